@@ -1,0 +1,69 @@
+# Everything is run through here; the list that `make help` prints is read from the `##` comments.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train test check lock clean tensorboard venv
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## make .venv from requirements.lock (every target below does so itself)
+
+demo: $(STAMP) ## train three networks on built-in images and compare them: minutes, no data needed
+	$(BIN)/python train.py -m experiment=demo model=alexnet,googlenet,resnet50
+
+train: $(STAMP) ## train one network: make train ARGS="model=resnet50 seed=1"
+	$(BIN)/python train.py $(ARGS)
+
+test: $(STAMP) ## run the tests; some of them: make test ARGS="-k cifar"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## hold format, lint, types and the budgets of size
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_budgets.py
+
+lock: ## write requirements.lock anew from pyproject.toml; newest versions: make lock ARGS=--upgrade
+	@test -x $(BIN)/uv || $(MAKE) setup
+	$(BIN)/uv pip compile pyproject.toml --extra onnx --extra tune --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --output-file requirements.lock --quiet $(ARGS)
+
+tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine only
+	@logs="$$($(BIN)/python -c 'import os; from triptych.door import ROOT, read_env; \
+	read_env(ROOT / ".env"); print(os.environ.get("LOG_DIR", "logs"))')"; set -x; \
+	$(BIN)/tensorboard --host localhost --logdir "$$logs"
+
+clean: ## remove caches and build products; logs/, data/, .env and .venv stay
+	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last and holds the folder it stands in. So a .venv that is half-made, was moved
+# or has lost its interpreter is made from nothing; an edited lock or pyproject is installed on top.
+ifneq ($(shell test -x $(BIN)/python && cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): venv
+endif
+
+venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Triptych needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "Name another one: make setup PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu this helps:" >&2; \
+		$(PYTHON) -c 'import sys; print("sudo apt install python%d.%d-venv" % sys.version_info[:2])' >&2; exit 2; }
+	@echo "Setting up .venv: the first time, this downloads about 3.2 GB on Linux, 0.3 GB on macOS."
+	@$(PYTHON) -m venv --clear .venv
+
+# uv does not read pip's settings, so it is handed the index that pip has just used.
+$(STAMP): requirements.lock pyproject.toml
+	@rm -f $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}"; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-build-isolation --no-deps --editable .
+	@echo "$(CURDIR)" > $(STAMP)

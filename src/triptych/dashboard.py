@@ -1,0 +1,109 @@
+"""What TensorBoard and `figures/` show of a run besides its curves."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from triptych.data.images import ImageData
+from triptych.metrics import PER_CLASS
+from triptych.report import figures
+from triptych.task import Classification
+
+NUM_SHOWN = 32
+
+
+class Dashboard(Callback):
+    """Training images, confusion matrices, config and head; the hyper-parameters' table at the end."""
+
+    def __init__(self, folder: Path, config_yaml: str, head: str) -> None:
+        self.folder = folder
+        self.texts = {"config": f"```yaml\n{config_yaml}```", "head": f"```\n{head}\n```"}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not (self.folder / "images.png").exists():
+            self._show_images(trainer)
+        self._show_confusion(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self._show_confusion(trainer, pl_module, "test")
+            for writer in writers(trainer):
+                writer.add_text("test/per_class", per_class_table(trainer, pl_module))
+
+    def _show_images(self, trainer: pl.Trainer) -> None:
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
+        batch = data.train.__getitems__(chosen[:NUM_SHOWN])
+        names = [data.classes[label] for label in batch.labels]
+        seen, _ = data.pipeline.training(batch.images, batch.labels, (data.seed, 0, batch.index))
+        low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
+        seen = ((seen - low) / (high - low).clamp(min=1e-6) * 255).byte()
+        shown = {"images": batch.images, "images_as_seen": seen}
+        headings = (
+            "Training images as on disk",
+            "The same as the network sees them, contrast stretched",
+        )
+        for (name, images), heading in zip(shown.items(), headings, strict=True):
+            self._show(
+                trainer, name, lambda i=images, h=heading: figures.image_grid(i.numpy(), names, h)
+            )
+        for writer in writers(trainer):
+            for name, text in self.texts.items():
+                writer.add_text(name, text)
+
+    def _show_confusion(self, trainer: pl.Trainer, task: Classification, split: str) -> None:
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        scores = task.scores
+        heading = f"{split}: accuracy {scores.values['accuracy']:.2%} of {scores.confusion.sum()}"
+        figure = figures.confusion_matrix(scores.confusion.numpy(), data.classes, heading)
+        self._show(trainer, f"{split}/confusion", lambda: figure)
+
+    def _show(self, trainer: pl.Trainer, name: str, draw: Callable[[], Figure]) -> None:
+        figure = draw()
+        self.folder.mkdir(exist_ok=True)
+        figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
+        for writer in writers(trainer):
+            writer.add_image(name, figures.pixels(figure), trainer.global_step)
+
+
+def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+    """The event writers of the run's TensorBoard loggers."""
+    return [
+        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+    ]
+
+
+def per_class_table(trainer: pl.Trainer, task: Classification) -> str:
+    """F1, precision and recall of every class, as Markdown."""
+    rows = zip(
+        trainer.datamodule.classes,  # type: ignore[attr-defined]
+        *(task.scores.per_class[name].tolist() for name in PER_CLASS),
+        strict=True,
+    )
+    lines = [
+        f"| {name} | " + " | ".join(f"{v:.4f}" for v in values) + " |" for name, *values in rows
+    ]
+    return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *lines])
+
+
+def show_hyperparameters(
+    trainer: pl.Trainer, settings: dict[str, Any], metrics: dict[str, float]
+) -> None:
+    """Fill the HPARAMS tab: one row a run. `best/...` tags hold the best epoch's validation values."""
+    shown = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+    for writer in writers(trainer):
+        for name in shown.keys() - metrics.keys():
+            writer.add_scalar(name, shown[name], trainer.global_step)
+        for summary in hparams(settings, shown):
+            writer._get_file_writer().add_summary(summary)
+        writer.flush()

@@ -1,0 +1,191 @@
+"""Images in, batches out: one DataModule for every source of images.
+
+Shapes: N images, C classes, B images of a batch on one device.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from triptych.data.pipeline import Pipeline
+from triptych.data.randomness import permutation, stratified
+from triptych.data.source import ImageSet, LabelledImages, Source
+from triptych.model.backbone import Preprocessing
+
+
+class Batch(NamedTuple):
+    images: Tensor  # uint8 (B, 3, H, W) from the loader; float (B, 3, S, S) from the pipeline
+    labels: Tensor  # int64 (B,), or probabilities (B, C) where images were mixed
+    index: Tensor  # int64 (B,), place in the official set
+
+
+class Part(Dataset[Batch]):
+    """Some of a set's images, answering a whole batch of positions at once."""
+
+    def __init__(self, data: LabelledImages, index: Tensor) -> None:
+        self.data = data
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, positions: Tensor) -> Batch:
+        index = self.index[positions]
+        return Batch(self.data.images[index], self.data.labels[index], index)
+
+
+class BatchOrder(Sampler[Tensor]):
+    """Positions of every batch on this device: `order[b * B : (b + 1) * B][rank::world_size]`.
+
+    The images of a global batch are the same on any number of devices. In training, the order is
+    keyed by seed and epoch, and a last batch of fewer than two images a device is left out:
+    BatchNorm cannot normalise one image. In evaluation every image comes once.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, rank: int, world_size: int, seed: int | None
+    ) -> None:
+        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
+        self.seed = seed
+        self.epoch = 0
+        self.skipped_batches = 0
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rest = self.n % self.batch_size
+        too_few = self.seed is not None and 0 < rest < 2 * self.world_size and rest < self.n
+        return math.ceil(self.n / self.batch_size) - too_few
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.n)
+        if self.seed is not None:
+            order = permutation(self.n, self.seed, self.epoch)
+        batches = order.split(self.batch_size)[self.skipped_batches : len(self)]
+        self.skipped_batches = 0
+        return iter([batch[self.rank :: self.world_size] for batch in batches])
+
+
+def digest(*tensors: Tensor) -> str:
+    """First 16 hex digits of SHA-256 over the tensors' bytes, little-endian."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.numpy().astype(tensor.numpy().dtype.newbyteorder("<"), copy=False).data)
+    return sha.hexdigest()[:16]
+
+
+@dataclass(eq=False, kw_only=True)
+class ImageData(pl.LightningDataModule):
+    """Training, validation and test images of one source, made ready on the device.
+
+    Validation images are taken from the official training set, the test set is never touched.
+    `num_train` and `num_test` take a stratified part. `expects` is to be set before a batch is asked for.
+    """
+
+    source: Source
+    batch_size: int
+    augment: str
+    mix: str
+    num_train: int | None
+    num_val: int
+    num_test: int | None
+    split_seed: int
+    num_workers: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.classes: tuple[str, ...] = ()
+        self._resume_at = {"epoch": 0, "batch": 0}
+
+    def prepare_data(self) -> None:
+        self.source.fetch()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.classes:
+            return
+        train, test, self.classes = self.source.read()
+        val_index, train_index = stratified(
+            train.labels, [self.num_val, self.num_train], self.split_seed
+        )
+        [test_index] = stratified(test.labels, [self.num_test], self.split_seed)
+        self.train = Part(train, train_index)
+        self.val = Part(train, val_index)
+        self.test = Part(test, test_index)
+
+    def expect(self, expects: Preprocessing) -> None:
+        """Make batches as the network expects them."""
+        mixes = {"none": None, "mixup": v2.MixUp, "cutmix": v2.CutMix}
+        mix = mixes[self.mix]
+        self.pipeline = Pipeline(
+            *expects,
+            augment=self.augment == "standard",
+            mix=mix(num_classes=len(self.classes)) if mix else None,
+        )
+
+    @property
+    def split_hash(self) -> str:
+        return digest(self.train.index, self.val.index)
+
+    @property
+    def test_hash(self) -> str:
+        images, labels, _ = self.test.__getitems__(torch.arange(len(self.test)))
+        return digest(images, labels)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.val)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test)
+
+    def _loader(self, part: Part, seed: int | None = None) -> DataLoader[Batch]:
+        rank = self.trainer.global_rank if self.trainer else 0
+        world_size = self.trainer.world_size if self.trainer else 1
+        order = BatchOrder(len(part), self.batch_size, rank, world_size, seed)
+        if seed is not None:
+            order.epoch, order.skipped_batches = self._resume_at["epoch"], self._resume_at["batch"]
+        return DataLoader(
+            part,
+            batch_sampler=order,
+            collate_fn=itself,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else every epoch draws from the generator of dropout
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels, index = batch
+        if not self.trainer.training:
+            return Batch(self.pipeline.evaluation(images), labels, index)
+        keys = (self.seed, self.trainer.current_epoch, index)
+        return Batch(*self.pipeline.training(images, labels, keys), index)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training goes on: the epoch and the batch in it."""
+        loop = self.trainer.fit_loop
+        epoch = loop.epoch_progress.current.ready - 1
+        batch = loop.epoch_loop.batch_progress.current.ready
+        per_epoch = len(self.train_dataloader())
+        return {"epoch": epoch + batch // per_epoch, "batch": batch % per_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resume_at = state
+
+
+def itself(batch: Batch) -> Batch:
+    """The collate function of batches that are whole already."""
+    return batch

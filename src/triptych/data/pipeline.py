@@ -1,0 +1,101 @@
+"""From stored pixels to what a network expects, on the device, a whole batch at a time.
+
+Shapes: B images of a batch; H, W stored pixels; S pixels a side of the network's input.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from triptych.data.randomness import uniform
+
+PAD = 4  # pixels added to every side of 32 before the crop, as He et al. (2016) did on CIFAR-10
+ERASED_AREA = (0.02, 0.33)  # of the image; this and the aspect as in Zhong et al. (2017)
+ERASED_ASPECT = (0.3, 3.3)
+ERASED_SHARE = 0.5  # of the images
+
+
+class Pipeline:
+    """uint8 (B, 3, H, W) to float (B, 3, S, S): augment in training, resize, scale, normalise.
+
+    `mix` is applied by torchvision to a whole training batch and returns label probabilities (B, C).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str,
+        augment: bool,
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self.input_size = input_size
+        self.mean = torch.tensor(mean).view(3, 1, 1)
+        self.std = torch.tensor(std).view(3, 1, 1)
+        self.interpolation = interpolation
+        self.augment = augment
+        self.mix = mix
+
+    def training(
+        self, images: Tensor, labels: Tensor, keys: tuple[int | Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels of a training batch; `keys` are seed, epoch and image index (B,)."""
+        if self.augment:
+            images = augment(images, *keys)
+        images = self.evaluation(images)
+        return self.mix(images, labels) if self.mix else (images, labels)
+
+    def evaluation(self, images: Tensor) -> Tensor:
+        """Images as the network expects them, without augmentation."""
+        pixels = images.float() / 255
+        if pixels.shape[-2:] != (self.input_size, self.input_size):
+            size = [self.input_size, self.input_size]
+            mode = v2.InterpolationMode(self.interpolation)
+            pixels = v2.functional.resize_image(pixels, size, mode, antialias=True)
+        self.mean, self.std = self.mean.to(pixels), self.std.to(pixels)
+        return (pixels - self.mean) / self.std
+
+
+def augment(images: Tensor, seed: int | Tensor, epoch: int | Tensor, index: Tensor) -> Tensor:
+    """Flip, crop from a padded image and erase: each image by its own key, (B, 3, H, W) uint8."""
+    draws = [uniform(seed, epoch, index, column) for column in range(8)]
+    images = flip(images, draws[0] < 0.5)
+    images = crop(images, draws[1], draws[2])
+    return erase(images, draws[3] < ERASED_SHARE, *draws[4:])
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the chosen images left to right; `chosen` is bool (B,)."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """A window of the original size from images padded with black; offsets (B,) in [0, 1)."""
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, [PAD] * 4)
+    rows = (down * (2 * PAD + 1)).long()[:, None] + torch.arange(height, device=images.device)
+    columns = (right * (2 * PAD + 1)).long()[:, None] + torch.arange(width, device=images.device)
+    rows = rows[:, None, :, None].expand(batch, channels, height, width + 2 * PAD)
+    columns = columns[:, None, None, :].expand(batch, channels, height, width)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+def erase(
+    images: Tensor, chosen: Tensor, area: Tensor, aspect: Tensor, down: Tensor, right: Tensor
+) -> Tensor:
+    """Black out a rectangle in the chosen images; the other draws are (B,) in [0, 1)."""
+    height, width = images.shape[-2:]
+    area = torch.lerp(*area.new_tensor(ERASED_AREA), area) * height * width
+    aspect = torch.lerp(*aspect.new_tensor(ERASED_ASPECT).log(), aspect).exp()
+    tall = (area * aspect).sqrt().round().clamp(1, height)
+    wide = (area / aspect).sqrt().round().clamp(1, width)
+    top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
+    rows = torch.arange(height, device=images.device)[None, :, None]
+    columns = torch.arange(width, device=images.device)[None, None, :]
+    top, tall, left, wide, chosen = (x.view(-1, 1, 1) for x in (top, tall, left, wide, chosen))
+    inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    return images.masked_fill((inside & chosen)[:, None], 0)

@@ -1,0 +1,159 @@
+"""The way in for every command: the environment, Hydra, and what is said of wrong input.
+
+Nothing here imports torch: a refusal and `--help` cost what an empty Hydra program costs.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triptych import Refused
+
+if TYPE_CHECKING:
+    from triptych.config import Config
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
+FLAGS = (
+    "--help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m "
+    "--shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd "
+    "--experimental-rerun --info -i"
+).split()
+
+
+def open_door(verb: str, task: str) -> None:
+    """Compose `configs/<verb>.yaml` with the command line, check it, and call `task` (`module:function`).
+
+    Exits with 2 where the input is refused, and with what the task asks for otherwise.
+    """
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(usage(verb))
+        return
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    read_env(ROOT / ".env")
+    speak()
+    try:
+        sys.argv[1:] = [adapted(argument) for argument in arguments]
+        _compose_and_call(verb, task, ["python", sys.argv[0], *arguments])
+    except Refused as error:
+        if wants_traceback:
+            raise
+        sys.exit(refuse(error))
+
+
+def _compose_and_call(verb: str, task: str, command: list[str]) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting with 1
+    os.environ["TRIPTYCH_COMMAND"] = shlex.join(command)
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from triptych.config import CONFIGS, check, plain
+    from triptych.sweep.launcher import ProcessLauncher
+
+    composed = False
+
+    def call(config: DictConfig) -> None:
+        nonlocal composed
+        settings = plain(config)
+        check(settings)
+        composed = True
+        function(task)(settings, list(HydraConfig.get().overrides.task))
+
+    Plugins.instance().register(ProcessLauncher)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(call)()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed or isinstance(error, Refused):
+            raise
+        raise Refused(explain(error)) from error
+
+
+def function(task: str) -> Callable[["Config", list[str]], Any]:
+    """The function that `module:name` names."""
+    module, name = task.split(":")
+    found: Callable[["Config", list[str]], Any] = getattr(import_module(module), name)
+    return found
+
+
+def refuse(error: Refused) -> int:
+    """Say what was wrong with the input, in three lines at most; the exit code."""
+    print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
+    return 2
+
+
+def read_env(path: Path) -> None:
+    """Take `SETTINGS` from a `.env`, unless the environment has them; an empty value counts as none."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in lines:
+        name, found, value = line.partition("=")
+        name = name.removeprefix("export ").strip()
+        if found and name in SETTINGS:
+            os.environ.setdefault(name, value.strip().strip("'\""))
+    for name in SETTINGS:
+        if os.environ.get(name) == "":
+            del os.environ[name]
+
+
+class Screen(logging.Handler):
+    """Prints a line through rich, above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich import get_console
+
+        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def speak() -> None:
+    """Send log lines to the screen. Before Lightning is imported: it looks for a handler then."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Screen()])
+
+
+def adapted(argument: str) -> str:
+    """`trainer.x=` as `++trainer.x=` for every argument of the Trainer; flags and the rest as they are."""
+    from triptych.config import TRAINER_ARGUMENTS, nearest
+
+    name = argument.partition("=")[0]
+    if argument.startswith("-"):
+        if name not in FLAGS:
+            raise Refused(f"{argument}: no such flag; near: {nearest(name, FLAGS)}")
+        return argument
+    group, dot, key = name.lstrip("+~").partition(".")
+    if group != "trainer" or not dot or key.split(".")[0] not in TRAINER_ARGUMENTS:
+        return argument
+    return argument if argument.startswith(("+", "~")) else f"++{argument}"
+
+
+def explain(error: Exception) -> str:
+    """What Hydra has against a command line, in our words where they are shorter."""
+    from hydra.errors import MissingConfigException
+
+    from triptych.config import nearest, unknown
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice}: no such choice; may be {nearest(choice, error.options, 12)}"
+    if lines and lines[0].startswith("Could not override '"):
+        return unknown(lines[0].split("'")[1])
+    return "\n".join(lines[:3]) or type(error).__name__
+
+
+def usage(verb: str) -> str:
+    """How to call a command: its own first comment, and the choices of every group."""
+    configs = ROOT / "configs"
+    head = [line.lstrip("# ") for line in (configs / f"{verb}.yaml").read_text().splitlines()]
+    text = head[: head.index("")] if "" in head else head[:1]
+    groups = sorted(path for path in configs.iterdir() if path.is_dir() and path.name != "hydra")
+    choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]
+    more = "Show the composed config: --cfg job. Sweep: -m model=alexnet,resnet50 seed=0,1"
+    return "\n".join([*text, "", "Choices:", *choices, "", more])

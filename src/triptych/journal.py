@@ -1,0 +1,204 @@
+"""What a run keeps while it goes: loss lines, metrics, checkpoints, predictions."""
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from triptych.data.images import Batch
+from triptych.record import Record, replacing
+from triptych.task import Classification
+
+log = logging.getLogger(__name__)
+
+
+class NotFinite(ArithmeticError):
+    """The training loss was NaN or infinite."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames: what lies there is whole, this checkpoint or the last."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class Journal(Checkpoint):
+    """Keeps the record of a training as it goes.
+
+    The best epoch is the one of the highest `val/accuracy`, the earlier on a tie; with
+    `score="last"` it is the last. Lightning runs this callback behind all others, so that a
+    checkpoint holds their last word (averaged weights, for one).
+    """
+
+    def __init__(
+        self, record: Record, config_yaml: str, score: str, every_n_steps: int | None
+    ) -> None:
+        self.record = record
+        self.config_yaml = config_yaml
+        self.score = score
+        self.every_n_steps = every_n_steps
+        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "metrics": {}}
+        self.train_seconds = 0.0
+        self.num_images = 0
+        self.stopped_by: int | None = None
+        self._train_loss = 0.0
+        self._unread_images = 0
+        self._clock = 0.0
+        self._validation_began = 0.0
+        self._is_new_best = False
+        self._generators: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("best", "train_seconds", "num_images")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    # The loss: read at the interval, never in between.
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._unread_images += len(batch.images) * trainer.world_size
+        is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        # A run resumed behind an epoch's last batch would skip the validation still to come.
+        saves = not is_last and (due or self.stopped_by is not None)
+        if is_last or saves or (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self._read_loss(trainer, pl_module)
+        if saves:
+            self._save(trainer)
+
+    def _read_loss(self, trainer: pl.Trainer, task: Classification) -> None:
+        sums = trainer.strategy.reduce(task.epoch_loss.read(), reduce_op="sum")
+        seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
+        [lr] = {group["lr"] for group in trainer.optimizers[0].param_groups[-1:]}
+        bad_batch = task.epoch_loss.include(sums)
+        epoch, batch = trainer.current_epoch + 1, task.epoch_loss.num_batches
+        if bad_batch is not None:
+            raise NotFinite(
+                f"the training loss is {task.epoch_loss.mean} at epoch {epoch} batch {bad_batch}, "
+                f"learning rate {lr:g}\ntry optim.lr={lr / 10:g}, optim.warmup_epochs=1 or "
+                f"trainer.gradient_clip_val=1; weights as of the last epoch: {self.path('last')}"
+            )
+        self._train_loss = task.epoch_loss.mean
+        images_per_second = self._unread_images / seconds
+        self.train_seconds += seconds
+        self.num_images += self._unread_images
+        self._unread_images = 0
+        values = {"train/loss": self._train_loss, "lr": lr}
+        self._keep(trainer, values | {"train/images_per_second": images_per_second})
+        log.info("epoch %d batch %d loss %.3f", epoch, batch, self._train_loss)
+
+    # Validation: the best epoch, its predictions.
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            return
+        self._clock += time.monotonic() - self._validation_began
+        values = self._keep_scores(trainer, pl_module, "val")
+        accuracy = values["val/accuracy"]
+        if self.score == "last" or accuracy > self.best["accuracy"]:
+            epoch = trainer.current_epoch + 1
+            metrics = {"train/loss": self._train_loss} | values
+            self.best = {"accuracy": accuracy, "epoch": epoch, "metrics": metrics}
+            self._is_new_best = True
+            self._keep_predictions(trainer, pl_module, "val")
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        values = self._keep_scores(trainer, pl_module, "test")
+        self.best["metrics"] |= values
+        self._keep_predictions(trainer, pl_module, "test")
+
+    def _keep_scores(
+        self, trainer: pl.Trainer, task: Classification, split: str
+    ) -> dict[str, float]:
+        values = {f"{split}/{name}": value for name, value in task.scores.values.items()}
+        self._keep(trainer, values)
+        shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in ("loss", "accuracy", "f1"))
+        log.info(
+            "epoch %d %s %s", trainer.current_epoch + (split == "val"), split, "  ".join(shown)
+        )
+        return values
+
+    def _keep(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 0)
+        if trainer.is_global_zero:
+            self.record.add_metrics({"epoch": epoch, "step": trainer.global_step, **values})
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
+
+    def _keep_predictions(self, trainer: pl.Trainer, task: Classification, split: str) -> None:
+        if trainer.is_global_zero:
+            logits, labels, index = (tensor.cpu().numpy() for tensor in task.predictions)
+            self.record.add_predictions(split, logits=logits, labels=labels, index=index)
+
+    # Checkpoints: `best` before `last`, so that `last` never promises a best that is not there.
+
+    def path(self, name: str) -> Path:
+        return self.record.folder / "checkpoints" / f"{name}.ckpt"
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path("last"), weights_only=False)
+        if self.stopped_by is not None:
+            raise SystemExit(130 if self.stopped_by == signal.SIGINT else 143)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["generators"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        if self._is_new_best and trainer.is_global_zero:
+            prefix = "backbone.network."
+            weights = {name.removeprefix(prefix): v for name, v in checkpoint["state_dict"].items()}
+            best = {"state_dict": weights, "config": self.config_yaml}
+            AtomicCheckpointIO().save_checkpoint(best, self.path("best"))
+        self._is_new_best = False
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._generators = checkpoint["generators"]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self._generators is not None:
+            torch.set_rng_state(self._generators["cpu"])
+            if self._generators["cuda"]:
+                torch.cuda.set_rng_state_all(self._generators["cuda"])
+            self._generators = None
+
+    # Signals: behind Lightning, which sets its own before training starts.
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            raise KeyboardInterrupt
+        self.stopped_by = number
+        log.info("stopping after this batch; once more to stop at once, without saving")

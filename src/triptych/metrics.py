@@ -1,0 +1,130 @@
+"""Scores of logits against labels, over every image once.
+
+Shapes: N images, C classes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+PER_CLASS = ("f1", "precision", "recall")
+
+
+class Predictions(Metric):
+    """Logits (N, C), labels (N,) and indices (N,) of a whole split, from every device, by index.
+
+    Gathered before anything is computed, so that a metric does not depend on how the images were
+    spread over batches and devices, and no batch waits for the device.
+    """
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+    index: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("logits", "labels", "index"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor, index: Tensor) -> None:
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels)
+        self.index.append(index)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        logits, labels, index = (
+            state if isinstance(state, Tensor) else torch.cat(state)
+            for state in (self.logits, self.labels, self.index)
+        )
+        order = torch.argsort(index)
+        return logits[order], labels[order], index[order]
+
+
+class Scores(NamedTuple):
+    """`values` are fractions, the loss in nats; `per_class` holds float (C,), undefined as 0."""
+
+    values: dict[str, float]
+    per_class: dict[str, Tensor]
+    confusion: Tensor  # int64 (C, C), rows true, columns predicted
+
+
+def collection(num_classes: int) -> MetricCollection:
+    """The metrics of validation and test alike."""
+    shared: dict[str, Any] = {"num_classes": num_classes, "sync_on_compute": False}
+    return MetricCollection(
+        {
+            "loss": MeanMetric(nan_strategy="disable", sync_on_compute=False),
+            "accuracy": MulticlassAccuracy(average="micro", **shared),
+            "f1": MulticlassF1Score(average=None, **shared),
+            "precision": MulticlassPrecision(average=None, **shared),
+            "recall": MulticlassRecall(average=None, **shared),
+            "confusion": MulticlassConfusionMatrix(**shared),
+        }
+    )
+
+
+def score(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Scores:
+    """Score a whole split. F1, precision and recall are means over all C classes.
+
+    A class that is never predicted, or has no image, enters with 0 where its value is undefined
+    (scikit-learn's `labels=range(C), zero_division=0`); `undefined_classes` counts such classes.
+    """
+    metrics.reset()
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    metrics.update(preds=logits, target=labels, value=losses)
+    results = {name: value.cpu() for name, value in metrics.compute().items()}
+    confusion = results.pop("confusion")
+    per_class = {name: results.pop(name) for name in PER_CLASS}
+    values = {name: float(value) for name, value in results.items()}
+    values |= {name: float(value.double().mean()) for name, value in per_class.items()}
+    values["undefined_classes"] = int(((confusion.sum(0) == 0) | (confusion.sum(1) == 0)).sum())
+    return Scores(values, per_class, confusion)
+
+
+class EpochLoss:
+    """The mean training loss of the epoch so far, in nats, kept on the device until it is read."""
+
+    def __init__(self, total: float = 0.0, num_images: int = 0, num_batches: int = 0) -> None:
+        self.total, self.num_images, self.num_batches = total, num_images, num_batches
+        self.unread: list[tuple[Tensor, int]] = []
+
+    def state(self) -> list[float | int]:
+        """What has been read, as the constructor takes it."""
+        return [self.total, self.num_images, self.num_batches]
+
+    def add(self, loss: Tensor, num_images: int) -> None:
+        self.unread.append((loss.detach(), num_images))
+
+    def read(self) -> Tensor:
+        """Sums per unread batch, float64 (batches, 2): loss times images, images. Empties them."""
+        rows = [
+            torch.stack([loss.double() * n, loss.new_tensor(n).double()]) for loss, n in self.unread
+        ]
+        self.unread.clear()
+        return torch.stack(rows)
+
+    def include(self, sums: Tensor) -> int | None:
+        """Add what was read (and summed over devices); the first batch that is not finite, from 1."""
+        for loss, num_images in sums.tolist():
+            self.num_batches += 1
+            self.total += loss
+            self.num_images += int(num_images)
+            if not math.isfinite(loss):
+                return self.num_batches
+        return None
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.num_images

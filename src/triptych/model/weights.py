@@ -1,0 +1,36 @@
+"""Weights from a file of one's own."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from triptych import Refused
+
+
+def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
+    """Load a state dict, bare or under `state_dict`; a head of another size stays as it is.
+
+    Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
+    file cannot be read, holds code, or belongs to another network.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(checkpoint.get("state_dict", checkpoint))
+    except Exception as error:
+        raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error
+    own = network.state_dict()
+    head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
+    state = {name: value for name, value in state.items() if not name.startswith((*ignored, "\0"))}
+    if any(name in state and state[name].shape != own[name].shape for name in head_names):
+        state |= {name: own[name] for name in head_names}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

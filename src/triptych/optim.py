@@ -1,0 +1,70 @@
+"""Optimizer and schedule: they are tuned together."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from triptych.model.backbone import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """How a network learns; rates are per step, `warmup_epochs` may be a fraction.
+
+    `optimizer(groups)` makes a torch optimizer; `backbone_lr` is the rate below the head, `lr`
+    where it is None. Norm layers and biases never decay.
+    """
+
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer]
+    lr: float
+    backbone_lr: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+
+    def build(
+        self, backbone: Backbone, steps_per_epoch: int, total_steps: int
+    ) -> tuple[Optimizer, LRScheduler]:
+        """Optimizer over what trains, and a schedule to be stepped once a step."""
+        optimizer = self.optimizer(self.groups(backbone))
+        if self.schedule == "onecycle":
+            rates = [group["lr"] for group in optimizer.param_groups]
+            return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps)
+        warmup_steps = round(self.warmup_epochs * steps_per_epoch)
+        return optimizer, LambdaLR(
+            optimizer, lambda step: self.factor(step, warmup_steps, total_steps)
+        )
+
+    def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
+        """The share of the learning rate at a step, in [0, 1]: linear up, then constant or cosine."""
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+    def groups(self, backbone: Backbone) -> list[dict[str, Any]]:
+        """Trainable parameters by rate and decay, the head's last; no group is empty."""
+        head = set(backbone.head.parameters())
+        below = [p for p in backbone.parameters() if p not in head]
+        rate = self.lr if self.backbone_lr is None else self.backbone_lr
+        return [*self._by_decay(below, rate), *self._by_decay(backbone.head.parameters(), self.lr)]
+
+    def _by_decay(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+        trainable = [p for p in parameters if p.requires_grad]
+        decays = [p for p in trainable if p.ndim > 1]
+        rest = [p for p in trainable if p.ndim <= 1]
+        if self.weight_decay == 0:
+            decays, rest = trainable, []
+        groups = [
+            {"params": decays, "lr": lr, "weight_decay": self.weight_decay},
+            {"params": rest, "lr": lr, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]

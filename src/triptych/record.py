@@ -1,0 +1,202 @@
+"""The run folder: what a run leaves behind, and all that later work needs. Knows nothing of torch."""
+
+import csv
+import hashlib
+import json
+import logging
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from triptych import Refused
+from triptych.config import Config
+
+SCHEMA = 1
+LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
+COLUMNS = (
+    *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
+    *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
+)
+
+# Settings that are not part of the experiment: two runs that differ in these alone are the same.
+NOT_THE_EXPERIMENT = (
+    "log_dir resume data.root data.num_workers data.source.root data.source.urls "
+    "checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy "
+    "trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps "
+    "trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing "
+    "trainer.profiler trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark"
+).split()
+
+
+class Record:
+    """One run's folder and its `run.json`, which is rewritten whole at every change."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.facts = facts
+
+    @classmethod
+    def create(cls, config: Config, overrides: list[str]) -> Self:
+        """Make a new folder with the frozen config; raises Refused where that cannot be."""
+        now = datetime.now(UTC)
+        name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
+        parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
+        try:
+            folder = make_folder(parent / f"seed{config['seed']}", name)
+        except OSError as error:
+            raise Refused(f"log_dir={config['log_dir']}: cannot be written to ({error})") from error
+        with replacing(folder / "config.yaml") as path:
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+        record = cls(folder, {})
+        record.update(
+            schema=SCHEMA,
+            status="running",
+            model=config["model"]["name"],
+            data=config["data"]["name"],
+            seed=config["seed"],
+            split_seed=config["data"]["split_seed"],
+            config_hash=config_hash(config),
+            group_hash=config_hash(config, less=("seed",)),
+            batch_size=config["data"]["batch_size"],
+            versions={name: version(name) for name in LIBRARIES},
+            git_commit=git_commit(),
+            command=os.environ.get("TRIPTYCH_COMMAND", ""),
+            overrides=overrides,
+            started_at=now.isoformat(timespec="seconds"),
+            finished_at=None,
+            error=None,
+        )
+        return record
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The record of an existing folder; raises Refused where it has none."""
+        try:
+            return cls(folder, json.loads((folder / "run.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise Refused(
+                f"{folder}: no run folder, its run.json cannot be read ({error})"
+            ) from error
+
+    @property
+    def config(self) -> Config:
+        config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
+        assert isinstance(config, dict)
+        return {str(key): value for key, value in config.items()}
+
+    def update(self, **facts: Any) -> None:
+        """Set facts; NaN and infinities become null."""
+        self.facts = finite(self.facts | facts)
+        with replacing(self.folder / "run.json") as path:
+            path.write_text(json.dumps(self.facts, indent=2, allow_nan=False) + "\n")
+
+    def end(self, status: str, **facts: Any) -> None:
+        finished_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update(status=status, finished_at=finished_at, **facts)
+
+    def add_metrics(self, row: dict[str, float]) -> None:
+        """Append a line to `metrics.csv`; what was not measured stays empty."""
+        path = self.folder / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines of `metrics.csv` after a step: they will be measured again."""
+        path = self.folder / "metrics.csv"
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
+        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split."""
+        folder = self.folder / "predictions"
+        folder.mkdir(exist_ok=True)
+        with replacing(folder / f"{split}.npz") as path, path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    def keep_log(self) -> None:
+        """Send log lines to `train.log` from here on."""
+        handler = logging.FileHandler(self.folder / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logging.getLogger().addHandler(handler)
+
+
+def config_hash(config: Config, *, less: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the experiment: the config as canonical JSON, less what is not part of it, and `less`."""
+    kept = json.loads(json.dumps(config))
+    for key in (*NOT_THE_EXPERIMENT, *less):
+        *path, last = key.split(".")
+        node = kept
+        for name in path:
+            node = node.get(name) or {}
+        node.pop(last, None)
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def make_folder(parent: Path, name: str) -> Path:
+    """A new folder of that name, with a number behind it where two collide."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ["", *(f"_{n}" for n in range(2, 1000))]:
+        try:
+            (parent / f"{name}{suffix}").mkdir()
+        except FileExistsError:
+            continue
+        return parent / f"{name}{suffix}"
+    raise FileExistsError(parent / name)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, whole and on disk, when the block ends."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def git_commit() -> str | None:
+    """The commit of the code, `+dirty` behind it where files were changed; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")

@@ -1,0 +1,226 @@
+"""One training run, in the order the data travels.
+
+Images and weights are made sure of; the backbone gets its head; the images are made ready as the
+backbone expects them; the task learns; its best weights are scored once on the test set.
+"""
+
+import inspect
+import logging
+import shlex
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from triptych import Refused
+from triptych.config import Config
+from triptych.dashboard import Dashboard, show_hyperparameters
+from triptych.data.images import ImageData
+from triptych.data.source import Source
+from triptych.journal import AtomicCheckpointIO, Journal, NotFinite
+from triptych.model.backbone import Backbone
+from triptych.model.own import Network
+from triptych.optim import Optim
+from triptych.progress import hush_lightning, progress
+from triptych.record import Record
+from triptych.task import Classification
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Config, overrides: list[str], started: Callable[[str], object] | None = None
+) -> Record:
+    """Take a checked config from the first image to a complete run folder.
+
+    `started` is told the folder as soon as there is one.
+    """
+    hush_lightning()
+    record = Record.open(Path(config["resume"])) if config["resume"] else None
+    config = record.config if record else config
+    source: Source = instantiate(config["data"]["source"])
+    network: Network = instantiate(config["model"])
+    require([source, network], overrides)
+
+    pl.seed_everything(config["seed"], verbose=False)
+    data = build_data(config, source)
+    data.prepare_data()
+    data.setup()
+    backbone = network.build(num_classes=len(data.classes), load=record is None)
+    data.expect(backbone.expects)
+    task = Classification(backbone, build_optim(config), num_classes=len(data.classes))
+
+    record = record or Record.create(config, overrides)
+    record.keep_log()
+    if started:
+        started(str(record.folder))
+    with status_kept(record):
+        record.update(status="running", **facts(data, backbone, network))
+        log.info("%s", introduction(data, backbone, network))
+        fit_and_test(config, record, task, data)
+    log.info("finished: %s", record.folder)
+    return record
+
+
+def require(needed: list[Source | Network], overrides: list[str]) -> None:
+    """Raise Refused unless all that is needed is on disk or can be fetched; fetches nothing."""
+    lost = [what for part in needed if (what := part.missing()) and not part.reachable()]
+    if lost:
+        own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
+        elsewhere = [o for o in own if not o.startswith(("data=", "data."))]
+        drawn = ["data=shapes", "model.weights=null"]
+        raise Refused(
+            f"not on disk, and no network to fetch it: {'; '.join(lost)}. Without, these work:\n"
+            f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
+            f"python train.py {shlex.join([*elsewhere, *drawn])}"
+        )
+
+
+def build_data(config: Config, source: Source) -> ImageData:
+    names = ("batch_size augment mix num_train num_val num_test split_seed num_workers").split()
+    settings = {name: config["data"][name] for name in names}
+    return ImageData(source=source, seed=config["seed"], **settings)
+
+
+def build_optim(config: Config) -> Optim:
+    """The recipe of learning; on a GPU the optimizer's fused kernels, where it has them."""
+    settings = {name: value for name, value in config["optim"].items() if name != "name"}
+    node = settings.pop("optimizer")
+    has_fused = "fused" in inspect.signature(get_class(node["_target_"])).parameters
+    fused = {"fused": True} if has_fused and torch.cuda.is_available() else {}
+    return Optim(optimizer=instantiate(node, **fused, _partial_=True), **settings)
+
+
+def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, Any]:
+    """What the record says of data and network before training."""
+    return {
+        "weights": network.weights_name,
+        "split_hash": data.split_hash,
+        "test_hash": data.test_hash,
+        "num_params": sum(p.numel() for p in backbone.parameters()),
+        "num_train": len(data.train),
+        "num_val": len(data.val),
+        "num_test": len(data.test),
+        "input_size": backbone.expects.input_size,
+        "num_threads": torch.get_num_threads(),
+        "monitor": "val/accuracy",
+    }
+
+
+def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
+    """What will be trained on what; the head as Fig. 2 of the reference study shows it."""
+    size = backbone.expects.input_size
+    trained = "the head alone" if backbone.frozen else "all layers"
+    return (
+        f"{network.name}, weights {network.weights_name}, {trained}, input {size}x{size}\n"
+        f"head {backbone.head_name}: {backbone.replaced} -> {backbone.head}\n"
+        f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
+    )
+
+
+def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
+    """Lightning's Trainer with the config's arguments, callbacks and loggers, and ours behind them."""
+    options = dict(config["trainer"])
+    own = [instantiate(node) for node in options.pop("callbacks", None) or []]
+    loggers = [
+        instantiate(n, save_dir=str(record.folder)) for n in options.pop("logger", None) or []
+    ]
+    plugins = [AtomicCheckpointIO(), *(instantiate(n) for n in options.pop("plugins", None) or [])]
+    if options.get("precision") is None and options.get("accelerator") in ("auto", "gpu", "cuda"):
+        options["precision"] = "bf16-mixed" if torch.cuda.is_available() else None
+    if options.get("enable_progress_bar") is not False:
+        own.append(progress())
+        options["enable_progress_bar"] = (
+            sum(isinstance(c, pl.callbacks.ProgressBar) for c in own) > 0
+        )
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=[*own, *callbacks],
+            logger=loggers,
+            plugins=plugins,
+            use_distributed_sampler=False,
+            default_root_dir=record.folder,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise Refused(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
+    config_yaml = (record.folder / "config.yaml").read_text()
+    keeps = config["checkpoint"]
+    journal = Journal(record, config_yaml, keeps["score"], keeps["every_n_steps"])
+    dashboard = Dashboard(record.folder / "figures", config_yaml, str(task.backbone.head))
+    trainer = build_trainer(config, record, [dashboard, journal])
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        task.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    record.update(device=name, precision=str(trainer.precision))
+
+    last = journal.path("last")
+    trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    best = torch.load(journal.path("best"), map_location="cpu", weights_only=True)
+    task.backbone.network.load_state_dict(best["state_dict"])
+    trainer.test(task, datamodule=data, verbose=False)
+
+    metrics = journal.best["metrics"]
+    shown = {key: record.facts[key] for key in ("model", "data", "seed", "weights", "batch_size")}
+    shown |= {"optim": config["optim"]["name"], "lr": config["optim"]["lr"]}
+    show_hyperparameters(
+        trainer, {key: str(v) if v is None else v for key, v in shown.items()}, metrics
+    )
+    if not keeps["keep_last"]:
+        last.unlink(missing_ok=True)
+    record.end(
+        "finished",
+        num_epochs=trainer.current_epoch,
+        best_epoch=journal.best["epoch"],
+        train_seconds=journal.train_seconds,
+        images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
+        metrics=metrics,
+    )
+
+
+@contextmanager
+def status_kept(record: Record) -> Iterator[None]:
+    """Record how a run ends; failures that a user can mend end without a traceback on the screen."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as stop:
+        record.end("interrupted")
+        log.info(
+            "interrupted; to go on: python train.py resume=%s", shlex.quote(str(record.folder))
+        )
+        raise SystemExit(stop.code if getattr(stop, "code", 0) in (130, 143) else 130) from None
+    except Exception as error:
+        (record.folder / "traceback.txt").write_text(traceback.format_exc())
+        message = explained(error, record)
+        record.end("failed", error=message or f"{type(error).__name__}: {error}")
+        if message is None or isinstance(error, Refused):
+            raise
+        log.error("%s", message)
+        raise SystemExit(1) from error
+
+
+def explained(error: Exception, record: Record) -> str | None:
+    """What went wrong and what to try, where it is not our own bug."""
+    if isinstance(error, NotFinite | Refused):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error}; what was written before is whole: {record.folder}"
+    said = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said:
+        batch_size = record.facts["batch_size"]
+        return (
+            f"out of memory at data.batch_size={batch_size}; for the same steps in less memory:\n"
+            f"data.batch_size={max(1, batch_size // 2)} trainer.accumulate_grad_batches=2"
+        )
+    return None

@@ -1,0 +1,55 @@
+"""What every test stands on: no network, and no trace outside the tests' own folders."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Tiny batches lose more to threads than they gain. Here, so that torch finds it on import, and
+# programs that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+DATA_DIR = os.environ.get("DATA_DIR")
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> Path:
+    """The folder that holds `cifar-10-batches-py/`; skips where `DATA_DIR` names none."""
+    if not DATA_DIR:
+        pytest.skip("DATA_DIR is not set: no real CIFAR-10")
+    if not (Path(DATA_DIR) / "cifar-10-batches-py" / "test_batch").is_file():
+        pytest.skip("DATA_DIR holds no cifar-10-batches-py/test_batch: no real CIFAR-10")
+    return Path(DATA_DIR).resolve()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m real` selects what asks for the real data."""
+    for item in items:
+        if "real_cifar10" in getattr(item, "fixturenames", ()):
+            item.add_marker("real")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs, data and weights of the person who runs the tests are neither read nor written."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME"):
+            patch.setenv(key, str(tmp_path_factory.mktemp(key.lower())))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline() -> Iterator[None]:
+    """Only this machine answers, so a test that reaches further fails wherever it runs."""
+    resolve = socket.getaddrinfo
+
+    def resolve_local(host: str | bytes | None, *args: object, **options: object) -> object:
+        if host in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+            return resolve(host, *args, **options)  # type: ignore[arg-type]
+        raise socket.gaierror(f"tests are offline: {host!r} was asked for")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve_local)
+        yield

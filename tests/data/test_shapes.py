@@ -1,0 +1,154 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from torch import Tensor
+
+from triptych import Refused
+from triptych.data.shapes import OUTLINES, SIDE, Shapes
+from triptych.data.source import ImageSet
+
+CONFIG = Path(__file__).parents[2] / "configs" / "data" / "shapes.yaml"
+
+
+def num_equal(some: Tensor, others: Tensor) -> int:
+    return int((some == others).flatten(1).all(1).sum())
+
+
+def colour_means(images: Tensor) -> Tensor:
+    """The mean of each channel (N, 3)."""
+    return images.float().mean((2, 3)) / 255
+
+
+def brightness_histogram(images: Tensor) -> Tensor:
+    """The share of pixels in each of 16 levels of grey (N, 16)."""
+    grey = images.float().mean(1).flatten(1)
+    return torch.stack([image.histc(16, 0, 255) for image in grey]) / SIDE**2
+
+
+def edge_directions(images: Tensor) -> Tensor:
+    """A coarse histogram of edges by direction (N, 18), whichever side is the lighter."""
+    grey = torch.nn.functional.avg_pool2d(images.float().mean(1, keepdim=True) / 255, 3, 1)
+    down, right = torch.gradient(grey[:, 0], dim=(1, 2))
+    strength = torch.hypot(down, right).flatten(1)
+    direction = (torch.atan2(down, right) % torch.pi / torch.pi * 18).long().clamp(0, 17).flatten(1)
+    histogram = torch.zeros(len(images), 18).scatter_add_(1, direction, strength)
+    return histogram / histogram.sum(1, keepdim=True) * 18
+
+
+@pytest.fixture(scope="module")
+def drawings() -> ImageSet:
+    return Shapes(num_train=2000, num_test=1000, seed=0).read()
+
+
+def test_drawings_are_colour_images_of_ten_balanced_classes(drawings: ImageSet) -> None:
+    assert drawings.train.images.shape == (2000, 3, 32, 32)
+    assert drawings.test.images.shape == (1000, 3, 32, 32)
+    assert drawings.train.images.dtype == torch.uint8
+    assert drawings.train.labels.dtype == torch.int64
+    assert drawings.train.labels.bincount().tolist() == [200] * 10
+    assert drawings.test.labels.bincount().tolist() == [100] * 10
+    assert len(set(drawings.classes)) == 10
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_does_not(drawings: ImageSet) -> None:
+    again = Shapes(2000, 1000, seed=0).read()
+    other = Shapes(2000, 1000, seed=1).read()
+    assert torch.equal(again.train.images, drawings.train.images)
+    assert torch.equal(again.test.images, drawings.test.images)
+    assert num_equal(other.train.images, drawings.train.images) == 0
+
+
+def test_an_image_does_not_depend_on_how_many_are_drawn(drawings: ImageSet) -> None:
+    fewer = Shapes(num_train=37, num_test=13, seed=0).read()
+    assert torch.equal(fewer.train.images, drawings.train.images[:37])
+    assert torch.equal(fewer.train.labels, drawings.train.labels[:37])
+    assert torch.equal(fewer.test.images, drawings.test.images[:13])
+
+
+def test_no_drawing_occurs_twice_within_or_across_the_splits(drawings: ImageSet) -> None:
+    both = torch.cat((drawings.train.images, drawings.test.images)).flatten(1)
+    assert len(both.unique(dim=0)) == len(both)
+
+
+def test_drawing_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    Shapes(10, 10, seed=0).read()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_is_ever_missing() -> None:
+    shapes = Shapes(10, 10, seed=0)
+    assert shapes.missing() is None
+    assert shapes.reachable()
+    shapes.fetch()
+
+
+@pytest.mark.parametrize(("num_train", "num_test", "key"), [(9, 10, "train"), (10, -1, "test")])
+def test_too_few_drawings_for_the_classes_are_refused(
+    num_train: int, num_test: int, key: str
+) -> None:
+    with pytest.raises(Refused, match=rf"data\.source\.num_{key} is (9|-1): .* at least 10"):
+        Shapes(num_train, num_test, seed=0)
+
+
+@pytest.mark.parametrize("feature", [colour_means, brightness_histogram])
+def test_colours_and_brightness_alone_tell_no_class(
+    drawings: ImageSet, feature: Callable[[Tensor], Tensor]
+) -> None:
+    """Chance is 10 %; 14 % is four standard errors above it (n = 1000)."""
+    features, fresh = (feature(split.images) for split in drawings[:2])
+    classifier = LogisticRegression(max_iter=1000).fit(features, drawings.train.labels)
+    assert classifier.score(fresh, drawings.test.labels) < 0.14
+
+
+def test_the_nearest_mean_image_tells_almost_no_class(drawings: ImageSet) -> None:
+    pixels, fresh = (split.images.flatten(1).float().numpy() for split in drawings[:2])
+    accuracy = (
+        NearestCentroid().fit(pixels, drawings.train.labels).score(fresh, drawings.test.labels)
+    )
+    assert accuracy < 0.2
+
+
+def test_outlines_tell_the_class(drawings: ImageSet) -> None:
+    """The directions of edges are geometry, whatever the colours."""
+    features, fresh = (edge_directions(split.images) for split in drawings[:2])
+    classifier = LogisticRegression(max_iter=1000).fit(features, drawings.train.labels)
+    assert classifier.score(fresh, drawings.test.labels) > 0.4
+
+
+def test_ink_is_as_often_lighter_than_its_ground_as_darker(drawings: ImageSet) -> None:
+    squares = drawings.train.images[drawings.train.labels == drawings.classes.index("square")]
+    grey = squares.float().mean(1)
+    corners = grey[:, [0, 0, -1, -1], [0, -1, 0, -1]].median(1).values
+    lighter = (grey[:, 16, 16] > corners).float().mean()
+    assert 0.4 < lighter < 0.6
+
+
+@pytest.mark.parametrize(("name", "area"), [("disc", torch.pi), ("square", 1.8**2)])
+def test_an_outline_encloses_the_area_of_its_figure(name: str, area: float) -> None:
+    axis = (torch.arange(400) + 0.5) / 200 - 1
+    y, x = torch.meshgrid(1.2 * axis, 1.2 * axis, indexing="ij")
+    inside = OUTLINES[name](x, y, torch.zeros(())) < 0
+    assert inside.float().mean().item() * 2.4**2 == pytest.approx(area, rel=0.01)
+
+
+def test_horizontal_bars_are_vertical_bars_turned() -> None:
+    axis = torch.linspace(-1.2, 1.2, 50)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    stroke = torch.tensor(0.3)
+    lying, standing = (
+        OUTLINES[f"{way} bars"](x, y, stroke) < 0 for way in ("horizontal", "vertical")
+    )
+    assert torch.equal(lying.T, standing)
+    assert not torch.equal(lying, standing)
+
+
+def test_the_config_names_this_source_and_its_arguments() -> None:
+    source = yaml.safe_load(CONFIG.read_text())["source"]
+    assert source.pop("_target_") == f"{Shapes.__module__}.{Shapes.__qualname__}"
+    assert Shapes(**source).num_train == 6000

@@ -1,0 +1,228 @@
+"""What a fresh clone needs. Set-up runs against stand-ins that write down how they are called."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+TARGETS = {"setup", "demo", "train", "test", "check", "lock", "clean", "tensorboard", "help"}
+
+# Stands in for python3 and, inside the .venv it "makes", for python and uv.
+RECORDER = """#!/bin/sh
+echo "$(basename "$0") $*" >> calls
+case "$*" in
+    *--clear*)
+        rm -rf .venv; mkdir -p .venv/bin
+        cp "$0" .venv/bin/python; cp "$0" .venv/bin/uv ;;
+    *requirements.lock) echo "index ${UV_DEFAULT_INDEX:-of uv}" >> calls ;;
+esac
+"""
+
+
+class Clone:
+    """A folder with a Makefile, a lock, a pyproject and the stand-in as `./python3`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+            shutil.copyfile(ROOT / name, folder / name)
+            os.utime(folder / name, (1, 1))
+        self.python(RECORDER)
+
+    def python(self, script: str) -> None:
+        (self.folder / "python3").write_text(script)
+        (self.folder / "python3").chmod(0o755)
+
+    def make(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        unset = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PIP_INDEX_URL", "UV_DEFAULT_INDEX")
+        kept = {key: value for key, value in os.environ.items() if key not in unset}
+        return subprocess.run(
+            ["make", *words, "PYTHON=./python3"],
+            cwd=self.folder,
+            env=kept | variables,
+            capture_output=True,
+            text=True,
+        )
+
+    def setup(self, **variables: str) -> str:
+        """The calls one `make setup` makes, a line each."""
+        (self.folder / "calls").write_text("")
+        ended = self.make("setup", **variables)
+        assert ended.returncode == 0, ended.stderr
+        return (self.folder / "calls").read_text()
+
+    def edit(self, name: str) -> None:
+        """Gives a file a time later than the stamp's."""
+        later = (self.folder / ".venv" / ".ready").stat().st_mtime + 2
+        os.utime(self.folder / name, (later, later))
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def test_make_alone_lists_every_target(clone: Clone) -> None:
+    listed = re.findall(r"^make (\w+) +\S", clone.make().stdout, flags=re.MULTILINE)
+    assert set(listed) == TARGETS
+    assert len(listed) == len(TARGETS)
+    assert clone.make("help").stdout == clone.make().stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("demo", "train.py -m experiment=demo model=alexnet,googlenet,resnet50"),
+        ("train", "train.py model=resnet50"),
+        ("test", "-m pytest"),
+        ("check", "ruff format --check"),
+        ("tensorboard", "--host localhost"),
+    ],
+)
+def test_a_target_sets_up_before_its_own_command(clone: Clone, target: str, command: str) -> None:
+    planned = clone.make("-n", target, "ARGS=model=resnet50").stdout
+    assert -1 < planned.find("-m venv") < planned.find("--require-hashes") < planned.find(command)
+
+
+def test_set_up_installs_uv_then_the_lock_then_the_package(clone: Clone) -> None:
+    steps = [
+        "venv --clear",
+        "pip install .*uv",
+        "--require-hashes -r requirements.lock",
+        "--editable",
+    ]
+    assert re.search(".*".join(steps), clone.setup(), flags=re.DOTALL)
+
+
+def test_a_second_set_up_does_nothing(clone: Clone) -> None:
+    clone.setup()
+    assert clone.setup() == ""
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_an_edited_lock_or_pyproject_is_installed_on_top(clone: Clone, name: str) -> None:
+    clone.setup()
+    clone.edit(name)
+    calls = clone.setup()
+    assert "requirements.lock" in calls
+    assert "--editable" in calls
+    assert "venv --clear" not in calls
+
+
+@pytest.mark.parametrize("lost", [".venv/.ready", ".venv/bin/python"])
+def test_a_half_made_environment_is_made_from_nothing(clone: Clone, lost: str) -> None:
+    clone.setup()
+    (clone.folder / lost).unlink()
+    assert "venv --clear" in clone.setup()
+
+
+def test_a_moved_checkout_makes_its_environment_anew(clone: Clone, tmp_path: Path) -> None:
+    clone.setup()
+    moved = Clone(tmp_path / "moved folder")
+    shutil.copytree(clone.folder / ".venv", moved.folder / ".venv")
+    assert "venv --clear" in moved.setup()
+    assert moved.setup() == ""
+
+
+def test_a_step_that_fails_leaves_no_stamp(clone: Clone) -> None:
+    clone.setup()
+    clone.edit("requirements.lock")
+    (clone.folder / ".venv" / "bin" / "uv").write_text("#!/bin/sh\nexit 1\n")
+    assert clone.make("setup").returncode != 0
+    assert not (clone.folder / ".venv" / ".ready").exists()
+
+
+def test_uv_asks_the_index_that_pip_is_told_of(clone: Clone) -> None:
+    assert "index of uv" in clone.setup()
+    clone.edit("requirements.lock")
+    assert "index somewhere/simple" in clone.setup(PIP_INDEX_URL="somewhere/simple")
+
+
+def test_where_venv_is_missing_the_one_command_that_helps_is_printed(clone: Clone) -> None:
+    without = f'case "$*" in *ensurepip*) exit 1 ;; esac\nexec {sys.executable} "$@"\n'
+    clone.python(f"#!/bin/sh\n{without}")
+    ended = clone.make("demo")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert ended.returncode == 2
+    assert f"\nsudo apt install python{version}-venv\n" in ended.stderr
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_an_old_python_is_named_with_what_to_type(clone: Clone) -> None:
+    old = f'exec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); $2"'
+    clone.python(f'#!/bin/sh\n[ "$1" = --version ] && exec echo Python 3.9.2\n{old}\n')
+    ended = clone.make("test")
+    assert ended.returncode == 2
+    assert "3.11 or newer; ./python3 is: Python 3.9.2" in ended.stderr
+    assert "make setup PYTHON=" in ended.stderr
+
+
+def test_clean_leaves_runs_data_settings_and_the_environment(clone: Clone) -> None:
+    kept = [
+        "logs/run.json",
+        "data/test_batch",
+        ".venv/bin/python",
+        ".env",
+        "src/a.py",
+        "tests/b.py",
+    ]
+    gone = ["build/x", "src/triptych.egg-info/x", ".ruff_cache/x", "src/__pycache__/a.pyc"]
+    for name in kept + gone:
+        (clone.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone.folder / name).touch()
+    assert clone.make("clean").returncode == 0
+    assert [name for name in kept + gone if (clone.folder / name).exists()] == kept
+
+
+def test_the_lock_pins_and_hashes_everything_and_names_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|^-|\+cpu|\+cu\d| @ |\s/", lock, flags=re.MULTILINE)
+    pins = re.findall(
+        r"^([a-z0-9-]+)==(\S+).*((?:\n +--hash=sha256:[0-9a-f]{64}.*)+)", lock, re.MULTILINE
+    )
+    entries = [line for line in lock.splitlines() if line[:1] not in ("", " ", "#")]
+    assert len(pins) == len(entries) > 100
+    assert {"torch": "2.14.1", "torchvision": "0.29.1"}.items() <= {
+        n: v for n, v, _ in pins
+    }.items()
+
+
+def test_the_lock_holds_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + extras["onnx"] + extras["tune"] + extras["dev"]
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, flags=re.MULTILINE))
+    requirements = [Requirement(line) for line in asked]
+    assert len(requirements) > 20
+    assert [str(r) for r in requirements if not r.specifier.contains(Version(pins[r.name]))] == []
+
+
+def test_env_example_documents_the_three_keys_and_sets_none() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert re.findall(r"^# ([A-Z_]+)=\S", "\n".join(lines), flags=re.MULTILINE) == [
+        "DATA_DIR",
+        "LOG_DIR",
+        "TORCH_HOME",
+    ]
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_ci_hooks_and_workflow_call_the_two_targets_and_nothing_else() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text())["jobs"]
+    local = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    remote = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert local == remote == script[-2:] == ["make check", "make test"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
