@@ -108,10 +108,10 @@ RULES: dict[str, Rule] = {
 
 
 def plain(config: DictConfig) -> Config:
-    """The resolved config as plain containers."""
+    """The resolved config as plain containers; a recipe's table of models has served its purpose."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items() if key != "hydra"}
+    return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
 
 
 def check(config: Config) -> None:
@@ -125,6 +125,8 @@ def broken_rules(config: Config) -> Iterator[str]:
     for key, value in settings(config):
         if key not in RULES:
             yield unknown(key)
+        elif value == "???":
+            yield f"{key}: must be given, {RULES[key].says}"
         elif not RULES[key].holds(value):
             yield f"{key}={'null' if value is None else value}: must be {RULES[key].says}"
     present = dict(settings(config))

@@ -40,42 +40,44 @@ def open_door(verb: str, task: str) -> None:
     speak()
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
-        _compose_and_call(verb, task, ["python", sys.argv[0], *arguments])
+        os.environ["TRIPTYCH_COMMAND"] = shlex.join(["python", sys.argv[0], *arguments])
+        composed = compose(verb)
+        if composed:
+            function(task)(*composed)
     except Refused as error:
         if wants_traceback:
             raise
         sys.exit(refuse(error))
 
 
-def _compose_and_call(verb: str, task: str, command: list[str]) -> None:
+def compose(verb: str) -> tuple["Config", list[str]] | None:
+    """The checked config and the overrides; None after a sweep, which Hydra's launcher ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting with 1
-    os.environ["TRIPTYCH_COMMAND"] = shlex.join(command)
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import CONFIGS, check, plain
-    from triptych.sweep.launcher import ProcessLauncher
 
-    composed = False
+    composed: list[tuple[DictConfig, list[str]]] = []
 
-    def call(config: DictConfig) -> None:
-        nonlocal composed
-        settings = plain(config)
-        check(settings)
-        composed = True
-        function(task)(settings, list(HydraConfig.get().overrides.task))
+    def keep(config: DictConfig) -> None:
+        composed.append((config, list(HydraConfig.get().overrides.task)))
 
-    Plugins.instance().register(ProcessLauncher)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(call)()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(keep)()
+        if not composed:
+            return None
+        [(config, overrides)] = composed
+        settings = plain(config)
+    except Refused:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if composed or isinstance(error, Refused):
-            raise
         raise Refused(explain(error)) from error
+    check(settings)
+    return settings, overrides
 
 
 def function(task: str) -> Callable[["Config", list[str]], Any]:
@@ -135,7 +137,7 @@ def adapted(argument: str) -> str:
 
 def explain(error: Exception) -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     from triptych.config import nearest, unknown
 
@@ -143,8 +145,12 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: no such choice; may be {nearest(choice, error.options, 12)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value; quote what has special characters"
     if lines and lines[0].startswith("Could not override '"):
         return unknown(lines[0].split("'")[1])
+    if lines and lines[0].startswith("Ambiguous value for argument"):
+        return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
     return "\n".join(lines[:3]) or type(error).__name__
 
 

@@ -1,45 +1,35 @@
 """What a sweep came to, as a table on the screen."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
-if TYPE_CHECKING:
-    from triptych.sweep.launcher import Outcome
 
-
-def show(outcomes: Sequence["Outcome"]) -> None:
-    """A row a job: accuracy on the test images with its 95 % Wilson interval, macro F1, time."""
-    table = Table(title="Test images, every one once; 95 % Wilson intervals")
+def show(outcomes: Iterable[tuple[list[str], dict[str, Any]]]) -> None:
+    """A row a job, from its overrides and its record."""
+    table = Table(title="On the test images, every one once; 95 % Wilson intervals")
     for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
         table.add_column(heading, overflow="fold")
-    for outcome in outcomes:
-        table.add_row(" ".join(outcome.job.overrides), *cells(outcome.facts, outcome.exit_code))
+    for overrides, facts in outcomes:
+        row = cells(facts) if facts.get("status") == "finished" else [""] * 5
+        status, folder = facts.get("status", "refused"), facts.get("folder", "")
+        table.add_row(" ".join(overrides), status, *row, folder)
     console = Console()
-    if not console.is_terminal:
-        console.width = 140
+    console.width = console.width if console.is_terminal else 160
     console.print(table)
 
 
-def cells(facts: dict[str, Any], exit_code: int) -> list[str]:
-    """Status, accuracy, interval, F1, loss, seconds, folder; empty where not measured."""
-    status = facts.get("status", f"refused ({exit_code})")
-    scores = facts.get("metrics", {})
-    if "test/accuracy" not in scores:
-        return [status, "", "", "", "", "", facts.get("folder", "")]
-    num_test = facts["num_test"]
-    interval = binomtest(round(scores["test/accuracy"] * num_test), num_test).proportion_ci(
-        method="wilson"
-    )
+def cells(facts: dict[str, Any]) -> list[str]:
+    """Accuracy, its interval, macro F1, loss and training seconds of a finished run."""
+    accuracy, num_test = facts["metrics"]["test/accuracy"], facts["num_test"]
+    interval = binomtest(round(accuracy * num_test), num_test).proportion_ci(method="wilson")
     return [
-        status,
-        f"{scores['test/accuracy']:.2%}",
+        f"{accuracy:.2%}",
         f"{interval.low:.2%} to {interval.high:.2%}",
-        f"{scores['test/f1']:.4f}",
-        f"{scores['test/loss']:.4f}",
+        f"{facts['metrics']['test/f1']:.4f}",
+        f"{facts['metrics']['test/loss']:.4f}",
         f"{facts['train_seconds']:.0f}",
-        facts["folder"],
     ]

@@ -1,0 +1,1 @@
+"""Where Hydra looks for launchers. No `__init__.py` one folder up: the package is shared."""

@@ -1,0 +1,30 @@
+"""Hydra's launcher for sweeps: every job in a process of its own."""
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from triptych.sweep.jobs import freeze, run
+
+
+class ProcessLauncher(Launcher):
+    """Runs `num_jobs` jobs at a time; one that fails does not stop the others."""
+
+    def __init__(self, num_jobs: int) -> None:
+        self.num_jobs = num_jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.compose = hydra_context.config_loader.load_sweep_config
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        jobs = freeze(lambda overrides: self.compose(self.config, overrides), job_overrides)
+        run(jobs, self.num_jobs)
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
