@@ -20,18 +20,20 @@ DOORS = sorted(ROOT.glob("*.py"))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 # What somebody reads to follow one run, in the order of reading.
+# What happens to the images and the network between `train(config)` and a full run folder. Before it
+# lies the door (door.py, config.py); beside it lie rooms that one enters for a detail.
 PATH_OF_ONE_RUN = [
     ROOT / "train.py",
-    PACKAGE / "door.py",
-    PACKAGE / "config.py",
     PACKAGE / "run.py",
     PACKAGE / "data" / "images.py",
     PACKAGE / "data" / "cifar.py",
     PACKAGE / "data" / "pipeline.py",
     PACKAGE / "model" / "backbone.py",
+    PACKAGE / "model" / "zoo.py",
     PACKAGE / "task.py",
     PACKAGE / "metrics.py",
     PACKAGE / "optim.py",
+    PACKAGE / "journal.py",
     PACKAGE / "record.py",
 ]
 EXTRAS = [f"triptych.{name}" for name in ("benchmark", "export", "predict", "serve", "tune")]

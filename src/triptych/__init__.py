@@ -1,8 +1,16 @@
 """Image backbones side by side: fine-tune, compare, and say what holds."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class Refused(ValueError):
     """Input that cannot be used: what came, what was expected, what to do, in three lines at most.
 
     The program ends with exit code 2 and prints no traceback.
     """
+
+
+def nearest(word: str, words: Iterable[str], n: int = 3) -> str:
+    """The `n` words most alike, for a refusal to offer."""
+    return ", ".join(get_close_matches(word, list(words), n, cutoff=0))

@@ -4,30 +4,29 @@
 knows its arguments.
 """
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from triptych import Refused
+from triptych import Refused, nearest
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 # Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
-TRAINER_ARGUMENTS = (
-    "accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs "
-    "min_epochs max_steps min_steps max_time limit_train_batches limit_val_batches "
-    "limit_test_batches limit_predict_batches overfit_batches val_check_interval "
-    "check_val_every_n_epoch num_sanity_val_steps log_every_n_steps enable_checkpointing "
-    "enable_progress_bar enable_model_summary accumulate_grad_batches gradient_clip_val "
-    "gradient_clip_algorithm deterministic benchmark inference_mode use_distributed_sampler "
-    "profiler detect_anomaly barebones plugins sync_batchnorm reload_dataloaders_every_n_epochs "
-    "default_root_dir enable_autolog_hparams model_registry"
-).split()
+TRAINER_ARGUMENTS = """
+    accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs
+    min_epochs max_steps min_steps max_time limit_train_batches limit_val_batches
+    limit_test_batches limit_predict_batches overfit_batches val_check_interval
+    check_val_every_n_epoch num_sanity_val_steps log_every_n_steps enable_checkpointing
+    enable_progress_bar enable_model_summary accumulate_grad_batches gradient_clip_val
+    gradient_clip_algorithm deterministic benchmark inference_mode use_distributed_sampler
+    profiler detect_anomaly barebones plugins sync_batchnorm reload_dataloaders_every_n_epochs
+    default_root_dir enable_autolog_hparams model_registry
+""".split()
 
 
 class Rule(NamedTuple):
@@ -61,6 +60,8 @@ def one_of(*choices: str) -> Rule:
 TEXT = Rule("a text", lambda value: type(value) is str and value != "")
 FLAG = Rule("true or false", lambda value: type(value) is bool)
 FREE = Rule("anything", lambda value: True)
+
+REQUIRED = ("data.source", "model.name", "optim.lr", "optim.optimizer")
 
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -108,14 +109,14 @@ RULES: dict[str, Rule] = {
 
 
 def plain(config: DictConfig) -> Config:
-    """The resolved config as plain containers; a recipe's table of models has served its purpose."""
+    """The resolved config in plain containers; a recipe's table of models has served by then."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
 
 
 def check(config: Config) -> None:
-    """Raise Refused, one line a setting and three at most, unless every setting is what it must be."""
+    """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
     problems = [*broken_rules(config), *contradictions(config)]
     if problems:
         raise Refused("\n".join(problems[:3]))
@@ -138,7 +139,7 @@ def broken_rules(config: Config) -> Iterator[str]:
 
 
 def settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting under its dotted key, down to where a rule or a foreign `_target_` ends the way."""
+    """Every setting under its dotted key; not what a foreign `_target_` takes."""
     for name, value in config.items():
         key = f"{prefix}{name}"
         if key in RULES or not isinstance(value, dict):
@@ -155,7 +156,8 @@ def contradictions(config: Config) -> Iterator[str]:
     source = data.get("source") or {}
     train = (data.get("num_train") or 1, data.get("num_val"), source.get("num_train"))
     if all(type(n) is int for n in train) and train[0] + train[1] > train[2]:
-        yield f"data.num_val={train[1]}: with data.num_train={train[0]} more than the {train[2]} images"
+        more = f"with data.num_train={train[0]} more than the {train[2]} training images"
+        yield f"data.num_val={train[1]}: {more}"
     test = (data.get("num_test"), source.get("num_test"))
     if all(type(n) is int for n in test) and test[0] > test[1]:
         yield f"data.num_test={test[0]}: there are {test[1]} test images"
@@ -165,7 +167,7 @@ def contradictions(config: Config) -> Iterator[str]:
         and trainer.get("max_steps", -1) == -1
         and not trainer.get("max_time")
     ):
-        yield f"trainer.max_epochs={trainer['max_epochs']}: needs trainer.max_steps or trainer.max_time"
+        yield "trainer.max_epochs: without it, trainer.max_steps or trainer.max_time must be given"
     size = (model.get("input_size"), model.get("min_input_size"))
     if all(type(n) is int for n in size) and size[0] < size[1]:
         yield f"model.input_size={size[0]}: {model['name']} takes {size[1]} or more"
@@ -177,25 +179,3 @@ def contradictions(config: Config) -> Iterator[str]:
 def unknown(key: str) -> str:
     """What to say of a setting that does not exist."""
     return f"{key}: no such setting; near: {nearest(key, RULES)}"
-
-
-def trusted_targets(configs: Path = CONFIGS) -> set[str]:
-    """Every `_target_` that the installed configs name."""
-    nodes = [OmegaConf.to_container(OmegaConf.load(path)) for path in configs.rglob("*.yaml")]
-    return set(targets(nodes))
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Every `_target_` below a node."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from targets(child)
-
-
-def nearest(word: str, words: Iterable[str], n: int = 3) -> str:
-    """The `n` words most alike."""
-    return ", ".join(difflib.get_close_matches(word, list(words), n, cutoff=0))

@@ -1,6 +1,5 @@
 """What TensorBoard and `figures/` show of a run besides its curves."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ NUM_SHOWN = 32
 
 
 class Dashboard(Callback):
-    """Training images, confusion matrices, config and head; the hyper-parameters' table at the end."""
+    """Training images, confusion matrices, per-class scores, config and head."""
 
     def __init__(self, folder: Path, config_yaml: str, head: str) -> None:
         self.folder = folder
@@ -48,15 +47,12 @@ class Dashboard(Callback):
         seen, _ = data.pipeline.training(batch.images, batch.labels, (data.seed, 0, batch.index))
         low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
         seen = ((seen - low) / (high - low).clamp(min=1e-6) * 255).byte()
-        shown = {"images": batch.images, "images_as_seen": seen}
-        headings = (
-            "Training images as on disk",
-            "The same as the network sees them, contrast stretched",
-        )
-        for (name, images), heading in zip(shown.items(), headings, strict=True):
-            self._show(
-                trainer, name, lambda i=images, h=heading: figures.image_grid(i.numpy(), names, h)
-            )
+        shown = {
+            "images": (batch.images, "Training images as on disk"),
+            "images_as_seen": (seen, "The same as the network sees them, contrast stretched"),
+        }
+        for name, (images, heading) in shown.items():
+            self._show(trainer, name, figures.image_grid(images.numpy(), names, heading))
         for writer in writers(trainer):
             for name, text in self.texts.items():
                 writer.add_text(name, text)
@@ -66,10 +62,9 @@ class Dashboard(Callback):
         scores = task.scores
         heading = f"{split}: accuracy {scores.values['accuracy']:.2%} of {scores.confusion.sum()}"
         figure = figures.confusion_matrix(scores.confusion.numpy(), data.classes, heading)
-        self._show(trainer, f"{split}/confusion", lambda: figure)
+        self._show(trainer, f"{split}/confusion", figure)
 
-    def _show(self, trainer: pl.Trainer, name: str, draw: Callable[[], Figure]) -> None:
-        figure = draw()
+    def _show(self, trainer: pl.Trainer, name: str, figure: Figure) -> None:
         self.folder.mkdir(exist_ok=True)
         figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
         for writer in writers(trainer):
@@ -99,11 +94,11 @@ def per_class_table(trainer: pl.Trainer, task: Classification) -> str:
 def show_hyperparameters(
     trainer: pl.Trainer, settings: dict[str, Any], metrics: dict[str, float]
 ) -> None:
-    """Fill the HPARAMS tab: one row a run. `best/...` tags hold the best epoch's validation values."""
+    """Fill the HPARAMS tab, a row a run; `best/...` is the scored epoch's validation."""
     shown = {name.replace("val/", "best/"): value for name, value in metrics.items()}
     for writer in writers(trainer):
         for name in shown.keys() - metrics.keys():
             writer.add_scalar(name, shown[name], trainer.global_step)
-        for summary in hparams(settings, shown):
-            writer._get_file_writer().add_summary(summary)
+        for summary in hparams(settings, shown):  # type: ignore[no-untyped-call]
+            writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
         writer.flush()

@@ -12,22 +12,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triptych import Refused
+from triptych import Refused, nearest
 
 if TYPE_CHECKING:
     from triptych.config import Config
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
-FLAGS = (
-    "--help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m "
-    "--shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd "
-    "--experimental-rerun --info -i"
-).split()
+FLAGS = """
+    --help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m
+    --shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd
+    --experimental-rerun --info -i
+""".split()
 
 
 def open_door(verb: str, task: str) -> None:
-    """Compose `configs/<verb>.yaml` with the command line, check it, and call `task` (`module:function`).
+    """Compose `configs/<verb>.yaml` with the command line, check it, call `task` (module:function).
 
     Exits with 2 where the input is refused, and with what the task asks for otherwise.
     """
@@ -83,7 +83,7 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
 def function(task: str) -> Callable[["Config", list[str]], Any]:
     """The function that `module:name` names."""
     module, name = task.split(":")
-    found: Callable[["Config", list[str]], Any] = getattr(import_module(module), name)
+    found: Callable[[Config, list[str]], Any] = getattr(import_module(module), name)
     return found
 
 
@@ -94,7 +94,7 @@ def refuse(error: Refused) -> int:
 
 
 def read_env(path: Path) -> None:
-    """Take `SETTINGS` from a `.env`, unless the environment has them; an empty value counts as none."""
+    """Take `SETTINGS` from a `.env` where the environment lacks them; an empty value is none."""
     lines = path.read_text().splitlines() if path.is_file() else []
     for line in lines:
         name, found, value = line.partition("=")
@@ -121,8 +121,8 @@ def speak() -> None:
 
 
 def adapted(argument: str) -> str:
-    """`trainer.x=` as `++trainer.x=` for every argument of the Trainer; flags and the rest as they are."""
-    from triptych.config import TRAINER_ARGUMENTS, nearest
+    """`++trainer.x=` for `trainer.x=`, x any argument of the Trainer; the rest as it is."""
+    from triptych.config import TRAINER_ARGUMENTS
 
     name = argument.partition("=")[0]
     if argument.startswith("-"):
@@ -139,7 +139,7 @@ def explain(error: Exception) -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    from triptych.config import nearest, unknown
+    from triptych.config import unknown
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:

@@ -3,17 +3,16 @@
 import logging
 import signal
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from triptych.checkpoint import AtomicCheckpointIO
 from triptych.data.images import Batch
-from triptych.record import Record, replacing
+from triptych.record import Record
 from triptych.task import Classification
 
 log = logging.getLogger(__name__)
@@ -21,17 +20,6 @@ log = logging.getLogger(__name__)
 
 class NotFinite(ArithmeticError):
     """The training loss was NaN or infinite."""
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: what lies there is whole, this checkpoint or the last."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
 
 
 class Journal(Checkpoint):
@@ -80,7 +68,9 @@ class Journal(Checkpoint):
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
         # A run resumed behind an epoch's last batch would skip the validation still to come.
         saves = not is_last and (due or self.stopped_by is not None)
-        if is_last or saves or (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        ends = is_last or trainer.global_step == trainer.max_steps
+        if ends or saves or (batch_idx + 1) % interval == 0:
             self._read_loss(trainer, pl_module)
         if saves:
             self._save(trainer)
@@ -95,7 +85,7 @@ class Journal(Checkpoint):
             raise NotFinite(
                 f"the training loss is {task.epoch_loss.mean} at epoch {epoch} batch {bad_batch}, "
                 f"learning rate {lr:g}\ntry optim.lr={lr / 10:g}, optim.warmup_epochs=1 or "
-                f"trainer.gradient_clip_val=1; weights as of the last epoch: {self.path('last')}"
+                "trainer.gradient_clip_val=1; last.ckpt holds the state before"
             )
         self._train_loss = task.epoch_loss.mean
         images_per_second = self._unread_images / seconds
@@ -103,7 +93,7 @@ class Journal(Checkpoint):
         self.num_images += self._unread_images
         self._unread_images = 0
         values = {"train/loss": self._train_loss, "lr": lr}
-        self._keep(trainer, values | {"train/images_per_second": images_per_second})
+        self._keep(trainer, epoch, values | {"train/images_per_second": images_per_second})
         log.info("epoch %d batch %d loss %.3f", epoch, batch, self._train_loss)
 
     # Validation: the best epoch, its predictions.
@@ -115,38 +105,38 @@ class Journal(Checkpoint):
         if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
             return
         self._clock += time.monotonic() - self._validation_began
-        values = self._keep_scores(trainer, pl_module, "val")
-        accuracy = values["val/accuracy"]
-        if self.score == "last" or accuracy > self.best["accuracy"]:
-            epoch = trainer.current_epoch + 1
-            metrics = {"train/loss": self._train_loss} | values
-            self.best = {"accuracy": accuracy, "epoch": epoch, "metrics": metrics}
-            self._is_new_best = True
+        values = self._keep_scores(trainer, pl_module, "val", trainer.current_epoch + 1)
+        if self.score == "last" or values["val/accuracy"] > self.best["accuracy"]:
+            self._choose(trainer, {"train/loss": self._train_loss} | values)
             self._keep_predictions(trainer, pl_module, "val")
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer)
 
+    def _choose(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        """Make the present weights the ones to be scored."""
+        accuracy = metrics.get("val/accuracy", -1.0)
+        self.best = {"accuracy": accuracy, "epoch": trainer.current_epoch + 1, "metrics": metrics}
+        self._is_new_best = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.score == "last" or self.best["epoch"] == 0:  # a validation need not end every epoch
+            self._choose(trainer, {"train/loss": self._train_loss} | self.best["metrics"])
         self._save(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        values = self._keep_scores(trainer, pl_module, "test")
-        self.best["metrics"] |= values
+        self.best["metrics"] |= self._keep_scores(trainer, pl_module, "test", self.best["epoch"])
         self._keep_predictions(trainer, pl_module, "test")
 
     def _keep_scores(
-        self, trainer: pl.Trainer, task: Classification, split: str
+        self, trainer: pl.Trainer, task: Classification, split: str, epoch: int
     ) -> dict[str, float]:
         values = {f"{split}/{name}": value for name, value in task.scores.values.items()}
-        self._keep(trainer, values)
+        self._keep(trainer, epoch, values)
         shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in ("loss", "accuracy", "f1"))
-        log.info(
-            "epoch %d %s %s", trainer.current_epoch + (split == "val"), split, "  ".join(shown)
-        )
+        log.info("epoch %d %s %s", epoch, split, "  ".join(shown))
         return values
 
-    def _keep(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 0)
+    def _keep(self, trainer: pl.Trainer, epoch: int, values: dict[str, float]) -> None:
         if trainer.is_global_zero:
             self.record.add_metrics({"epoch": epoch, "step": trainer.global_step, **values})
         for logger in trainer.loggers:
@@ -159,11 +149,8 @@ class Journal(Checkpoint):
 
     # Checkpoints: `best` before `last`, so that `last` never promises a best that is not there.
 
-    def path(self, name: str) -> Path:
-        return self.record.folder / "checkpoints" / f"{name}.ckpt"
-
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.path("last"), weights_only=False)
+        trainer.save_checkpoint(self.record.checkpoint("last"), weights_only=False)
         if self.stopped_by is not None:
             raise SystemExit(130 if self.stopped_by == signal.SIGINT else 143)
 
@@ -176,13 +163,15 @@ class Journal(Checkpoint):
             prefix = "backbone.network."
             weights = {name.removeprefix(prefix): v for name, v in checkpoint["state_dict"].items()}
             best = {"state_dict": weights, "config": self.config_yaml}
-            AtomicCheckpointIO().save_checkpoint(best, self.path("best"))
+            AtomicCheckpointIO().save_checkpoint(best, self.record.checkpoint("best"))
         self._is_new_best = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._generators = checkpoint["generators"]
+        if trainer.is_global_zero:
+            self.record.cut_metrics(checkpoint["global_step"])
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._generators is not None:

@@ -108,15 +108,14 @@ class EpochLoss:
         self.unread.append((loss.detach(), num_images))
 
     def read(self) -> Tensor:
-        """Sums per unread batch, float64 (batches, 2): loss times images, images. Empties them."""
-        rows = [
-            torch.stack([loss.double() * n, loss.new_tensor(n).double()]) for loss, n in self.unread
-        ]
+        """Sums per unread batch, float32 (batches, 2): loss times images, images. Empties them."""
+        losses = torch.stack([loss for loss, _ in self.unread]).float()
+        num_images = losses.new_tensor([n for _, n in self.unread])
         self.unread.clear()
-        return torch.stack(rows)
+        return torch.stack([losses * num_images, num_images], dim=1)
 
     def include(self, sums: Tensor) -> int | None:
-        """Add what was read (and summed over devices); the first batch that is not finite, from 1."""
+        """Add what was read; the number of the first batch that is not finite, from 1."""
         for loss, num_images in sums.tolist():
             self.num_batches += 1
             self.total += loss

@@ -42,7 +42,7 @@ class Optim:
         )
 
     def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
-        """The share of the learning rate at a step, in [0, 1]: linear up, then constant or cosine."""
+        """The share of the rate at a step, in [0, 1]: linear up, then constant or cosine."""
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         if self.schedule == "constant":

@@ -32,7 +32,7 @@ class Lines(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.last = time.monotonic()  # the loss was printed
         total = trainer.num_training_batches
         self._maybe(f"epoch {trainer.current_epoch + 1}", batch_idx, total)

@@ -1,16 +1,11 @@
-"""The run folder: what a run leaves behind, and all that later work needs. Knows nothing of torch."""
+"""The run folder: what a run leaves behind, all that later work needs. Knows nothing of torch."""
 
 import csv
-import hashlib
 import json
 import logging
 import math
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,23 +14,15 @@ from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import Config
+from triptych.files import make_folder, replacing
+from triptych.identity import config_hash, git_commit, library_versions
 
 SCHEMA = 1
-LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
 COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
-
-# Settings that are not part of the experiment: two runs that differ in these alone are the same.
-NOT_THE_EXPERIMENT = (
-    "log_dir resume data.root data.num_workers data.source.root data.source.urls "
-    "checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy "
-    "trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps "
-    "trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing "
-    "trainer.profiler trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark"
-).split()
 
 
 class Record:
@@ -68,7 +55,7 @@ class Record:
             config_hash=config_hash(config),
             group_hash=config_hash(config, less=("seed",)),
             batch_size=config["data"]["batch_size"],
-            versions={name: version(name) for name in LIBRARIES},
+            versions=library_versions(),
             git_commit=git_commit(),
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
             overrides=overrides,
@@ -93,6 +80,10 @@ class Record:
         config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
         assert isinstance(config, dict)
         return {str(key): value for key, value in config.items()}
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the checkpoint `best` or `last` lies."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
 
     def update(self, **facts: Any) -> None:
         """Set facts; NaN and infinities become null."""
@@ -131,51 +122,13 @@ class Record:
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         with replacing(folder / f"{split}.npz") as path, path.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     def keep_log(self) -> None:
         """Send log lines to `train.log` from here on."""
         handler = logging.FileHandler(self.folder / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger().addHandler(handler)
-
-
-def config_hash(config: Config, *, less: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the experiment: the config as canonical JSON, less what is not part of it, and `less`."""
-    kept = json.loads(json.dumps(config))
-    for key in (*NOT_THE_EXPERIMENT, *less):
-        *path, last = key.split(".")
-        node = kept
-        for name in path:
-            node = node.get(name) or {}
-        node.pop(last, None)
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def make_folder(parent: Path, name: str) -> Path:
-    """A new folder of that name, with a number behind it where two collide."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ["", *(f"_{n}" for n in range(2, 1000))]:
-        try:
-            (parent / f"{name}{suffix}").mkdir()
-        except FileExistsError:
-            continue
-        return parent / f"{name}{suffix}"
-    raise FileExistsError(parent / name)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, whole and on disk, when the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:
@@ -185,18 +138,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def git_commit() -> str | None:
-    """The commit of the code, `+dirty` behind it where files were changed; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")

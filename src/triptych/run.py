@@ -7,29 +7,30 @@ backbone expects them; the task learns; its best weights are scored once on the 
 import inspect
 import logging
 import shlex
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from triptych import Refused
+from triptych import Refused, checkpoint
+from triptych.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
 from triptych.data.source import Source
-from triptych.journal import AtomicCheckpointIO, Journal, NotFinite
+from triptych.ending import status_kept
+from triptych.journal import Journal
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
 from triptych.optim import Optim
 from triptych.progress import hush_lightning, progress
 from triptych.record import Record
 from triptych.task import Classification
+from triptych.trust import check_foreign
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +43,24 @@ def train(
     `started` is told the folder as soon as there is one.
     """
     hush_lightning()
-    record = Record.open(Path(config["resume"])) if config["resume"] else None
-    config = record.config if record else config
+    resumed = Record.open(Path(config["resume"])) if config["resume"] else None
+    if resumed:
+        config = resumed.config
+        check_foreign(config)
+    goes_on = resumed is not None and resumed.checkpoint("last").exists()
     source: Source = instantiate(config["data"]["source"])
     network: Network = instantiate(config["model"])
-    require([source, network], overrides)
+    require([source] if goes_on else [source, network], overrides)
 
     pl.seed_everything(config["seed"], verbose=False)
     data = build_data(config, source)
     data.prepare_data()
     data.setup()
-    backbone = network.build(num_classes=len(data.classes), load=record is None)
+    backbone = network.build(num_classes=len(data.classes), load=not goes_on)
     data.expect(backbone.expects)
     task = Classification(backbone, build_optim(config), num_classes=len(data.classes))
 
-    record = record or Record.create(config, overrides)
+    record = resumed or Record.create(config, overrides)
     record.keep_log()
     if started:
         started(str(record.folder))
@@ -83,8 +87,8 @@ def require(needed: list[Source | Network], overrides: list[str]) -> None:
 
 
 def build_data(config: Config, source: Source) -> ImageData:
-    names = ("batch_size augment mix num_train num_val num_test split_seed num_workers").split()
-    settings = {name: config["data"][name] for name in names}
+    elsewhere = ("name", "root", "source")
+    settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
     return ImageData(source=source, seed=config["seed"], **settings)
 
 
@@ -125,31 +129,36 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
 
 
 def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer with the config's arguments, callbacks and loggers, and ours behind them."""
-    options = dict(config["trainer"])
-    own = [instantiate(node) for node in options.pop("callbacks", None) or []]
-    loggers = [
-        instantiate(n, save_dir=str(record.folder)) for n in options.pop("logger", None) or []
-    ]
-    plugins = [AtomicCheckpointIO(), *(instantiate(n) for n in options.pop("plugins", None) or [])]
-    if options.get("precision") is None and options.get("accelerator") in ("auto", "gpu", "cuda"):
-        options["precision"] = "bf16-mixed" if torch.cuda.is_available() else None
-    if options.get("enable_progress_bar") is not False:
+    """Lightning's Trainer with the config's callbacks and loggers, and ours behind them."""
+    options = {key: value for key, value in config["trainer"].items() if value is not None}
+    own = [instantiate(node) for node in options.pop("callbacks", [])]
+    plugins = [instantiate(node) for node in options.pop("plugins", [])]
+    loggers = [build_logger(node, record) for node in options.pop("logger", [])]
+    if torch.cuda.is_available() and options["accelerator"] in ("auto", "gpu", "cuda"):
+        options.setdefault("precision", "bf16-mixed")
+    if options.pop("enable_progress_bar", True):
         own.append(progress())
-        options["enable_progress_bar"] = (
-            sum(isinstance(c, pl.callbacks.ProgressBar) for c in own) > 0
-        )
+    has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in own)
     try:
         return pl.Trainer(
             **options,
             callbacks=[*own, *callbacks],
             logger=loggers,
-            plugins=plugins,
-            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO(), *plugins],
+            enable_progress_bar=has_bar,
+            use_distributed_sampler=False,  # ours pads nothing: data/images.py
             default_root_dir=record.folder,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise Refused(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def build_logger(node: dict[str, Any], record: Record) -> Any:
+    """A logger that writes into the run folder; a resumed run's curves go on where it stopped."""
+    last = record.checkpoint("last")
+    if last.exists() and node["_target_"].endswith("TensorBoardLogger"):
+        node = {**node, "purge_step": checkpoint.load(last)["global_step"] + 1}
+    return instantiate(node, save_dir=str(record.folder))
 
 
 def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
@@ -161,13 +170,13 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-        task.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task.backbone.to(memory_format=torch.channels_last)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     record.update(device=name, precision=str(trainer.precision))
 
-    last = journal.path("last")
+    last = record.checkpoint("last")
     trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    best = torch.load(journal.path("best"), map_location="cpu", weights_only=True)
+    best = checkpoint.load(record.checkpoint("best"))
     task.backbone.network.load_state_dict(best["state_dict"])
     trainer.test(task, datamodule=data, verbose=False)
 
@@ -187,40 +196,3 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
         images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
         metrics=metrics,
     )
-
-
-@contextmanager
-def status_kept(record: Record) -> Iterator[None]:
-    """Record how a run ends; failures that a user can mend end without a traceback on the screen."""
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt) as stop:
-        record.end("interrupted")
-        log.info(
-            "interrupted; to go on: python train.py resume=%s", shlex.quote(str(record.folder))
-        )
-        raise SystemExit(stop.code if getattr(stop, "code", 0) in (130, 143) else 130) from None
-    except Exception as error:
-        (record.folder / "traceback.txt").write_text(traceback.format_exc())
-        message = explained(error, record)
-        record.end("failed", error=message or f"{type(error).__name__}: {error}")
-        if message is None or isinstance(error, Refused):
-            raise
-        log.error("%s", message)
-        raise SystemExit(1) from error
-
-
-def explained(error: Exception, record: Record) -> str | None:
-    """What went wrong and what to try, where it is not our own bug."""
-    if isinstance(error, NotFinite | Refused):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error}; what was written before is whole: {record.folder}"
-    said = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said:
-        batch_size = record.facts["batch_size"]
-        return (
-            f"out of memory at data.batch_size={batch_size}; for the same steps in less memory:\n"
-            f"data.batch_size={max(1, batch_size // 2)} trainer.accumulate_grad_batches=2"
-        )
-    return None

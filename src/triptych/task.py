@@ -77,7 +77,7 @@ class Classification(pl.LightningModule):
 
         Lightning's own estimate sets the loader up too early for a resumed run to find its place.
         """
-        trainer = self.trainer
+        trainer: Any = self.trainer
         batches = len(trainer.datamodule.train_dataloader())
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)

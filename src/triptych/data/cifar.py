@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych import Refused
-from triptych.data import download
+from triptych import Refused, download
 from triptych.data.source import ImageSet, LabelledImages
 
 

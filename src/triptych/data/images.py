@@ -17,14 +17,14 @@ from torchvision.transforms import v2
 
 from triptych.data.pipeline import Pipeline
 from triptych.data.randomness import permutation, stratified
-from triptych.data.source import ImageSet, LabelledImages, Source
+from triptych.data.source import LabelledImages, Source
 from triptych.model.backbone import Preprocessing
 
 
 class Batch(NamedTuple):
     images: Tensor  # uint8 (B, 3, H, W) from the loader; float (B, 3, S, S) from the pipeline
     labels: Tensor  # int64 (B,), or probabilities (B, C) where images were mixed
-    index: Tensor  # int64 (B,), place in the official set
+    index: Tensor  # type: ignore[assignment]  # int64 (B,), place in the official set
 
 
 class Part(Dataset[Batch]):
@@ -71,7 +71,7 @@ class BatchOrder(Sampler[Tensor]):
         order = torch.arange(self.n)
         if self.seed is not None:
             order = permutation(self.n, self.seed, self.epoch)
-        batches = order.split(self.batch_size)[self.skipped_batches : len(self)]
+        batches = torch.split(order, self.batch_size)[self.skipped_batches : len(self)]
         self.skipped_batches = 0
         return iter([batch[self.rank :: self.world_size] for batch in batches])
 
@@ -89,7 +89,7 @@ class ImageData(pl.LightningDataModule):
     """Training, validation and test images of one source, made ready on the device.
 
     Validation images are taken from the official training set, the test set is never touched.
-    `num_train` and `num_test` take a stratified part. `expects` is to be set before a batch is asked for.
+    `num_train` and `num_test` take a stratified part. Call `expect` before the first batch.
     """
 
     source: Source
@@ -159,8 +159,8 @@ class ImageData(pl.LightningDataModule):
             order.epoch, order.skipped_batches = self._resume_at["epoch"], self._resume_at["batch"]
         return DataLoader(
             part,
-            batch_sampler=order,
-            collate_fn=itself,
+            batch_sampler=order,  # type: ignore[arg-type]
+            collate_fn=itself,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -168,6 +168,7 @@ class ImageData(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        assert self.trainer is not None
         images, labels, index = batch
         if not self.trainer.training:
             return Batch(self.pipeline.evaluation(images), labels, index)
@@ -176,6 +177,7 @@ class ImageData(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Where training goes on: the epoch and the batch in it."""
+        assert self.trainer is not None
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.ready - 1
         batch = loop.epoch_loop.batch_progress.current.ready

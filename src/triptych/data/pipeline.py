@@ -3,6 +3,7 @@
 Shapes: B images of a batch; H, W stored pixels; S pixels a side of the network's input.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ ERASED_SHARE = 0.5  # of the images
 class Pipeline:
     """uint8 (B, 3, H, W) to float (B, 3, S, S): augment in training, resize, scale, normalise.
 
-    `mix` is applied by torchvision to a whole training batch and returns label probabilities (B, C).
+    `mix` is torchvision's, for a whole training batch; it makes labels probabilities (B, C).
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Pipeline:
         self.mix = mix
 
     def training(
-        self, images: Tensor, labels: Tensor, keys: tuple[int | Tensor, ...]
+        self, images: Tensor, labels: Tensor, keys: tuple[int, int, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Images and labels of a training batch; `keys` are seed, epoch and image index (B,)."""
         if self.augment:
@@ -60,7 +61,7 @@ class Pipeline:
         return (pixels - self.mean) / self.std
 
 
-def augment(images: Tensor, seed: int | Tensor, epoch: int | Tensor, index: Tensor) -> Tensor:
+def augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
     """Flip, crop from a padded image and erase: each image by its own key, (B, 3, H, W) uint8."""
     draws = [uniform(seed, epoch, index, column) for column in range(8)]
     images = flip(images, draws[0] < 0.5)
@@ -89,8 +90,10 @@ def erase(
 ) -> Tensor:
     """Black out a rectangle in the chosen images; the other draws are (B,) in [0, 1)."""
     height, width = images.shape[-2:]
-    area = torch.lerp(*area.new_tensor(ERASED_AREA), area) * height * width
-    aspect = torch.lerp(*aspect.new_tensor(ERASED_ASPECT).log(), aspect).exp()
+    least, most = ERASED_AREA
+    area = (least + (most - least) * area) * height * width
+    least, most = map(math.log, ERASED_ASPECT)
+    aspect = (least + (most - least) * aspect).exp()
     tall = (area * aspect).sqrt().round().clamp(1, height)
     wide = (area / aspect).sqrt().round().clamp(1, width)
     top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()

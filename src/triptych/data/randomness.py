@@ -1,7 +1,8 @@
 """Randomness that is keyed, not consumed in sequence.
 
-A draw depends on its keys alone (seed, epoch, image, ...): a resumed run, or one on more devices,
-makes the same draws. The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood, 2014).
+A draw depends on its keys alone (seed, epoch, image, ...): a resumed run, or one on more
+devices, makes the same draws. Keys are mixed by the finaliser of SplitMix64 (Steele, Lea &
+Flood, 2014).
 """
 
 import torch
@@ -29,7 +30,7 @@ def permutation(n: int, *keys: int) -> Tensor:
 
 
 def quotas(num: int, counts: Tensor) -> Tensor:
-    """`num` shared out in proportion to `counts` (C,): rounded down, then the largest remainders up."""
+    """`num` shared out in proportion to `counts` (C,), the rest by largest remainder."""
     shares = num * counts.double() / counts.sum()
     whole = shares.long()
     largest_first = torch.argsort(whole - shares, stable=True)
@@ -38,7 +39,7 @@ def quotas(num: int, counts: Tensor) -> Tensor:
 
 
 def stratified(labels: Tensor, sizes: list[int | None], seed: int) -> list[Tensor]:
-    """Disjoint parts of the labels' positions in the classes' own proportions; None takes what is left.
+    """Disjoint parts of the labels' positions in the classes' proportions; None takes what is left.
 
     Per class, images sorted by a 64-bit hash of (seed, index) go to the parts in turn. Every part
     is int64, ascending.

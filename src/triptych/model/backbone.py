@@ -3,27 +3,13 @@
 Shapes: N images, C classes, F features, S pixels a side of the network's input.
 """
 
-import difflib
-import os
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from triptych import Refused
-from triptych.data.download import reachable
-from triptych.model.weights import first_line, load_weights
-
-# GoogLeNet and Inception v3 differ from the rest in three ways. Their auxiliary heads, which serve
-# training from scratch, torchvision drops with pretrained weights and we drop always: logits are
-# one tensor in every mode. Their constructors warn unless told how to initialise. And pretrained
-# they expect inputs in [-1, 1], so `transform_input` turns ImageNet's normalisation into that.
-AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+from triptych.model.weights import first_line
 
 
 class Preprocessing(NamedTuple):
@@ -72,8 +58,8 @@ class Backbone(nn.Module):
 
 
 def find_head(network: nn.Module) -> str:
-    """The name of the last layer, linear or 1x1 convolution: in every classifier the one that scores."""
-    layers = [
+    """The name of the last layer, linear or 1x1 convolution: the one that scores."""
+    layers: list[str] = [
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)
@@ -93,11 +79,6 @@ def new_head(old: nn.Module, num_classes: int) -> nn.Module:
     return nn.Linear(old.in_features, num_classes, bias=bias)
 
 
-def cached(entry: WeightsEnum) -> Path:
-    """Where torch keeps a file of pretrained weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-
-
 def try_out(backbone: Backbone, name: str) -> None:
     """Raise Refused unless one image of the expected size passes."""
     size = backbone.expects.input_size
@@ -108,94 +89,3 @@ def try_out(backbone: Backbone, name: str) -> None:
         reason = first_line(error)
         raise Refused(f"model.input_size={size}: {name} cannot take it ({reason})") from error
     backbone.train()
-
-
-@dataclass(frozen=True)
-class Torchvision:
-    """Any classifier of torchvision's list.
-
-    `weights`: DEFAULT, another name of the network's weights enum, a checkpoint's path, or None.
-    The last two fields say in the YAML what torchvision knows, for a refusal before torch is loaded.
-    """
-
-    name: str
-    weights: str | None = "DEFAULT"
-    input_size: int | None = None
-    freeze: str = "none"
-    min_input_size: int | None = None
-    known_weights: tuple[str, ...] | None = None
-
-    @property
-    def weights_name(self) -> str | None:
-        return self._entry.name if self._entry else self.weights
-
-    def missing(self) -> str | None:
-        path = self._checkpoint or (self._entry and cached(self._entry))
-        absent = path is not None and not path.is_file()
-        return f"weights of {self.name}: {path.absolute()}" if path and absent else None
-
-    def reachable(self) -> bool:
-        return self._entry is not None and reachable([self._entry.url])
-
-    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
-        backbone = Backbone(self._network(load), num_classes, self._expects(), self.freeze)
-        if load and self._checkpoint:
-            ignored = AUXILIARY_HEADS.get(self.name, ())
-            load_weights(backbone.network, backbone.head_name, self._checkpoint, ignored)
-        if self.input_size is not None:
-            try_out(backbone, self.name)
-        return backbone
-
-    def _network(self, load: bool) -> nn.Module:
-        # torchvision unpickles what lies in TORCH_HOME unguarded; with this, torch.load admits no code.
-        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-        entry = self._entry if load else None
-        bare = {"aux_logits": False, "init_weights": True}
-        arguments = bare if entry is None and self.name in AUXILIARY_HEADS else {}
-        try:
-            network = get_model(self.name, weights=entry, **arguments)
-        except Exception as error:
-            if entry is None:
-                raise
-            reason = first_line(error)
-            raise Refused(f"weights {cached(entry)}: cannot be used ({reason})") from error
-        if self.name in AUXILIARY_HEADS:
-            network.transform_input = self.weights is not None  # type: ignore[assignment]
-        return network
-
-    @property
-    def _checkpoint(self) -> Path | None:
-        is_path = self.weights is not None and self.weights.endswith((".pth", ".pt", ".ckpt"))
-        return Path(self.weights) if self.weights and is_path else None
-
-    @cached_property
-    def _enum(self) -> Any:
-        names = list_models(module=torchvision.models)
-        if self.name not in names:
-            near = ", ".join(difflib.get_close_matches(self.name, names, 3, 0))
-            raise Refused(f"model.name={self.name}: not a classifier of torchvision; near: {near}")
-        return get_model_weights(self.name)
-
-    @cached_property
-    def _entry(self) -> WeightsEnum | None:
-        enum = self._enum
-        if self.weights is None or self._checkpoint:
-            return None
-        if self.weights not in enum.__members__:
-            known = ", ".join(["DEFAULT", *(entry.name for entry in enum)])
-            raise Refused(f"model.weights={self.weights}: may be {known}, null, or a .pth file")
-        entry: WeightsEnum = enum[self.weights]
-        return entry
-
-    def _expects(self) -> Preprocessing:
-        entry = self._entry or self._enum.DEFAULT
-        least = entry.meta.get("min_size", (1, 1))[0]
-        if self.input_size is not None and self.input_size < least:
-            raise Refused(f"model.input_size={self.input_size}: {self.name} takes {least} or more")
-        transforms = entry.transforms()
-        return Preprocessing(
-            input_size=self.input_size or transforms.crop_size[0],
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            interpolation=transforms.interpolation.value,
-        )

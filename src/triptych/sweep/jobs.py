@@ -26,7 +26,7 @@ class Job(NamedTuple):
 def freeze(
     compose: Callable[[list[str]], DictConfig], job_overrides: Sequence[Sequence[str]]
 ) -> list[Job]:
-    """The jobs with their configs as they are now; raises Refused, naming the job, where one is wrong."""
+    """The jobs with their configs as they are now; raises Refused where one is wrong."""
     jobs = []
     for overrides in map(list, job_overrides):
         try:

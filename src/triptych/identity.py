@@ -1,0 +1,60 @@
+"""What makes a run this run: its experiment, its code, its libraries."""
+
+import hashlib
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from triptych.config import Config
+
+LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+
+# Settings that are not part of the experiment: two runs that differ in these alone are the same.
+NOT_THE_EXPERIMENT = """
+    log_dir resume data.root data.num_workers data.source.root data.source.urls
+    checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy
+    trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps
+    trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing
+    trainer.profiler trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark
+""".split()
+
+
+def config_hash(config: Config, *, less: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
+    kept = json.loads(json.dumps(config))
+    for key in (*NOT_THE_EXPERIMENT, *less):
+        *path, last = key.split(".")
+        node = kept
+        for name in path:
+            node = node.get(name) or {}
+        node.pop(last, None)
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def library_versions() -> dict[str, str | None]:
+    """Versions of what the figures depend on; None where a library is not installed."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: installed(name) for name in LIBRARIES}
+
+
+def git_commit() -> str | None:
+    """The commit of the code, `+dirty` behind it where files were changed; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
