@@ -117,7 +117,7 @@ class Screen(logging.Handler):
 
 def speak() -> None:
     """Send log lines to the screen. Before Lightning is imported: it looks for a handler then."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Screen()])
+    logging.basicConfig(format="%(message)s", handlers=[Screen()])
 
 
 def adapted(argument: str) -> str:

@@ -78,13 +78,14 @@ class Journal(Checkpoint):
     def _read_loss(self, trainer: pl.Trainer, task: Classification) -> None:
         sums = trainer.strategy.reduce(task.epoch_loss.read(), reduce_op="sum")
         seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
-        [lr] = {group["lr"] for group in trainer.optimizers[0].param_groups[-1:]}
+        lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's
         bad_batch = task.epoch_loss.include(sums)
         epoch, batch = trainer.current_epoch + 1, task.epoch_loss.num_batches
         if bad_batch is not None:
             raise NotFinite(
                 f"the training loss is {task.epoch_loss.mean} at epoch {epoch} batch {bad_batch}, "
-                f"learning rate {lr:g}\ntry optim.lr={lr / 10:g}, optim.warmup_epochs=1 or "
+                f"optim.lr={task.optim.lr:g}, learning rate by now {lr:g}\n"
+                f"try optim.lr={task.optim.lr / 10:g}, optim.warmup_epochs=1 or "
                 "trainer.gradient_clip_val=1; last.ckpt holds the state before"
             )
         self._train_loss = task.epoch_loss.mean

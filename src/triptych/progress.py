@@ -56,5 +56,8 @@ def hush_lightning() -> None:
     for message in (
         r".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.14, on Lightning's side
         ".*does not have many workers",  # batches are whole: workers would only cost
+        ".*your dataloader is not resumable",  # the DataModule resumes it
+        ".*in eval mode at the start of training",  # a frozen backbone is
+        ".*smaller than the logging interval",  # the loss is read at an epoch's end as well
     ):
         warnings.filterwarnings("ignore", message=message)

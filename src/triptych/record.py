@@ -5,6 +5,8 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -124,11 +126,18 @@ class Record:
         with replacing(folder / f"{split}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    def keep_log(self) -> None:
-        """Send log lines to `train.log` from here on."""
+    @contextmanager
+    def log_kept(self) -> Iterator[None]:
+        """Send log lines to `train.log` as well."""
         handler = logging.FileHandler(self.folder / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logging.getLogger("triptych").setLevel(logging.INFO)
         logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
 
 def finite(value: Any) -> Any:

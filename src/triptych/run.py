@@ -61,14 +61,13 @@ def train(
     task = Classification(backbone, build_optim(config), num_classes=len(data.classes))
 
     record = resumed or Record.create(config, overrides)
-    record.keep_log()
     if started:
         started(str(record.folder))
-    with status_kept(record):
+    with record.log_kept(), status_kept(record):
         record.update(status="running", **facts(data, backbone, network))
         log.info("%s", introduction(data, backbone, network))
         fit_and_test(config, record, task, data)
-    log.info("finished: %s", record.folder)
+        log.info("finished: %s", record.folder)
     return record
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from triptych import Refused
 from triptych.config import CONFIGS, Config, check
 

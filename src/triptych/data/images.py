@@ -181,8 +181,8 @@ class ImageData(pl.LightningDataModule):
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.ready - 1
         batch = loop.epoch_loop.batch_progress.current.ready
-        per_epoch = len(self.train_dataloader())
-        return {"epoch": epoch + batch // per_epoch, "batch": batch % per_epoch}
+        per_epoch = self.trainer.num_training_batches  # as `trainer.limit_train_batches` leaves it
+        return {"epoch": int(epoch + batch // per_epoch), "batch": int(batch % per_epoch)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._resume_at = state

@@ -15,7 +15,7 @@ def hash64(*keys: int | Tensor) -> Tensor:
     """A 64-bit hash (int64) of the keys, which broadcast against each other."""
     state = torch.zeros((), dtype=torch.int64)
     for key in keys:
-        state = _mix(state.to(key.device) + key if isinstance(key, Tensor) else state + key)
+        state = _mix(state + key)  # a scalar joins a tensor on any device, without a copy
     return state
 
 

@@ -1,6 +1,7 @@
 """Weights from a file of one's own."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -14,16 +15,16 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
     file cannot be read, holds code, or belongs to another network.
     """
+    own = network.state_dict()
+    head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(checkpoint.get("state_dict", checkpoint))
+        state = {name: value for name, value in state.items() if not name.startswith(ignored)}
+        if any(name in state and state[name].shape != own[name].shape for name in head_names):
+            state |= {name: own[name] for name in head_names}
     except Exception as error:
         raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error
-    own = network.state_dict()
-    head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
-    state = {name: value for name, value in state.items() if not name.startswith((*ignored, "\0"))}
-    if any(name in state and state[name].shape != own[name].shape for name in head_names):
-        state |= {name: own[name] for name in head_names}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -32,5 +33,7 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """What an exception says, in one line, less torch's advice to lift its guard against code."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors, or is damaged"
     return (str(error) or type(error).__name__).splitlines()[0][:200]
