@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from triptych import Refused
 from triptych.model.backbone import Backbone
 
 
@@ -31,7 +32,15 @@ class Optim:
     def build(
         self, backbone: Backbone, steps_per_epoch: int, total_steps: int
     ) -> tuple[Optimizer, LRScheduler]:
-        """Optimizer over what trains, and a schedule to be stepped once a step."""
+        """Optimizer over what trains, and a schedule to be stepped once a step.
+
+        Raises Refused where the schedule falls towards an end and training has none.
+        """
+        if self.schedule != "constant" and total_steps < 1:
+            raise Refused(
+                f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
+                "trainer.max_steps, or choose constant"
+            )
         optimizer = self.optimizer(self.groups(backbone))
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]

@@ -68,12 +68,13 @@ class BatchOrder(Sampler[Tensor]):
         return math.ceil(self.n / self.batch_size) - too_few
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator, for a loader with workers calls iter() twice and draws from the second.
         order = torch.arange(self.n)
         if self.seed is not None:
             order = permutation(self.n, self.seed, self.epoch)
-        batches = torch.split(order, self.batch_size)[self.skipped_batches : len(self)]
-        self.skipped_batches = 0
-        return iter([batch[self.rank :: self.world_size] for batch in batches])
+        first, self.skipped_batches = self.skipped_batches, 0
+        for batch in torch.split(order, self.batch_size)[first : len(self)]:
+            yield batch[self.rank :: self.world_size]
 
 
 def digest(*tensors: Tensor) -> str:

@@ -1,7 +1,6 @@
 """Pictures of a run, as matplotlib figures that belong to nobody but the caller (no pyplot)."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from triptych.files import replacing
 
 MAX_IMAGES = 32
 MAX_WRITTEN_CLASSES = 20  # beyond, counts would be too small to read
@@ -61,12 +62,8 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG; whoever looks at `path` meanwhile sees the old picture or the new one, whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

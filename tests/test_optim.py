@@ -1,0 +1,222 @@
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+
+from triptych import Refused
+from triptych.data.images import ImageData
+from triptych.data.shapes import Shapes
+from triptych.model.backbone import Backbone, Preprocessing
+from triptych.optim import Optim
+from triptych.task import Classification
+
+EXPECTS = Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def small(freeze: str = "none") -> Backbone:
+    """Two convolutions with norm layers, and a head for ten classes."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1, bias=False),
+        nn.GroupNorm(2, 4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 7),
+    )
+    return Backbone(network, 10, EXPECTS, freeze)
+
+
+def sgd(**options: Any) -> Optim:
+    return Optim(**{"optimizer": torch.optim.SGD, "lr": 0.1} | options)
+
+
+def rates(optim: Optim, total_steps: int, steps_per_epoch: int = 10) -> list[float]:
+    """The head's rate at every step of a training."""
+    optimizer, schedule = optim.build(small(), steps_per_epoch, total_steps)
+    seen = []
+    for _ in range(total_steps):
+        seen.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+# Groups.
+
+
+def test_weights_decay_and_norm_layers_and_biases_do_not() -> None:
+    backbone = small()
+    groups = sgd(weight_decay=0.01).groups(backbone)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for module in backbone.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = name == "weight" and isinstance(module, nn.Conv2d | nn.Linear)
+            assert decay[id(parameter)] == (0.01 if is_weight else 0)
+
+
+def test_the_head_has_its_own_rate_and_comes_last() -> None:
+    backbone = small()
+    groups = sgd(lr=0.1, backbone_lr=0.002, weight_decay=0.01).groups(backbone)
+    assert [group["lr"] for group in groups] == [0.002, 0.002, 0.1, 0.1]
+    last = {id(p) for group in groups[2:] for p in group["params"]}
+    assert last == {id(p) for p in backbone.head.parameters()}
+
+
+def test_a_rate_of_zero_below_the_head_is_a_rate() -> None:
+    assert [group["lr"] for group in sgd(backbone_lr=0.0).groups(small())] == [0.0, 0.1]
+
+
+@settings(deadline=None)
+@given(
+    freeze=st.sampled_from(["none", "backbone"]),
+    backbone_lr=st.none() | st.floats(0, 1),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+)
+def test_every_trainable_parameter_is_in_one_group_and_no_other_parameter_in_any(
+    freeze: str, backbone_lr: float | None, weight_decay: float
+) -> None:
+    backbone = small(freeze)
+    groups = sgd(backbone_lr=backbone_lr, weight_decay=weight_decay).groups(backbone)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert all(group["params"] for group in groups)
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in backbone.parameters() if p.requires_grad}
+
+
+def test_a_frozen_backbone_leaves_the_head_alone_to_the_optimizer() -> None:
+    backbone = small("backbone")
+    optimizer, _ = sgd().build(backbone, 10, 10)
+    [group] = optimizer.param_groups
+    assert [p.shape for p in group["params"]] == [(10, 4), (10,)]
+
+
+def test_the_optimizer_gets_rate_and_decay_of_each_group() -> None:
+    optim = Optim(optimizer=torch.optim.AdamW, lr=0.1, backbone_lr=0.01, weight_decay=0.05)
+    optimizer, _ = optim.build(small(), 10, 10)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert found == [(0.01, 0.05), (0.01, 0.0), (0.1, 0.05), (0.1, 0.0)]
+
+
+# Schedules.
+
+
+def test_a_constant_rate_stays() -> None:
+    assert rates(sgd(), 25) == [0.1] * 25
+
+
+def test_a_cosine_is_torchs_annealing_to_zero() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    oracle = CosineAnnealingLR(optimizer, T_max=40)
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        oracle.step()
+    assert rates(sgd(schedule="cosine"), 40) == pytest.approx(expected)
+
+
+def test_the_last_step_of_a_cosine_still_learns_a_little() -> None:
+    last = rates(sgd(schedule="cosine"), 40)[-1]
+    assert last == pytest.approx(0.1 * (1 + math.cos(math.pi * 39 / 40)) / 2)
+    assert last > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_warm_up_rises_linearly_to_the_full_rate_at_its_end(schedule: str) -> None:
+    seen = rates(sgd(schedule=schedule, warmup_epochs=0.4), 20)
+    assert seen[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    behind = [1.0 if schedule == "constant" else (1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
+    assert seen[4:] == pytest.approx([0.1 * factor for factor in behind])
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["constant", "cosine"]),
+    st.integers(0, 60),
+    st.integers(0, 40),
+    st.integers(1, 40),
+)
+def test_the_share_of_the_rate_is_never_below_zero_nor_above_one(
+    schedule: str, step: int, warmup_steps: int, total_steps: int
+) -> None:
+    assert 0 <= sgd(schedule=schedule).factor(step, warmup_steps, total_steps) <= 1
+
+
+def test_onecycle_is_torchs_with_each_groups_rate_for_its_peak() -> None:
+    optimizer, schedule = sgd(schedule="onecycle", backbone_lr=0.01).build(small(), 10, 30)
+    assert isinstance(schedule, OneCycleLR)
+    seen = []
+    for _ in range(30):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    below, head = zip(*seen, strict=True)
+    assert max(below) == pytest.approx(0.01, rel=0.02)
+    assert max(head) == pytest.approx(0.1, rel=0.02)
+    assert head[0] == pytest.approx(0.1 / 25)
+    assert head[-1] < 1e-4 * head[0]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+@pytest.mark.parametrize("total_steps", [0, -20])
+def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
+    schedule: str, total_steps: int
+) -> None:
+    with pytest.raises(Refused, match=rf"optim\.schedule={schedule}.*trainer\.max_epochs"):
+        sgd(schedule=schedule).build(small(), 10, total_steps)
+
+
+# Steps, counted by a real Trainer.
+
+
+@pytest.mark.parametrize(
+    ("options", "steps_per_epoch", "total_steps"),
+    [
+        ({}, 7, 14),
+        ({"accumulate_grad_batches": 2}, 4, 8),
+        ({"limit_train_batches": 3}, 3, 6),
+        ({"limit_train_batches": 0.5}, 3, 6),
+        ({"limit_train_batches": 100, "accumulate_grad_batches": 3}, 3, 6),
+        ({"max_steps": 5}, 7, 5),
+        ({"max_epochs": -1, "max_steps": 9}, 7, 9),
+        ({"max_epochs": None, "max_steps": 9, "accumulate_grad_batches": 7}, 1, 9),
+        ({"max_steps": 50}, 7, 14),
+    ],
+)
+def test_the_planned_steps_are_the_steps_taken(
+    options: dict[str, Any], steps_per_epoch: int, total_steps: int
+) -> None:
+    data = ImageData(
+        source=Shapes(num_train=60, num_test=10, seed=0),
+        batch_size=8,
+        augment="none",
+        mix="none",
+        num_train=None,
+        num_val=10,
+        num_test=None,
+        split_seed=0,
+        num_workers=0,
+        seed=0,
+    )
+    data.setup()
+    data.expect(EXPECTS)
+    task = Classification(small(), sgd(schedule="onecycle"), num_classes=10)
+    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        **silent | {"max_epochs": 2} | options,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(task, datamodule=data)
+    assert task.planned_steps() == (steps_per_epoch, total_steps)
+    assert trainer.global_step == total_steps

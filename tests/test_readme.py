@@ -1,0 +1,111 @@
+"""The README says what is so: its commands, paths, targets and recipes."""
+
+import itertools
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+import triptych.data
+import triptych.model
+from triptych.config import CONFIGS, Config, check, plain
+from triptych.door import adapted
+from triptych.run import train
+
+ROOT = CONFIGS.parent
+README = (ROOT / "README.md").read_text()
+FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", README, re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"python (\w+\.py [^#`\n]*)", README)))
+
+
+def blocks() -> dict[str, str]:
+    """Files that the recipes write, by the path in their first comment."""
+    dedented = [re.sub(r"^   ", "", block, flags=re.MULTILINE) for block in FENCED]
+    return {block.splitlines()[0].removeprefix("# "): block for block in dedented}
+
+
+@pytest.fixture
+def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the configs with the recipes' files, their modules importable."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    for path, text in blocks().items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    for package in (triptych.data, triptych.model):
+        here = str(tmp_path / "src" / package.__name__.replace(".", "/"))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, here])
+    return tmp_path
+
+
+def composed(configs: Path, overrides: list[str]) -> Config:
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        config = plain(compose("train", [adapted(override) for override in overrides]))
+    check(config)
+    return config
+
+
+def test_there_are_two_recipes_of_two_files_each() -> None:
+    assert sorted(blocks()) == [
+        *("configs/data/stripes.yaml", "configs/model/my_net.yaml"),
+        *("src/triptych/data/stripes.py", "src/triptych/model/my_net.py"),
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_composes(command: str, followed: Path) -> None:
+    door, *words = shlex.split(command)
+    assert (ROOT / door).is_file()
+    overrides = [w for w in words if not w.startswith(("-", "resume="))]
+    sweep = [
+        [f"{key}={value}" for value in values.split(",")]
+        for key, _, values in (override.partition("=") for override in overrides)
+    ]
+    for job in itertools.product(*sweep):
+        composed(followed / "configs", list(job))
+
+
+def test_the_commands_were_found() -> None:
+    assert len(COMMANDS) >= 8
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    named = set(re.findall(r"make (\w+)", README)) - {"it"}
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "help", "tensorboard"} <= named
+    assert named <= targets
+
+
+def test_every_path_that_is_named_exists() -> None:
+    named = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    named |= set(re.findall(r"(?:configs|src|tests|docs)/[\w/.]*\w", README))
+    named -= set(blocks())
+    assert len(named) >= 10
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_every_choice_that_the_table_of_settings_names_exists() -> None:
+    for group in ("model", "data", "optim", "experiment"):
+        [row] = re.findall(rf"^\| `{group}` \|(.*)\|$", README, re.MULTILINE)
+        named = set(re.findall(r"`(\w+)`", row))
+        assert named == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+
+
+def test_the_recipes_followed_to_the_letter_give_finished_runs(followed: Path) -> None:
+    small = ["data.num_test=20", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    small += [f"log_dir={followed / 'logs'}"]
+    shapes = ["data=shapes", "model=my_net", "data.num_train=64", "data.num_val=20"]
+    network = train(composed(followed / "configs", [*shapes, *small]), [])
+    stripes = ["data=stripes", "model=googlenet", "model.weights=null", "model.input_size=32"]
+    data = train(composed(followed / "configs", [*stripes, *small]), [])
+    assert network.facts["status"] == data.facts["status"] == "finished"
+    assert network.facts["model"] == "my_net"
+    assert data.facts["data"] == "stripes"
+    assert np.load(data.folder / "predictions" / "test.npz")["logits"].shape == (20, 2)
+
+
+def test_it_has_at_most_200_lines() -> None:
+    assert len(README.splitlines()) <= 200
