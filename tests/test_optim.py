@@ -133,8 +133,8 @@ def test_the_last_step_of_a_cosine_still_learns_a_little() -> None:
 def test_a_warm_up_rises_linearly_to_the_full_rate_at_its_end(schedule: str) -> None:
     seen = rates(sgd(schedule=schedule, warmup_epochs=0.4), 20)
     assert seen[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
-    behind = [1.0 if schedule == "constant" else (1 + math.cos(math.pi * k / 16)) / 2 for k in range(16)]
-    assert seen[4:] == pytest.approx([0.1 * factor for factor in behind])
+    cosine = [0.05 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    assert seen[4:] == pytest.approx([0.1] * 16 if schedule == "constant" else cosine)
 
 
 @settings(deadline=None)
@@ -189,6 +189,8 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
         ({"max_epochs": -1, "max_steps": 9}, 7, 9),
         ({"max_epochs": None, "max_steps": 9, "accumulate_grad_batches": 7}, 1, 9),
         ({"max_steps": 50}, 7, 14),
+        ({"overfit_batches": 2}, 2, 4),
+        ({"fast_dev_run": 3}, 3, 3),
     ],
 )
 def test_the_planned_steps_are_the_steps_taken(

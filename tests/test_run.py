@@ -68,7 +68,7 @@ def the_folder(log_dir: Path) -> Path:
 
 def test_a_finished_run_has_every_file_and_field_of_the_design(finished: Record) -> None:
     facts = json.loads((finished.folder / "run.json").read_text())
-    assert list(sorted(facts)) == sorted(FIELDS)
+    assert sorted(facts) == sorted(FIELDS)
     assert facts["status"] == "finished"
     assert facts["num_epochs"] == 2
     assert facts["best_epoch"] in (1, 2)
@@ -210,12 +210,15 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
     np.testing.assert_array_equal(predictions(resumed)["logits"], predictions(finished)["logits"])
     once, twice = finished.facts["metrics"], resumed.facts["metrics"]
     assert twice == once
+    assert 0 < resumed.facts["train_seconds"] < 60
     rows = [(r / "metrics.csv").read_text().splitlines() for r in (finished.folder, folder)]
     assert {row.split(",")[1] for row in rows[1]} >= {row.split(",")[1] for row in rows[0]}
 
 
 def test_the_paper_recipe_scores_the_last_epoch(run: Run) -> None:
-    record = run("checkpoint.score=last", "++trainer.max_epochs=3", "++trainer.limit_train_batches=2")
+    record = run(
+        "checkpoint.score=last", "++trainer.max_epochs=3", "++trainer.limit_train_batches=2"
+    )
     assert record.facts["best_epoch"] == record.facts["num_epochs"] == 3
 
 
@@ -341,7 +344,25 @@ def test_googlenet_learns_drawings_from_scratch_and_not_too_well(run: Run) -> No
 
 
 def test_real_images_go_through_a_run(real_cifar10: Path, run: Run) -> None:
-    record = run("data=cifar10", f"data.root={real_cifar10}", "data.num_val=50", "++trainer.max_epochs=1")
+    record = run(
+        "data=cifar10", f"data.root={real_cifar10}", "data.num_val=50", "++trainer.max_epochs=1"
+    )
     assert record.facts["data"] == "cifar10"
     assert record.facts["num_test"] == 35
     assert len(predictions(record)["labels"]) == 35
+
+
+def test_resuming_takes_no_other_setting(finished: Record, tmp_path: Path) -> None:
+    resume = f"resume={finished.folder}"
+    with pytest.raises(Refused, match="without trainer.max_epochs=9"):
+        train(composed(tmp_path, resume), [resume, "trainer.max_epochs=9"])
+
+
+def test_settings_that_an_optimizer_does_not_take_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"optim.optimizer: .*Adam .*momentum"):
+        train(composed(tmp_path, "+optim.optimizer.momentum=0.9"), [])
+
+
+@pytest.mark.parametrize("trainer", ["++trainer.fast_dev_run=true", "++trainer.logger=false"])
+def test_a_run_finishes_with_less_of_lightning(trainer: str, run: Run) -> None:
+    assert run(trainer, "++trainer.max_epochs=1").facts["status"] == "finished"

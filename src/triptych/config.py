@@ -4,14 +4,28 @@
 knows its arguments.
 """
 
-import math
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from triptych import Refused, nearest
+from triptych.rules import (
+    ENDLESS,
+    FLAG,
+    FREE,
+    NAMES,
+    NODE,
+    NODES,
+    RGB,
+    TEXT,
+    Rule,
+    count,
+    number,
+    one_of,
+)
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -28,40 +42,12 @@ TRAINER_ARGUMENTS = """
     default_root_dir enable_autolog_hparams model_registry
 """.split()
 
-
-class Rule(NamedTuple):
-    says: str
-    holds: Callable[[Any], bool]
-
-    def or_null(self) -> "Rule":
-        return Rule(f"{self.says}, or null", lambda value: value is None or self.holds(value))
-
-
-def count(least: int, most: int = 2**63 - 1) -> Rule:
-    says = f"a whole number of at least {least}" + (f", at most {most}" if most < 2**63 - 1 else "")
-    return Rule(says, lambda v: type(v) is int and least <= v <= most)
-
-
-def number(least: float, below: float = math.inf, *, above: bool = False) -> Rule:
-    says = f"a number {'above' if above else 'of at least'} {least:g}"
-    says += f" and below {below:g}" if below < math.inf else ""
-
-    def holds(value: Any) -> bool:
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        return is_number and (value > least if above else value >= least) and value < below
-
-    return Rule(says, holds)
-
-
-def one_of(*choices: str) -> Rule:
-    return Rule(", ".join(choices), lambda value: value in choices)
-
-
-TEXT = Rule("a text", lambda value: type(value) is str and value != "")
-FLAG = Rule("true or false", lambda value: type(value) is bool)
-FREE = Rule("anything", lambda value: True)
-
-REQUIRED = ("data.source", "model.name", "optim.lr", "optim.optimizer")
+REQUIRED = """
+    seed log_dir resume checkpoint.score checkpoint.keep_last checkpoint.every_n_steps data.name
+    data.source data.batch_size data.augment data.mix data.num_train data.num_val data.num_test
+    data.split_seed data.num_workers model._target_ model.name optim.name optim.lr optim.optimizer
+    trainer.max_epochs trainer.accelerator
+""".split()
 
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -78,21 +64,24 @@ RULES: dict[str, Rule] = {
     "data.num_train": count(1).or_null(),
     "data.num_val": count(1),
     "data.num_test": count(1).or_null(),
-    "data.split_seed": count(0, 2**63 - 1),
+    "data.split_seed": count(0),
     "data.num_workers": count(0),
-    "data.source": FREE,
+    "data.source": NODE,
+    "data.source.num_train": count(1).or_null(),
+    "data.source.num_test": count(1).or_null(),
+    "data.source.seed": count(0),
     "model._target_": TEXT,
     "model.name": TEXT,
     "model.weights": TEXT.or_null(),
     "model.input_size": count(1).or_null(),
     "model.freeze": one_of("none", "backbone"),
     "model.min_input_size": count(1).or_null(),
-    "model.known_weights": FREE,
-    "model.network": FREE,
-    "model.mean": FREE,
-    "model.std": FREE,
+    "model.known_weights": NAMES.or_null(),
+    "model.network": NODE,
+    "model.mean": RGB,
+    "model.std": RGB,
     "optim.name": TEXT,
-    "optim.optimizer": FREE,
+    "optim.optimizer": NODE,
     "optim.lr": number(0, above=True),
     "optim.backbone_lr": number(0, above=True).or_null(),
     "optim.weight_decay": number(0),
@@ -100,8 +89,13 @@ RULES: dict[str, Rule] = {
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
-    "trainer.max_epochs": count(-1),
-    "trainer.max_steps": count(-1),
+    **dict.fromkeys(("trainer.callbacks", "trainer.logger", "trainer.plugins"), NODES.or_null()),
+    "trainer.accelerator": TEXT,
+    "trainer.max_epochs": ENDLESS,
+    "trainer.max_steps": ENDLESS,
+    "trainer.limit_train_batches": number(0, above=True).or_null(),
+    "trainer.detect_anomaly": FLAG,
+    "trainer.enable_progress_bar": FLAG.or_null(),
     "trainer.num_nodes": count(1),
     "trainer.accumulate_grad_batches": count(1),
     "trainer.log_every_n_steps": count(1),
@@ -120,65 +114,67 @@ def plain(config: DictConfig) -> Config:
 
 def check(config: Config) -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
-    problems = [*broken_rules(config), *contradictions(config)]
+    problems = [*broken_rules(config)] or [*contradictions(config)]
     if problems:
         raise Refused("\n".join(problems[:3]))
 
 
 def broken_rules(config: Config) -> Iterator[str]:
-    for key, value in settings(config):
+    present = dict(settings(config))
+    for key, value in present.items():
         if key not in RULES:
             yield unknown(key)
         elif value == "???":
             yield f"{key}: must be given, {RULES[key].says}"
         elif not RULES[key].holds(value):
-            yield f"{key}={'null' if value is None else value}: must be {RULES[key].says}"
-    present = dict(settings(config))
+            yield f"{key}={shown(value)}: must be {RULES[key].says}"
     yield from (
-        f"{key} is missing"
-        for key in ("data.source", "model.name", "optim.lr")
-        if key not in present
+        f"{key}: missing, must be {RULES[key].says}" for key in REQUIRED if key not in present
     )
 
 
+def shown(value: Any) -> str:
+    """A value in a line of its own, spelled as in YAML where Python spells it otherwise."""
+    spelled = {None: "null", True: "true", False: "false"}
+    is_python = value is None or type(value) is bool
+    return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
+
+
 def settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting under its dotted key; not what a foreign `_target_` takes."""
+    """Every setting under its dotted key; of what a foreign `_target_` takes, those of `RULES`."""
     for name, value in config.items():
         key = f"{prefix}{name}"
-        if key in RULES or not isinstance(value, dict):
+        is_setting = key in RULES
+        if is_setting or not isinstance(value, dict):
             yield key, value
-        else:
+        if isinstance(value, dict):
             foreign = not str(value.get("_target_", "triptych.")).startswith("triptych.")
             inner = settings(value, f"{key}.")
-            yield from ((k, v) for k, v in inner if k in RULES or not foreign)
+            yield from ((k, v) for k, v in inner if k in RULES or not (is_setting or foreign))
 
 
 def contradictions(config: Config) -> Iterator[str]:
-    """What no setting shows by itself. Silent where a setting involved is broken already."""
-    data, model = config.get("data", {}), config.get("model", {})
-    source = data.get("source") or {}
-    train = (data.get("num_train") or 1, data.get("num_val"), source.get("num_train"))
-    if all(type(n) is int for n in train) and train[0] + train[1] > train[2]:
-        more = f"with data.num_train={train[0]} more than the {train[2]} training images"
-        yield f"data.num_val={train[1]}: {more}"
-    test = (data.get("num_test"), source.get("num_test"))
-    if all(type(n) is int for n in test) and test[0] > test[1]:
-        yield f"data.num_test={test[0]}: there are {test[1]} test images"
-    trainer = config.get("trainer", {})
-    if (
-        trainer.get("max_epochs") in (-1, 0)
-        and trainer.get("max_steps", -1) == -1
-        and not trainer.get("max_time")
-    ):
-        yield "trainer.max_epochs: without it, trainer.max_steps or trainer.max_time must be given"
-    size = (model.get("input_size"), model.get("min_input_size"))
-    if all(type(n) is int for n in size) and size[0] < size[1]:
-        yield f"model.input_size={size[0]}: {model['name']} takes {size[1]} or more"
+    """What no setting shows by itself, in a config whose every setting is right by itself."""
+    data, model, trainer = config["data"], config["model"], config["trainer"]
+    for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
+    if for_train and (data["num_train"] or 1) + data["num_val"] > for_train:
+        beside = f"data.num_train={data['num_train'] or 'null (one at least)'}"
+        yield f"data.num_val={data['num_val']}: with {beside} more than {for_train} training images"
+    if for_test and (data["num_test"] or 1) > for_test:
+        yield f"data.num_test={data['num_test']}: there are {for_test} test images"
+    endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
+    if endless and not trainer.get("max_time"):
+        yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
+    size, least = model.get("input_size"), model.get("min_input_size")
+    if size and least and size < least:
+        yield f"model.input_size={size}: {model['name']} takes {least} or more"
     weights, known = model.get("weights"), model.get("known_weights")
-    if type(weights) is str and known and weights not in ["DEFAULT", *known] and "." not in weights:
-        yield f"model.weights={weights}: must be DEFAULT, {', '.join(known)}, null, or a .pth file"
+    is_path = weights is not None and weights.endswith((".pth", ".pt", ".ckpt"))
+    if weights is not None and known and not is_path and weights not in ["DEFAULT", *known]:
+        may = f"DEFAULT, {', '.join(known)}, null, or a .pth file"
+        yield f"model.weights={shown(weights)}: must be {may}"
 
 
 def unknown(key: str) -> str:
     """What to say of a setting that does not exist."""
-    return f"{key}: no such setting; near: {nearest(key, RULES)}"
+    return f"{shown(key)}: no such setting; near: {nearest(key, RULES)}"

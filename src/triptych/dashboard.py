@@ -92,10 +92,14 @@ def per_class_table(trainer: pl.Trainer, task: Classification) -> str:
 
 
 def show_hyperparameters(
-    trainer: pl.Trainer, settings: dict[str, Any], metrics: dict[str, float]
+    trainer: pl.Trainer, facts: dict[str, Any], optim: dict[str, Any], metrics: dict[str, float]
 ) -> None:
     """Fill the HPARAMS tab, a row a run; `best/...` is the scored epoch's validation."""
-    shown = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+    # TensorBoard's table shows five hyper-parameters, and columns in this order.
+    settings = {name: facts[name] for name in ("model", "data", "seed")}
+    settings |= {"optimizer": optim["name"], "lr": optim["lr"]}
+    ordered = sorted(metrics, key=lambda name: ("test/" not in name, "accuracy" not in name))
+    shown = {name.replace("val/", "best/"): metrics[name] for name in ordered}
     for writer in writers(trainer):
         for name in shown.keys() - metrics.keys():
             writer.add_scalar(name, shown[name], trainer.global_step)

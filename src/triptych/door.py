@@ -5,6 +5,7 @@ Nothing here imports torch: a refusal and `--help` cost what an empty Hydra prog
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from triptych import Refused, nearest
 if TYPE_CHECKING:
     from triptych.config import Config
 
+# What Hydra reads as a list, a mapping, a number or no text at all.
+NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
 FLAGS = """
@@ -48,6 +51,8 @@ def open_door(verb: str, task: str) -> None:
         if wants_traceback:
             raise
         sys.exit(refuse(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def compose(verb: str) -> tuple["Config", list[str]] | None:
@@ -56,7 +61,7 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import CONFIGS, check, plain
@@ -64,17 +69,21 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
     composed: list[tuple[DictConfig, list[str]]] = []
 
     def keep(config: DictConfig) -> None:
-        composed.append((config, list(HydraConfig.get().overrides.task)))
+        # As typed: an override may be an interpolation, which resolves in the config alone.
+        overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+        composed.append((config, overrides))
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(keep)()
         if not composed:
             return None
+        if len(composed) > 1:
+            raise Refused("hydra/launcher: must be processes, which keeps the jobs apart")
         [(config, overrides)] = composed
         settings = plain(config)
     except Refused:
         raise
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         raise Refused(explain(error)) from error
     check(settings)
     return settings, overrides
@@ -95,15 +104,17 @@ def refuse(error: Refused) -> int:
 
 def read_env(path: Path) -> None:
     """Take `SETTINGS` from a `.env` where the environment lacks them; an empty value is none."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    for line in lines:
-        name, found, value = line.partition("=")
-        name = name.removeprefix("export ").strip()
-        if found and name in SETTINGS:
-            os.environ.setdefault(name, value.strip().strip("'\""))
     for name in SETTINGS:
         if os.environ.get(name) == "":
             del os.environ[name]
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in lines:
+        name, _, value = line.strip().removeprefix("export ").partition("=")
+        name, value = name.strip(), value.strip()
+        quoted = value.startswith(("'", '"'))
+        value = value[1:].partition(value[0])[0] if quoted else value.partition(" #")[0].strip()
+        if value and name in SETTINGS:
+            os.environ.setdefault(name, value if quoted else os.path.expanduser(value))
 
 
 class Screen(logging.Handler):
@@ -122,13 +133,18 @@ def speak() -> None:
 
 def adapted(argument: str) -> str:
     """`++trainer.x=` for `trainer.x=`, x any argument of the Trainer; the rest as it is."""
-    from triptych.config import TRAINER_ARGUMENTS
+    from triptych.config import CONFIGS, TRAINER_ARGUMENTS
 
-    name = argument.partition("=")[0]
+    name, is_set, value = argument.partition("=")
     if argument.startswith("-"):
         if name not in FLAGS:
             raise Refused(f"{argument}: no such flag; near: {nearest(name, FLAGS)}")
         return argument
+    if name and is_set and (CONFIGS / name).is_dir() and NO_CHOICE.fullmatch(value):
+        choices = ", ".join(sorted(path.stem for path in (CONFIGS / name).glob("*.yaml")))
+        raise Refused(f"{argument}: must be one of {choices}")
+    if not name:
+        raise Refused(f"{argument}: must be key=value")
     group, dot, key = name.lstrip("+~").partition(".")
     if group != "trainer" or not dot or key.split(".")[0] not in TRAINER_ARGUMENTS:
         return argument
@@ -138,6 +154,7 @@ def adapted(argument: str) -> str:
 def explain(error: Exception) -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
     from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import unknown
 
@@ -151,6 +168,10 @@ def explain(error: Exception) -> str:
         return unknown(lines[0].split("'")[1])
     if lines and lines[0].startswith("Ambiguous value for argument"):
         return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
+    if isinstance(error, OSError) and error.errno:  # Hydra writes a sweep's choices into a folder
+        return f"log_dir: cannot be written to ({error})"
+    if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
+        return f"{error.full_key}: {lines[0]}"
     return "\n".join(lines[:3]) or type(error).__name__
 
 

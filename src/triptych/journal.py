@@ -58,7 +58,7 @@ class Journal(Checkpoint):
     # The loss: read at the interval, never in between.
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._clock = time.monotonic()
+        self._clock = time.monotonic()  # behind the last epoch's pictures and checkpoint
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
@@ -111,6 +111,8 @@ class Journal(Checkpoint):
             self._choose(trainer, {"train/loss": self._train_loss} | values)
             self._keep_predictions(trainer, pl_module, "val")
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            if pl_module.epoch_loss.unread:
+                self._read_loss(trainer, pl_module)
             self._save(trainer)
 
     def _choose(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
@@ -181,9 +183,9 @@ class Journal(Checkpoint):
                 torch.cuda.set_rng_state_all(self._generators["cuda"])
             self._generators = None
 
-    # Signals: behind Lightning, which sets its own before training starts.
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock = time.monotonic()  # a run resumed within an epoch does not start one
+        # Signals here, behind Lightning, which sets its own before training starts.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)
 

@@ -14,7 +14,20 @@ SILENCE_SECONDS = 8.0
 
 def progress() -> Callback:
     """What shows progress on the present output."""
-    return RichProgressBar(refresh_rate=10) if sys.stdout.isatty() else Lines()
+    return Bar(refresh_rate=10) if sys.stdout.isatty() else Lines()
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, counting epochs from 1 as everything else here does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {
+            name: value for name, value in super().get_metrics(*args).items() if name != "v_num"
+        }
 
 
 class Lines(Callback):

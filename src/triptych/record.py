@@ -71,16 +71,26 @@ class Record:
     def open(cls, folder: Path) -> Self:
         """The record of an existing folder; raises Refused where it has none."""
         try:
-            return cls(folder, json.loads((folder / "run.json").read_text()))
-        except (OSError, ValueError) as error:
+            facts = json.loads((folder / "run.json").read_text())
+            if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+                raise ValueError(f"no record of schema {SCHEMA}")
+        except (OSError, ValueError, RecursionError) as error:
             raise Refused(
                 f"{folder}: no run folder, its run.json cannot be read ({error})"
             ) from error
+        return cls(folder, facts)
 
     @property
     def config(self) -> Config:
-        config = OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))
-        assert isinstance(config, dict)
+        """The frozen config; raises Refused where it cannot be read."""
+        path = self.folder / "config.yaml"
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path))
+        except Exception as error:  # of yaml, of omegaconf, of the system: many kinds
+            reason = str(error).partition("\n")[0]
+            raise Refused(f"{path}: cannot be read ({reason})") from error
+        if not isinstance(config, dict):
+            raise Refused(f"{path}: cannot be read (no mapping)")
         return {str(key): value for key, value in config.items()}
 
     def checkpoint(self, name: str) -> Path:
@@ -113,9 +123,9 @@ class Record:
         if not path.exists():
             return
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            rows = [row for row in csv.DictReader(file) if 0 <= step_of(row) <= step]
         with replacing(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -138,6 +148,12 @@ class Record:
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+def step_of(row: dict[str, str]) -> int:
+    """The step of a line of `metrics.csv`; -1 where a killed run left half a line."""
+    step = row["step"] or ""
+    return int(step) if step.isdecimal() else -1
 
 
 def finite(value: Any) -> Any:

@@ -4,7 +4,6 @@ Images and weights are made sure of; the backbone gets its head; the images are 
 backbone expects them; the task learns; its best weights are scored once on the test set.
 """
 
-import inspect
 import logging
 import shlex
 from collections.abc import Callable
@@ -13,11 +12,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import get_class, instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych import Refused, checkpoint
-from triptych.checkpoint import AtomicCheckpointIO
+from triptych.building import build_optim, build_trainer, built
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
@@ -26,8 +23,7 @@ from triptych.ending import status_kept
 from triptych.journal import Journal
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
-from triptych.optim import Optim
-from triptych.progress import hush_lightning, progress
+from triptych.progress import hush_lightning
 from triptych.record import Record
 from triptych.task import Classification
 from triptych.trust import check_foreign
@@ -43,13 +39,11 @@ def train(
     `started` is told the folder as soon as there is one.
     """
     hush_lightning()
-    resumed = Record.open(Path(config["resume"])) if config["resume"] else None
-    if resumed:
-        config = resumed.config
-        check_foreign(config)
+    resumed = reopen(config, overrides) if config["resume"] else None
+    config = resumed.config if resumed else config
     goes_on = resumed is not None and resumed.checkpoint("last").exists()
-    source: Source = instantiate(config["data"]["source"])
-    network: Network = instantiate(config["model"])
+    source: Source = built("data.source", config["data"]["source"])
+    network: Network = built("model", config["model"])
     require([source] if goes_on else [source, network], overrides)
 
     pl.seed_everything(config["seed"], verbose=False)
@@ -68,6 +62,16 @@ def train(
         log.info("%s", introduction(data, backbone, network))
         fit_and_test(config, record, task, data)
         log.info("finished: %s", record.folder)
+    return record
+
+
+def reopen(config: Config, overrides: list[str]) -> Record:
+    """The record of the run to go on with; its own config holds, whatever else was typed."""
+    idle = [o for o in overrides if not o.lstrip("+").startswith(("resume=", "log_dir="))]
+    if idle:
+        raise Refused(f"resume= goes on with the folder's own config, without {' '.join(idle)}")
+    record = Record.open(Path(config["resume"]))
+    check_foreign(record.config)
     return record
 
 
@@ -91,15 +95,6 @@ def build_data(config: Config, source: Source) -> ImageData:
     return ImageData(source=source, seed=config["seed"], **settings)
 
 
-def build_optim(config: Config) -> Optim:
-    """The recipe of learning; on a GPU the optimizer's fused kernels, where it has them."""
-    settings = {name: value for name, value in config["optim"].items() if name != "name"}
-    node = settings.pop("optimizer")
-    has_fused = "fused" in inspect.signature(get_class(node["_target_"])).parameters
-    fused = {"fused": True} if has_fused and torch.cuda.is_available() else {}
-    return Optim(optimizer=instantiate(node, **fused, _partial_=True), **settings)
-
-
 def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, Any]:
     """What the record says of data and network before training."""
     return {
@@ -120,44 +115,12 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
     """What will be trained on what; the head as Fig. 2 of the reference study shows it."""
     size = backbone.expects.input_size
     trained = "the head alone" if backbone.frozen else "all layers"
+    weights = network.weights_name or "random"
     return (
-        f"{network.name}, weights {network.weights_name}, {trained}, input {size}x{size}\n"
+        f"{network.name}, weights {weights}, {trained}, input {size}x{size}\n"
         f"head {backbone.head_name}: {backbone.replaced} -> {backbone.head}\n"
         f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
     )
-
-
-def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer with the config's callbacks and loggers, and ours behind them."""
-    options = {key: value for key, value in config["trainer"].items() if value is not None}
-    own = [instantiate(node) for node in options.pop("callbacks", [])]
-    plugins = [instantiate(node) for node in options.pop("plugins", [])]
-    loggers = [build_logger(node, record) for node in options.pop("logger", [])]
-    if torch.cuda.is_available() and options["accelerator"] in ("auto", "gpu", "cuda"):
-        options.setdefault("precision", "bf16-mixed")
-    if options.pop("enable_progress_bar", True):
-        own.append(progress())
-    has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in own)
-    try:
-        return pl.Trainer(
-            **options,
-            callbacks=[*own, *callbacks],
-            logger=loggers,
-            plugins=[AtomicCheckpointIO(), *plugins],
-            enable_progress_bar=has_bar,
-            use_distributed_sampler=False,  # ours pads nothing: data/images.py
-            default_root_dir=record.folder,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise Refused(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder; a resumed run's curves go on where it stopped."""
-    last = record.checkpoint("last")
-    if last.exists() and node["_target_"].endswith("TensorBoardLogger"):
-        node = {**node, "purge_step": checkpoint.load(last)["global_step"] + 1}
-    return instantiate(node, save_dir=str(record.folder))
 
 
 def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
@@ -180,11 +143,7 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     trainer.test(task, datamodule=data, verbose=False)
 
     metrics = journal.best["metrics"]
-    shown = {key: record.facts[key] for key in ("model", "data", "seed", "weights", "batch_size")}
-    shown |= {"optim": config["optim"]["name"], "lr": config["optim"]["lr"]}
-    show_hyperparameters(
-        trainer, {key: str(v) if v is None else v for key, v in shown.items()}, metrics
-    )
+    show_hyperparameters(trainer, record.facts, config["optim"], metrics)
     if not keeps["keep_last"]:
         last.unlink(missing_ok=True)
     record.end(

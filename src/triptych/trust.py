@@ -12,8 +12,11 @@ from triptych.config import CONFIGS, Config, check
 def check_foreign(config: Config) -> None:
     """Check a config out of a run folder, which may be somebody else's.
 
-    Raises Refused where it names a `_target_` that the installed configs do not.
+    Raises Refused where it names a `_target_` that the installed configs do not, or holds an
+    interpolation, which could make one: a run folder's config is resolved.
     """
+    if "${" in repr(config):
+        raise Refused("config.yaml: holds an interpolation ${...}; write its value there instead")
     installed = map(OmegaConf.load, CONFIGS.rglob("*.yaml"))
     trusted = {target for node in installed for target in targets(OmegaConf.to_container(node))}
     for target in targets(config):

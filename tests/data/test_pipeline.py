@@ -154,6 +154,14 @@ def test_half_of_the_images_are_mirrored(uncropped: Tensor) -> None:
     assert 0.455 < (lightest < 16).float().mean() < 0.545
 
 
+def test_whether_an_image_is_erased_has_nothing_to_do_with_its_being_mirrored(
+    uncropped: Tensor,
+) -> None:
+    mirrored = uncropped[:, 0].amax(1).argmax(1) < 16
+    erased = (uncropped == 0).flatten(1).any(1)
+    assert 0.455 < (mirrored == erased).float().mean() < 0.545
+
+
 def test_half_of_the_images_lose_between_2_and_33_percent_of_their_area(uncropped: Tensor) -> None:
     erased = (uncropped == 0).all(1).float().mean((1, 2))
     assert 0.455 < (erased > 0).float().mean() < 0.545

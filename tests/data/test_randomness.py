@@ -62,9 +62,9 @@ def test_uniform_draws_lie_in_the_unit_interval_and_fill_it_evenly() -> None:
 @pytest.mark.parametrize("neighbours", ["images", "columns", "epochs", "seeds"])
 def test_draws_of_neighbouring_keys_are_nearly_uncorrelated(neighbours: str) -> None:
     """The standard error is 0.007 (n = 20,000)."""
-    here, step = [0, 0, torch.arange(20_000), 0], {"seeds": 0, "epochs": 1, "images": 2}
-    there = list(here)
-    there[step.get(neighbours, 3)] = there[step.get(neighbours, 3)] + 1
+    names = ["seeds", "epochs", "images", "columns"]
+    here: list[int | Tensor] = [0, 0, torch.arange(20_000), 0]
+    there = [key + (name == neighbours) for key, name in zip(here, names, strict=True)]
     pairs = torch.stack([uniform(*here), uniform(*there)])
     assert abs(torch.corrcoef(pairs)[0, 1].item()) < 0.03
 

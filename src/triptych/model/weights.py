@@ -32,7 +32,7 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
         raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, in one line, less torch's advice to lift its guard against code."""
     if isinstance(error, UnpicklingError):
         return "it holds more than tensors, or is damaged"

@@ -64,10 +64,9 @@ class Torchvision:
         # torchvision unpickles what lies in TORCH_HOME unguarded: this bars code from it.
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         entry = self._entry if load else None
-        bare = {"aux_logits": False, "init_weights": True}
-        arguments = bare if entry is None and self.name in AUXILIARY_HEADS else {}
+        told = self._told_by_weights if entry is None else {}
         try:
-            network: nn.Module = get_model(self.name, weights=entry, **arguments)
+            network: nn.Module = get_model(self.name, weights=entry, **told)
         except Exception as error:
             if entry is None:
                 raise
@@ -76,6 +75,15 @@ class Torchvision:
         if self.name in AUXILIARY_HEADS:
             network.transform_input = self.weights is not None  # type: ignore[assignment]
         return network
+
+    @property
+    def _told_by_weights(self) -> dict[str, Any]:
+        """What a constructor learns from pretrained weights, and must be told without them."""
+        if self.name in AUXILIARY_HEADS:
+            return {"aux_logits": False, "init_weights": True}
+        if self.name.startswith("vit_"):  # made for one input size
+            return {"image_size": (self._entry or self._enum.DEFAULT).transforms().crop_size[0]}
+        return {}
 
     @property
     def _checkpoint(self) -> Path | None:

@@ -11,12 +11,14 @@ from triptych.door import refuse, speak
 def main(report: Path) -> int:
     asked = json.load(sys.stdin)
     speak()
-    from triptych.run import train
-
     try:
+        from triptych.run import train
+
         train(asked["config"], asked["overrides"], started=lambda folder: report.write_text(folder))
     except Refused as error:
         return refuse(error)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych import Refused
 from triptych.config import Config, check, plain
-from triptych.sweep.table import show
+from triptych.door import explain
 
 
 class Job(NamedTuple):
@@ -32,14 +32,18 @@ def freeze(
         try:
             config = plain(compose(overrides))
             check(config)
-        except (Refused, HydraException, OmegaConfBaseException) as error:
-            raise Refused(f"{error}\nin the job {' '.join(overrides)}") from error
+        except (Refused, HydraException, OmegaConfBaseException, ValueError) as error:
+            said = error if isinstance(error, Refused) else explain(error)
+            wrong = "\n".join(str(said).splitlines()[:2])
+            raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from error
         jobs.append(Job(overrides, config))
     return jobs
 
 
 def run(jobs: list[Job], num_jobs: int) -> None:
     """Run the jobs, show what they came to, and exit with 1 if one failed."""
+    from triptych.sweep.table import show  # imports what a refused sweep does not need
+
     with ThreadPoolExecutor(num_jobs) as pool:
         numbered = [(f"[{n}/{len(jobs)}]", job) for n, job in enumerate(jobs, start=1)]
         outcomes = list(pool.map(run_one, numbered))
@@ -61,4 +65,5 @@ def run_one(numbered: tuple[str, Job]) -> tuple[int, dict[str, Any]]:
     if folder is None:
         return exit_code, {}
     facts: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return exit_code, facts | {"folder": str(folder)}
+    killed = facts["status"] == "running"
+    return exit_code, facts | {"folder": str(folder)} | ({"status": "killed"} if killed else {})
