@@ -17,8 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych import Refused
-from triptych.data import download
+from triptych import Refused, download
 
 BODY = bytes(range(256)) * 40
 MD5 = hashlib.md5(BODY).hexdigest()

@@ -354,12 +354,12 @@ def test_real_images_go_through_a_run(real_cifar10: Path, run: Run) -> None:
 
 def test_resuming_takes_no_other_setting(finished: Record, tmp_path: Path) -> None:
     resume = f"resume={finished.folder}"
-    with pytest.raises(Refused, match="without trainer.max_epochs=9"):
+    with pytest.raises(Refused, match=r"without trainer\.max_epochs=9"):
         train(composed(tmp_path, resume), [resume, "trainer.max_epochs=9"])
 
 
 def test_settings_that_an_optimizer_does_not_take_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"optim.optimizer: .*Adam .*momentum"):
+    with pytest.raises(Refused, match=r"optim\.optimizer: .*Adam .*momentum"):
         train(composed(tmp_path, "+optim.optimizer.momentum=0.9"), [])
 
 

@@ -89,7 +89,10 @@ RULES: dict[str, Rule] = {
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
-    **dict.fromkeys(("trainer.callbacks", "trainer.logger", "trainer.plugins"), NODES.or_null()),
+    **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
+    "trainer.logger": Rule(
+        f"{NODES.says}, null or false", lambda value: not value or NODES.holds(value)
+    ),
     "trainer.accelerator": TEXT,
     "trainer.max_epochs": ENDLESS,
     "trainer.max_steps": ENDLESS,

@@ -49,8 +49,7 @@ class Journal(Checkpoint):
         self._generators: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best", "train_seconds", "num_images")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("best", "train_seconds", "num_images")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
