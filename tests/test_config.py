@@ -122,6 +122,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *[("data.batch_size", value, "at least 1") for value in (0, -4, 1.5, "big", [1], 10**40, None)],
     *[("optim.lr", value, "above 0") for value in (0, -1, "x", {"a": 1}, True, None, 10**400)],
     *[("optim.lr", float(value), "above 0") for value in ("nan", "inf", "-inf", "1e-400")],
+    *[("trainer.devices", value, "one device") for value in (2, 0, -1, "auto", [0, 1], True)],
     ("optim.label_smoothing", 1, "below 1"),
     ("optim.weight_decay", -0.1, "at least 0"),
     ("optim.warmup_epochs", float("nan"), "at least 0"),
@@ -189,7 +190,7 @@ RIGHT: list[tuple[str, Any]] = [
     *[
         ("trainer.precision", "bf16-mixed"),
         ("trainer.strategy", {"any": 1}),
-        ("trainer.devices", 2),
+        ("trainer.devices", [1]),
     ],
     *[("trainer.callbacks", [{"_target_": "mine.Callback", "what": 1}]), ("trainer.logger", [])],
     *[("model.mean", [0.5, 0.5, 0.5]), ("data.source", {"_target_": "mine.Source", "x": {"y": 1}})],

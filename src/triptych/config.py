@@ -19,6 +19,7 @@ from triptych.rules import (
     NAMES,
     NODE,
     NODES,
+    ONE_DEVICE,
     RGB,
     TEXT,
     Rule,
@@ -90,6 +91,7 @@ RULES: dict[str, Rule] = {
     "optim.label_smoothing": number(0, 1),
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
     **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
+    "trainer.devices": ONE_DEVICE,
     "trainer.logger": Rule(
         f"{NODES.says}, null or false", lambda value: not value or NODES.holds(value)
     ),
@@ -99,7 +101,7 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": number(0, above=True).or_null(),
     "trainer.detect_anomaly": FLAG,
     "trainer.enable_progress_bar": FLAG.or_null(),
-    "trainer.num_nodes": count(1),
+    "trainer.num_nodes": count(1, 1),
     "trainer.accumulate_grad_batches": count(1),
     "trainer.log_every_n_steps": count(1),
     "trainer.check_val_every_n_epoch": count(1),

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +69,9 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
     composed: list[tuple[DictConfig, list[str]]] = []
 
     def keep(config: DictConfig) -> None:
-        # As typed: an override may be an interpolation, which resolves in the config alone.
+        # Unresolved: an override may be an interpolation, which holds in the config alone.
         overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
-        composed.append((config, overrides))
+        composed.append((config, as_typed(overrides)))
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(keep)()
@@ -149,6 +149,11 @@ def adapted(argument: str) -> str:
     if group != "trainer" or not dot or key.split(".")[0] not in TRAINER_ARGUMENTS:
         return argument
     return argument if argument.startswith(("+", "~")) else f"++{argument}"
+
+
+def as_typed(overrides: Iterable[str]) -> list[str]:
+    """Overrides without the plus signs that `adapted` put there."""
+    return [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
 
 
 def explain(error: Exception) -> str:

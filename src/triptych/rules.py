@@ -46,3 +46,7 @@ NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
 ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
 RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
+ONE_DEVICE = Rule(
+    "1, or a list of one (a run uses one device)",
+    lambda v: len(v) == 1 if type(v) is list else type(v) is int and v == 1,
+)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from triptych import Refused
 from triptych.config import Config, check, plain
-from triptych.door import explain
+from triptych.door import as_typed, explain
 
 
 class Job(NamedTuple):
@@ -36,7 +36,7 @@ def freeze(
             said = error if isinstance(error, Refused) else explain(error)
             wrong = "\n".join(str(said).splitlines()[:2])
             raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from error
-        jobs.append(Job(overrides, config))
+        jobs.append(Job(as_typed(overrides), config))
     return jobs
 
 

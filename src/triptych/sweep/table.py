@@ -9,14 +9,19 @@ from scipy.stats import binomtest
 
 
 def show(outcomes: Iterable[tuple[list[str], dict[str, Any]]]) -> None:
-    """A row a job, from its overrides and its record."""
+    """A row a job, from the overrides in which the jobs differ and its record."""
+    outcomes = list(outcomes)
+    shared = set.intersection(*(set(overrides) for overrides, _ in outcomes))
+    if len(outcomes) == 1:
+        shared = set()
     table = Table(title="On the test images, every one once; 95 % Wilson intervals")
     for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
         table.add_column(heading, overflow="fold")
     for overrides, facts in outcomes:
         row = cells(facts) if facts.get("status") == "finished" else [""] * 5
         status, folder = facts.get("status", "refused"), facts.get("folder", "")
-        table.add_row(" ".join(overrides), status, *row, folder)
+        job = " ".join(override for override in overrides if override not in shared)
+        table.add_row(job, status, *row, folder)
     console = Console()
     console.width = console.width if console.is_terminal else 160
     console.print(table)
