@@ -20,7 +20,7 @@ from triptych.record import COLUMNS, Record
 
 KEYS = """
     schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
-    command overrides started_at finished_at error
+    command overrides started_at finished_at num_epochs error
 """.split()
 
 
@@ -234,10 +234,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "a")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
-    (tmp_path / "code.py").write_text("one")
+    code = tmp_path / "src" / "triptych" / "code.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    monkeypatch.setattr(identity, "__file__", str(tmp_path / "code.py"))
+    monkeypatch.setattr(identity, "__file__", str(code))
     return tmp_path
 
 
@@ -245,14 +247,16 @@ def test_the_commit_says_whether_the_code_was_changed(repository: Path) -> None:
     clean = identity.git_commit()
     assert clean is not None
     assert re.fullmatch(r"[0-9a-f]{40}", clean)
-    (repository / "code.py").write_text("two")
+    (repository / "notes.txt").write_text("not code")
+    assert identity.git_commit() == clean
+    (repository / "src" / "triptych" / "new.py").write_text("two")
     assert identity.git_commit() == f"{clean}+dirty"
 
 
 def test_outside_a_repository_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "__file__", str(tmp_path / "code.py"))
+    monkeypatch.setattr(identity, "__file__", str(tmp_path / "src" / "triptych" / "code.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert identity.git_commit() is None
     monkeypatch.setenv("PATH", "")

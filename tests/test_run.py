@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import get_model
 
 from triptych import Refused
+from triptych.building import build_data
 from triptych.config import CONFIGS, Config, check, plain
 from triptych.data.shapes import Shapes
+from triptych.ending import resume_command
 from triptych.journal import Journal
 from triptych.record import COLUMNS, Record
-from triptych.run import build_data, train
+from triptych.run import train
 
 TINY = [
     *("data=shapes", "model.weights=null", "model.input_size=32"),
@@ -105,7 +108,7 @@ def test_logged_test_metrics_are_those_of_the_saved_predictions(finished: Record
 
 
 def test_the_best_weights_fit_the_plain_network_and_give_the_saved_logits(finished: Record) -> None:
-    best = torch.load(finished.checkpoint("best"), weights_only=True)
+    best = torch.load(finished.checkpoint_path("best"), weights_only=True)
     assert set(best) == {"state_dict", "config"}
     network = get_model("googlenet", weights=None, aux_logits=False, init_weights=False)
     network.fc = torch.nn.Linear(1024, 10)
@@ -124,7 +127,7 @@ def test_the_best_weights_fit_the_plain_network_and_give_the_saved_logits(finish
 
 def test_both_checkpoints_hold_data_only_and_plain_names(finished: Record) -> None:
     for name in ("best", "last"):
-        checkpoint = torch.load(finished.checkpoint(name), weights_only=True)
+        checkpoint = torch.load(finished.checkpoint_path(name), weights_only=True)
         assert not [key for key in checkpoint["state_dict"] if "_orig_mod" in key]
 
 
@@ -186,33 +189,100 @@ def test_the_same_config_and_seed_give_the_same_run_to_the_last_bit(
     assert (predictions(other)["logits"] != predictions(finished)["logits"]).any()
 
 
-@pytest.mark.parametrize("stop_at", [3, 6])
-def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
-    finished: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
+def stopped(log_dir: Path, monkeypatch: pytest.MonkeyPatch, step: int, *overrides: str) -> Path:
+    """The folder of a run that SIGTERM reached at the end of a batch."""
     keep = Journal.on_train_batch_end
 
     def stop(self: Journal, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == stop_at:
+        if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         keep(self, trainer, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "on_train_batch_end", stop)
         with pytest.raises(SystemExit) as ended:
-            train(composed(tmp_path, "data.augment=standard"), [])
+            train(composed(log_dir, *overrides), list(overrides))
     assert ended.value.code == 143
-    folder = the_folder(tmp_path)
+    return the_folder(log_dir)
+
+
+@pytest.mark.parametrize(
+    ("step", "extra"),
+    [
+        *[(3, ["data.augment=standard"]), (6, ["data.augment=standard"])],
+        *[(3, ["data.mix=mixup"]), (1, ["++trainer.accumulate_grad_batches=2"])],
+    ],
+)
+def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, extra: list[str]
+) -> None:
+    whole = train(composed(tmp_path / "whole", *extra), extra)
+    folder = stopped(tmp_path / "stopped", monkeypatch, step, *extra)
     assert Record.open(folder).facts["status"] == "interrupted"
     resumed = train(composed(tmp_path, f"resume={folder}"), [])
     assert resumed.folder == folder
     assert resumed.facts["status"] == "finished"
-    np.testing.assert_array_equal(predictions(resumed)["logits"], predictions(finished)["logits"])
-    once, twice = finished.facts["metrics"], resumed.facts["metrics"]
-    assert twice == once
+    np.testing.assert_array_equal(predictions(resumed)["logits"], predictions(whole)["logits"])
+    assert resumed.facts["metrics"] == whole.facts["metrics"]
     assert 0 < resumed.facts["train_seconds"] < 60
-    rows = [(r / "metrics.csv").read_text().splitlines() for r in (finished.folder, folder)]
-    assert {row.split(",")[1] for row in rows[1]} >= {row.split(",")[1] for row in rows[0]}
+    steps = [
+        {row.split(",")[1] for row in (record.folder / "metrics.csv").read_text().splitlines()}
+        for record in (whole, resumed)
+    ]
+    assert steps[0] <= steps[1]
+
+
+def test_a_resumed_run_trusts_what_its_owner_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    timer = "lightning.pytorch.callbacks.LearningRateMonitor"
+    folder = stopped(tmp_path, monkeypatch, 3, f"++trainer.callbacks=[{{_target_: {timer}}}]")
+    with pytest.raises(Refused, match=rf"trusted_targets=\[{timer}\]"):
+        train(composed(tmp_path, f"resume={folder}"), [])
+    resumed = train(composed(tmp_path, f"resume={folder}", f"trusted_targets=[{timer}]"), [])
+    assert resumed.facts["status"] == "finished"
+
+
+def test_a_finished_run_is_not_resumed(finished: Record, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="finished"):
+        train(composed(tmp_path, f"resume={finished.folder}"), [])
+
+
+def test_a_failed_run_that_is_resumed_forgets_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("triptych.task.Classification.training_step", full)
+        with pytest.raises(SystemExit):
+            train(composed(tmp_path), [])
+    folder = the_folder(tmp_path)
+    assert (folder / "traceback.txt").exists()
+    resumed = train(composed(tmp_path, f"resume={folder}"), [])
+    assert (resumed.facts["status"], resumed.facts["error"]) == ("finished", None)
+    assert not (folder / "traceback.txt").exists()
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 4 + 2 + 1
+
+
+def test_without_validation_the_last_epoch_is_scored(run: Run) -> None:
+    record = run("++trainer.limit_val_batches=0")
+    assert record.facts["best_epoch"] == 2
+    assert "val/accuracy" not in record.facts["metrics"]
+
+
+def test_the_last_epoch_carries_no_other_epochs_validation(run: Run) -> None:
+    often = ["++trainer.check_val_every_n_epoch=2", "++trainer.max_epochs=3"]
+    record = run("checkpoint.score=last", *often)
+    assert record.facts["best_epoch"] == 3
+    assert "val/accuracy" not in record.facts["metrics"]
+    assert not (record.folder / "predictions" / "val.npz").exists()
+
+
+def test_the_record_counts_the_test_images_that_were_scored(run: Run) -> None:
+    record = run("++trainer.limit_test_batches=2", "++trainer.max_epochs=1")
+    assert record.facts["num_test"] == len(predictions(record)["labels"]) == 16
 
 
 def test_the_paper_recipe_scores_the_last_epoch(run: Run) -> None:
@@ -224,7 +294,7 @@ def test_the_paper_recipe_scores_the_last_epoch(run: Run) -> None:
 
 def test_a_probe_changes_the_head_alone(run: Run) -> None:
     record = run("model.freeze=backbone", "++trainer.limit_train_batches=2")
-    state = torch.load(record.checkpoint("last"), weights_only=True)
+    state = torch.load(record.checkpoint_path("last"), weights_only=True)
     trained = state["optimizer_states"][0]["state"]
     assert len(trained) == 2, "weight and bias of the head"
     early = {k: v for k, v in state["state_dict"].items() if "running_mean" in k}
@@ -235,8 +305,8 @@ def test_a_probe_changes_the_head_alone(run: Run) -> None:
 def test_averaged_weights_are_what_is_scored_and_saved(run: Run) -> None:
     average = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
     record = run(f"++trainer.callbacks=[{average}]", "++trainer.limit_train_batches=2")
-    last = torch.load(record.checkpoint("last"), weights_only=True)
-    best = torch.load(record.checkpoint("best"), weights_only=True)
+    last = torch.load(record.checkpoint_path("last"), weights_only=True)
+    best = torch.load(record.checkpoint_path("best"), weights_only=True)
     assert record.facts["best_epoch"] in (1, 2)
     name = "fc.weight"
     current = last["current_model_state"][f"backbone.network.{name}"]
@@ -308,7 +378,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(
     record = Record.open(the_folder(tmp_path))
     assert record.facts["status"] == "failed"
     assert "No space left on device" in record.facts["error"]
-    assert torch.load(record.checkpoint("last"), weights_only=True)["global_step"] == 4
+    assert torch.load(record.checkpoint_path("last"), weights_only=True)["global_step"] == 4
 
 
 def test_without_data_weights_and_network_one_message_offers_two_commands_that_work(
@@ -326,11 +396,29 @@ def test_without_data_weights_and_network_one_message_offers_two_commands_that_w
         "python train.py model=alexnet seed=3 data=shapes model.weights=null",
     ]
     assert not list(tmp_path.rglob("run.json")), "a refused run leaves no folder"
+    with pytest.raises(Refused) as refused:
+        train(config, ["experiment=paper", "model=alexnet"])
+    assert (
+        str(refused.value)
+        .splitlines()[-1]
+        .endswith("train.py model=alexnet data=shapes model.weights=null")
+    )
 
 
-def test_an_argument_that_the_trainer_refuses_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="precision"):
-        train(composed(tmp_path, "++trainer.precision=17"), [])
+@pytest.mark.parametrize(
+    ("argument", "named"), [("precision=17", "precision"), ("val_check_interval=50", "val_check")]
+)
+def test_an_argument_that_the_trainer_refuses_is_named(
+    tmp_path: Path, argument: str, named: str
+) -> None:
+    with pytest.raises(Refused, match=rf"trainer: .*{named}"):
+        train(composed(tmp_path, f"++trainer.{argument}"), [])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_takes_lightnings_other_precisions(precision: str, run: Run) -> None:
+    record = run(f"++trainer.precision={precision}", "++trainer.max_epochs=1")
+    assert record.facts["precision"] == precision
 
 
 @pytest.mark.slow
@@ -366,3 +454,46 @@ def test_settings_that_an_optimizer_does_not_take_are_refused(tmp_path: Path) ->
 @pytest.mark.parametrize("trainer", ["++trainer.fast_dev_run=true", "++trainer.logger=false"])
 def test_a_run_finishes_with_less_of_lightning(trainer: str, run: Run) -> None:
     assert run(trainer, "++trainer.max_epochs=1").facts["status"] == "finished"
+
+
+def test_an_edited_config_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped(tmp_path, monkeypatch, 3)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 8", "batch_size: 16"))
+    with pytest.raises(Refused, match="edited"):
+        train(composed(tmp_path, f"resume={folder}"), [])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_stays_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(tmp_path, monkeypatch, 3)
+    last = Record.open(folder).checkpoint_path("last")
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(Refused, match=r"last\.ckpt: no checkpoint, or damaged"):
+        train(composed(tmp_path, f"resume={folder}"), [])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optim.optimizer.momentum=0", "Nesterov"),
+        ("data.batch_size=1", "single image"),
+        ("++trainer.callbacks=[{_target_: lightning.pytorch.callbacks.EarlyStopping}]", "monitor"),
+    ],
+)
+def test_what_torch_or_lightning_refuse_later_is_said_in_a_line(
+    tmp_path: Path, override: str, says: str
+) -> None:
+    with pytest.raises(Refused, match=says) as refused:
+        train(composed(tmp_path, "optim=sgd", override), [])
+    assert len(str(refused.value).splitlines()) <= 3
+
+
+def test_the_commands_that_resume_quote_what_hydra_would_not_read(tmp_path: Path) -> None:
+    odd = tmp_path / "my runs (1), ü"
+    record = train(composed(tmp_path, "++trainer.max_epochs=1") | {"log_dir": str(odd)}, [])
+    _, _, override = shlex.split(resume_command(record))
+    record.update(status="interrupted")
+    config = composed(tmp_path, override)
+    assert Path(config["resume"]) == record.folder

@@ -12,6 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from triptych import Refused, checkpoint
 from triptych.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
+from triptych.data.images import ImageData
+from triptych.data.source import Source
 from triptych.model.weights import first_line
 from triptych.optim import Optim
 from triptych.progress import progress
@@ -27,6 +29,18 @@ def built(key: str, node: dict[str, Any], **more: Any) -> Any:
         raise Refused(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
 
 
+def build_data(config: Config, source: Source) -> ImageData:
+    elsewhere = ("name", "root", "source")
+    settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
+    return ImageData(source=source, seed=config["seed"], **settings)
+
+
+def on_cuda(config: Config) -> bool:
+    """Whether the run will use an NVIDIA GPU."""
+    wanted = config["trainer"].get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    return wanted and torch.cuda.is_available()
+
+
 def build_optim(config: Config) -> Optim:
     """The recipe of learning; on a GPU the optimizer's fused kernels, where it has them."""
     settings = {name: value for name, value in config["optim"].items() if name != "name"}
@@ -36,19 +50,22 @@ def build_optim(config: Config) -> Optim:
         takes.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except TypeError as error:
         raise Refused(f"optim.optimizer: {node['_target_']} has {error}") from error
-    fused = {"fused": True} if "fused" in takes.parameters and torch.cuda.is_available() else {}
+    # Lightning cannot clip the gradients of a fused optimizer under autocast.
+    fuses = on_cuda(config) and not config["trainer"].get("gradient_clip_val")
+    fused = {"fused": True} if fuses and "fused" in takes.parameters else {}
     return Optim(optimizer=built("optim.optimizer", node, **fused, _partial_=True), **settings)
 
 
 def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
     """Lightning's Trainer with the config's callbacks and loggers, and ours behind them."""
-    options = {key: value for key, value in config["trainer"].items() if value is not None}
+    options = dict(config["trainer"])
     nodes = {name: options.pop(name, None) or [] for name in ("callbacks", "plugins", "logger")}
     theirs = [built("trainer.callbacks", node) for node in nodes["callbacks"]]
     plugins = [built("trainer.plugins", node) for node in nodes["plugins"]]
     loggers = [build_logger(node, record) for node in nodes["logger"]]
-    if torch.cuda.is_available() and options.get("accelerator", "auto") in ("auto", "gpu", "cuda"):
-        options.setdefault("precision", "bf16-mixed")
+    if options.get("precision") is None:
+        has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
+        options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
     if options.pop("enable_progress_bar", True):
         theirs.append(progress())
     options.setdefault("default_root_dir", record.folder)
@@ -67,8 +84,8 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
     """A logger that writes into the run folder; a resumed run's curves go on where it stopped."""
-    last = record.checkpoint("last")
-    more = {"save_dir": str(record.folder)}
-    if last.exists() and node["_target_"].endswith("TensorBoardLogger"):
-        more["purge_step"] = checkpoint.load(last)["global_step"] + 1
+    last = record.checkpoint_path("last")
+    more: dict[str, Any] = {"save_dir": str(record.folder)}
+    if node["_target_"].endswith("TensorBoardLogger"):
+        more["purge_step"] = checkpoint.load(last)["global_step"] + 1 if last.exists() else 0
     return built("trainer.logger", node, **more)

@@ -54,6 +54,7 @@ RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": TEXT,
     "resume": TEXT.or_null(),
+    "trusted_targets": NAMES,
     "checkpoint.score": one_of("best", "last"),
     "checkpoint.keep_last": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),
@@ -92,6 +93,7 @@ RULES: dict[str, Rule] = {
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
     **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
     "trainer.devices": ONE_DEVICE,
+    "trainer.limit_test_batches": number(0, above=True).or_null(),
     "trainer.logger": Rule(
         f"{NODES.says}, null or false", lambda value: not value or NODES.holds(value)
     ),
@@ -104,7 +106,7 @@ RULES: dict[str, Rule] = {
     "trainer.num_nodes": count(1, 1),
     "trainer.accumulate_grad_batches": count(1),
     "trainer.log_every_n_steps": count(1),
-    "trainer.check_val_every_n_epoch": count(1),
+    "trainer.check_val_every_n_epoch": count(1).or_null(),
     "trainer.num_sanity_val_steps": count(0),
     "trainer.gradient_clip_val": number(0, above=True).or_null(),
 }
@@ -161,6 +163,8 @@ def settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def contradictions(config: Config) -> Iterator[str]:
     """What no setting shows by itself, in a config whose every setting is right by itself."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
+    if config["resume"] and not Path(config["resume"], "run.json").is_file():
+        yield f"resume={config['resume']}: no run folder, it has no run.json"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
     if for_train and (data["num_train"] or 1) + data["num_val"] > for_train:
         beside = f"data.num_train={data['num_train'] or 'null (one at least)'}"

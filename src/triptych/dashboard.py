@@ -1,6 +1,5 @@
 """What TensorBoard and `figures/` show of a run besides its curves."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from triptych.data.images import ImageData
 from triptych.metrics import PER_CLASS
+from triptych.record import Record
 from triptych.report import figures
 from triptych.task import Classification
 
@@ -22,9 +22,9 @@ NUM_SHOWN = 32
 class Dashboard(Callback):
     """Training images, confusion matrices, per-class scores, config and head."""
 
-    def __init__(self, folder: Path, config_yaml: str, head: str) -> None:
-        self.folder = folder
-        self.texts = {"config": f"```yaml\n{config_yaml}```", "head": f"```\n{head}\n```"}
+    def __init__(self, record: Record, head: str) -> None:
+        self.folder = record.folder / "figures"
+        self.texts = {"config": f"```yaml\n{record.config_yaml}```", "head": f"```\n{head}\n```"}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -91,13 +91,12 @@ def per_class_table(trainer: pl.Trainer, task: Classification) -> str:
     return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *lines])
 
 
-def show_hyperparameters(
-    trainer: pl.Trainer, facts: dict[str, Any], optim: dict[str, Any], metrics: dict[str, float]
-) -> None:
+def show_hyperparameters(trainer: pl.Trainer, facts: dict[str, Any], optim: dict[str, Any]) -> None:
     """Fill the HPARAMS tab, a row a run; `best/...` is the scored epoch's validation."""
     # TensorBoard's table shows five hyper-parameters, and columns in this order.
     settings = {name: facts[name] for name in ("model", "data", "seed")}
     settings |= {"optimizer": optim["name"], "lr": optim["lr"]}
+    metrics = facts["metrics"]
     ordered = sorted(metrics, key=lambda name: ("test/" not in name, "accuracy" not in name))
     shown = {name.replace("val/", "best/"): metrics[name] for name in ordered}
     for writer in writers(trainer):

@@ -107,7 +107,7 @@ def read_env(path: Path) -> None:
     for name in SETTINGS:
         if os.environ.get(name) == "":
             del os.environ[name]
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         name, _, value = line.strip().removeprefix("export ").partition("=")
         name, value = name.strip(), value.strip()

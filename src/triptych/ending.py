@@ -1,18 +1,25 @@
 """How a run ends: its status, what is said, the exit code."""
 
 import logging
+import re
 import shlex
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych import Refused
+from triptych.config import Config
 from triptych.journal import NotFinite
+from triptych.model.weights import first_line
 from triptych.record import Record
+from triptych.trust import foreign_targets
 
 log = logging.getLogger(__name__)
+ALLOCATOR = "DefaultCPUAllocator"  # what torch says where a CPU's memory is full
 
 
 @contextmanager
@@ -22,31 +29,62 @@ def status_kept(record: Record) -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
         record.end("interrupted")
-        folder = shlex.quote(str(record.folder))
-        log.info("interrupted; to go on: python train.py resume=%s", folder)
+        log.info("interrupted; to go on: %s", resume_command(record))
         # Lightning makes exit code 1 of a KeyboardInterrupt.
         raise SystemExit(143 if stop.args == (143,) else 130) from None
     except Exception as error:
-        (record.folder / "traceback.txt").write_text(traceback.format_exc())
         message = explained(error, record)
-        record.end("failed", error=message or f"{type(error).__name__}: {error}")
-        if message is None or isinstance(error, Refused):
+        with suppress(OSError):  # the disk may be full, or the folder gone
+            (record.folder / "traceback.txt").write_text(traceback.format_exc())
+            record.end("failed", error=message or f"{type(error).__name__}: {error}")
+        if message is None:
             raise
+        if isinstance(error, Refused | ValueError) or comes_from_lightning(error):
+            raise Refused(message) from error
         log.error("%s", message)
         raise SystemExit(1) from error
 
 
+def resume_command(record: Record) -> str:
+    folder = str(record.folder)
+    if not re.fullmatch(r"[\w/.@+-]+", folder, re.ASCII):  # what Hydra reads without quotes
+        folder = "'" + folder.replace("'", "\\'") + "'"
+    command = ["python", "train.py", f"resume={folder}"]
+    foreign = foreign_targets(record.config)
+    if foreign:
+        command.append(f"trusted_targets=[{','.join(sorted(foreign))}]")
+    return shlex.join(command)
+
+
 def explained(error: Exception, record: Record) -> str | None:
     """What went wrong and what to try, where it is not our own bug."""
-    if isinstance(error, NotFinite | Refused):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"{error}; what was written before is whole: {record.folder}"
     said = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said:
-        batch_size = record.facts["batch_size"]
-        return (
-            f"out of memory at data.batch_size={batch_size}; for the same steps in less memory:\n"
-            f"data.batch_size={max(1, batch_size // 2)} trainer.accumulate_grad_batches=2"
-        )
-    return None
+    if isinstance(error, NotFinite | Refused):
+        return said
+    if isinstance(error, OSError):
+        return f"{said}; what was written before is whole: {record.folder}"
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or ALLOCATOR in said:
+        return less_memory(record.config)
+    if "Expected more than 1 value per channel" in said:
+        return "data.batch_size: BatchNorm cannot train on a single image; take 2 or more"
+    return f"trainer: {first_line(error)}" if comes_from_lightning(error) else None
+
+
+def less_memory(config: Config) -> str:
+    """Settings of the same optimizer steps in less memory."""
+    batch_size = config["data"]["batch_size"]
+    accumulated = config["trainer"].get("accumulate_grad_batches") or 1
+    head = f"out of memory at data.batch_size={batch_size}"
+    if batch_size == 1:
+        return f"{head}; try a smaller model.input_size"
+    return (
+        f"{head}; for about the same steps in less memory:\n"
+        f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
+    )
+
+
+def comes_from_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised the error: over an argument of its Trainer."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    is_about_input = isinstance(error, MisconfigurationException | ValueError | RuntimeError)
+    return is_about_input and "lightning" in Path(raised_in).parts

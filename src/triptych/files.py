@@ -1,9 +1,11 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what they can hold."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,3 +31,18 @@ def make_folder(parent: Path, name: str) -> Path:
             continue
         return parent / f"{name}{suffix}"
     raise FileExistsError(parent / name)
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of every number that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def step_of(row: dict[str, str]) -> int:
+    """The step of a line of `metrics.csv`; -1 where a killed run left half a line."""
+    step = row["step"] or ""
+    return int(step) if step.isdecimal() else -1

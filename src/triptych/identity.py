@@ -12,7 +12,7 @@ LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "h
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume data.root data.num_workers data.source.root data.source.urls
+    log_dir resume trusted_targets data.root data.num_workers data.source.root data.source.urls
     checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy
     trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps
     trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing
@@ -46,14 +46,14 @@ def library_versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, `+dirty` behind it where files were changed; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of code and configs, `+dirty` where they differ from it; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parents[2])]
     try:
         head = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )
         status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+            [*git, "status", "--porcelain", "src", "configs"], capture_output=True, text=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

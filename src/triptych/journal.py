@@ -7,10 +7,9 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from triptych.checkpoint import AtomicCheckpointIO
+from triptych.checkpoint import AtomicCheckpointIO, generator_states, restore_generators
 from triptych.data.images import Batch
 from triptych.record import Record
 from triptych.task import Classification
@@ -26,15 +25,17 @@ class Journal(Checkpoint):
     """Keeps the record of a training as it goes.
 
     The best epoch is the one of the highest `val/accuracy`, the earlier on a tie; with
-    `score="last"` it is the last. Lightning runs this callback behind all others, so that a
-    checkpoint holds their last word (averaged weights, for one).
+    `score="last"`, or where nothing was validated, it is the last. Lightning runs this callback
+    behind all others, so that a checkpoint holds their last word (averaged weights, for one).
+
+    `last.ckpt` is saved at the end of an epoch, behind its validation, and within an epoch where
+    an optimizer step is complete; never on an epoch's last batch, or a run resumed there would
+    skip the validation still to come. `best.ckpt` is written from what `last.ckpt` is about to
+    hold, and before it.
     """
 
-    def __init__(
-        self, record: Record, config_yaml: str, score: str, every_n_steps: int | None
-    ) -> None:
+    def __init__(self, record: Record, score: str, every_n_steps: int | None) -> None:
         self.record = record
-        self.config_yaml = config_yaml
         self.score = score
         self.every_n_steps = every_n_steps
         self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "metrics": {}}
@@ -42,7 +43,9 @@ class Journal(Checkpoint):
         self.num_images = 0
         self.stopped_by: int | None = None
         self._train_loss = 0.0
+        self._lr = 0.0
         self._unread_images = 0
+        self._step = 0
         self._clock = 0.0
         self._validation_began = 0.0
         self._is_new_best = False
@@ -59,16 +62,19 @@ class Journal(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # behind the last epoch's pictures and checkpoint
 
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's, for this batch
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._unread_images += len(batch.images) * trainer.world_size
+        has_stepped, self._step = trainer.global_step != self._step, trainer.global_step
         is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        # A run resumed behind an epoch's last batch would skip the validation still to come.
-        saves = not is_last and (due or self.stopped_by is not None)
+        saves = has_stepped and not is_last and bool(due or self.stopped_by is not None)
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        ends = is_last or trainer.global_step == trainer.max_steps
+        ends = is_last or trainer.should_stop or trainer.global_step == trainer.max_steps
         if ends or saves or (batch_idx + 1) % interval == 0:
             self._read_loss(trainer, pl_module)
         if saves:
@@ -77,56 +83,60 @@ class Journal(Checkpoint):
     def _read_loss(self, trainer: pl.Trainer, task: Classification) -> None:
         sums = trainer.strategy.reduce(task.epoch_loss.read(), reduce_op="sum")
         seconds, self._clock = time.monotonic() - self._clock, time.monotonic()
-        lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's
         bad_batch = task.epoch_loss.include(sums)
         epoch, batch = trainer.current_epoch + 1, task.epoch_loss.num_batches
         if bad_batch is not None:
             raise NotFinite(
                 f"the training loss is {task.epoch_loss.mean} at epoch {epoch} batch {bad_batch}, "
-                f"optim.lr={task.optim.lr:g}, learning rate by now {lr:g}\n"
+                f"optim.lr={task.optim.lr:g}, learning rate by now {self._lr:g}\n"
                 f"try optim.lr={task.optim.lr / 10:g}, optim.warmup_epochs=1 or "
-                "trainer.gradient_clip_val=1; last.ckpt holds the state before"
+                "trainer.gradient_clip_val=1"
             )
         self._train_loss = task.epoch_loss.mean
-        images_per_second = self._unread_images / seconds
+        speed = {"train/images_per_second": self._unread_images / seconds}
+        self._keep(trainer, epoch, {"train/loss": self._train_loss, "lr": self._lr} | speed)
         self.train_seconds += seconds
         self.num_images += self._unread_images
         self._unread_images = 0
-        values = {"train/loss": self._train_loss, "lr": lr}
-        self._keep(trainer, epoch, values | {"train/images_per_second": images_per_second})
         log.info("epoch %d batch %d loss %.3f", epoch, batch, self._train_loss)
 
     # Validation: the best epoch, its predictions.
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if pl_module.epoch_loss.unread:
+            self._read_loss(trainer, pl_module)
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+        if trainer.sanity_checking:
             return
         self._clock += time.monotonic() - self._validation_began
         values = self._keep_scores(trainer, pl_module, "val", trainer.current_epoch + 1)
         if self.score == "last" or values["val/accuracy"] > self.best["accuracy"]:
-            self._choose(trainer, {"train/loss": self._train_loss} | values)
+            self._choose(trainer, values)
             self._keep_predictions(trainer, pl_module, "val")
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            if pl_module.epoch_loss.unread:
-                self._read_loss(trainer, pl_module)
             self._save(trainer)
 
-    def _choose(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
-        """Make the present weights the ones to be scored."""
-        accuracy = metrics.get("val/accuracy", -1.0)
-        self.best = {"accuracy": accuracy, "epoch": trainer.current_epoch + 1, "metrics": metrics}
+    def _choose(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        """Make the weights of the next `_save` the ones to be scored."""
+        self.best = {
+            "accuracy": values.get("val/accuracy", -1.0),
+            "epoch": trainer.current_epoch + 1,
+            "metrics": {"train/loss": self._train_loss} | values,
+        }
         self._is_new_best = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.score == "last" or self.best["epoch"] == 0:  # a validation need not end every epoch
-            self._choose(trainer, {"train/loss": self._train_loss} | self.best["metrics"])
+        is_unvalidated = self.best["epoch"] != trainer.current_epoch + 1
+        if is_unvalidated and (self.score == "last" or self.best["accuracy"] < 0):
+            self._choose(trainer, {})
+            if trainer.is_global_zero:
+                self.record.drop_predictions("val")
         self._save(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.best["metrics"] |= self._keep_scores(trainer, pl_module, "test", self.best["epoch"])
+        self._keep_scores(trainer, pl_module, "test", self.record.facts["best_epoch"])
         self._keep_predictions(trainer, pl_module, "test")
 
     def _keep_scores(
@@ -152,20 +162,19 @@ class Journal(Checkpoint):
     # Checkpoints: `best` before `last`, so that `last` never promises a best that is not there.
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.record.checkpoint("last"), weights_only=False)
+        trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
         if self.stopped_by is not None:
             raise SystemExit(130 if self.stopped_by == signal.SIGINT else 143)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["generators"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        checkpoint["generators"] = generator_states(trainer.strategy.root_device)
         if self._is_new_best and trainer.is_global_zero:
             prefix = "backbone.network."
             weights = {name.removeprefix(prefix): v for name, v in checkpoint["state_dict"].items()}
-            best = {"state_dict": weights, "config": self.config_yaml}
-            AtomicCheckpointIO().save_checkpoint(best, self.record.checkpoint("best"))
+            best = {"state_dict": weights, "config": self.record.config_yaml}
+            AtomicCheckpointIO().save_checkpoint(best, self.record.checkpoint_path("best"))
         self._is_new_best = False
 
     def on_load_checkpoint(
@@ -175,15 +184,11 @@ class Journal(Checkpoint):
         if trainer.is_global_zero:
             self.record.cut_metrics(checkpoint["global_step"])
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        if self._generators is not None:
-            torch.set_rng_state(self._generators["cpu"])
-            if self._generators["cuda"]:
-                torch.cuda.set_rng_state_all(self._generators["cuda"])
-            self._generators = None
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one
+        self._step = trainer.global_step
+        if self._generators is not None:
+            restore_generators(self._generators, trainer.strategy.root_device)
         # Signals here, behind Lightning, which sets its own before training starts.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)

@@ -41,10 +41,16 @@ class Optim:
                 f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
                 "trainer.max_steps, or choose constant"
             )
-        optimizer = self.optimizer(self.groups(backbone))
+        try:
+            optimizer = self.optimizer(self.groups(backbone))
+        except (TypeError, ValueError) as error:
+            raise Refused(f"optim.optimizer: {error}") from error
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
-            return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps)
+            has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
+            return optimizer, OneCycleLR(
+                optimizer, max_lr=rates, total_steps=total_steps, cycle_momentum=has_momentum
+            )
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         return optimizer, LambdaLR(
             optimizer, lambda step: self.factor(step, warmup_steps, total_steps)

@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import Config
-from triptych.files import make_folder, replacing
+from triptych.files import finite, make_folder, replacing, step_of
 from triptych.identity import config_hash, git_commit, library_versions
 
 SCHEMA = 1
@@ -50,6 +49,7 @@ class Record:
         record.update(
             schema=SCHEMA,
             status="running",
+            num_epochs=None,
             model=config["model"]["name"],
             data=config["data"]["name"],
             seed=config["seed"],
@@ -93,7 +93,11 @@ class Record:
             raise Refused(f"{path}: cannot be read (no mapping)")
         return {str(key): value for key, value in config.items()}
 
-    def checkpoint(self, name: str) -> Path:
+    @property
+    def config_yaml(self) -> str:
+        return (self.folder / "config.yaml").read_text()
+
+    def checkpoint_path(self, name: str) -> Path:
         """Where the checkpoint `best` or `last` lies."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
@@ -102,6 +106,13 @@ class Record:
         self.facts = finite(self.facts | facts)
         with replacing(self.folder / "run.json") as path:
             path.write_text(json.dumps(self.facts, indent=2, allow_nan=False) + "\n")
+
+    def begin(self, **facts: Any) -> None:
+        """Start, or go on, with the facts of data and network; what an earlier end left goes."""
+        if not self.checkpoint_path("last").exists():
+            self.cut_metrics(-1)
+        (self.folder / "traceback.txt").unlink(missing_ok=True)
+        self.update(status="running", finished_at=None, error=None, **facts)
 
     def end(self, status: str, **facts: Any) -> None:
         finished_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -136,6 +147,9 @@ class Record:
         with replacing(folder / f"{split}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
+    def drop_predictions(self, split: str) -> None:
+        (self.folder / "predictions" / f"{split}.npz").unlink(missing_ok=True)
+
     @contextmanager
     def log_kept(self) -> Iterator[None]:
         """Send log lines to `train.log` as well."""
@@ -148,18 +162,3 @@ class Record:
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()
-
-
-def step_of(row: dict[str, str]) -> int:
-    """The step of a line of `metrics.csv`; -1 where a killed run left half a line."""
-    step = row["step"] or ""
-    return int(step) if step.isdecimal() else -1
-
-
-def finite(value: Any) -> Any:
-    """The value with null in place of every number that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

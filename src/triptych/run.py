@@ -7,14 +7,13 @@ backbone expects them; the task learns; its best weights are scored once on the 
 import logging
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
 from triptych import Refused, checkpoint
-from triptych.building import build_optim, build_trainer, built
+from triptych.building import build_data, build_optim, build_trainer, built
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
@@ -26,7 +25,7 @@ from triptych.model.own import Network
 from triptych.progress import hush_lightning
 from triptych.record import Record
 from triptych.task import Classification
-from triptych.trust import check_foreign
+from triptych.trust import reopen
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def train(
     hush_lightning()
     resumed = reopen(config, overrides) if config["resume"] else None
     config = resumed.config if resumed else config
-    goes_on = resumed is not None and resumed.checkpoint("last").exists()
+    goes_on = resumed is not None and resumed.checkpoint_path("last").exists()
     source: Source = built("data.source", config["data"]["source"])
     network: Network = built("model", config["model"])
     require([source] if goes_on else [source, network], overrides)
@@ -58,20 +57,10 @@ def train(
     if started:
         started(str(record.folder))
     with record.log_kept(), status_kept(record):
-        record.update(status="running", **facts(data, backbone, network))
+        record.begin(**facts(data, backbone, network))
         log.info("%s", introduction(data, backbone, network))
         fit_and_test(config, record, task, data)
         log.info("finished: %s", record.folder)
-    return record
-
-
-def reopen(config: Config, overrides: list[str]) -> Record:
-    """The record of the run to go on with; its own config holds, whatever else was typed."""
-    idle = [o for o in overrides if not o.lstrip("+").startswith(("resume=", "log_dir="))]
-    if idle:
-        raise Refused(f"resume= goes on with the folder's own config, without {' '.join(idle)}")
-    record = Record.open(Path(config["resume"]))
-    check_foreign(record.config)
     return record
 
 
@@ -80,19 +69,13 @@ def require(needed: list[Source | Network], overrides: list[str]) -> None:
     lost = [what for part in needed if (what := part.missing()) and not part.reachable()]
     if lost:
         own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
-        elsewhere = [o for o in own if not o.startswith(("data=", "data."))]
+        elsewhere = [o for o in own if not o.startswith(("data=", "data.", "experiment="))]
         drawn = ["data=shapes", "model.weights=null"]
         raise Refused(
-            f"not on disk, and no network to fetch it: {'; '.join(lost)}. Without, these work:\n"
+            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:\n"
             f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
             f"python train.py {shlex.join([*elsewhere, *drawn])}"
         )
-
-
-def build_data(config: Config, source: Source) -> ImageData:
-    elsewhere = ("name", "root", "source")
-    settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
-    return ImageData(source=source, seed=config["seed"], **settings)
 
 
 def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, Any]:
@@ -124,33 +107,36 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
 
 
 def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
-    config_yaml = (record.folder / "config.yaml").read_text()
     keeps = config["checkpoint"]
-    journal = Journal(record, config_yaml, keeps["score"], keeps["every_n_steps"])
-    dashboard = Dashboard(record.folder / "figures", config_yaml, str(task.backbone.head))
+    journal = Journal(record, keeps["score"], keeps["every_n_steps"])
+    dashboard = Dashboard(record, str(task.backbone.head))
     trainer = build_trainer(config, record, [dashboard, journal])
     device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         task.backbone.to(memory_format=torch.channels_last)
+    task.to(device)  # before callbacks copy weights, or averages would lie on the CPU
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     record.update(device=name, precision=str(trainer.precision))
 
-    last = record.checkpoint("last")
-    trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    best = checkpoint.load(record.checkpoint("best"))
+    last = record.checkpoint_path("last")
+    if record.facts["num_epochs"] is None:  # else the run was stopped behind its training
+        path = last if last.exists() else None
+        trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+        record.update(
+            num_epochs=trainer.current_epoch,
+            best_epoch=journal.best["epoch"],
+            train_seconds=journal.train_seconds,
+            images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
+            metrics=journal.best["metrics"],
+        )
+    best = checkpoint.load(record.checkpoint_path("best"))
     task.backbone.network.load_state_dict(best["state_dict"])
     trainer.test(task, datamodule=data, verbose=False)
 
-    metrics = journal.best["metrics"]
-    show_hyperparameters(trainer, record.facts, config["optim"], metrics)
+    tested = {f"test/{name}": value for name, value in task.scores.values.items()}
+    record.update(metrics=record.facts["metrics"] | tested, num_test=len(task.predictions[1]))
+    show_hyperparameters(trainer, record.facts, config["optim"])
     if not keeps["keep_last"]:
         last.unlink(missing_ok=True)
-    record.end(
-        "finished",
-        num_epochs=trainer.current_epoch,
-        best_epoch=journal.best["epoch"],
-        train_seconds=journal.train_seconds,
-        images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
-        metrics=metrics,
-    )
+    record.end("finished")

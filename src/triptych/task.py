@@ -36,7 +36,7 @@ class Classification(pl.LightningModule):
         self.epoch_loss = EpochLoss()
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(images)
+        logits: Tensor = self.backbone(images.to(self.dtype))
         return logits
 
     def on_train_epoch_end(self) -> None:

@@ -155,6 +155,7 @@ class ImageData(pl.LightningDataModule):
     def _loader(self, part: Part, seed: int | None = None) -> DataLoader[Batch]:
         rank = self.trainer.global_rank if self.trainer else 0
         world_size = self.trainer.world_size if self.trainer else 1
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         order = BatchOrder(len(part), self.batch_size, rank, world_size, seed)
         if seed is not None:
             order.epoch, order.skipped_batches = self._resume_at["epoch"], self._resume_at["batch"]
@@ -164,7 +165,7 @@ class ImageData(pl.LightningDataModule):
             collate_fn=itself,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_cuda,
             generator=torch.Generator(),  # else every epoch draws from the generator of dropout
         )
 

@@ -19,7 +19,10 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(checkpoint.get("state_dict", checkpoint))
+        named = dict(checkpoint.get("state_dict", checkpoint)).items()
+        state = {
+            name.removeprefix("backbone.network."): value for name, value in named
+        }  # last.ckpt
         state = {name: value for name, value in state.items() if not name.startswith(ignored)}
         if any(name in state and state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
