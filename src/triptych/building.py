@@ -42,7 +42,7 @@ def on_cuda(config: Config) -> bool:
 
 
 def build_optim(config: Config) -> Optim:
-    """The recipe of learning; on a GPU the optimizer's fused kernels, where it has them."""
+    """The recipe of learning, with the optimizer's fused kernels where it has them."""
     settings = {name: value for name, value in config["optim"].items() if name != "name"}
     node = settings.pop("optimizer")
     takes = inspect.signature(get_object(node["_target_"]))
@@ -50,9 +50,9 @@ def build_optim(config: Config) -> Optim:
         takes.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except TypeError as error:
         raise Refused(f"optim.optimizer: {node['_target_']} has {error}") from error
-    # Lightning cannot clip the gradients of a fused optimizer under autocast.
-    fuses = on_cuda(config) and not config["trainer"].get("gradient_clip_val")
-    fused = {"fused": True} if fuses and "fused" in takes.parameters else {}
+    # Under autocast Lightning refuses to clip the gradients of a fused optimizer.
+    clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
+    fused = {"fused": True} if "fused" in takes.parameters and not clips else {}
     return Optim(optimizer=built("optim.optimizer", node, **fused, _partial_=True), **settings)
 
 

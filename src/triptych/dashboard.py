@@ -60,7 +60,9 @@ class Dashboard(Callback):
     def _show_confusion(self, trainer: pl.Trainer, task: Classification, split: str) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         scores = task.scores
-        heading = f"{split}: accuracy {scores.values['accuracy']:.2%} of {scores.confusion.sum()}"
+        heading = (
+            f"{split}: accuracy {scores.values['accuracy']:.2%}, {scores.confusion.sum()} images"
+        )
         figure = figures.confusion_matrix(scores.confusion.numpy(), data.classes, heading)
         self._show(trainer, f"{split}/confusion", figure)
 
