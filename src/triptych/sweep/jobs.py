@@ -55,7 +55,9 @@ def run(jobs: list[Job], num_jobs: int) -> None:
 def run_one(numbered: tuple[str, Job]) -> tuple[int, dict[str, Any]]:
     """Exit code of a job in a child process, and its record; empty where it was refused."""
     number, job = numbered
-    print(number, " ".join(job.overrides), flush=True)
+    print(
+        f"{number} {' '.join(job.overrides)}\n", end="", flush=True
+    )  # one write: jobs print at once
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "folder")  # where the child says which folder it made
         command = [sys.executable, "-m", "triptych.sweep.job", str(report)]
