@@ -9,7 +9,7 @@ import pytest
 
 # Tiny batches lose more to threads than they gain. Here, so that torch finds it on import, and
 # programs that a test starts inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 DATA_DIR = os.environ.get("DATA_DIR")
 
