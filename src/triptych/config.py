@@ -1,7 +1,7 @@
 """What a config must be. Knows nothing of torch, so that a refusal costs no import of it.
 
-`RULES` lists every setting. A node that names a `_target_` of somebody else's is free: the callable
-knows its arguments.
+`RULES` lists every setting of a run, `verbs.py` those of the other commands. A node that names a
+`_target_` of somebody else's is free: the callable knows its arguments.
 """
 
 import textwrap
@@ -27,6 +27,7 @@ from triptych.rules import (
     number,
     one_of,
 )
+from triptych.verbs import VERBS
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -119,24 +120,28 @@ def plain(config: DictConfig) -> Config:
     return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
 
 
-def check(config: Config) -> None:
+def check(config: Config, verb: str = "train") -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
-    problems = [*broken_rules(config)] or [*contradictions(config)]
+    problems = [*broken_rules(config, verb)]
+    if verb == "train" and not problems:
+        problems = [*contradictions(config)]
     if problems:
         raise Refused("\n".join(problems[:3]))
 
 
-def broken_rules(config: Config) -> Iterator[str]:
-    present = dict(settings(config))
+def broken_rules(config: Config, verb: str) -> Iterator[str]:
+    rules = VERBS.get(verb, RULES)
+    present = dict(settings(config, rules))
     for key, value in present.items():
-        if key not in RULES:
-            yield unknown(key)
+        if key not in rules:
+            yield unknown(key, verb)
         elif value == "???":
-            yield f"{key}: must be given, {RULES[key].says}"
-        elif not RULES[key].holds(value):
-            yield f"{key}={shown(value)}: must be {RULES[key].says}"
+            yield f"{key}: must be given, {rules[key].says}"
+        elif not rules[key].holds(value):
+            yield f"{key}={shown(value)}: must be {rules[key].says}"
+    required = rules if verb in VERBS else REQUIRED
     yield from (
-        f"{key}: missing, must be {RULES[key].says}" for key in REQUIRED if key not in present
+        f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
 
 
@@ -147,17 +152,17 @@ def shown(value: Any) -> str:
     return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
 
 
-def settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting under its dotted key; of what a foreign `_target_` takes, those of `RULES`."""
+def settings(config: Config, rules: dict[str, Rule], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting under its dotted key; of what a foreign `_target_` takes, those of `rules`."""
     for name, value in config.items():
         key = f"{prefix}{name}"
-        is_setting = key in RULES
+        is_setting = key in rules
         if is_setting or not isinstance(value, dict):
             yield key, value
         if isinstance(value, dict):
             foreign = not str(value.get("_target_", "triptych.")).startswith("triptych.")
-            inner = settings(value, f"{key}.")
-            yield from ((k, v) for k, v in inner if k in RULES or not (is_setting or foreign))
+            inner = settings(value, rules, f"{key}.")
+            yield from ((k, v) for k, v in inner if k in rules or not (is_setting or foreign))
 
 
 def contradictions(config: Config) -> Iterator[str]:
@@ -184,6 +189,6 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"model.weights={shown(weights)}: must be {may}"
 
 
-def unknown(key: str) -> str:
+def unknown(key: str, verb: str) -> str:
     """What to say of a setting that does not exist."""
-    return f"{shown(key)}: no such setting; near: {nearest(key, RULES)}"
+    return f"{shown(key)}: no such setting; near: {nearest(key, VERBS.get(verb, RULES))}"

@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+from torchvision.transforms import v2
 
 from triptych.data.images import ImageData
 from triptych.metrics import PER_CLASS
@@ -17,12 +19,15 @@ from triptych.report import figures
 from triptych.task import Classification
 
 NUM_SHOWN = 32
+NUM_KEPT = 64  # mistakes whose pictures stay with the predictions
+LARGEST_KEPT = 64  # pixels a side
 
 
 class Dashboard(Callback):
     """Training images, confusion matrices, per-class scores, config and head."""
 
     def __init__(self, record: Record, head: str) -> None:
+        self.record = record
         self.folder = record.folder / "figures"
         self.texts = {"config": f"```yaml\n{record.config_yaml}```", "head": f"```\n{head}\n```"}
 
@@ -36,6 +41,7 @@ class Dashboard(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             self._show_confusion(trainer, pl_module, "test")
+            self._keep_mistakes(trainer, pl_module)
             for writer in writers(trainer):
                 writer.add_text("test/per_class", per_class_table(trainer, pl_module))
 
@@ -65,6 +71,19 @@ class Dashboard(Callback):
         )
         figure = figures.confusion_matrix(scores.confusion.numpy(), data.classes, heading)
         self._show(trainer, f"{split}/confusion", figure)
+
+    def _keep_mistakes(self, trainer: pl.Trainer, task: Classification) -> None:
+        """Keep the images of the dearest mistakes, which a comparison shows without the data."""
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        logits, labels, index = (tensor.cpu() for tensor in task.predictions)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses[logits.argmax(1) == labels] = -1
+        dearest = losses.topk(min(NUM_KEPT, int((losses >= 0).sum()))).indices
+        images = data.test.data.images[index[dearest]]
+        if max(images.shape[-2:]) > LARGEST_KEPT:
+            images = v2.functional.resize(images, [LARGEST_KEPT, LARGEST_KEPT])
+        kept = {"index": index[dearest].numpy(), "images": images.numpy()}
+        self.record.add_predictions("test_images", **kept)
 
     def _show(self, trainer: pl.Trainer, name: str, figure: Figure) -> None:
         self.folder.mkdir(exist_ok=True)

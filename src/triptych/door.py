@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triptych import Refused, nearest
+from triptych.usage import usage
 
 if TYPE_CHECKING:
     from triptych.config import Config
@@ -43,6 +44,10 @@ def open_door(verb: str, task: str) -> None:
     speak()
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
+        if verb != "train" and {"-m", "--multirun"} & set(arguments):
+            raise Refused(
+                f"-m: {verb} takes a folder with many runs below it, or a list of folders"
+            )
         os.environ["TRIPTYCH_COMMAND"] = shlex.join(["python", sys.argv[0], *arguments])
         composed = compose(verb)
         if composed:
@@ -84,8 +89,8 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
     except Refused:
         raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        raise Refused(explain(error)) from error
-    check(settings)
+        raise Refused(explain(error, verb)) from error
+    check(settings, verb)
     return settings, overrides
 
 
@@ -156,7 +161,7 @@ def as_typed(overrides: Iterable[str]) -> list[str]:
     return [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, verb: str = "train") -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
@@ -170,7 +175,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value; quote what has special characters"
     if lines and lines[0].startswith("Could not override '"):
-        return unknown(lines[0].split("'")[1])
+        return unknown(lines[0].split("'")[1], verb)
     if lines and lines[0].startswith("Ambiguous value for argument"):
         return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
     if isinstance(error, OSError) and error.errno:  # Hydra writes a sweep's choices into a folder
@@ -178,14 +183,3 @@ def explain(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
         return f"{error.full_key}: {lines[0]}"
     return "\n".join(lines[:3]) or type(error).__name__
-
-
-def usage(verb: str) -> str:
-    """How to call a command: its own first comment, and the choices of every group."""
-    configs = ROOT / "configs"
-    head = [line.lstrip("# ") for line in (configs / f"{verb}.yaml").read_text().splitlines()]
-    text = head[: head.index("")] if "" in head else head[:1]
-    groups = sorted(path for path in configs.iterdir() if path.is_dir() and path.name != "hydra")
-    choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]
-    more = "Show the composed config: --cfg job. Sweep: -m model=alexnet,resnet50 seed=0,1"
-    return "\n".join([*text, "", "Choices:", *choices, "", more])

@@ -141,7 +141,10 @@ class Record:
             writer.writerows(rows)
 
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
-        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split."""
+        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
+
+        As `test_images`: `images` uint8 (K, 3, H, W) and `index` of the dearest mistakes.
+        """
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         with replacing(folder / f"{split}.npz") as path, path.open("wb") as file:

@@ -82,6 +82,7 @@ def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, An
     """What the record says of data and network before training."""
     return {
         "weights": network.weights_name,
+        "classes": data.classes,
         "split_hash": data.split_hash,
         "test_hash": data.test_hash,
         "num_params": sum(p.numel() for p in backbone.parameters()),

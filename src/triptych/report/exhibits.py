@@ -1,0 +1,140 @@
+"""What a comparison draws or shows beside its table, as plain numbers and arrays.
+
+Shapes: C classes, E epochs, B bins of confidence. Fractions are in [0, 1]. Strings may come out of
+somebody's run folder: whoever shows them escapes them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its interval, 95 % unless its owner says otherwise; None without an interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's course, at the end of each epoch; NaN where an epoch was not measured."""
+
+    label: str
+    epochs: NDArray[np.int64]  # (E,), from 1
+    train_loss: NDArray[np.float64]  # nats
+    val_loss: NDArray[np.float64]
+    val_accuracy: NDArray[np.float64]
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """How many test images of one class were taken for another, over all seeds of a recipe."""
+
+    true: str
+    predicted: str
+    count: int
+    fraction: float  # of the images of the true class
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Top-label calibration of one trained network: predicted confidence against what came true."""
+
+    label: str  # of the network
+    ece: Estimate  # with its bootstrap interval
+    ece_if_perfect: float  # what a perfectly calibrated network would show at this N
+    confidence: NDArray[np.float64]  # (B,) mean confidence of each bin
+    accuracy: NDArray[np.float64]  # (B,)
+    temperature: float | None  # that minimises validation NLL; None without predictions/val.npz
+    ece_scaled: Estimate | None  # after that temperature, and the same bins:
+    confidence_scaled: NDArray[np.float64] | None
+    accuracy_scaled: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Level:
+    """One row of `image_types.csv`."""
+
+    type: str
+    severity: str
+    num_images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
+@dataclass(frozen=True)
+class ImageTypes:
+    """How one trained network fares on image types."""
+
+    label: str
+    levels: tuple[Level, ...]
+    mean_degradation: Estimate | None  # accuracy lost, mean over types; paired bootstrap
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the networks of table (i) share the test images."""
+
+    networks: tuple[str, ...]
+    num_images: int
+    num_all_right: int
+    num_all_wrong: int
+    num_only_right: tuple[int, ...]  # images that this network alone gets right, in order
+
+
+@dataclass(frozen=True)
+class Guess:
+    network: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image and what networks took it for."""
+
+    index: int  # in the official test set
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    true: str
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures exist for the few test images that runs have kept; the counts are of all."""
+
+    all_wrong: tuple[Picture, ...]  # by every network of table (i)
+    num_all_wrong: int
+    confident_errors: tuple[Picture, ...]  # most confident first; one guess each
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of the study's Table 1."""
+
+    model: str
+    accuracy: float
+    f1: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study's Table 1 and why its columns differ from ours; ours are in the rows."""
+
+    published: tuple[Published, ...]
+    num_paper_images: int  # how many of the test images its protocol scores
+    finding: tuple[str, ...]  # sentences
+
+
+@dataclass(frozen=True)
+class GradCam:
+    label: str  # of the network
+    png: bytes

@@ -1,0 +1,23 @@
+"""What `--help` says of a command, read from its config without Hydra, which would take longer."""
+
+import re
+from itertools import takewhile
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def usage(verb: str) -> str:
+    """The first comment of `configs/<verb>.yaml`, the choices of its groups, its own settings."""
+    lines = (CONFIGS / f"{verb}.yaml").read_text().splitlines()
+    head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
+    named = (match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
+    groups = sorted(CONFIGS / name for name in named)
+    choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]
+    settings = [f"  {line}" for line in lines if re.match(r"\w+:.*#", line)]
+    more = "Show the composed config: --cfg job."
+    if verb == "train":
+        more += " Sweep: -m model=alexnet,resnet50 seed=0,1"
+    blocks = {"Choices:": choices, "Settings:": settings}
+    shown = [line for title, block in blocks.items() if block for line in ["", title, *block]]
+    return "\n".join([*head, *shown, "", more])

@@ -1,0 +1,31 @@
+"""The settings of the commands besides train, a table each; the keys are those of their YAML."""
+
+from triptych.rules import FLAG, NAMES, TEXT, Rule, count, number, one_of
+
+FOLDERS = Rule("a folder, or a list of folders", lambda v: TEXT.holds(v) or (v and NAMES.holds(v)))
+PLACES = Rule("a list of whole numbers", lambda v: type(v) is list and all(map(count(0).holds, v)))
+
+VERBS: dict[str, dict[str, Rule]] = {
+    "evaluate": {
+        "run": FOLDERS,
+        "split": one_of("test", "val"),
+        "device": TEXT,
+        "batch_size": count(1).or_null(),
+        "data_root": TEXT.or_null(),
+        "cost": FLAG,
+        "cost_seconds": number(0, above=True),
+        "image_types.types": NAMES,
+        "image_types.num_images": count(1).or_null(),
+        "grad_cam.images": Rule(
+            f"none, most_confused, or {PLACES.says}",
+            lambda v: v in ("none", "most_confused") or PLACES.holds(v),
+        ),
+        "grad_cam.num_images": count(1),
+        "trusted_targets": NAMES,
+    },
+    "compare": {
+        "runs": FOLDERS,
+        "out": TEXT.or_null(),
+        "allow_mixed": FLAG,
+    },
+}
