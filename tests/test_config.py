@@ -14,12 +14,16 @@ from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import CONFIGS, REQUIRED, RULES, TRAINER_ARGUMENTS, Config, check, plain
+from triptych.config import settings as settings_of
 from triptych.identity import config_hash
 from triptych.record import finite
+from triptych.verbs import VERBS
 
 NETWORKS = ("alexnet", "googlenet", "resnet50")
 ANY_OTHER = ["model=torchvision", "model.name=convnext_tiny"]
-GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+NEEDED = {"evaluate": ["run=logs"]}  # what a command must be told
+GROUPS_OF_OTHERS = {"image_types": "evaluate"}
 CHOICES = sorted(
     (str(path.parent.relative_to(CONFIGS)), path.stem)
     for path in CONFIGS.rglob("*.yaml")
@@ -33,8 +37,8 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def composed(*overrides: str) -> Config:
-    return plain(compose("train", list(overrides)))
+def composed(*overrides: str, verb: str = "train") -> Config:
+    return plain(compose(verb, [*NEEDED.get(verb, []), *overrides]))
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +78,28 @@ def ways_to_choose(group: str, choice: str) -> list[list[str]]:
 
 
 def test_every_yaml_file_composes_into_a_config_that_is_accepted() -> None:
-    seen = {CONFIGS / "train.yaml"}
-    check(composed())
+    seen = set()
+    for verb in ROOTS:
+        check(composed(verb=verb), verb)
+        seen.add(CONFIGS / f"{verb}.yaml")
     for group, choice in CHOICES:
+        verb = GROUPS_OF_OTHERS.get(group, "train")
         for overrides in ways_to_choose(group, choice):
-            check(composed(*overrides))
+            check(composed(*overrides, verb=verb), verb)
         seen.add(CONFIGS / group / f"{choice}.yaml")
     assert seen == set(CONFIGS.rglob("*.yaml"))
     assert {"data", "experiment", "model", "optim", "trainer"} <= {group for group, _ in CHOICES}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_commands_settings_are_those_of_its_yaml_file_and_every_one_is_checked(verb: str) -> None:
+    config = composed(verb=verb)
+    assert dict(settings_of(config, VERBS[verb])).keys() == VERBS[verb].keys()
+    for key in VERBS[verb]:
+        with pytest.raises(Refused, match=rf"^{key}={{'a': 1}}: must be "):
+            check(put(config, key, {"a": 1}), verb)
+    with pytest.raises(Refused, match="^extra: no such setting; near: "):
+        check(put(config, "extra", 1), verb)
 
 
 def test_a_choice_is_the_one_that_was_named() -> None:

@@ -193,6 +193,16 @@ def test_usage_names_every_choice_of_every_group() -> None:
         assert f"  {group}={'|'.join(names)}" in lines
 
 
+def test_other_commands_take_no_sweep_and_say_what_they_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sys.argv[:] = ["compare.py", "-m", "runs=a,b"]
+    with pytest.raises(SystemExit) as ended:
+        door.open_door("compare", "triptych.compare:compare")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("-m: compare takes a folder with many runs below it")
+
+
 # In a process of its own: nothing heavy was imported, and the exit code is the shell's.
 
 WATCHED = """
