@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# Tiny batches lose more to threads than they gain. Here, so that torch finds it on import, and
-# programs that a test starts inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Tiny batches gain little from threads, and other tests run beside. Here, so that torch finds it on
+# import, and programs that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 DATA_DIR = os.environ.get("DATA_DIR")
 

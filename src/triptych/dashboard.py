@@ -87,9 +87,9 @@ class Dashboard(Callback):
 
     def _show(self, trainer: pl.Trainer, name: str, figure: Figure) -> None:
         self.folder.mkdir(exist_ok=True)
-        figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
+        drawn = figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
         for writer in writers(trainer):
-            writer.add_image(name, figures.pixels(figure), trainer.global_step)
+            writer.add_image(name, drawn, trainer.global_step)
 
 
 def writers(trainer: pl.Trainer) -> list[SummaryWriter]:

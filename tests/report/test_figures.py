@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from triptych.report import figures
 from triptych.report.figures import confusion_matrix, image_grid, pixels, save
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -103,21 +104,22 @@ def test_the_saved_png_holds_the_same_pixels_and_nothing_else_is_left(
     counts: np.ndarray, tmp_path: Path
 ) -> None:
     figure = confusion_matrix(counts, CIFAR10, "GoogLeNet")
-    save(figure, tmp_path / "matrix.png")
+    returned = save(figure, tmp_path / "matrix.png")
     assert [path.name for path in tmp_path.iterdir()] == ["matrix.png"]
     opened = (imread(tmp_path / "matrix.png")[..., :3] * 255).round()
     np.testing.assert_array_equal(opened.transpose(2, 0, 1), pixels(figure))
+    np.testing.assert_array_equal(returned, pixels(figure))
 
 
 def test_a_failed_save_keeps_the_old_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(self: Figure, path: Path, **_: object) -> None:
+    def full_disk(path: Path, *_: object, **__: object) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left")
 
     (tmp_path / "matrix.png").write_bytes(b"old")
-    monkeypatch.setattr(Figure, "savefig", full_disk)
+    monkeypatch.setattr(figures, "imsave", full_disk)
     with pytest.raises(OSError, match="no space"):
         save(Figure(), tmp_path / "matrix.png")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from triptych.files import replacing
@@ -30,7 +31,7 @@ def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -
         axes.set_axis_off()
     for axes, image, title in zip(figure.axes, images[:num_images], titles, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(_shorten(title, 16), fontsize=9)
+        axes.set_title(_shorten(title, 16), fontsize=9, y=1)  # else matplotlib measures
     return figure
 
 
@@ -51,7 +52,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     norm = PowerNorm(1 if readable else 0.5, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
     figure.colorbar(picture, cax=bar, label="fraction of the true class")
-    axes.set_title(heading)
+    axes.set_title(heading, y=1)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (grey: no images)" if fractions.mask.any() else "true class")
     _name_classes(axes, names)
@@ -60,10 +61,15 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; whoever looks at `path` meanwhile sees the old picture or the new one, whole."""
+def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
+    """Write a PNG; its pixels, (3, H, W). Drawing is dear: a figure is drawn once.
+
+    Whoever looks at `path` meanwhile sees the old picture or the new one, whole.
+    """
+    drawn = pixels(figure)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        imsave(temporary, drawn.transpose(1, 2, 0), format="png")
+    return drawn
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
