@@ -19,7 +19,7 @@ train: $(STAMP) ## train one network: make train ARGS="model=resnet50 seed=1"
 	$(BIN)/python train.py $(ARGS)
 
 test: $(STAMP) ## run the tests; some of them: make test ARGS="-k cifar"
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(STAMP) ## hold format, lint, types and the budgets of size
 	$(BIN)/ruff format --check .

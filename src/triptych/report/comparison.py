@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.evaluation.calibration import Calibration
 from triptych.report.exhibits import (
     Agreement,
-    Calibration,
     Confused,
     Curve,
     Estimate,
@@ -69,7 +69,7 @@ class Recipe:
     confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
     most_confused: tuple[Confused, ...]
     f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
-    calibration: Calibration  # of its network of the lowest seed
+    calibration: Calibration | None  # of its network of the lowest seed; of the first 20 recipes
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Origin:
     precision: str | None
     num_threads: int | None
     started_at: str | None
+    num_epochs: int | None
     train_seconds: float | None
     test_hash: str
     split_hash: str

@@ -4,10 +4,13 @@ Shapes: C classes, E epochs, B bins of confidence. Fractions are in [0, 1]. Stri
 somebody's run folder: whoever shows them escapes them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from triptych.evaluation.degradation import Degradation, Row
 
 
 @dataclass(frozen=True)
@@ -42,30 +45,17 @@ class Confused:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Top-label calibration of one trained network: predicted confidence against what came true."""
+class Slice:
+    """A third of the unmodified test images; `standardised` weighs their classes alike."""
 
-    label: str  # of the network
-    ece: Estimate  # with its bootstrap interval
-    ece_if_perfect: float  # what a perfectly calibrated network would show at this N
-    confidence: NDArray[np.float64]  # (B,) mean confidence of each bin
-    accuracy: NDArray[np.float64]  # (B,)
-    temperature: float | None  # that minimises validation NLL; None without predictions/val.npz
-    ece_scaled: Estimate | None  # after that temperature, and the same bins:
-    confidence_scaled: NDArray[np.float64] | None
-    accuracy_scaled: NDArray[np.float64] | None
-
-
-@dataclass(frozen=True)
-class Level:
-    """One row of `image_types.csv`."""
-
-    type: str
-    severity: str
+    measure: str  # edge_density, colourfulness
+    third: str  # low, middle, high
     num_images: int
     accuracy: float
-    accuracy_low: float
-    accuracy_high: float
+    standardised: float
+    standardised_low: float
+    standardised_high: float
+    class_mix: tuple[int, ...]  # images of each class
 
 
 @dataclass(frozen=True)
@@ -73,8 +63,9 @@ class ImageTypes:
     """How one trained network fares on image types."""
 
     label: str
-    levels: tuple[Level, ...]
-    mean_degradation: Estimate | None  # accuracy lost, mean over types; paired bootstrap
+    rows: tuple[Row, ...]  # of image_types.csv
+    degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
+    slices: tuple[Slice, ...]  # of evaluation.json
 
 
 @dataclass(frozen=True)
@@ -115,22 +106,10 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A row of the study's Table 1."""
-
-    model: str
-    accuracy: float
-    f1: float
-    precision: float
-    recall: float
-
-
-@dataclass(frozen=True)
 class Study:
-    """The study's Table 1 and why its columns differ from ours; ours are in the rows."""
+    """Why the study's Table 1 (`evaluation.paper.TABLE_1`) differs from ours (the rows)."""
 
-    published: tuple[Published, ...]
-    num_paper_images: int  # how many of the test images its protocol scores
+    num_images: int  # how many of the test images its protocol scores
     finding: tuple[str, ...]  # sentences
 
 
