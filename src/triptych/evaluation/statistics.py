@@ -1,0 +1,73 @@
+"""Intervals and tests of accuracy over one set of images, and of many pairs at once.
+
+What is said here of two networks is said of *these two trained networks*; what may be said of the
+recipes that trained them is in `recipes.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr, ndtri
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def wilson(correct: int, num_images: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval for a share; without images it is 0 to 1."""
+    k, n, z2 = correct, num_images, float(ndtri((1 + level) / 2)) ** 2
+    centre = (k + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (k * (n - k) / max(n, 1) + z2 / 4)) / (n + z2)
+    return Interval(centre - half if k else 0.0, centre + half if k < n else 1.0)
+
+
+class Paired(NamedTuple):
+    """Two trained networks A and B on the same images: how many only one of them gets right."""
+
+    only_a: int
+    only_b: int
+    num_images: int
+
+    @property
+    def value(self) -> float:
+        """Accuracy of A less that of B."""
+        return (self.only_a - self.only_b) / self.num_images
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The adjusted Wald interval of Bonett and Price (2012) for paired shares."""
+        n = self.num_images + 2
+        a, b = (self.only_a + 1) / n, (self.only_b + 1) / n
+        half = float(ndtri((1 + level) / 2)) * math.sqrt((a + b - (a - b) ** 2) / n)
+        return Interval(max(a - b - half, -1.0), min(a - b + half, 1.0))
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided McNemar; 1 where the two agree on every image."""
+        fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
+        return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
+
+
+def paired(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
+    """Count two networks' correctness (N,) over the same images."""
+    return Paired(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """Holm's adjusted p values, in the given order."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1)
+
+
+def simultaneous(num_pairs: int, level: float = LEVEL) -> float:
+    """The level of each interval so that all `num_pairs` hold together at `level` (Bonferroni)."""
+    return 1 - (1 - level) / max(num_pairs, 1)
