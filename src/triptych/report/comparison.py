@@ -69,7 +69,7 @@ class Recipe:
     confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
     most_confused: tuple[Confused, ...]
     f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
-    calibration: Calibration | None  # of its network of the lowest seed; of the first 20 recipes
+    calibration: Calibration | None  # of its network of the lowest seed; of the first 10 recipes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,145 @@
+"""One comparison, from run folders alone. Knows nothing of torch.
+
+Folders are found and read; what cannot be shown is named; runs become recipes; pairs are tested;
+what holds is said in sentences first. Then a page, a text and a table are written.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from triptych import Refused
+from triptych.config import Config
+from triptych.files import replacing
+from triptych.report import collected
+from triptych.report.comparable import banner, require_comparable
+from triptych.report.comparison import Comparison, Origin, Problem, Recipe, Row
+from triptych.report.gallery import agreement, gallery
+from triptych.report.markdown import as_markdown
+from triptych.report.page import page
+from triptych.report.pairs import network_pairs, on_the_same_images, recipe_pairs
+from triptych.report.recipes import Network, class_names, grouped, summary
+from triptych.report.runs import Run, find_folders, read_runs
+from triptych.report.sentences import listed
+from triptych.report.settings import differing
+from triptych.report.study import study
+from triptych.report.tables import as_csv
+from triptych.report.verdict import cautions, verdict
+
+log = logging.getLogger(__name__)
+
+MAX_NAMED = 4  # models in a title
+
+
+def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
+    """Compare every finished run below `config["runs"]`; the path of the page.
+
+    Raises Refused where no run is left, or where those left cannot be compared.
+    """
+    places = [config["runs"]] if isinstance(config["runs"], str) else config["runs"]
+    out = Path(config["out"]) if config["out"] else None
+    folders = find_folders(places, out)
+    if not folders:
+        raise Refused(f"runs={','.join(places)}: no run there or below (a folder with a run.json)")
+    runs, problems = read_runs(folders)
+    if not runs:
+        reason = f"{problems[0].folder}: {problems[0].what}"
+        raise Refused(f"runs={','.join(places)}: none of {len(folders)} can be shown\n{reason}")
+    if not config["allow_mixed"]:
+        require_comparable(runs)
+    comparison = compared(runs, problems)
+    written = write(comparison, out or nearest_parent(runs) / "comparison")
+    logging.getLogger("triptych").setLevel(logging.INFO)
+    for problem in comparison.problems:
+        log.info("%s: %s", problem.folder, problem.what)
+    for sentence in filter(None, (comparison.banner, *comparison.verdict)):
+        log.info("%s", sentence)
+    log.info("%s", written)
+    return written
+
+
+def compared(runs: list[Run], problems: list[Problem]) -> Comparison:
+    """All that is said and shown of runs; `problems` gains what is wrong with their files."""
+    groups = grouped(runs)
+    networks = [network for group in groups for network in group.networks]
+    blocks = on_the_same_images(groups)
+    classes = [class_names(block) for block in blocks]
+    names = {group: named for block, named in zip(blocks, classes, strict=True) for group in block}
+    rows = collected.rows(networks, problems)
+    calibrations = collected.calibrations(groups, problems)
+    recipes = tuple(
+        summary(group, names[group], calibration)
+        for group, calibration in zip(groups, calibrations, strict=True)
+    )
+    of_networks, of_recipes = network_pairs(groups), recipe_pairs(groups)
+    besides = differing([group.networks for group in groups])
+    pixels = collected.pixels(networks, problems) if len(blocks) == 1 else {}
+    return Comparison(
+        title=title(recipes, rows),
+        banner=banner(runs),
+        verdict=verdict(recipes, rows, of_networks, of_recipes),
+        cautions=cautions(groups, besides),
+        differing=besides,
+        rows=rows,
+        recipes=recipes,
+        network_pairs=of_networks,
+        recipe_pairs=of_recipes,
+        curves=collected.curves(networks, problems),
+        image_types=collected.image_types(groups, problems),
+        agreement=agreement(groups) if len(blocks) == 1 else None,
+        gallery=gallery(groups, pixels, classes[0]),
+        study=study(max(recipe.num_test for recipe in recipes)),
+        grad_cams=collected.grad_cams(groups, problems),
+        origins=tuple(map(origin, networks)),
+        problems=tuple(problems),
+        command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
+        made_at=datetime.now(UTC).isoformat(timespec="minutes"),
+        version=version("triptych"),
+    )
+
+
+def title(recipes: Sequence[Recipe], rows: Sequence[Row]) -> str:
+    """Which networks on which data."""
+    models = [*dict.fromkeys(recipe.model for recipe in recipes)]
+    networks = listed(models) if len(models) <= MAX_NAMED else f"{len(models)} networks"
+    return f"{networks} on {listed([*dict.fromkeys(row.data for row in rows)])}"
+
+
+def origin(network: Network) -> Origin:
+    """What reproduces a run, from its record."""
+    facts = network.facts
+    known = ("device", "precision", "num_threads", "started_at", "num_epochs", "train_seconds")
+    return Origin(
+        label=network.label,
+        command=facts["command"] or "",
+        commit=facts["git_commit"],
+        versions=tuple((name, str(v)) for name, v in (facts["versions"] or {}).items() if v),
+        test_hash=facts["test_hash"],
+        split_hash=facts["split_hash"],
+        **{name: facts[name] for name in known},
+    )
+
+
+def write(comparison: Comparison, out: Path) -> Path:
+    """Put the three files into `out`, each whole; raises Refused where that cannot be."""
+    files = {
+        "comparison.csv": as_csv(comparison.rows),
+        "comparison.md": as_markdown(comparison),
+        "index.html": page(comparison),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            with replacing(out / name) as path:
+                path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"out={out}: cannot be written to ({error})") from error
+    return out / "index.html"
+
+
+def nearest_parent(runs: Sequence[Run]) -> Path:
+    """The nearest folder that holds all the runs."""
+    return Path(os.path.commonpath([run.folder.resolve().parent for run in runs]))

@@ -1,0 +1,54 @@
+"""What must be the same for accuracies to stand side by side."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from triptych import Refused
+from triptych.config import shown
+from triptych.report.runs import Run
+
+# In the order of what explains the rest: other data have other classes, images and splits.
+SAME: dict[str, Callable[[Run], object]] = {
+    "data": lambda run: run.facts["data"],
+    "number of classes": lambda run: run.test.num_classes,
+    "test_hash": lambda run: run.facts["test_hash"],
+    "split_hash": lambda run: run.facts["split_hash"],
+    "classes": lambda run: tuple(run.facts["classes"] or ()),
+}
+
+
+def differences(runs: list[Run]) -> list[str]:
+    """In a line each, what is not the same for all runs, by the first two that differ."""
+    lines = []
+    for name, of in SAME.items():
+        values = Counter(of(run) for run in runs if of(run) != ())
+        if len(values) > 1:
+            usual = values.most_common(1)[0][0]
+            one = next(run for run in runs if of(run) == usual)
+            other = next(run for run in runs if of(run) not in (usual, ()))
+            lines.append(
+                f"{name}: {shown(of(other))} in {other.folder}, {shown(usual)} in {one.folder}"
+            )
+    return lines
+
+
+def require_comparable(runs: list[Run]) -> None:
+    """Raise Refused unless all runs answer for the same images, learned from the same split."""
+    lines = differences(runs)
+    if lines:
+        raise Refused(
+            f"these runs cannot be compared, {lines[0]}\n"
+            "name with runs= those that belong together, or show them untested beside each other "
+            "with allow_mixed=true"
+        )
+
+
+def banner(runs: list[Run]) -> str | None:
+    """What a page must say first whose runs cannot be compared; None where they can."""
+    lines = differences(runs)
+    if not lines:
+        return None
+    return (
+        "These runs cannot be compared, and pairs are tested only where the test images are the "
+        f"same. What differs: {'; '.join(lines)}."
+    )

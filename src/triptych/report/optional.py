@@ -1,0 +1,173 @@
+"""What a run folder may hold besides: cost, validation, curves, image types, pixels, pictures.
+
+Each reader returns None where the file is not there, and raises Refused where it is not what it
+should be.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych import Refused
+from triptych.config import shown
+from triptych.evaluation.degradation import Row, degradations, read_outcomes
+from triptych.evaluation.predictions import Predicted, read_predictions
+from triptych.report.exhibits import Curve, GradCam, ImageTypes, Slice
+from triptych.report.recipes import Network
+from triptych.report.runs import FRACTION, printable
+from triptych.rules import TEXT, Rule, count, number
+
+PNG = b"\x89PNG\r\n\x1a\n"
+COST: dict[str, Rule] = {
+    **dict.fromkeys(("num_params", "macs", "checkpoint_bytes", "peak_memory_bytes"), count(0)),
+    **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), number(0)),
+    **dict.fromkeys(("throughput_images_per_second", "train_images_per_second"), number(0)),
+    **dict.fromkeys(("device", "precision"), TEXT),
+    "num_threads": count(0),
+}
+LIST = Rule("a list", lambda value: type(value) is list)
+SLICE: dict[str, Rule] = {
+    **dict.fromkeys(("measure", "third"), TEXT),
+    "num_images": count(0),
+    **dict.fromkeys(("accuracy", "standardised"), FRACTION),
+    **dict.fromkeys(("standardised_low", "standardised_high"), FRACTION),
+    "class_mix": Rule(
+        "a list of counts", lambda v: type(v) is list and all(map(count(0).holds, v))
+    ),
+}
+
+COURSE = ("train/loss", "val/loss", "val/accuracy")
+
+Read = TypeVar("Read")
+
+
+def cost(network: Network) -> dict[str, Any]:
+    """The figures of `cost.json` by the names of `comparison.csv`; None for what is not there."""
+    found = _json(network.folder / "cost.json") or {}
+    return {name: _checked("cost.json", name, found.get(name), COST[name]) for name in COST}
+
+
+def validation(network: Network) -> Predicted | None:
+    path = network.folder / "predictions" / "val.npz"
+    found = read_predictions(path) if path.exists() else None
+    if found and found.num_classes != network.test.num_classes:
+        classes = f"{found.num_classes} classes, test.npz {network.test.num_classes}"
+        raise Refused(f"{path}: has {classes}")
+    return found
+
+
+def image_types(network: Network) -> ImageTypes | None:
+    """Rows and slices as `evaluate.py` left them; degradations from the images themselves."""
+    path = network.folder / "image_types.csv"
+    if not path.exists():
+        return None
+    rows = tuple(_table(path, _row))
+    has_outcomes = (network.folder / "predictions" / "image_types.npz").exists()
+    lost = degradations(read_outcomes(network.folder)) if has_outcomes else {}
+    slices = (_json(network.folder / "evaluation.json") or {}).get("slices")
+    _checked("evaluation.json", "slices", slices, LIST)
+    return ImageTypes(network.label, rows, printable(lost), tuple(map(_slice, slices or [])))
+
+
+def curve(network: Network) -> Curve | None:
+    """The last loss and the validation of every epoch."""
+    path = network.folder / "metrics.csv"
+    if not path.exists():
+        return None
+    epochs: dict[int, dict[str, float]] = {}
+    for epoch, values in _table(path, _measured):
+        epochs.setdefault(epoch, {}).update(values)
+    order = sorted(epochs)
+    train_loss, val_loss, val_accuracy = (
+        np.array([epochs[epoch].get(name, np.nan) for epoch in order]) for name in COURSE
+    )
+    return Curve(
+        *(network.label, np.array(order, np.int64), train_loss, val_loss, val_accuracy),
+        best_epoch=network.facts["best_epoch"],
+    )
+
+
+def pixels(network: Network) -> dict[int, NDArray[np.uint8]] | None:
+    """Test images (3, H, W) that the run kept, by their index in the official set."""
+    path = network.folder / "predictions" / "test_images.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index, images = file["index"], file["images"]
+        if index.dtype != np.int64 or index.shape != images.shape[:1]:
+            raise ValueError("index must be int64 (K,), a place an image")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 (K, 3, H, W), they are {images.shape}")
+    except Exception as error:  # of zip, of numpy, of the system: many kinds
+        raise Refused(f"{path}: cannot be read as test images ({error})") from error
+    return dict(zip(index.tolist(), images, strict=True))
+
+
+def grad_cam(network: Network) -> GradCam | None:
+    path = network.folder / "figures" / "grad_cam.png"
+    if not path.exists():
+        return None
+    data = path.read_bytes()
+    if not data.startswith(PNG):
+        raise Refused(f"{path}: is no PNG")
+    return GradCam(network.label, data)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """A mapping; None where there is no file."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{path}: cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise Refused(f"{path}: must be a mapping, it is {shown(found)}")
+    return {str(key): printable(value) for key, value in found.items()}
+
+
+def _table(path: Path, read: Callable[[dict[str, str]], Read]) -> list[Read]:
+    try:
+        with path.open(newline="") as file:
+            return [read(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise Refused(f"{path}: cannot be read ({error})") from error
+
+
+def _measured(row: dict[str, str]) -> tuple[int, dict[str, float]]:
+    """The epoch of a line of `metrics.csv` and what was measured there."""
+    values = {name: float(row[name]) for name in COURSE if row.get(name)}
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError("a loss or an accuracy is not finite")
+    return int(row["epoch"]), values
+
+
+def _row(row: dict[str, str]) -> Row:
+    shares = [float(row[name]) for name in Row._fields[3:]]
+    if not all(map(FRACTION.holds, shares)):
+        raise ValueError("accuracies must be fractions")
+    return Row(printable(row["type"]), int(row["severity"]), int(row["num_images"]), *shares)
+
+
+def _slice(found: Any) -> Slice:
+    values = found if isinstance(found, dict) else {}
+    checked = {
+        name: _checked("evaluation.json", name, values.get(name), rule)
+        for name, rule in SLICE.items()
+    }
+    if None in checked.values():
+        raise Refused(f"evaluation.json: slices must each have {', '.join(SLICE)}")
+    return Slice(**checked | {"class_mix": tuple(checked["class_mix"])})
+
+
+def _checked(file: str, name: str, value: Any, rule: Rule) -> Any:
+    if not rule.or_null().holds(value):
+        raise Refused(f"{file}: {name} must be {rule.says}, it is {shown(value)}")
+    return value

@@ -1,0 +1,174 @@
+"""Run folders as they are found: anybody's, half-written, edited by hand. Data until checked."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych import Refused
+from triptych.config import Config, shown
+from triptych.evaluation.predictions import Predicted, read_predictions
+from triptych.evaluation.scores import Scores, score
+from triptych.record import Record
+from triptych.report.comparison import Problem
+from triptych.rules import NAMES, TEXT, Rule, count, number
+
+ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
+
+MAPPING = Rule("a mapping", lambda value: type(value) is dict)
+FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
+FACTS: dict[str, Rule] = {
+    **dict.fromkeys(("model", "data", "split_hash", "test_hash"), TEXT),
+    **dict.fromkeys(("config_hash", "group_hash", "started_at", "finished_at"), TEXT),
+    "seed": count(0),
+    "metrics": MAPPING,
+}
+OPTIONAL_FACTS: dict[str, Rule] = {
+    **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
+    **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
+    **dict.fromkeys(("input_size", "num_test"), count(1)),
+    **dict.fromkeys(("images_per_second", "train_seconds"), number(0)),
+    "command": Rule("a text", lambda value: type(value) is str),
+    "classes": NAMES,
+    "versions": MAPPING,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its record, its config, and what it answered for the test images."""
+
+    folder: Path
+    facts: dict[str, Any]  # as `FACTS` and `OPTIONAL_FACTS` have them, None for what is not there
+    config: Config
+    test: Predicted
+    scores: Scores  # of `test`
+
+    @property
+    def recipe(self) -> tuple[object, ...]:
+        """What its repetitions with other seeds share: the settings, and the very images."""
+        hashes = (self.facts[f"{name}_hash"] for name in ("group", "split", "test"))
+        return (*hashes, self.test.num_classes)
+
+    @property
+    def val_accuracy(self) -> float | None:
+        value = self.facts["metrics"].get("val/accuracy")
+        return value if FRACTION.holds(value) else None
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
+    """The runs that can be shown, and in a line each what is wrong with the others."""
+    runs: list[Run] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except Refused as refused:
+            problems.append(problem(folder, refused))
+    for doubts in (other_images, repetitions):
+        lost = dict(doubts(runs))
+        problems += [problem(run.folder, doubt) for run, doubt in lost.items()]
+        runs = [run for run in runs if run not in lost]
+    return runs, problems
+
+
+def problem(folder: Path, what: object) -> Problem:
+    """In one line, which does not repeat the folder."""
+    says = str(what).replace(f"{folder}: ", "").replace(f"{folder}{os.sep}", "")
+    return Problem(printable(str(folder)), printable(says))
+
+
+def printable(value: Any) -> Any:
+    """Strings, at any depth, in one line of what can be printed and written as UTF-8."""
+    if isinstance(value, dict):
+        return {printable(key): printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [printable(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return "".join(
+        letter if letter.isprintable() else "\ufffd" for letter in " ".join(value.split())
+    )
+
+
+def find_folders(places: list[str], out: Path | None) -> list[Path]:
+    """Every folder with a `run.json` at or below folders or globs, but not below `out`."""
+    starts = {
+        Path(start)
+        for place in places
+        for start in ([place] if Path(place).exists() else glob.glob(place, recursive=True))
+    }
+    found = {folder.resolve(): folder for start in sorted(starts) for folder in _below(start)}
+    hidden = out.resolve() if out else None
+    return [folder for real, folder in found.items() if hidden not in (real, *real.parents)]
+
+
+def _below(start: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(start):
+        subfolders.sort()
+        if "run.json" in files:
+            subfolders.clear()
+            yield Path(folder)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; raises Refused where it is not finished or cannot be trusted."""
+    record = Record.open(folder)
+    facts = printable(record.facts)
+    if facts.get("status") != "finished":
+        error = f" ({facts['error']})" if facts.get("error") else ""
+        raise Refused(f"left out, its status is {shown(facts.get('status'))}{error}")
+    for name, rule in (FACTS | {k: r.or_null() for k, r in OPTIONAL_FACTS.items()}).items():
+        if not rule.holds(facts.get(name)):
+            raise Refused(f"run.json: {name} must be {rule.says}, it is {shown(facts.get(name))}")
+    facts = dict.fromkeys(OPTIONAL_FACTS) | facts
+    test = read_predictions(folder / "predictions" / "test.npz")
+    run = Run(folder, facts, printable(record.config), test, score(test))
+    if facts["classes"] and len(facts["classes"]) != run.test.num_classes:
+        few = f"{len(facts['classes'])} classes, its predictions {run.test.num_classes}"
+        raise Refused(f"run.json: names {few}")
+    _check_metrics(run)
+    return run
+
+
+def _check_metrics(run: Run) -> None:
+    """Raise Refused where the record's test metrics are not those of the predictions."""
+    scores = run.scores
+    recomputed = {"accuracy": scores.accuracy, "loss": scores.nll, **scores.macro._asdict()}
+    for name, value in recomputed.items():
+        logged = run.facts["metrics"].get(f"test/{name}")
+        if logged is None and name != "accuracy":
+            continue
+        rounding = ROUNDING[name] * max(1, value)
+        if type(logged) not in (int, float) or not abs(logged - value) <= rounding:
+            raise Refused(
+                f"run.json: test/{name} is {shown(logged)}, its predictions give {value:.6g}"
+            )
+
+
+def other_images(runs: list[Run]) -> Iterator[tuple[Run, str]]:
+    """Runs whose labels or index differ from those of most runs with the same `test_hash`."""
+    images = {run: (run.test.index.tobytes(), run.test.labels.tobytes()) for run in runs}
+    for test_hash in {run.facts["test_hash"]: None for run in runs}:
+        same = [run for run in runs if run.facts["test_hash"] == test_hash]
+        [(most, _)] = Counter(images[run] for run in same).most_common(1)
+        first = next(run for run in same if images[run] == most)
+        for run in same:
+            if images[run] != most:
+                what = "index" if images[run][0] != most[0] else "labels"
+                doubt = f"test.npz: {what} differs from that of {first.folder}"
+                yield run, f"{doubt}, whose test_hash is the same"
+
+
+def repetitions(runs: list[Run]) -> Iterator[tuple[Run, str]]:
+    """Runs of a config and seed that another run, which finished later, has too."""
+    newest: dict[tuple[object, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: (run.facts["finished_at"], str(run.folder))):
+        newest[*run.recipe, run.facts["seed"]] = run
+    for run in runs:
+        kept = newest[*run.recipe, run.facts["seed"]]
+        if kept is not run:
+            yield run, f"left out, {kept.folder} has the same config and seed and finished later"

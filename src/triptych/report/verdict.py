@@ -1,0 +1,142 @@
+"""The first sentences of a comparison, and what its figures do not cover."""
+
+from collections.abc import Callable, Sequence
+
+from triptych.report.comparison import Pairs, Recipe, Row, Setting
+from triptych.report.recipes import Group
+from triptych.report.sentences import MAX_SENTENCES, counted, listed, percent
+
+UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "num_params": ("fewest parameters", lambda n: f"{n:,}"),
+    "macs": ("fewest multiply-accumulates an image", lambda n: f"{n / 1e6:,.1f} million"),
+    "latency_ms_p50": ("shortest median latency at batch 1", lambda ms: f"{ms:.1f} ms"),
+    "throughput_images_per_second": ("highest throughput", lambda n: f"{n:,.0f} images/s"),
+}
+HIGHER_IS_BETTER = ("throughput_images_per_second",)
+OF_A_DEVICE = ("latency_ms_p50", "throughput_images_per_second")
+
+
+def verdict(
+    recipes: Sequence[Recipe], rows: Sequence[Row], networks: Pairs, of_recipes: Pairs
+) -> tuple[str, ...]:
+    """What was compared, how accurate each is, what can be told apart, what each costs."""
+    num_tests = sorted({recipe.num_test for recipe in recipes})
+    sizes = listed([counted(n, "test image") for n in num_tests])
+    trained = counted(len(rows), "trained network")
+    of = f" of {counted(len(recipes), 'recipe')}" if len(recipes) < len(rows) else ""
+    said = [f"{trained}{of} answered for {sizes}, every image counted once."]
+    said += _accuracies(recipes)
+    told = {label for pair in of_recipes.pairs for label in (pair.a, pair.b)}
+    untold = {recipe.networks[0] for recipe in recipes if recipe.label not in told}
+    said += _pairs(of_recipes, None)
+    said += _pairs(networks, untold)
+    if not networks.pairs:
+        said.append(networks.note)
+    return (*said, *_costs(recipes, rows))
+
+
+def _accuracies(recipes: Sequence[Recipe]) -> list[str]:
+    if len(recipes) <= MAX_SENTENCES:
+        return [_accuracy(recipe) for recipe in recipes]
+    order = sorted(recipes, key=lambda recipe: recipe.accuracy.value)
+    low, high = order[0], order[-1]
+    return [
+        f"Accuracies go from {percent(low.accuracy.value)} ({low.label}) to "
+        f"{percent(high.accuracy.value)} ({high.label}); the table has each with its interval."
+    ]
+
+
+def _accuracy(recipe: Recipe) -> str:
+    value, low, high = recipe.accuracy.value, recipe.accuracy.low, recipe.accuracy.high
+    seeds = len(recipe.networks)
+    got = f"{recipe.label} gets {percent(value)} of {counted(recipe.num_test, 'image')} right"
+    if low is None or high is None:
+        return f"{got}, the mean of {counted(seeds, 'seed')}, too few for an interval over seeds."
+    interval = f"{100 * low:.2f} to {percent(high)}"
+    if seeds == 1:
+        return f"{got} (one seed; 95 % Wilson interval over test images {interval})."
+    return f"{got}, the mean of {seeds} seeds (95 % t interval over seeds and images {interval})."
+
+
+def _pairs(pairs: Pairs, about: set[str] | None) -> list[str]:
+    """The sentences of a table, of those pairs that have one of `about`; few, or their number."""
+    kept = [p for p in pairs.pairs if about is None or {p.a, p.b} & about]
+    if len(kept) <= MAX_SENTENCES:
+        return [pair.sentence for pair in kept]
+    told = sum("cannot be told apart" not in pair.sentence for pair in kept)
+    kind = "recipes" if about is None else "trained networks"
+    return [
+        f"Of {len(kept)} pairs of {kind}, {told} can be told apart and {len(kept) - told} cannot; "
+        "the table of pairs has each with its interval."
+    ]
+
+
+def _costs(recipes: Sequence[Recipe], rows: Sequence[Row]) -> list[str]:
+    """Who needs least of what, without a test, where all were measured alike."""
+    if len(recipes) < 2 or len({recipe.num_test for recipe in recipes}) > 1:
+        return []
+    row_of = {row.label: row for row in rows}
+    first = {recipe.label: row_of[recipe.networks[0]] for recipe in recipes}
+    one_device = len({(row.device, row.precision_mode) for row in first.values()}) == 1
+    facts = []
+    for name, (what, written) in UNITS.items():
+        values = {label: getattr(row, name) for label, row in first.items()}
+        if None in values.values() or (name in OF_A_DEVICE and not one_device):
+            continue
+        best = (max if name in HIGHER_IS_BETTER else min)(values.values())
+        named = [label for label, value in values.items() if value == best]
+        models = {first[label].model for label in named}
+        if len(named) < len(values):
+            names = _some([*models] if len(models) == 1 else named)
+            facts.append(f"{what}, {names} ({written(best)})")
+    if not facts:
+        return []
+    top = max(recipes, key=lambda recipe: recipe.accuracy.value)
+    highest = f"highest accuracy, {top.label} ({percent(top.accuracy.value)})"
+    return [f"Descriptively, with no test behind it: {'; '.join([highest, *facts])}."]
+
+
+def cautions(groups: Sequence[Group], differing: Sequence[Setting]) -> tuple[str, ...]:
+    """What a reader must know before repeating the figures."""
+    said = [
+        "One split and one test set: no interval here covers how far the figures would move with "
+        "another split, or with test images of another origin.",
+        "Validation images chose each run's epoch, unless its recipe scores the last; test images "
+        "chose nothing.",
+    ]
+    if differing:
+        names = _some([setting.name for setting in differing])
+        said.append(
+            f"The recipes differ besides the network in {names}: a difference between them is one "
+            "of whole recipes, not of networks alone."
+        )
+    few = sum(not group.can_be_told for group in groups)
+    if few:
+        said.append(
+            f"{few} of {counted(len(groups), 'recipe')} with fewer than 3 seeds: of these nothing "
+            "is said about training again."
+        )
+    return (*said, *_undefined(groups))
+
+
+def _undefined(groups: Sequence[Group]) -> list[str]:
+    """Networks with classes whose precision or recall has no value."""
+    counts = {
+        network.label: network.scores.undefined_classes
+        for group in groups
+        for network in group.networks
+        if network.scores.undefined_classes
+    }
+    if not counts:
+        return []
+    named = _some([f"{network} ({number})" for network, number in counts.items()])
+    return [
+        "Classes without a test image or never predicted have no precision or recall and enter "
+        f"macro values as 0, as scikit-learn has it: {named}."
+    ]
+
+
+def _some(words: Sequence[str]) -> str:
+    """The words, listed; of many the first, and how many more there are."""
+    more = len(words) - MAX_SENTENCES
+    return listed([*words[:MAX_SENTENCES], f"{more} more"] if more > 0 else words)

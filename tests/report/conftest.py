@@ -1,0 +1,250 @@
+"""Comparisons of made-up numbers, as large and as hostile as a test asks."""
+
+import io
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.image import imsave
+
+from triptych.evaluation.calibration import Bin, Calibration, Reliability
+from triptych.evaluation.degradation import OVERALL, UNMODIFIED, Degradation
+from triptych.evaluation.degradation import Row as Level
+from triptych.evaluation.levels import LEVELS
+from triptych.evaluation.statistics import Interval
+from triptych.report.comparison import (
+    Comparison,
+    Origin,
+    Pair,
+    Pairs,
+    Problem,
+    Recipe,
+    Row,
+    Setting,
+)
+from triptych.report.exhibits import (
+    Agreement,
+    Confused,
+    Curve,
+    Estimate,
+    Gallery,
+    GradCam,
+    Guess,
+    ImageTypes,
+    Picture,
+    Slice,
+    Study,
+)
+
+CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+MODELS = ("googlenet", "alexnet", "resnet50")
+NUM_TEST = 10_000
+
+
+class Invented:
+    """Draws the parts of one comparison."""
+
+    def __init__(self, num_recipes: int, num_seeds: int, classes: tuple[str, ...]) -> None:
+        self.random = np.random.default_rng(0)
+        self.classes = classes
+        self.recipes = [
+            MODELS[n] if n < len(MODELS) else f"{MODELS[n % 3]}, optim.lr={0.0001 * n:.4f}"
+            for n in range(num_recipes)
+        ]
+        self.networks = {
+            recipe: tuple(f"{recipe} seed {seed}" for seed in range(num_seeds))
+            for recipe in self.recipes
+        }
+        self.labels = [label for labels in self.networks.values() for label in labels]
+        self.skill = {label: float(self.random.uniform(0.7, 0.93)) for label in self.labels}
+
+    def estimate(self, value: float, half: float = 0.005) -> Estimate:
+        return Estimate(value, value - half, value + half)
+
+    def row(self, label: str) -> Row:
+        skill, draw = self.skill[label], self.random.uniform
+        return Row(
+            label=label,
+            model=label.split()[0].strip(","),
+            weights="IMAGENET1K_V1",
+            data="cifar10",
+            seed=int(label.rpartition(" ")[2]),
+            num_test=NUM_TEST,
+            accuracy=skill,
+            accuracy_low=skill - 0.006,
+            accuracy_high=skill + 0.005,
+            f1=skill - 0.001,
+            precision=skill,
+            recall=skill,
+            nll=2 * (1 - skill),
+            ece=0.03,
+            paper_f1=0.7071,
+            paper_precision=0.84375,
+            paper_recall=0.8333,
+            num_params=int(draw(5e6, 6e7)),
+            macs=int(draw(7e8, 4e9)),
+            checkpoint_bytes=int(draw(2e7, 2e8)),
+            train_images_per_second=draw(100, 4000),
+            latency_ms_p50=draw(2, 20),
+            latency_ms_p95=draw(20, 30),
+            throughput_images_per_second=draw(200, 9000),
+            peak_memory_bytes=int(draw(5e8, 3e9)),
+            device="cpu",
+            precision_mode="32-true",
+            folder=f"logs/cifar10/{label.replace(' ', '_')}",
+        )
+
+    def recipe(self, label: str) -> Recipe:
+        networks, num_classes = self.networks[label], len(self.classes)
+        skill = float(np.mean([self.skill[network] for network in networks]))
+        errors = self.random.dirichlet(np.full(num_classes, 0.3), num_classes) * (1 - skill)
+        shares = errors + np.eye(num_classes) * skill
+        first, last = self.classes[0], self.classes[-1]
+        return Recipe(
+            label=label,
+            model=label.split(",")[0],
+            networks=networks,
+            classes=self.classes,
+            num_test=NUM_TEST,
+            accuracy=self.estimate(skill),
+            confusion=(shares * NUM_TEST / num_classes).round().astype(np.int64),
+            most_confused=(Confused(last, first, 123, 0.123), Confused(first, last, 45, 0.045)),
+            f1=self.random.uniform(skill - 0.1, min(skill + 0.1, 1), num_classes),
+            calibration=Calibration(self.reliability(0.06), 1.62, self.reliability(0.01)),
+        )
+
+    def reliability(self, error: float) -> Reliability:
+        confidence = np.linspace(0.4, 1, 15)
+        accuracy = confidence - 2 * error * self.random.random(15)
+        bins = [
+            Bin(float(c), float(a), Interval(float(a) - 0.02, float(a) + 0.02), 667)
+            for c, a in zip(confidence, accuracy, strict=True)
+        ]
+        return Reliability(error, Interval(error - 0.005, error + 0.005), 0.008, 0.01, 0.61, bins)
+
+    def pairs(self, labels: list[str], num_seeds: int, question: str) -> Pairs:
+        of_networks = num_seeds == 1
+        pairs = [
+            Pair(
+                a=a,
+                b=b,
+                num_images=NUM_TEST,
+                num_seeds=(num_seeds, num_seeds),
+                difference=self.estimate(float(self.random.uniform(-0.05, 0.05)), 0.012),
+                p=0.00001,
+                p_holm=0.0312,
+                only_a=412 if of_networks else None,
+                only_b=297 if of_networks else None,
+                f1_difference=self.estimate(0.0118) if of_networks else None,
+                sentence=f"{a} and {b} cannot be told apart on these {NUM_TEST:,} test images "
+                "(difference +1.15 points, 95 % interval −0.05 to +2.35).",
+            )
+            for a, b in list(combinations(labels, 2))[:45]
+        ]
+        return Pairs(question, "Exact McNemar; Holm over the pairs of this table.", tuple(pairs))
+
+    def curve(self, label: str) -> Curve:
+        epochs = np.arange(1, 11)
+        progress = 1 - np.exp(-epochs / 3)
+        noise = self.random.normal(0, 0.01, (3, len(epochs)))
+        train_loss = 2.3 - 2 * progress + noise[0]
+        val_loss = 2.3 - 1.7 * progress + noise[1]
+        return Curve(
+            label, epochs, train_loss, val_loss, self.skill[label] * progress + noise[2], 9
+        )
+
+    def image_types(self, label: str) -> ImageTypes:
+        skill = self.skill[label]
+        levels = [Level(UNMODIFIED, 0, 1000, skill, skill - 0.02, skill + 0.02)]
+        for kind in LEVELS:
+            steep = self.random.uniform(0.02, 0.2)
+            for severity in (1, 2, 3):
+                left = skill - steep * severity
+                levels.append(Level(kind, severity, 1000, left, left - 0.03, left + 0.03))
+        mix = tuple(range(50, 50 + len(self.classes)))
+        slices = [
+            Slice(measure, third, 3333, skill, skill - 0.01, skill - 0.02, skill, mix)
+            for measure in ("edge_density", "colourfulness")
+            for third in ("low", "middle", "high")
+        ]
+        lost = {kind: Degradation(0.1, 0.09, 0.11) for kind in LEVELS}
+        lost[OVERALL] = Degradation(0.2, 0.18 * skill, 0.22)
+        return ImageTypes(label, tuple(levels), lost, tuple(slices))
+
+    def picture(self, networks: list[str]) -> Picture:
+        pixels = self.random.integers(0, 256, (3, 32, 32), dtype=np.uint8)
+        guesses = [
+            Guess(n, self.classes[i % len(self.classes)], 0.99 - 0.01 * i)
+            for i, n in enumerate(networks)
+        ]
+        return Picture(int(self.random.integers(NUM_TEST)), pixels, "cat", tuple(guesses))
+
+    def origin(self, label: str) -> Origin:
+        return Origin(
+            label=label,
+            command="python train.py experiment=scratch model=googlenet optim.lr=0.001",
+            commit="39fbac2e8af8b63afb1df2dd177361e48535fae5",
+            versions=(("torch", "2.14.1"), ("torchvision", "0.29.1")),
+            device="cpu",
+            precision="32-true",
+            num_threads=2,
+            started_at="2026-11-22T21:25:53+00:00",
+            num_epochs=10,
+            train_seconds=3571.9,
+            test_hash="2c33b053d1cd726a",
+            split_hash="59c5b241f6f58de1",
+        )
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    imsave(buffer, np.random.default_rng(0).random((60, 240)), format="png")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def invented() -> Callable[..., Comparison]:
+    """Builds a comparison with all its parts."""
+
+    def build(num_recipes: int = 3, num_seeds: int = 3, **classes: tuple[str, ...]) -> Comparison:
+        of = Invented(num_recipes, num_seeds, classes.get("classes", CIFAR10))
+        labels = of.labels
+        alone = tuple(int(n) for n in of.random.integers(0, 300, len(labels)))
+        return Comparison(
+            title="CIFAR-10: " + ", ".join(MODELS),
+            banner=None,
+            verdict=(
+                f"{len(labels)} trained networks answered for 10,000 test images, every image "
+                "counted once.",
+                "googlenet gets 91.55 % right, the mean of 3 seeds (95 % t interval over seeds and "
+                "images 91.00 to 92.10 %).",
+                "googlenet is better than alexnet on this test set: +16.41 points "
+                "(95 % interval 15.38 to 17.44; p < 0.0001, Holm; 3 seeds each).",
+            ),
+            cautions=("One split and one test set.", "Validation images chose each run's epoch."),
+            differing=(Setting("optim.lr", tuple("0.001" for _ in of.recipes)),),
+            rows=tuple(map(of.row, labels)),
+            recipes=tuple(map(of.recipe, of.recipes)),
+            network_pairs=of.pairs(labels, 1, "Do these trained networks differ?"),
+            recipe_pairs=of.pairs(of.recipes, 3, "Do the recipes differ, if trained again?"),
+            curves=tuple(map(of.curve, labels)),
+            image_types=tuple(map(of.image_types, labels)),
+            agreement=Agreement(tuple(labels), NUM_TEST, 7012, 214, alone)
+            if len(labels) > 1
+            else None,
+            gallery=Gallery(
+                tuple(of.picture(labels) for _ in range(6)),
+                214,
+                tuple(of.picture(labels[:1]) for _ in range(12)),
+            ),
+            study=Study(16, ("F1, precision and recall are over the last 16 test images only.",)),
+            grad_cams=tuple(GradCam(label, png()) for label in labels[:2]),
+            problems=(Problem("logs/cifar10/broken", "running: it has no predictions yet"),),
+            origins=tuple(map(of.origin, labels)),
+            command="python compare.py runs=logs",
+            made_at="2026-11-23 00:12 UTC",
+            version="0.1.0",
+        )
+
+    return build

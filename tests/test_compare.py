@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run_folders import change_record, write_run
+from triptych import Refused
+from triptych.compare import compare
+
+
+def config(runs: Path | str | list[str], out: Path | None = None, mixed: bool = False) -> dict:
+    places = runs if isinstance(runs, list) else str(runs)
+    return {"runs": places, "out": str(out) if out else None, "allow_mixed": mixed}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("logs")
+    write_run(root, "alexnet", skill=1.0)
+    write_run(root, "googlenet", skill=3.0)
+    change_record(write_run(root, "vgg11"), status="running")
+    return root
+
+
+def test_a_comparison_is_three_files_beside_the_runs_and_its_verdict_on_the_screen(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = compare(config(root))
+    assert page == root / "shapes" / "comparison" / "index.html"
+    assert {path.name for path in page.parent.iterdir()} == {
+        *("index.html", "comparison.md", "comparison.csv")
+    }
+    assert caplog.messages[-1] == str(page)
+    assert "This trained googlenet seed 0 got more of the same 200 test images" in caplog.text
+    assert "vgg11/seed0" in caplog.messages[0]
+    assert "status is running" in caplog.messages[0]
+
+
+def test_a_second_comparison_replaces_the_first(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "comparison.csv").write_text("old")
+    compare(config(f"{root}/shapes/*net", tmp_path))
+    assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 3
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_where_no_run_is_found_the_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=f"{tmp_path}/a,{tmp_path}/b"):
+        compare(config([f"{tmp_path}/a", f"{tmp_path}/b"]))
+
+
+def test_where_no_run_is_left_the_first_reason_is_given(tmp_path: Path) -> None:
+    (write_run(tmp_path) / "predictions" / "test.npz").unlink()
+    with pytest.raises(Refused, match=r"none of 1 can be shown\n.*test\.npz: missing"):
+        compare(config(tmp_path))
+
+
+def test_runs_of_different_test_images_are_mixed_only_on_request(tmp_path: Path) -> None:
+    write_run(tmp_path, "alexnet"), write_run(tmp_path, "googlenet", num_images=90)
+    with pytest.raises(Refused, match="allow_mixed=true"):
+        compare(config(tmp_path))
+    page = compare(config(tmp_path, mixed=True))
+    assert "cannot be compared" in (page.parent / "comparison.md").read_text()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(Refused, match="cannot be written to"):
+        compare(config(root, tmp_path / "out"))
+
+
+def test_the_door_ends_with_2_and_without_torch_where_there_is_nothing_to_compare(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import sys; from triptych.door import open_door\n"
+        "try: open_door('compare', 'triptych.compare:compare')\n"
+        "finally: print({'torch', 'lightning'} & set(sys.modules), 'scipy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, f"runs={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "set() True\n")
+    assert ended.stderr == f"runs={tmp_path}: no run there or below (a folder with a run.json)\n"
+    assert list(tmp_path.iterdir()) == []
