@@ -13,7 +13,9 @@ help: ## list these targets
 setup: $(STAMP) ## make .venv from requirements.lock (every target below does so itself)
 
 demo: $(STAMP) ## train three networks on built-in images and compare them: minutes, no data needed
-	$(BIN)/python train.py -m experiment=demo model=alexnet,googlenet,resnet50
+	$(BIN)/python train.py -m experiment=demo model=alexnet,googlenet,resnet50 log_dir=logs/demo
+	$(BIN)/python evaluate.py run=logs/demo cost_seconds=1
+	$(BIN)/python compare.py runs=logs/demo
 
 train: $(STAMP) ## train one network: make train ARGS="model=resnet50 seed=1"
 	$(BIN)/python train.py $(ARGS)

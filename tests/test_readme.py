@@ -18,8 +18,9 @@ from triptych.run import train
 
 ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()
-FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", README, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"python (\w+\.py [^#`\n]*)", README)))
+GUIDES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
+FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", GUIDES, re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"python (\w+\.py [^#`\n]*)", GUIDES)))
 
 
 def blocks() -> dict[str, str]:
@@ -41,10 +42,10 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def composed(configs: Path, overrides: list[str]) -> Config:
+def composed(configs: Path, overrides: list[str], verb: str = "train") -> Config:
     with initialize_config_dir(str(configs), version_base="1.3"):
-        config = plain(compose("train", [adapted(override) for override in overrides]))
-    check(config)
+        config = plain(compose(verb, [adapted(override) for override in overrides]))
+    check(config, verb)
     return config
 
 
@@ -65,7 +66,7 @@ def test_a_command_of_the_readme_composes(command: str, followed: Path) -> None:
         for key, _, values in (override.partition("=") for override in overrides)
     ]
     for job in itertools.product(*sweep):
-        composed(followed / "configs", list(job))
+        composed(followed / "configs", list(job), Path(door).stem)
 
 
 def test_the_commands_were_found() -> None:
@@ -73,7 +74,7 @@ def test_the_commands_were_found() -> None:
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    named = set(re.findall(r"make (\w+)", README)) - {"it"}
+    named = set(re.findall(r"make (\w+)", GUIDES)) - {"it"}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "help", "tensorboard"} <= named
     assert named <= targets

@@ -9,7 +9,7 @@ VERBS: dict[str, dict[str, Rule]] = {
     "evaluate": {
         "run": FOLDERS,
         "split": one_of("test", "val"),
-        "device": TEXT,
+        "device": one_of("auto", "cpu", "cuda"),
         "batch_size": count(1).or_null(),
         "data_root": TEXT.or_null(),
         "cost": FLAG,

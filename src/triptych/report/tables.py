@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
-from triptych.evaluation.calibration import reliability
+from triptych.evaluation.calibration import calibration_error
 from triptych.evaluation.paper import paper_scores
 from triptych.evaluation.statistics import wilson
 from triptych.report.comparison import Row
@@ -46,7 +46,7 @@ def row(network: Network, cost: dict[str, Any]) -> Row:
         accuracy_high=float(interval.high),
         **scores.macro._asdict(),
         nll=scores.nll,
-        ece=reliability(network.test).error,
+        ece=calibration_error(network.test),
         **paper,
         **costs,
         precision_mode=known["precision"],
