@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,9 @@ def test_a_commands_settings_are_those_of_its_yaml_file_and_every_one_is_checked
     config = composed(verb=verb)
     assert dict(settings_of(config, VERBS[verb])).keys() == VERBS[verb].keys()
     for key in VERBS[verb]:
-        with pytest.raises(Refused, match=rf"^{key}={{'a': 1}}: must be "):
+        with pytest.raises(Refused, match=re.escape(f"{key}={{'a': 1}}: must be ")):
             check(put(config, key, {"a": 1}), verb)
-    with pytest.raises(Refused, match="^extra: no such setting; near: "):
+    with pytest.raises(Refused, match="^extra: no such setting"):
         check(put(config, "extra", 1), verb)
 
 

@@ -8,6 +8,7 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from triptych import Refused, checkpoint
 from triptych.checkpoint import AtomicCheckpointIO
@@ -54,6 +55,19 @@ def build_optim(config: Config) -> Optim:
     clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
     fused = {"fused": True} if "fused" in takes.parameters and not clips else {}
     return Optim(optimizer=built("optim.optimizer", node, **fused, _partial_=True), **settings)
+
+
+def settle(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device, laid out and multiplied as suits it."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        module.to(memory_format=torch.channels_last)
+    module.to(device)
+
+
+def device_name(device: torch.device) -> str:
+    """As `run.json` has it: a GPU by its product's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:

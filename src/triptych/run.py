@@ -12,8 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from triptych import Refused, checkpoint
-from triptych.building import build_data, build_optim, build_trainer, built
+from triptych import Refused, building, checkpoint
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
@@ -41,17 +40,17 @@ def train(
     resumed = reopen(config, overrides) if config["resume"] else None
     config = resumed.config if resumed else config
     goes_on = resumed is not None and resumed.checkpoint_path("last").exists()
-    source: Source = built("data.source", config["data"]["source"])
-    network: Network = built("model", config["model"])
+    source: Source = building.built("data.source", config["data"]["source"])
+    network: Network = building.built("model", config["model"])
     require([source] if goes_on else [source, network], overrides)
 
     pl.seed_everything(config["seed"], verbose=False)
-    data = build_data(config, source)
+    data = building.build_data(config, source)
     data.prepare_data()
     data.setup()
     backbone = network.build(num_classes=len(data.classes), load=not goes_on)
     data.expect(backbone.expects)
-    task = Classification(backbone, build_optim(config), num_classes=len(data.classes))
+    task = Classification(backbone, building.build_optim(config), num_classes=len(data.classes))
 
     record = resumed or Record.create(config, overrides)
     if started:
@@ -111,14 +110,10 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     keeps = config["checkpoint"]
     journal = Journal(record, keeps["score"], keeps["every_n_steps"])
     dashboard = Dashboard(record, str(task.backbone.head))
-    trainer = build_trainer(config, record, [dashboard, journal])
+    trainer = building.build_trainer(config, record, [dashboard, journal])
     device = trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        task.backbone.to(memory_format=torch.channels_last)
-    task.to(device)  # before callbacks copy weights, or averages would lie on the CPU
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    record.update(device=name, precision=str(trainer.precision))
+    building.settle(task, device)  # before callbacks copy weights, or averages would lie on the CPU
+    record.update(device=building.device_name(device), precision=str(trainer.precision))
 
     last = record.checkpoint_path("last")
     if record.facts["num_epochs"] is None:  # else the run was stopped behind its training

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -92,10 +90,3 @@ def test_an_interval_widens_with_its_level_around_the_figure() -> None:
     )
     wider = drawn_interval(0.3, draws, 0.9999)
     assert wider.low < low < high < wider.high
-
-
-def test_sixty_networks_on_10_000_images_take_seconds() -> None:
-    labels, predicted = guesses(np.random.default_rng(0), 60, 10_000, 10)
-    start = time.process_time()
-    assert macro_f1_draws(labels, predicted, 10).shape == (60, 1000)
-    assert time.process_time() - start < 6

@@ -1,0 +1,198 @@
+"""Finished runs scored again, from their folders alone.
+
+The network is rebuilt and given the images it was tested on. What it answers is held against what
+was logged and looked at more closely; what it costs is measured when the images are gone.
+"""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from triptych import Refused
+from triptych.config import Config
+from triptych.evaluation import cost
+from triptych.evaluation.calibration import calibrate
+from triptych.evaluation.degradation import rows, write_outcomes
+from triptych.evaluation.findings import by_the_paper, findings
+from triptych.evaluation.grad_cam import chosen, explain
+from triptych.evaluation.image_types import examples, score_image_types, summary
+from triptych.evaluation.levels import check_types
+from triptych.evaluation.predictions import Predicted, read_predictions
+from triptych.evaluation.rebuilt import Rebuilt, read_data, rebuild
+from triptych.evaluation.rescored import Rescored, find_device, rescore
+from triptych.evaluation.scores import score
+from triptych.evaluation.slices import slices
+from triptych.files import finite, replacing
+from triptych.identity import library_versions
+from triptych.progress import hush_lightning
+from triptych.record import SCHEMA
+from triptych.report import figures
+from triptych.report.diagrams import heat_maps, reliability_diagram
+from triptych.report.image_types import severity_curves, type_sheet
+from triptych.report.runs import find_folders
+
+log = logging.getLogger(__name__)
+
+# What an evaluation leaves in `evaluation.json` that a later one, asked for less, does not drop.
+LASTING = ("image_types",)
+
+
+def evaluate(config: Config, overrides: list[str]) -> None:
+    """Evaluate every run at or below the folders; raises Refused where none could be.
+
+    Writes into each folder `evaluation.json` (of the validation split `evaluation_val.json`),
+    `cost.json`, figures and, where asked for, `image_types.csv`.
+    """
+    hush_lightning()
+    logging.getLogger("triptych").setLevel(logging.INFO)
+    if config["split"] == "val" and config["image_types"]["types"]:
+        raise Refused("image_types: are made of test images; leave split=test")
+    check_types(config["image_types"]["types"])
+    device = find_device(config["device"])
+    places = config["run"] if isinstance(config["run"], list) else [config["run"]]
+    folders = find_folders(places, None)
+    if not folders:
+        raise Refused(f"run={','.join(places)}: no run.json there or in a folder below")
+    refused: list[str] = []
+    for folder in folders:
+        try:
+            evaluate_run(folder, config, device)
+        except Refused as refusal:
+            refused.append(str(refusal))
+            if len(folders) > 1:
+                log.warning("left out: %s", " ".join(str(refusal).split()))
+    if len(refused) == len(folders):
+        raise Refused(refused[0] if len(folders) == 1 else "run: none could be evaluated")
+
+
+def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
+    """One run; raises Refused where its folder, its images or this machine do not allow it."""
+    if not os.access(folder, os.W_OK):
+        raise Refused(f"{folder}: cannot be written to")
+    run = rebuild(folder, config["trusted_targets"])
+    try:
+        look_closely(run, config, device)
+        if config["cost"]:
+            run.to(device)
+            write_json(folder / "cost.json", cost.measure(run, config["cost_seconds"]))
+    except torch.OutOfMemoryError as error:
+        raise Refused(f"{folder}: out of memory on {device}; give batch_size=, or cpu") from error
+    except OSError as error:
+        raise Refused(f"{folder}: cannot be written to ({error})") from error
+    log.info("evaluated: %s", folder)
+
+
+def look_closely(run: Rebuilt, config: Config, device: torch.device) -> None:
+    """Score a split again, compare with what was logged, and show where the network fails."""
+    split = config["split"]
+    data = read_data(run, config["data_root"], config["batch_size"])
+    run.classes = data.classes
+    found = rescore(run, data, split, device)
+    log.info("%s", found.verdict(run.record.facts))
+    images = {"test": data.test, "val": data.val}[split].data.images
+    document = described(run, found, split)
+    if split == "test":
+        document |= by_image_type(run, found.predicted, images, config)
+    add_evaluation(run.record.folder, split, document)
+    if config["grad_cam"]["images"] != "none":
+        try_grad_cam(run, found.predicted, images, config)
+
+
+def described(run: Rebuilt, found: Rescored, split: str) -> dict[str, Any]:
+    """What the predictions say, beside what was logged; draws its figures."""
+    predicted, folder = found.predicted, run.record.folder
+    scores = score(predicted)
+    calibration = calibrate(predicted, validation(folder) if split == "test" else None)
+    heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {len(predicted.labels)} images"
+    matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
+    draw(matrix, folder, f"evaluated_{split}_confusion")
+    heading = f"{run.record.facts['model']} on {len(predicted.labels)} {split} images"
+    draw(reliability_diagram(calibration, heading), folder, f"evaluated_{split}_reliability")
+    return {
+        "schema": SCHEMA,
+        "split": split,
+        "device": found.device,
+        "precision": found.precision,
+        "num_threads": found.num_threads,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "metrics": found.metrics,
+        "logged": found.logged,
+        "largest_difference": found.largest_difference,
+        **findings(predicted, scores, calibration, run.classes),
+        **({"paper": by_the_paper(predicted)} if split == "test" else {}),
+    }
+
+
+def validation(folder: Path) -> Predicted | None:
+    """What the run answered in validation, which a temperature is fitted to, if it can be read."""
+    try:
+        return read_predictions(folder / "predictions" / "val.npz")
+    except Refused as refused:
+        log.warning("no temperature: %s", refused)
+        return None
+
+
+def by_image_type(
+    run: Rebuilt, predicted: Predicted, images: Tensor, config: Config
+) -> dict[str, Any]:
+    """Scores of slices of the test images, and of variants of them where asked for."""
+    index, labels = torch.from_numpy(predicted.index), torch.from_numpy(predicted.labels)
+    images, folder, model = images[index], run.record.folder, run.record.facts["model"]
+    parts = slices(images, predicted.labels, predicted.correct, len(run.classes))
+    scored = {"slices": [part._asdict() for part in parts]}
+    types, num_images = (config["image_types"][name] for name in ("types", "num_images"))
+    if not types:
+        return scored
+    batch_size = config["batch_size"] or run.config["data"]["batch_size"]
+    told = (types, num_images, batch_size)
+    outcomes = score_image_types(run.logits, images, labels, index, *told)
+    write_outcomes(outcomes, folder)
+    draw(type_sheet(examples(images, labels, index, types)), folder, "image_types")
+    draw(severity_curves(rows(outcomes), model), folder, "image_types_by_severity")
+    return scored | {"image_types": summary(outcomes)}
+
+
+def try_grad_cam(run: Rebuilt, predicted: Predicted, images: Tensor, config: Config) -> None:
+    """Draw where the network looked; a network that Grad-CAM cannot be used on gets a line."""
+    split, settings = config["split"], config["grad_cam"]
+    rows = chosen(settings["images"], settings["num_images"], predicted)
+    try:
+        shown = [explain(run, images[predicted.index[row]], predicted, row) for row in rows]
+    except Refused as refused:
+        log.warning("%s: %s", run.record.folder, refused)
+        return
+    if not shown:
+        log.info("Grad-CAM: no image to show")
+        return
+    name = "grad_cam" if split == "test" else f"grad_cam_{split}"
+    heading = f"Grad-CAM of {run.record.facts['model']}, {split} images"
+    draw(heat_maps(shown, heading), run.record.folder, name)
+
+
+def draw(figure: Figure, folder: Path, name: str) -> None:
+    (folder / "figures").mkdir(exist_ok=True)
+    figures.save(figure, folder / "figures" / f"{name}.png")
+
+
+def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> None:
+    """Write a split's evaluation; image types of an earlier one stay, unless there are new ones."""
+    path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
+    try:
+        earlier = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        earlier = {}
+    write_json(path, {name: earlier[name] for name in LASTING if name in earlier} | document)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """NaN and infinities become null."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,58 @@
+"""What `evaluation.json` says of a split, from its predictions. No torch.
+
+Shapes: N images, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from triptych.evaluation.calibration import Calibration, Reliability
+from triptych.evaluation.paper import last_batch, paper_scores
+from triptych.evaluation.predictions import Predicted
+from triptych.evaluation.scores import Scores, top_k
+
+TOP = (1, 3, 5)
+
+
+def findings(
+    predicted: Predicted, scores: Scores, calibration: Calibration, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Plain numbers; fractions, losses in nats, and NaN where a class's value is undefined."""
+    values = zip(classes, *scores.per_class, scores.confusion.sum(axis=1).tolist(), strict=True)
+    return {
+        "num_images": len(predicted.labels),
+        "nll": scores.nll,
+        "brier": scores.brier,
+        "top_k": {str(k): top_k(predicted, k) for k in TOP if k <= predicted.num_classes},
+        "macro": scores.macro._asdict(),
+        "weighted": scores.weighted._asdict(),
+        "undefined_classes": scores.undefined_classes,
+        "per_class": [
+            {"class": name, "f1": float(f1), "precision": float(p), "recall": float(r), "num": num}
+            for name, f1, p, r, num in values
+        ],
+        "calibration": {
+            **of_reliability(calibration.before),
+            "temperature": calibration.temperature,
+            "after": of_reliability(calibration.after) if calibration.after else None,
+        },
+    }
+
+
+def of_reliability(found: Reliability) -> dict[str, Any]:
+    """The calibration error beside what a perfectly calibrated network would show."""
+    low, high = found.interval
+    return {
+        "ece": found.error,
+        "ece_low": low,
+        "ece_high": high,
+        "ece_if_calibrated": found.expected,
+        "ece_if_calibrated_high": found.expected_high,
+        "nll": found.nll,
+    }
+
+
+def by_the_paper(predicted: Predicted) -> dict[str, Any]:
+    """The reference study's own protocol, over the last of the test images alone."""
+    num_images = last_batch(len(predicted.labels))
+    return {"num_images": num_images, **paper_scores(predicted)._asdict()}

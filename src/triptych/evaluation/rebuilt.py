@@ -1,0 +1,123 @@
+"""A finished run's network and images, rebuilt from its folder alone.
+
+Shapes: B images of a batch, H x W stored pixels, S pixels a side of the network's input, C classes.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych import Refused, checkpoint
+from triptych.building import build_data, built, settle
+from triptych.config import Config, shown
+from triptych.data.images import ImageData
+from triptych.data.pipeline import Pipeline
+from triptych.data.source import Source
+from triptych.evaluation.predictions import read_predictions
+from triptych.model.backbone import Backbone
+from triptych.model.own import Network
+from triptych.record import Record
+from triptych.report.runs import FACTS, OPTIONAL_FACTS
+from triptych.trust import check_foreign
+
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
+
+
+@dataclass(eq=False)
+class Rebuilt:
+    """A run's network with the weights that were scored, in evaluation mode.
+
+    `precision` is Lightning's name of it; `to` moves to a device.
+    """
+
+    record: Record
+    config: Config
+    classes: tuple[str, ...]
+    backbone: Backbone
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.pipeline = Pipeline(*self.backbone.expects, augment=False)
+
+    def to(self, device: torch.device) -> None:
+        settle(self.backbone, device)
+        self.device = device
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits float32 (B, C) on the device, of stored images uint8 (B, 3, H, W)."""
+        with torch.inference_mode():
+            return self.forward(self.pipeline.evaluation(images.to(self.device))).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) in `precision`, of images as the pipeline makes them, (B, 3, S, S)."""
+        dtype = AUTOCAST.get(self.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            logits: Tensor = self.backbone(images.to(next(self.backbone.parameters()).dtype))
+        return logits
+
+
+def rebuild(folder: Path, trusted: Iterable[str] = ()) -> Rebuilt:
+    """The network of a finished run, on the CPU; needs no images.
+
+    Classes that the record does not name are numbered. Raises Refused where the folder is no
+    finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
+    best checkpoint is missing, damaged or another network's.
+    """
+    record = Record.open(folder)
+    if record.facts.get("status") != "finished":
+        raise Refused(f"{folder}: not finished, status {shown(record.facts.get('status'))}")
+    for name, rule in (FACTS | {k: r.or_null() for k, r in OPTIONAL_FACTS.items()}).items():
+        if not rule.holds(value := record.facts.get(name)):
+            raise Refused(f"{folder}/run.json: {name} is {shown(value)}, must be {rule.says}")
+    config = record.config
+    check_foreign(config, trusted)
+    path = record.checkpoint_path("best")
+    state: Any = checkpoint.load(path).get("state_dict")
+    classes = record.facts.get("classes") or numbered(record)
+    network: Network = built("model", config["model"])
+    backbone = network.build(num_classes=len(classes), load=False)
+    try:
+        backbone.network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).splitlines()[:2])
+        raise Refused(f"{path}: no weights of config.yaml's network\n{reason[:200]}") from error
+    return Rebuilt(record, config, tuple(classes), backbone.eval())
+
+
+def numbered(record: Record) -> list[str]:
+    """Names for the classes of a record that has none."""
+    predicted = read_predictions(record.folder / "predictions" / "test.npz")
+    return [str(number) for number in range(predicted.num_classes)]
+
+
+def read_data(run: Rebuilt, root: str | None = None, batch_size: int | None = None) -> ImageData:
+    """The run's images, as split in training; fetches nothing.
+
+    `root` is where they lie on this machine, None where the config says. Raises Refused where they
+    are missing, or are not those of the record.
+    """
+    config = copy.deepcopy(run.config)
+    if root is not None and "root" in config["data"]["source"]:
+        config["data"]["source"]["root"] = root
+    config["data"]["batch_size"] = batch_size or config["data"]["batch_size"]
+    source: Source = built("data.source", config["data"]["source"])
+    if lost := source.missing():
+        raise Refused(f"{run.record.folder}: {lost}\ndata_root=<folder> says where the images lie")
+    data = build_data(config, source)
+    data.setup()
+    data.expect(run.backbone.expects)
+    found = {"split_hash": data.split_hash, "test_hash": data.test_hash}
+    for name, value in (found | {"classes": list(data.classes)}).items():
+        recorded = run.record.facts.get(name)
+        if recorded != value and not (name == "classes" and recorded is None):
+            raise Refused(
+                f"{run.record.folder}: these are not the images of this run\n"
+                f"their {name} is {shown(value)}, in run.json {shown(recorded)}"
+            )
+    return data

@@ -1,0 +1,110 @@
+"""A rebuilt network's scores on a split, by the way that training took to them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from triptych import Refused
+from triptych.building import build_optim, build_trainer, device_name
+from triptych.data.images import ImageData
+from triptych.evaluation.predictions import Predicted
+from triptych.evaluation.rebuilt import Rebuilt
+from triptych.task import Classification
+
+# What of a run's Trainer bears on its scores.
+BEARING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
+
+
+class Rescored(NamedTuple):
+    """`metrics` now and as `logged` in training, by the same names; how and on what they came."""
+
+    metrics: dict[str, float]
+    logged: dict[str, float]
+    predicted: Predicted
+    device: str
+    precision: str
+    num_threads: int
+
+    @property
+    def largest_difference(self) -> float | None:
+        """Between a metric now and as logged; None where none was logged."""
+        shared = self.metrics.keys() & self.logged.keys()
+        gaps = [abs(float(self.metrics[name]) - self.logged[name]) for name in shared]
+        return max(gaps, default=None)
+
+    def verdict(self, facts: dict[str, Any]) -> str:
+        """The scores in a line, and whether they are those in a record's `facts`."""
+        scores = {name.partition("/")[2]: value for name, value in self.metrics.items()}
+        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in ("loss", "accuracy", "f1"))
+        difference = self.largest_difference
+        compared = "exactly as logged" if difference == 0 else "nothing was logged"
+        if difference:
+            there = circumstances(*(facts.get(n) for n in ("device", "precision", "num_threads")))
+            here = circumstances(self.device, self.precision, self.num_threads)
+            compared = f"off by up to {difference:.2g} from what was logged on {there}; here {here}"
+        return f"{facts['model']} seed {facts['seed']}  {shown}  {compared}"
+
+
+def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
+    return f"{device} ({precision}, {num_threads} threads)"
+
+
+def find_device(word: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`; raises Refused where this machine has none such."""
+    if word == "cuda" and not torch.cuda.is_available():
+        raise Refused("device=cuda: there is no NVIDIA GPU that torch can use; take device=cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    usable = word != "cpu" and found is not None and found.type in ("cuda", "mps")
+    return found if usable and found else torch.device("cpu")
+
+
+def rescore(run: Rebuilt, data: ImageData, split: str, device: torch.device) -> Rescored:
+    """Score `split` (test or val) on a device, and leave the run's network there.
+
+    In the precision of training where that was on the same kind of device, else in the one that
+    training would choose there; with as many threads as then, if there are processors for them.
+    """
+    facts = run.record.facts
+    trained_on = str(facts.get("device") or "").partition(":")[0]
+    trained_on = trained_on if trained_on in ("cpu", "mps") else "cuda"  # a GPU's product name
+    options = {name: run.config["trainer"].get(name) for name in BEARING}
+    options |= {"precision": facts.get("precision") if device.type == trained_on else None}
+    options |= {"accelerator": device.type, "devices": 1, "enable_checkpointing": False}
+    trainer = build_trainer({"trainer": options}, run.record, [])
+    task = Classification(run.backbone, build_optim(run.config), num_classes=len(data.classes))
+    run.to(device)
+    with threads(facts.get("num_threads")) as num_threads:
+        again = {"test": trainer.test, "val": trainer.validate}[split]
+        again(task, datamodule=data, verbose=False)
+    run.precision = str(trainer.precision)
+    run.to(device)  # Lightning has moved it to the CPU
+    logits, labels, index = (tensor.cpu().numpy() for tensor in task.predictions)
+    return Rescored(
+        metrics={f"{split}/{name}": value for name, value in task.scores.values.items()},
+        logged=logged_metrics(facts["metrics"], split),
+        predicted=Predicted(logits, labels, index),
+        device=device_name(device),
+        precision=run.precision,
+        num_threads=num_threads,
+    )
+
+
+def logged_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
+    numbers = (int, float)
+    is_own = (name for name in metrics if name.startswith(f"{split}/"))
+    return {name: metrics[name] for name in is_own if type(metrics[name]) in numbers}
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[int]:
+    """As many of torch's threads within the block, where the machine has processors for them."""
+    own = torch.get_num_threads()
+    if number and number <= (os.cpu_count() or 1):
+        torch.set_num_threads(number)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(own)
