@@ -12,22 +12,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 from triptych import Refused
+from triptych.comparison import collected
+from triptych.comparison.comparable import banner, require_comparable
+from triptych.comparison.content import Comparison, Origin, Problem, Recipe, Row
+from triptych.comparison.gallery import agreement, gallery
+from triptych.comparison.groups import Network, class_names, grouped, summary
+from triptych.comparison.pairs import network_pairs, on_the_same_images, recipe_pairs
+from triptych.comparison.runs import Run, find_folders, read_runs
+from triptych.comparison.sentences import listed
+from triptych.comparison.settings import differing
+from triptych.comparison.study import study
+from triptych.comparison.tables import as_csv
+from triptych.comparison.verdict import cautions, verdict
 from triptych.config import Config
 from triptych.files import replacing
-from triptych.report import collected
-from triptych.report.comparable import banner, require_comparable
-from triptych.report.comparison import Comparison, Origin, Problem, Recipe, Row
-from triptych.report.gallery import agreement, gallery
 from triptych.report.markdown import as_markdown
 from triptych.report.page import page
-from triptych.report.pairs import network_pairs, on_the_same_images, recipe_pairs
-from triptych.report.recipes import Network, class_names, grouped, summary
-from triptych.report.runs import Run, find_folders, read_runs
-from triptych.report.sentences import listed
-from triptych.report.settings import differing
-from triptych.report.study import study
-from triptych.report.tables import as_csv
-from triptych.report.verdict import cautions, verdict
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from triptych import Refused
+from triptych.comparison.runs import find_folders
 from triptych.config import Config
 from triptych.evaluation import cost
 from triptych.evaluation.calibration import calibrate
@@ -36,7 +37,6 @@ from triptych.record import SCHEMA
 from triptych.report import figures
 from triptych.report.diagrams import heat_maps, reliability_diagram
 from triptych.report.image_types import severity_curves, type_sheet
-from triptych.report.runs import find_folders
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from triptych.evaluation.calibration import Bin, Calibration, Reliability
-from triptych.evaluation.degradation import OVERALL, UNMODIFIED, Degradation
-from triptych.evaluation.degradation import Row as Level
-from triptych.evaluation.levels import LEVELS
-from triptych.evaluation.statistics import Interval
-from triptych.report.comparison import (
+from triptych.comparison.content import (
     Comparison,
     Origin,
     Pair,
@@ -23,7 +18,7 @@ from triptych.report.comparison import (
     Row,
     Setting,
 )
-from triptych.report.exhibits import (
+from triptych.comparison.exhibits import (
     Agreement,
     Confused,
     Curve,
@@ -36,6 +31,11 @@ from triptych.report.exhibits import (
     Slice,
     Study,
 )
+from triptych.evaluation.calibration import Bin, Calibration, Reliability
+from triptych.evaluation.degradation import OVERALL, UNMODIFIED, Degradation
+from triptych.evaluation.degradation import Row as Level
+from triptych.evaluation.levels import LEVELS
+from triptych.evaluation.statistics import Interval
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 MODELS = ("googlenet", "alexnet", "resnet50")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from triptych.report.comparison import Comparison
+from triptych.comparison.content import Comparison
 from triptych.report.page import CONTENTS, page
 
 CHROMIUM = shutil.which("chromium")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from triptych.report.comparison import Comparison
-from triptych.report.exhibits import Estimate
+from triptych.comparison.content import Comparison
+from triptych.comparison.exhibits import Estimate
 from triptych.report.formats import (
     Bars,
     between,

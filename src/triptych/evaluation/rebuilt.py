@@ -14,6 +14,7 @@ from torch import Tensor
 
 from triptych import Refused, checkpoint
 from triptych.building import build_data, built, settle
+from triptych.comparison.runs import FACTS, OPTIONAL_FACTS
 from triptych.config import Config, shown
 from triptych.data.images import ImageData
 from triptych.data.pipeline import Pipeline
@@ -22,7 +23,6 @@ from triptych.evaluation.predictions import read_predictions
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
 from triptych.record import Record
-from triptych.report.runs import FACTS, OPTIONAL_FACTS
 from triptych.trust import check_foreign
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names

@@ -11,11 +11,11 @@ from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from triptych.comparison.content import Row
+from triptych.comparison.exhibits import Curve, Estimate, ImageTypes, Slice
 from triptych.evaluation.degradation import OVERALL, Degradation
 from triptych.evaluation.degradation import Row as Level
 from triptych.evaluation.statistics import Interval
-from triptych.report.comparison import Row
-from triptych.report.exhibits import Curve, Estimate, ImageTypes, Slice
 
 DASH = "–"
 MAX_SIDE = 96  # of a picture in the gallery, in pixels

@@ -4,10 +4,10 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from triptych.comparison.content import Comparison, Pair, Pairs, Row
+from triptych.comparison.exhibits import Estimate
+from triptych.comparison.sentences import p_value, percent, points
 from triptych.evaluation.paper import TABLE_1
-from triptych.report.comparison import Comparison, Pair, Pairs, Row
-from triptych.report.exhibits import Estimate
-from triptych.report.sentences import p_value, percent, points
 
 
 def as_markdown(comparison: Comparison) -> str:

@@ -12,10 +12,10 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from triptych.comparison.content import Comparison
 from triptych.evaluation.paper import TABLE_1
 from triptych.report import formats, panels
 from triptych.report.charts import swatch
-from triptych.report.comparison import Comparison
 
 CONTENTS = {
     "verdict": "Verdict",

@@ -7,6 +7,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from triptych.comparison.content import Comparison, Recipe, Row
+from triptych.comparison.exhibits import Curve, ImageTypes
 from triptych.evaluation.calibration import Reliability
 from triptych.report.charts import (
     NUM_STYLES,
@@ -17,8 +19,6 @@ from triptych.report.charts import (
     trade_off,
     undominated,
 )
-from triptych.report.comparison import Comparison, Recipe, Row
-from triptych.report.exhibits import Curve, ImageTypes
 from triptych.report.formats import some, spaced
 
 MAX_RELIABILITY = 6

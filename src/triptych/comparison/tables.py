@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
+from triptych.comparison.content import Row
+from triptych.comparison.groups import Network
+from triptych.comparison.runs import printable
 from triptych.evaluation.calibration import calibration_error
 from triptych.evaluation.paper import paper_scores
 from triptych.evaluation.statistics import wilson
-from triptych.report.comparison import Row
-from triptych.report.recipes import Network
-from triptych.report.runs import printable
 
 COSTS = """
     num_params macs checkpoint_bytes train_images_per_second latency_ms_p50 latency_ms_p95

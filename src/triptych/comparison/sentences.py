@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from triptych.report.comparison import Pair
-from triptych.report.exhibits import Estimate
+from triptych.comparison.content import Pair
+from triptych.comparison.exhibits import Estimate
 
 SIGNIFICANT = 0.05
 MAX_SENTENCES = 10  # of one kind in a verdict; beyond, tables say it better

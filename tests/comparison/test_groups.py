@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from tests.run_folders import drawn_labels, write_run
+from triptych.comparison.groups import class_names, grouped, labels, most_confused, summary
+from triptych.comparison.runs import OPTIONAL_FACTS, Run, find_folders, read_runs
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.scores import score
-from triptych.report.recipes import class_names, grouped, labels, most_confused, summary
-from triptych.report.runs import OPTIONAL_FACTS, Run, find_folders, read_runs
 
 TEST = Predicted(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
 SETTINGS = st.dictionaries(

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.evaluation.calibration import Calibration
-from triptych.report.exhibits import (
+from triptych.comparison.exhibits import (
     Agreement,
     Confused,
     Curve,
@@ -20,6 +19,7 @@ from triptych.report.exhibits import (
     ImageTypes,
     Study,
 )
+from triptych.evaluation.calibration import Calibration
 
 
 @dataclass(frozen=True)

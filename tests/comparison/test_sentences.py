@@ -3,9 +3,9 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.report.comparison import Pair
-from triptych.report.exhibits import Estimate
-from triptych.report.sentences import (
+from triptych.comparison.content import Pair
+from triptych.comparison.exhibits import Estimate
+from triptych.comparison.sentences import (
     how_networks_were_paired,
     how_recipes_were_paired,
     listed,

@@ -3,8 +3,8 @@ from pathlib import Path
 
 from tests.run_folders import write_run
 from triptych.compare import compared
-from triptych.report.comparison import Comparison
-from triptych.report.runs import find_folders, read_runs
+from triptych.comparison.content import Comparison
+from triptych.comparison.runs import find_folders, read_runs
 
 
 def compare_below(root: Path) -> Comparison:

@@ -1,5 +1,7 @@
 """What is to be said of the reference study's Table 1 beside figures of ours."""
 
+from triptych.comparison.exhibits import Study
+from triptych.comparison.sentences import listed
 from triptych.evaluation.paper import (
     LAST_LABELS,
     TABLE_1,
@@ -8,8 +10,6 @@ from triptych.evaluation.paper import (
     published_matrix,
 )
 from triptych.evaluation.statistics import wilson
-from triptych.report.exhibits import Study
-from triptych.report.sentences import listed
 
 
 def study(num_test: int) -> Study:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.run_folders import change_predictions, change_record, write_run
-from triptych.report.runs import Run, find_folders, printable, read_runs
+from triptych.comparison.runs import Run, find_folders, printable, read_runs
 
 
 def read(root: Path) -> tuple[list[Run], dict[str, str]]:

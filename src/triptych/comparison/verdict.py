@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from triptych.report.comparison import Pairs, Recipe, Row, Setting
-from triptych.report.recipes import Group
-from triptych.report.sentences import MAX_SENTENCES, counted, listed, percent
+from triptych.comparison.content import Pairs, Recipe, Row, Setting
+from triptych.comparison.groups import Group
+from triptych.comparison.sentences import MAX_SENTENCES, counted, listed, percent
 
 UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
     "num_params": ("fewest parameters", lambda n: f"{n:,}"),

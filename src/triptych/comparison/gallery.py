@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.report.exhibits import Agreement, Gallery, Guess, Picture
-from triptych.report.recipes import Group
+from triptych.comparison.exhibits import Agreement, Gallery, Guess, Picture
+from triptych.comparison.groups import Group
 
 MAX_PICTURES = 24  # a list
 

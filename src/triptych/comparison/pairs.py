@@ -6,13 +6,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.comparison import sentences
+from triptych.comparison.content import Pair, Pairs
+from triptych.comparison.exhibits import Estimate
+from triptych.comparison.groups import Group
 from triptych.evaluation.recipes import recipe_difference
 from triptych.evaluation.resampling import drawn_interval, macro_f1_draws
 from triptych.evaluation.statistics import holm, paired, simultaneous
-from triptych.report import sentences
-from triptych.report.comparison import Pair, Pairs
-from triptych.report.exhibits import Estimate
-from triptych.report.recipes import Group
 
 MAX_ALL_PAIRS = 10  # of networks or recipes; beyond, each is asked about against one
 

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych import Refused
+from triptych.comparison import optional
+from triptych.comparison.content import Problem, Row
+from triptych.comparison.exhibits import Curve, GradCam, ImageTypes
+from triptych.comparison.groups import Group, Network
+from triptych.comparison.runs import problem
+from triptych.comparison.tables import row
 from triptych.evaluation.calibration import Calibration, calibrate
-from triptych.report import optional
-from triptych.report.comparison import Problem, Row
-from triptych.report.exhibits import Curve, GradCam, ImageTypes
-from triptych.report.recipes import Group, Network
-from triptych.report.runs import problem
-from triptych.report.tables import row
 
 MAX_CALIBRATED = 10  # recipes: as many diagrams as can be read
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych import Refused
+from triptych.comparison.exhibits import Curve, GradCam, ImageTypes, Slice
+from triptych.comparison.groups import Network
+from triptych.comparison.runs import FRACTION, printable
 from triptych.config import shown
 from triptych.evaluation.degradation import Row, degradations, read_outcomes
 from triptych.evaluation.predictions import Predicted, read_predictions
-from triptych.report.exhibits import Curve, GradCam, ImageTypes, Slice
-from triptych.report.recipes import Network
-from triptych.report.runs import FRACTION, printable
 from triptych.rules import TEXT, Rule, count, number
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from triptych.comparison.content import Setting
+from triptych.comparison.runs import Run
 from triptych.config import shown
 from triptych.identity import NOT_THE_EXPERIMENT
-from triptych.report.comparison import Setting
-from triptych.report.runs import Run
 
 # What a network is, or what the record says better: `weights` as they were resolved.
 OF_THE_MODEL = ("name", "_target_", "min_input_size", "known_weights", "weights", "input_size")

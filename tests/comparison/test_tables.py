@@ -7,10 +7,10 @@ import pytest
 
 from tests.run_folders import change_record, write_run
 from triptych.compare import compared
-from triptych.report.comparison import Comparison
+from triptych.comparison.content import Comparison
+from triptych.comparison.runs import find_folders, read_runs
+from triptych.comparison.tables import as_csv
 from triptych.report.markdown import as_markdown
-from triptych.report.runs import find_folders, read_runs
-from triptych.report.tables import as_csv
 
 COLUMNS = """
     model weights data seed num_test accuracy accuracy_low accuracy_high f1 precision recall nll ece

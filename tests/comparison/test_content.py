@@ -21,9 +21,9 @@ from sklearn.metrics import (
 from tests.run_folders import change_predictions, change_record, drawn_labels, write_run
 from triptych import Refused
 from triptych.compare import compared
-from triptych.report.comparable import differences, require_comparable
-from triptych.report.comparison import Comparison
-from triptych.report.runs import find_folders, read_runs
+from triptych.comparison.comparable import differences, require_comparable
+from triptych.comparison.content import Comparison
+from triptych.comparison.runs import find_folders, read_runs
 
 NUM_IMAGES = 200
 SKILLS = {"alexnet": 1.0, "googlenet": 2.0, "resnet50": 2.1}

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from triptych import Refused
+from triptych.comparison.runs import Run
 from triptych.config import shown
-from triptych.report.runs import Run
 
 # In the order of what explains the rest: other data have other classes, images and splits.
 SAME: dict[str, Callable[[Run], object]] = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from triptych import Refused
+from triptych.comparison.content import Problem
 from triptych.config import Config, shown
 from triptych.evaluation.predictions import Predicted, read_predictions
 from triptych.evaluation.scores import Scores, score
 from triptych.record import Record
-from triptych.report.comparison import Problem
 from triptych.rules import NAMES, TEXT, Rule, count, number
 
 ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}

@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.comparison.content import Recipe
+from triptych.comparison.exhibits import Confused, Estimate
+from triptych.comparison.runs import Run
+from triptych.comparison.settings import settings_of
 from triptych.evaluation.calibration import Calibration
 from triptych.evaluation.recipes import MIN_SEEDS, recipe_accuracy
 from triptych.evaluation.statistics import wilson
-from triptych.report.comparison import Recipe
-from triptych.report.exhibits import Confused, Estimate
-from triptych.report.runs import Run
-from triptych.report.settings import settings_of
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
 
