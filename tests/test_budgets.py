@@ -162,6 +162,17 @@ def test_model_data_metrics_and_optim_know_neither_hydra_nor_logs() -> None:
     assert forbidden_imports(paths, ["hydra", "omegaconf", *loggers, *above]) == []
 
 
+def test_what_is_measured_knows_neither_what_is_said_of_it_nor_how_that_is_shown() -> None:
+    rooms = ("evaluation", "comparison", "report")
+    paths = {room: sorted((PACKAGE / room).glob("*.py")) for room in rooms}
+    assert min(map(len, paths.values())) > 5
+    above = {"evaluation": ["comparison", "report"], "comparison": ["report"], "report": []}
+    for room, others in above.items():
+        doors = ["compare", "evaluate", "door", "run"]
+        forbidden = [f"triptych.{name}" for name in [*others, *doors]]
+        assert forbidden_imports(paths[room], forbidden) == []
+
+
 def test_the_core_imports_no_extra() -> None:
     core = reached_from(DOORS + PATH_OF_ONE_RUN)
     assert len(core) > len(PATH_OF_ONE_RUN)

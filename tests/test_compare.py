@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from tests.run_folders import change_record, write_run
 from triptych import Refused
 from triptych.compare import compare
+from triptych.door import speak
 
 
 def config(runs: Path | str | list[str], out: Path | None = None, mixed: bool = False) -> dict:
@@ -26,7 +28,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_comparison_is_three_files_beside_the_runs_and_its_verdict_on_the_screen(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    page = compare(config(root))
+    with caplog.at_level(logging.INFO):
+        page = compare(config(root))
     assert page == root / "shapes" / "comparison" / "index.html"
     assert {path.name for path in page.parent.iterdir()} == {
         *("index.html", "comparison.md", "comparison.csv")
@@ -35,6 +38,18 @@ def test_a_comparison_is_three_files_beside_the_runs_and_its_verdict_on_the_scre
     assert "This trained googlenet seed 0 got more of the same 200 test images" in caplog.text
     assert "vgg11/seed0" in caplog.messages[0]
     assert "status is running" in caplog.messages[0]
+
+
+def test_what_differs_besides_the_model_and_is_not_covered_is_on_the_screen_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for model, rate in (("alexnet", 0.1), ("googlenet", 0.2)):
+        write_run(tmp_path, model, settings={"optim.lr": rate})
+    with caplog.at_level(logging.INFO):
+        compare(config(tmp_path))
+    settings = caplog.messages.index("differs: optim.lr: 0.1 (alexnet), 0.2 (googlenet)")
+    assert "One split and one test set" in caplog.messages[settings + 1]
+    assert "This trained" in " ".join(caplog.messages[:settings])
 
 
 def test_a_second_comparison_replaces_the_first(root: Path, tmp_path: Path) -> None:
@@ -67,6 +82,17 @@ def test_a_place_that_cannot_be_written_to_is_refused(root: Path, tmp_path: Path
     (tmp_path / "out").write_text("a file")
     with pytest.raises(Refused, match="cannot be written to"):
         compare(config(root, tmp_path / "out"))
+
+
+def test_what_is_logged_reaches_the_screen() -> None:
+    ours = logging.getLogger("triptych")
+    before = ours.level
+    ours.setLevel(logging.NOTSET)
+    try:
+        speak()
+        assert ours.getEffectiveLevel() == logging.INFO
+    finally:
+        ours.setLevel(before)
 
 
 def test_the_door_ends_with_2_and_without_torch_where_there_is_nothing_to_compare(

@@ -171,9 +171,17 @@ def test_what_differs_from_the_logged_metrics_is_said(
     metrics = read(copied, "run.json")["metrics"]
     edit(copied, device="NVIDIA H200", metrics=metrics | {"test/f1": metrics["test/f1"] + 0.25})
     with caplog.at_level(logging.INFO):
-        evaluated(f"run={copied}")
+        evaluated(f"run={copied}", "protocol=paper")
+    paper = read(copied)["paper"]
+    figures = (
+        f"F1 {paper['f1']:.4f}, precision {paper['precision']:.4f}, recall {paper['recall']:.4f}"
+    )
+    assert f"by the study's protocol (last 35 of 35 images): {figures}" in caplog.messages
+    assert caplog.messages[-1] == f"written to {copied}: evaluation.json, figures/"
+    for name in ("precision", "recall", "calibration error"):
+        assert f"  {name} 0." in caplog.messages[0]
     assert read(copied)["largest_difference"] == pytest.approx(0.25)
-    assert "off by up to 0.25 from what was logged on NVIDIA H200 (32-true, " in caplog.text
+    assert "test/f1 off by 0.25 from what was logged on NVIDIA H200 (32-true, " in caplog.text
     assert "; here cpu (32-true, " in caplog.text
 
 
@@ -194,7 +202,7 @@ def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
     assert str(places / "running") in left_out[1]
     with pytest.raises(Refused, match="none could be evaluated"):
         evaluated(f"run=[{places}/cut,{places}/running]")
-    with pytest.raises(Refused, match="not finished, status running"):
+    with pytest.raises(Refused, match="not finished, its status is running"):
         evaluated(f"run={places}/running")
 
 
@@ -207,7 +215,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copied / "evaluation.json").mkdir()
-    with pytest.raises(Refused, match="cannot be written to"):
+    with pytest.raises(Refused, match=r"cannot be evaluated .*evaluation\.json"):
         evaluated(f"run={copied}")
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(Refused, match=f"{copied}: cannot be written to"):
@@ -228,6 +236,8 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(copied: Path) 
     assert (copied / "figures" / "grad_cam.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(Refused, match="leave split=test"):
         evaluated(f"run={copied}", *types, "split=val")
+    with pytest.raises(Refused, match=r"protocol=paper: .*leave split=test"):
+        evaluated(f"run={copied}", "protocol=paper", "split=val")
     with pytest.raises(Refused, match=r"grad_cam.images: 10000 is not among the 35 images"):
         evaluated(f"run={copied}", "grad_cam.images=[10000]")
 

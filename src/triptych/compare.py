@@ -6,26 +6,28 @@ what holds is said in sentences first. Then a page, a text and a table are writt
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from triptych import Refused
 from triptych.comparison import collected
-from triptych.comparison.comparable import banner, require_comparable
+from triptych.comparison.comparable import banner, blocks, require_comparable
 from triptych.comparison.content import Comparison, Origin, Problem, Recipe, Row
 from triptych.comparison.gallery import agreement, gallery
 from triptych.comparison.groups import Network, class_names, grouped, summary
-from triptych.comparison.pairs import network_pairs, on_the_same_images, recipe_pairs
-from triptych.comparison.runs import Run, find_folders, read_runs
-from triptych.comparison.sentences import listed
+from triptych.comparison.losses import losses
+from triptych.comparison.pairs import network_pairs, recipe_pairs
+from triptych.comparison.runs import Run, read_runs
+from triptych.comparison.sentences import listed, setting_in_words
 from triptych.comparison.settings import differing
 from triptych.comparison.study import study
 from triptych.comparison.tables import as_csv
-from triptych.comparison.verdict import cautions, verdict
+from triptych.comparison.verdict import cautions, least_costs, verdict
 from triptych.config import Config
 from triptych.files import replacing
+from triptych.folders import find_folders
 from triptych.report.markdown import as_markdown
 from triptych.report.page import page
 
@@ -52,35 +54,42 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
         require_comparable(runs)
     comparison = compared(runs, problems)
     written = write(comparison, out or nearest_parent(runs) / "comparison")
-    logging.getLogger("triptych").setLevel(logging.INFO)
-    for problem in comparison.problems:
-        log.info("%s: %s", problem.folder, problem.what)
-    for sentence in filter(None, (comparison.banner, *comparison.verdict)):
-        log.info("%s", sentence)
+    for line in in_lines(comparison):
+        log.info("%s", line)
     log.info("%s", written)
     return written
+
+
+def in_lines(comparison: Comparison) -> Iterator[str]:
+    """What the screen shows of it: what the page begins with, and what could not be used."""
+    labels = [recipe.label for recipe in comparison.recipes]
+    yield from (f"{problem.folder}: {problem.what}" for problem in comparison.problems)
+    yield from filter(None, (comparison.banner, *comparison.verdict))
+    yield from (f"differs: {setting_in_words(each, labels)}" for each in comparison.differing)
+    yield from comparison.cautions
 
 
 def compared(runs: list[Run], problems: list[Problem]) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     groups = grouped(runs)
     networks = [network for group in groups for network in group.networks]
-    blocks = on_the_same_images(groups)
-    classes = [class_names(block) for block in blocks]
-    names = {group: named for block, named in zip(blocks, classes, strict=True) for group in block}
+    apart = blocks(groups)
+    classes = {group: class_names(block) for block in apart for group in block}
     rows = collected.rows(networks, problems)
     calibrations = collected.calibrations(groups, problems)
     recipes = tuple(
-        summary(group, names[group], calibration)
+        summary(group, classes[group], calibration)
         for group, calibration in zip(groups, calibrations, strict=True)
     )
     of_networks, of_recipes = network_pairs(groups), recipe_pairs(groups)
     besides = differing([group.networks for group in groups])
-    pixels = collected.pixels(networks, problems) if len(blocks) == 1 else {}
+    pixels = collected.pixels(networks, problems) if len(apart) == 1 else {}
+    tried = collected.image_types(groups, problems)
+    least = least_costs(recipes, rows) if len(apart) == 1 else []
     return Comparison(
         title=title(recipes, rows),
         banner=banner(runs),
-        verdict=verdict(recipes, rows, of_networks, of_recipes),
+        verdict=(*verdict(recipes, rows, of_networks, of_recipes), *least),
         cautions=cautions(groups, besides),
         differing=besides,
         rows=rows,
@@ -88,10 +97,12 @@ def compared(runs: list[Run], problems: list[Problem]) -> Comparison:
         network_pairs=of_networks,
         recipe_pairs=of_recipes,
         curves=collected.curves(networks, problems),
-        image_types=collected.image_types(groups, problems),
-        agreement=agreement(groups) if len(blocks) == 1 else None,
-        gallery=gallery(groups, pixels, classes[0]),
-        study=study(max(recipe.num_test for recipe in recipes)),
+        image_types=tried,
+        losses=losses(groups, tried),
+        slices=collected.slices(groups, problems),
+        agreement=agreement(groups) if len(apart) == 1 else None,
+        gallery=gallery(groups, pixels, classes[groups[0]]),
+        study=study({recipe.num_test for recipe in recipes}),
         grad_cams=collected.grad_cams(groups, problems),
         origins=tuple(map(origin, networks)),
         problems=tuple(problems),

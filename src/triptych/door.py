@@ -134,6 +134,7 @@ class Screen(logging.Handler):
 def speak() -> None:
     """Send log lines to the screen. Before Lightning is imported: it looks for a handler then."""
     logging.basicConfig(format="%(message)s", handlers=[Screen()])
+    logging.getLogger("triptych").setLevel(logging.INFO)
 
 
 def adapted(argument: str) -> str:

@@ -7,36 +7,33 @@ was logged and looked at more closely; what it costs is measured when the images
 import json
 import logging
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from triptych import Refused
-from triptych.comparison.runs import find_folders
 from triptych.config import Config
 from triptych.evaluation import cost
 from triptych.evaluation.calibration import calibrate
 from triptych.evaluation.degradation import rows, write_outcomes
-from triptych.evaluation.findings import by_the_paper, findings
+from triptych.evaluation.findings import findings
 from triptych.evaluation.grad_cam import chosen, explain
 from triptych.evaluation.image_types import examples, score_image_types, summary
 from triptych.evaluation.levels import check_types
+from triptych.evaluation.paper import by_the_paper
 from triptych.evaluation.predictions import Predicted, read_predictions
 from triptych.evaluation.rebuilt import Rebuilt, read_data, rebuild
-from triptych.evaluation.rescored import Rescored, find_device, rescore
+from triptych.evaluation.rescored import Rescored, find_device, rescore, scorer
 from triptych.evaluation.scores import score
 from triptych.evaluation.slices import slices
 from triptych.files import finite, replacing
-from triptych.identity import library_versions
+from triptych.folders import find_folders
 from triptych.progress import hush_lightning
-from triptych.record import SCHEMA
-from triptych.report import figures
-from triptych.report.diagrams import heat_maps, reliability_diagram
-from triptych.report.image_types import severity_curves, type_sheet
+from triptych.report import diagrams, figures
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +48,14 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     `cost.json`, figures and, where asked for, `image_types.csv`.
     """
     hush_lightning()
-    logging.getLogger("triptych").setLevel(logging.INFO)
     if config["split"] == "val" and config["image_types"]["types"]:
         raise Refused("image_types: are made of test images; leave split=test")
+    if config["split"] == "val" and config["protocol"] == "paper":
+        raise Refused("protocol=paper: is over the last test images; leave split=test")
     check_types(config["image_types"]["types"])
     device = find_device(config["device"])
     places = config["run"] if isinstance(config["run"], list) else [config["run"]]
-    folders = find_folders(places, None)
+    folders = find_folders(places)
     if not folders:
         raise Refused(f"run={','.join(places)}: no run.json there or in a folder below")
     refused: list[str] = []
@@ -78,31 +76,41 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
         raise Refused(f"{folder}: cannot be written to")
     run = rebuild(folder, config["trusted_targets"])
     try:
-        look_closely(run, config, device)
+        trainer = scorer(run, device)
+        memory = cost.peak_memory(run) if config["cost"] else 0
+        written = look_closely(run, config, trainer)
         if config["cost"]:
             run.to(device)
-            write_json(folder / "cost.json", cost.measure(run, config["cost_seconds"]))
+            write_json(folder / "cost.json", cost.measure(run, config["cost_seconds"], memory))
+            written.append("cost.json")
     except torch.OutOfMemoryError as error:
-        raise Refused(f"{folder}: out of memory on {device}; give batch_size=, or cpu") from error
-    except OSError as error:
-        raise Refused(f"{folder}: cannot be written to ({error})") from error
-    log.info("evaluated: %s", folder)
+        few = "try batch_size=16 or device=cpu"
+        raise Refused(f"{folder}: out of memory on {device}; {few}") from error
+    except OSError as error:  # it names the file
+        raise Refused(f"{folder}: cannot be evaluated ({error})") from error
+    log.info("written to %s: %s", folder, ", ".join([*written, "figures/"]))
 
 
-def look_closely(run: Rebuilt, config: Config, device: torch.device) -> None:
-    """Score a split again, compare with what was logged, and show where the network fails."""
+def look_closely(run: Rebuilt, config: Config, trainer: pl.Trainer) -> list[str]:
+    """Score a split again, compare with what was logged, and show where the network fails.
+
+    Returns the names of the files written besides figures.
+    """
     split = config["split"]
     data = read_data(run, config["data_root"], config["batch_size"])
     run.classes = data.classes
-    found = rescore(run, data, split, device)
+    found = rescore(run, data, split, trainer)
     log.info("%s", found.verdict(run.record.facts))
+    if config["protocol"] == "paper":
+        log.info("%s", by_the_paper(found.predicted))
     images = {"test": data.test, "val": data.val}[split].data.images
     document = described(run, found, split)
     if split == "test":
         document |= by_image_type(run, found.predicted, images, config)
-    add_evaluation(run.record.folder, split, document)
+    written = [add_evaluation(run.record.folder, split, document)]
     if config["grad_cam"]["images"] != "none":
         try_grad_cam(run, found.predicted, images, config)
+    return [*written, *(["image_types.csv"] if config["image_types"]["types"] else [])]
 
 
 def described(run: Rebuilt, found: Rescored, split: str) -> dict[str, Any]:
@@ -114,21 +122,9 @@ def described(run: Rebuilt, found: Rescored, split: str) -> dict[str, Any]:
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     draw(matrix, folder, f"evaluated_{split}_confusion")
     heading = f"{run.record.facts['model']} on {len(predicted.labels)} {split} images"
-    draw(reliability_diagram(calibration, heading), folder, f"evaluated_{split}_reliability")
-    return {
-        "schema": SCHEMA,
-        "split": split,
-        "device": found.device,
-        "precision": found.precision,
-        "num_threads": found.num_threads,
-        "versions": library_versions(),
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "metrics": found.metrics,
-        "logged": found.logged,
-        "largest_difference": found.largest_difference,
-        **findings(predicted, scores, calibration, run.classes),
-        **({"paper": by_the_paper(predicted)} if split == "test" else {}),
-    }
+    diagram = diagrams.reliability_diagram(calibration, heading)
+    draw(diagram, folder, f"evaluated_{split}_reliability")
+    return {**findings(split, predicted, scores, calibration, run.classes), **found.facts}
 
 
 def validation(folder: Path) -> Predicted | None:
@@ -155,8 +151,8 @@ def by_image_type(
     told = (types, num_images, batch_size)
     outcomes = score_image_types(run.logits, images, labels, index, *told)
     write_outcomes(outcomes, folder)
-    draw(type_sheet(examples(images, labels, index, types)), folder, "image_types")
-    draw(severity_curves(rows(outcomes), model), folder, "image_types_by_severity")
+    draw(diagrams.type_sheet(examples(images, labels, index, types)), folder, "image_types")
+    draw(diagrams.severity_curves(rows(outcomes), model), folder, "image_types_by_severity")
     return scored | {"image_types": summary(outcomes)}
 
 
@@ -174,7 +170,7 @@ def try_grad_cam(run: Rebuilt, predicted: Predicted, images: Tensor, config: Con
         return
     name = "grad_cam" if split == "test" else f"grad_cam_{split}"
     heading = f"Grad-CAM of {run.record.facts['model']}, {split} images"
-    draw(heat_maps(shown, heading), run.record.folder, name)
+    draw(diagrams.heat_maps(shown, heading), run.record.folder, name)
 
 
 def draw(figure: Figure, folder: Path, name: str) -> None:
@@ -182,14 +178,18 @@ def draw(figure: Figure, folder: Path, name: str) -> None:
     figures.save(figure, folder / "figures" / f"{name}.png")
 
 
-def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> None:
-    """Write a split's evaluation; image types of an earlier one stay, unless there are new ones."""
+def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
+    """Write a split's evaluation; image types of an earlier one stay, unless there are new ones.
+
+    Returns the name of its file.
+    """
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     try:
         earlier = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError):
         earlier = {}
     write_json(path, {name: earlier[name] for name in LASTING if name in earlier} | document)
+    return path.name
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What `--help` says of a command, read from its config without Hydra, which would take longer."""
 
 import re
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,10 +15,25 @@ def usage(verb: str) -> str:
     named = (match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
     groups = sorted(CONFIGS / name for name in named)
     choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]
-    settings = [f"  {line}" for line in lines if re.match(r"\w+:.*#", line)]
+    pairs = [*explained(lines)]
+    width = max(len(setting) for setting, _ in pairs)
+    settings = [f"  {setting:{width}}  # {comment}" for setting, comment in pairs]
     more = "Show the composed config: --cfg job."
     if verb == "train":
         more += " Sweep: -m model=alexnet,resnet50 seed=0,1"
     blocks = {"Choices:": choices, "Settings:": settings}
     shown = [line for title, block in blocks.items() if block for line in ["", title, *block]]
     return "\n".join([*head, *shown, "", more])
+
+
+def explained(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The settings that have a comment, and it; those of a block by their dotted names."""
+    block = ""
+    for line in lines:
+        if line[:1].strip():
+            opens = re.fullmatch(r"(\w+):", line)
+            block = f"{opens[1]}." if opens else ""
+        found = re.fullmatch(rf"{'  ' if block else ''}(\w+: .*?) +# (.*)", line)
+        if found:
+            setting = re.sub(r"\$\{oc\.env:(\w+),(\w+)\}", r"\2, or $\1", found[1])
+            yield block + setting, found[2]

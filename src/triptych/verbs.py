@@ -2,13 +2,17 @@
 
 from triptych.rules import FLAG, NAMES, TEXT, Rule, count, number, one_of
 
-FOLDERS = Rule("a folder, or a list of folders", lambda v: TEXT.holds(v) or (v and NAMES.holds(v)))
+FOLDERS = Rule(
+    "a folder, a glob in quotes, or a list of them",
+    lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
+)
 PLACES = Rule("a list of whole numbers", lambda v: type(v) is list and all(map(count(0).holds, v)))
 
 VERBS: dict[str, dict[str, Rule]] = {
     "evaluate": {
         "run": FOLDERS,
         "split": one_of("test", "val"),
+        "protocol": one_of("full", "paper"),
         "device": one_of("auto", "cpu", "cuda"),
         "batch_size": count(1).or_null(),
         "data_root": TEXT.or_null(),

@@ -22,15 +22,18 @@ from tests.run_folders import change_predictions, change_record, drawn_labels, w
 from triptych import Refused
 from triptych.compare import compared
 from triptych.comparison.comparable import differences, require_comparable
-from triptych.comparison.content import Comparison
-from triptych.comparison.runs import find_folders, read_runs
+from triptych.comparison.content import Circumstances, Comparison
+from triptych.comparison.runs import read_runs
+from triptych.evaluation.degradation import Outcomes, write_outcomes
+from triptych.evaluation.findings import Slice
+from triptych.folders import find_folders
 
 NUM_IMAGES = 200
 SKILLS = {"alexnet": 1.0, "googlenet": 2.0, "resnet50": 2.1}
 
 
 def compare_below(root: Path) -> Comparison:
-    return compared(*read_runs(find_folders([str(root)], None)))
+    return compared(*read_runs(find_folders([str(root)])))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, name: 
     write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
     other = write_run(tmp_path, "vgg11")
     change_record(other, **DIFFERENT[name])
-    runs, _ = read_runs(find_folders([str(tmp_path)], None))
+    runs, _ = read_runs(find_folders([str(tmp_path)]))
     with pytest.raises(Refused) as refused:
         require_comparable(runs)
     assert f"{name}: " in str(refused.value)
@@ -225,7 +228,7 @@ def test_runs_without_names_of_classes_are_comparable_and_take_those_of_others(
 ) -> None:
     change_record(write_run(tmp_path, seed=0), classes=None)
     write_run(tmp_path, seed=1)
-    runs, _ = read_runs(find_folders([str(tmp_path)], None))
+    runs, _ = read_runs(find_folders([str(tmp_path)]))
     require_comparable(runs)
     assert compared(runs, []).recipes[0].classes[0] == "class 0"
 
@@ -240,6 +243,25 @@ def test_a_mixed_comparison_tests_only_pairs_on_the_same_images(tmp_path: Path) 
         ("alexnet seed 0", "googlenet seed 0")
     ]
     assert found.agreement is None
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_mixed_comparison_tests_no_pair_that_cannot_be_compared(
+    tmp_path: Path, name: str
+) -> None:
+    for model in ("alexnet", "googlenet"):
+        for seed in range(3):
+            write_run(tmp_path, model, seed)
+    for seed in range(3):
+        change_record(write_run(tmp_path, "vgg11", seed), **DIFFERENT[name])
+    found = compare_below(tmp_path)
+    assert found.banner is not None
+    assert "pairs are tested only within what is comparable" in found.banner
+    assert f"What differs: {name}: " in found.banner
+    networks, recipes = found.network_pairs.pairs, found.recipe_pairs.pairs
+    assert [(pair.a, pair.b) for pair in recipes] == [("alexnet", "googlenet")]
+    assert [(pair.a, pair.b) for pair in networks] == [("alexnet seed 0", "googlenet seed 0")]
+    assert not any("highest accuracy" in sentence for sentence in found.verdict)
 
 
 def test_seeds_on_other_images_are_no_recipe_together(tmp_path: Path) -> None:
@@ -281,12 +303,10 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path) -> None:
     found = compare_below(tmp_path)
     [row] = found.rows
     assert found.problems == ()
-    assert (row.macs, row.latency_ms_p50, row.device, row.precision_mode) == (
-        7,
-        1.5,
-        "H200",
-        "bf16",
-    )
+    assert (row.macs, row.latency_ms_p50) == (7, 1.5)
+    assert (row.device, row.precision_mode) == ("H200", "bf16")
+    assert row.measured_on == Circumstances("H200", "bf16", None)
+    assert row.trained_on == Circumstances("cpu", "32-true", 1)
     assert row.num_params == 1009
     assert found.image_types[0].rows[0].accuracy == 0.5
     assert found.grad_cams[0].png.endswith(b"rest")
@@ -299,8 +319,48 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path) -> None:
     assert confidences == sorted(confidences, reverse=True)
 
 
+def try_image_types(folder: Path, lost: float, num_images: int = 60) -> Outcomes:
+    """Leave what `evaluate.py image_types=[blur,noise]` does; `noise` costs twice as much."""
+    ease = np.random.default_rng(0).random(num_images)
+    shares = 0.9 - lost * np.array([[0], [1], [2]])
+    types, severities = np.array(["unmodified", "blur", "noise"]), np.array([0, 1, 1])
+    outcomes = Outcomes(types, severities, np.arange(num_images), ease < shares)
+    write_outcomes(outcomes, folder)
+    return outcomes
+
+
+def test_who_loses_more_on_image_types_is_described_over_the_same_images(tmp_path: Path) -> None:
+    models = ("alexnet", "googlenet", "vgg11")
+    folders = [write_run(tmp_path, model, num_images=90) for model in models]
+    right = [try_image_types(folders[0], 0.1).correct, try_image_types(folders[1], 0.3).correct]
+    try_image_types(folders[2], 0.1, num_images=50)
+    found = compare_below(tmp_path).losses
+    [pair] = found.pairs
+    assert (pair.a, pair.b, pair.num_images) == ("alexnet seed 0", "googlenet seed 0", 60)
+    lost = [each[0].mean() - each[1:].mean(axis=1) for each in right]
+    expected = dict(zip(("blur", "noise"), lost[0] - lost[1], strict=True))
+    assert {name: pair.by_type[name].value for name in expected} == pytest.approx(expected)
+    assert pair.by_type["all"].value == pytest.approx(np.mean([*expected.values()]))
+    more, apart = found.sentences
+    assert more.startswith("In the mean over image types googlenet seed 0 loses ")
+    assert "95 % bootstrap interval" in more
+    assert "untested" in more
+    assert "alexnet seed 0 on 60, googlenet seed 0 on 60 and vgg11 seed 0 on 50" in apart
+
+
+def test_slices_are_shown_without_image_types(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    part = Slice("edge_density", "low", 66, 0.8, 0.79, 0.7, 0.85, (6, 10, 20, 30))
+    (folder / "evaluation.json").write_text(json.dumps({"slices": [part._asdict()]}))
+    found = compare_below(tmp_path)
+    assert [(each.label, each.parts) for each in found.slices] == [("googlenet seed 0", (part,))]
+    assert found.image_types == ()
+    assert found.losses.sentences == ()
+
+
 BROKEN_FILES = {
     "cost.json": '{"macs": "many"}',
+    "evaluation.json": '{"slices": [{"measure": 3}]}',
     "metrics.csv": "epoch,step\nx,y\n",
     "image_types.csv": "type,severity\nnoise,1\n",
     "predictions/val.npz": "no archive",

@@ -8,9 +8,10 @@ from sklearn.metrics import f1_score
 
 from tests.run_folders import drawn_labels, write_run
 from triptych.comparison.groups import class_names, grouped, labels, most_confused, summary
-from triptych.comparison.runs import OPTIONAL_FACTS, Run, find_folders, read_runs
+from triptych.comparison.runs import Run, read_runs
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.scores import score
+from triptych.folders import OPTIONAL_FACTS, find_folders
 
 TEST = Predicted(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
 SETTINGS = st.dictionaries(
@@ -71,7 +72,7 @@ def test_every_run_is_in_one_group_with_those_of_its_group_hash_by_seed(
 def test_the_order_of_recipes_does_not_follow_their_results(tmp_path: Path) -> None:
     for model, skill in (("vgg11", 4.0), ("alexnet", 1.0), ("googlenet", 2.0)):
         write_run(tmp_path, model, skill=skill)
-    groups = grouped(read_runs(find_folders([str(tmp_path)], None))[0])
+    groups = grouped(read_runs(find_folders([str(tmp_path)]))[0])
     assert [group.label for group in groups] == ["alexnet", "googlenet", "vgg11"]
 
 

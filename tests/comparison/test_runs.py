@@ -6,37 +6,14 @@ import numpy as np
 import pytest
 
 from tests.run_folders import change_predictions, change_record, write_run
-from triptych.comparison.runs import Run, find_folders, printable, read_runs
+from triptych.comparison.runs import Run, printable, read_runs
+from triptych.folders import find_folders
 
 
 def read(root: Path) -> tuple[list[Run], dict[str, str]]:
     """The usable runs, and what is wrong with the others."""
-    runs, problems = read_runs(find_folders([str(root)], None))
+    runs, problems = read_runs(find_folders([str(root)]))
     return runs, {problem.folder: problem.what for problem in problems}
-
-
-def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> None:
-    folders = {
-        write_run(tmp_path, model, seed) for model in ("alexnet", "vgg11") for seed in (0, 1)
-    }
-    (tmp_path / "link").symlink_to(tmp_path / "shapes")
-    places = [str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/**/seed1/*", f"{tmp_path}/link"]
-    found = find_folders(places, None)
-    assert len(found) == 4
-    assert {folder.resolve() for folder in found} == {folder.resolve() for folder in folders}
-
-
-def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(tmp_path: Path) -> None:
-    root = tmp_path / "logs[1]"
-    assert find_folders([str(root)], None) == []
-    folder = write_run(root)
-    assert find_folders([str(root)], None) == [folder]
-
-
-def test_what_lies_below_out_is_not_read(tmp_path: Path) -> None:
-    kept = write_run(tmp_path / "logs")
-    write_run(tmp_path / "logs" / "comparison")
-    assert find_folders([str(tmp_path)], tmp_path / "logs" / "comparison") == [kept]
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted", None, 3])

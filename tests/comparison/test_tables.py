@@ -8,8 +8,9 @@ import pytest
 from tests.run_folders import change_record, write_run
 from triptych.compare import compared
 from triptych.comparison.content import Comparison
-from triptych.comparison.runs import find_folders, read_runs
+from triptych.comparison.runs import read_runs
 from triptych.comparison.tables import as_csv
+from triptych.folders import find_folders
 from triptych.report.markdown import as_markdown
 
 COLUMNS = """
@@ -29,7 +30,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     evil = write_run(root, "evil", num_images=50)
     change_record(evil, model=EVIL, command=f"{EVIL}\n# heading", weights='null,"x"')
     change_record(write_run(root, "vgg11"), status="failed", error=EVIL)
-    return compared(*read_runs(find_folders([str(root)], None)))
+    return compared(*read_runs(find_folders([str(root)])))
 
 
 def test_the_csv_has_the_agreed_columns_and_a_line_a_run(comparison: Comparison) -> None:
@@ -50,8 +51,8 @@ def test_the_text_has_verdict_table_pairs_study_problems_and_commands(
     text = as_markdown(comparison)
     headings = re.findall(r"^## (.*)", text, flags=re.MULTILINE)
     assert headings == [
-        "What these figures do not cover",
         "In what else the recipes differ",
+        "What these figures do not cover",
         "Trained networks",
         "Do the recipes differ, if they are trained again?",
         "Do these trained networks differ on these test images?",

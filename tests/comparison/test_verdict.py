@@ -1,14 +1,15 @@
 import json
 from pathlib import Path
 
-from tests.run_folders import write_run
+from tests.run_folders import change_record, write_run
 from triptych.compare import compared
 from triptych.comparison.content import Comparison
-from triptych.comparison.runs import find_folders, read_runs
+from triptych.comparison.runs import read_runs
+from triptych.folders import find_folders
 
 
 def compare_below(root: Path) -> Comparison:
-    return compared(*read_runs(find_folders([str(root)], None)))
+    return compared(*read_runs(find_folders([str(root)])))
 
 
 def test_recipes_of_three_seeds_are_told_apart_as_recipes_and_others_as_networks(
@@ -49,6 +50,10 @@ def test_costs_are_told_without_a_test_and_only_where_measured_alike(tmp_path: P
     assert "fewest parameters, vgg11 (1,005)" in sentence
     assert "shortest median latency at batch 1, vgg11 (3.0 ms)" in sentence
     assert "multiply-accumulates" not in sentence  # all need the same
+
+    change_record(folder, device="NVIDIA H200")
+    [sentence] = [s for s in compare_below(tmp_path).verdict if s.startswith("Descriptively")]
+    assert "latency" in sentence, "where a network was trained is not where it was measured"
 
     cost = json.loads((folder / "cost.json").read_text()) | {"device": "NVIDIA H200"}
     (folder / "cost.json").write_text(json.dumps(cost))

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
+from scipy.stats import binom
 
 from triptych.evaluation.calibration import (
     best_temperature,
@@ -63,13 +64,15 @@ def test_a_calibrated_network_shows_what_is_expected_of_one() -> None:
 
 @pytest.mark.parametrize("sharpness", [1.05, 1.3])
 def test_the_interval_holds_the_error_that_many_images_show(sharpness: float) -> None:
+    """Nominally in 95 of 100; of 300 networks at 1,500 images it was 88, at 10,000 92 and more."""
     many = network(100_000, sharpness, seed=10**6)
     bins = np.array_split(np.argsort(many.confidence), 15)
     gaps = many.confidence - many.correct
     truth = sum(abs(gaps[each].sum()) for each in bins) / len(gaps)
     found = [reliability(network(1500, sharpness, seed)) for seed in range(50)]
     held = [each.interval.low <= truth <= each.interval.high for each in found]
-    assert np.mean(held) >= 0.8
+    assert binom.sf(sum(held) - 1, 50, 0.88) > 0.01
+    assert binom.cdf(sum(held), 50, 0.88) > 0.01
 
 
 def test_an_overconfident_network_errs_beyond_what_a_calibrated_one_may() -> None:

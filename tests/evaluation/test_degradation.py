@@ -149,7 +149,7 @@ def test_arrays_that_do_not_belong_together_are_refused(
 def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "image_types.npz").write_bytes(content)
-    with pytest.raises(Refused, match="cannot be read as image types") as refusal:
+    with pytest.raises(Refused, match="cannot be read as arrays") as refusal:
         read_outcomes(tmp_path)
     assert len(str(refusal.value).splitlines()) == 1
 

@@ -118,7 +118,7 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "was_run",)  # type: ignore[return-value]
 
     path = saved(tmp_path, right() | {"labels": np.array([Mine()] * 5, dtype=object)})
-    assert "cannot be read as predictions" in refusal(path)
+    assert "cannot be read as arrays" in refusal(path)
     assert not (tmp_path / "was_run").exists()
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_archive_of_arrays_is_refused(content: bytes, tmp_path: Path)
 def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     with (tmp_path / "test.npz").open("wb") as file:
         np.save(file, right()["logits"])
-    assert "cannot be read as predictions" in refusal(tmp_path / "test.npz")
+    assert "cannot be read as arrays" in refusal(tmp_path / "test.npz")
 
 
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
@@ -164,4 +164,4 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) ->
     path = saved(tmp_path, {name: right()[name] for name in ("labels", "index")})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("logits.npy", header.getvalue())
-    assert "cannot be read as predictions" in refusal(path)
+    assert "cannot be read as arrays" in refusal(path)

@@ -125,7 +125,7 @@ def test_classes_without_names_are_numbered(record: Record) -> None:
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted", 7])
 def test_a_run_that_is_not_finished_is_refused(record: Record, status: Any) -> None:
     record.update(status=status)
-    assert f"not finished, status {status}" in refusal(record)
+    assert f"not finished, its status is {status}" in refusal(record)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_record_edited_by_hand_is_refused_by_the_fact(
     record: Record, name: str, value: Any
 ) -> None:
     record.update(**{name: value})
-    assert f"run.json: {name} is " in refusal(record)
+    assert f"run.json: {name} must be " in refusal(record)
 
 
 def test_a_missing_a_truncated_and_a_poisoned_checkpoint_are_refused(record: Record) -> None:

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.stats import binomtest
 from torch import Tensor
 
 from triptych.evaluation.slices import colourfulness, edge_density, slices, thirds
-from triptych.evaluation.statistics import wilson
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_classes_weigh_alike_in_the_standardised_accuracy() -> None:
     assert [part.third for part in (low, middle, high)] == ["low", "middle", "high"]
     assert low[:2] == ("edge_density", "low")
     assert (low.num_images, low.accuracy, low.standardised) == (5, 3 / 5, (2 / 4 + 1 / 1) / 2)
-    assert low.class_mix == [4, 1, 0, 0]
-    assert (middle.accuracy, middle.standardised, middle.class_mix) == (1, 1, [0, 0, 5, 0])
+    assert low.class_mix == (4, 1, 0, 0)
+    assert (middle.accuracy, middle.standardised, middle.class_mix) == (1, 1, (0, 0, 5, 0))
 
 
 def test_the_interval_is_wilsons_where_classes_are_even_and_wider_where_not() -> None:
@@ -77,17 +77,21 @@ def test_the_interval_is_wilsons_where_classes_are_even_and_wider_where_not() ->
     even, odd = np.tile([0, 1], 60), np.tile([0, 0, 0, 0, 0, 0, 0, 1], 15)
     correct = np.tile([True, True, False, False, True], 24)
     low = slices(images, even, correct, 2)[0]
-    assert low.class_mix == [20, 20]
-    expected = wilson(round(low.standardised * 40), 40)
-    assert (low.standardised_low, low.standardised_high) == pytest.approx(expected)
+    assert low.class_mix == (20, 20)
+    expected = binomtest(int(correct[:40].sum()), 40).proportion_ci(method="wilson")
+    assert (low.standardised_low, low.standardised_high) == pytest.approx(
+        (expected.low, expected.high)
+    )
     uneven = slices(images, odd, correct, 2)[0]
-    assert uneven.class_mix == [35, 5]
-    width = uneven.standardised_high - uneven.standardised_low
-    assert width > 1.3 * (low.standardised_high - low.standardised_low)
+    assert uneven.class_mix == (35, 5)
+    weights = np.repeat([1 / (2 * 35), 1 / (2 * 5)], [35, 5])  # of each image; they sum to 1
+    for end in (uneven.standardised_low, uneven.standardised_high):
+        variance = end * (1 - end) * (weights**2).sum()  # Wilson's ends are 1.96 of it away
+        assert abs(end - uneven.standardised) == pytest.approx(1.959964 * variance**0.5, rel=1e-5)
 
 
 def test_slices_are_plain_numbers() -> None:
     parts = slices(greys([1, 2, 3]), np.array([0, 1, 0]), np.array([True, True, False]), 2)
-    kinds = [str, str, int, float, float, float, float, list]
+    kinds = [str, str, int, float, float, float, float, tuple]
     assert all([type(value) for value in part] == kinds for part in parts)
     assert {type(count) for part in parts for count in part.class_mix} == {int}

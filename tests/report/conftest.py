@@ -1,14 +1,19 @@
-"""Comparisons of made-up numbers, as large and as hostile as a test asks."""
+"""The page of runs on disk, and comparisons of made-up numbers, as large as a test asks."""
 
 import io
+import json
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imsave
 
+from tests.run_folders import write_run
+from triptych.compare import compare
 from triptych.comparison.content import (
+    Circumstances,
     Comparison,
     Origin,
     Pair,
@@ -22,18 +27,27 @@ from triptych.comparison.exhibits import (
     Agreement,
     Confused,
     Curve,
-    Estimate,
     Gallery,
     GradCam,
     Guess,
     ImageTypes,
+    Losses,
+    LostMore,
     Picture,
-    Slice,
+    Slices,
     Study,
+    WithInterval,
 )
 from triptych.evaluation.calibration import Bin, Calibration, Reliability
-from triptych.evaluation.degradation import OVERALL, UNMODIFIED, Degradation
-from triptych.evaluation.degradation import Row as Level
+from triptych.evaluation.degradation import (
+    OVERALL,
+    UNMODIFIED,
+    Degradation,
+    Level,
+    Outcomes,
+    write_outcomes,
+)
+from triptych.evaluation.findings import Slice
 from triptych.evaluation.levels import LEVELS
 from triptych.evaluation.statistics import Interval
 
@@ -59,8 +73,8 @@ class Invented:
         self.labels = [label for labels in self.networks.values() for label in labels]
         self.skill = {label: float(self.random.uniform(0.7, 0.93)) for label in self.labels}
 
-    def estimate(self, value: float, half: float = 0.005) -> Estimate:
-        return Estimate(value, value - half, value + half)
+    def estimate(self, value: float, half: float = 0.005) -> WithInterval:
+        return WithInterval(value, value - half, value + half)
 
     def row(self, label: str) -> Row:
         skill, draw = self.skill[label], self.random.uniform
@@ -90,8 +104,8 @@ class Invented:
             latency_ms_p95=draw(20, 30),
             throughput_images_per_second=draw(200, 9000),
             peak_memory_bytes=int(draw(5e8, 3e9)),
-            device="cpu",
-            precision_mode="32-true",
+            trained_on=Circumstances("NVIDIA H200", "bf16-mixed", 16),
+            measured_on=Circumstances("cpu", "32-true", 2),
             folder=f"logs/cifar10/{label.replace(' ', '_')}",
         )
 
@@ -137,12 +151,11 @@ class Invented:
                 only_a=412 if of_networks else None,
                 only_b=297 if of_networks else None,
                 f1_difference=self.estimate(0.0118) if of_networks else None,
-                sentence=f"{a} and {b} cannot be told apart on these {NUM_TEST:,} test images "
-                "(difference +1.15 points, 95 % interval −0.05 to +2.35).",
+                sentence=f"The sentence of {a} and {b}.",
             )
             for a, b in list(combinations(labels, 2))[:45]
         ]
-        return Pairs(question, "Exact McNemar; Holm over the pairs of this table.", tuple(pairs))
+        return Pairs(question, "How they were paired.", tuple(pairs))
 
     def curve(self, label: str) -> Curve:
         epochs = np.arange(1, 11)
@@ -162,15 +175,18 @@ class Invented:
             for severity in (1, 2, 3):
                 left = skill - steep * severity
                 levels.append(Level(kind, severity, 1000, left, left - 0.03, left + 0.03))
-        mix = tuple(range(50, 50 + len(self.classes)))
-        slices = [
+        lost = {kind: Degradation(0.1, 0.09, 0.11) for kind in LEVELS}
+        lost[OVERALL] = Degradation(0.2, 0.18 * skill, 0.22)
+        return ImageTypes(label, tuple(levels), lost, None)
+
+    def slices(self, label: str) -> Slices:
+        skill, mix = self.skill[label], tuple(range(50, 50 + len(self.classes)))
+        parts = [
             Slice(measure, third, 3333, skill, skill - 0.01, skill - 0.02, skill, mix)
             for measure in ("edge_density", "colourfulness")
             for third in ("low", "middle", "high")
         ]
-        lost = {kind: Degradation(0.1, 0.09, 0.11) for kind in LEVELS}
-        lost[OVERALL] = Degradation(0.2, 0.18 * skill, 0.22)
-        return ImageTypes(label, tuple(levels), lost, tuple(slices))
+        return Slices(label, tuple(parts))
 
     def picture(self, networks: list[str]) -> Picture:
         pixels = self.random.integers(0, 256, (3, 32, 32), dtype=np.uint8)
@@ -197,6 +213,53 @@ class Invented:
         )
 
 
+def evaluate(folder: Path, device: str) -> None:
+    """Add what `evaluate.py` leaves in a run folder, drawn instead of measured."""
+    random = np.random.default_rng(int(folder.name, 16))
+    cost = {
+        "macs": int(random.integers(1e6, 1e9)), "checkpoint_bytes": 4321,
+        "train_images_per_second": 50.0, "seconds_per_epoch": 6.0,
+        "latency_ms_p50": random.uniform(1, 50), "latency_ms_p95": random.uniform(50, 60),
+        "throughput_images_per_second": random.uniform(100, 9000), "peak_memory_bytes": 10**8,
+        "device": device, "precision": "32-true", "num_threads": 1,
+    }  # fmt: skip
+    (folder / "cost.json").write_text(json.dumps(cost))
+    accuracies = {"accuracy": 0.8, "standardised": 0.79}
+    part = accuracies | {"standardised_low": 0.7, "standardised_high": 0.85}
+    part |= {"num_images": 66, "class_mix": [6, 10, 20, 30]}
+    slices = [
+        part | {"measure": measure, "third": third}
+        for measure in ("edge_density", "colourfulness")
+        for third in ("low", "middle", "high")
+    ]
+    (folder / "evaluation.json").write_text(json.dumps({"slices": slices}))
+    variants = [(UNMODIFIED, 0), *((kind, severity) for kind in LEVELS for severity in (1, 2, 3))]
+    types, severities = zip(*variants, strict=True)
+    right = random.random((len(variants), 50)) > 0.2 * np.array(severities)[:, None] + 0.1
+    write_outcomes(Outcomes(np.array(types), np.array(severities), np.arange(50), right), folder)
+    pixels = random.integers(0, 256, (100, 3, 16, 16), dtype=np.uint8)
+    np.savez(folder / "predictions" / "test_images.npz", index=np.arange(100), images=pixels)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "grad_cam.png").write_bytes(png())
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Writes run folders, the first of a model that has a given name; the page of them."""
+
+    def write(name: str) -> str:
+        root = tmp_path_factory.mktemp("logs")
+        classes = [name, "cat", "deer", "dog"]
+        for model, skill in ((name, 2.0), ("googlenet", 1.0), ("resnet50", 2.1)):
+            folder = write_run(root, model, skill=skill, classes=classes, command=name)
+            evaluate(folder, "cuda" if model == "resnet50" else "cpu")
+        write_run(root, "alexnet", status="running")
+        page = compare({"runs": str(root), "out": None, "allow_mixed": False})
+        return page.read_text(encoding="utf-8")
+
+    return write
+
+
 def png() -> bytes:
     buffer = io.BytesIO()
     imsave(buffer, np.random.default_rng(0).random((60, 240)), format="png")
@@ -210,19 +273,13 @@ def invented() -> Callable[..., Comparison]:
     def build(num_recipes: int = 3, num_seeds: int = 3, **classes: tuple[str, ...]) -> Comparison:
         of = Invented(num_recipes, num_seeds, classes.get("classes", CIFAR10))
         labels = of.labels
+        lost_more = Degradation(0.01, 0.0, 0.02)
         alone = tuple(int(n) for n in of.random.integers(0, 300, len(labels)))
         return Comparison(
             title="CIFAR-10: " + ", ".join(MODELS),
             banner=None,
-            verdict=(
-                f"{len(labels)} trained networks answered for 10,000 test images, every image "
-                "counted once.",
-                "googlenet gets 91.55 % right, the mean of 3 seeds (95 % t interval over seeds and "
-                "images 91.00 to 92.10 %).",
-                "googlenet is better than alexnet on this test set: +16.41 points "
-                "(95 % interval 15.38 to 17.44; p < 0.0001, Holm; 3 seeds each).",
-            ),
-            cautions=("One split and one test set.", "Validation images chose each run's epoch."),
+            verdict=("The first sentence.", "The second.", "The third."),
+            cautions=("The first caution.", "The second."),
             differing=(Setting("optim.lr", tuple("0.001" for _ in of.recipes)),),
             rows=tuple(map(of.row, labels)),
             recipes=tuple(map(of.recipe, of.recipes)),
@@ -230,6 +287,14 @@ def invented() -> Callable[..., Comparison]:
             recipe_pairs=of.pairs(of.recipes, 3, "Do the recipes differ, if trained again?"),
             curves=tuple(map(of.curve, labels)),
             image_types=tuple(map(of.image_types, labels)),
+            losses=Losses(
+                ("What is lost where.",),
+                tuple(
+                    LostMore(a, b, 1000, dict.fromkeys(("noise", OVERALL), lost_more))
+                    for a, b in pairwise(labels)
+                ),
+            ),
+            slices=tuple(map(of.slices, labels)),
             agreement=Agreement(tuple(labels), NUM_TEST, 7012, 214, alone)
             if len(labels) > 1
             else None,
@@ -238,7 +303,7 @@ def invented() -> Callable[..., Comparison]:
                 214,
                 tuple(of.picture(labels[:1]) for _ in range(12)),
             ),
-            study=Study(16, ("F1, precision and recall are over the last 16 test images only.",)),
+            study=Study(("The finding.",)),
             grad_cams=tuple(GradCam(label, png()) for label in labels[:2]),
             problems=(Problem("logs/cifar10/broken", "running: it has no predictions yet"),),
             origins=tuple(map(of.origin, labels)),

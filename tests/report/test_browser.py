@@ -10,13 +10,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from triptych.comparison.content import Comparison
-from triptych.report.page import CONTENTS, page
+from triptych.report.page import CONTENTS
 
 CHROMIUM = shutil.which("chromium")
 OPTIONS = """--headless --no-sandbox --disable-gpu --disable-background-networking --disable-sync
@@ -58,6 +56,15 @@ const sorted = (page) => {
 addEventListener("load", () => {
   const answers = {};
   for (const frame of document.querySelectorAll("iframe")) answers[frame.title] = measure(frame);
+  answers.folded = [...document.querySelectorAll("iframe")].map((frame) => {
+    const closed = () => frame.contentDocument.querySelectorAll("details:not([open])").length;
+    const states = [closed()];
+    for (const event of ["beforeprint", "afterprint"]) {
+      frame.contentWindow.dispatchEvent(new Event(event));
+      states.push(closed());
+    }
+    return states;
+  });
   answers.sorted = sorted(document.querySelector("iframe[title=desktop]").contentDocument);
   document.querySelector("output").textContent = JSON.stringify(answers);
 });
@@ -75,15 +82,12 @@ def frame(title: str, shown: str) -> str:
 
 @pytest.fixture(scope="module")
 def answers(
-    invented: Callable[..., Comparison], tmp_path_factory: pytest.TempPathFactory
+    written: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What every frame shows, and the runs before and after each of two clicks on a head."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    made = invented(3, 1)
-    rows = (replace(made.rows[0], data=HOSTILE, label=HOSTILE), *made.rows[1:])
-    recipes = (replace(made.recipes[0], label=HOSTILE), *made.recipes[1:])
-    shown = page(replace(made, title=HOSTILE, verdict=(HOSTILE,), rows=rows, recipes=recipes))
+    shown = written(HOSTILE)
     folder = tmp_path_factory.mktemp("browser")
     frames = "".join(frame(title, shown) for title in FRAMES)
     (folder / "frames.html").write_text(f"{frames}<output></output><script>{ASK}</script>")
@@ -129,6 +133,13 @@ def test_a_table_sorts_by_its_head_up_then_down(answers: dict[str, Any]) -> None
     assert (before, once, twice) == (None, "ascending", "descending")
     assert came != up == sorted(came, key=float)
     assert down == up[::-1]
+
+
+def test_paper_shows_what_is_folded_on_the_screen(answers: dict[str, Any]) -> None:
+    phone, plain, desktop = answers["folded"]
+    assert phone == desktop == [phone[0], 0, phone[0]]
+    assert plain == [phone[0]] * 3  # the style sheet's part, which no script can see
+    assert phone[0] > 2
 
 
 def test_heads_are_buttons_only_where_scripts_run(answers: dict[str, Any]) -> None:

@@ -108,6 +108,17 @@ def test_points_that_stand_out_are_filled_and_the_others_hollow() -> None:
     assert (counted.count("var(--paper)"), counted.count("var(--series-2)")) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("most", "ticks"),
+    [(2, ["1", "2"]), (40, ["1", "2", "5", "10", "20", "50"]), (1000, ["1", "10", "100", "1k"])],
+)
+def test_ticks_of_a_cost_are_as_many_as_can_be_read(most: float, ticks: list[str]) -> None:
+    series = Series(0, np.array([0.8, most]), np.array([0.5, 0.9]))
+    svg = elements(trade_off("a", "", [series], Axis("", "log"), ACCURACY))
+    texts = [element.text or "" for element in svg if element.tag == "text"]
+    assert [text for text in texts if text[0].isdigit() and not text.endswith("%")] == ticks
+
+
 def test_series_without_a_style_lie_behind_the_others() -> None:
     svg = draw_lines("a", "", [cloud(0), cloud(None)])
     assert svg.index("var(--other)") < svg.index("var(--series-0)")

@@ -1,6 +1,7 @@
 """What the optional files of run folders come to; `problems` gains those that are broken."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -9,22 +10,20 @@ from numpy.typing import NDArray
 from triptych import Refused
 from triptych.comparison import optional
 from triptych.comparison.content import Problem, Row
-from triptych.comparison.exhibits import Curve, GradCam, ImageTypes
+from triptych.comparison.exhibits import Curve, GradCam, ImageTypes, Slices
 from triptych.comparison.groups import Group, Network
 from triptych.comparison.runs import problem
 from triptych.comparison.tables import row
 from triptych.evaluation.calibration import Calibration, calibrate
 
-MAX_CALIBRATED = 10  # recipes: as many diagrams as can be read
+MAX_CALIBRATED = 10  # recipes: of each images are drawn a thousand times
 
 Read = TypeVar("Read")
 
 
 def rows(networks: Iterable[Network], problems: list[Problem]) -> tuple[Row, ...]:
     """A line each, with its cost where that was measured."""
-    return tuple(
-        row(network, _read(optional.cost, network, problems) or {}) for network in networks
-    )
+    return tuple(row(network, _read(optional.cost, network, problems)) for network in networks)
 
 
 def curves(networks: Iterable[Network], problems: list[Problem]) -> tuple[Curve, ...]:
@@ -42,14 +41,17 @@ def calibrations(groups: Sequence[Group], problems: list[Problem]) -> list[Calib
 
 def image_types(groups: Iterable[Group], problems: list[Problem]) -> tuple[ImageTypes, ...]:
     """Of each group the network of the lowest seed that was tried on them."""
-    found = (_found(optional.image_types, group.networks, problems) for group in groups)
-    return tuple(first for each in found if (first := next(each, None)))
+    return tuple(_of_each(optional.image_types, groups, problems))
+
+
+def slices(groups: Iterable[Group], problems: list[Problem]) -> tuple[Slices, ...]:
+    """Of each group those of the lowest seed that was evaluated."""
+    return tuple(_of_each(optional.slices, groups, problems))
 
 
 def grad_cams(groups: Iterable[Group], problems: list[Problem]) -> tuple[GradCam, ...]:
     """Of each group that of the lowest seed that has one."""
-    found = (_found(optional.grad_cam, group.networks, problems) for group in groups)
-    return tuple(first for each in found if (first := next(each, None)))
+    return tuple(_of_each(optional.grad_cam, groups, problems))
 
 
 def pixels(networks: Iterable[Network], problems: list[Problem]) -> dict[int, NDArray[np.uint8]]:
@@ -58,6 +60,14 @@ def pixels(networks: Iterable[Network], problems: list[Problem]) -> dict[int, ND
     for images in _found(optional.pixels, networks, problems):
         kept |= images
     return kept
+
+
+def _of_each(
+    read: Callable[[Network], Read | None], groups: Iterable[Group], problems: list[Problem]
+) -> Iterator[Read]:
+    """What is found of the first network of each group that has it."""
+    for group in groups:
+        yield from islice(_found(read, group.networks, problems), 1)
 
 
 def _found(

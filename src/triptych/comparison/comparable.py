@@ -1,9 +1,10 @@
 """What must be the same for accuracies to stand side by side."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from triptych import Refused
+from triptych.comparison.groups import Group, Network
 from triptych.comparison.runs import Run
 from triptych.config import shown
 
@@ -17,7 +18,7 @@ SAME: dict[str, Callable[[Run], object]] = {
 }
 
 
-def differences(runs: list[Run]) -> list[str]:
+def differences(runs: Sequence[Run]) -> list[str]:
     """In a line each, what is not the same for all runs, by the first two that differ."""
     lines = []
     for name, of in SAME.items():
@@ -38,9 +39,26 @@ def require_comparable(runs: list[Run]) -> None:
     if lines:
         raise Refused(
             f"these runs cannot be compared, {lines[0]}\n"
-            "name with runs= those that belong together, or show them untested beside each other "
-            "with allow_mixed=true"
+            "name with runs= those that belong together; allow_mixed=true shows all of them, and "
+            "tests pairs only within what is comparable"
         )
+
+
+def blocks(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups, apart where they cannot be compared."""
+    found: list[list[Group]] = []
+    for group in groups:
+        fitting = (block for block in found if not differences(_networks(*block, group)))
+        block = next(fitting, None)
+        if block is None:
+            found.append([group])
+        else:
+            block.append(group)
+    return found
+
+
+def _networks(*groups: Group) -> list[Network]:
+    return [network for group in groups for network in group.networks]
 
 
 def banner(runs: list[Run]) -> str | None:
@@ -49,6 +67,6 @@ def banner(runs: list[Run]) -> str | None:
     if not lines:
         return None
     return (
-        "These runs cannot be compared, and pairs are tested only where the test images are the "
-        f"same. What differs: {'; '.join(lines)}."
+        "These runs cannot be compared all with each other: pairs are tested only within what is "
+        f"comparable. What differs: {'; '.join(lines)}."
     )

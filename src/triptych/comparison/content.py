@@ -13,18 +13,31 @@ from triptych.comparison.exhibits import (
     Agreement,
     Confused,
     Curve,
-    Estimate,
     Gallery,
     GradCam,
     ImageTypes,
+    Losses,
+    Slices,
     Study,
+    WithInterval,
 )
 from triptych.evaluation.calibration import Calibration
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """On what a network was trained, or its cost measured."""
+
+    device: str | None
+    precision: str | None
+    num_threads: int | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: a line of the table and of `comparison.csv`, which has every field but `label`."""
+    """One run: a line of the table and of `comparison.csv`."""
 
     label: str  # "googlenet seed 0"
     model: str
@@ -51,9 +64,18 @@ class Row:
     latency_ms_p95: float | None
     throughput_images_per_second: float | None
     peak_memory_bytes: int | None
-    device: str | None
-    precision_mode: str | None
+    trained_on: Circumstances
+    measured_on: Circumstances | None  # None where `evaluate.py` has measured no cost
     folder: str
+
+    @property
+    def device(self) -> str | None:
+        """Where the cost was measured, else where the network was trained."""
+        return (self.measured_on or self.trained_on).device
+
+    @property
+    def precision_mode(self) -> str | None:
+        return (self.measured_on or self.trained_on).precision
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ class Recipe:
     networks: tuple[str, ...]  # labels of its runs, by seed
     classes: tuple[str, ...]
     num_test: int
-    accuracy: Estimate  # mean over seeds, t interval; with one seed Wilson
+    accuracy: WithInterval  # mean over seeds, t interval; with one seed Wilson
     confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
     most_confused: tuple[Confused, ...]
     f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
@@ -80,13 +102,18 @@ class Pair:
     b: str
     num_images: int
     num_seeds: tuple[int, int]  # (1, 1) for trained networks
-    difference: Estimate  # accuracy of a less that of b; simultaneous over the table's pairs
+    difference: WithInterval  # accuracy of a less that of b; simultaneous over the table's pairs
     p: float  # exact McNemar for networks, t for recipes
     p_holm: float  # adjusted over the table's pairs: the words follow it alone
     only_a: int | None  # images that a alone gets right; None for recipes
     only_b: int | None
-    f1_difference: Estimate | None  # macro; None for recipes
+    f1_difference: WithInterval | None  # macro; None for recipes
     sentence: str
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the two can be told apart."""
+        return self.p_holm < SIGNIFICANT and self.difference.value != 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +174,8 @@ class Comparison:
     recipe_pairs: Pairs
     curves: tuple[Curve, ...]
     image_types: tuple[ImageTypes, ...]  # empty where no run was scored on any
+    losses: Losses
+    slices: tuple[Slices, ...]  # empty where no run was evaluated
     agreement: Agreement | None  # None with fewer than two networks on the same images
     gallery: Gallery | None  # None where no run has kept pixels
     study: Study

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.evaluation.degradation import Degradation, Row
+from triptych.evaluation.degradation import Degradation, Level, Outcomes
+from triptych.evaluation.findings import Slice
 
 
 @dataclass(frozen=True)
-class Estimate:
+class WithInterval:
     """A value and its interval, 95 % unless its owner says otherwise; None without an interval."""
 
     value: float
@@ -45,27 +46,39 @@ class Confused:
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A third of the unmodified test images; `standardised` weighs their classes alike."""
-
-    measure: str  # edge_density, colourfulness
-    third: str  # low, middle, high
-    num_images: int
-    accuracy: float
-    standardised: float
-    standardised_low: float
-    standardised_high: float
-    class_mix: tuple[int, ...]  # images of each class
-
-
-@dataclass(frozen=True)
 class ImageTypes:
     """How one trained network fares on image types."""
 
     label: str
-    rows: tuple[Row, ...]  # of image_types.csv
+    rows: tuple[Level, ...]  # of image_types.csv
     degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
-    slices: tuple[Slice, ...]  # of evaluation.json
+    outcomes: Outcomes | None  # image by image; None where they were not kept
+
+
+@dataclass(frozen=True)
+class LostMore:
+    """How much more accuracy image types cost network a than b, tried on the same images."""
+
+    a: str
+    b: str
+    num_images: int
+    by_type: Mapping[str, Degradation]  # of the types of both, then `all`
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Pairs of the networks that were tried on image types: described, not tested."""
+
+    sentences: tuple[str, ...]  # they say too who was tried on other images
+    pairs: tuple[LostMore, ...]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """One trained network on thirds of the unmodified test images."""
+
+    label: str
+    parts: tuple[Slice, ...]  # of evaluation.json
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,6 @@ class Gallery:
 class Study:
     """Why the study's Table 1 (`evaluation.paper.TABLE_1`) differs from ours (the rows)."""
 
-    num_images: int  # how many of the test images its protocol scores
     finding: tuple[str, ...]  # sentences
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.comparison.content import Recipe
-from triptych.comparison.exhibits import Confused, Estimate
+from triptych.comparison.exhibits import Confused, WithInterval
 from triptych.comparison.runs import Run
 from triptych.comparison.settings import settings_of
 from triptych.evaluation.calibration import Calibration
@@ -130,7 +130,7 @@ def summary(group: Group, classes: tuple[str, ...], calibration: Calibration | N
     )
 
 
-def accuracy(group: Group) -> Estimate:
+def accuracy(group: Group) -> WithInterval:
     """One network's with Wilson's interval; the mean of three seeds or more with that of t.
 
     Of two seeds the mean stands alone: their scatter says too little.
@@ -138,10 +138,10 @@ def accuracy(group: Group) -> Estimate:
     value = float(group.correct.mean())
     if group.can_be_told:
         low, high = recipe_accuracy(group.correct).interval()
-        return Estimate(value, max(low, 0.0), min(high, 1.0))
+        return WithInterval(value, max(low, 0.0), min(high, 1.0))
     if len(group.networks) > 1:
-        return Estimate(value, None, None)
-    return Estimate(value, *map(float, wilson(int(group.correct.sum()), group.correct.size)))
+        return WithInterval(value, None, None)
+    return WithInterval(value, *map(float, wilson(int(group.correct.sum()), group.correct.size)))
 
 
 def most_confused(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[Confused, ...]:

@@ -1,4 +1,4 @@
-"""What a run folder may hold besides: cost, validation, curves, image types, pixels, pictures.
+"""What a run folder may hold besides: cost, validation, curves, image types, slices, pictures.
 
 Each reader returns None where the file is not there, and raises Refused where it is not what it
 should be.
@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych import Refused
-from triptych.comparison.exhibits import Curve, GradCam, ImageTypes, Slice
+from triptych.comparison.exhibits import Curve, GradCam, ImageTypes, Slices
 from triptych.comparison.groups import Network
 from triptych.comparison.runs import FRACTION, printable
 from triptych.config import shown
-from triptych.evaluation.degradation import Row, degradations, read_outcomes
+from triptych.evaluation.arrays import read_arrays
+from triptych.evaluation.degradation import Level, degradations, read_outcomes
+from triptych.evaluation.findings import Slice
 from triptych.evaluation.predictions import Predicted, read_predictions
 from triptych.rules import TEXT, Rule, count, number
 
@@ -47,10 +49,12 @@ COURSE = ("train/loss", "val/loss", "val/accuracy")
 Read = TypeVar("Read")
 
 
-def cost(network: Network) -> dict[str, Any]:
-    """The figures of `cost.json` by the names of `comparison.csv`; None for what is not there."""
-    found = _json(network.folder / "cost.json") or {}
-    return {name: _checked("cost.json", name, found.get(name), COST[name]) for name in COST}
+def cost(network: Network) -> dict[str, Any] | None:
+    """Every figure of `COST` in `cost.json`; None for what is not there."""
+    found = _json(network.folder / "cost.json")
+    return found and {
+        name: _checked("cost.json", name, found.get(name), COST[name]) for name in COST
+    }
 
 
 def validation(network: Network) -> Predicted | None:
@@ -63,16 +67,20 @@ def validation(network: Network) -> Predicted | None:
 
 
 def image_types(network: Network) -> ImageTypes | None:
-    """Rows and slices as `evaluate.py` left them; degradations from the images themselves."""
+    """Rows as `evaluate.py` left them; degradations from the images themselves."""
     path = network.folder / "image_types.csv"
     if not path.exists():
         return None
-    rows = tuple(_table(path, _row))
+    rows = tuple(_table(path, _level))
     has_outcomes = (network.folder / "predictions" / "image_types.npz").exists()
-    lost = degradations(read_outcomes(network.folder)) if has_outcomes else {}
-    slices = (_json(network.folder / "evaluation.json") or {}).get("slices")
-    _checked("evaluation.json", "slices", slices, LIST)
-    return ImageTypes(network.label, rows, printable(lost), tuple(map(_slice, slices or [])))
+    found = read_outcomes(network.folder) if has_outcomes else None
+    return ImageTypes(network.label, rows, printable(degradations(found)) if found else {}, found)
+
+
+def slices(network: Network) -> Slices | None:
+    found = (_json(network.folder / "evaluation.json") or {}).get("slices")
+    parts = _checked("evaluation.json", "slices", found, LIST)
+    return Slices(network.label, tuple(map(_slice, parts))) if parts else None
 
 
 def curve(network: Network) -> Curve | None:
@@ -98,15 +106,11 @@ def pixels(network: Network) -> dict[int, NDArray[np.uint8]] | None:
     path = network.folder / "predictions" / "test_images.npz"
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            index, images = file["index"], file["images"]
-        if index.dtype != np.int64 or index.shape != images.shape[:1]:
-            raise ValueError("index must be int64 (K,), a place an image")
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must be uint8 (K, 3, H, W), they are {images.shape}")
-    except Exception as error:  # of zip, of numpy, of the system: many kinds
-        raise Refused(f"{path}: cannot be read as test images ({error})") from error
+    index, images = read_arrays(path, ("index", "images")).values()
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise Refused(f"{path}: images must be uint8 (K, 3, H, W), they are {images.shape}")
+    if index.dtype != np.int64 or index.shape != images.shape[:1]:
+        raise Refused(f"{path}: index must be int64 (K,), a place an image")
     return dict(zip(index.tolist(), images, strict=True))
 
 
@@ -149,11 +153,11 @@ def _measured(row: dict[str, str]) -> tuple[int, dict[str, float]]:
     return int(row["epoch"]), values
 
 
-def _row(row: dict[str, str]) -> Row:
-    shares = [float(row[name]) for name in Row._fields[3:]]
+def _level(row: dict[str, str]) -> Level:
+    shares = [float(row[name]) for name in Level._fields[3:]]
     if not all(map(FRACTION.holds, shares)):
         raise ValueError("accuracies must be fractions")
-    return Row(printable(row["type"]), int(row["severity"]), int(row["num_images"]), *shares)
+    return Level(printable(row["type"]), int(row["severity"]), int(row["num_images"]), *shares)
 
 
 def _slice(found: Any) -> Slice:

@@ -1,6 +1,5 @@
-"""Run folders as they are found: anybody's, half-written, edited by hand. Data until checked."""
+"""The runs of a comparison: each read and checked, then held against the others."""
 
-import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,28 +12,12 @@ from triptych.comparison.content import Problem
 from triptych.config import Config, shown
 from triptych.evaluation.predictions import Predicted, read_predictions
 from triptych.evaluation.scores import Scores, score
-from triptych.record import Record
-from triptych.rules import NAMES, TEXT, Rule, count, number
+from triptych.folders import finished
+from triptych.rules import Rule
 
 ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
 
-MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
-FACTS: dict[str, Rule] = {
-    **dict.fromkeys(("model", "data", "split_hash", "test_hash"), TEXT),
-    **dict.fromkeys(("config_hash", "group_hash", "started_at", "finished_at"), TEXT),
-    "seed": count(0),
-    "metrics": MAPPING,
-}
-OPTIONAL_FACTS: dict[str, Rule] = {
-    **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
-    **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
-    **dict.fromkeys(("input_size", "num_test"), count(1)),
-    **dict.fromkeys(("images_per_second", "train_seconds"), number(0)),
-    "command": Rule("a text", lambda value: type(value) is str),
-    "classes": NAMES,
-    "versions": MAPPING,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +25,7 @@ class Run:
     """A finished run: its record, its config, and what it answered for the test images."""
 
     folder: Path
-    facts: dict[str, Any]  # as `FACTS` and `OPTIONAL_FACTS` have them, None for what is not there
+    facts: dict[str, Any]  # of a `finished` record
     config: Config
     test: Predicted
     scores: Scores  # of `test`
@@ -94,37 +77,10 @@ def printable(value: Any) -> Any:
     )
 
 
-def find_folders(places: list[str], out: Path | None) -> list[Path]:
-    """Every folder with a `run.json` at or below folders or globs, but not below `out`."""
-    starts = {
-        Path(start)
-        for place in places
-        for start in ([place] if Path(place).exists() else glob.glob(place, recursive=True))
-    }
-    found = {folder.resolve(): folder for start in sorted(starts) for folder in _below(start)}
-    hidden = out.resolve() if out else None
-    return [folder for real, folder in found.items() if hidden not in (real, *real.parents)]
-
-
-def _below(start: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(start):
-        subfolders.sort()
-        if "run.json" in files:
-            subfolders.clear()
-            yield Path(folder)
-
-
 def read_run(folder: Path) -> Run:
     """Read a run folder; raises Refused where it is not finished or cannot be trusted."""
-    record = Record.open(folder)
+    record = finished(folder)
     facts = printable(record.facts)
-    if facts.get("status") != "finished":
-        error = f" ({facts['error']})" if facts.get("error") else ""
-        raise Refused(f"left out, its status is {shown(facts.get('status'))}{error}")
-    for name, rule in (FACTS | {k: r.or_null() for k, r in OPTIONAL_FACTS.items()}).items():
-        if not rule.holds(facts.get(name)):
-            raise Refused(f"run.json: {name} must be {rule.says}, it is {shown(facts.get(name))}")
-    facts = dict.fromkeys(OPTIONAL_FACTS) | facts
     test = read_predictions(folder / "predictions" / "test.npz")
     run = Run(folder, facts, printable(record.config), test, score(test))
     if facts["classes"] and len(facts["classes"]) != run.test.num_classes:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from triptych.comparison.content import Pair
-from triptych.comparison.exhibits import Estimate
+from triptych.comparison.content import Pair, Setting
+from triptych.comparison.exhibits import LostMore, WithInterval
+from triptych.evaluation.degradation import OVERALL
 
-SIGNIFICANT = 0.05
 MAX_SENTENCES = 10  # of one kind in a verdict; beyond, tables say it better
 
 ABOUT_NETWORKS = "Do these trained networks differ on these test images?"
@@ -24,8 +24,8 @@ def points(fraction: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """What follows the letter p."""
-    return "< 0.0001" if p < 0.0001 else f"= {p:.4f}"
+    """`0.0312`, or `< 0.0001`."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -37,21 +37,26 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def some(words: Sequence[str], most: int = MAX_SENTENCES) -> str:
+    """The words, listed; of many the first, and how many more there are."""
+    more = len(words) - most
+    return listed([*words[:most], f"{more} more"] if more > 0 else words)
+
+
 def worded(pair: Pair, num_pairs: int) -> Pair:
     """The pair with its sentence; which words it takes follows Holm's p alone."""
     if pair.difference.value < 0:  # the better first
         a, b, difference = pair.b, pair.a, _turned(pair.difference)
     else:
         a, b, difference = pair.a, pair.b, pair.difference
-    is_told = pair.p_holm < SIGNIFICANT and difference.value != 0
     evidence = _evidence(difference, pair, num_pairs)
     sentence = _of_networks if pair.only_a is not None else _of_recipes
-    return replace(pair, sentence=sentence(a, b, pair, is_told, evidence))
+    return replace(pair, sentence=sentence(a, b, pair, evidence))
 
 
-def _of_networks(a: str, b: str, pair: Pair, is_told: bool, evidence: str) -> str:
+def _of_networks(a: str, b: str, pair: Pair, evidence: str) -> str:
     on = f"of the same {counted(pair.num_images, 'test image')}"
-    if is_told:
+    if pair.is_told:
         return (
             f"This trained {a} got more {on} right than this trained {b}: {evidence}; {SEED_EACH}."
         )
@@ -61,33 +66,58 @@ def _of_networks(a: str, b: str, pair: Pair, is_told: bool, evidence: str) -> st
     )
 
 
-def _of_recipes(a: str, b: str, pair: Pair, is_told: bool, evidence: str) -> str:
+def _of_recipes(a: str, b: str, pair: Pair, evidence: str) -> str:
     n_a, n_b = pair.num_seeds if pair.a == a else pair.num_seeds[::-1]
     seeds = f"{n_a} seeds each" if n_a == n_b else f"{n_a} and {n_b} seeds"
     n = f"{seeds}, {counted(pair.num_images, 'test image')}"
-    if is_told:
+    if pair.is_told:
         return f"{a} is better than {b}: {evidence} ({n})."
     return f"{a} and {b} cannot be told apart: {evidence} ({n})."
 
 
-def _turned(difference: Estimate) -> Estimate:
+def _turned(difference: WithInterval) -> WithInterval:
     assert difference.low is not None
     assert difference.high is not None
-    return Estimate(-difference.value, -difference.high, -difference.low)
+    return WithInterval(-difference.value, -difference.high, -difference.low)
 
 
-def _evidence(difference: Estimate, pair: Pair, num_pairs: int) -> str:
+def _evidence(difference: WithInterval, pair: Pair, num_pairs: int) -> str:
     assert difference.low is not None
     assert difference.high is not None
     test = "exact McNemar test" if pair.only_a is not None else "t test"
+    p = f"p = {p_value(pair.p_holm)}".replace("= <", "<")
     jointly, adjusted = "", ""
     if num_pairs > 1:
         jointly, adjusted = f" (simultaneous over {num_pairs} pairs)", " (adjusted by Holm)"
     return (
         f"{points(difference.value)} percentage points of accuracy, 95 % interval{jointly} "
-        f"{points(difference.low)} to {points(difference.high)}, {test} p {p_value(pair.p_holm)}"
+        f"{points(difference.low)} to {points(difference.high)}, {test} {p}"
         f"{adjusted}"
     )
+
+
+def loses_more(pair: LostMore) -> str:
+    """Descriptive: the interval is of this pair alone, and no test stands behind the words."""
+    lost, (more, less) = pair.by_type[OVERALL], (pair.a, pair.b)
+    value, low, high = lost
+    if value < 0:
+        (more, less), (value, low, high) = (less, more), (-value, -high, -low)
+    return (
+        f"In the mean over image types {more} loses {points(value)} points of accuracy more than "
+        f"{less} (95 % bootstrap interval of this pair {points(low)} to {points(high)}; the same "
+        f"{counted(pair.num_images, 'image')}, untested)."
+    )
+
+
+def setting_in_words(setting: Setting, labels: Sequence[str]) -> str:
+    """`optim.lr: 0.1 (alexnet), 0.01 (googlenet and resnet50)`, by the labels of the recipes."""
+    having: dict[str, list[str]] = {}
+    for value, label in zip(setting.values, labels, strict=True):
+        having.setdefault(value, []).append(label)
+    shown = [f"{value} ({some(those, 3)})" for value, those in having.items()]
+    more = len(shown) - MAX_SENTENCES
+    kept = [*shown[:MAX_SENTENCES], *([f"{more} more values"] if more > 0 else [])]
+    return f"{setting.name}: {', '.join(kept)}"
 
 
 def how_networks_were_paired(num_networks: int, num_pairs: int, most: int) -> str:
@@ -120,7 +150,7 @@ def how_recipes_were_paired(num_recipes: int, num_able: int, num_pairs: int, mos
 def _nothing_to_pair(num_recipes: int) -> str:
     if num_recipes == 1:
         return "One recipe: there is nothing to compare it with."
-    return "No two recipes answered for the same test images: no pair is tested."
+    return "No two recipes can be compared: no pair is tested."
 
 
 def _which(number: int, most: int) -> str:

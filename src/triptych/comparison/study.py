@@ -1,5 +1,7 @@
 """What is to be said of the reference study's Table 1 beside figures of ours."""
 
+from collections.abc import Collection
+
 from triptych.comparison.exhibits import Study
 from triptych.comparison.sentences import listed
 from triptych.evaluation.paper import (
@@ -12,15 +14,15 @@ from triptych.evaluation.paper import (
 from triptych.evaluation.statistics import wilson
 
 
-def study(num_test: int) -> Study:
-    """The finding, and how many of `num_test` images the study's protocol would score."""
-    num_images = last_batch(num_test)
+def study(num_tests: Collection[int]) -> Study:
+    """The finding, beside runs of these numbers of test images."""
+    sizes = " or ".join(f"{n:,}" for n in sorted(num_tests))
+    scored = " or ".join(map(str, sorted({last_batch(n) for n in num_tests})))
     right = [int(published_matrix(model).trace()) for model in TABLE_1]
     found = [wilson(number, len(LAST_LABELS)) for number in right]
     intervals = [f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in found]
     counts = listed([str(number) for number in right])
     return Study(
-        num_images,
         (
             WHY_THEY_DIFFER,
             f"Of those {len(LAST_LABELS)} images {listed([*TABLE_1])} got {counts} right, with "
@@ -30,7 +32,7 @@ def study(num_test: int) -> Study:
             "networks: both saw the same images, and whatever the overlap of their errors, "
             "McNemar's z lies between 7.7 and 18.7. With one training each that says nothing about "
             "training again.",
-            f"Here every metric is over all {num_test:,} test images; beside it stands the study's "
-            f"protocol, applied to the last {num_images} of them.",
+            f"Here every metric is over all {sizes} test images of a run; beside it stands the "
+            f"study's protocol, applied to the last {scored} of them.",
         ),
     )

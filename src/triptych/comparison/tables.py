@@ -3,37 +3,38 @@
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, fields
 from typing import Any
 
-from triptych.comparison.content import Row
+from triptych.comparison.content import Circumstances, Row
+from triptych.comparison.costs import COSTS
 from triptych.comparison.groups import Network
 from triptych.comparison.runs import printable
 from triptych.evaluation.calibration import calibration_error
 from triptych.evaluation.paper import paper_scores
 from triptych.evaluation.statistics import wilson
 
-COSTS = """
-    num_params macs checkpoint_bytes train_images_per_second latency_ms_p50 latency_ms_p95
-    throughput_images_per_second peak_memory_bytes device
-""".split()
-COLUMNS = tuple(field.name for field in fields(Row) if field.name != "label")
+COLUMNS = (
+    *("model", "weights", "data", "seed", "num_test", "accuracy", "accuracy_low", "accuracy_high"),
+    *("f1", "precision", "recall", "nll", "ece", "paper_f1", "paper_precision", "paper_recall"),
+    *(cost.name for cost in COSTS),
+    *("device", "precision_mode", "folder"),
+)
+WHERE = ("device", "precision", "num_threads")
 
 
-def row(network: Network, cost: dict[str, Any]) -> Row:
+def row(network: Network, cost: dict[str, Any] | None) -> Row:
     """A run's line; what `cost.json` does not have comes from the record where it can."""
     facts, scores, num_test = network.facts, network.scores, len(network.test.labels)
     interval = wilson(int(network.test.correct.sum()), num_test)
     paper: dict[str, Any] = {
         f"paper_{name}": value for name, value in paper_scores(network.test)._asdict().items()
     }
-    known: dict[str, Any] = {
+    trained = {
         "num_params": facts["num_params"],
         "train_images_per_second": facts["images_per_second"],
-        "device": facts["device"],
-        "precision": facts["precision"],
-    } | {name: value for name, value in cost.items() if value is not None}
-    costs: dict[str, Any] = {name: known.get(name) for name in COSTS}
+    }
+    measured = {name: value for name, value in (cost or {}).items() if value is not None}
+    costs: dict[str, Any] = {each.name: (trained | measured).get(each.name) for each in COSTS}
     return Row(
         label=network.label,
         model=facts["model"],
@@ -49,7 +50,8 @@ def row(network: Network, cost: dict[str, Any]) -> Row:
         ece=calibration_error(network.test),
         **paper,
         **costs,
-        precision_mode=known["precision"],
+        trained_on=Circumstances(*(facts[name] for name in WHERE)),
+        measured_on=Circumstances(*(cost[name] for name in WHERE)) if cost else None,
         folder=printable(str(network.folder)),
     )
 
@@ -57,7 +59,7 @@ def row(network: Network, cost: dict[str, Any]) -> Row:
 def as_csv(rows: Iterable[Row]) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
     return text.getvalue()

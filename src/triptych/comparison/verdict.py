@@ -1,25 +1,17 @@
 """The first sentences of a comparison, and what its figures do not cover."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from triptych.comparison.content import Pairs, Recipe, Row, Setting
+from triptych.comparison.costs import COSTS
 from triptych.comparison.groups import Group
-from triptych.comparison.sentences import MAX_SENTENCES, counted, listed, percent
-
-UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "num_params": ("fewest parameters", lambda n: f"{n:,}"),
-    "macs": ("fewest multiply-accumulates an image", lambda n: f"{n / 1e6:,.1f} million"),
-    "latency_ms_p50": ("shortest median latency at batch 1", lambda ms: f"{ms:.1f} ms"),
-    "throughput_images_per_second": ("highest throughput", lambda n: f"{n:,.0f} images/s"),
-}
-HIGHER_IS_BETTER = ("throughput_images_per_second",)
-OF_A_DEVICE = ("latency_ms_p50", "throughput_images_per_second")
+from triptych.comparison.sentences import MAX_SENTENCES, counted, listed, percent, some
 
 
 def verdict(
     recipes: Sequence[Recipe], rows: Sequence[Row], networks: Pairs, of_recipes: Pairs
 ) -> tuple[str, ...]:
-    """What was compared, how accurate each is, what can be told apart, what each costs."""
+    """What was compared, how accurate each is, and what can be told apart."""
     num_tests = sorted({recipe.num_test for recipe in recipes})
     sizes = listed([counted(n, "test image") for n in num_tests])
     trained = counted(len(rows), "trained network")
@@ -32,7 +24,7 @@ def verdict(
     said += _pairs(networks, untold)
     if not networks.pairs:
         said.append(networks.note)
-    return (*said, *_costs(recipes, rows))
+    return tuple(said)
 
 
 def _accuracies(recipes: Sequence[Recipe]) -> list[str]:
@@ -63,7 +55,7 @@ def _pairs(pairs: Pairs, about: set[str] | None) -> list[str]:
     kept = [p for p in pairs.pairs if about is None or {p.a, p.b} & about]
     if len(kept) <= MAX_SENTENCES:
         return [pair.sentence for pair in kept]
-    told = sum("cannot be told apart" not in pair.sentence for pair in kept)
+    told = sum(pair.is_told for pair in kept)
     kind = "recipes" if about is None else "trained networks"
     return [
         f"Of {len(kept)} pairs of {kind}, {told} can be told apart and {len(kept) - told} cannot; "
@@ -71,24 +63,24 @@ def _pairs(pairs: Pairs, about: set[str] | None) -> list[str]:
     ]
 
 
-def _costs(recipes: Sequence[Recipe], rows: Sequence[Row]) -> list[str]:
+def least_costs(recipes: Sequence[Recipe], rows: Sequence[Row]) -> list[str]:
     """Who needs least of what, without a test, where all were measured alike."""
-    if len(recipes) < 2 or len({recipe.num_test for recipe in recipes}) > 1:
+    if len(recipes) < 2:
         return []
     row_of = {row.label: row for row in rows}
     first = {recipe.label: row_of[recipe.networks[0]] for recipe in recipes}
-    one_device = len({(row.device, row.precision_mode) for row in first.values()}) == 1
     facts = []
-    for name, (what, written) in UNITS.items():
-        values = {label: getattr(row, name) for label, row in first.items()}
-        if None in values.values() or (name in OF_A_DEVICE and not one_device):
+    for cost in (cost for cost in COSTS if cost.least):
+        values = {label: getattr(row, cost.name) for label, row in first.items()}
+        devices = {getattr(row, cost.of) for row in first.values()} if cost.of else set()
+        if None in values.values() or len(devices) > 1:
             continue
-        best = (max if name in HIGHER_IS_BETTER else min)(values.values())
+        best = min(values.values(), key=lambda value: cost.sign * value)
         named = [label for label, value in values.items() if value == best]
         models = {first[label].model for label in named}
         if len(named) < len(values):
-            names = _some([*models] if len(models) == 1 else named)
-            facts.append(f"{what}, {names} ({written(best)})")
+            names = some([*models] if len(models) == 1 else named)
+            facts.append(f"{cost.least}, {names} ({cost.form.format(best)})")
     if not facts:
         return []
     top = max(recipes, key=lambda recipe: recipe.accuracy.value)
@@ -105,7 +97,7 @@ def cautions(groups: Sequence[Group], differing: Sequence[Setting]) -> tuple[str
         "chose nothing.",
     ]
     if differing:
-        names = _some([setting.name for setting in differing])
+        names = some([setting.name for setting in differing])
         said.append(
             f"The recipes differ besides the network in {names}: a difference between them is one "
             "of whole recipes, not of networks alone."
@@ -129,14 +121,8 @@ def _undefined(groups: Sequence[Group]) -> list[str]:
     }
     if not counts:
         return []
-    named = _some([f"{network} ({number})" for network, number in counts.items()])
+    named = some([f"{network} ({number})" for network, number in counts.items()])
     return [
         "Classes without a test image or never predicted have no precision or recall and enter "
         f"macro values as 0, as scikit-learn has it: {named}."
     ]
-
-
-def _some(words: Sequence[str]) -> str:
-    """The words, listed; of many the first, and how many more there are."""
-    more = len(words) - MAX_SENTENCES
-    return listed([*words[:MAX_SENTENCES], f"{more} more"] if more > 0 else words)

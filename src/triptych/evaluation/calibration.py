@@ -30,6 +30,8 @@ class Bin(NamedTuple):
 class Reliability(NamedTuple):
     """`error` is the calibration error over 15 equal-mass bins, `interval` its 95 % bootstrap.
 
+    That interval is a little narrow: it held the truth of 88 in 100 networks at 1,500 images, and
+    of 92 and more at 10,000.
     `expected` and `expected_high` are the mean and the 95 % quantile of what a perfectly calibrated
     network with these confidences would show at this number of images.
     """

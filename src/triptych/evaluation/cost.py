@@ -28,14 +28,13 @@ NUM_WARM_UPS = 3
 LEAST_GAIN = 1.02  # of throughput, for a larger batch to count as faster
 
 
-def measure(run: Rebuilt, seconds: float) -> dict[str, Any]:
+def measure(run: Rebuilt, seconds: float, peak_memory_bytes: int) -> dict[str, Any]:
     """What `cost.json` holds; each measure of time takes about `seconds`.
 
     Inference starts from float images on the device. `macs` counts multiply-accumulates for one
     image: half of what torch's counter, which has two operations to each, reports.
     """
     with torch.inference_mode():
-        memory = peak_memory(run)
         latencies = 1000 * np.array([*durations(caller(run, 1), run.device, seconds, NUM_WARM_UPS)])
         throughput, batch_size = best_throughput(run, seconds)
         macs = count_macs(run)
@@ -48,7 +47,7 @@ def measure(run: Rebuilt, seconds: float) -> dict[str, Any]:
         "latency_ms_p95": float(np.quantile(latencies, 0.95)),
         "throughput_images_per_second": throughput,
         "throughput_batch_size": batch_size,
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": peak_memory_bytes,
         "device": device_name(run.device),
         "precision": run.precision,
         "num_threads": torch.get_num_threads(),
@@ -125,12 +124,12 @@ def best_throughput(run: Rebuilt, seconds: float) -> tuple[float, int]:
 
 
 def peak_memory(run: Rebuilt) -> int:
-    """Bytes at the peak of inference on one image.
+    """Bytes at the peak of inference on one image; images read before would count on a CPU.
 
     On a GPU what torch has allocated; elsewhere what the whole process holds, Python and torch
     included. Where that peak cannot be reset (only Linux can) it is the process's since its start.
     """
-    call = caller(run, 1)
+    call = torch.inference_mode()(caller(run, 1))
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
         call()

@@ -4,8 +4,6 @@ Shapes: N images, V variants of them, of which the first is the unmodified one.
 """
 
 import csv
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych import Refused
+from triptych.evaluation.arrays import read_arrays
 from triptych.evaluation.resampling import weights
 from triptych.evaluation.statistics import LEVEL, wilson
 from triptych.files import replacing
@@ -21,7 +20,7 @@ UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
 
 
-class Row(NamedTuple):
+class Level(NamedTuple):
     """A line of `image_types.csv`; the unmodified images' has severity 0."""
 
     type: str
@@ -49,12 +48,12 @@ class Outcomes(NamedTuple):
     correct: NDArray[np.bool_]  # (V, N)
 
 
-def rows(outcomes: Outcomes) -> list[Row]:
+def rows(outcomes: Outcomes) -> list[Level]:
     """Accuracy of every variant with Wilson's 95 % interval."""
     n = len(outcomes.index)
     columns = (outcomes.types, outcomes.severities, outcomes.correct.sum(axis=1))
     return [
-        Row(name, severity, n, right / n, *wilson(right, n))
+        Level(name, severity, n, right / n, *wilson(right, n))
         for name, severity, right in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
@@ -97,7 +96,7 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
     """`image_types.csv` and `predictions/image_types.npz` of a run folder."""
     with replacing(folder / "image_types.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(Level._fields)
         writer.writerows(rows(outcomes))
     (folder / "predictions").mkdir(exist_ok=True)
     with replacing(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:
@@ -107,16 +106,7 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
 def read_outcomes(folder: Path) -> Outcomes:
     """What `write_outcomes` left there; raises Refused in one line where it is not that."""
     path = folder / "predictions" / "image_types.npz"
-    try:
-        # numpy leaves open what it cannot read, unless it is given an open file.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            outcomes = Outcomes(*(arrays[name] for name in Outcomes._fields))
-    except (
-        *(OSError, ValueError, TypeError, KeyError, EOFError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise Refused(f"{path}: cannot be read as image types ({reason})") from error
+    outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
     if not _sound(outcomes):
         raise Refused(f"{path}: its arrays do not belong together; run evaluate.py again")
     return outcomes

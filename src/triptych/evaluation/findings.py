@@ -4,22 +4,46 @@ Shapes: N images, C classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from triptych.evaluation.calibration import Calibration, Reliability
 from triptych.evaluation.paper import last_batch, paper_scores
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.scores import Scores, top_k
+from triptych.identity import library_versions
+from triptych.record import SCHEMA
 
 TOP = (1, 3, 5)
 
 
+class Slice(NamedTuple):
+    """A third of the unmodified images. `accuracy` weighs images alike, `standardised` classes."""
+
+    measure: str  # edge_density, colourfulness
+    third: str  # low, middle, high
+    num_images: int
+    accuracy: float
+    standardised: float  # the mean of the classes' accuracies, of those classes that occur
+    standardised_low: float
+    standardised_high: float
+    class_mix: tuple[int, ...]  # images of each class
+
+
 def findings(
-    predicted: Predicted, scores: Scores, calibration: Calibration, classes: Sequence[str]
+    split: str,
+    predicted: Predicted,
+    scores: Scores,
+    calibration: Calibration,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """Plain numbers; fractions, losses in nats, and NaN where a class's value is undefined."""
     values = zip(classes, *scores.per_class, scores.confusion.sum(axis=1).tolist(), strict=True)
     return {
+        "schema": SCHEMA,
+        "split": split,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_images": len(predicted.labels),
         "nll": scores.nll,
         "brier": scores.brier,
@@ -36,6 +60,7 @@ def findings(
             "temperature": calibration.temperature,
             "after": of_reliability(calibration.after) if calibration.after else None,
         },
+        **({"paper": of_the_paper(predicted)} if split == "test" else {}),
     }
 
 
@@ -52,7 +77,7 @@ def of_reliability(found: Reliability) -> dict[str, Any]:
     }
 
 
-def by_the_paper(predicted: Predicted) -> dict[str, Any]:
+def of_the_paper(predicted: Predicted) -> dict[str, Any]:
     """The reference study's own protocol, over the last of the test images alone."""
     num_images = last_batch(len(predicted.labels))
     return {"num_images": num_images, **paper_scores(predicted)._asdict()}

@@ -3,10 +3,11 @@
 Shapes: B images, K channels and h x w positions of a map, S pixels a side of the input, C classes.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,16 @@ from triptych import Refused
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.rebuilt import Rebuilt
 from triptych.model.backbone import Backbone
-from triptych.report.diagrams import Explained
+
+
+class Explained(NamedTuple):
+    """An image and where a network found two classes in it; heat is scaled by its own maximum."""
+
+    image: NDArray[np.uint8]  # (3, H, W)
+    heats: NDArray[np.floating]  # (2, S, S): of the predicted class, of the true one
+    names: tuple[str, str]
+    probabilities: tuple[float, float]
+    place: int  # in the official set
 
 
 def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:

@@ -61,6 +61,15 @@ def paper_scores(predicted: Predicted) -> PaperScores:
     )
 
 
+def by_the_paper(predicted: Predicted) -> str:
+    """The protocol's figures in a line, with how few images they are of."""
+    num_images = len(predicted.labels)
+    scores = paper_scores(predicted)._asdict().items()
+    shown = ", ".join(f"{name.replace('f1', 'F1')} {value:.4f}" for name, value in scores)
+    last = f"last {last_batch(num_images)} of {num_images:,} images"
+    return f"by the study's protocol ({last}): {shown}"
+
+
 def paper_averages(confusion: NDArray[np.int64]) -> PaperScores:
     """Means over classes that are true or predicted; an undefined precision or recall counts as 1.
 

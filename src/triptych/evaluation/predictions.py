@@ -6,16 +6,14 @@ Shapes: N images, C classes.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from triptych import Refused
+from triptych.evaluation.arrays import Array, read_arrays
 
-Array = NDArray[Any]
 ARRAYS = ("logits", "labels", "index")
 
 
@@ -54,26 +52,11 @@ class Predicted:
 
 def read_predictions(path: Path) -> Predicted:
     """Read what `Record.add_predictions` wrote; raises Refused in one line where it is not that."""
-    arrays = _load(path)
+    arrays = read_arrays(path, ARRAYS)
     problem = _misshapen(**arrays) or _impossible(**arrays)
     if problem:
         raise Refused(f"{path}: {problem}")
     return Predicted(**arrays)
-
-
-def _load(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in ARRAYS if name in npz}
-    except FileNotFoundError:
-        raise Refused(f"{path}: missing, so nothing can be said of this split") from None
-    except Exception as error:  # of numpy, of zipfile, of the system: many kinds
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise Refused(f"{path}: cannot be read as predictions ({reason})") from error
-    missing = ", ".join(name for name in ARRAYS if name not in arrays)
-    if missing:
-        raise Refused(f"{path}: has no {missing}")
-    return arrays
 
 
 def _misshapen(logits: Array, labels: Array, index: Array) -> str | None:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from triptych import Refused, checkpoint
 from triptych.building import build_data, built, settle
-from triptych.comparison.runs import FACTS, OPTIONAL_FACTS
 from triptych.config import Config, shown
 from triptych.data.images import ImageData
 from triptych.data.pipeline import Pipeline
 from triptych.data.source import Source
 from triptych.evaluation.predictions import read_predictions
+from triptych.folders import finished
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
 from triptych.record import Record
@@ -69,17 +69,12 @@ def rebuild(folder: Path, trusted: Iterable[str] = ()) -> Rebuilt:
     finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
     best checkpoint is missing, damaged or another network's.
     """
-    record = Record.open(folder)
-    if record.facts.get("status") != "finished":
-        raise Refused(f"{folder}: not finished, status {shown(record.facts.get('status'))}")
-    for name, rule in (FACTS | {k: r.or_null() for k, r in OPTIONAL_FACTS.items()}).items():
-        if not rule.holds(value := record.facts.get(name)):
-            raise Refused(f"{folder}/run.json: {name} is {shown(value)}, must be {rule.says}")
+    record = finished(folder)
     config = record.config
     check_foreign(config, trusted)
     path = record.checkpoint_path("best")
     state: Any = checkpoint.load(path).get("state_dict")
-    classes = record.facts.get("classes") or numbered(record)
+    classes = record.facts["classes"] or numbered(record)
     network: Network = built("model", config["model"])
     backbone = network.build(num_classes=len(classes), load=False)
     try:

@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import torch
 
 from triptych import Refused
 from triptych.building import build_optim, build_trainer, device_name
 from triptych.data.images import ImageData
+from triptych.evaluation.calibration import calibration_error
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.rebuilt import Rebuilt
 from triptych.task import Classification
 
 # What of a run's Trainer bears on its scores.
 BEARING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
+
+
+SHOWN = ("loss", "accuracy", "f1", "precision", "recall")
 
 
 class Rescored(NamedTuple):
@@ -29,23 +34,36 @@ class Rescored(NamedTuple):
     num_threads: int
 
     @property
-    def largest_difference(self) -> float | None:
-        """Between a metric now and as logged; None where none was logged."""
+    def differences(self) -> dict[str, float]:
+        """Between each metric now and as logged, of those that were logged; largest first."""
         shared = self.metrics.keys() & self.logged.keys()
-        gaps = [abs(float(self.metrics[name]) - self.logged[name]) for name in shared]
-        return max(gaps, default=None)
+        gaps = {name: abs(self.metrics[name] - self.logged[name]) for name in shared}
+        return dict(sorted(gaps.items(), key=lambda gap: (-gap[1], gap[0])))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `evaluation.json` has them; the largest difference is null where none was logged."""
+        largest = max(self.differences.values(), default=None)
+        shown = {name: value for name, value in self._asdict().items() if name != "predicted"}
+        return shown | {"largest_difference": largest}
 
     def verdict(self, facts: dict[str, Any]) -> str:
         """The scores in a line, and whether they are those in a record's `facts`."""
         scores = {name.partition("/")[2]: value for name, value in self.metrics.items()}
-        shown = "  ".join(f"{name} {scores[name]:.4f}" for name in ("loss", "accuracy", "f1"))
-        difference = self.largest_difference
-        compared = "exactly as logged" if difference == 0 else "nothing was logged"
-        if difference:
-            there = circumstances(*(facts.get(n) for n in ("device", "precision", "num_threads")))
-            here = circumstances(self.device, self.precision, self.num_threads)
-            compared = f"off by up to {difference:.2g} from what was logged on {there}; here {here}"
-        return f"{facts['model']} seed {facts['seed']}  {shown}  {compared}"
+        shown = [f"{name} {scores[name]:.4f}" for name in SHOWN]
+        shown += [f"calibration error {calibration_error(self.predicted):.4f}"]
+        return "  ".join([f"{facts['model']} seed {facts['seed']}", *shown, self._compared(facts)])
+
+    def _compared(self, facts: dict[str, Any]) -> str:
+        if not self.differences:
+            return "nothing was logged"
+        (name, largest), *others = self.differences.items()
+        if largest == 0:
+            return "exactly as logged"
+        there = circumstances(*(facts.get(n) for n in ("device", "precision", "num_threads")))
+        here = circumstances(self.device, self.precision, self.num_threads)
+        more = ", others by no more," if any(gap for _, gap in others) else ""
+        return f"{name} off by {largest:.2g}{more} from what was logged on {there}; here {here}"
 
 
 def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
@@ -61,11 +79,11 @@ def find_device(word: str) -> torch.device:
     return found if usable and found else torch.device("cpu")
 
 
-def rescore(run: Rebuilt, data: ImageData, split: str, device: torch.device) -> Rescored:
-    """Score `split` (test or val) on a device, and leave the run's network there.
+def scorer(run: Rebuilt, device: torch.device) -> pl.Trainer:
+    """The Trainer that scores a run on a device; the run's network goes there, in its precision.
 
-    In the precision of training where that was on the same kind of device, else in the one that
-    training would choose there; with as many threads as then, if there are processors for them.
+    That is the precision of training where that was on the same kind of device, else the one that
+    training would choose there.
     """
     facts = run.record.facts
     trained_on = str(facts.get("device") or "").partition(":")[0]
@@ -74,12 +92,21 @@ def rescore(run: Rebuilt, data: ImageData, split: str, device: torch.device) -> 
     options |= {"precision": facts.get("precision") if device.type == trained_on else None}
     options |= {"accelerator": device.type, "devices": 1, "enable_checkpointing": False}
     trainer = build_trainer({"trainer": options}, run.record, [])
-    task = Classification(run.backbone, build_optim(run.config), num_classes=len(data.classes))
+    run.precision = str(trainer.precision)
     run.to(device)
+    return trainer
+
+
+def rescore(run: Rebuilt, data: ImageData, split: str, trainer: pl.Trainer) -> Rescored:
+    """Score `split` (test or val) with the run's `scorer`, and leave its network where it is.
+
+    With as many threads as in training, if there are processors for them.
+    """
+    facts, device = run.record.facts, run.device
+    task = Classification(run.backbone, build_optim(run.config), num_classes=len(data.classes))
     with threads(facts.get("num_threads")) as num_threads:
         again = {"test": trainer.test, "val": trainer.validate}[split]
         again(task, datamodule=data, verbose=False)
-    run.precision = str(trainer.precision)
     run.to(device)  # Lightning has moved it to the CPU
     logits, labels, index = (tensor.cpu().numpy() for tensor in task.predictions)
     return Rescored(

@@ -3,8 +3,6 @@
 Shapes: N images of H x W pixels, C classes.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,22 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from triptych.evaluation.findings import Slice
 from triptych.evaluation.statistics import wilson
 
 THIRDS = ("low", "middle", "high")
-
-
-class Slice(NamedTuple):
-    """A third of the images. `accuracy` weighs images alike, `standardised` classes."""
-
-    measure: str
-    third: str
-    num_images: int
-    accuracy: float
-    standardised: float  # the mean of the classes' accuracies, of those classes that occur
-    standardised_low: float
-    standardised_high: float
-    class_mix: list[int]  # images of each class
 
 
 def edge_density(images: Tensor) -> Tensor:
@@ -82,6 +68,6 @@ def _slice(
     there = mix > 0
     standardised = float((np.bincount(labels, correct, num_classes)[there] / mix[there]).mean())
     effective = float(there.sum() ** 2 / (1 / mix[there]).sum())
-    interval = wilson(round(standardised * effective), round(effective))
+    interval = wilson(standardised * effective, effective)
     overall = float(correct.mean())
-    return Slice(measure, third, len(labels), overall, standardised, *interval, mix.tolist())
+    return Slice(measure, third, len(labels), overall, standardised, *interval, tuple(mix.tolist()))

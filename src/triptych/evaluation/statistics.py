@@ -20,8 +20,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(correct: int, num_images: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval for a share; without images it is 0 to 1."""
+def wilson(correct: float, num_images: float, level: float = LEVEL) -> Interval:
+    """Wilson's score interval for a share; without images it is 0 to 1.
+
+    Weighted images count as many as they are worth, which need not be whole.
+    """
     k, n, z2 = correct, num_images, float(ndtri((1 + level) / 2)) ** 2
     centre = (k + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (k * (n - k) / max(n, 1) + z2 / 4)) / (n + z2)

@@ -74,6 +74,8 @@ def trade_off(name: str, words: str, series: Sequence[Series], x: Axis, y: Axis)
         figure, axes = _empty(x, y)
         costs = np.concatenate([cloud.x for cloud in series])
         axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
+        if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
+            axes.xaxis.set_major_locator(LogLocator(numticks=8))
         best: list[tuple[float, float]] = []
         for cloud in _grey_first(series):
             _draw_intervals(axes, cloud)
@@ -162,10 +164,16 @@ def _empty(x: Axis, y: Axis) -> tuple[Figure, Axes]:
         elif asked.kind == "log":
             axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(EngFormatter(asked.unit, sep=" " if asked.unit else ""))
+            axis.set_major_formatter(_in_powers(asked.unit))
         else:
             whole = asked.kind == "count"
             axis.set_major_locator(MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]))
         if asked.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     return figure, axes
+
+
+def _in_powers(unit: str) -> FuncFormatter:
+    """5k, 5 MB; below a thousand as it is, for "500 m" of a millisecond says nothing."""
+    prefixed = EngFormatter(unit, sep=" " if unit else "")
+    return FuncFormatter(lambda x, _: prefixed(x) if unit or x >= 1000 else f"{x:g}")

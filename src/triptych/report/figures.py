@@ -31,7 +31,7 @@ def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -
         axes.set_axis_off()
     for axes, image, title in zip(figure.axes, images[:num_images], titles, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(_shorten(title, 16), fontsize=9, y=1)  # else matplotlib measures
+        axes.set_title(shorten(title, 16), fontsize=9, y=1)  # else matplotlib measures
     return figure
 
 
@@ -43,7 +43,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     readable = len(classes) <= MAX_WRITTEN_CLASSES
     totals = np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)
     fractions = np.ma.masked_array(counts / np.maximum(totals, 1), mask=totals == 0)
-    names = [_shorten(name, 20) for name in classes]
+    names = [shorten(name, 20) for name in classes]
     longest = max(map(len, names)) if len(names) <= MAX_NAMED_CLASSES else 3
     figure = _square_beside_bar(6.2 if readable else 8.2, longest)
     axes, bar = figure.axes
@@ -119,5 +119,6 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], fractions: NDArray[np.f
         )
 
 
-def _shorten(name: str, length: int) -> str:
+def shorten(name: str, length: int) -> str:
+    """At most that many letters, the last of a longer name an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from markupsafe import Markup
@@ -11,16 +11,16 @@ from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from triptych.comparison.content import Row
-from triptych.comparison.exhibits import Curve, Estimate, ImageTypes, Slice
-from triptych.evaluation.degradation import OVERALL, Degradation
-from triptych.evaluation.degradation import Row as Level
+from triptych.comparison.content import Circumstances, Row
+from triptych.comparison.exhibits import Curve, WithInterval
+from triptych.evaluation.degradation import OVERALL, Degradation, Level
+from triptych.evaluation.findings import Slice
 from triptych.evaluation.statistics import Interval
 
 DASH = "–"
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
 
-Ends = Estimate | Degradation | Interval
+Ends = WithInterval | Degradation | Interval
 
 
 def there(value: float | None) -> bool:
@@ -59,10 +59,6 @@ def short(value: float | None, unit: str = "") -> str:
     return EngFormatter(unit, places=2)(value) if value is not None and there(value) else DASH
 
 
-def p_value(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
-
-
 def share(part: float, whole: float) -> str:
     """The square root of a share, as CSS takes it."""
     return f"{100 * math.sqrt(part / whole):.0f}%" if whole else "0%"
@@ -76,8 +72,18 @@ def between(value: float, rows: Iterable[NDArray[np.float64]]) -> str:
     return f"{100 * (value - low) / (high - low):.0f}%" if inside else "0%"
 
 
-def accuracy_of(row: Row | Level) -> Estimate:
-    return Estimate(row.accuracy, row.accuracy_low, row.accuracy_high)
+def place(measured: Circumstances | None) -> str:
+    """cpu, 32-true, 2 threads."""
+    if measured is None:
+        return DASH
+    number = measured.num_threads
+    threads = None if number is None else f"{number} thread{'' if number == 1 else 's'}"
+    known = (measured.device, measured.precision, threads)
+    return ", ".join(word for word in known if word) or "device not known"
+
+
+def accuracy_of(row: Row | Level) -> WithInterval:
+    return WithInterval(row.accuracy, row.accuracy_low, row.accuracy_high)
 
 
 def at_best_epoch(curve: Curve) -> float | None:
@@ -86,14 +92,14 @@ def at_best_epoch(curve: Curve) -> float | None:
     return float(found[0]) if len(found) else None
 
 
-def overall(measured: ImageTypes) -> Degradation | None:
-    """The accuracy lost in the mean over all types."""
-    return measured.degradations.get(OVERALL)
+def overall(lost: Mapping[str, Degradation]) -> Degradation | None:
+    """The accuracy lost in the mean over all types, of that by type."""
+    return lost.get(OVERALL)
 
 
-def types_lost(measured: Iterable[ImageTypes]) -> list[str]:
+def types_lost(measured: Iterable[Mapping[str, Degradation]]) -> list[str]:
     """Every type that some network was tried on, in order."""
-    names = dict.fromkeys(type for each in measured for type in each.degradations)
+    names = dict.fromkeys(name for lost in measured for name in lost)
     return [name for name in names if name != OVERALL]
 
 
@@ -102,14 +108,8 @@ def spaced(name: str) -> str:
     return name.replace("_", " ").replace("jpeg", "JPEG")
 
 
-def standardised(part: Slice) -> Estimate:
-    return Estimate(part.standardised, part.standardised_low, part.standardised_high)
-
-
-def some(names: Sequence[str], most: int = 8) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def standardised(part: Slice) -> WithInterval:
+    return WithInterval(part.standardised, part.standardised_low, part.standardised_high)
 
 
 def data_uri(png: bytes) -> str:
@@ -135,7 +135,7 @@ def heat_png(counts: NDArray[np.int64]) -> str:
 class Bars:
     """Intervals drawn to one scale, a bar a cell; with `zero`, the scale has 0 in its middle."""
 
-    def __init__(self, estimates: Iterable[Estimate | Degradation], zero: bool = False) -> None:
+    def __init__(self, estimates: Iterable[WithInterval | Degradation], zero: bool = False) -> None:
         ends = [end for each in estimates for end in _ends(each)]
         self.low, self.high = (min(ends), max(ends)) if ends else (0.0, 1.0)
         if zero:
@@ -150,7 +150,7 @@ class Bars:
         low, high = self.write(self.low, 1), self.write(self.high, 1)
         return Markup('<span class="ends"><span>{}</span> <span>{}</span></span>').format(low, high)
 
-    def __call__(self, estimate: Estimate | Degradation) -> Markup:
+    def __call__(self, estimate: WithInterval | Degradation) -> Markup:
         low, value, high = (f"{self._place(end):.1f}%" for end in _ends(estimate))
         style = f"--low:{low};--at:{value};--high:{high}"
         kind = "whisker zero" if self.zero else "whisker"
@@ -161,7 +161,7 @@ class Bars:
         return 100 * (value - self.low) / wide if wide else 50
 
 
-def _ends(estimate: Estimate | Degradation) -> tuple[float, float, float]:
+def _ends(estimate: WithInterval | Degradation) -> tuple[float, float, float]:
     """Low, value, high; without an interval all three are the value."""
     value, low, high = estimate.value, estimate.low, estimate.high
     return (value if low is None else low), value, (value if high is None else high)

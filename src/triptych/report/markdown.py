@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from triptych.comparison.content import Comparison, Pair, Pairs, Row
-from triptych.comparison.exhibits import Estimate
+from triptych.comparison.exhibits import WithInterval
 from triptych.comparison.sentences import p_value, percent, points
-from triptych.evaluation.paper import TABLE_1
+from triptych.evaluation.paper import TABLE_1, last_batch
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -16,9 +16,9 @@ def as_markdown(comparison: Comparison) -> str:
         f"# {_text(comparison.title)}",
         *([f"**{_text(comparison.banner)}**"] if comparison.banner else []),
         _bullets(comparison.verdict),
+        *_differing(comparison),
         "## What these figures do not cover",
         _bullets(comparison.cautions),
-        *_differing(comparison),
         "## Trained networks",
         _networks(comparison.rows),
         *_pairs(comparison.recipe_pairs),
@@ -85,13 +85,13 @@ def _pair(pair: Pair) -> list[str]:
         f"{pair.a} less {pair.b}",
         points(pair.difference.value),
         _interval(pair.difference),
-        p_value(pair.p).removeprefix("= "),
-        p_value(pair.p_holm).removeprefix("= "),
+        p_value(pair.p),
+        p_value(pair.p_holm),
         f"{points(f1.value)} ({_interval(f1)})" if f1 else "",
     ]
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: WithInterval) -> str:
     assert estimate.low is not None
     assert estimate.high is not None
     return f"{points(estimate.low)} to {points(estimate.high)}"
@@ -109,10 +109,10 @@ def _differing(comparison: Comparison) -> list[str]:
 
 
 def _study(comparison: Comparison) -> list[str]:
-    headings = (
-        *("network", "F1", "precision", "recall"),
-        *(f"{name}, last {comparison.study.num_images}" for name in ("F1", "precision", "recall")),
-    )
+    sizes = sorted({last_batch(row.num_test) for row in comparison.rows})
+    last = " or ".join(map(str, sizes))
+    averages = ("F1", "precision", "recall")
+    headings = ("network", *averages, *(f"{name}, last {last}" for name in averages))
     ours = (
         (
             row.label,
@@ -130,7 +130,7 @@ def _study(comparison: Comparison) -> list[str]:
         _bullets(comparison.study.finding),
         _table(headings, ours),
         "Table 1 as published:",
-        _table(("model", "accuracy", "F1", "precision", "recall"), published),
+        _table(("model", "accuracy", *averages), published),
     ]
 
 

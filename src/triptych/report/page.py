@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from triptych.comparison.content import Comparison
-from triptych.evaluation.paper import TABLE_1
+from triptych.comparison.sentences import p_value, some
+from triptych.evaluation.paper import TABLE_1, last_batch
 from triptych.report import formats, panels
 from triptych.report.charts import swatch
 
@@ -32,15 +33,21 @@ CONTENTS = {
 }
 FILTERS = (
     *(formats.percent, formats.points, formats.interval, formats.count, formats.fixed),
-    *(formats.short, formats.p_value, formats.share, formats.between, formats.accuracy_of),
-    *(formats.at_best_epoch, formats.overall, formats.some, formats.data_uri, formats.png),
+    *(formats.short, p_value, formats.share, formats.between, formats.accuracy_of),
+    *(formats.at_best_epoch, formats.overall, some, formats.data_uri, formats.png),
     *(formats.heat_png, formats.standardised, formats.types_lost, formats.spaced),
+    *(formats.place, last_batch),
 )
 
 
 def page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = panels.Key(comparison)
+    seconds = {
+        origin.label: origin.train_seconds / origin.num_epochs
+        for origin in comparison.origins
+        if origin.train_seconds and origin.num_epochs
+    }
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -52,18 +59,13 @@ def page(comparison: Comparison) -> str:
             policy=_policy(_asset("page.js")),
             key=key,
             curves=panels.learning_curves(comparison.curves, key),
-            costs=panels.costs(comparison.rows, key),
+            costs=panels.costs(comparison.rows, seconds, key),
             unmeasured=panels.unmeasured(comparison.rows),
             calibration=panels.calibration(comparison.recipes, key),
             image_types=panels.image_types(comparison.image_types, key),
             table_1=TABLE_1,
-            devices=list(dict.fromkeys(row.device for row in comparison.rows if row.device)),
             folders={row.label: row.folder for row in comparison.rows},
-            epoch_seconds={
-                origin.label: origin.train_seconds / origin.num_epochs
-                for origin in comparison.origins
-                if origin.train_seconds and origin.num_epochs
-            },
+            epoch_seconds=seconds,
         )
     )
 

@@ -1,6 +1,6 @@
 """Which charts the page shows, and what each says in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from triptych.comparison.content import Comparison, Recipe, Row
+from triptych.comparison.costs import COSTS, Cost
 from triptych.comparison.exhibits import Curve, ImageTypes
+from triptych.comparison.sentences import some
 from triptych.evaluation.calibration import Reliability
 from triptych.report.charts import (
     NUM_STYLES,
@@ -19,17 +21,11 @@ from triptych.report.charts import (
     trade_off,
     undominated,
 )
-from triptych.report.formats import some, spaced
+from triptych.report.formats import place, spaced
 
 MAX_RELIABILITY = 6
-COSTS = (
-    ("num_params", "parameters", "", 1),
-    ("macs", "multiply-accumulates an image", "", 1),
-    ("latency_ms_p50", "median latency at batch 1, ms", "", 1),
-    ("throughput_images_per_second", "throughput, images/s", "", -1),
-    ("train_images_per_second", "training, images/s", "", -1),
-    ("peak_memory_bytes", "peak memory", "B", 1),
-)
+MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
+EPOCH = Cost("seconds_per_epoch", "training, seconds an epoch", "{:.1f} s", of="trained_on")
 
 
 @dataclass(frozen=True)
@@ -92,28 +88,47 @@ def _course(curve: Curve, name: str, key: Key) -> Series:
     return Series(key.styles.get(curve.label), epochs, values[there], marked=scored)
 
 
-def costs(rows: Sequence[Row], key: Key) -> list[Panel]:
-    """Accuracy against each cost that was measured, with what is not dominated marked."""
+def costs(rows: Sequence[Row], epoch_seconds: Mapping[str, float], key: Key) -> list[Panel]:
+    """Accuracy against each cost that was measured, with what is not dominated marked.
+
+    What depends on device, precision and threads is compared among networks that share them.
+    """
     panels = []
-    for name, label, unit, sign in COSTS:
-        measured = [row for row in rows if getattr(row, name)]
-        if measured:
-            cost = np.array([getattr(row, name) for row in measured], dtype=np.float64)
-            best = undominated(sign * cost, np.array([row.accuracy for row in measured]))
-            caption = "Not dominated: " + some(
-                [row.label for row, good in zip(measured, best, strict=True) if good]
-            )
-            series = _clouds(measured, cost, best, key)
-            words = f"Test accuracy against {label}, of {len(measured)} networks. {caption}."
-            axes = Axis(label, "log", unit), Axis("test accuracy", "percent")
-            chart = trade_off(f"cost {name}", words, series, *axes)
-            panels.append(Panel(label[0].upper() + label[1:], chart, caption))
+    for cost in (*COSTS, EPOCH):
+        known = {row.label: getattr(row, cost.name, None) for row in rows}
+        known |= epoch_seconds if cost is EPOCH else {}
+        measured = [row for row in rows if known[row.label]]
+        for where, alike in _by_place(measured, cost).items():
+            values = np.array([known[row.label] for row in alike], dtype=np.float64)
+            panels.append(_trade_off(cost, where, alike, values, key))
     return panels
+
+
+def _by_place(rows: Sequence[Row], cost: Cost) -> dict[str, list[Row]]:
+    """Rows by where a cost that depends on it was measured: places with most, of two or more."""
+    apart: dict[str, list[Row]] = {}
+    for row in rows:
+        apart.setdefault(place(getattr(row, cost.of)) if cost.of else "", []).append(row)
+    most = sorted(apart, key=lambda where: -len(apart[where]))[:MAX_PLACES]
+    return {where: apart[where] for where in most if len(apart[where]) > 1 or len(apart) == 1}
+
+
+def _trade_off(
+    cost: Cost, where: str, rows: Sequence[Row], values: NDArray[np.float64], key: Key
+) -> Panel:
+    best = undominated(cost.sign * values, np.array([row.accuracy for row in rows]))
+    names = some([row.label for row, good in zip(rows, best, strict=True) if good])
+    caption = (f"{where}. " if where else "") + f"Not dominated: {names}"
+    words = f"Test accuracy against {cost.words}, of {len(rows)} networks. {caption}."
+    axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
+    name = f"cost {cost.words} {where}"
+    chart = trade_off(name, words, _clouds(rows, values, best, key), *axes)
+    return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
     """Names of the costs that no run has."""
-    return [label for name, label, *_ in COSTS if not any(getattr(row, name) for row in rows)]
+    return [cost.words for cost in COSTS if not any(getattr(row, cost.name) for row in rows)]
 
 
 def _clouds(

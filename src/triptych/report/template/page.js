@@ -1,4 +1,5 @@
-// Tables sort by a click or a key on a column's head. Without scripts they stay as they came.
+// Tables sort by a click or a key on a column's head, and paper shows what is folded on the screen.
+// Without scripts tables stay as they came.
 "use strict";
 
 const valueOf = (row, column) => {
@@ -33,3 +34,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.append(button);
   }
 }
+
+let unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("details:not([open])")];
+  for (const each of unfolded) each.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const each of unfolded) each.open = false;
+});
