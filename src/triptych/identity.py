@@ -12,11 +12,12 @@ LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "h
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets data.root data.num_workers data.source.root data.source.urls
-    checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy
-    trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps
-    trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing
-    trainer.profiler trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark
+    log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
+    data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
+    trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
+    trainer.log_every_n_steps trainer.enable_progress_bar trainer.enable_model_summary
+    trainer.enable_checkpointing trainer.profiler trainer.default_root_dir
+    trainer.num_sanity_val_steps trainer.benchmark
 """.split()
 
 
