@@ -129,7 +129,7 @@ def disturb(
         else:
             peace = chance.uniform(0, plan.longest_peace)
             # A tiny job is being imported for most of its life: more often than not, let it begin.
-            while chance.random() < 0.9 and sweep.exit_code() is None and not sweep.is_training():
+            while chance.random() < 0.97 and sweep.exit_code() is None and not sweep.is_training():
                 time.sleep(0.5)
             wait(sweep, peace)
             finished = sweep.finished() | finished

@@ -19,6 +19,7 @@ from triptych.optim import Optim
 from triptych.progress import progress
 from triptych.ranks import rank
 from triptych.record import Record
+from triptych.task import Classification
 
 
 def built(key: str, node: dict[str, Any], **more: Any) -> Any:
@@ -55,6 +56,15 @@ def build_optim(config: Config) -> Optim:
     clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
     fused = {"fused": True} if "fused" in takes.parameters and not clips else {}
     return Optim(optimizer=built("optim.optimizer", node, **fused, _partial_=True), **settings)
+
+
+def place(task: Classification, device: torch.device) -> None:
+    """Move a task where it will learn; before callbacks copy weights, or averages would lie on
+    the CPU."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        task.backbone.to(memory_format=torch.channels_last)
+    task.to(device)
 
 
 def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:

@@ -116,6 +116,8 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": count(0),
     "trainer.gradient_clip_val": number(0, above=True).or_null(),
 }
+TRAINING = ("train", "tune")  # what composes the settings of a training
+RULES_OF = {"train": RULES, **VERBS, "tune": RULES | VERBS["tune"]}
 
 
 def plain(config: DictConfig) -> Config:
@@ -128,14 +130,12 @@ def plain(config: DictConfig) -> Config:
 def check(config: Config, verb: str = "train") -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
     problems = [*broken_rules(config, verb)]
-    if verb == "train" and not problems:
-        problems = [*contradictions(config)]
-    if problems:
+    if problems := problems or [*(contradictions(config) if verb in TRAINING else ())]:
         raise Refused("\n".join(problems[:3]))
 
 
 def broken_rules(config: Config, verb: str) -> Iterator[str]:
-    rules = VERBS.get(verb, RULES)
+    rules = RULES_OF[verb]
     present = dict(settings(config, rules))
     for key, value in present.items():
         if key not in rules:
@@ -144,7 +144,7 @@ def broken_rules(config: Config, verb: str) -> Iterator[str]:
             yield f"{key}: must be given, {rules[key].says}"
         elif not rules[key].holds(value):
             yield f"{key}={shown(value)}: must be {rules[key].says}"
-    required = rules if verb in VERBS else REQUIRED
+    required = [*VERBS.get(verb, ()), *(REQUIRED if verb in TRAINING else ())]
     yield from (
         f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
@@ -196,4 +196,4 @@ def contradictions(config: Config) -> Iterator[str]:
 
 def unknown(key: str, verb: str) -> str:
     """What to say of a setting that does not exist."""
-    return f"{shown(key)}: no such setting; near: {nearest(key, VERBS.get(verb, RULES))}"
+    return f"{shown(key)}: no such setting; near: {nearest(key, RULES_OF[verb])}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from triptych import Refused, nearest, printable
 from triptych.refusals import check_flags, refusals
+from triptych.secret import hidden, put_away
 from triptych.usage import usage
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
+NO_SWEEP = dict.fromkeys(
+    ("evaluate", "compare"), "takes a folder with many runs below it, or a list of folders"
+) | {"tune": "has one network a study; start it once for each"}
 FLAGS = """
     --help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m
     --shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd
@@ -36,7 +40,7 @@ def open_door(verb: str, task: str) -> None:
 
     Exits with 2 where the input is refused, and with what the task asks for otherwise.
     """
-    arguments = sys.argv[1:]
+    arguments = [put_away(argument) for argument in sys.argv[1:]]
     if {"--help", "-h"} & set(arguments):
         print(usage(verb))
         return
@@ -46,10 +50,8 @@ def open_door(verb: str, task: str) -> None:
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
         if verb != "train" and {"-m", "--multirun"} & set(arguments):
-            raise Refused(
-                f"-m: {verb} takes a folder with many runs below it, or a list of folders"
-            )
-        os.environ["TRIPTYCH_COMMAND"] = shlex.join(["python", sys.argv[0], *arguments])
+            raise Refused(f"-m: {verb} {NO_SWEEP[verb]}")
+        os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)
         if composed:
             function(task)(*composed)
@@ -59,6 +61,13 @@ def open_door(verb: str, task: str) -> None:
         sys.exit(refuse(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def program() -> list[str]:
+    """What was typed before the arguments."""
+    path = Path(sys.argv[0])
+    is_inside = path.parent == Path(__file__).parent
+    return ["python", "-m", f"triptych.{path.stem}"] if is_inside else ["python", sys.argv[0]]
 
 
 def compose(verb: str) -> tuple["Config", list[str]] | None:
@@ -99,7 +108,7 @@ def function(task: str) -> Callable[["Config", list[str]], Any]:
 
 def refuse(error: Refused) -> int:
     """Say what was wrong with the input, in three lines at most; the exit code."""
-    print("\n".join(map(printable, str(error).split("\n")[:3])), file=sys.stderr)
+    print("\n".join(map(printable, hidden(str(error)).split("\n")[:3])), file=sys.stderr)
     return 2
 
 

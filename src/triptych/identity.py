@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,15 +22,21 @@ NOT_THE_EXPERIMENT = """
 """.split()
 
 
-def config_hash(config: Config, *, less: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
-    kept = json.loads(json.dumps(config))
+def experiment(config: Config, *, less: Iterable[str] = ()) -> Config:
+    """A copy of the config without what is not part of the experiment, and what `less` names."""
+    kept: Config = json.loads(json.dumps(config))
     for key in (*NOT_THE_EXPERIMENT, *less):
         *path, last = key.split(".")
         node = kept
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
+    return kept
+
+
+def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
+    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
+    kept = experiment(config, less=less)
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

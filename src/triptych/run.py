@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from triptych import Refused, checkpoint
-from triptych.building import build_data, build_optim, build_trainer, built
+from triptych.building import build_data, build_optim, build_trainer, built, place
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
@@ -53,19 +53,13 @@ def train(
         return launch(asked, overrides, num_ranks(config), started)
 
     pl.seed_everything(config["seed"], verbose=False)
-    data = build_data(config, source)
-    data.prepare_data()
-    data.setup()
-    backbone = network.build(num_classes=len(data.classes), load=not goes_on)
-    data.expect(backbone.expects)
-    task = Classification(backbone, build_optim(config), num_classes=len(data.classes))
-
+    data, task = prepared(config, source, network, load=not goes_on)
     record = resumed or one_record(lambda: Record.create(config, overrides))
     if started:
         started(str(record.folder))
     with kept(record):
-        record.begin(**facts(data, backbone, network))
-        log.info("%s", introduction(data, backbone, network))
+        record.begin(**facts(data, task.backbone, network))
+        log.info("%s", introduction(data, task.backbone, network))
         fit_and_test(config, record, task, data)
         log.info("finished: %s (%s)", record.folder, size_of(record.folder))
     return record
@@ -83,6 +77,18 @@ def require(needed: list[Source | Network], overrides: list[str]) -> None:
             f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
             f"python train.py {shlex.join([*elsewhere, *drawn])}"
         )
+
+
+def prepared(
+    config: Config, source: Source, network: Network, *, load: bool = True
+) -> tuple[ImageData, Classification]:
+    """The images as the backbone expects them, and the task that learns from them."""
+    data = build_data(config, source)
+    data.prepare_data()
+    data.setup()
+    backbone = network.build(num_classes=len(data.classes), load=load)
+    data.expect(backbone.expects)
+    return data, Classification(backbone, build_optim(config), num_classes=len(data.classes))
 
 
 def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, Any]:
@@ -121,10 +127,7 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     dashboard = Dashboard(record, str(task.backbone.head))
     trainer = build_trainer(config, record, [dashboard, journal])
     device = trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        task.backbone.to(memory_format=torch.channels_last)
-    task.to(device)  # before callbacks copy weights, or averages would lie on the CPU
+    place(task, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     record.update(device=name, precision=str(trainer.precision))
 

@@ -24,16 +24,16 @@ def answer(by: Answer | Any) -> dict[int, Any]:
     return {number: signal.signal(number, by) for number in numbers}
 
 
+def stop_at_once(number: int, _: FrameType | None) -> None:
+    """Raise SystemExit; further signals are ignored, so that the end is recorded in peace."""
+    answer(signal.SIG_IGN)
+    raise SystemExit(exit_code(number))
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While the block lasts, the first signal raises SystemExit at once; what follows is ignored,
-    so that the end is recorded in peace."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        answer(signal.SIG_IGN)
-        raise SystemExit(exit_code(number))
-
-    before = answer(stop)
+    """While the block lasts, the first signal stops at once."""
+    before = answer(stop_at_once)
     try:
         yield
     finally:
