@@ -50,7 +50,7 @@ def open_door(verb: str, task: str) -> None:
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
         if verb != "train" and {"-m", "--multirun"} & set(arguments):
-            raise Refused(f"-m: {verb} {NO_SWEEP[verb]}")
+            raise Refused(f"-m: {verb} {NO_SWEEP.get(verb, 'is not for a sweep')}")
         os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)
         if composed:

@@ -16,6 +16,16 @@ def hidden(text: str) -> str:
     return PASSWORD.sub(lambda found: (found["before"] or found["name"]) + "***", text)
 
 
+def tells(text: str, url: str) -> bool:
+    """Whether a text has a word of the password of an address, which may have been misread."""
+    shown = words(hidden(url))
+    return bool((words(url) - shown) & words(text))
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
 def put_away(argument: str) -> str:
     """What was typed, without the password of `storage=`, which the environment keeps instead."""
     key, _, value = argument.lstrip("+").partition("=")

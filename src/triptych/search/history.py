@@ -52,5 +52,5 @@ def history(complete: Sequence[Outcome], short: Sequence[Outcome], name: str) ->
     axes.set(title=heading, xlabel="trial", ylabel="validation accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 import optuna
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from optuna.trial import TrialState
 
 from triptych import Refused, printable
 from triptych.config import CONFIGS, Config, plain
 from triptych.files import replacing
 from triptych.identity import experiment
-from triptych.search.space import with_settings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def write_recipe(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(recipe(with_settings(training, best.params), overrides, story))
+            temporary.write_text(recipe(training, best.params, overrides, story))
     except OSError as error:
         raise Refused(f"recipe_dir={path.parent}: cannot be written to ({error})") from error
     log.info("%s: written; python train.py experiment=%s", path, name)
@@ -59,14 +59,16 @@ def told(study: optuna.Study, training: Config) -> list[str]:
     ]
 
 
-def recipe(config: Config, overrides: Sequence[str], story: Sequence[str]) -> str:
-    """The YAML of an experiment that composes to the config's.
+def recipe(
+    config: Config, values: Mapping[str, Any], overrides: Sequence[str], story: Sequence[str]
+) -> str:
+    """The YAML of an experiment that composes to the config's, with values under dotted keys.
 
     `overrides`: as typed, for the choices in them; `story`: lines of its head.
     """
     choices = chosen(overrides)
     plainly = composed([f"{group}={choice}" for group, choice in choices.items()])
-    wanted = nested(differing(experiment(config), experiment(plainly)))
+    wanted = nested([*differing(experiment(config), experiment(plainly)), *values.items()])
     head = ["# @package _global_", *(f"# {line}" for line in story)]
     defaults = ["defaults:", *(f"  - override /{name}: {it}" for name, it in choices.items())]
     body = yaml.safe_dump(wanted, sort_keys=False, default_flow_style=None, width=98)
@@ -74,10 +76,18 @@ def recipe(config: Config, overrides: Sequence[str], story: Sequence[str]) -> st
 
 
 def chosen(overrides: Sequence[str]) -> dict[str, str]:
-    """What each group of the config comes from: typed, an experiment's or the default."""
+    """What each group of the config comes from: typed, an experiment's or the default.
+
+    Raises Refused where that is outside the configs, so that train.py could not repeat it.
+    """
     typed = [o for o in overrides if o.partition("=")[0] in (*GROUPS, "experiment")]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        choices = compose("train", typed, return_hydra_config=True).hydra.runtime.choices
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            choices = compose("train", typed, return_hydra_config=True).hydra.runtime.choices
+    except HydraException as error:
+        raise Refused(
+            f"{' '.join(typed)}: not all to be found in {CONFIGS}, where a recipe refers to"
+        ) from error
     return {group: choices[group] for group in GROUPS}
 
 
@@ -97,7 +107,7 @@ def differing(config: Config, plainly: Config, prefix: str = "") -> Iterator[tup
             yield f"{prefix}{name}", value
 
 
-def nested(settings: Iterator[tuple[str, Any]]) -> Config:
+def nested(settings: Sequence[tuple[str, Any]]) -> Config:
     """Settings under dotted keys as a tree."""
     tree: Config = {}
     for key, value in settings:

@@ -113,7 +113,7 @@ def read_range(key: str, entry: dict[str, Any]) -> Range:
         raise Refused(f"{said}: step must be a number above 0, without log")
     is_whole = all(type(v) is int for v in (low, high, step or 0))
     rule = RULES.get(key, FREE)
-    takes_fractions = rule is not FREE and rule.holds(low + 0.5)
+    takes_fractions = rule is not FREE and rule.holds(high - 0.5)
     return Range(low, high, log, step, is_whole and not takes_fractions)
 
 

@@ -23,7 +23,7 @@ from triptych.config import shown
 from triptych.files import make_folder
 from triptych.lock import held, hold
 from triptych.search.space import Range, Space, holds
-from triptych.secret import address, hidden
+from triptych.secret import address, hidden, tells
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 TAKEN = (*DONE, TrialState.RUNNING)
@@ -39,9 +39,10 @@ def reachable(storage: str | None, *errors: type[Exception]) -> Iterator[None]:
     except Refused:
         raise
     except caught as error:
-        said = hidden(str(error.__cause__ or error)).partition("\n")[0]
-        where = hidden(str(address(storage)))
-        raise Refused(f"storage={where}: cannot be used ({said})") from None
+        where, said = address(storage) or "", str(error.__cause__ or error).partition("\n")[0]
+        if tells(said, where):
+            said = "why would show its password; in one, @ is written %40, : %3A and / %2F"
+        raise Refused(f"storage={hidden(where)}: cannot be used ({hidden(said)})") from None
 
 
 def open_study(
@@ -52,6 +53,10 @@ def open_study(
     optuna_pruner = built("pruner", pruner)
     if not isinstance(optuna_pruner, BasePruner):
         raise Refused(f"pruner={pruner['_target_']}: must be one of optuna.pruners")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"log_dir={folder.parents[1]}: cannot be written to ({error})") from error
     with reachable(storage, Exception):  # of databases, their drivers, the system: many kinds
         return optuna.create_study(
             storage=open_storage(address(storage), folder),
@@ -88,15 +93,16 @@ def mend(path: Path) -> None:
 
 def require_same(study: optuna.Study, told: dict[str, Any]) -> None:
     """Raise Refused where the study was begun with other settings than those told."""
-    told = json.loads(json.dumps(told))
-    earlier = study.user_attrs.get("settings")
-    if earlier is None and not study.trials:
+    told, has_trials = json.loads(json.dumps(told)), bool(study.trials)
+    earlier = study.user_attrs.get("settings")  # which another worker may set, and then begin
+    if earlier is None and not has_trials:
         study.set_user_attr("settings", told)
         return
     if not isinstance(earlier, dict):
         raise Refused(f"study={study.study_name}: there is another program's; take another name")
     absent = "not set"
-    for key in sorted(earlier.keys() | told.keys()):
+    keys = sorted(earlier.keys() | told.keys())
+    for key in sorted(keys, key=lambda key: not key.startswith("search.")):
         before, now = earlier.get(key, absent), told.get(key, absent)
         if before != now:
             raise Refused(

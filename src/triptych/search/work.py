@@ -19,7 +19,7 @@ from triptych.progress import hush_lightning
 from triptych.run import require
 from triptych.search import study as studies
 from triptych.search.history import draw
-from triptych.search.recipe import write_recipe
+from triptych.search.recipe import chosen, write_recipe
 from triptych.search.space import Space, parameters, value_at, with_settings
 from triptych.search.trial import train_trial
 from triptych.secret import address, hidden
@@ -56,6 +56,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     hush_lightning()
     logging.getLogger("triptych").setLevel(logging.INFO)
     require_trainable(training, overrides)
+    chosen(overrides)  # not found out when all trials are done
     asked, storage = Search(config, training, space), config["storage"]
     study = studies.open_study(config["study"], storage, config["pruner"], asked.folder)
     with studies.reachable(storage), studies.worker(asked.folder) as place:
@@ -117,9 +118,9 @@ def attempt(study: optuna.Study, trial: Trial, asked: Search, place: Path) -> No
         values = studies.suggest(trial, asked.space, asked.config["sampler_seed"])
         described = " ".join(f"{key}={shown(value)}" for key, value in values.items())
         log.info("trial %d: %s", trial.number, described)
-        chosen = with_settings(asked.training, values)
-        check(chosen)
-        trained = train_trial(chosen, place, goes_on)
+        trial_config = with_settings(asked.training, values)
+        check(trial_config)
+        trained = train_trial(trial_config, place, goes_on)
     except (SystemExit, KeyboardInterrupt):
         studies.give_back(study, trial.number)
         raise
