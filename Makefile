@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test check lock clean tensorboard venv
+.PHONY: help setup demo train test check soak fuzz audit lock clean tensorboard venv
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,15 @@ check: $(STAMP) ## hold format, lint, types and the budgets of size
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_budgets.py
+
+soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost (up to 20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py $(ARGS)
+
+fuzz: $(STAMP) ## 2,000 random command lines composed or refused, 100 more in processes of their own
+	$(BIN)/python tests/fuzz.py $(ARGS)
+
+audit: $(STAMP) ## look the locked packages up among known vulnerabilities
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes
 
 lock: ## write requirements.lock anew from pyproject.toml; newest versions: make lock ARGS=--upgrade
 	@test -x $(BIN)/uv || $(MAKE) setup

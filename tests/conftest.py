@@ -1,9 +1,13 @@
 """What every test stands on: no network, and no trace outside the tests' own folders."""
 
+import json
 import os
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +42,25 @@ def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME"):
             patch.setenv(key, str(tmp_path_factory.mktemp(key.lower())))
         yield
+
+
+@pytest.fixture(scope="session")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Starts runs that may be killed, with the overrides and the fate that `mortal.py` reads."""
+    program = Path(__file__).with_name("mortal.py")
+    command = [sys.executable, str(program), str(tmp_path_factory.mktemp("mortal") / "output")]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) as server:
+        assert server.stdin
+        assert server.stdout
+
+        def answer(*typed: str, **fate: Any) -> dict[str, Any]:
+            print(json.dumps({"typed": typed, **fate}), file=server.stdin, flush=True)
+            answered: dict[str, Any] = json.loads(server.stdout.readline())
+            return answered
+
+        yield answer
+        server.stdin.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

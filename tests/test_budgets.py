@@ -36,7 +36,9 @@ PATH_OF_ONE_RUN = [
     PACKAGE / "journal.py",
     PACKAGE / "record.py",
 ]
-EXTRAS = [f"triptych.{name}" for name in ("benchmark", "export", "predict", "serve", "tune")]
+EXTRAS = [
+    f"triptych.{name}" for name in ("benchmark", "export", "predict", "search", "serve", "tune")
+]
 PACKAGES_OF_EXTRAS = [
     *("hydra_plugins.hydra_submitit_launcher", "onnx", "onnxruntime", "onnxscript", "optuna"),
     *("sklearn", "starlette", "submitit", "timm", "uvicorn"),

@@ -67,7 +67,7 @@ SEVERAL = "alexnet, googlenet, resnet50, torchvision"
         ("model=null", f"model=null: must be one of {SEVERAL}"),
         ("model=[alexnet,resnet50]", f"model=[alexnet,resnet50]: must be one of {SEVERAL}"),
         ("data={a:1}", "data={a:1}: must be one of cifar10, cifar100, shapes"),
-        ("trainer=3", "trainer=3: must be one of debug, default"),
+        ("trainer=3", "trainer=3: must be one of ddp, debug, default"),
         ("model=alexnet,resnet50", "model=alexnet,resnet50: several values; sweep over them"),
         ("optim.learning_rate=1", "optim.learning_rate: no such setting; near: "),
         ("trainer.max_epoch=3", "trainer.max_epoch: no such setting; near: trainer.max_epochs, "),
@@ -130,7 +130,7 @@ def test_in_a_sweep_nothing_starts_where_the_last_job_is_wrong(
     def start(*_: Any, **__: Any) -> None:
         raise AssertionError("a job was started")
 
-    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     lines = told("-m", "model=alexnet,resnet50", "data.num_val=100,0", f"log_dir={tmp_path}")
     assert lines[0].startswith("data.num_val=0: must be")
     assert lines[1].startswith("in the job model=alexnet data.num_val=0")
@@ -186,7 +186,7 @@ def test_usage_names_every_choice_of_every_group() -> None:
     choices = {
         group.name: sorted(path.stem for path in group.glob("*.yaml"))
         for group in CONFIGS.iterdir()
-        if group.is_dir() and group.name not in ("hydra", "image_types")
+        if group.is_dir() and group.name not in ("hydra", "image_types", "search")
     }
     assert {"data", "experiment", "model", "optim", "trainer"} <= set(choices)
     for group, names in choices.items():
@@ -272,3 +272,17 @@ def test_whoever_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch)
     sys.argv[1:] = ["seed=abc"]
     with pytest.raises(Refused):
         door.open_door("train", "triptych.run:train")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--cfg"], "argument --cfg/-c: expected one argument; --help"),
+        (["--info", "seed=1"], "argument --info/-i: invalid choice: 'seed=1'"),
+        (["hydra.sweeper.params={seed:1}"], "'NoneType' object has no attribute 'get'"),
+        (["k" * 5000 + "=[x]"], "one of the arguments is too long"),
+        (["hydra.searchpath=[x]", "model=nope"], "model=nope: no such choice"),
+    ],
+)
+def test_what_the_fuzz_found_is_refused(arguments: list[str], says: str) -> None:
+    assert told(*arguments)[0].startswith(says)

@@ -17,6 +17,7 @@ from triptych import Refused, identity
 from triptych.config import CONFIGS, Config, plain
 from triptych.files import make_folder, replacing
 from triptych.record import COLUMNS, Record
+from triptych.resume import cut_metrics
 
 KEYS = """
     schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
@@ -135,17 +136,17 @@ def test_metrics_are_appended_under_fixed_columns(record: Record) -> None:
     ]
 
 
-@pytest.mark.parametrize("torn", ["", "2", "2,", "2,1e"])
+@pytest.mark.parametrize("torn", ["", "2", "2,", "2,1e", "2,1", "2,1,0.5"])
 def test_metrics_behind_a_step_are_cut_half_a_line_of_a_killed_run_included(
     record: Record, torn: str
 ) -> None:
-    record.cut_metrics(0)
+    cut_metrics(record.folder / "metrics.csv", 0)
     assert not (record.folder / "metrics.csv").exists()
     for step in (5, 10, 15, 20):
         record.add_metrics({"epoch": 1, "step": step})
     with (record.folder / "metrics.csv").open("a") as file:
         file.write(torn)
-    record.cut_metrics(10)
+    cut_metrics(record.folder / "metrics.csv", 10)
     record.add_metrics({"epoch": 1, "step": 11})
     assert [row["step"] for row in table(record)] == ["5", "10", "11"]
 

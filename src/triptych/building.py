@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from triptych import Refused, checkpoint
+from triptych import Refused
 from triptych.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
 from triptych.data.images import ImageData
@@ -18,6 +18,7 @@ from triptych.data.source import Source
 from triptych.model.weights import first_line
 from triptych.optim import Optim
 from triptych.progress import progress
+from triptych.ranks import rank
 from triptych.record import Record
 
 
@@ -80,12 +81,12 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
     if options.get("precision") is None:
         has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
         options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
-    if options.pop("enable_progress_bar", True):
+    if options.pop("enable_progress_bar", True) and rank() == 0:
         theirs.append(progress())
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/images.py
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **options,
             callbacks=[*theirs, *callbacks],
             logger=loggers,
@@ -94,12 +95,23 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise Refused(f"trainer: {first_line(error)}") from error
+    check_ranks(trainer, config)
+    return trainer
+
+
+def check_ranks(trainer: pl.Trainer, config: Config) -> None:
+    """Raise Refused where the ranks cannot share a batch as asked."""
+    if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
+        raise Refused("trainer.sync_batchnorm=true: torch has it for GPUs only")
+    data = config["data"]
+    least = min(data["batch_size"], data["num_train"] or data["batch_size"])
+    if least < trainer.world_size:
+        raise Refused(
+            f"data.batch_size={data['batch_size']}: of a batch of {least} images "
+            f"{trainer.world_size} devices cannot have one each; take more"
+        )
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder; a resumed run's curves go on where it stopped."""
-    last = record.checkpoint_path("last")
-    more: dict[str, Any] = {"save_dir": str(record.folder)}
-    if node["_target_"].endswith("TensorBoardLogger"):
-        more["purge_step"] = checkpoint.load(last)["global_step"] + 1 if last.exists() else 0
-    return built("trainer.logger", node, **more)
+    """A logger that writes into the run folder."""
+    return built("trainer.logger", node, save_dir=str(record.folder))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import distributed, nn
 
 from triptych import Refused
 from triptych.files import replacing
@@ -24,6 +25,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise OSError(f"{path}: could not be written; is the disk full?") from error
 
 
+def load_into(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of `best.ckpt`; raises Refused where they are another's."""
+    try:
+        network.load_state_dict(load(path)["state_dict"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise Refused(f"{path}: of another network, or damaged") from error
+
+
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content on the CPU, its tensors read when used; raises Refused at code."""
     try:
@@ -35,13 +44,23 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the global generators that dropout, MixUp and CutMix draw from."""
+def generator_states(device: torch.device) -> list[dict[str, torch.Tensor]]:
+    """The states of the global generators that dropout draws from, of every rank."""
     states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    states |= {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    if not distributed.is_initialized():
+        return [states]
+    every: list[dict[str, torch.Tensor]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(every, states)
+    return every
 
 
-def restore_generators(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+def restore_generators(every: list[dict[str, torch.Tensor]], device: torch.device) -> None:
+    """Go on with this rank's generators; a rank that had none yet gets its own seed."""
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
+    if rank >= len(every):
+        torch.manual_seed(torch.initial_seed() + rank)  # else all ranks would drop the same units
+        return
+    torch.set_rng_state(every[rank]["cpu"])
+    if "cuda" in every[rank] and device.type == "cuda":
+        torch.cuda.set_rng_state(every[rank]["cuda"], device)

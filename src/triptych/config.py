@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych import Refused, nearest
 from triptych.rules import (
+    DEVICES,
     ENDLESS,
     FLAG,
     FREE,
     NAMES,
     NODE,
     NODES,
-    ONE_DEVICE,
     RGB,
+    STRATEGY,
     TEXT,
     Rule,
     count,
@@ -51,14 +52,17 @@ REQUIRED = """
     trainer.max_epochs trainer.accelerator
 """.split()
 
+SWEEP_ONLY = ("retry_failed", "fresh")  # asked of a sweep; its jobs are checked with false
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": TEXT,
     "resume": TEXT.or_null(),
     "trusted_targets": NAMES,
+    **dict.fromkeys(SWEEP_ONLY, Rule("false, or true in a sweep (-m)", lambda v: v is False)),
     "checkpoint.score": one_of("best", "last"),
     "checkpoint.keep_last": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),
+    "checkpoint.every_minutes": number(0, above=True).or_null(),
     "data.name": TEXT,
     "data.root": TEXT.or_null(),
     "data.batch_size": count(1),
@@ -93,7 +97,8 @@ RULES: dict[str, Rule] = {
     "optim.label_smoothing": number(0, 1),
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
     **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
-    "trainer.devices": ONE_DEVICE,
+    "trainer.devices": DEVICES,
+    "trainer.strategy": STRATEGY,
     "trainer.limit_test_batches": number(0, above=True).or_null(),
     "trainer.logger": Rule(
         f"{NODES.says}, null or false", lambda value: not value or NODES.holds(value)
@@ -104,13 +109,15 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": number(0, above=True).or_null(),
     "trainer.detect_anomaly": FLAG,
     "trainer.enable_progress_bar": FLAG.or_null(),
-    "trainer.num_nodes": count(1, 1),
+    "trainer.num_nodes": count(1),
     "trainer.accumulate_grad_batches": count(1),
     "trainer.log_every_n_steps": count(1),
     "trainer.check_val_every_n_epoch": count(1).or_null(),
     "trainer.num_sanity_val_steps": count(0),
     "trainer.gradient_clip_val": number(0, above=True).or_null(),
 }
+TRAINING = ("train", "tune")  # what composes the settings of a training
+RULES_OF = {"train": RULES, **VERBS, "tune": RULES | VERBS["tune"]}
 
 
 def plain(config: DictConfig) -> Config:
@@ -123,14 +130,12 @@ def plain(config: DictConfig) -> Config:
 def check(config: Config, verb: str = "train") -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
     problems = [*broken_rules(config, verb)]
-    if verb == "train" and not problems:
-        problems = [*contradictions(config)]
-    if problems:
+    if problems := problems or [*(contradictions(config) if verb in TRAINING else ())]:
         raise Refused("\n".join(problems[:3]))
 
 
 def broken_rules(config: Config, verb: str) -> Iterator[str]:
-    rules = VERBS.get(verb, RULES)
+    rules = RULES_OF[verb]
     present = dict(settings(config, rules))
     for key, value in present.items():
         if key not in rules:
@@ -139,7 +144,7 @@ def broken_rules(config: Config, verb: str) -> Iterator[str]:
             yield f"{key}: must be given, {rules[key].says}"
         elif not rules[key].holds(value):
             yield f"{key}={shown(value)}: must be {rules[key].says}"
-    required = rules if verb in VERBS else REQUIRED
+    required = [*VERBS.get(verb, ()), *(REQUIRED if verb in TRAINING else ())]
     yield from (
         f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
@@ -191,4 +196,4 @@ def contradictions(config: Config) -> Iterator[str]:
 
 def unknown(key: str, verb: str) -> str:
     """What to say of a setting that does not exist."""
-    return f"{shown(key)}: no such setting; near: {nearest(key, VERBS.get(verb, RULES))}"
+    return f"{shown(key)}: no such setting; near: {nearest(key, RULES_OF[verb])}"

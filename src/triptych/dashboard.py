@@ -31,19 +31,29 @@ class Dashboard(Callback):
         self.folder = record.folder / "figures"
         self.texts = {"config": f"```yaml\n{record.config_yaml}```", "head": f"```\n{head}\n```"}
 
+        self.has_shown_images = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"has_shown_images": self.has_shown_images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.has_shown_images = state["has_shown_images"]
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if not (self.folder / "images.png").exists():
+        if not self.has_shown_images:
             self._show_images(trainer)
+            self.has_shown_images = True
         self._show_confusion(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             self._show_confusion(trainer, pl_module, "test")
             self._keep_mistakes(trainer, pl_module)
+            table = per_class_table(trainer, pl_module)
             for writer in writers(trainer):
-                writer.add_text("test/per_class", per_class_table(trainer, pl_module))
+                writer.add_text("test/per_class", table, trainer.global_step)
 
     def _show_images(self, trainer: pl.Trainer) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
@@ -61,7 +71,7 @@ class Dashboard(Callback):
             self._show(trainer, name, figures.image_grid(images.numpy(), names, heading))
         for writer in writers(trainer):
             for name, text in self.texts.items():
-                writer.add_text(name, text)
+                writer.add_text(name, text, trainer.global_step)
 
     def _show_confusion(self, trainer: pl.Trainer, task: Classification, split: str) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]

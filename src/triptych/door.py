@@ -13,7 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triptych import Refused, nearest
+from triptych import Refused, nearest, printable
+from triptych.refusals import check_flags, refusals
+from triptych.secret import hidden, put_away
 from triptych.usage import usage
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
+NO_SWEEP = dict.fromkeys(
+    ("evaluate", "compare"), "takes a folder with many runs below it, or a list of folders"
+) | {"tune": "has one network a study; start it once for each"}
 FLAGS = """
     --help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m
     --shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd
@@ -35,7 +40,7 @@ def open_door(verb: str, task: str) -> None:
 
     Exits with 2 where the input is refused, and with what the task asks for otherwise.
     """
-    arguments = sys.argv[1:]
+    arguments = [put_away(argument) for argument in sys.argv[1:]]
     if {"--help", "-h"} & set(arguments):
         print(usage(verb))
         return
@@ -45,10 +50,8 @@ def open_door(verb: str, task: str) -> None:
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
         if verb != "train" and {"-m", "--multirun"} & set(arguments):
-            raise Refused(
-                f"-m: {verb} takes a folder with many runs below it, or a list of folders"
-            )
-        os.environ["TRIPTYCH_COMMAND"] = shlex.join(["python", sys.argv[0], *arguments])
+            raise Refused(f"-m: {verb} {NO_SWEEP.get(verb, 'is not for a sweep')}")
+        os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)
         if composed:
             function(task)(*composed)
@@ -60,14 +63,19 @@ def open_door(verb: str, task: str) -> None:
         sys.exit(130)
 
 
+def program() -> list[str]:
+    """What was typed before the arguments."""
+    path = Path(sys.argv[0])
+    is_inside = path.parent == Path(__file__).parent
+    return ["python", "-m", f"triptych.{path.stem}"] if is_inside else ["python", sys.argv[0]]
+
+
 def compose(verb: str) -> tuple["Config", list[str]] | None:
     """The checked config and the overrides; None after a sweep, which Hydra's launcher ran."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting with 1
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import CONFIGS, check, plain
 
@@ -78,7 +86,8 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
         overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
         composed.append((config, as_typed(overrides)))
 
-    try:
+    with refusals(verb):
+        check_flags()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)(keep)()
         if not composed:
             return None
@@ -86,10 +95,6 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
             raise Refused("hydra/launcher: must be processes, which keeps the jobs apart")
         [(config, overrides)] = composed
         settings = plain(config)
-    except Refused:
-        raise
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        raise Refused(explain(error, verb)) from error
     check(settings, verb)
     return settings, overrides
 
@@ -103,7 +108,7 @@ def function(task: str) -> Callable[["Config", list[str]], Any]:
 
 def refuse(error: Refused) -> int:
     """Say what was wrong with the input, in three lines at most; the exit code."""
-    print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
+    print("\n".join(map(printable, hidden(str(error)).split("\n")[:3])), file=sys.stderr)
     return 2
 
 
@@ -128,7 +133,8 @@ class Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rich import get_console
 
-        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        shown = "\n".join(map(printable, self.format(record).split("\n")))
+        get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def speak() -> None:
@@ -146,7 +152,7 @@ def adapted(argument: str) -> str:
         if name not in FLAGS:
             raise Refused(f"{argument}: no such flag; near: {nearest(name, FLAGS)}")
         return argument
-    if name and is_set and (CONFIGS / name).is_dir() and NO_CHOICE.fullmatch(value):
+    if name and is_set and os.path.isdir(CONFIGS / name) and NO_CHOICE.fullmatch(value):
         choices = ", ".join(sorted(path.stem for path in (CONFIGS / name).glob("*.yaml")))
         raise Refused(f"{argument}: must be one of {choices}")
     if not name:
@@ -160,27 +166,3 @@ def adapted(argument: str) -> str:
 def as_typed(overrides: Iterable[str]) -> list[str]:
     """Overrides without the plus signs that `adapted` put there."""
     return [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
-
-
-def explain(error: Exception, verb: str = "train") -> str:
-    """What Hydra has against a command line, in our words where they are shorter."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from triptych.config import unknown
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice}: no such choice; may be {nearest(choice, error.options, 12)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value; quote what has special characters"
-    if lines and lines[0].startswith("Could not override '"):
-        return unknown(lines[0].split("'")[1], verb)
-    if lines and lines[0].startswith("Ambiguous value for argument"):
-        return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
-    if isinstance(error, OSError) and error.errno:  # Hydra writes a sweep's choices into a folder
-        return f"log_dir: cannot be written to ({error})"
-    if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
-        return f"{error.full_key}: {lines[0]}"
-    return "\n".join(lines[:3]) or type(error).__name__

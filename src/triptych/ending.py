@@ -5,7 +5,7 @@ import re
 import shlex
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -14,12 +14,34 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from triptych import Refused
 from triptych.config import Config
 from triptych.journal import NotFinite
+from triptych.lock import hold
 from triptych.model.weights import first_line
+from triptych.ranks import Follower, environment, hear, rank, tell
 from triptych.record import Record
+from triptych.resume import cut_back
+from triptych.stopping import stoppable
 from triptych.trust import foreign_targets
 
 log = logging.getLogger(__name__)
 ALLOCATOR = "DefaultCPUAllocator"  # what torch says where a CPU's memory is full
+
+
+@contextmanager
+def kept(record: Record) -> Iterator[None]:
+    """One process at a time, and a folder that tells how it ended.
+
+    Raises Refused where another process is at work on the run, or was since it was looked at.
+    """
+    with nullcontext() if isinstance(record, Follower) else hold(record.folder):
+        if isinstance(record, Follower):
+            hear("begun")
+        elif Record.open(record.folder).facts != record.facts:
+            raise Refused(f"{record.folder}: another process has gone on with this run meanwhile")
+        else:
+            cut_back(record)
+            tell("begun")
+        with record.log_kept(), stoppable(), status_kept(record):
+            yield
 
 
 @contextmanager
@@ -28,21 +50,33 @@ def status_kept(record: Record) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
-        record.end("interrupted")
-        log.info("interrupted; to go on: %s", resume_command(record))
+        if record.facts["status"] != "finished":
+            with suppress(OSError, Refused):  # the disk may be full, or the folder gone
+                record.end("interrupted")
+                log.info("interrupted; to go on: %s", resume_command(record))
         # Lightning makes exit code 1 of a KeyboardInterrupt.
         raise SystemExit(143 if stop.args == (143,) else 130) from None
     except Exception as error:
         message = explained(error, record)
-        with suppress(OSError):  # the disk may be full, or the folder gone
-            (record.folder / "traceback.txt").write_text(traceback.format_exc())
-            record.end("failed", error=message or f"{type(error).__name__}: {error}")
+        with suppress(OSError, Refused):
+            tell_failure(record.folder, message or f"{type(error).__name__}: {error}")
         if message is None:
             raise
-        if isinstance(error, Refused | ValueError) or comes_from_lightning(error):
+        is_input = isinstance(error, Refused | ValueError)
+        if is_input or comes_from_lightning(error) or comes_from_restoring(error):
             raise Refused(message) from error
         log.error("%s", message)
         raise SystemExit(1) from error
+
+
+def tell_failure(folder: Path, error: str) -> None:
+    """Record why a run failed; where several ranks fail, the first to do so tells."""
+    record = Record.open(folder)
+    told = ("finished", "failed") if environment() else ("finished",)
+    if record.facts["status"] not in told:
+        (folder / "traceback.txt").write_text(traceback.format_exc())
+        where = f"rank {rank()}: " if environment() else ""
+        record.end("failed", error=where + error)
 
 
 def resume_command(record: Record) -> str:
@@ -61,12 +95,19 @@ def explained(error: Exception, record: Record) -> str | None:
     said = str(error)
     if isinstance(error, NotFinite | Refused):
         return said
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in said:
+        return "another rank of this run has ended, so this one cannot go on"
     if isinstance(error, OSError):
-        return f"{said}; what was written before is whole: {record.folder}"
+        is_there = record.folder.is_dir()
+        what = "what was written before is whole" if is_there else "the run's folder is gone"
+        return f"{said}; {what}: {record.folder}"
+    if comes_from_restoring(error):
+        last = record.checkpoint_path("last")
+        return f"{last}: of another run, or damaged ({first_line(error)})"
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or ALLOCATOR in said:
         return less_memory(record.config)
     if "Expected more than 1 value per channel" in said:
-        return "data.batch_size: BatchNorm cannot train on a single image; take 2 or more"
+        return "data.batch_size: BatchNorm cannot train on a single image; take 2 or more a device"
     return f"trainer: {first_line(error)}" if comes_from_lightning(error) else None
 
 
@@ -81,6 +122,12 @@ def less_memory(config: Config) -> str:
         f"{head}; for about the same steps in less memory:\n"
         f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
     )
+
+
+def comes_from_restoring(error: Exception) -> bool:
+    """Whether a checkpoint could be read, but did not fit the run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("checkpoint" in Path(f.filename).name and "restore" in f.name for f in frames)
 
 
 def comes_from_lightning(error: Exception) -> bool:

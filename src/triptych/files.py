@@ -1,11 +1,14 @@
 """Files that are whole or not there, and what they can hold."""
 
+import logging
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.filesize import decimal
 
 
 @contextmanager
@@ -33,6 +36,18 @@ def make_folder(parent: Path, name: str) -> Path:
     raise FileExistsError(parent / name)
 
 
+class LogFile(logging.FileHandler):
+    """Silent about a full disk: a run ends by the first write that matters, with one message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+def size_of(folder: Path) -> str:
+    """What a folder's files take, as 3.2 MB."""
+    return decimal(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
 def finite(value: Any) -> Any:
     """The value with null in place of every number that JSON does not know."""
     if isinstance(value, dict):
@@ -40,9 +55,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def step_of(row: dict[str, str]) -> int:
-    """The step of a line of `metrics.csv`; -1 where a killed run left half a line."""
-    step = row["step"] or ""
-    return int(step) if step.isdecimal() else -1

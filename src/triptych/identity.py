@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,23 +13,30 @@ LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "h
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets data.root data.num_workers data.source.root data.source.urls
-    checkpoint.keep_last checkpoint.every_n_steps trainer.accelerator trainer.strategy
-    trainer.devices trainer.num_nodes trainer.logger trainer.log_every_n_steps
-    trainer.enable_progress_bar trainer.enable_model_summary trainer.enable_checkpointing
-    trainer.profiler trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark
+    log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
+    data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
+    trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
+    trainer.log_every_n_steps trainer.enable_progress_bar trainer.enable_model_summary
+    trainer.enable_checkpointing trainer.profiler trainer.default_root_dir
+    trainer.num_sanity_val_steps trainer.benchmark
 """.split()
 
 
-def config_hash(config: Config, *, less: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
-    kept = json.loads(json.dumps(config))
+def experiment(config: Config, *, less: Iterable[str] = ()) -> Config:
+    """A copy of the config without what is not part of the experiment, and what `less` names."""
+    kept: Config = json.loads(json.dumps(config))
     for key in (*NOT_THE_EXPERIMENT, *less):
         *path, last = key.split(".")
         node = kept
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
+    return kept
+
+
+def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
+    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
+    kept = experiment(config, less=less)
     canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

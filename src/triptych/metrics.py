@@ -43,6 +43,11 @@ class Predictions(Metric):
         self.labels.append(labels)
         self.index.append(index)
 
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What `compute` gives, where torchmetrics makes scalars of a lone label and index."""
+        logits, labels, index = self.compute()
+        return logits, labels.view(-1), index.view(-1)
+
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         logits, labels, index = (
             state if isinstance(state, Tensor) else torch.cat(state)

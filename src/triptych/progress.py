@@ -71,6 +71,7 @@ def hush_lightning() -> None:
         ".*does not have many workers",  # batches are whole: workers would only cost
         ".*your dataloader is not resumable",  # the DataModule resumes it
         ".*in eval mode at the start of training",  # a frozen backbone is
+        ".*recommended to use `self.log.*sync_dist",  # every rank has the whole split's scores
         ".*smaller than the logging interval",  # the loss is read at an epoch's end as well
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import Config
-from triptych.files import finite, make_folder, replacing, step_of
+from triptych.files import LogFile, finite, make_folder, replacing
 from triptych.identity import config_hash, git_commit, library_versions
+from triptych.trust import check_yaml
 
 SCHEMA = 1
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
@@ -36,16 +37,14 @@ class Record:
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
         """Make a new folder with the frozen config; raises Refused where that cannot be."""
-        now = datetime.now(UTC)
+        now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
         name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
         try:
-            folder = make_folder(parent / f"seed{config['seed']}", name)
+            record = cls(make_folder(parent / f"seed{config['seed']}", name), {})
+            record.write_config(config)
         except OSError as error:
             raise Refused(f"log_dir={config['log_dir']}: cannot be written to ({error})") from error
-        with replacing(folder / "config.yaml") as path:
-            path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-        record = cls(folder, {})
         record.update(
             schema=SCHEMA,
             status="running",
@@ -57,8 +56,8 @@ class Record:
             config_hash=config_hash(config),
             group_hash=config_hash(config, less=("seed",)),
             batch_size=config["data"]["batch_size"],
-            versions=library_versions(),
-            git_commit=git_commit(),
+            versions=versions,
+            git_commit=commit,
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
             overrides=overrides,
             started_at=now.isoformat(timespec="seconds"),
@@ -71,7 +70,7 @@ class Record:
     def open(cls, folder: Path) -> Self:
         """The record of an existing folder; raises Refused where it has none."""
         try:
-            facts = json.loads((folder / "run.json").read_text())
+            facts = finite(json.loads((folder / "run.json").read_text()))
             if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
                 raise ValueError(f"no record of schema {SCHEMA}")
         except (OSError, ValueError, RecursionError) as error:
@@ -85,7 +84,9 @@ class Record:
         """The frozen config; raises Refused where it cannot be read."""
         path = self.folder / "config.yaml"
         try:
-            config = OmegaConf.to_container(OmegaConf.load(path))
+            text = path.read_text()
+            check_yaml(text)
+            config = OmegaConf.to_container(OmegaConf.create(text))
         except Exception as error:  # of yaml, of omegaconf, of the system: many kinds
             reason = str(error).partition("\n")[0]
             raise Refused(f"{path}: cannot be read ({reason})") from error
@@ -101,16 +102,19 @@ class Record:
         """Where the checkpoint `best` or `last` lies."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
+    def write_config(self, config: Config) -> None:
+        with replacing(self.folder / "config.yaml") as path:
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+
     def update(self, **facts: Any) -> None:
         """Set facts; NaN and infinities become null."""
-        self.facts = finite(self.facts | facts)
+        changed = finite(self.facts | facts)
         with replacing(self.folder / "run.json") as path:
-            path.write_text(json.dumps(self.facts, indent=2, allow_nan=False) + "\n")
+            path.write_text(json.dumps(changed, indent=2, allow_nan=False) + "\n")
+        self.facts = changed
 
     def begin(self, **facts: Any) -> None:
         """Start, or go on, with the facts of data and network; what an earlier end left goes."""
-        if not self.checkpoint_path("last").exists():
-            self.cut_metrics(-1)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
         self.update(status="running", finished_at=None, error=None, **facts)
 
@@ -128,18 +132,6 @@ class Record:
                 writer.writeheader()
             writer.writerow(row)
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the lines of `metrics.csv` after a step: they will be measured again."""
-        path = self.folder / "metrics.csv"
-        if not path.exists():
-            return
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if 0 <= step_of(row) <= step]
-        with replacing(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
         """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
 
@@ -156,7 +148,7 @@ class Record:
     @contextmanager
     def log_kept(self) -> Iterator[None]:
         """Send log lines to `train.log` as well."""
-        handler = logging.FileHandler(self.folder / "train.log")
+        handler = LogFile(self.folder / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger("triptych").setLevel(logging.INFO)
         logging.getLogger().addHandler(handler)
@@ -164,4 +156,5 @@ class Record:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()

@@ -1,5 +1,6 @@
 """What a setting may be, and how to say so."""
 
+import re
 import sys
 from collections.abc import Callable
 from math import inf
@@ -46,7 +47,17 @@ NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
 ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
 RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
-ONE_DEVICE = Rule(
-    "1, or a list of one (a run uses one device)",
-    lambda v: len(v) == 1 if type(v) is list else type(v) is int and v == 1,
+
+
+def are_devices(value: Any) -> bool:
+    if type(value) is list:
+        are_places = all(count(0).holds(place) for place in value)
+        return are_places and 0 < len(value) == len(set(value))
+    return value == "auto" or (type(value) is int and value > 0)
+
+
+DEVICES = Rule("a whole number of at least 1, a list of places, or auto", are_devices)
+STRATEGY = Rule(
+    "auto, ddp or another whose ranks are programs (no spawn, no fork)",
+    lambda v: not isinstance(v, str) or not re.search("spawn|fork|notebook|popen", v),
 )

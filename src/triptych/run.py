@@ -17,14 +17,18 @@ from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
 from triptych.data.source import Source
-from triptych.ending import status_kept
+from triptych.due import Due
+from triptych.ending import kept
+from triptych.files import size_of
 from triptych.journal import Journal
+from triptych.launch import launch, num_ranks
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
 from triptych.progress import hush_lightning
+from triptych.ranks import one_record
 from triptych.record import Record
+from triptych.resume import reopen
 from triptych.task import Classification
-from triptych.trust import reopen
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +41,26 @@ def train(
     `started` is told the folder as soon as there is one.
     """
     hush_lightning()
-    resumed = reopen(config, overrides) if config["resume"] else None
-    config = resumed.config if resumed else config
+    resumed = one_record(lambda: reopen(config, overrides)) if config["resume"] else None
+    asked, config = config, resumed.config if resumed else config
     goes_on = resumed is not None and resumed.checkpoint_path("last").exists()
     source: Source = building.built("data.source", config["data"]["source"])
     network: Network = building.built("model", config["model"])
     require([source] if goes_on else [source, network], overrides)
+    if num_ranks(config) > 1:
+        source.fetch()
+        return launch(asked, overrides, num_ranks(config), started)
 
     pl.seed_everything(config["seed"], verbose=False)
-    data = building.build_data(config, source)
-    data.prepare_data()
-    data.setup()
-    backbone = network.build(num_classes=len(data.classes), load=not goes_on)
-    data.expect(backbone.expects)
-    task = Classification(backbone, building.build_optim(config), num_classes=len(data.classes))
-
-    record = resumed or Record.create(config, overrides)
+    data, task = prepared(config, source, network, load=not goes_on)
+    record = resumed or one_record(lambda: Record.create(config, overrides))
     if started:
         started(str(record.folder))
-    with record.log_kept(), status_kept(record):
-        record.begin(**facts(data, backbone, network))
-        log.info("%s", introduction(data, backbone, network))
+    with kept(record):
+        record.begin(**facts(data, task.backbone, network))
+        log.info("%s", introduction(data, task.backbone, network))
         fit_and_test(config, record, task, data)
-        log.info("finished: %s", record.folder)
+        log.info("finished: %s (%s)", record.folder, size_of(record.folder))
     return record
 
 
@@ -75,6 +76,20 @@ def require(needed: list[Source | Network], overrides: list[str]) -> None:
             f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
             f"python train.py {shlex.join([*elsewhere, *drawn])}"
         )
+
+
+def prepared(
+    config: Config, source: Source, network: Network, *, load: bool = True
+) -> tuple[ImageData, Classification]:
+    """The images as the backbone expects them, and the task that learns from them."""
+    data = building.build_data(config, source)
+    data.prepare_data()
+    data.setup()
+    backbone = network.build(num_classes=len(data.classes), load=load)
+    data.expect(backbone.expects)
+    return data, Classification(
+        backbone, building.build_optim(config), num_classes=len(data.classes)
+    )
 
 
 def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, Any]:
@@ -108,7 +123,8 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
 
 def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
     keeps = config["checkpoint"]
-    journal = Journal(record, keeps["score"], keeps["every_n_steps"])
+    due = Due(keeps["every_n_steps"], keeps.get("every_minutes"))  # older folders lack minutes
+    journal = Journal(record, keeps["score"], due)
     dashboard = Dashboard(record, str(task.backbone.head))
     trainer = building.build_trainer(config, record, [dashboard, journal])
     device = trainer.strategy.root_device
@@ -116,23 +132,22 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     record.update(device=building.device_name(device), precision=str(trainer.precision))
 
     last = record.checkpoint_path("last")
-    if record.facts["num_epochs"] is None:  # else the run was stopped behind its training
-        path = last if last.exists() else None
-        trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
-        record.update(
-            num_epochs=trainer.current_epoch,
-            best_epoch=journal.best["epoch"],
-            train_seconds=journal.train_seconds,
-            images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
-            metrics=journal.best["metrics"],
-        )
-    best = checkpoint.load(record.checkpoint_path("best"))
-    task.backbone.network.load_state_dict(best["state_dict"])
+    path = last if last.exists() else None  # of a run stopped behind its training: nothing to do
+    trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+    record.update(
+        num_epochs=journal.num_epochs,
+        best_epoch=journal.best["epoch"],
+        train_seconds=journal.train_seconds,
+        images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
+        metrics=journal.best["metrics"],
+    )
+    checkpoint.load_into(task.backbone.network, record.checkpoint_path("best"))
     trainer.test(task, datamodule=data, verbose=False)
 
     tested = {f"test/{name}": value for name, value in task.scores.values.items()}
     record.update(metrics=record.facts["metrics"] | tested, num_test=len(task.predictions[1]))
-    show_hyperparameters(trainer, record.facts, config["optim"])
-    if not keeps["keep_last"]:
-        last.unlink(missing_ok=True)
+    if trainer.is_global_zero:
+        show_hyperparameters(trainer, record.facts, config["optim"])
     record.end("finished")
+    if trainer.is_global_zero and not keeps["keep_last"]:
+        last.unlink()

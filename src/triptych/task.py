@@ -60,7 +60,7 @@ class Classification(pl.LightningModule):
         self._score("test")
 
     def _score(self, split: str) -> None:
-        self.predictions = self.gathered.compute()
+        self.predictions = self.gathered.whole()
         self.gathered.reset()
         logits, labels, _ = self.predictions
         self.scores = score(self.metrics, logits, labels)

@@ -1,29 +1,15 @@
 """Run folders that may be somebody else's: data until checked."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import CONFIGS, Config, check
-from triptych.identity import config_hash
-from triptych.record import Record
 
-
-def reopen(config: Config, overrides: list[str]) -> Record:
-    """The record of the run to go on with; its own config holds, whatever else was typed."""
-    idle = [o for o in overrides if not o.startswith(("resume=", "log_dir=", "trusted_targets="))]
-    if idle:
-        raise Refused(f"resume= goes on with the folder's own config, without {' '.join(idle)}")
-    record = Record.open(Path(config["resume"]))
-    if record.facts.get("status") == "finished":
-        raise Refused(f"resume={config['resume']}: this run is finished")
-    check_foreign(record.config, config["trusted_targets"])
-    if config_hash(record.config) != record.facts.get("config_hash"):
-        raise Refused(f"{record.folder}/config.yaml: edited since; start a new run instead")
-    return record
+DEEPEST = 50
 
 
 def check_foreign(config: Config, trusted: Iterable[str] = ()) -> None:
@@ -42,6 +28,17 @@ def check_foreign(config: Config, trusted: Iterable[str] = ()) -> None:
             f"if you trust what it runs, add 'trusted_targets=[{listed}]'"
         )
     check(config)
+
+
+def check_yaml(text: str) -> None:
+    """Raise ValueError at what no run writes, and what would take a reader all its memory or time:
+    aliases, which unfold, and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise ValueError(f"it has aliases, or is nested deeper than {DEEPEST}")
 
 
 def foreign_targets(config: Config) -> set[str]:

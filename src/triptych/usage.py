@@ -9,9 +9,11 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def usage(verb: str) -> str:
-    """The first comment of `configs/<verb>.yaml`, the choices of its groups, its own settings."""
+    """The first comment of `configs/<verb>.yaml`, the choices of its groups, and settings."""
     lines = (CONFIGS / f"{verb}.yaml").read_text().splitlines()
     head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
+    if "  - train" in lines:
+        lines += (CONFIGS / "train.yaml").read_text().splitlines()
     named = (match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
     groups = sorted(CONFIGS / name for name in named)
     choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]

@@ -1,10 +1,16 @@
 """The settings of the commands besides train, a table each; the keys are those of their YAML."""
 
-from triptych.rules import FLAG, NAMES, TEXT, Rule, count, number, one_of
+import re
+
+from triptych.rules import FLAG, NAMES, NODE, TEXT, Rule, count, number, one_of
 
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
+)
+FILE_NAME = Rule(
+    "a name of letters, digits, - _ and .",
+    lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
 )
 PLACES = Rule("a list of whole numbers", lambda v: type(v) is list and all(map(count(0).holds, v)))
 
@@ -31,5 +37,16 @@ VERBS: dict[str, dict[str, Rule]] = {
         "runs": FOLDERS,
         "out": TEXT.or_null(),
         "allow_mixed": FLAG,
+    },
+    "tune": {  # besides those of a training
+        "num_trials": count(1),
+        "study": FILE_NAME,
+        "storage": TEXT.or_null(),
+        "sampler_seed": count(0, 2**32 - 1),
+        "pruner": NODE,
+        "timeout_minutes": number(0, above=True).or_null(),
+        "recipe_dir": TEXT.or_null(),
+        "overwrite": FLAG,
+        "search": Rule("a mapping of settings", lambda v: type(v) is dict),
     },
 }

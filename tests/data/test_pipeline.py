@@ -1,4 +1,7 @@
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.data import pipeline
+from triptych.data.mixing import cutmix, mixup
 from triptych.data.pipeline import Pipeline, augment, crop, erase, flip
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -171,11 +175,9 @@ def test_half_of_the_images_lose_between_2_and_33_percent_of_their_area(uncroppe
     assert shares.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.015)
 
 
-@pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix])
-def test_mixed_images_have_probabilities_for_labels_and_train(
-    mix: type[v2.MixUp] | type[v2.CutMix],
-) -> None:
-    made = make(16, augment=True, mix=mix(num_classes=8))
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_mixed_images_have_probabilities_for_labels_and_train(mix: Callable[..., Any]) -> None:
+    made = make(16, augment=True, mix=partial(mix, num_classes=8))
     images, labels = made.training(random_images(), torch.arange(8), KEYS)
     assert images.shape == (8, 3, 16, 16)
     assert labels.shape == (8, 8)
@@ -188,5 +190,5 @@ def test_mixed_images_have_probabilities_for_labels_and_train(
 
 
 def test_evaluation_mixes_nothing() -> None:
-    mixed = make(16, augment=True, mix=v2.MixUp(num_classes=8))
+    mixed = make(16, augment=True, mix=partial(mixup, num_classes=8))
     assert mixed.evaluation(random_images()).equal(make(16).evaluation(random_images()))

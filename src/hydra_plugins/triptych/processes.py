@@ -25,10 +25,12 @@ class ProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from triptych.sweep.jobs import freeze, run  # Hydra imports this file for every command
+        from triptych.sweep.jobs import freeze  # Hydra imports this file for every command
 
         if type(self.num_jobs) is not int or self.num_jobs < 1:
             raise Refused(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
         jobs = freeze(lambda overrides: self.compose(self.config, overrides), job_overrides)
+        from triptych.sweep.sweep import run  # imports what a refused sweep does not need
+
         run(jobs, self.num_jobs)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]

@@ -13,8 +13,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
+from triptych.data.mixing import mixer
 from triptych.data.pipeline import Pipeline
 from triptych.data.randomness import permutation, stratified
 from triptych.data.source import LabelledImages, Source
@@ -126,13 +126,8 @@ class ImageData(pl.LightningDataModule):
 
     def expect(self, expects: Preprocessing) -> None:
         """Make batches as the network expects them."""
-        mixes = {"none": None, "mixup": v2.MixUp, "cutmix": v2.CutMix}
-        mix = mixes[self.mix]
-        self.pipeline = Pipeline(
-            *expects,
-            augment=self.augment == "standard",
-            mix=mix(num_classes=len(self.classes)) if mix else None,
-        )
+        mix = mixer(self.mix, len(self.classes))
+        self.pipeline = Pipeline(*expects, augment=self.augment == "standard", mix=mix)
 
     @property
     def split_hash(self) -> str:
@@ -175,7 +170,8 @@ class ImageData(pl.LightningDataModule):
         if not self.trainer.training:
             return Batch(self.pipeline.evaluation(images), labels, index)
         keys = (self.seed, self.trainer.current_epoch, index)
-        return Batch(*self.pipeline.training(images, labels, keys), index)
+        batch_idx = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return Batch(*self.pipeline.training(images, labels, keys, batch_idx), index)
 
     def state_dict(self) -> dict[str, int]:
         """Where training goes on: the epoch and the batch in it."""

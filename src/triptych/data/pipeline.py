@@ -4,13 +4,13 @@ Shapes: B images of a batch; H, W stored pixels; S pixels a side of the network'
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from triptych.data.mixing import Mix
 from triptych.data.randomness import uniform
 
 PAD = 4  # pixels added to every side of 32 before the crop, as He et al. (2016) did on CIFAR-10
@@ -22,7 +22,8 @@ ERASED_SHARE = 0.5  # of the images
 class Pipeline:
     """uint8 (B, 3, H, W) to float (B, 3, S, S): augment in training, resize, scale, normalise.
 
-    `mix` is torchvision's, for a whole training batch; it makes labels probabilities (B, C).
+    `mix(images, labels, seed, epoch, batch)` takes a whole training batch; it makes labels
+    probabilities (B, C).
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Pipeline:
         std: tuple[float, ...],
         interpolation: str,
         augment: bool,
-        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        mix: Mix | None = None,
     ) -> None:
         self.input_size = input_size
         self.mean = torch.tensor(mean).view(3, 1, 1)
@@ -42,13 +43,13 @@ class Pipeline:
         self.mix = mix
 
     def training(
-        self, images: Tensor, labels: Tensor, keys: tuple[int, int, Tensor]
+        self, images: Tensor, labels: Tensor, keys: tuple[int, int, Tensor], batch: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Images and labels of a training batch; `keys` are seed, epoch and image index (B,)."""
+        """Images and labels of the epoch's batch; `keys` are seed, epoch and image index (B,)."""
         if self.augment:
             images = augment(images, *keys)
         images = self.evaluation(images)
-        return self.mix(images, labels) if self.mix else (images, labels)
+        return self.mix(images, labels, *keys[:2], batch) if self.mix else (images, labels)
 
     def evaluation(self, images: Tensor) -> Tensor:
         """Images as the network expects them, without augmentation."""

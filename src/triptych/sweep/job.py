@@ -1,25 +1,63 @@
-"""One job of a sweep: a frozen config on standard input, the run's folder written to a file."""
+"""One job of a sweep, in a folder of the sweep's: its frozen config, its run's folder, its output.
+
+Standard input is the leash: it closes when the sweep is gone, however that ended, and the job stops
+as at a SIGTERM. One that cannot, for it waits on a device or on another process, is killed.
+"""
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from triptych import Refused
+from triptych.config import Config
 from triptych.door import refuse, speak
 
+SAVE_SECONDS = 30.0  # to end after a signal; what was saved before is gone on with
 
-def main(report: Path) -> int:
-    asked = json.load(sys.stdin)
+
+def main(place: Path) -> int:
+    """Do the job that `job.json` tells; the exit code. `folder` will name the run's folder."""
+    threading.Thread(target=follow_leash, daemon=True).start()
+    asked = json.loads((place / "job.json").read_text())
     speak()
     try:
-        from triptych.run import train
-
-        train(asked["config"], asked["overrides"], started=lambda folder: report.write_text(folder))
+        work(asked["config"], asked["overrides"], place / "folder")
     except Refused as error:
         return refuse(error)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def follow_leash() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(config: Config, overrides: list[str], report: Path) -> None:
+    """Train; an error of ours that comes before there is a run folder gets one to be told in."""
+    from triptych.ending import status_kept
+    from triptych.ranks import rank
+    from triptych.record import Record
+    from triptych.run import train
+
+    try:
+        train(config, overrides, started=report.write_text)
+    except Refused:
+        raise
+    except Exception:
+        if report.exists() or config["resume"] or rank():
+            raise
+        record = Record.create(config, overrides)
+        report.write_text(str(record.folder))
+        with status_kept(record):
+            raise
 
 
 if __name__ == "__main__":

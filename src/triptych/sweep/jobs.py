@@ -1,26 +1,27 @@
-"""The jobs of a sweep: every one checked before the first starts, each in a process of its own."""
+"""The jobs of a sweep: every one frozen and checked before the first starts."""
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych import Refused
-from triptych.config import Config, check, plain
-from triptych.door import as_typed, explain
+from triptych.config import SWEEP_ONLY, Config, check, plain
+from triptych.door import as_typed
+from triptych.identity import config_hash
+from triptych.refusals import explain
 
 
 class Job(NamedTuple):
+    """A run to be made. `fresh`: whatever was run before; `retry_failed`: even if it failed."""
+
     overrides: list[str]
     config: Config
+    config_hash: str
+    fresh: bool = False
+    retry_failed: bool = False
 
 
 def freeze(
@@ -30,42 +31,30 @@ def freeze(
     jobs = []
     for overrides in map(list, job_overrides):
         try:
-            config = plain(compose(overrides))
-            check(config)
+            jobs.append(frozen(plain(compose(overrides)), overrides))
         except (Refused, HydraException, OmegaConfBaseException, ValueError) as error:
             said = error if isinstance(error, Refused) else explain(error)
             wrong = "\n".join(str(said).splitlines()[:2])
             raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from error
-        jobs.append(Job(as_typed(overrides), config))
     return jobs
 
 
-def run(jobs: list[Job], num_jobs: int) -> None:
-    """Run the jobs, show what they came to, and exit with 1 if one failed."""
-    from triptych.sweep.table import show  # imports what a refused sweep does not need
-
-    with ThreadPoolExecutor(num_jobs) as pool:
-        numbered = [(f"[{n}/{len(jobs)}]", job) for n, job in enumerate(jobs, start=1)]
-        outcomes = list(pool.map(run_one, numbered))
-    show([(job.overrides, facts) for job, (_, facts) in zip(jobs, outcomes, strict=True)])
-    if any(exit_code for exit_code, _ in outcomes):
-        raise SystemExit(1)
+def frozen(config: Config, overrides: list[str]) -> Job:
+    """A job; what is asked of the sweep stays out of its config, or the run would refuse it."""
+    asked = {name: True for name in SWEEP_ONLY if config.get(name) is True}
+    config |= dict.fromkeys(asked, False)
+    check(config)
+    own = [o for o in as_typed(overrides) if key_of(o) not in SWEEP_ONLY]
+    return Job(own, config, config_hash(config), **asked)
 
 
-def run_one(numbered: tuple[str, Job]) -> tuple[int, dict[str, Any]]:
-    """Exit code of a job in a child process, and its record; empty where it was refused."""
-    number, job = numbered
-    print(
-        f"{number} {' '.join(job.overrides)}\n", end="", flush=True
-    )  # one write: jobs print at once
-    with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch, "folder")  # where the child says which folder it made
-        command = [sys.executable, "-m", "triptych.sweep.job", str(report)]
-        asked = json.dumps({"config": job.config, "overrides": job.overrides})
-        exit_code = subprocess.run(command, input=asked, text=True).returncode
-        folder = Path(report.read_text()) if report.exists() else None
-    if folder is None:
-        return exit_code, {}
-    facts: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    killed = facts["status"] == "running"
-    return exit_code, facts | {"folder": str(folder)} | ({"status": "killed"} if killed else {})
+def key_of(override: str) -> str:
+    """The setting that an override sets."""
+    return override.lstrip("+").partition("=")[0]
+
+
+def labels(jobs: Sequence[Job]) -> list[str]:
+    """A name for each job: the overrides that not all of them share."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    own = ([o for o in job.overrides if o not in shared] for job in jobs)
+    return [" ".join(overrides) or "as configured" for overrides in own]

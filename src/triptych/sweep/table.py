@@ -1,34 +1,39 @@
 """What a sweep came to, as a table on the screen."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from scipy.stats import binomtest
+
+from triptych.sweep.worker import Outcome
 
 
-def show(outcomes: Iterable[tuple[list[str], dict[str, Any]]]) -> None:
-    """A row a job, from the overrides in which the jobs differ and its record."""
-    outcomes = list(outcomes)
-    shared = set.intersection(*(set(overrides) for overrides, _ in outcomes))
-    if len(outcomes) == 1:
-        shared = set()
+def show(outcomes: Sequence[tuple[str, Outcome]]) -> None:
+    """A row a job, by its label; below, why those failed that did."""
     table = Table(title="On the test images, every one once; 95 % Wilson intervals")
     for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
         table.add_column(heading, overflow="fold")
-    for overrides, facts in outcomes:
-        row = cells(facts) if facts.get("status") == "finished" else [""] * 5
-        status, folder = facts.get("status", "refused"), facts.get("folder", "")
-        job = " ".join(override for override in overrides if override not in shared)
-        table.add_row(job, status, *row, folder)
+    for label, outcome in outcomes:
+        row = cells(outcome.facts) if outcome.status == "finished" else [""] * 5
+        status = f"{outcome.status}{' before' if outcome.is_earlier else ''}"
+        folder = str(outcome.folder or "")
+        table.add_row(*map(escape, (label, status)), *row, escape(folder))
     console = Console()
     console.width = console.width if console.is_terminal else 160
     console.print(table)
+    for label, outcome in outcomes:
+        if outcome.error:
+            console.print(f"{label}: {outcome.error}", markup=False, highlight=False)
+    if any(outcome.is_earlier and outcome.status == "failed" for _, outcome in outcomes):
+        console.print("failed before: retry_failed=true goes on with them", highlight=False)
 
 
-def cells(facts: dict[str, Any]) -> list[str]:
+def cells(facts: Mapping[str, Any]) -> list[str]:
     """Accuracy, its interval, macro F1, loss and training seconds of a finished run."""
+    from scipy.stats import binomtest  # takes seconds, which a sweep that is stopped has not
+
     accuracy, num_test = facts["metrics"]["test/accuracy"], facts["num_test"]
     interval = binomtest(round(accuracy * num_test), num_test).proportion_ci(method="wilson")
     return [

@@ -1,0 +1,52 @@
+"""When a checkpoint is due within an epoch: after steps, after minutes, or before a stop."""
+
+import logging
+import time
+from types import FrameType
+
+import lightning.pytorch as pl
+
+from triptych.stopping import answer, exit_code
+
+log = logging.getLogger(__name__)
+
+
+class Due:
+    """Asked at every complete step, on every device alike."""
+
+    def __init__(self, every_n_steps: int | None, every_minutes: float | None) -> None:
+        self.every_n_steps = every_n_steps
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.saved_at = time.monotonic()
+        self.stopped_by: int | None = None
+
+    def listen(self) -> None:
+        """Let the first signal wait for the checkpoint after the present step.
+
+        To be called behind Lightning's own handlers; Lightning takes these back after training.
+        """
+        answer(self._stop)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            raise SystemExit(exit_code(number))
+        self.stopped_by = number
+        log.info("stopping after this batch; once more to stop at once, without saving")
+
+    def now(self, trainer: pl.Trainer) -> bool:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            return True
+        seconds = time.monotonic() - self.saved_at
+        is_late = self.every_seconds is not None and seconds >= self.every_seconds
+        return self._agreed(trainer, is_late or self.stopped_by is not None)
+
+    def saved(self, trainer: pl.Trainer) -> None:
+        """Note that a checkpoint was saved; raises SystemExit where a signal asked to stop."""
+        self.saved_at = time.monotonic()
+        if self._agreed(trainer, self.stopped_by is not None):
+            raise SystemExit(exit_code(self.stopped_by or 0))
+
+    def _agreed(self, trainer: pl.Trainer, here: bool) -> bool:
+        """Whether it holds on any device: saving is a work of all."""
+        agreed: bool = trainer.strategy.reduce_boolean_decision(here, all=False)
+        return agreed

@@ -1,0 +1,85 @@
+"""One run on several devices: every rank, a process with a device of its own, runs the same code.
+
+torchrun or SLURM's srun start the ranks; where neither did, `launch.py` does, as torchrun would.
+Rank 0 makes the run folder and writes into it; the others are told which one it is.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from triptych.files import finite
+from triptych.record import Record
+
+
+@cache
+def environment() -> ClusterEnvironment | None:
+    """What started this process as one rank of several; None where it is alone."""
+    for kind in (TorchElasticEnvironment, SLURMEnvironment):
+        if kind.detect() and kind().world_size() > 1:
+            return kind()
+    return None
+
+
+def rank() -> int:
+    here = environment()
+    return here.global_rank() if here else 0
+
+
+@cache
+def store() -> Store:
+    """What every rank can write to and read from before Lightning connects them."""
+    here = environment()
+    assert here
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = here.main_address, str(here.main_port)
+    found: Store = next(rendezvous("env://", here.global_rank(), here.world_size()))[0]
+    return found
+
+
+def tell(what: str, text: str = "") -> None:
+    """Let the other ranks know; they `hear` it, once a run."""
+    if environment():
+        store().set(f"triptych/{what}", text)
+
+
+def hear(what: str) -> str:
+    """What rank 0 tells, as soon as it does."""
+    return str(store().get(f"triptych/{what}").decode())
+
+
+def one_record(make: Callable[[], Record]) -> Record:
+    """The record that rank 0 makes or reopens; on every other rank one that writes nothing."""
+    if rank() > 0:
+        return Follower.open(Path(hear("folder")))
+    record = make()
+    tell("folder", str(record.folder))
+    return record
+
+
+class Follower(Record):
+    """The record on a rank above 0: it knows the facts, and leaves the folder to rank 0."""
+
+    def update(self, **facts: Any) -> None:
+        self.facts = finite(self.facts | facts)
+
+    def begin(self, **facts: Any) -> None:
+        self.update(status="running", **facts)
+
+    def add_metrics(self, row: dict[str, float]) -> None: ...
+
+    def add_predictions(self, split: str, **arrays: Any) -> None: ...
+
+    def drop_predictions(self, split: str) -> None: ...
+
+    @contextmanager
+    def log_kept(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,138 @@
+"""Going on with a run, in its folder and from its last checkpoint."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from triptych import Refused, checkpoint
+from triptych.config import Config
+from triptych.files import replacing
+from triptych.identity import NOT_THE_EXPERIMENT, config_hash
+from triptych.lock import hold
+from triptych.record import COLUMNS, Record
+from triptych.trust import check_foreign
+
+OF_THE_TEST = ("test/", "best/", "_hparams_/")  # curves of what comes behind every checkpoint
+
+
+def reopen(config: Config, overrides: list[str]) -> Record:
+    """The record of the run to go on with.
+
+    The folder's config holds, with those of the `overrides` that are no part of the experiment:
+    where data lie, which device. Raises Refused at any other, and where another process is at
+    work on the run.
+    """
+    keys = {override.lstrip("+").partition("=")[0]: override for override in overrides}
+    others = [typed for key, typed in keys.items() if key not in NOT_THE_EXPERIMENT]
+    if others:
+        raise Refused(f"resume= goes on with the folder's own config, without {' '.join(others)}")
+    folder = Path(config["resume"])
+    record = Record.open(folder)
+    if record.facts.get("status") == "finished":
+        raise Refused(f"resume={folder}: this run is finished")
+    with hold(folder):
+        for path in folder.rglob("*"):
+            if path.is_symlink():
+                raise Refused(f"{path}: a link, and might lead anywhere; put a file in its place")
+        own = record.config
+        check_foreign(own, config["trusted_targets"])
+        if config_hash(own) != record.facts.get("config_hash"):
+            raise Refused(f"{folder}/config.yaml: edited since; start a new run instead")
+        moved = moved_to(own, config, keys.keys() - {"resume", "trusted_targets"})
+        if moved != own:
+            record.write_config(moved)
+    return record
+
+
+def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:
+    """A run's own config with the typed values of `keys`."""
+    moved = dict(own)
+    for key in sorted(keys):
+        *path, last = key.split(".")
+        node, source = moved, typed
+        for name in path:
+            node[name] = dict(node.get(name) or {})
+            node, source = node[name], source[name]
+        node[last] = source[last]
+        if key == "data.root" and "root" in moved["data"]["source"]:
+            node["source"] = node["source"] | {"root": source[last]}
+    assert config_hash(moved) == config_hash(own)
+    return moved
+
+
+def cut_back(record: Record) -> None:
+    """Take back what the run did behind its last checkpoint: all that will be done again.
+
+    Raises Refused where that checkpoint cannot be read.
+    """
+    last, folder = record.checkpoint_path("last"), record.folder
+    for path in folder.rglob(".*.[0-9]*"):  # a killed write's half
+        path.unlink()
+    for path in sorted(folder.glob("hpc_ckpt_*.ckpt")):  # Lightning's, before SLURM's requeue
+        path.replace(last)
+    step = -1
+    if last.exists():
+        try:
+            step = int(checkpoint.load(last)["global_step"])
+        except (Refused, KeyError, TypeError, ValueError) as error:
+            raise Refused(
+                f"{last}: no checkpoint, or damaged; nothing of it was run\n"
+                "without it the run can start from its beginning: delete it, and resume"
+            ) from error
+    try:
+        cut_metrics(folder / "metrics.csv", step)
+        cut_events(folder / "tensorboard", step)
+    except OSError as error:
+        raise Refused(f"{folder}: cannot be written to ({error})") from error
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Leave the whole lines up to a step, less those of the test."""
+    if not path.exists():
+        return
+    try:
+        with path.open(newline="", errors="replace") as file:
+            rows = [row for row in csv.DictReader(file) if 0 <= step_of(row) <= step]
+    except csv.Error as error:
+        raise Refused(f"{path}: cannot be read ({error}); delete it, and resume") from error
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in rows if not row.get("test/accuracy"))
+
+
+def step_of(row: dict[str, str | None]) -> int:
+    """The step of a line; -1 where a killed run left half of it."""
+    step = row.get("step") or ""
+    return int(step) if step.isdecimal() and None not in row.values() else -1
+
+
+def cut_events(folder: Path, step: int) -> None:
+    """Leave one event file, of what was logged up to a step; its name sorts before newer ones,
+    whatever the clock says."""
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    if not files:
+        return
+    kept = folder / "events.out.tfevents.0000000000.before"
+    with replacing(kept) as path, path.open("wb") as file:
+        writer = RecordWriter(file)
+        for raw in (raw for source in files for raw in RawEventFileLoader(str(source)).Load()):
+            if is_kept(raw, step):
+                writer.write(raw)
+    for path in files:
+        if path != kept:
+            path.unlink()
+
+
+def is_kept(raw: bytes, step: int) -> bool:
+    try:
+        event: Any = Event.FromString(raw)
+    except DecodeError:
+        return False
+    tags = [value.tag for value in event.summary.value]
+    return 0 <= event.step <= step and not any(tag.startswith(OF_THE_TEST) for tag in tags)

@@ -1,0 +1,155 @@
+"""A sweep: jobs taken up in order, a few at a time, until each has come to its end.
+
+What an earlier sweep did is not done again, what it began goes on, and what somebody else is at
+work on is waited for. One thread does it all: it looks at its children ten times a second.
+"""
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from triptych import Refused
+from triptych.lock import held
+from triptych.sweep import gpus
+from triptych.sweep.board import Board
+from triptych.sweep.earlier import claim, give_up, newest, settles
+from triptych.sweep.job import SAVE_SECONDS
+from triptych.sweep.jobs import Job, labels
+from triptych.sweep.table import show
+from triptych.sweep.worker import Outcome, Worker, settled
+
+LOOK_SECONDS = 0.1
+PUT_OFF_SECONDS = 1.0  # until a job that is in other hands is looked at again
+
+
+def run(jobs: Sequence[Job], num_jobs: int) -> None:
+    """Run the jobs and show what they came to.
+
+    Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="triptych-") as scratch,
+        signals_noted() as signals,
+        Board(len(jobs)) as board,
+    ):
+        sweep = Sweep(jobs, num_jobs, Path(scratch), board, signals)
+        while sweep.waiting or sweep.at_work:
+            sweep.look()
+            time.sleep(LOOK_SECONDS)
+    outcomes = [sweep.outcomes[number] for number in range(len(jobs))]
+    show(list(zip(sweep.labels, outcomes, strict=True)))
+    if signals:
+        raise SystemExit(130 if signals[0] == signal.SIGINT else 143)
+    if any(outcome.status != "finished" for outcome in outcomes):
+        raise SystemExit(1)
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """The signals that ask to stop, in the order of their coming."""
+    noted: list[int] = []
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in asking}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Sweep:
+    """The jobs by their place in the order: waiting, at work, or with an outcome."""
+
+    def __init__(
+        self, jobs: Sequence[Job], num_jobs: int, scratch: Path, board: Board, signals: list[int]
+    ) -> None:
+        self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
+        self.board, self.signals = board, signals
+        self.labels = labels(jobs)
+        self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and not to be looked at before
+        self.at_work: dict[int, Worker] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self.free_gpus = gpus.visible()
+        self.wanted = [gpus.num_wanted(job.config, len(self.free_gpus)) for job in jobs]
+        if max(self.wanted) > len(self.free_gpus):
+            raise Refused(f"trainer.devices={max(self.wanted)}: {len(self.free_gpus)} GPUs here")
+        self.stops_at: float | None = None
+
+    def look(self) -> None:
+        """Note which jobs have ended, then stop the others or start more."""
+        for number, worker in list(self.at_work.items()):
+            outcome = worker.ended()
+            if outcome:
+                del self.at_work[number]
+                self.free_gpus += worker.gpus
+                give_up(worker.claimed)
+                self._close(number, outcome, time.monotonic() - worker.started)
+        if self.signals:
+            self._stop()
+        else:
+            self._start()
+        self.board.at_work = [
+            f"{self._name(number)}: {worker.last_line()}" for number, worker in self.at_work.items()
+        ]
+
+    def _start(self) -> None:
+        for number, not_before in list(self.waiting.items()):
+            is_short = self.wanted[number] > len(self.free_gpus)
+            if is_short or self.signals or len(self.at_work) == self.num_jobs:
+                return
+            if not_before <= time.monotonic():
+                self._take_up(number)
+
+    def _take_up(self, number: int) -> None:
+        """Start a job, go on with it, or leave it as an earlier run settled it."""
+        job = self.jobs[number]
+        claimed = claim(job)
+        earlier = None if job.fresh or job.config["resume"] or not claimed else newest(job)
+        if claimed is None or (earlier and held(earlier.folder)):
+            if claimed:
+                give_up(claimed)
+            self._put_off(number, earlier.folder if earlier else None)
+            return
+        del self.waiting[number]
+        if earlier and settles(earlier, job):
+            give_up(claimed)
+            self._close(number, settled(earlier))
+            return
+        wanted = self.wanted[number]
+        lent, self.free_gpus = self.free_gpus[:wanted], self.free_gpus[wanted:]
+        place = self.scratch / str(number)
+        self.at_work[number] = Worker(job, place, claimed, lent, earlier)
+
+    def _put_off(self, number: int, folder: Path | None) -> None:
+        if not self.waiting[number]:
+            lock = f"; if there is none, delete {folder}/.lock" if folder else ""
+            self.board.say(f"{self._name(number)}: waits, another process is at work on it{lock}")
+        self.waiting[number] = time.monotonic() + PUT_OFF_SECONDS
+
+    def _stop(self) -> None:
+        """At the first signal ask every job to save and end; at the second, kill it."""
+        for number in list(self.waiting):
+            del self.waiting[number]
+            self.outcomes[number] = Outcome("not started")
+        if self.stops_at is None:
+            self.stops_at = time.monotonic() + SAVE_SECONDS
+            self.board.say(f"stopping {len(self.at_work)} jobs; once more to kill them")
+            for worker in self.at_work.values():
+                worker.stop()
+        elif len(self.signals) > 1 or time.monotonic() > self.stops_at:
+            for worker in self.at_work.values():
+                worker.kill()
+
+    def _close(self, number: int, outcome: Outcome, seconds: float | None = None) -> None:
+        self.outcomes[number] = outcome
+        self.board.advance(self.board.bar)
+        when = "before" if seconds is None else f"in {seconds:.0f} s"
+        why = f": {outcome.error.splitlines()[0]}" if outcome.error else ""
+        where = f"  {outcome.folder}" if outcome.folder else ""
+        self.board.say(f"{self._name(number)}: {outcome.status} {when}{why}{where}")
+
+    def _name(self, number: int) -> str:
+        return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"

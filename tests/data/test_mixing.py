@@ -1,0 +1,100 @@
+"""MixUp and CutMix against torchvision's, and dealt out over devices."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import Tensor
+from torchvision.transforms import v2
+
+from triptych.data.mixing import drawn, mixer
+
+N, C = 16, 5
+
+
+def batch(n: int = N) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    return torch.rand(n, 3, 12, 20, generator=generator), torch.randint(
+        C, (n,), generator=generator
+    )
+
+
+def mixed(kind: str, images: Tensor, labels: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
+    mix = mixer(kind, C)
+    assert mix
+    return mix(images, labels, *keys)
+
+
+@pytest.mark.parametrize("epoch", range(6))
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_two_images_become_what_torchvision_makes_of_the_same_draws(
+    kind: str, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = batch(2)  # of two, the next image is the one half a batch away
+    keys = (3, epoch, 7)
+    oracle = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](num_classes=C)
+
+    class Drawn:
+        def sample(self, _: tuple[()]) -> float:
+            return drawn("share", keys)
+
+    draws = iter([("right", 20), ("down", 12)])
+
+    def randint(size_of_side: int, size: tuple[int]) -> Tensor:
+        name, side = next(draws)
+        assert side == size_of_side
+        return torch.tensor([int(drawn(name, keys) * side)])
+
+    monkeypatch.setattr(oracle, "_dist", Drawn())
+    monkeypatch.setattr(torch, "randint", randint)
+    expected = oracle(images, labels)
+    for made, wanted in zip(mixed(kind, images, labels, *keys), expected, strict=True):
+        torch.testing.assert_close(made, wanted)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["mixup", "cutmix"]),
+    st.integers(0, 99),
+    st.integers(0, 999),
+    st.sampled_from([2, 4, 8]),
+)
+def test_a_batch_dealt_out_over_devices_is_mixed_as_the_whole_one_is(
+    kind: str, epoch: int, number: int, world_size: int
+) -> None:
+    images, labels = batch()
+    whole = mixed(kind, images, labels, 0, epoch, number)
+    for rank in range(world_size):
+        share = slice(rank, None, world_size)
+        part = mixed(kind, images[share], labels[share], 0, epoch, number)
+        assert part[0].equal(whole[0][share])
+        assert part[1].equal(whole[1][share])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.parametrize("keys", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_another_seed_epoch_or_batch_mixes_otherwise(kind: str, keys: tuple[int, ...]) -> None:
+    images, labels = batch()
+    assert not mixed(kind, images, labels, *keys)[0].equal(mixed(kind, images, labels, 0, 0, 0)[0])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_the_global_generator_is_left_alone(kind: str) -> None:
+    before = torch.get_rng_state()
+    mixed(kind, *batch(), 0, 0, 0)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_the_partners_share_is_uniform_over_batches() -> None:
+    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    shares = [float(mixed("mixup", images, labels, 0, 0, k)[1][0, 1]) for k in range(300)]
+    assert kstest(shares, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_lone_image_stays_as_it_is(kind: str) -> None:
+    images, labels = batch(1)
+    made, probabilities = mixed(kind, images, labels, 0, 0, 0)
+    torch.testing.assert_close(made, images)
+    assert probabilities.argmax(1).equal(labels)

@@ -1,0 +1,93 @@
+"""What an earlier run of the same experiment means for a job."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.sweep.earlier import claim, give_up, newest, settles
+from triptych.sweep.jobs import Job
+
+
+def job(log_dir: Path, **asked: bool) -> Job:
+    return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, **asked)
+
+
+def leave(folder: Path, **facts: Any) -> Path:
+    """A run folder with that record."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(
+        json.dumps({"schema": 1, "status": "finished", "config_hash": "5eed" * 16} | facts)
+    )
+    return folder
+
+
+def test_the_newest_run_of_the_same_config_counts_wherever_it_lies(tmp_path: Path) -> None:
+    assert newest(job(tmp_path)) is None
+    leave(tmp_path / "shapes" / "old", started_at="2026-01-01T00:00:00+00:00")
+    latest = leave(tmp_path / "kept" / "by" / "hand", started_at="2026-01-03T00:00:00+00:00")
+    leave(tmp_path / "z", started_at="2026-01-02T00:00:00+00:00")
+    leave(tmp_path / "other", started_at="2026-01-04T00:00:00+00:00", config_hash="0" * 64)
+    found = newest(job(tmp_path))
+    assert found
+    assert found.folder == latest
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', '{"config_hash": "'])
+def test_a_record_that_cannot_be_read_is_no_jobs(tmp_path: Path, content: str) -> None:
+    (leave(tmp_path / "a") / "run.json").write_text(content)
+    assert newest(job(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "settled", "settled_when_retried"),
+    [
+        ("finished", True, True),
+        ("failed", True, False),
+        ("interrupted", False, False),
+        ("running", False, False),
+    ],
+)
+def test_what_is_left_to_do(
+    tmp_path: Path, status: str, settled: bool, settled_when_retried: bool
+) -> None:
+    leave(tmp_path / "a", status=status)
+    run = newest(job(tmp_path))
+    assert run
+    assert settles(run, job(tmp_path)) is settled
+    assert settles(run, job(tmp_path, retry_failed=True)) is settled_when_retried
+
+
+def test_an_experiment_is_claimed_once_and_again_when_given_up(tmp_path: Path) -> None:
+    first = claim(job(tmp_path))
+    assert first
+    assert claim(job(tmp_path)) is None
+    give_up(first)
+    again = claim(job(tmp_path))
+    assert again
+    give_up(again)
+    assert list((tmp_path / ".sweep").iterdir()) == []
+
+
+def test_a_child_keeps_the_claim_when_the_sweep_is_gone(tmp_path: Path) -> None:
+    mine = claim(job(tmp_path))
+    assert mine
+    waits = [sys.executable, "-c", "input()"]
+    child = subprocess.Popen(waits, stdin=subprocess.PIPE, pass_fds=[mine.fileno()])
+    mine.close()  # as the system does with a sweep that is killed
+    assert claim(job(tmp_path)) is None
+    child.communicate(b"\n")
+    again = claim(job(tmp_path))
+    assert again
+    give_up(again)
+
+
+def test_where_nothing_can_be_locked_every_claim_is_granted(tmp_path: Path) -> None:
+    (tmp_path / ".sweep").write_text("in the way")
+    for _ in range(2):
+        granted = claim(job(tmp_path))
+        assert granted
+        give_up(granted)

@@ -1,0 +1,389 @@
+"""Files, disks and clocks that lie: a clear message, and nothing that was finished is lost."""
+
+import errno
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from triptych import Refused, checkpoint, printable
+from triptych.door import refuse
+from triptych.ending import kept
+from triptych.lock import hold
+from triptych.record import COLUMNS, Record
+from triptych.resume import cut_back, cut_events, cut_metrics
+
+Ask = Callable[..., dict[str, Any]]
+
+
+def run_folder(log_dir: Path) -> Path:
+    [path] = log_dir.rglob("config.yaml")
+    return path.parent
+
+
+@pytest.fixture(scope="module")
+def stopped(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed in its last epoch."""
+    log_dir = tmp_path_factory.mktemp("stopped")
+    ask(f"log_dir={log_dir}", "checkpoint.every_n_steps=1", at="validation", nth=6)
+    return run_folder(log_dir)
+
+
+@pytest.fixture
+def folder(stopped: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log_dir = tmp_path_factory.mktemp("whole")
+    assert ask(f"log_dir={log_dir}", "checkpoint.every_n_steps=1")["code"] == 0
+    return run_folder(log_dir)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return read
+
+
+def told(answer: dict[str, Any], code: int = 2) -> str:
+    """The one message of a run that was refused, or that failed."""
+    output: str = answer["output"]
+    assert answer["code"] == code, output
+    assert "Traceback" not in output
+    assert "Logging error" not in output
+    said = output.rstrip("\n").splitlines()
+    if code == 2:
+        assert 1 <= len(said) <= 3, output
+    return "\n".join(said[-3:])
+
+
+def assert_nothing_lost(folder: Path, whole: Path) -> None:
+    """The run has the weights and the scores of one that nothing befell."""
+    assert facts(folder)["status"] == "finished"
+    assert facts(folder)["metrics"] == facts(whole)["metrics"]
+    saved, expected = (checkpoint.load(f / "checkpoints" / "best.ckpt") for f in (folder, whole))
+    for name, weights in expected["state_dict"].items():
+        assert torch.equal(saved["state_dict"][name], weights), name
+
+
+# A full disk, a lost folder, a wrong clock.
+
+WRITES = ["config.yaml", "run.json", "best.ckpt", "last.ckpt", "val.npz", "metrics.csv", "test.npz"]
+
+
+def test_a_disk_that_fills_up_at_any_write_loses_nothing(
+    ask: Ask, whole: Path, tmp_path: Path
+) -> None:
+    typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
+    for name in WRITES:
+        answer = ask(
+            *typed, at=f"before {name}", nth=2 if name == "run.json" else 1, errno=errno.ENOSPC
+        )
+        if name == "config.yaml":
+            assert "log_dir" in told(answer)
+            continue
+        said = told(answer, 2 if name == "metrics.csv" else 1)
+        assert "No space left on device" in said
+        folder = run_folder(tmp_path)
+        typed = [f"resume={folder}"]
+        assert facts(folder)["status"] == "failed"
+        for path in (folder / "checkpoints").glob("*.ckpt"):
+            assert checkpoint.load(path)
+    assert ask(*typed)["code"] == 0
+    assert_nothing_lost(folder, whole)
+
+
+@pytest.mark.parametrize("num_bytes", [1000, 1500, 4000, 20_000])
+def test_files_that_may_grow_no_further_end_a_run_with_one_message(
+    ask: Ask, whole: Path, tmp_path: Path, num_bytes: int
+) -> None:
+    typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
+    answer = ask(*typed, fsize=num_bytes)
+    said = told(answer, 2 if num_bytes == 1000 else 1)
+    assert "File too large" in said or "disk full" in said
+    if num_bytes == 1000:
+        return
+    folder = run_folder(tmp_path)
+    assert ask(f"resume={folder}")["code"] == 0
+    assert_nothing_lost(folder, whole)
+
+
+@pytest.mark.parametrize("moment", ["step", "validation", "test"])
+def test_a_folder_deleted_under_a_running_job_is_told(
+    ask: Ask, tmp_path: Path, moment: str
+) -> None:
+    said = told(ask(f"log_dir={tmp_path / 'logs'}", at=moment, nth=2, removed=str(tmp_path)), 1)
+    assert "the run's folder is gone" in said
+
+
+def test_a_clock_that_was_set_back_changes_nothing(ask: Ask, whole: Path, tmp_path: Path) -> None:
+    typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
+    ask(*typed, at="validation", nth=5, clock=10**8)
+    folder = run_folder(tmp_path)
+    ask(f"resume={folder}", at="fitted")
+    assert ask(f"resume={folder}", clock=-(10**8))["code"] == 0
+    assert_nothing_lost(folder, whole)
+    lines = [(f / "metrics.csv").read_text().count("\n") for f in (folder, whole)]
+    assert lines[0] == lines[1]
+    assert facts(folder)["started_at"] > facts(folder)["finished_at"], (
+        "it tells what the clock told"
+    )
+
+
+# Two processes, a folder that cannot be written.
+
+
+def test_the_second_process_that_resumes_a_run_is_told(ask: Ask, folder: Path) -> None:
+    before = (folder / "run.json").read_bytes()
+    with hold(folder):
+        said = told(ask(f"resume={folder}"))
+    assert f"process {os.getpid()} on " in said
+    assert "at work on this run" in said
+    assert (folder / "run.json").read_bytes() == before
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_left_alone(folder: Path) -> None:
+    late = Record.open(folder)
+    Record.open(folder).end("finished")
+    with pytest.raises(Refused, match="another process has gone on"), kept(late):
+        pass
+    assert facts(folder)["status"] == "finished"
+
+
+@pytest.fixture
+def read_only(stopped: Path) -> Iterator[Path]:
+    """The stopped run where nobody but its owner may write, reached by all."""
+    place = Path("/tmp", f"triptych-{os.getpid()}-{random.randrange(10**9)}")
+    shutil.copytree(stopped, place)
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield place
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755)
+    shutil.rmtree(place)
+
+
+def test_a_read_only_folder_is_refused_by_name(ask: Ask, read_only: Path) -> None:
+    said = told(ask(f"resume={read_only}", uid=65534))
+    assert f"{read_only}: cannot be written to (Permission denied)" in said
+
+
+# Files in the folder that are not what a run writes.
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_checkpoint_that_carries_code_is_named_and_the_code_does_not_run(
+    ask: Ask, folder: Path, form: str
+) -> None:
+    ran, last = folder.parent / "ran", folder / "checkpoints" / "last.ckpt"
+    content = {"state_dict": {}, "global_step": Code(ran)}
+    last.write_bytes(pickle.dumps(content)) if form == "pickle" else torch.save(content, last)
+    before = (folder / "run.json").read_bytes()
+    said = told(ask(f"resume={folder}"))
+    assert f"{last}: no checkpoint, or damaged; nothing of it was run" in said
+    assert not ran.exists()
+    assert (folder / "run.json").read_bytes() == before, "the run stays as it was"
+
+
+def test_best_weights_that_carry_code_are_named(ask: Ask, whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    Record.open(folder).end("interrupted")
+    best = folder / "checkpoints" / "best.ckpt"
+    good = best.read_bytes()
+    torch.save({"state_dict": Code(tmp_path / "ran")}, best)
+    assert f"{best}: no checkpoint, or damaged" in told_last(ask(f"resume={folder}"))
+    torch.save({"state_dict": {"0.weight": torch.zeros(1)}}, best)
+    assert f"{best}: of another network" in told_last(ask(f"resume={folder}"))
+    assert not (tmp_path / "ran").exists()
+    best.write_bytes(good)
+    assert ask(f"resume={folder}")["code"] == 0
+    assert_nothing_lost(folder, whole)
+
+
+def told_last(answer: dict[str, Any]) -> str:
+    """The message of a run that was refused after it had begun to tell what it does."""
+    assert answer["code"] == 2, answer["output"]
+    assert "Traceback" not in answer["output"]
+    return "\n".join(answer["output"].splitlines()[-3:])
+
+
+def without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: content.pop(key)
+
+
+def other_shape(content: dict[str, Any]) -> None:
+    content["state_dict"]["backbone.network.5.bias"] = torch.zeros(7)
+
+
+def other_network(content: dict[str, Any]) -> None:
+    content["state_dict"] = {"layer.weight": torch.zeros(3)}
+
+
+def other_optimizer(content: dict[str, Any]) -> None:
+    content["optimizer_states"][0]["param_groups"] = []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(without(k) for k in ("state_dict", "global_step", "loops", "generators", "epoch_loss")),
+        *(other_shape, other_network, other_optimizer),
+        lambda content: content.update(generators=[3]),
+        lambda content: content.update(global_step="3"),
+        lambda content: content.update(callbacks={"Journal": 3}),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_named(
+    ask: Ask, folder: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    last = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    change(content)
+    torch.save(content, last)
+    answer = ask(f"resume={folder}")
+    assert answer["code"] in (0, 2), answer["output"]
+    assert "Traceback" not in answer["output"]
+    assert answer["code"] == 0 or str(last) in answer["output"]
+
+
+def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, whole: Path) -> None:
+    last = folder / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(last, weights_only=True) | {"extra": [torch.zeros(3)]}, last)
+    assert ask(f"resume={folder}")["code"] == 0
+    assert_nothing_lost(folder, whole)
+
+
+def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
+    ask: Ask, folder: Path, whole: Path
+) -> None:
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
+    assert "delete it, and resume" in told(ask(f"resume={folder}"))
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert ask(f"resume={folder}")["code"] == 0
+    assert_nothing_lost(folder, whole)
+    assert (folder / "metrics.csv").read_text().count("\n") == (
+        whole / "metrics.csv"
+    ).read_text().count("\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"schema": 1, "status": "running"',
+        '{"schema": 1, "a": ' + "[" * 900 + "]" * 900 + "}",
+        '{"schema": 1, "seed": ' + "9" * 5000 + "}",
+        '{"schema": 1, "schema": 2}',
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused(folder: Path, content: str) -> None:
+    (folder / "run.json").write_text(content)
+    with pytest.raises(Refused, match=r"run\.json cannot be read") as refused:
+        Record.open(folder)
+    assert len(str(refused.value)) < 1000
+
+
+def test_numbers_that_json_does_not_know_become_null(folder: Path) -> None:
+    content = '{"schema": 1, "seed": NaN, "metrics": {"test/loss": 1e999}}'
+    (folder / "run.json").write_text(content)
+    assert Record.open(folder).facts == {"schema": 1, "seed": None, "metrics": {"test/loss": None}}
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOMB,
+        "a: !!python/object/apply:os.system [true]",
+        "a: !!python/name:os.system",
+        "a: " + "[" * 5000,
+    ],
+    ids=["aliases", "call", "name", "depth"],
+)
+def test_a_config_with_more_than_data_in_it_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.yaml").write_text(content)
+    with pytest.raises(Refused, match=r"config\.yaml: cannot be read") as refused:
+        _ = Record.open(folder).config
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("target", ["torch.hub.load", "pathlib.Path.unlink"])
+def test_a_planted_target_is_refused_before_anything_is_built(
+    ask: Ask, folder: Path, target: str
+) -> None:
+    config = OmegaConf.load(folder / "config.yaml")
+    planted = {"_target_": "lightning.pytorch.callbacks.Timer", "x": [[{"_target_": target}]]}
+    config.trainer.callbacks = [planted]
+    OmegaConf.save(config, folder / "config.yaml")
+    said = told(ask(f"resume={folder}"))
+    assert target in said
+    assert "not in the installed configs" in said
+
+
+@pytest.mark.parametrize("name", ["train.log", "metrics.csv", "tensorboard", "figures"])
+def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: str) -> None:
+    elsewhere = folder.parent / "precious"
+    elsewhere.write_text("words")
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(elsewhere)
+    assert f"{folder / name}: a link" in told(ask(f"resume={folder}"))
+    assert elsewhere.read_text() == "words"
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xff\xfe", b"\n\n,,,\n", b"a" * 200_000, b'"', b""])
+def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"epoch,step\n" + garbage)
+    if len(garbage) > 100_000:
+        with pytest.raises(Refused, match=f"{path}: cannot be read"):
+            cut_metrics(path, 100)
+        return
+    cut_metrics(path, 100)
+    assert path.read_text().splitlines() == [",".join(COLUMNS)]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, os.urandom(500)])
+def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
+    place = folder / "tensorboard"
+    (place / "events.out.tfevents.9999999999.x").write_bytes(garbage)
+    cut_events(place, 10)
+    [kept] = place.glob("events*")
+    assert kept.stat().st_size > 100
+
+
+def test_halves_of_killed_writes_are_cleared_away(folder: Path) -> None:
+    half = folder / "checkpoints" / ".last.ckpt.123"
+    half.write_bytes(b"half")
+    cut_back(Record.open(folder))
+    assert not half.exists()
+
+
+def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("ü 日本 a\x1b[31mred\x07\r") == r"ü 日本 a\x1b[31mred\x07\r"
+    refuse(Refused("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 3
+    assert all(character.isprintable() or character == "\n" for character in said)
