@@ -3,18 +3,21 @@
 A request is a line of JSON on standard input: `typed`, overrides of a tiny run or of one to go on
 with; and a fate, `at` a moment (of `MOMENTS`, or a write by its file's name: "before best.ckpt")
 for the `nth` time, or `after` seconds: a `signal`, SIGKILL where none is named, an error of the
-system by its `errno`, or the loss of a folder, `removed`. `clock` is added to the time, `fsize` is
-the length that files may have, `uid` whom root becomes. The answer, a line too, has the exit code
-and what was printed.
+system by its `errno`, or the loss of a folder, `removed`. Where it names a `rank` of a run on
+several devices, it comes there, and the signal goes to the process that started the ranks. `clock`
+is added to the time, `fsize` is the length that files may have, `uid` whom root becomes. The
+answer, a line too, has the exit code and what was printed.
 
 torch is imported once, before the forks, in a process with one thread: a run starts at once.
 """
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -22,7 +25,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -30,12 +33,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from triptych import Refused, record, run
-from triptych.config import CONFIGS, check, plain
+from triptych import Refused, launch, ranks, record, run
+from triptych.config import CONFIGS, Config, check, plain
 from triptych.door import refuse, speak
 from triptych.journal import Journal
 from triptych.record import Record
 from triptych.report import figures
+from triptych.sweep import job
 from triptych.task import Classification
 
 MOMENTS = {
@@ -77,6 +81,8 @@ class Fate:
         self.seen: Counter[str] = Counter()
 
     def comes(self, moment: str) -> None:
+        if os.environ.get("RANK") != self.request.get("rank"):
+            return
         self.seen[moment] += 1
         if (moment, self.seen[moment]) != (self.at, self.nth):
             return
@@ -85,6 +91,9 @@ class Fate:
             raise OSError(number, os.strerror(number), moment)
         if "removed" in self.request:
             shutil.rmtree(self.request["removed"])
+        elif "rank" in self.request:
+            os.kill(os.getppid(), self.request["signal"])
+            time.sleep(0.5)  # until it has passed the signal on
         else:
             os.kill(os.getpid(), self.request.get("signal", signal.SIGKILL))
 
@@ -108,6 +117,37 @@ class Fate:
         return announce
 
 
+class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-defined,misc]
+    """A rank, and of Popen what its launcher uses."""
+
+    def __init__(
+        self, command: list[str], *, stdout: IO[bytes] | None, env: dict[str, str], **_: Any
+    ) -> None:
+        self.leash = os.pipe()
+        super().__init__(target=self.work, args=(Path(command[-1]), stdout, env))
+        self.start()
+
+    def work(self, place: Path, output: IO[bytes] | None, env: dict[str, str]) -> None:
+        os.setsid()
+        os.dup2(self.leash[0], 0)
+        for fd in (1, 2) if output else ():
+            os.dup2(output.fileno(), fd)
+        os.environ.update(env)
+        ranks.environment.cache_clear()
+        sys.exit(job.main(place))
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self) -> None:
+        self.join()
+
+
 def live(request: dict[str, Any]) -> int:
     """One run, in the forked process; its exit code."""
     bend(request)
@@ -115,8 +155,7 @@ def live(request: dict[str, Any]) -> int:
     goes_on = any(override.startswith("resume=") for override in typed)
     typed = [f"trusted_targets=[{request.get('trusted', OWN)}]", *typed] if goes_on else typed
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = plain(compose("train", typed if goes_on else [*TINY, *typed]))
+        config = composed(typed if goes_on else [*TINY, *typed])
         check(config)
         if "uid" in request and os.getuid() == 0:
             os.setuid(request["uid"])
@@ -129,6 +168,11 @@ def live(request: dict[str, Any]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def composed(typed: list[str]) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return plain(compose("train", typed))
 
 
 def bend(request: dict[str, Any]) -> None:
@@ -165,8 +209,11 @@ def main(output: Path) -> None:
     torch.set_num_threads(1)
     sys.modules["mortal"] = sys.modules["__main__"]  # mortal.Tiny, as a config names it
     figures.image_grid = figures.confusion_matrix = lambda *_: None  # type: ignore[assignment]
-    figures.save = lambda *_: None  # type: ignore[assignment]  # drawing takes longer than all else
-    figures.pixels = lambda _: np.zeros((3, 2, 2), np.uint8)  # type: ignore[assignment]
+    figures.save = lambda *_: np.zeros((3, 2, 2), np.uint8)  # drawing takes longer than all else
+    launch.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        Popen=Forked, PIPE=subprocess.PIPE
+    )
+    composed(TINY)  # the parsers' tables, which are filled in use
     for line in sys.stdin:
         print(json.dumps(start(json.loads(line), output)), flush=True)
 

@@ -113,28 +113,31 @@ class Sweep:
 def disturb(
     sweep: Sweep, plan: Plan, chance: random.Random
 ) -> tuple[Counter[str], dict[Path, float]]:
-    """Kill and start again until the kills are used up and the sweep has come to its end.
+    """Kill and start again until the kills are used up; then let the sweep end, and once more.
 
-    Whom the kills hit, and the finished runs as they were when first seen.
+    A job that is killed is gone on with by the next sweep alone. Returns whom the kills hit, and
+    the finished runs as they were when first seen.
     """
     hit: Counter[str] = Counter()
     finished: dict[Path, float] = {}
     sweep.start()
-    while sweep.exit_code() not in (0, 1) or hit.total() < plan.num_kills:
+    while hit.total() < plan.num_kills:
         if sweep.exit_code() is not None:
             assert sweep.exit_code() in (0, 1, -signal.SIGKILL), sweep.screen.read_text()
             sweep.start()
-        if hit.total() == plan.num_kills:
-            wait(sweep)
-        else:
-            peace = chance.uniform(0, plan.longest_peace)
-            # A tiny job is being imported for most of its life: more often than not, let it begin.
-            while chance.random() < 0.97 and sweep.exit_code() is None and not sweep.is_training():
-                time.sleep(0.5)
-            wait(sweep, peace)
-            finished = sweep.finished() | finished
-            if sweep.exit_code() is None:
-                hit[kill(sweep, chance)] += 1
+        peace = chance.uniform(0, plan.longest_peace)
+        # A tiny job is being imported for most of its life: more often than not, let it begin.
+        while chance.random() < 0.97 and sweep.exit_code() is None and not sweep.is_training():
+            time.sleep(0.5)
+        wait(sweep, peace)
+        finished = sweep.finished() | finished
+        if sweep.exit_code() is None:
+            hit[kill(sweep, chance)] += 1
+    wait(sweep)
+    finished = sweep.finished() | finished
+    sweep.start()
+    wait(sweep)
+    assert sweep.exit_code() in (0, 1), sweep.screen.read_text()
     return hit, sweep.finished() | finished
 
 

@@ -102,7 +102,7 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(
     assert_nothing_lost(folder, whole)
 
 
-@pytest.mark.parametrize("num_bytes", [1000, 1500, 4000, 20_000])
+@pytest.mark.parametrize("num_bytes", [1000, 1500, 20_000])
 def test_files_that_may_grow_no_further_end_a_run_with_one_message(
     ask: Ask, whole: Path, tmp_path: Path, num_bytes: int
 ) -> None:

@@ -4,6 +4,7 @@ torchrun or SLURM's srun start the ranks; where neither did, `launch.py` does, a
 Rank 0 makes the run folder and writes into it; the others are told which one it is.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,4 +83,6 @@ class Follower(Record):
 
     @contextmanager
     def log_kept(self) -> Iterator[None]:
+        """Rank 0 says how the run goes; of the others, only what goes wrong is heard."""
+        logging.getLogger("triptych").setLevel(logging.WARNING)
         yield

@@ -152,7 +152,7 @@ def test_a_sweep_in_which_all_finish_ends_as_usual(stand_ins: StandIns) -> None:
 
 
 def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
-    assert exit_code(stand_ins.jobs("0,10,20,30,40"), num_jobs=2) == 0
+    assert exit_code(stand_ins.jobs("0,10,20"), num_jobs=2) == 0
     assert at_once(stand_ins, lambda _: True) == 2
 
 
@@ -168,10 +168,10 @@ def test_a_gpu_is_lent_to_one_job_at_a_time(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d5ba0d6")
-    assert exit_code(stand_ins.jobs("0,1,10,20,30"), num_jobs=4) == 1
+    assert exit_code(stand_ins.jobs("0,1,10,20"), num_jobs=4) == 1
     lent = [note["gpus"] for note in stand_ins.notes("began")]
     assert set(lent) == {"3", "GPU-5d5ba0d6"}
-    assert len(lent) == 5
+    assert len(lent) == 4
     for name in set(lent):
         assert at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"

@@ -91,7 +91,7 @@ def scorer(run: Rebuilt, device: torch.device) -> pl.Trainer:
     options = {name: run.config["trainer"].get(name) for name in BEARING}
     options |= {"precision": facts.get("precision") if device.type == trained_on else None}
     options |= {"accelerator": device.type, "devices": 1, "enable_checkpointing": False}
-    trainer = build_trainer({"trainer": options}, run.record, [])
+    trainer = build_trainer(run.config | {"trainer": options}, run.record, [])
     run.precision = str(trainer.precision)
     run.to(device)
     return trainer
