@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triptych import Refused, nearest
+from triptych import Refused, legible, nearest
 from triptych.usage import usage
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def function(task: str) -> Callable[["Config", list[str]], Any]:
 
 def refuse(error: Refused) -> int:
     """Say what was wrong with the input, in three lines at most; the exit code."""
-    print("\n".join(str(error).splitlines()[:3]), file=sys.stderr)
+    print(legible("\n".join(str(error).splitlines()[:3])), file=sys.stderr)
     return 2
 
 
