@@ -20,7 +20,7 @@ def percent(fraction: float) -> str:
 
 def points(fraction: float) -> str:
     """A difference in percentage points, with a sign only where it is negative."""
-    return f"{100 * fraction:.2f}".replace("-", "−")
+    return f"{round(100 * fraction, 2) + 0.0:.2f}".replace("-", "−")  # no minus zero
 
 
 def p_value(p: float) -> str:

@@ -34,7 +34,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points."""
-    return f"{100 * value:+.{digits}f}".replace("-", "−")
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus zero
 
 
 def interval(estimate: Ends, digits: int = 2, signed: bool = False) -> str:
