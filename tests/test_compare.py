@@ -64,6 +64,14 @@ def test_where_no_run_is_found_the_places_are_named(tmp_path: Path) -> None:
         compare(config([f"{tmp_path}/a", f"{tmp_path}/b"]))
 
 
+def test_runs_may_be_compared_into_the_folder_that_holds_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    assert compare(config(tmp_path, tmp_path)) == tmp_path / "index.html"
+    with pytest.raises(Refused, match="is a run's own folder"):
+        compare(config(tmp_path, folder))
+    assert not (folder / "index.html").exists()
+
+
 def test_where_no_run_is_left_the_first_reason_is_given(tmp_path: Path) -> None:
     (write_run(tmp_path) / "predictions" / "test.npz").unlink()
     with pytest.raises(Refused, match=r"none of 1 can be shown\n.*test\.npz: missing"):

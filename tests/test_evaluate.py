@@ -181,8 +181,8 @@ def test_what_differs_from_the_logged_metrics_is_said(
     for name in ("precision", "recall", "calibration error"):
         assert f"  {name} 0." in caplog.messages[0]
     assert read(copied)["largest_difference"] == pytest.approx(0.25)
-    assert "test/f1 off by 0.25 from what was logged on NVIDIA H200 (32-true, " in caplog.text
-    assert "; here cpu (32-true, " in caplog.text
+    assert "test/f1 off by 0.25 from what was logged (NVIDIA H200, 32-true, " in caplog.text
+    assert "); here cpu, 32-true, " in caplog.text
 
 
 def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
@@ -207,7 +207,7 @@ def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
 
 
 def test_no_run_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=f"run={tmp_path}: no run.json there or in a folder below"):
+    with pytest.raises(Refused, match=f"run={tmp_path}: no run there or below"):
         evaluated(f"run={tmp_path}")
 
 
@@ -238,8 +238,10 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(copied: Path) 
         evaluated(f"run={copied}", *types, "split=val")
     with pytest.raises(Refused, match=r"protocol=paper: .*leave split=test"):
         evaluated(f"run={copied}", "protocol=paper", "split=val")
+    (copied / "evaluation.json").unlink()
     with pytest.raises(Refused, match=r"grad_cam.images: 10000 is not among the 35 images"):
         evaluated(f"run={copied}", "grad_cam.images=[10000]")
+    assert not (copied / "evaluation.json").exists(), "refused before anything is scored"
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,13 @@
 """Run folders are found wherever they lie, each once."""
 
+import logging
 from pathlib import Path
 
+import pytest
+
 from tests.run_folders import write_run
-from triptych.folders import find_folders
+from triptych import Refused
+from triptych.folders import find_folders, made_legible, printable
 
 
 def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> None:
@@ -19,12 +23,47 @@ def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> No
 
 def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(tmp_path: Path) -> None:
     root = tmp_path / "logs[1]"
-    assert find_folders([str(root)]) == []
+    with pytest.raises(Refused, match="no run there or below"):
+        find_folders([str(root)])
     folder = write_run(root)
     assert find_folders([str(root)]) == [folder]
 
 
-def test_what_lies_below_out_is_not_read(tmp_path: Path) -> None:
-    kept = write_run(tmp_path / "logs")
-    write_run(tmp_path / "logs" / "comparison")
-    assert find_folders([str(tmp_path)], tmp_path / "logs" / "comparison") == [kept]
+def test_every_place_without_a_run_is_named_beside_one_that_has_some(tmp_path: Path) -> None:
+    write_run(tmp_path / "logs")
+    (tmp_path / "empty").mkdir()
+    places = [f"{tmp_path}/nope", f"{tmp_path}/logs", f"{tmp_path}/empty"]
+    with pytest.raises(Refused, match=rf"^run={tmp_path}/empty,{tmp_path}/nope: no run"):
+        find_folders(places, "run")
+
+
+def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> None:
+    elsewhere = write_run(tmp_path / "elsewhere")
+    logs = tmp_path / "logs"
+    kept = write_run(logs, seed=1)
+    (logs / "again").symlink_to(kept.parent)
+    (logs / "far").symlink_to(tmp_path / "elsewhere")
+    (logs / "shapes" / "loop").symlink_to(logs)
+    found = find_folders([str(logs)])
+    assert {folder.resolve() for folder in found} == {kept.resolve(), elsewhere.resolve()}
+    assert len(found) == 2
+    assert kept in found, "by its own name, not by that of a link"
+
+
+def test_what_is_read_can_be_printed_and_written_as_utf8() -> None:
+    assert printable("a\ud800\x1b[31m\nb") == "a\ufffd\ufffd[31m b"
+    assert printable({"k\0": ["v\r\n", 1, None]}) == {"k\ufffd": ["v", 1, None]}
+
+
+def test_what_is_nested_without_end_is_refused() -> None:
+    nested: list = []
+    for _ in range(900):
+        nested = [nested]
+    with pytest.raises(Refused, match="nested deeper than 50"):
+        printable({"a": nested})
+
+
+def test_a_log_line_cannot_steer_a_terminal_and_keeps_its_lines() -> None:
+    record = logging.LogRecord("x", 20, "", 0, "%s:  a\nb", ("logs/\x1b]0;title\x07",), None)
+    assert made_legible(record)
+    assert record.getMessage() == "logs/\ufffd]0;title\ufffd:  a\nb"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from triptych import Refused, checkpoint, printable
+from triptych import Refused, checkpoint, legible
 from triptych.door import refuse
 from triptych.ending import kept
 from triptych.lock import hold
@@ -382,7 +382,7 @@ def test_halves_of_killed_writes_are_cleared_away(folder: Path) -> None:
 
 
 def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printable("ü 日本 a\x1b[31mred\x07\r") == r"ü 日本 a\x1b[31mred\x07\r"
+    assert legible("ü 日本 a\x1b[31mred\x07\r") == "ü 日本 a\ufffd[31mred\ufffd\ufffd"
     refuse(Refused("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 3

@@ -16,6 +16,8 @@ def nearest(word: str, words: Iterable[str], n: int = 3) -> str:
     return ", ".join(get_close_matches(word, list(words), n, cutoff=0))
 
 
-def printable(line: str) -> str:
-    """A line as a terminal may show it: no control codes out of somebody's files."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+def legible(text: str) -> str:
+    """The text, with a mark for each letter that a terminal would obey; lines stay lines."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
+    )

@@ -27,11 +27,12 @@ from triptych.comparison.tables import as_csv
 from triptych.comparison.verdict import cautions, least_costs, verdict
 from triptych.config import Config
 from triptych.files import replacing
-from triptych.folders import find_folders
+from triptych.folders import find_folders, made_legible
 from triptych.report.markdown import as_markdown
 from triptych.report.page import page
 
 log = logging.getLogger(__name__)
+log.addFilter(made_legible)
 
 MAX_NAMED = 4  # models in a title
 
@@ -43,9 +44,9 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     """
     places = [config["runs"]] if isinstance(config["runs"], str) else config["runs"]
     out = Path(config["out"]) if config["out"] else None
-    folders = find_folders(places, out)
-    if not folders:
-        raise Refused(f"runs={','.join(places)}: no run there or below (a folder with a run.json)")
+    if out and (out / "run.json").exists():
+        raise Refused(f"out={out}: is a run's own folder; name another one")
+    folders = find_folders(places)
     runs, problems = read_runs(folders)
     if not runs:
         reason = f"{problems[0].folder}: {problems[0].what}"

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triptych import Refused, nearest, printable
+from triptych import Refused, legible, nearest
 from triptych.refusals import check_flags, refusals
 from triptych.secret import hidden, put_away
 from triptych.usage import usage
@@ -108,7 +108,7 @@ def function(task: str) -> Callable[["Config", list[str]], Any]:
 
 def refuse(error: Refused) -> int:
     """Say what was wrong with the input, in three lines at most; the exit code."""
-    print("\n".join(map(printable, hidden(str(error)).split("\n")[:3])), file=sys.stderr)
+    print(legible("\n".join(hidden(str(error)).splitlines()[:3])), file=sys.stderr)
     return 2
 
 

@@ -15,27 +15,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from triptych import Refused
+from triptych import Refused, legible
 from triptych.config import Config
 from triptych.evaluation import cost
 from triptych.evaluation.calibration import calibrate
 from triptych.evaluation.degradation import rows, write_outcomes
 from triptych.evaluation.findings import findings
-from triptych.evaluation.grad_cam import chosen, explain
+from triptych.evaluation.grad_cam import check_places, chosen, explain
 from triptych.evaluation.image_types import examples, score_image_types, summary
 from triptych.evaluation.levels import check_types
 from triptych.evaluation.paper import by_the_paper
-from triptych.evaluation.predictions import Predicted, read_predictions
+from triptych.evaluation.predictions import Predicted, read_validation
 from triptych.evaluation.rebuilt import Rebuilt, read_data, rebuild
 from triptych.evaluation.rescored import Rescored, find_device, rescore, scorer
 from triptych.evaluation.scores import score
 from triptych.evaluation.slices import slices
 from triptych.files import finite, replacing
-from triptych.folders import find_folders
+from triptych.folders import find_folders, made_legible, printable
 from triptych.progress import hush_lightning
 from triptych.report import diagrams, figures
 
 log = logging.getLogger(__name__)
+log.addFilter(made_legible)
 
 # What an evaluation leaves in `evaluation.json` that a later one, asked for less, does not drop.
 LASTING = ("image_types",)
@@ -55,15 +56,13 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     check_types(config["image_types"]["types"])
     device = find_device(config["device"])
     places = config["run"] if isinstance(config["run"], list) else [config["run"]]
-    folders = find_folders(places)
-    if not folders:
-        raise Refused(f"run={','.join(places)}: no run.json there or in a folder below")
+    folders = find_folders(places, "run")
     refused: list[str] = []
     for folder in folders:
         try:
             evaluate_run(folder, config, device)
         except Refused as refusal:
-            refused.append(str(refusal))
+            refused.append(legible(str(refusal)))
             if len(folders) > 1:
                 log.warning("left out: %s", " ".join(str(refusal).split()))
     if len(refused) == len(folders):
@@ -99,11 +98,13 @@ def look_closely(run: Rebuilt, config: Config, trainer: pl.Trainer) -> list[str]
     split = config["split"]
     data = read_data(run, config["data_root"], config["batch_size"])
     run.classes = data.classes
+    part = {"test": data.test, "val": data.val}[split]
+    check_places(config["grad_cam"]["images"], part.index.numpy())
     found = rescore(run, data, split, trainer)
     log.info("%s", found.verdict(run.record.facts))
     if config["protocol"] == "paper":
         log.info("%s", by_the_paper(found.predicted))
-    images = {"test": data.test, "val": data.val}[split].data.images
+    images = part.data.images
     document = described(run, found, split)
     if split == "test":
         document |= by_image_type(run, found.predicted, images, config)
@@ -117,7 +118,8 @@ def described(run: Rebuilt, found: Rescored, split: str) -> dict[str, Any]:
     """What the predictions say, beside what was logged; draws its figures."""
     predicted, folder = found.predicted, run.record.folder
     scores = score(predicted)
-    calibration = calibrate(predicted, validation(folder) if split == "test" else None)
+    val = validation(folder, predicted.num_classes) if split == "test" else None
+    calibration = calibrate(predicted, val)
     heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {len(predicted.labels)} images"
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     draw(matrix, folder, f"evaluated_{split}_confusion")
@@ -127,10 +129,10 @@ def described(run: Rebuilt, found: Rescored, split: str) -> dict[str, Any]:
     return {**findings(split, predicted, scores, calibration, run.classes), **found.facts}
 
 
-def validation(folder: Path) -> Predicted | None:
+def validation(folder: Path, num_classes: int) -> Predicted | None:
     """What the run answered in validation, which a temperature is fitted to, if it can be read."""
     try:
-        return read_predictions(folder / "predictions" / "val.npz")
+        return read_validation(folder, num_classes)
     except Refused as refused:
         log.warning("no temperature: %s", refused)
         return None
@@ -159,8 +161,8 @@ def by_image_type(
 def try_grad_cam(run: Rebuilt, predicted: Predicted, images: Tensor, config: Config) -> None:
     """Draw where the network looked; a network that Grad-CAM cannot be used on gets a line."""
     split, settings = config["split"], config["grad_cam"]
-    rows = chosen(settings["images"], settings["num_images"], predicted)
     try:
+        rows = chosen(settings["images"], settings["num_images"], predicted)
         shown = [explain(run, images[predicted.index[row]], predicted, row) for row in rows]
     except Refused as refused:
         log.warning("%s: %s", run.record.folder, refused)
@@ -185,7 +187,7 @@ def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
     """
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     try:
-        earlier = dict(json.loads(path.read_text()))
+        earlier = dict(printable(json.loads(path.read_text())))
     except (OSError, ValueError, TypeError, RecursionError):
         earlier = {}
     write_json(path, {name: earlier[name] for name in LASTING if name in earlier} | document)

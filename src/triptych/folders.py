@@ -1,15 +1,20 @@
 """Run folders as they are found: anybody's, half-written, edited by hand. Data until checked."""
 
 import glob
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from triptych import Refused
+from triptych import Refused, legible
 from triptych.config import shown
 from triptych.record import Record
 from triptych.rules import NAMES, TEXT, Rule, count, number
 
+MAX_DEPTH = 50  # of what is nested in a file: no run comes near it
+# What is measured in a run is far below, and what is drawn of it stays finite.
+MEASURED = number(0, 1e18)
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 FACTS: dict[str, Rule] = {
     **dict.fromkeys(("model", "data", "split_hash", "test_hash"), TEXT),
@@ -21,31 +26,44 @@ OPTIONAL_FACTS: dict[str, Rule] = {
     **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
     **dict.fromkeys(("input_size", "num_test"), count(1)),
-    **dict.fromkeys(("images_per_second", "train_seconds"), number(0)),
+    **dict.fromkeys(("images_per_second", "train_seconds"), MEASURED),
     "command": Rule("a text", lambda value: type(value) is str),
     "classes": NAMES,
     "versions": MAPPING,
 }
 
 
-def find_folders(places: list[str], out: Path | None = None) -> list[Path]:
-    """Every folder with a `run.json` at or below folders or globs, but not below `out`."""
-    starts = {
-        Path(start)
-        for place in places
-        for start in ([place] if Path(place).exists() else glob.glob(place, recursive=True))
-    }
-    found = {folder.resolve(): folder for start in sorted(starts) for folder in _below(start)}
-    hidden = out.resolve() if out else None
-    return [folder for real, folder in found.items() if hidden not in (real, *real.parents)]
+def find_folders(places: Sequence[str], setting: str = "runs") -> list[Path]:
+    """Every folder with a `run.json` at or below folders or globs, each once.
+
+    Raises Refused, by the name of the `setting`, where a place has none.
+    """
+    found: dict[Path, Path] = {}
+    empty: list[str] = []
+    for place in sorted(places):
+        starts = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
+        folders = [folder for start in starts for folder in _below(Path(start))]
+        found = {folder.resolve(): folder for folder in folders} | found
+        empty += [] if folders else [place]
+    if empty:
+        raise Refused(
+            f"{setting}={','.join(empty)}: no run there or below (a folder with a run.json)"
+        )
+    return list(found.values())
 
 
 def _below(start: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(start):
-        subfolders.sort()
-        if "run.json" in files:
+    """Links are followed, behind all else, but into no folder a second time."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(start, followlinks=True):
+        subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
+        real = os.path.realpath(folder)
+        is_run = "run.json" in files
+        if is_run or real in seen:
             subfolders.clear()
+        if is_run and real not in seen:
             yield Path(folder)
+        seen.add(real)
 
 
 def finished(folder: Path) -> Record:
@@ -64,3 +82,23 @@ def finished(folder: Path) -> Record:
             raise Refused(f"{folder}/run.json: {name} must be {rule.says}, it is {shown(value)}")
     record.facts = dict.fromkeys(OPTIONAL_FACTS) | record.facts
     return record
+
+
+def printable(value: Any, depth: int = 0) -> Any:
+    """Strings, at any depth, in one line of what can be printed and written as UTF-8.
+
+    Raises Refused where lists and mappings are nested deeper than 50.
+    """
+    if depth > MAX_DEPTH:
+        raise Refused(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        return {printable(key): printable(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [printable(inner, depth + 1) for inner in value]
+    return legible(" ".join(value.split())) if isinstance(value, str) else value
+
+
+def made_legible(record: logging.LogRecord) -> bool:
+    """A filter for a log that names folders and what stands in them."""
+    record.msg, record.args = legible(record.getMessage()), None
+    return True

@@ -16,6 +16,7 @@ from sklearn.metrics import (
     log_loss,
     precision_score,
     recall_score,
+    top_k_accuracy_score,
 )
 
 from tests.run_folders import change_predictions, change_record, drawn_labels, write_run
@@ -77,6 +78,15 @@ def test_every_run_has_a_row_with_the_figures_of_its_own_predictions(
         assert row.f1 == pytest.approx(f1_score(labels, answers, **macro))
         assert row.precision == pytest.approx(precision_score(labels, answers, **macro))
         assert row.recall == pytest.approx(recall_score(labels, answers, **macro))
+        weighted = {"average": "weighted", "zero_division": 0}
+        assert row.weighted.f1 == pytest.approx(f1_score(labels, answers, **weighted))
+        assert row.weighted.recall == pytest.approx(row.accuracy)
+        truth = softmax(logits[row.label], axis=1) - np.eye(4)[labels]
+        assert row.brier == pytest.approx((truth**2).sum(axis=1).mean())
+        assert row.top_k == {
+            k: pytest.approx(top_k_accuracy_score(labels, logits[row.label], k=k)) for k in (1, 3)
+        }
+        assert row.seconds_per_epoch == 6.0
         assert row.nll == pytest.approx(log_loss(labels, softmax(logits[row.label], axis=1)))
         assert row.paper_recall == pytest.approx(recall_score(labels[last], answers[last], **union))
         right = int((answers == labels).sum())

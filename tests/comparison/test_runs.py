@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.run_folders import change_predictions, change_record, write_run
-from triptych.comparison.runs import Run, printable, read_runs
+from triptych.comparison.runs import Run, read_runs
 from triptych.folders import find_folders
 
 
@@ -54,6 +54,10 @@ def with_nan(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
+def nest(path: Path) -> None:
+    path.write_text(path.read_text().rstrip("}") + '}, "deep": ' + 900 * "[" + 900 * "]" + "}")
+
+
 BROKEN = {
     "truncated record": (truncate, "run.json cannot be read"),
     "a record that is no mapping": (lambda f: (f / "run.json").write_text("[]"), "run.json"),
@@ -65,6 +69,12 @@ BROKEN = {
     "no accuracy": (record(metrics={}), "test/accuracy is null"),
     "accuracy is NaN": (record(metrics={"test/accuracy": float("nan")}), "test/accuracy is null"),
     "an accuracy too high": (record(metrics={"test/accuracy": 0.99}), "its predictions give 0."),
+    "an accuracy without end": (
+        record(metrics={"test/accuracy": 10**400}),
+        "test/accuracy is ...",
+    ),
+    "a speed without end": (record(images_per_second=1.7e308), "images_per_second must be"),
+    "nested without end": (lambda f: nest(f / "run.json"), "nested deeper than 50"),
     "classes are a number": (record(classes=4), "classes must be a list"),
     "too few classes": (record(classes=["a", "b"]), "names 2 classes, its predictions 4"),
     "versions are a list": (record(versions=["torch"]), "versions must be a mapping"),
@@ -103,7 +113,7 @@ def test_a_run_on_other_images_of_the_same_test_hash_is_named(tmp_path: Path, na
     change_record(other, metrics={"test/accuracy": accuracy})
     runs, problems = read(tmp_path)
     assert {run.folder for run in runs} == kept
-    assert f"{name} differs from" in problems[str(other)]
+    assert f"test.npz: not the {name} of " in problems[str(other)]
 
 
 def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Path) -> None:
@@ -113,7 +123,10 @@ def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Pa
     change_record(new, **same, finished_at="2026-01-02T00:00:00+00:00")
     runs, problems = read(tmp_path)
     assert [run.folder for run in runs] == [new]
-    assert str(new) in problems[str(old)]
+    assert f"{new} has the same config and seed and finished later" in problems[str(old)]
+    change_record(old, finished_at="2026-01-02T00:00:00+00:00")
+    [said] = read(tmp_path)[1].values()
+    assert said.endswith("finished at the same time, as a copy does")
 
 
 def test_metrics_as_float32_rounds_them_are_not_at_odds_with_the_predictions(
@@ -131,4 +144,3 @@ def test_what_is_read_can_be_printed_and_written_as_utf8(tmp_path: Path) -> None
     [run], _ = read(tmp_path)
     assert run.facts["model"] == "a��[31m b"
     assert run.facts["classes"][0] == "x�"
-    assert printable({"k\0": ["v\r\n", 1, None]}) == {"k�": ["v", 1, None]}

@@ -14,6 +14,7 @@ from triptych.comparison.sentences import (
     percent,
     points,
     setting_in_words,
+    which_pairs,
     worded,
 )
 from triptych.evaluation.degradation import Degradation
@@ -110,15 +111,17 @@ def test_a_setting_is_said_with_who_has_it() -> None:
 
 
 def test_a_table_says_how_its_pairs_were_chosen_and_adjusted() -> None:
-    few, many = how_networks_were_paired(3, 3, 10), how_networks_were_paired(12, 11, 10)
-    assert "All pairs are tested." in few
+    few = how_networks_were_paired(3, 3, which_pairs(None, True))
+    assert "All pairs that can be compared are tested." in few
     assert "Holm over these 3 pairs" in few
-    assert "highest validation accuracy, so that the test set chooses nothing" in many
-    assert "no adjustment" in how_recipes_were_paired(2, 2, 1, 10)
-    assert "1 recipe of fewer seeds" in how_recipes_were_paired(3, 2, 1, 10)
+    assert "The exact test is conservative" in few
+    assert "of the highest validation accuracy, so that the test" in which_pairs(10, True)
+    assert "the first by name (no validation accuracy is known)" in which_pairs(10, False)
+    assert "no adjustment" in how_recipes_were_paired(2, 2, 1, "")
+    assert "1 recipe of fewer seeds" in how_recipes_were_paired(3, 2, 1, "")
 
 
 def test_a_table_without_pairs_says_why() -> None:
-    assert how_networks_were_paired(1, 0, 10) == "One recipe: there is nothing to compare it with."
-    assert "no pair is tested" in how_networks_were_paired(2, 0, 10)
-    assert "Here 1 of 2 recipes has so many" in how_recipes_were_paired(2, 1, 0, 10)
+    assert how_networks_were_paired(1, 0, "") == "One recipe: there is nothing to compare it with."
+    assert "no pair is tested" in how_networks_were_paired(2, 0, "")
+    assert "Of 2 recipes here 1 is such." in how_recipes_were_paired(2, 1, 0, "")

@@ -68,3 +68,28 @@ def test_what_the_figures_do_not_cover_is_said(tmp_path: Path) -> None:
     assert "One split and one test set" in said
     assert "differ besides the network in optim.lr: " in said
     assert "2 of 2 recipes with fewer than 3 seeds" in said
+
+
+def test_all_that_share_the_highest_accuracy_are_named_unless_all_do(tmp_path: Path) -> None:
+    for model in ("alexnet", "googlenet"):
+        write_run(tmp_path, model, num_images=30, skill=99)
+    [sentence] = [s for s in compare_below(tmp_path).verdict if s.startswith("Descriptively")]
+    assert "highest accuracy" not in sentence
+    write_run(tmp_path, "vgg11", num_images=30, skill=0)
+    [sentence] = [s for s in compare_below(tmp_path).verdict if s.startswith("Descriptively")]
+    assert "highest accuracy, alexnet and googlenet (100.00 %)" in sentence
+
+
+def test_three_seeds_on_one_image_are_not_called_too_few(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed=seed, num_images=1, skill=99)
+    found = compare_below(tmp_path)
+    said = "the mean of 3 seeds, without an interval: that takes 3 seeds and two images."
+    assert said in found.verdict[1]
+    assert "fewer than 3 seeds" not in " ".join(found.cautions)
+
+
+def test_of_many_recipes_that_all_tie_one_figure_is_given(tmp_path: Path) -> None:
+    for n in range(11):
+        write_run(tmp_path, settings={"optim.lr": n + 1}, num_images=20, skill=99)
+    assert compare_below(tmp_path).verdict[1] == "All recipes get 100.00 % of their images right."

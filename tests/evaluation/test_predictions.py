@@ -165,3 +165,9 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) ->
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("logits.npy", header.getvalue())
     assert "cannot be read as arrays" in refusal(path)
+
+
+def test_more_classes_than_a_matrix_can_hold_are_refused(tmp_path: Path) -> None:
+    few = {"labels": np.zeros(1, np.int64), "index": np.arange(1)}
+    path = saved(tmp_path, {"logits": np.zeros((1, 70_000), np.float32), **few})
+    assert "logits are of 70,000 classes, there may be 10,000" in refusal(path)

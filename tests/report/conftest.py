@@ -49,6 +49,7 @@ from triptych.evaluation.degradation import (
 )
 from triptych.evaluation.findings import Slice
 from triptych.evaluation.levels import LEVELS
+from triptych.evaluation.scores import Averages
 from triptych.evaluation.statistics import Interval
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -93,6 +94,9 @@ class Invented:
             recall=skill,
             nll=2 * (1 - skill),
             ece=0.03,
+            weighted=Averages(skill, skill, skill),
+            brier=1 - skill,
+            top_k={1: skill, 3: 0.97, 5: 0.99},
             paper_f1=0.7071,
             paper_precision=0.84375,
             paper_recall=0.8333,
@@ -100,6 +104,7 @@ class Invented:
             macs=int(draw(7e8, 4e9)),
             checkpoint_bytes=int(draw(2e7, 2e8)),
             train_images_per_second=draw(100, 4000),
+            seconds_per_epoch=draw(5, 60),
             latency_ms_p50=draw(2, 20),
             latency_ms_p95=draw(20, 30),
             throughput_images_per_second=draw(200, 9000),

@@ -134,3 +134,8 @@ def test_figures_need_neither_torch_nor_pyplot() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_dollars_in_a_name_are_no_formula(counts: np.ndarray) -> None:
+    names = [r"$5 and \frac{$", *map(str, range(1, len(counts)))]
+    assert pixels(confusion_matrix(counts, names, names[0])).shape[0] == 3

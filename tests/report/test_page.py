@@ -96,6 +96,7 @@ def bare(invented: Invent) -> str:
     made = lean(invented(1, 1))
     unknown = "num_params macs checkpoint_bytes train_images_per_second latency_ms_p50".split()
     unknown += ["latency_ms_p95", "throughput_images_per_second", "peak_memory_bytes", "weights"]
+    unknown += ["seconds_per_epoch"]
     nowhere = {"trained_on": Circumstances(None, None, None), "measured_on": None}
     row = replace(made.rows[0], **dict.fromkeys(unknown), **nowhere)
     facts = "commit device precision num_threads started_at num_epochs train_seconds".split()
@@ -279,6 +280,16 @@ def test_every_run_is_a_line_of_the_table_with_its_interval(
         low, high = percent(row.accuracy_low), percent(row.accuracy_high)
         shown = f"{row.label} {percent(row.accuracy)} {low} to {high} {row.f1:.3f}"
         assert any(line.startswith(shown) for line in lines)
+
+
+def test_further_figures_of_every_run_are_folded_beneath_the_table(
+    html: str, invented: Invent
+) -> None:
+    [fold] = re.findall(r"<summary>More figures of each run.*?</details>", html, flags=re.DOTALL)
+    rows = invented(3, 1).rows
+    assert fold.count('<th scope="row">') == len(rows)
+    assert all(f">{100 * row.top_k[3]:.2f}</td>" in fold for row in rows)
+    assert all(f">{row.brier:.3f}</td>" in fold for row in rows)
 
 
 def test_every_confusion_is_counted_in_its_cell(html: str, invented: Invent) -> None:

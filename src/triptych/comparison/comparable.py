@@ -7,6 +7,7 @@ from triptych import Refused
 from triptych.comparison.groups import Group, Network
 from triptych.comparison.runs import Run
 from triptych.config import shown
+from triptych.folders import printable
 
 # In the order of what explains the rest: other data have other classes, images and splits.
 SAME: dict[str, Callable[[Run], object]] = {
@@ -27,8 +28,9 @@ def differences(runs: Sequence[Run]) -> list[str]:
             usual = values.most_common(1)[0][0]
             one = next(run for run in runs if of(run) == usual)
             other = next(run for run in runs if of(run) not in (usual, ()))
+            folders = [printable(str(run.folder)) for run in (other, one)]
             lines.append(
-                f"{name}: {shown(of(other))} in {other.folder}, {shown(usual)} in {one.folder}"
+                f"{name}: {shown(of(other))} in {folders[0]}, {shown(usual)} in {folders[1]}"
             )
     return lines
 

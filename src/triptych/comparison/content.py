@@ -4,6 +4,7 @@ Shapes: C classes. Accuracy, F1, precision and recall are fractions in [0, 1]; N
 Strings may come out of somebody's run folder: whoever shows them escapes them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from triptych.comparison.exhibits import (
     WithInterval,
 )
 from triptych.evaluation.calibration import Calibration
+from triptych.evaluation.scores import Averages
 
 SIGNIFICANT = 0.05
 
@@ -53,6 +55,9 @@ class Row:
     recall: float
     nll: float
     ece: float
+    weighted: Averages
+    brier: float
+    top_k: Mapping[int, float]  # by k, of those no more than the classes
     paper_f1: float
     paper_precision: float
     paper_recall: float
@@ -60,6 +65,7 @@ class Row:
     macs: int | None
     checkpoint_bytes: int | None
     train_images_per_second: float | None
+    seconds_per_epoch: float | None
     latency_ms_p50: float | None
     latency_ms_p95: float | None
     throughput_images_per_second: float | None

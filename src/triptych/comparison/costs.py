@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 
 class Cost(NamedTuple):
-    """A cost that stands in `cost.json`, in a `Row` and in `comparison.csv` by its `name`.
+    """A cost that stands in a `Row` by its `name`, as it does in `cost.json` where that has it.
 
     `form` writes a value with its unit. `least` says in a verdict what the best has; None, and the
     verdict is silent. `of` is the field of a `Row` that says what the cost was measured on.
@@ -35,6 +35,7 @@ COSTS = (
         sign=-1,
         of="trained_on",
     ),
+    Cost("seconds_per_epoch", "training, seconds an epoch", "{:.1f} s", of="trained_on"),
     Cost(
         "latency_ms_p50",
         "median latency at batch 1, ms",

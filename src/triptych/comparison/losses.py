@@ -6,10 +6,10 @@ import numpy as np
 
 from triptych.comparison.exhibits import ImageTypes, Losses, LostMore
 from triptych.comparison.groups import Group
-from triptych.comparison.pairs import chosen
-from triptych.comparison.runs import printable
+from triptych.comparison.pairs import chosen, of_all
 from triptych.comparison.sentences import MAX_SENTENCES, loses_more, some
 from triptych.evaluation.degradation import OVERALL, degradation_differences
+from triptych.folders import printable
 
 
 def losses(groups: Sequence[Group], tried: Sequence[ImageTypes]) -> Losses:
@@ -21,7 +21,7 @@ def losses(groups: Sequence[Group], tried: Sequence[ImageTypes]) -> Losses:
         if each.outcomes and each.label in [network.label for network in group.networks]
     }
     pairs = []
-    for a, b in chosen([*of], lambda group: group.val_accuracy):
+    for a, b in chosen([*of], of_all):
         one, other = of[a].outcomes, of[b].outcomes
         if one and other and np.array_equal(one.index, other.index):
             by_type = printable(degradation_differences(one, other))

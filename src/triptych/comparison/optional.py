@@ -6,7 +6,6 @@ should be.
 
 import csv
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,19 +16,20 @@ from numpy.typing import NDArray
 from triptych import Refused
 from triptych.comparison.exhibits import Curve, GradCam, ImageTypes, Slices
 from triptych.comparison.groups import Network
-from triptych.comparison.runs import FRACTION, printable
+from triptych.comparison.runs import FRACTION
 from triptych.config import shown
 from triptych.evaluation.arrays import read_arrays
 from triptych.evaluation.degradation import Level, degradations, read_outcomes
 from triptych.evaluation.findings import Slice
-from triptych.evaluation.predictions import Predicted, read_predictions
-from triptych.rules import TEXT, Rule, count, number
+from triptych.evaluation.predictions import Predicted, read_validation
+from triptych.folders import MEASURED, printable
+from triptych.rules import TEXT, Rule, count
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COST: dict[str, Rule] = {
     **dict.fromkeys(("num_params", "macs", "checkpoint_bytes", "peak_memory_bytes"), count(0)),
-    **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), number(0)),
-    **dict.fromkeys(("throughput_images_per_second", "train_images_per_second"), number(0)),
+    **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), MEASURED),
+    **dict.fromkeys(("throughput_images_per_second", "train_images_per_second"), MEASURED),
     **dict.fromkeys(("device", "precision"), TEXT),
     "num_threads": count(0),
 }
@@ -44,6 +44,7 @@ SLICE: dict[str, Rule] = {
     ),
 }
 
+EPOCH, SEVERITY = count(0, 10**9), count(0, 3)
 COURSE = ("train/loss", "val/loss", "val/accuracy")
 
 Read = TypeVar("Read")
@@ -58,12 +59,8 @@ def cost(network: Network) -> dict[str, Any] | None:
 
 
 def validation(network: Network) -> Predicted | None:
-    path = network.folder / "predictions" / "val.npz"
-    found = read_predictions(path) if path.exists() else None
-    if found and found.num_classes != network.test.num_classes:
-        classes = f"{found.num_classes} classes, test.npz {network.test.num_classes}"
-        raise Refused(f"{path}: has {classes}")
-    return found
+    exists = (network.folder / "predictions" / "val.npz").exists()
+    return read_validation(network.folder, network.test.num_classes) if exists else None
 
 
 def image_types(network: Network) -> ImageTypes | None:
@@ -80,7 +77,9 @@ def image_types(network: Network) -> ImageTypes | None:
 def slices(network: Network) -> Slices | None:
     found = (_json(network.folder / "evaluation.json") or {}).get("slices")
     parts = _checked("evaluation.json", "slices", found, LIST)
-    return Slices(network.label, tuple(map(_slice, parts))) if parts else None
+    if not parts:
+        return None
+    return Slices(network.label, tuple(_slice(part, network.test.num_classes) for part in parts))
 
 
 def curve(network: Network) -> Curve | None:
@@ -107,7 +106,12 @@ def pixels(network: Network) -> dict[int, NDArray[np.uint8]] | None:
     if not path.exists():
         return None
     index, images = read_arrays(path, ("index", "images")).values()
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[1] != 3
+        or 0 in images.shape[2:]
+    ):
         raise Refused(f"{path}: images must be uint8 (K, 3, H, W), they are {images.shape}")
     if index.dtype != np.int64 or index.shape != images.shape[:1]:
         raise Refused(f"{path}: index must be int64 (K,), a place an image")
@@ -127,14 +131,14 @@ def grad_cam(network: Network) -> GradCam | None:
 def _json(path: Path) -> dict[str, Any] | None:
     """A mapping; None where there is no file."""
     try:
-        found = json.loads(path.read_text())
+        found = printable(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path}: cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise Refused(f"{path}: must be a mapping, it is {shown(found)}")
-    return {str(key): printable(value) for key, value in found.items()}
+    return found
 
 
 def _table(path: Path, read: Callable[[dict[str, str]], Read]) -> list[Read]:
@@ -148,19 +152,26 @@ def _table(path: Path, read: Callable[[dict[str, str]], Read]) -> list[Read]:
 def _measured(row: dict[str, str]) -> tuple[int, dict[str, float]]:
     """The epoch of a line of `metrics.csv` and what was measured there."""
     values = {name: float(row[name]) for name in COURSE if row.get(name)}
-    if not all(map(math.isfinite, values.values())):
-        raise ValueError("a loss or an accuracy is not finite")
-    return int(row["epoch"]), values
+    if not all(map(MEASURED.holds, values.values())):
+        raise ValueError(f"losses and accuracies must each be {MEASURED.says}")
+    return _whole(row["epoch"], EPOCH), values
+
+
+def _whole(text: str, rule: Rule) -> int:
+    if not rule.holds(number := int(text)):
+        raise ValueError(f"{shown(text)} must be {rule.says}")
+    return number
 
 
 def _level(row: dict[str, str]) -> Level:
     shares = [float(row[name]) for name in Level._fields[3:]]
     if not all(map(FRACTION.holds, shares)):
         raise ValueError("accuracies must be fractions")
-    return Level(printable(row["type"]), int(row["severity"]), int(row["num_images"]), *shares)
+    severity, num_images = _whole(row["severity"], SEVERITY), _whole(row["num_images"], count(1))
+    return Level(printable(row["type"]), severity, num_images, *shares)
 
 
-def _slice(found: Any) -> Slice:
+def _slice(found: Any, num_classes: int) -> Slice:
     values = found if isinstance(found, dict) else {}
     checked = {
         name: _checked("evaluation.json", name, values.get(name), rule)
@@ -168,6 +179,8 @@ def _slice(found: Any) -> Slice:
     }
     if None in checked.values():
         raise Refused(f"evaluation.json: slices must each have {', '.join(SLICE)}")
+    if len(checked["class_mix"]) != num_classes:
+        raise Refused(f"evaluation.json: class_mix must be of {num_classes} classes")
     return Slice(**checked | {"class_mix": tuple(checked["class_mix"])})
 
 

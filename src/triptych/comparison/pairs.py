@@ -19,11 +19,12 @@ from triptych.evaluation.statistics import Paired, holm, paired, simultaneous
 MAX_ALL_PAIRS = 10  # of networks or recipes; beyond, each is asked about against one
 
 Two = tuple[Group, Group]
+Validated = Callable[[Group], float | None]
 
 
 def network_pairs(groups: Sequence[Group]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    twos = chosen(groups, lambda group: group.first.val_accuracy)
+    twos = chosen(groups, of_first)
     differences = [paired(a.first.test.correct, b.first.test.correct) for a, b in twos]
     draws = _f1_draws(groups) if twos else {}
     own = [
@@ -38,14 +39,15 @@ def network_pairs(groups: Sequence[Group]) -> Pairs:
         }
         for (a, b), counts in zip(twos, differences, strict=True)
     ]
-    note = sentences.how_networks_were_paired(len(groups), len(twos), MAX_ALL_PAIRS)
+    which = _how_chosen(groups, of_first)
+    note = sentences.how_networks_were_paired(len(groups), len(twos), which)
     return Pairs(sentences.ABOUT_NETWORKS, note, _tested(differences, own))
 
 
 def recipe_pairs(groups: Sequence[Group]) -> Pairs:
     """Recipes of three seeds or more."""
     able = [group for group in groups if group.can_be_told]
-    twos = chosen(able, lambda group: group.val_accuracy)
+    twos = chosen(able, of_all)
     differences = [recipe_difference(a.correct, b.correct) for a, b in twos]
     own = [
         {
@@ -57,8 +59,17 @@ def recipe_pairs(groups: Sequence[Group]) -> Pairs:
         }
         for a, b in twos
     ]
-    note = sentences.how_recipes_were_paired(len(groups), len(able), len(twos), MAX_ALL_PAIRS)
+    which = _how_chosen(able, of_all)
+    note = sentences.how_recipes_were_paired(len(groups), len(able), len(twos), which)
     return Pairs(sentences.ABOUT_RECIPES, note, _tested(differences, own))
+
+
+def of_first(group: Group) -> float | None:
+    return group.first.val_accuracy
+
+
+def of_all(group: Group) -> float | None:
+    return group.val_accuracy
 
 
 def _tested(
@@ -80,7 +91,7 @@ def _tested(
     return tuple(sentences.worded(pair, len(differences)) for pair in pairs)
 
 
-def chosen(groups: Sequence[Group], val_accuracy: Callable[[Group], float | None]) -> list[Two]:
+def chosen(groups: Sequence[Group], val_accuracy: Validated) -> list[Two]:
     """All pairs that can be compared; of many groups each with the best on validation data."""
     twos: list[Two] = []
     for block in blocks(groups):
@@ -90,6 +101,13 @@ def chosen(groups: Sequence[Group], val_accuracy: Callable[[Group], float | None
             best = max(block, key=lambda group: val_accuracy(group) or 0)
             twos += [(best, group) for group in block if group is not best]
     return twos
+
+
+def _how_chosen(groups: Sequence[Group], val_accuracy: Validated) -> str:
+    """What `chosen` did, in words."""
+    many = [block for block in blocks(groups) if len(block) > MAX_ALL_PAIRS]
+    validated = all(any(val_accuracy(group) for group in block) for block in many)
+    return sentences.which_pairs(MAX_ALL_PAIRS if many else None, validated)
 
 
 def _f1_draws(groups: Sequence[Group]) -> dict[Group, NDArray[np.float64]]:

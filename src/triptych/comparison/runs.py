@@ -12,7 +12,7 @@ from triptych.comparison.content import Problem
 from triptych.config import Config, shown
 from triptych.evaluation.predictions import Predicted, read_predictions
 from triptych.evaluation.scores import Scores, score
-from triptych.folders import finished
+from triptych.folders import MEASURED, finished, printable
 from triptych.rules import Rule
 
 ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
@@ -64,19 +64,6 @@ def problem(folder: Path, what: object) -> Problem:
     return Problem(printable(str(folder)), printable(says))
 
 
-def printable(value: Any) -> Any:
-    """Strings, at any depth, in one line of what can be printed and written as UTF-8."""
-    if isinstance(value, dict):
-        return {printable(key): printable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [printable(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    return "".join(
-        letter if letter.isprintable() else "\ufffd" for letter in " ".join(value.split())
-    )
-
-
 def read_run(folder: Path) -> Run:
     """Read a run folder; raises Refused where it is not finished or cannot be trusted."""
     record = finished(folder)
@@ -99,7 +86,7 @@ def _check_metrics(run: Run) -> None:
         if logged is None and name != "accuracy":
             continue
         rounding = ROUNDING[name] * max(1, value)
-        if type(logged) not in (int, float) or not abs(logged - value) <= rounding:
+        if not MEASURED.holds(logged) or not abs(logged - value) <= rounding:
             raise Refused(
                 f"run.json: test/{name} is {shown(logged)}, its predictions give {value:.6g}"
             )
@@ -115,16 +102,18 @@ def other_images(runs: list[Run]) -> Iterator[tuple[Run, str]]:
         for run in same:
             if images[run] != most:
                 what = "index" if images[run][0] != most[0] else "labels"
-                doubt = f"test.npz: {what} differs from that of {first.folder}"
+                doubt = f"test.npz: not the {what} of {first.folder}"
                 yield run, f"{doubt}, whose test_hash is the same"
 
 
 def repetitions(runs: list[Run]) -> Iterator[tuple[Run, str]]:
-    """Runs of a config and seed that another run, which finished later, has too."""
+    """Runs of a config and seed that another run, which finished no earlier, has too."""
     newest: dict[tuple[object, ...], Run] = {}
     for run in sorted(runs, key=lambda run: (run.facts["finished_at"], str(run.folder))):
         newest[*run.recipe, run.facts["seed"]] = run
     for run in runs:
         kept = newest[*run.recipe, run.facts["seed"]]
         if kept is not run:
-            yield run, f"left out, {kept.folder} has the same config and seed and finished later"
+            later = kept.facts["finished_at"] > run.facts["finished_at"]
+            when = "later" if later else "at the same time, as a copy does"
+            yield run, f"left out, {kept.folder} has the same config and seed and finished {when}"

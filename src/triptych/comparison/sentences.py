@@ -20,7 +20,7 @@ def percent(fraction: float) -> str:
 
 def points(fraction: float) -> str:
     """A difference in percentage points, with a sign only where it is negative."""
-    return f"{100 * fraction:.2f}".replace("-", "−")
+    return f"{round(100 * fraction, 2) + 0.0:.2f}".replace("-", "−")  # no minus zero
 
 
 def p_value(p: float) -> str:
@@ -120,28 +120,30 @@ def setting_in_words(setting: Setting, labels: Sequence[str]) -> str:
     return f"{setting.name}: {', '.join(kept)}"
 
 
-def how_networks_were_paired(num_networks: int, num_pairs: int, most: int) -> str:
+def how_networks_were_paired(num_networks: int, num_pairs: int, which: str) -> str:
     if not num_pairs:
         return _nothing_to_pair(num_networks)
     return (
-        f"One trained network a recipe, the one of the lowest seed. {_which(num_networks, most)} "
+        f"One trained network a recipe, the one of the lowest seed. {which} "
         f"Differences are paired by image: the p values are exact McNemar tests, the intervals of "
         f"accuracy follow Bonett and Price, those of macro F1 come from images drawn again. "
-        f"{_family(num_pairs)}"
+        f"{_family(num_pairs)} The exact test is conservative: an interval may leave out 0 where "
+        "the words tell nothing apart."
     )
 
 
-def how_recipes_were_paired(num_recipes: int, num_able: int, num_pairs: int, most: int) -> str:
+def how_recipes_were_paired(num_recipes: int, num_able: int, num_pairs: int, which: str) -> str:
     if not num_pairs:
         return (
             "Nothing is said about recipes: that takes two of at least 3 finished seeds each, on "
-            f"the same test images. Here {num_able} of {counted(num_recipes, 'recipe')} "
-            f"{'has' if num_able == 1 else 'have'} so many seeds."
+            "the same test images, two at least. Of "
+            f"{counted(num_recipes, 'recipe')} here {num_able} {'is' if num_able == 1 else 'are'} "
+            "such."
         )
     left = num_recipes - num_able
     fewer = f" {counted(left, 'recipe')} of fewer seeds left out." if left else ""
     return (
-        f"Recipes with at least 3 seeds, by the mean over seeds.{fewer} {_which(num_able, most)} "
+        f"Recipes with at least 3 seeds, by the mean over seeds.{fewer} {which} "
         "Both the scatter over seeds and that over test images enter the standard error; t "
         f"intervals with Welch and Satterthwaite's degrees of freedom. {_family(num_pairs)}"
     )
@@ -153,12 +155,15 @@ def _nothing_to_pair(num_recipes: int) -> str:
     return "No two recipes can be compared: no pair is tested."
 
 
-def _which(number: int, most: int) -> str:
-    if number <= most:
-        return "All pairs are tested."
+def which_pairs(most: int | None, validated: bool) -> str:
+    """`most`: beyond how many each was tested against one alone; None where all pairs were."""
+    if most is None:
+        return "All pairs that can be compared are tested."
+    one = "one of the highest validation accuracy" if validated else "first by name"
+    why = "" if validated else " (no validation accuracy is known)"
     return (
-        f"With more than {most}, each is tested against the one of the highest validation "
-        "accuracy, so that the test set chooses nothing."
+        f"Of more than {most} each is tested against the {one}{why}, so that the test set chooses "
+        "nothing."
     )
 
 

@@ -8,15 +8,17 @@ from typing import Any
 from triptych.comparison.content import Circumstances, Row
 from triptych.comparison.costs import COSTS
 from triptych.comparison.groups import Network
-from triptych.comparison.runs import printable
 from triptych.evaluation.calibration import calibration_error
+from triptych.evaluation.findings import top
 from triptych.evaluation.paper import paper_scores
 from triptych.evaluation.statistics import wilson
+from triptych.folders import printable
 
 COLUMNS = (
     *("model", "weights", "data", "seed", "num_test", "accuracy", "accuracy_low", "accuracy_high"),
     *("f1", "precision", "recall", "nll", "ece", "paper_f1", "paper_precision", "paper_recall"),
-    *(cost.name for cost in COSTS),
+    *("num_params", "macs", "checkpoint_bytes", "train_images_per_second", "latency_ms_p50"),
+    *("latency_ms_p95", "throughput_images_per_second", "peak_memory_bytes"),
     *("device", "precision_mode", "folder"),
 )
 WHERE = ("device", "precision", "num_threads")
@@ -25,6 +27,7 @@ WHERE = ("device", "precision", "num_threads")
 def row(network: Network, cost: dict[str, Any] | None) -> Row:
     """A run's line; what `cost.json` does not have comes from the record where it can."""
     facts, scores, num_test = network.facts, network.scores, len(network.test.labels)
+    seconds, epochs = facts["train_seconds"], facts["num_epochs"]
     interval = wilson(int(network.test.correct.sum()), num_test)
     paper: dict[str, Any] = {
         f"paper_{name}": value for name, value in paper_scores(network.test)._asdict().items()
@@ -32,6 +35,7 @@ def row(network: Network, cost: dict[str, Any] | None) -> Row:
     trained = {
         "num_params": facts["num_params"],
         "train_images_per_second": facts["images_per_second"],
+        "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
     }
     measured = {name: value for name, value in (cost or {}).items() if value is not None}
     costs: dict[str, Any] = {each.name: (trained | measured).get(each.name) for each in COSTS}
@@ -48,6 +52,9 @@ def row(network: Network, cost: dict[str, Any] | None) -> Row:
         **scores.macro._asdict(),
         nll=scores.nll,
         ece=calibration_error(network.test),
+        weighted=scores.weighted,
+        brier=scores.brier,
+        top_k=top(network.test),
         **paper,
         **costs,
         trained_on=Circumstances(*(facts[name] for name in WHERE)),

@@ -6,6 +6,7 @@ from triptych.comparison.content import Pairs, Recipe, Row, Setting
 from triptych.comparison.costs import COSTS
 from triptych.comparison.groups import Group
 from triptych.comparison.sentences import MAX_SENTENCES, counted, listed, percent, some
+from triptych.evaluation.recipes import MIN_SEEDS
 
 
 def verdict(
@@ -30,12 +31,18 @@ def verdict(
 def _accuracies(recipes: Sequence[Recipe]) -> list[str]:
     if len(recipes) <= MAX_SENTENCES:
         return [_accuracy(recipe) for recipe in recipes]
-    order = sorted(recipes, key=lambda recipe: recipe.accuracy.value)
-    low, high = order[0], order[-1]
+    low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
+    if low == high:
+        return [f"All recipes get {percent(low)} of their images right."]
     return [
-        f"Accuracies go from {percent(low.accuracy.value)} ({low.label}) to "
-        f"{percent(high.accuracy.value)} ({high.label}); the table has each with its interval."
+        f"Accuracies go from {percent(low)} ({_having(low, recipes)}) to {percent(high)} "
+        f"({_having(high, recipes)}); the table has each with its interval."
     ]
+
+
+def _having(accuracy: float, recipes: Sequence[Recipe]) -> str:
+    """The recipes of that very accuracy."""
+    return some([recipe.label for recipe in recipes if recipe.accuracy.value == accuracy], 3)
 
 
 def _accuracy(recipe: Recipe) -> str:
@@ -43,7 +50,8 @@ def _accuracy(recipe: Recipe) -> str:
     seeds = len(recipe.networks)
     got = f"{recipe.label} gets {percent(value)} of {counted(recipe.num_test, 'image')} right"
     if low is None or high is None:
-        return f"{got}, the mean of {counted(seeds, 'seed')}, too few for an interval over seeds."
+        mean = f"{got}, the mean of {counted(seeds, 'seed')}"
+        return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
     interval = f"{100 * low:.2f} to {percent(high)}"
     if seeds == 1:
         return f"{got} (one seed; 95 % Wilson interval over test images {interval})."
@@ -83,9 +91,11 @@ def least_costs(recipes: Sequence[Recipe], rows: Sequence[Row]) -> list[str]:
             facts.append(f"{cost.least}, {names} ({cost.form.format(best)})")
     if not facts:
         return []
-    top = max(recipes, key=lambda recipe: recipe.accuracy.value)
-    highest = f"highest accuracy, {top.label} ({percent(top.accuracy.value)})"
-    return [f"Descriptively, with no test behind it: {'; '.join([highest, *facts])}."]
+    accuracies = {recipe.accuracy.value for recipe in recipes}
+    top = max(accuracies)
+    if len(accuracies) > 1:
+        facts.insert(0, f"highest accuracy, {_having(top, recipes)} ({percent(top)})")
+    return [f"Descriptively, with no test behind it: {'; '.join(facts)}."]
 
 
 def cautions(groups: Sequence[Group], differing: Sequence[Setting]) -> tuple[str, ...]:
@@ -102,11 +112,11 @@ def cautions(groups: Sequence[Group], differing: Sequence[Setting]) -> tuple[str
             f"The recipes differ besides the network in {names}: a difference between them is one "
             "of whole recipes, not of networks alone."
         )
-    few = sum(not group.can_be_told for group in groups)
+    few = sum(len(group.networks) < MIN_SEEDS for group in groups)
     if few:
         said.append(
-            f"{few} of {counted(len(groups), 'recipe')} with fewer than 3 seeds: of these nothing "
-            "is said about training again."
+            f"{few} of {counted(len(groups), 'recipe')} with fewer than {MIN_SEEDS} seeds: of "
+            "these nothing is said about training again."
         )
     return (*said, *_undefined(groups))
 

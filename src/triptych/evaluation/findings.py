@@ -47,7 +47,7 @@ def findings(
         "num_images": len(predicted.labels),
         "nll": scores.nll,
         "brier": scores.brier,
-        "top_k": {str(k): top_k(predicted, k) for k in TOP if k <= predicted.num_classes},
+        "top_k": {str(k): share for k, share in top(predicted).items()},
         "macro": scores.macro._asdict(),
         "weighted": scores.weighted._asdict(),
         "undefined_classes": scores.undefined_classes,
@@ -62,6 +62,18 @@ def findings(
         },
         **({"paper": of_the_paper(predicted)} if split == "test" else {}),
     }
+
+
+def top(predicted: Predicted) -> dict[int, float]:
+    """The share of images whose class is among the k most probable, by k."""
+    return {k: top_k(predicted, k) for k in TOP if k <= predicted.num_classes}
+
+
+def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
+    """What is known of them: cpu, 32-true, 2 threads."""
+    threads = None if num_threads is None else f"{num_threads} thread{'s' * (num_threads != 1)}"
+    known = (device, precision, threads)
+    return ", ".join(word for word in known if word) or "device not known"
 
 
 def of_reliability(found: Reliability) -> dict[str, Any]:

@@ -85,13 +85,18 @@ def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> li
         rows = np.flatnonzero(~predicted.correct)
         worst = predicted.probabilities[rows, predicted.labels[rows]].argsort(kind="stable")
         return [int(row) for row in rows[worst][:num_images]]
-    assert isinstance(images, list)
-    if lost := set(images) - set(predicted.index.tolist()):
-        raise Refused(
-            f"grad_cam.images: {sorted(lost)[0]} is not among the {len(predicted.index)} images "
-            f"scored, whose places are {predicted.index[0]} to {predicted.index[-1]}"
-        )
+    check_places(images, predicted.index)
     return [int(row) for row in np.searchsorted(predicted.index, images)]
+
+
+def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
+    """Raise Refused where one of `images` is a place that is not in `index` (N,), which ascends."""
+    lost = set(images) - set(index.tolist()) if isinstance(images, list) else ()
+    if lost:
+        raise Refused(
+            f"grad_cam.images: {sorted(lost)[0]} is not among the {len(index)} images scored, "
+            f"whose places are {index[0]} to {index[-1]}"
+        )
 
 
 def explain(run: Rebuilt, image: Tensor, predicted: Predicted, row: int) -> Explained:

@@ -15,6 +15,7 @@ from triptych import Refused
 from triptych.evaluation.arrays import Array, read_arrays
 
 ARRAYS = ("logits", "labels", "index")
+MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +60,20 @@ def read_predictions(path: Path) -> Predicted:
     return Predicted(**arrays)
 
 
+def read_validation(folder: Path, num_classes: int) -> Predicted:
+    """A run's answers in validation; raises Refused too where they are of other classes."""
+    path = folder / "predictions" / "val.npz"
+    found = read_predictions(path)
+    if found.num_classes != num_classes:
+        raise Refused(f"{path}: has {found.num_classes} classes, the test images {num_classes}")
+    return found
+
+
 def _misshapen(logits: Array, labels: Array, index: Array) -> str | None:
     if logits.ndim != 2 or logits.shape[1] < 2 or logits.dtype.kind != "f":
         return f"logits must be floats (N, C), they are {_kind(logits)}"
+    if logits.shape[1] > MAX_CLASSES:
+        return f"logits are of {logits.shape[1]:,} classes, there may be {MAX_CLASSES:,}"
     for name, values in (("labels", labels), ("index", index)):
         if values.shape != logits.shape[:1] or values.dtype != np.int64:
             return f"{name} must be int64 ({len(logits)},) as the logits, they are {_kind(values)}"

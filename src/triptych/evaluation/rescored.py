@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -12,8 +13,11 @@ from triptych import Refused
 from triptych.building import build_optim, build_trainer, device_name
 from triptych.data.images import ImageData
 from triptych.evaluation.calibration import calibration_error
+from triptych.evaluation.findings import circumstances
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.rebuilt import Rebuilt
+from triptych.folders import MEASURED
+from triptych.model.weights import first_line
 from triptych.task import Classification
 
 # What of a run's Trainer bears on its scores.
@@ -35,15 +39,16 @@ class Rescored(NamedTuple):
 
     @property
     def differences(self) -> dict[str, float]:
-        """Between each metric now and as logged, of those that were logged; largest first."""
+        """Between each metric now and as logged, counts left out; NaN first, then the largest."""
         shared = self.metrics.keys() & self.logged.keys()
-        gaps = {name: abs(self.metrics[name] - self.logged[name]) for name in shared}
-        return dict(sorted(gaps.items(), key=lambda gap: (-gap[1], gap[0])))
+        measured = sorted(name for name in shared if not name.endswith("/undefined_classes"))
+        gaps = {name: abs(self.metrics[name] - self.logged[name]) for name in measured}
+        return dict(sorted(gaps.items(), key=lambda gap: (not isnan(gap[1]), -gap[1])))
 
     @property
     def facts(self) -> dict[str, Any]:
         """As `evaluation.json` has them; the largest difference is null where none was logged."""
-        largest = max(self.differences.values(), default=None)
+        largest = next(iter(self.differences.values()), None)
         shown = {name: value for name, value in self._asdict().items() if name != "predicted"}
         return shown | {"largest_difference": largest}
 
@@ -58,16 +63,14 @@ class Rescored(NamedTuple):
         if not self.differences:
             return "nothing was logged"
         (name, largest), *others = self.differences.items()
+        if isnan(largest):
+            return f"{name} is NaN here, logged was {self.logged[name]:.4g}"
         if largest == 0:
             return "exactly as logged"
-        there = circumstances(*(facts.get(n) for n in ("device", "precision", "num_threads")))
+        there = circumstances(*map(facts.get, ("device", "precision", "num_threads")))
         here = circumstances(self.device, self.precision, self.num_threads)
         more = ", others by no more," if any(gap for _, gap in others) else ""
-        return f"{name} off by {largest:.2g}{more} from what was logged on {there}; here {here}"
-
-
-def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
-    return f"{device} ({precision}, {num_threads} threads)"
+        return f"{name} off by {largest:.2g}{more} from what was logged ({there}); here {here}"
 
 
 def find_device(word: str) -> torch.device:
@@ -91,7 +94,11 @@ def scorer(run: Rebuilt, device: torch.device) -> pl.Trainer:
     options = {name: run.config["trainer"].get(name) for name in BEARING}
     options |= {"precision": facts.get("precision") if device.type == trained_on else None}
     options |= {"accelerator": device.type, "devices": 1, "enable_checkpointing": False}
-    trainer = build_trainer(run.config | {"trainer": options}, run.record, [])
+    try:
+        trainer = build_trainer(run.config | {"trainer": options}, run.record, [])
+    except ImportError as error:
+        needs = f"{options['precision']} needs what is not installed ({first_line(error)})"
+        raise Refused(f"{run.record.folder}: its precision {needs}") from error
     run.precision = str(trainer.precision)
     run.to(device)
     return trainer
@@ -120,9 +127,8 @@ def rescore(run: Rebuilt, data: ImageData, split: str, trainer: pl.Trainer) -> R
 
 
 def logged_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
-    numbers = (int, float)
     is_own = (name for name in metrics if name.startswith(f"{split}/"))
-    return {name: metrics[name] for name in is_own if type(metrics[name]) in numbers}
+    return {name: metrics[name] for name in is_own if MEASURED.holds(metrics[name])}
 
 
 @contextmanager

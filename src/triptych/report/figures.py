@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from triptych.files import replacing
@@ -73,7 +74,10 @@ def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as drawn, (3, H, W)."""
+    """The figure as drawn, (3, H, W); dollars in a name are no formula."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     width, height = figure.canvas.get_width_height()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from triptych.comparison.content import Circumstances, Row
 from triptych.comparison.exhibits import Curve, WithInterval
 from triptych.evaluation.degradation import OVERALL, Degradation, Level
-from triptych.evaluation.findings import Slice
+from triptych.evaluation.findings import Slice, circumstances
 from triptych.evaluation.statistics import Interval
 
 DASH = "–"
@@ -34,7 +34,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points."""
-    return f"{100 * value:+.{digits}f}".replace("-", "−")
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus zero
 
 
 def interval(estimate: Ends, digits: int = 2, signed: bool = False) -> str:
@@ -76,10 +76,7 @@ def place(measured: Circumstances | None) -> str:
     """cpu, 32-true, 2 threads."""
     if measured is None:
         return DASH
-    number = measured.num_threads
-    threads = None if number is None else f"{number} thread{'' if number == 1 else 's'}"
-    known = (measured.device, measured.precision, threads)
-    return ", ".join(word for word in known if word) or "device not known"
+    return circumstances(measured.device, measured.precision, measured.num_threads)
 
 
 def accuracy_of(row: Row | Level) -> WithInterval:

@@ -43,11 +43,6 @@ FILTERS = (
 def page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = panels.Key(comparison)
-    seconds = {
-        origin.label: origin.train_seconds / origin.num_epochs
-        for origin in comparison.origins
-        if origin.train_seconds and origin.num_epochs
-    }
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -59,13 +54,12 @@ def page(comparison: Comparison) -> str:
             policy=_policy(_asset("page.js")),
             key=key,
             curves=panels.learning_curves(comparison.curves, key),
-            costs=panels.costs(comparison.rows, seconds, key),
+            costs=panels.costs(comparison.rows, key),
             unmeasured=panels.unmeasured(comparison.rows),
             calibration=panels.calibration(comparison.recipes, key),
             image_types=panels.image_types(comparison.image_types, key),
             table_1=TABLE_1,
             folders={row.label: row.folder for row in comparison.rows},
-            epoch_seconds=seconds,
         )
     )
 

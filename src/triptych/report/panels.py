@@ -1,6 +1,6 @@
 """Which charts the page shows, and what each says in words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,6 @@ from triptych.report.formats import place, spaced
 
 MAX_RELIABILITY = 6
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
-EPOCH = Cost("seconds_per_epoch", "training, seconds an epoch", "{:.1f} s", of="trained_on")
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,16 @@ def _course(curve: Curve, name: str, key: Key) -> Series:
     return Series(key.styles.get(curve.label), epochs, values[there], marked=scored)
 
 
-def costs(rows: Sequence[Row], epoch_seconds: Mapping[str, float], key: Key) -> list[Panel]:
+def costs(rows: Sequence[Row], key: Key) -> list[Panel]:
     """Accuracy against each cost that was measured, with what is not dominated marked.
 
     What depends on device, precision and threads is compared among networks that share them.
     """
     panels = []
-    for cost in (*COSTS, EPOCH):
-        known = {row.label: getattr(row, cost.name, None) for row in rows}
-        known |= epoch_seconds if cost is EPOCH else {}
-        measured = [row for row in rows if known[row.label]]
+    for cost in COSTS:
+        measured = [row for row in rows if getattr(row, cost.name)]
         for where, alike in _by_place(measured, cost).items():
-            values = np.array([known[row.label] for row in alike], dtype=np.float64)
+            values = np.array([getattr(row, cost.name) for row in alike], dtype=np.float64)
             panels.append(_trade_off(cost, where, alike, values, key))
     return panels
 

@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from optuna.trial import TrialState
 
-from triptych import Refused, printable
+from triptych import Refused
 from triptych.config import CONFIGS, Config, plain
 from triptych.files import replacing
+from triptych.folders import printable
 from triptych.identity import experiment
 
 log = logging.getLogger(__name__)
