@@ -133,7 +133,7 @@ class Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rich import get_console
 
-        shown = "\n".join(map(printable, self.format(record).split("\n")))
+        shown = "\n".join(map(legible, self.format(record).split("\n")))
         get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
