@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from triptych import Refused, legible, nearest
 from triptych.refusals import check_flags, refusals
-from triptych.secret import hidden, put_away
+from triptych.secret import STORAGE, hidden, put_away
 from triptych.usage import usage
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What Hydra reads as a list, a mapping, a number or no text at all.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME")
+SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)
 NO_SWEEP = dict.fromkeys(
     ("evaluate", "compare"), "takes a folder with many runs below it, or a list of folders"
 ) | {"tune": "has one network a study; start it once for each"}
