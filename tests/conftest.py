@@ -41,6 +41,7 @@ def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME"):
             patch.setenv(key, str(tmp_path_factory.mktemp(key.lower())))
+        patch.delenv("TRIPTYCH_STORAGE", raising=False)
         yield
 
 

@@ -208,12 +208,13 @@ def test_the_lock_holds_what_pyproject_asks_for() -> None:
     assert [str(r) for r in requirements if not r.specifier.contains(Version(pins[r.name]))] == []
 
 
-def test_env_example_documents_the_three_keys_and_sets_none() -> None:
+def test_env_example_documents_every_key_and_sets_none() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert re.findall(r"^# ([A-Z_]+)=\S", "\n".join(lines), flags=re.MULTILINE) == [
         "DATA_DIR",
         "LOG_DIR",
         "TORCH_HOME",
+        "TRIPTYCH_STORAGE",
     ]
     assert [line for line in lines if line and not line.startswith("#")] == []
 
