@@ -24,6 +24,7 @@ from triptych.data.shapes import Shapes
 from triptych.ending import resume_command
 from triptych.journal import Journal
 from triptych.record import COLUMNS, Record
+from triptych.resume import reopen
 from triptych.run import train
 
 SMALL = ["model=torchvision", "model.name=mobilenet_v3_small"]  # has BatchNorm and dropout
@@ -463,6 +464,22 @@ def test_settings_that_an_optimizer_does_not_take_are_refused(tmp_path: Path) ->
 @pytest.mark.parametrize("trainer", ["++trainer.fast_dev_run=true", "++trainer.logger=false"])
 def test_a_run_finishes_with_less_of_lightning(trainer: str, run: Run) -> None:
     assert run(trainer, "++trainer.max_epochs=1").facts["status"] == "finished"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (10**6, 1), ("2", 1), (0, 1)])
+def test_a_resumed_run_takes_as_many_threads_as_it_had_where_there_are_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: object, after: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    record = Record.create(composed(tmp_path), [])
+    record.update(num_threads=before)
+    own = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reopen(composed(tmp_path, f"resume={record.folder}"), [])
+        assert torch.get_num_threads() == after
+    finally:
+        torch.set_num_threads(own)
 
 
 def test_an_edited_config_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

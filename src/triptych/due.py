@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from triptych.stopping import answer, exit_code
 
 log = logging.getLogger(__name__)
+ONE_WISH_SECONDS = 1.0  # Ctrl-C under torchrun comes twice: from the terminal and from torchrun
 
 
 class Due:
@@ -19,6 +20,7 @@ class Due:
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
         self.saved_at = time.monotonic()
         self.stopped_by: int | None = None
+        self.stopped_at = 0.0
 
     def listen(self) -> None:
         """Let the first signal wait for the checkpoint after the present step.
@@ -29,8 +31,10 @@ class Due:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.stopped_by is not None:
-            raise SystemExit(exit_code(number))
-        self.stopped_by = number
+            if time.monotonic() - self.stopped_at > ONE_WISH_SECONDS:
+                raise SystemExit(exit_code(number))
+            return
+        self.stopped_by, self.stopped_at = number, time.monotonic()
         log.info("stopping after this batch; once more to stop at once, without saving")
 
     def now(self, trainer: pl.Trainer) -> bool:

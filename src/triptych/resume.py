@@ -1,9 +1,11 @@
 """Going on with a run, in its folder and from its last checkpoint."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -46,7 +48,16 @@ def reopen(config: Config, overrides: list[str]) -> Record:
         moved = moved_to(own, config, keys.keys() - {"resume", "trusted_targets"})
         if moved != own:
             record.write_config(moved)
+    if "trainer.devices" not in keys:
+        keep_threads(record)
     return record
+
+
+def keep_threads(record: Record) -> None:
+    """As many as before, where there are cores for them: sums depend on it in their last bits."""
+    number = record.facts.get("num_threads")
+    if type(number) is int and 1 <= number <= (os.cpu_count() or 1):
+        torch.set_num_threads(number)
 
 
 def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:

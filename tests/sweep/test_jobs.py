@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hydra import compose, initialize_config_dir
 
+from hydra_plugins.triptych.processes import ProcessLauncher
 from triptych import Refused
 from triptych.config import CONFIGS, check
 from triptych.sweep.jobs import Job, freeze, labels
@@ -85,3 +86,11 @@ def test_jobs_are_named_by_what_they_do_not_share() -> None:
     assert named == ["seed=0", "seed=1"]
     assert labels(frozen(["model=alexnet", "seed=0"])) == ["model=alexnet seed=0"]
     assert labels(frozen([])) == ["as configured"]
+
+
+def test_a_sweep_that_torchrun_started_on_every_rank_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(Refused, match="torchrun"):
+        ProcessLauncher(num_jobs=1).launch([["seed=0"], ["seed=1"]], 0)

@@ -38,6 +38,7 @@ SCORES = {"test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
 
 def note(log_dir, **what):
     what |= {"time": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    what |= {"threads": os.environ.get("OMP_NUM_THREADS")}
     with open(Path(log_dir, "notes"), "a") as file:
         file.write(json.dumps(what) + "\\n")
 
@@ -130,6 +131,18 @@ def exit_code(jobs: list[Job], num_jobs: int = 4) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else -1
     return 0
+
+
+@pytest.mark.parametrize(("asked", "had"), [(None, "8"), ("3", "3")])
+def test_jobs_at_a_time_share_the_cores_unless_somebody_shared_them_out(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, asked: str | None, had: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert exit_code(stand_ins.jobs("0,10"), num_jobs=2) == 0
+    assert [note["threads"] for note in stand_ins.notes("began")] == [had, had]
 
 
 def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(

@@ -1,5 +1,6 @@
 """Hydra's launcher for sweeps: every job in a process of its own."""
 
+import os
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -29,6 +30,8 @@ class ProcessLauncher(Launcher):
 
         if type(self.num_jobs) is not int or self.num_jobs < 1:
             raise Refused(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise Refused("-m: under torchrun every rank would sweep; start the sweep by python")
         jobs = freeze(lambda overrides: self.compose(self.config, overrides), job_overrides)
         from triptych.sweep.sweep import run  # imports what a refused sweep does not need
 

@@ -4,6 +4,7 @@ What an earlier sweep did is not done again, what it began goes on, and what som
 work on is waited for. One thread does it all: it looks at its children ten times a second.
 """
 
+import os
 import signal
 import tempfile
 import time
@@ -60,6 +61,13 @@ def signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def threads(num_jobs: int) -> dict[str, str]:
+    """Cores shared out among jobs at a time; torch would give all of them to each."""
+    return (
+        {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_jobs))} if num_jobs > 1 else {}
+    )
+
+
 class Sweep:
     """The jobs by their place in the order: waiting, at work, or with an outcome."""
 
@@ -73,6 +81,7 @@ class Sweep:
         self.at_work: dict[int, Worker] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.free_gpus = gpus.visible()
+        self.env = threads(num_jobs)
         self.wanted = [gpus.num_wanted(job.config, len(self.free_gpus)) for job in jobs]
         if max(self.wanted) > len(self.free_gpus):
             raise Refused(f"trainer.devices={max(self.wanted)}: {len(self.free_gpus)} GPUs here")
@@ -121,7 +130,7 @@ class Sweep:
         wanted = self.wanted[number]
         lent, self.free_gpus = self.free_gpus[:wanted], self.free_gpus[wanted:]
         place = self.scratch / str(number)
-        self.at_work[number] = Worker(job, place, claimed, lent, earlier)
+        self.at_work[number] = Worker(job, place, claimed, lent, earlier, self.env)
 
     def _put_off(self, number: int, folder: Path | None) -> None:
         if not self.waiting[number]:

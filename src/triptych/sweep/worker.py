@@ -36,10 +36,17 @@ class Worker:
     """A child in a session of its own, so that Ctrl-C reaches the sweep alone.
 
     Goes on in the folder of `earlier`, uses the GPUs named, and keeps the claim while it lives.
+    `env` holds variables for it that the environment lacks.
     """
 
     def __init__(
-        self, job: Job, place: Path, claimed: IO[bytes], gpus: list[str], earlier: Record | None
+        self,
+        job: Job,
+        place: Path,
+        claimed: IO[bytes],
+        gpus: list[str],
+        earlier: Record | None,
+        env: Mapping[str, str],
     ) -> None:
         self.job, self.place, self.claimed, self.gpus = job, place, claimed, gpus
         self.earlier = earlier
@@ -52,7 +59,7 @@ class Worker:
                 stdin=subprocess.PIPE,  # the leash
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | lent,
+                env={**env, **os.environ, **lent},
                 start_new_session=True,
                 pass_fds=[claimed.fileno()],
             )
