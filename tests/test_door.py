@@ -279,7 +279,9 @@ def test_whoever_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch)
     [
         (["--cfg"], "argument --cfg/-c: expected one argument; --help"),
         (["--info", "seed=1"], "argument --info/-i: invalid choice: 'seed=1'"),
-        (["hydra.sweeper.params={seed:1}"], "'NoneType' object has no attribute 'get'"),
+        (["hydra.sweeper.params={seed:1}"], "one of the arguments cannot be set: 'NoneType'"),
+        (["trusted_targets.a.b=/"], "one of the arguments cannot be set: Index 'a'"),
+        (["-m", "seed=0,1", "trusted_targets.a.b=/"], "one of the arguments cannot be set"),
         (["k" * 5000 + "=[x]"], "one of the arguments is too long"),
         (["hydra.searchpath=[x]", "model=nope"], "model=nope: no such choice"),
     ],

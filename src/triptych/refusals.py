@@ -1,9 +1,11 @@
 """What Hydra has against a command line, in our words."""
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENAMETOOLONG
+from pathlib import Path
 from typing import NoReturn
 
 from triptych import Refused, nearest
@@ -12,19 +14,25 @@ from triptych import Refused, nearest
 @contextmanager
 def refusals(verb: str) -> Iterator[None]:
     """What Hydra and OmegaConf have against a command line, as Refused."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the refusal says so
-    theirs = (HydraException, OmegaConfBaseException, ValueError, OSError)
     try:
         yield
     except Refused:
         raise
-    except (*theirs, AttributeError, TypeError) as error:
-        if not isinstance(error, theirs) and "full_key: " not in str(error):
-            raise  # no word of OmegaConf's: our own bug
+    except Exception as error:
+        if not is_theirs(error):
+            raise  # our own bug
         raise Refused(explain(error, verb)) from error
+
+
+def is_theirs(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf raised it, or the system, over what was typed."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    kinds = (HydraException, OmegaConfBaseException, ValueError, OSError)
+    return isinstance(error, kinds) or bool({"hydra", "omegaconf"} & set(raised_in.parts))
 
 
 def check_flags() -> None:
@@ -41,7 +49,7 @@ def check_flags() -> None:
 
 def explain(error: Exception, verb: str = "train") -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
-    from hydra.errors import MissingConfigException, OverrideParseException
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import unknown
@@ -56,10 +64,20 @@ def explain(error: Exception, verb: str = "train") -> str:
         return unknown(lines[0].split("'")[1], verb)
     if lines and lines[0].startswith("Ambiguous value for argument"):
         return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
-    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:  # a choice is a file's name
-        return "one of the arguments is too long to be read"
-    if isinstance(error, OSError) and error.errno:  # Hydra writes a sweep's choices into a folder
-        return f"log_dir: cannot be written to ({error})"
+    if isinstance(error, OSError):
+        return of_the_system(error)
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
         return f"{error.full_key}: {lines[0]}"
-    return "\n".join(lines[:3]) or type(error).__name__
+    said = "\n".join(lines[:3]) or type(error).__name__
+    return (
+        said
+        if isinstance(error, HydraException | OmegaConfBaseException)
+        else f"one of the arguments cannot be set: {said}"
+    )
+
+
+def of_the_system(error: OSError) -> str:
+    if error.errno == ENAMETOOLONG:  # a choice is a file's name
+        return "one of the arguments is too long to be read"
+    # Hydra writes a sweep's choices into a folder.
+    return f"log_dir: cannot be written to ({error})" if error.errno else str(error)

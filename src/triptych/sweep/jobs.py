@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from triptych import Refused
 from triptych.config import SWEEP_ONLY, Config, check, plain
 from triptych.door import as_typed
 from triptych.identity import config_hash
-from triptych.refusals import explain
+from triptych.refusals import explain, is_theirs
 
 
 class Job(NamedTuple):
@@ -32,7 +30,9 @@ def freeze(
     for overrides in map(list, job_overrides):
         try:
             jobs.append(frozen(plain(compose(overrides)), overrides))
-        except (Refused, HydraException, OmegaConfBaseException, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, Refused) and not is_theirs(error):
+                raise  # our own bug
             said = error if isinstance(error, Refused) else explain(error)
             wrong = "\n".join(str(said).splitlines()[:2])
             raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from error
