@@ -84,7 +84,7 @@ SEVERAL = "alexnet, googlenet, resnet50, torchvision"
         ("data.batch_size=[1]", "data.batch_size=[1]: must be a whole number"),
         ("optim.lr={a:1}", "optim.lr={'a': 1}: must be a number above 0"),
         ("optim.lr=nan", "optim.lr=nan: must be a number above 0"),
-        ("seed=1" + "0" * 5000, "Exceeds the limit"),
+        ("seed=1" + "0" * 5000, "one of the arguments cannot be set: Exceeds the limit"),
         ("trainer.callbacks=3", "trainer.callbacks=3: must be a list of nodes"),
         ("trainer.max_epochs.deep=1", "trainer.max_epochs={'deep': 1}: must be"),
         ("optim.optimizer=adam", "optim.optimizer=adam: must be a node"),

@@ -64,7 +64,7 @@ def explain(error: Exception, verb: str = "train") -> str:
         return unknown(lines[0].split("'")[1], verb)
     if lines and lines[0].startswith("Ambiguous value for argument"):
         return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno:
         return of_the_system(error)
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
         return f"{error.full_key}: {lines[0]}"
@@ -79,5 +79,4 @@ def explain(error: Exception, verb: str = "train") -> str:
 def of_the_system(error: OSError) -> str:
     if error.errno == ENAMETOOLONG:  # a choice is a file's name
         return "one of the arguments is too long to be read"
-    # Hydra writes a sweep's choices into a folder.
-    return f"log_dir: cannot be written to ({error})" if error.errno else str(error)
+    return f"log_dir: cannot be written to ({error})"  # where Hydra writes a sweep's choices
