@@ -47,7 +47,7 @@ def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="session")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Starts runs that may be killed, with the overrides and the fate that `mortal.py` reads."""
+    """Starts runs that may be killed, with the overrides and the fault that `mortal.py` reads."""
     program = Path(__file__).with_name("mortal.py")
     command = [sys.executable, str(program), str(tmp_path_factory.mktemp("mortal") / "output")]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -55,8 +55,8 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict
         assert server.stdin
         assert server.stdout
 
-        def answer(*typed: str, **fate: Any) -> dict[str, Any]:
-            print(json.dumps({"typed": typed, **fate}), file=server.stdin, flush=True)
+        def answer(*typed: str, **fault: Any) -> dict[str, Any]:
+            print(json.dumps({"typed": typed, **fault}), file=server.stdin, flush=True)
             answered: dict[str, Any] = json.loads(server.stdout.readline())
             return answered
 

@@ -155,7 +155,7 @@ def composed(case: Case) -> tuple[int, str, str]:
     """Exit code and what was printed of a case in this process; a traceback counts as printed."""
     out, err = io.StringIO(), io.StringIO()
     signal.signal(signal.SIGALRM, hang)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quiet():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), restored():
         signal.alarm(SECONDS)
         try:
             enter(*case)
@@ -171,8 +171,8 @@ def composed(case: Case) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Take back what a command leaves in its process."""
+def restored() -> Iterator[None]:
+    """Take back what a command changes in its process: environment, log handlers, folder."""
     environment, root = dict(os.environ), logging.getLogger()
     handlers, level, folder = root.handlers[:], root.level, Path.cwd()
     try:

@@ -1,7 +1,7 @@
 """Runs that die: each request starts a run in a process of its own, which may be killed under way.
 
 A request is a line of JSON on standard input: `typed`, overrides of a tiny run or of one to go on
-with; and a fate, `at` a moment (of `MOMENTS`, or a write by its file's name: "before best.ckpt")
+with; and a fault, `at` a moment (of `MOMENTS`, or a write by its file's name: "before best.ckpt")
 for the `nth` time, or `after` seconds: a `signal`, SIGKILL where none is named, an error of the
 system by its `errno`, or the loss of a folder, `removed`. Where it names a `rank` of a run on
 several devices, it comes there, and the signal goes to the process that started the ranks. `clock`
@@ -72,8 +72,8 @@ TINY = [
 ]
 
 
-class Fate:
-    """What befalls this process at the nth time that a moment comes."""
+class Fault:
+    """What is done to this process at the nth time that a moment comes."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
@@ -92,12 +92,20 @@ class Fate:
         if "removed" in self.request:
             shutil.rmtree(self.request["removed"])
         elif "rank" in self.request:
-            os.kill(os.getppid(), self.request["signal"])
-            time.sleep(0.5)  # until it has passed the signal on
+            self.signal_launcher(self.request["signal"])
         else:
             os.kill(os.getpid(), self.request.get("signal", signal.SIGKILL))
 
-    def spin(self) -> None:
+    def signal_launcher(self, number: int) -> None:
+        """Signal the process that started the ranks, and wait until it has passed the signal on."""
+        handler: Any = signal.getsignal(number)
+        arrived = []
+        signal.signal(number, lambda *told: (arrived.append(number), handler(*told)))
+        os.kill(os.getppid(), number)
+        while not arrived:
+            time.sleep(0.01)
+
+    def install(self) -> None:
         for moment, (owner, name) in MOMENTS.items():
             setattr(owner, name, self.announced(moment, getattr(owner, name)))
         replace = os.replace
@@ -179,7 +187,7 @@ def bend(request: dict[str, Any]) -> None:
     """Make this process's world as the request says."""
     speak()
     if "at" in request:
-        Fate(request).spin()
+        Fault(request).install()
     if "fsize" in request:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["fsize"], request["fsize"]))

@@ -65,7 +65,7 @@ def records(log_dir: Path) -> list[Record]:
 
 
 class Sweep:
-    """A sweep's command, its processes, and its run folders."""
+    """The command of a sweep, started again and again, its processes and its run folders."""
 
     def __init__(self, log_dir: Path, plan: Plan) -> None:
         self.log_dir = log_dir
@@ -115,8 +115,8 @@ def disturb(
 ) -> tuple[Counter[str], dict[Path, float]]:
     """Kill and start again until the kills are used up; then let the sweep end, and once more.
 
-    A job that is killed is gone on with by the next sweep alone. Returns whom the kills hit, and
-    the finished runs as they were when first seen.
+    A job that is killed is resumed by the next sweep only. Returns what the kills hit, and the
+    finished runs as they were when first seen.
     """
     hit: Counter[str] = Counter()
     finished: dict[Path, float] = {}

@@ -286,5 +286,7 @@ def test_whoever_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch)
         (["hydra.searchpath=[x]", "model=nope"], "model=nope: no such choice"),
     ],
 )
-def test_what_the_fuzz_found_is_refused(arguments: list[str], says: str) -> None:
+def test_what_hydra_cannot_set_or_find_is_refused_in_a_line_of_ours(
+    arguments: list[str], says: str
+) -> None:
     assert told(*arguments)[0].startswith(says)

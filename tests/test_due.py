@@ -31,7 +31,9 @@ def test_steps_and_minutes_make_one_due(clock: SimpleNamespace) -> None:
     assert not checkpoint.now(trainer(7)), "the minutes begin anew"
 
 
-def test_a_signal_waits_for_the_checkpoint_and_ends_behind_it(clock: SimpleNamespace) -> None:
+def test_a_signal_waits_for_the_checkpoint_and_ends_the_run_after_it(
+    clock: SimpleNamespace,
+) -> None:
     checkpoint = Due(None, None)
     checkpoint._stop(signal.SIGTERM, None)
     assert checkpoint.now(trainer())
@@ -40,7 +42,7 @@ def test_a_signal_waits_for_the_checkpoint_and_ends_behind_it(clock: SimpleNames
     assert ended.value.code == 143
 
 
-def test_what_comes_twice_within_a_second_is_one_wish(clock: SimpleNamespace) -> None:
+def test_two_signals_within_a_second_are_one_request(clock: SimpleNamespace) -> None:
     checkpoint = Due(None, None)
     checkpoint._stop(signal.SIGINT, None)
     clock.now += 0.5

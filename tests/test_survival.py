@@ -23,6 +23,7 @@ RICH = [
 ]
 OFTEN = ["checkpoint.every_n_steps=1", "++trainer.val_check_interval=0.4"]
 TIMES = {"train/images_per_second"}
+KINDS = ("scalars", "images", "tensors")
 Ask = Callable[..., dict[str, Any]]
 
 
@@ -31,15 +32,13 @@ def run_folder(log_dir: Path) -> Path:
     return path.parent
 
 
-def survive(ask: Ask, log_dir: Path, overrides: list[str], fates: list[dict[str, Any]]) -> Path:
-    """The folder of a run that met each fate in turn, and was then left in peace."""
+def survive(ask: Ask, log_dir: Path, overrides: list[str], faults: list[dict[str, Any]]) -> Path:
+    """The folder of a run that met each fault in turn, and was then left in peace."""
     asked = [*overrides, f"log_dir={log_dir}"]
-    for fate in fates:
-        answer = ask(*asked, **fate)
-        assert answer["code"] == fate.get("code", -signal.SIGKILL) or "after" in fate, (
-            fate,
-            answer,
-        )
+    for fault in faults:
+        answer = ask(*asked, **fault)
+        ends_as = {-signal.SIGKILL, 0} if "after" in fault else {-signal.SIGKILL}
+        assert answer["code"] in ends_as, (fault, answer)
         if answer["code"] == 0:
             return run_folder(log_dir)
         if list(log_dir.rglob("run.json")):  # else it was killed before it had a folder
@@ -62,16 +61,13 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """Every point, picture and text of the event files, by tag."""
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance=dict.fromkeys(SIZES, 0))
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance=dict.fromkeys(KINDS, 0))
     events.Reload()
     tags = events.Tags()
     read = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in tags["scalars"]}
     read |= {t: [(e.step, None) for e in events.Images(t)] for t in tags["images"]}
     read |= {t: [(e.step, None) for e in events.Tensors(t)] for t in tags["tensors"]}
     return {tag: points for tag, points in read.items() if tag not in TIMES}
-
-
-SIZES = ("scalars", "images", "tensors")
 
 
 def assert_equal(left: Any, right: Any, where: str = "") -> None:
@@ -160,16 +156,16 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     ask: Ask, whole: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(0)
-    fates = [{"after": chance.uniform(0.05, 1.5)} for _ in range(6)]
-    assert_same_run(survive(ask, tmp_path, RICH, fates), whole)
+    faults = [{"after": chance.uniform(0.05, 1.5)} for _ in range(6)]
+    assert_same_run(survive(ask, tmp_path, RICH, faults), whole)
 
 
 def test_a_run_that_validates_within_the_epoch_skips_no_validation_when_killed_in_one(
     ask: Ask, tmp_path: Path
 ) -> None:
-    fates = [{"at": "validation", "nth": 2}, {"at": "scored"}, {"at": "after val.npz"}]
-    fates += [{"at": "validation", "nth": 4}, {"at": "step", "nth": 3}]
-    survivor = survive(ask, tmp_path / "survivor", OFTEN, fates)
+    faults = [{"at": "validation", "nth": 2}, {"at": "scored"}, {"at": "after val.npz"}]
+    faults += [{"at": "validation", "nth": 4}, {"at": "step", "nth": 3}]
+    survivor = survive(ask, tmp_path / "survivor", OFTEN, faults)
     assert_same_run(survivor, survive(ask, tmp_path / "whole", OFTEN, []))
     assert len([row for row in table(survivor) if row["val/accuracy"]]) == 6
 

@@ -31,7 +31,7 @@ from triptych.search import trial as trials
 from triptych.search.space import Range, read_space, with_settings
 from triptych.search.study import mend, open_storage
 from triptych.search.trial import Trained, train_trial
-from triptych.secret import STORAGE, address, hidden, put_away, tells
+from triptych.secret import STORAGE, address, hidden, put_away, reveals
 from triptych.task import Classification
 from triptych.tune import tune
 from triptych.usage import usage
@@ -97,7 +97,7 @@ def pretended(config: Config, folder: Path, goes_on: trials.GoesOn) -> Trained:
     accuracy = 1 / (1 + abs(lr - 0.001) * 1000)
     for step in range(1, config["trainer"]["max_epochs"] + 1):
         if not goes_on(step, accuracy * step / 2):
-            return Trained(accuracy, is_cut_short=True)
+            return Trained(accuracy, is_pruned=True)
     return Trained(accuracy)
 
 
@@ -183,18 +183,18 @@ def test_the_recipe_tells_where_it_comes_from(searched: tuple[Path, set[int]]) -
     assert len(text.splitlines()) <= 25
 
 
-def test_a_training_is_cut_short_behind_the_validation_that_says_so(tmp_path: Path) -> None:
+def test_a_training_is_pruned_after_the_validation_that_says_so(tmp_path: Path) -> None:
     config = training(tmp_path, trainer__max_epochs=3)
     seen: list[int] = []
     trained = train_trial(config, tmp_path, lambda step, _: bool(seen.append(step)))
-    assert (seen, trained.is_cut_short) == ([1], True)
+    assert (seen, trained.is_pruned) == ([1], True)
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_training_that_diverges_is_cut_short_with_its_reason(tmp_path: Path) -> None:
+def test_a_training_that_diverges_is_pruned_with_its_reason(tmp_path: Path) -> None:
     config = training(tmp_path, optim__lr=1e30, trainer__max_epochs=5)
     trained = train_trial(config, tmp_path, lambda *_: True)
-    assert trained.is_cut_short
+    assert trained.is_pruned
     assert re.match(r"the training loss is (nan|inf) in epoch [12]", trained.error)
 
 
@@ -258,6 +258,7 @@ def test_workers_share_the_budget_and_what_a_killed_one_had_is_done_again(
     monkeypatch.setattr(work, "train_trial", hangs)
     killed = in_a_process(lambda: tune(config, TINY))
     while not begun.exists():
+        assert os.waitpid(killed, os.WNOHANG) == (0, 0), "it ended before it began"
         time.sleep(0.02)
     [lost] = kept(tmp_path)
     monkeypatch.setattr(work, "train_trial", pretended)
@@ -272,7 +273,7 @@ def test_workers_share_the_budget_and_what_a_killed_one_had_is_done_again(
     done = [trial for trial in found if trial.state in studies.DONE]
     assert len(done) == 8
     assert found[0].state == TrialState.FAIL
-    again = [trial for trial in done if trial.user_attrs.get("again") == 0]
+    again = [trial for trial in done if trial.user_attrs.get("retry_of") == 0]
     assert [trial.params for trial in again] == [lost.params]
     assert len({json.dumps(trial.params) for trial in done}) == 8
     assert (tmp_path / "configs" / "experiment" / f"tuned_{NAME}.yaml").exists()
@@ -487,10 +488,10 @@ def test_an_address_is_shown_but_for_its_password(told: str, shown: str) -> None
 
 def test_a_reason_that_has_a_word_of_the_password_is_not_shown() -> None:
     url = "postgresql://me:hunter@2@host:1/db"  # read as host 2@host
-    assert tells('could not translate host name "hunter"', url)
-    assert tells("password=hunter", "mysql://host/db?user=me&password=hunter")
-    assert not tells("could not connect to host as me", url)
-    assert not tells("unable to open database file", "sqlite:///a.db")
+    assert reveals('could not translate host name "hunter"', url)
+    assert reveals("password=hunter", "mysql://host/db?user=me&password=hunter")
+    assert not reveals("could not connect to host as me", url)
+    assert not reveals("unable to open database file", "sqlite:///a.db")
 
 
 def test_an_address_with_a_password_waits_in_the_environment() -> None:

@@ -72,7 +72,7 @@ def device_name(device: torch.device) -> str:
 
 
 def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
-    """Lightning's Trainer with the config's callbacks and loggers, and ours behind them."""
+    """Lightning's Trainer with the config's callbacks and loggers, and ours after them."""
     options = dict(config["trainer"])
     nodes = {name: options.pop(name, None) or [] for name in ("callbacks", "plugins", "logger")}
     theirs = [built("trainer.callbacks", node) for node in nodes["callbacks"]]

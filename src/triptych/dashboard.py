@@ -83,16 +83,16 @@ class Dashboard(Callback):
         self._show(trainer, f"{split}/confusion", figure)
 
     def _keep_mistakes(self, trainer: pl.Trainer, task: Classification) -> None:
-        """Keep the images of the dearest mistakes, which a comparison shows without the data."""
+        """Keep images of the most confident mistakes: a comparison shows them without the data."""
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         logits, labels, index = (tensor.cpu() for tensor in task.predictions)
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses[logits.argmax(1) == labels] = -1
-        dearest = losses.topk(min(NUM_KEPT, int((losses >= 0).sum()))).indices
-        images = data.test.data.images[index[dearest]]
+        worst = losses.topk(min(NUM_KEPT, int((losses >= 0).sum()))).indices
+        images = data.test.data.images[index[worst]]
         if max(images.shape[-2:]) > LARGEST_KEPT:
             images = v2.functional.resize(images, [LARGEST_KEPT, LARGEST_KEPT])
-        kept = {"index": index[dearest].numpy(), "images": images.numpy()}
+        kept = {"index": index[worst].numpy(), "images": images.numpy()}
         self.record.add_predictions("test_images", **kept)
 
     def _show(self, trainer: pl.Trainer, name: str, figure: Figure) -> None:

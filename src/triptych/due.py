@@ -6,14 +6,14 @@ from types import FrameType
 
 import lightning.pytorch as pl
 
-from triptych.stopping import answer, exit_code
+from triptych.stopping import exit_code, handle
 
 log = logging.getLogger(__name__)
-ONE_WISH_SECONDS = 1.0  # Ctrl-C under torchrun comes twice: from the terminal and from torchrun
+ONE_REQUEST_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
 
 
 class Due:
-    """Asked at every complete step, on every device alike."""
+    """Asked after every optimizer step; all ranks must ask alike, for they agree on the answer."""
 
     def __init__(self, every_n_steps: int | None, every_minutes: float | None) -> None:
         self.every_n_steps = every_n_steps
@@ -25,19 +25,21 @@ class Due:
     def listen(self) -> None:
         """Let the first signal wait for the checkpoint after the present step.
 
-        To be called behind Lightning's own handlers; Lightning takes these back after training.
+        To be called when Lightning has installed its own handlers: it restores what was before
+        them after training.
         """
-        answer(self._stop)
+        handle(self._stop)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.stopped_by is not None:
-            if time.monotonic() - self.stopped_at > ONE_WISH_SECONDS:
+            if time.monotonic() - self.stopped_at > ONE_REQUEST_SECONDS:
                 raise SystemExit(exit_code(number))
             return
         self.stopped_by, self.stopped_at = number, time.monotonic()
         log.info("stopping after this batch; once more to stop at once, without saving")
 
     def now(self, trainer: pl.Trainer) -> bool:
+        """Whether to save a checkpoint at this step."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             return True
         seconds = time.monotonic() - self.saved_at
@@ -51,6 +53,6 @@ class Due:
             raise SystemExit(exit_code(self.stopped_by or 0))
 
     def _agreed(self, trainer: pl.Trainer, here: bool) -> bool:
-        """Whether it holds on any device: saving is a work of all."""
+        """Whether it holds on any rank: all of them take part in saving."""
         agreed: bool = trainer.strategy.reduce_boolean_decision(here, all=False)
         return agreed

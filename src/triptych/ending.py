@@ -19,7 +19,7 @@ from triptych.model.weights import first_line
 from triptych.ranks import Follower, environment, hear, rank, tell
 from triptych.record import Record
 from triptych.resume import cut_back
-from triptych.stopping import stoppable
+from triptych.stopping import handled, stop_at_once
 from triptych.trust import foreign_targets
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ ALLOCATOR = "DefaultCPUAllocator"  # what torch says where a CPU's memory is ful
 
 @contextmanager
 def kept(record: Record) -> Iterator[None]:
-    """One process at a time, and a folder that tells how it ended.
+    """Hold the run folder while the block lasts, and record in it how that ended.
 
     Raises Refused where another process is at work on the run, or was since it was looked at.
     """
@@ -36,11 +36,11 @@ def kept(record: Record) -> Iterator[None]:
         if isinstance(record, Follower):
             hear("begun")
         elif Record.open(record.folder).facts != record.facts:
-            raise Refused(f"{record.folder}: another process has gone on with this run meanwhile")
+            raise Refused(f"{record.folder}: another process has resumed this run meanwhile")
         else:
             cut_back(record)
             tell("begun")
-        with record.log_kept(), stoppable(), status_kept(record):
+        with record.log_kept(), handled(stop_at_once), status_kept(record):
             yield
 
 

@@ -24,10 +24,10 @@ class Journal(Checkpoint):
     """Keeps the record of a training as it goes.
 
     The best epoch is the one of the highest `val/accuracy`, the earlier on a tie; with
-    `score="last"`, or without validation, it is the last. Lightning runs this callback behind all
+    `score="last"`, or without validation, it is the last. Lightning runs this callback after all
     others, so that a checkpoint holds their last word (averaged weights, for one).
 
-    `last.ckpt` is saved at the end of an epoch, behind its validation, and within an epoch where
+    `last.ckpt` is saved at the end of an epoch, after its validation, and within an epoch where
     an optimizer step is complete; never on a batch that a validation follows, or a run resumed
     there would skip it. `best.ckpt` is written from what `last.ckpt` is about to hold, and before.
     """
@@ -57,7 +57,7 @@ class Journal(Checkpoint):
     # The loss, read at the interval and before a checkpoint.
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._clock = time.monotonic()  # behind the last epoch's pictures and checkpoint
+        self._clock = time.monotonic()  # after the last epoch's figures and checkpoint
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's, for this batch
@@ -70,7 +70,7 @@ class Journal(Checkpoint):
         is_last = loop.epoch_loop.batch_progress.is_last_batch
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         ends = is_last or trainer.should_stop or trainer.global_step == trainer.max_steps
-        # Where a step is complete: a checkpoint's step tells which lines are before it.
+        # After whole steps only: a resumed run keeps the lines up to its checkpoint's step.
         if ends or (has_stepped and (batch_idx + 1) % interval < trainer.accumulate_grad_batches):
             self._keep_loss(trainer, pl_module)
         goes_on = not is_last and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
@@ -167,7 +167,7 @@ class Journal(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # no point of a curve is missing that the checkpoint is behind
+            logger.save()  # curves must reach as far as the checkpoint
         trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
         self.due.saved(trainer)
 

@@ -30,10 +30,10 @@ from triptych.config import Config
 from triptych.ending import resume_command
 from triptych.ranks import environment
 from triptych.record import Record
-from triptych.stopping import answer, exit_code
+from triptych.stopping import exit_code, handled
+from triptych.sweep.job import COMMAND
 
 log = logging.getLogger(__name__)
-COMMAND = [sys.executable, "-m", "triptych.sweep.job"]
 LOCALHOST = "127.0.0.1"
 GRACE_SECONDS = 15.0  # for the others to end by themselves, once one has failed
 
@@ -52,7 +52,7 @@ def num_ranks(config: Config) -> int:
     if trainer.get("num_nodes", 1) > 1:
         raise Refused(
             f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is started on "
-            "every one of them, by torchrun or srun: README, Several machines"
+            "every one of them, by torchrun or srun: README, Several devices"
         )
     if devices == "auto":
         return max(1, torch.cuda.device_count()) if on_cuda(config) else 1
@@ -96,7 +96,7 @@ def tell_end(record: Record, failure: Failure, stopped_by: int | None) -> None:
 
 
 def local_store() -> TCPStore:
-    """A store that this machine alone reaches; torch's own choice were every interface."""
+    """A store that only this machine reaches; torch itself would listen on every interface."""
     listening = socket.create_server((LOCALHOST, 0))
     port = listening.getsockname()[1]
     fd = listening.detach()
@@ -124,26 +124,26 @@ class Ranks:
 
     def _start(self, rank: int, place: Path) -> subprocess.Popen[bytes]:
         num_threads = torch.get_num_threads() // len(self.places)
-        told = {"OMP_NUM_THREADS": str(max(1, num_threads))} | os.environ
-        told |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
-        told |= {name: str(len(self.places)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-        told |= {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(self.store.port)}
-        told |= {"TORCHELASTIC_RUN_ID": "triptych", "TORCHELASTIC_RESTART_COUNT": "0"}
-        told |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_RANK": "0"}
+        env = {"OMP_NUM_THREADS": str(max(1, num_threads))} | os.environ
+        env |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+        env |= {name: str(len(self.places)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        env |= {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(self.store.port)}
+        env |= {"TORCHELASTIC_RUN_ID": "triptych", "TORCHELASTIC_RESTART_COUNT": "0"}
+        env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_RANK": "0"}
         with (place / "output").open("wb") as output:
             return subprocess.Popen(
                 [*COMMAND, str(place)],
                 stdin=subprocess.PIPE,  # closed when this process ends, which ends the rank
                 stdout=output if rank else None,
                 stderr=output if rank else None,
-                env=told,
+                env=env,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
 
     def wait(self, started: Callable[[str], object] | None) -> Failure | None:
         """The first rank that failed, when all have ended; None where none did."""
         failure = None
-        with self._passing_on():
+        with self._signals_passed_on():
             while any(process.poll() is None for process in self.processes):
                 if started and (folder := self.folder()):
                     started(folder)
@@ -155,7 +155,10 @@ class Ranks:
         return failure or self._failure()
 
     def _failure(self) -> Failure | None:
-        """A rank that failed; the others are given some time. One killed is the likelier cause."""
+        """A rank that failed, one that was killed before others: it is the likelier cause.
+
+        The other ranks have `GRACE_SECONDS` from then on.
+        """
         ended = [Failure(rank, p.returncode) for rank, p in enumerate(self.processes) if p.poll()]
         if not ended:
             return None
@@ -172,8 +175,8 @@ class Ranks:
         return (self.places[rank] / "output").read_text(errors="replace")
 
     @contextmanager
-    def _passing_on(self) -> Iterator[None]:
-        """Pass signals on to the ranks; with the second, the time begins that they are given."""
+    def _signals_passed_on(self) -> Iterator[None]:
+        """Pass signals on to the ranks; after the second they have `GRACE_SECONDS` to end."""
 
         def stop(number: int, _: FrameType | None) -> None:
             if self.stopped_by is not None:
@@ -182,12 +185,10 @@ class Ranks:
             for process in self.processes:
                 process.send_signal(number)
 
-        before = answer(stop)
         try:
-            yield
+            with handled(stop):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self._kill()
             for process in self.processes:
                 process.communicate()  # closes the pipe

@@ -18,7 +18,7 @@ from typing import IO
 from triptych import Refused
 
 HOLDER = re.compile(r"([1-9]\d{0,8}) on ([\w.-]{1,255})", re.ASCII)
-TRIES = 5  # `held` takes the lock for a moment; whoever works keeps it
+TRIES = 5  # for `held`, too, takes the lock, but for a moment
 
 
 @contextmanager

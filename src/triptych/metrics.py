@@ -44,7 +44,7 @@ class Predictions(Metric):
         self.index.append(index)
 
     def whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What `compute` gives, where torchmetrics makes scalars of a lone label and index."""
+        """`compute`, whose labels and index torchmetrics would squeeze to scalars where N is 1."""
         logits, labels, index = self.compute()
         return logits, labels.view(-1), index.view(-1)
 

@@ -47,13 +47,13 @@ def store() -> Store:
 
 
 def tell(what: str, text: str = "") -> None:
-    """Let the other ranks know; they `hear` it, once a run."""
+    """Let the other ranks `hear` a text under a name that is used once a run."""
     if environment():
         store().set(f"triptych/{what}", text)
 
 
 def hear(what: str) -> str:
-    """What rank 0 tells, as soon as it does."""
+    """What rank 0 tells; waits until it does."""
     return str(store().get(f"triptych/{what}").decode())
 
 

@@ -114,7 +114,7 @@ class Record:
         self.facts = changed
 
     def begin(self, **facts: Any) -> None:
-        """Start, or go on, with the facts of data and network; what an earlier end left goes."""
+        """Start or resume, with the facts of data and network; forget how the run ended before."""
         (self.folder / "traceback.txt").unlink(missing_ok=True)
         self.update(status="running", finished_at=None, error=None, **facts)
 
@@ -135,7 +135,7 @@ class Record:
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
         """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
 
-        As `test_images`: `images` uint8 (K, 3, H, W) and `index` of the dearest mistakes.
+        As `test_images`: `images` uint8 (K, 3, H, W) and `index` of the most confident mistakes.
         """
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What Hydra has against a command line, in our words."""
+"""Hydra's errors over a command line as refusals of ours."""
 
 import traceback
 import warnings
@@ -13,7 +13,7 @@ from triptych import Refused, nearest
 
 @contextmanager
 def refusals(verb: str) -> Iterator[None]:
-    """What Hydra and OmegaConf have against a command line, as Refused."""
+    """Raise Refused for what Hydra and OmegaConf raise in the block over what was typed."""
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the refusal says so
     try:
         yield
@@ -47,8 +47,8 @@ def check_flags() -> None:
     parser.parse_args()
 
 
-def explain(error: Exception, verb: str = "train") -> str:
-    """What Hydra has against a command line, in our words where they are shorter."""
+def explain(error: Exception, verb: str) -> str:
+    """An error of Hydra's or OmegaConf's, in our words where they are shorter."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -63,17 +63,16 @@ def explain(error: Exception, verb: str = "train") -> str:
     if lines and lines[0].startswith("Could not override '"):
         return unknown(lines[0].split("'")[1], verb)
     if lines and lines[0].startswith("Ambiguous value for argument"):
-        return f"{lines[0].split(chr(39))[1]}: several values; sweep over them with -m"
+        typed = lines[0].split("'")[1]
+        return f"{typed}: several values; sweep over them with -m"
     if isinstance(error, OSError) and error.errno:
         return of_the_system(error)
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
         return f"{error.full_key}: {lines[0]}"
     said = "\n".join(lines[:3]) or type(error).__name__
-    return (
-        said
-        if isinstance(error, HydraException | OmegaConfBaseException)
-        else f"one of the arguments cannot be set: {said}"
-    )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return said
+    return f"one of the arguments cannot be set: {said}"
 
 
 def of_the_system(error: OSError) -> str:

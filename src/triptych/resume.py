@@ -1,4 +1,4 @@
-"""Going on with a run, in its folder and from its last checkpoint."""
+"""Resuming a run, in its folder and from its last checkpoint."""
 
 import csv
 import os
@@ -19,20 +19,20 @@ from triptych.lock import hold
 from triptych.record import COLUMNS, Record
 from triptych.trust import check_foreign
 
-OF_THE_TEST = ("test/", "best/", "_hparams_/")  # curves of what comes behind every checkpoint
+OF_THE_TEST = ("test/", "best/", "_hparams_/")  # curves written after the last checkpoint
 
 
 def reopen(config: Config, overrides: list[str]) -> Record:
-    """The record of the run to go on with.
+    """The record of the run to resume.
 
-    The folder's config holds, with those of the `overrides` that are no part of the experiment:
-    where data lie, which device. Raises Refused at any other, and where another process is at
-    work on the run.
+    The folder's config holds, but for `overrides` that are no part of the experiment: where data
+    lie, which device. Raises Refused at any other override, at a folder that is damaged, edited
+    or somebody else's, and where another process is at work on the run.
     """
     keys = {override.lstrip("+").partition("=")[0]: override for override in overrides}
     others = [typed for key, typed in keys.items() if key not in NOT_THE_EXPERIMENT]
     if others:
-        raise Refused(f"resume= goes on with the folder's own config, without {' '.join(others)}")
+        raise Refused(f"resume= takes the folder's own config, without {' '.join(others)}")
     folder = Path(config["resume"])
     record = Record.open(folder)
     if record.facts.get("status") == "finished":
@@ -54,7 +54,7 @@ def reopen(config: Config, overrides: list[str]) -> Record:
 
 
 def keep_threads(record: Record) -> None:
-    """As many as before, where there are cores for them: sums depend on it in their last bits."""
+    """Take as many threads as before, if there are cores: sums depend on it in their last bits."""
     number = record.facts.get("num_threads")
     if type(number) is int and 1 <= number <= (os.cpu_count() or 1):
         torch.set_num_threads(number)
@@ -77,19 +77,24 @@ def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:
 
 
 def cut_back(record: Record) -> None:
-    """Take back what the run did behind its last checkpoint: all that will be done again.
+    """Take back what the run did after its last checkpoint: all of it will be done again.
 
     Raises Refused where that checkpoint cannot be read.
     """
     last, folder = record.checkpoint_path("last"), record.folder
     for path in folder.rglob(".*.[0-9]*"):  # a killed write's half
         path.unlink()
-    for path in sorted(folder.glob("hpc_ckpt_*.ckpt")):  # Lightning's, before SLURM's requeue
+    for path in sorted(
+        folder.glob("hpc_ckpt_*.ckpt")
+    ):  # which Lightning saves before SLURM requeues a job
         path.replace(last)
     step = -1
     if last.exists():
         try:
-            step = int(checkpoint.load(last)["global_step"])
+            content = checkpoint.load(last)
+            step = int(content["global_step"])
+            if "loops" not in content:  # weights without where training was
+                raise KeyError("loops")
         except (Refused, KeyError, TypeError, ValueError) as error:
             raise Refused(
                 f"{last}: no checkpoint, or damaged; nothing of it was run\n"

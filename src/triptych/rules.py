@@ -51,12 +51,12 @@ RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds,
 
 def are_devices(value: Any) -> bool:
     if type(value) is list:
-        are_places = all(count(0).holds(place) for place in value)
-        return are_places and 0 < len(value) == len(set(value))
+        are_indices = all(count(0).holds(index) for index in value)
+        return are_indices and 0 < len(value) == len(set(value))
     return value == "auto" or (type(value) is int and value > 0)
 
 
-DEVICES = Rule("a whole number of at least 1, a list of places, or auto", are_devices)
+DEVICES = Rule("a whole number of at least 1, a list of indices, or auto", are_devices)
 STRATEGY = Rule(
     "auto, ddp or another whose ranks are programs (no spawn, no fork)",
     lambda v: not isinstance(v, str) or not re.search("spawn|fork|notebook|popen", v),

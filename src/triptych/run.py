@@ -132,7 +132,7 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     record.update(device=building.device_name(device), precision=str(trainer.precision))
 
     last = record.checkpoint_path("last")
-    path = last if last.exists() else None  # of a run stopped behind its training: nothing to do
+    path = last if last.exists() else None  # of a run stopped after its training: fit ends at once
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
     record.update(
         num_epochs=journal.num_epochs,

@@ -4,7 +4,7 @@ import os
 import re
 
 STORAGE = "TRIPTYCH_STORAGE"  # the environment's address of a database
-# As SQLAlchemy reads an address, but up to the last @; a reference to another place tells nothing.
+# As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
 PASSWORD = re.compile(
     r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b(?:password|passwd|pwd)=)[^&\s'\"]+",
     re.IGNORECASE,
@@ -16,8 +16,8 @@ def hidden(text: str) -> str:
     return PASSWORD.sub(lambda found: (found["before"] or found["name"]) + "***", text)
 
 
-def tells(text: str, url: str) -> bool:
-    """Whether a text has a word of the password of an address, which may have been misread."""
+def reveals(text: str, url: str) -> bool:
+    """Whether a text has a word of an address's password: a driver may split it elsewhere."""
     shown = words(hidden(url))
     return bool((words(url) - shown) & words(text))
 
@@ -38,4 +38,6 @@ def put_away(argument: str) -> str:
 def address(storage: str | None) -> str | None:
     """The address that `storage` stands for, or the environment's where it is null."""
     is_hidden = storage is not None and hidden(storage) == storage and "***" in storage
-    return os.environ.get(STORAGE) or storage if storage is None or is_hidden else storage
+    if storage is None or is_hidden:
+        return os.environ.get(STORAGE) or storage
+    return storage

@@ -2,40 +2,41 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-Answer = Callable[[int, FrameType | None], None]
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def exit_code(number: int) -> int:
     return 130 if number == signal.SIGINT else 143
 
 
-def answer(by: Answer | Any) -> dict[int, Any]:
-    """Let `by` answer the signals; what answered them before. The main thread alone may ask.
+def handle(handler: Handler, signals: Sequence[int] = ()) -> dict[int, Any]:
+    """Install a handler, in the main thread; returns the handlers that it replaces.
 
-    SLURM announces a job's end with SIGUSR1, which Lightning answers by a requeue.
+    `signals`: by default all, but under SLURM not SIGUSR1, which announces a job's end there:
+    Lightning answers it by a requeue.
     """
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    numbers += [] if "SLURM_JOB_ID" in os.environ else [signal.SIGUSR1]
-    return {number: signal.signal(number, by) for number in numbers}
+    usual = SIGNALS[:2] if "SLURM_JOB_ID" in os.environ else SIGNALS
+    return {number: signal.signal(number, handler) for number in signals or usual}
 
 
 def stop_at_once(number: int, _: FrameType | None) -> None:
     """Raise SystemExit; further signals are ignored, so that the end is recorded in peace."""
-    answer(signal.SIG_IGN)
+    handle(signal.SIG_IGN)
     raise SystemExit(exit_code(number))
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """While the block lasts, the first signal stops at once."""
-    before = answer(stop_at_once)
+def handled(handler: Handler, signals: Sequence[int] = ()) -> Iterator[None]:
+    """`handle` while the block lasts."""
+    before = handle(handler, signals)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

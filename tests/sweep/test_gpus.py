@@ -56,13 +56,12 @@ def test_without_a_driver_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_pa
     [
         ("auto", 1, 4, 1),
         ("gpu", 2, 4, 2),
-        ("cuda", -1, 4, 4),
         ("auto", "auto", 4, 4),
         ("auto", [2], 4, 0),
         ("cpu", 2, 4, 0),
         ("mps", 1, 4, 0),
         ("auto", 1, 0, 0),
-        ("cuda", -1, 0, 0),
+        ("cuda", "auto", 0, 0),
     ],
 )
 def test_a_job_borrows_what_its_trainer_will_use(

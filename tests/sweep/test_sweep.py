@@ -20,6 +20,7 @@ from triptych import Refused
 from triptych.config import CONFIGS
 from triptych.record import Record
 from triptych.sweep import worker
+from triptych.sweep.board import Board
 from triptych.sweep.jobs import Job, freeze
 from triptych.sweep.sweep import run
 
@@ -32,7 +33,7 @@ from triptych.lock import hold
 from triptych.record import Record
 from triptych.sweep import job
 
-FINISHED, FAILED, REFUSED, KILLED, ENDLESS, DEAF, ORPHANED = range(7)
+FINISHED, FAILED, REFUSED, KILLED, ENDLESS, DEAF, PAIRED = range(7)
 records.git_commit = lambda: None  # asking takes longer than all the rest
 SCORES = {"test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
 
@@ -49,30 +50,36 @@ def work(config, overrides, report):
     resumed = config["resume"]
     record = Record.open(Path(resumed)) if resumed else Record.create(config, overrides)
     report.write_text(str(record.folder))
-    with hold(record.folder):
-        note(log_dir, what="began", seed=config["seed"], resume=resumed, folder=str(record.folder))
-        try:
-            live(record, seed, is_mended=(log_dir / "mended").exists())
-        finally:
-            note(log_dir, what="ended", seed=config["seed"])
-
-def live(record, seed, is_mended):
     def stop(number, _):
-        note(record.folder.parents[3], what="stopped", signal=number)
+        note(log_dir, what="stopped", signal=number)
         if seed == ENDLESS:
             record.end("interrupted")
             sys.exit(143)
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    with hold(record.folder):
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        note(log_dir, what="began", seed=config["seed"], resume=resumed, folder=str(record.folder))
+        try:
+            live(record, seed, log_dir)
+        finally:
+            note(log_dir, what="ended", seed=config["seed"])
+
+def live(record, seed, log_dir):
+    mended = log_dir / "mended"
     record.update(status="running")
     time.sleep(0.3)
-    if seed == FAILED and not is_mended:
+    if seed == FAILED and not mended.exists():
         record.end("failed", error="it failed")
         sys.exit(1)
-    if seed == KILLED and not is_mended:
+    if seed == KILLED and not mended.exists():
         print("the last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    while seed in (ENDLESS, DEAF) and not is_mended:
+    while seed in (ENDLESS, DEAF) and not mended.exists():
+        time.sleep(0.05)
+    patience = time.monotonic() + 60
+    while seed == PAIRED and (log_dir / "notes").read_text().count('"began"') < 2:
+        if time.monotonic() > patience:
+            sys.exit("it is alone")
         time.sleep(0.05)
     record.update(metrics=SCORES, num_test=16, train_seconds=2.5)
     record.end("finished")
@@ -165,7 +172,7 @@ def test_a_sweep_in_which_all_finish_ends_as_usual(stand_ins: StandIns) -> None:
 
 
 def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
-    assert exit_code(stand_ins.jobs("0,10,20"), num_jobs=2) == 0
+    assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
     assert at_once(stand_ins, lambda _: True) == 2
 
 
@@ -194,7 +201,7 @@ def test_a_job_on_the_cpu_waits_for_no_gpu(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert exit_code(stand_ins.jobs("0,10", "trainer.accelerator=cpu"), num_jobs=2) == 0
+    assert exit_code(stand_ins.jobs("6,16", "trainer.accelerator=cpu"), num_jobs=2) == 0
     assert {note["gpus"] for note in stand_ins.notes("began")} == {"7"}
     assert at_once(stand_ins, lambda _: True) == 2
 
@@ -230,9 +237,16 @@ def test_of_two_jobs_of_one_experiment_the_second_has_nothing_to_do(stand_ins: S
 
 
 def test_a_job_that_another_process_is_at_work_on_is_waited_for(
-    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [job] = stand_ins.jobs("0")
+    [job] = stand_ins.jobs("4")
+    say = Board.say
+
+    def say_and_mend(board: Board, line: str) -> None:
+        say(board, line)
+        (stand_ins.log_dir / "mended").touch()  # then the other process ends
+
+    monkeypatch.setattr(Board, "say", say_and_mend)
     command = [*worker.COMMAND, str(stand_ins.log_dir)]
     (stand_ins.log_dir / "job.json").write_text(
         json.dumps({"config": job.config, "overrides": job.overrides})
@@ -244,7 +258,7 @@ def test_a_job_that_another_process_is_at_work_on_is_waited_for(
     assert other.returncode == 0
     assert len(stand_ins.notes("began")) == 1
     shown = capfd.readouterr().out
-    assert shown.count("seed=0 ") >= 2
+    assert shown.count("seed=4 ") >= 2
     assert "another process is at work on it" in shown
     assert "finished before" in shown
 

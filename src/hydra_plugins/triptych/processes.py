@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -9,6 +10,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from triptych import Refused
+
+if TYPE_CHECKING:
+    from triptych.sweep.jobs import Job
 
 
 class ProcessLauncher(Launcher):
@@ -28,12 +32,15 @@ class ProcessLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from triptych.sweep.jobs import freeze  # Hydra imports this file for every command
 
-        if type(self.num_jobs) is not int or self.num_jobs < 1:
-            raise Refused(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise Refused("-m: under torchrun every rank would sweep; start the sweep by python")
-        jobs = freeze(lambda overrides: self.compose(self.config, overrides), job_overrides)
+        self.run(freeze(lambda overrides: self.compose(self.config, overrides), job_overrides))
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in job_overrides]
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        """Run checked jobs to their ends; exits with 1 unless all finished."""
+        if type(self.num_jobs) is not int or self.num_jobs < 1:
+            raise Refused(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
         from triptych.sweep.sweep import run  # imports what a refused sweep does not need
 
         run(jobs, self.num_jobs)
-        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]

@@ -1,7 +1,8 @@
 """MixUp (Zhang et al., 2018) and CutMix (Yun et al., 2019), the same on any number of devices.
 
 What torchvision's transforms do with alpha 1, but keyed, and with the image half a batch away as
-partner: of a global batch dealt out evenly, both lie on the same device. One share for a batch.
+partner: of a global batch dealt out evenly, both lie on the same device. All images of a batch are
+mixed in the same proportion.
 
 Shapes: B images of a batch (an even number has pairs), C classes.
 """
@@ -54,7 +55,7 @@ def partners(batch: Tensor) -> Tensor:
 
 
 def ends(centre: float, half: float, size: int) -> tuple[int, int]:
-    """First pixel and last but one of a side of the box; all arguments but `size` are shares."""
+    """Start and stop of the box along a side of `size` pixels; centre and half are shares of it."""
     middle, reach = int(centre * size), int(half * size)
     return max(0, middle - reach), min(size, middle + reach)
 

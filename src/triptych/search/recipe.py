@@ -36,7 +36,7 @@ def write_recipe(
         log.info("%s: kept as it is; overwrite=true replaces it", path)
         return
     best = study.best_trial
-    story = [*told(study, training), f"python train.py experiment={name}"]
+    story = [*provenance(study, training), f"python train.py experiment={name}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -46,16 +46,16 @@ def write_recipe(
     log.info("%s: written; python train.py experiment=%s", path, name)
 
 
-def told(study: optuna.Study, training: Config) -> list[str]:
+def provenance(study: optuna.Study, training: Config) -> list[str]:
     """Where the best settings come from, and what their accuracy is worth."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    complete, short = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED))
+    complete, pruned = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED))
     best, on = study.best_trial, f"{training['model']['name']} on {training['data']['name']}"
     return [
-        f"{on}, the best of {complete + short} trials ({short} of them cut short), "
+        f"{on}, the best of {complete + pruned} trials ({pruned} of them pruned), "
         f"{datetime.now(UTC):%Y-%m-%d}.",
-        f"Validation accuracy {best.value:.4f} (trial {best.number}). It was chosen on validation",
-        "images, which flatters it a little; no trial has seen a test image. It came from:",
+        f"Validation accuracy {best.value:.4f} (trial {best.number}), chosen on validation",
+        "images and so a little optimistic; no trial has seen a test image. From the command:",
         printable(os.environ.get("TRIPTYCH_COMMAND", "")),
     ]
 
@@ -71,13 +71,16 @@ def recipe(
     plainly = composed([f"{group}={choice}" for group, choice in choices.items()])
     wanted = nested([*differing(experiment(config), experiment(plainly)), *values.items()])
     head = ["# @package _global_", *(f"# {line}" for line in story)]
-    defaults = ["defaults:", *(f"  - override /{name}: {it}" for name, it in choices.items())]
+    defaults = [
+        "defaults:",
+        *(f"  - override /{name}: {choice}" for name, choice in choices.items()),
+    ]
     body = yaml.safe_dump(wanted, sort_keys=False, default_flow_style=None, width=98)
     return "\n".join([*head, "", *defaults, "", body])
 
 
 def chosen(overrides: Sequence[str]) -> dict[str, str]:
-    """What each group of the config comes from: typed, an experiment's or the default.
+    """The choice in each group of the config: typed, an experiment's or the default.
 
     Raises Refused where that is outside the configs, so that train.py could not repeat it.
     """
@@ -87,7 +90,7 @@ def chosen(overrides: Sequence[str]) -> dict[str, str]:
             choices = compose("train", typed, return_hydra_config=True).hydra.runtime.choices
     except HydraException as error:
         raise Refused(
-            f"{' '.join(typed)}: not all to be found in {CONFIGS}, where a recipe refers to"
+            f"{' '.join(typed)}: not all of it is in {CONFIGS}, which a recipe refers to"
         ) from error
     return {group: choices[group] for group in GROUPS}
 

@@ -118,7 +118,7 @@ def read_range(key: str, entry: dict[str, Any]) -> Range:
 
 
 def ends(parameter: Range | Choices) -> Choices:
-    """The values that a setting must take if it is to take all of them."""
+    """The choices, or the ends of a range: a setting that takes both takes what lies between."""
     if not isinstance(parameter, Range):
         return parameter
     kind = int if parameter.is_whole else float
@@ -126,7 +126,7 @@ def ends(parameter: Range | Choices) -> Choices:
 
 
 def holds(parameter: Range | Choices, value: Any) -> bool:
-    """Whether a search could come by the value."""
+    """Whether the value is among the choices, or within the range."""
     if not isinstance(parameter, Range):
         return value in parameter
     return type(value) in (int, float) and parameter.low <= value <= parameter.high

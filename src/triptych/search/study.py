@@ -23,11 +23,11 @@ from triptych.config import shown
 from triptych.files import make_folder
 from triptych.lock import held, hold
 from triptych.search.space import Range, Space, holds
-from triptych.secret import address, hidden, tells
+from triptych.secret import address, hidden, reveals
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 TAKEN = (*DONE, TrialState.RUNNING)
-MAY_BEGIN = timedelta(minutes=1)  # a trial that no worker has put its name to until then has none
+MAY_BEGIN = timedelta(minutes=1)  # a trial that names no worker after that has lost it
 
 
 @contextmanager
@@ -40,8 +40,8 @@ def reachable(storage: str | None, *errors: type[Exception]) -> Iterator[None]:
         raise
     except caught as error:
         where, said = address(storage) or "", str(error.__cause__ or error).partition("\n")[0]
-        if tells(said, where):
-            said = "why would show its password; in one, @ is written %40, : %3A and / %2F"
+        if reveals(said, where):
+            said = "the reason repeats the password; in it, write %40 for @, %3A for :, %2F for /"
         raise Refused(f"storage={hidden(where)}: cannot be used ({hidden(said)})") from None
 
 
@@ -84,7 +84,7 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
 
 
 def mend(path: Path) -> None:
-    """Cut off the half line that a full disk left: the next one would be written behind it."""
+    """Cut off the half line that a full disk left: the next line would be appended to it."""
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
@@ -99,7 +99,7 @@ def require_same(study: optuna.Study, told: dict[str, Any]) -> None:
         study.set_user_attr("settings", told)
         return
     if not isinstance(earlier, dict):
-        raise Refused(f"study={study.study_name}: there is another program's; take another name")
+        raise Refused(f"study={study.study_name}: another program's study; take another name")
     absent = "not set"
     keys = sorted(earlier.keys() | told.keys())
     for key in sorted(keys, key=lambda key: not key.startswith("search.")):
@@ -125,8 +125,8 @@ def num_left(study: optuna.Study, num_trials: int) -> int:
 def take(study: optuna.Study, num_trials: int, worker: Path) -> Trial | None:
     """The next trial, or None where another worker took the last one meanwhile.
 
-    A trial is one too many if `num_trials` before it are neither failed nor to be. All workers
-    see that alike: numbers are given in order, and a failed trial stays one.
+    A trial is one too many where `num_trials` before it have not failed. All workers see that
+    alike: numbers are given in order, and a failed trial stays failed.
     """
     trial = study.ask()
     trial.set_user_attr("worker", [socket.gethostname(), str(worker)])
@@ -155,11 +155,11 @@ def suggest_one(trial: Trial, key: str, parameter: Range | list[Any]) -> Any:
 
 
 def give_back(study: optuna.Study, number: int) -> None:
-    """Mark a trial that did not come to its end as failed; its values are tried again, once."""
+    """Mark a trial that did not come to its end as failed; its values are queued again, once."""
     trial = study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-    again = [t.user_attrs.get("again") for t in study.get_trials(deepcopy=False)]
-    if trial.params and "again" not in trial.user_attrs and number not in again:
-        study.enqueue_trial(trial.params, user_attrs={"again": number})
+    retried = [t.user_attrs.get("retry_of") for t in study.get_trials(deepcopy=False)]
+    if trial.params and "retry_of" not in trial.user_attrs and number not in retried:
+        study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
 
 
 def give_back_lost(study: optuna.Study) -> None:

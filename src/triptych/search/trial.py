@@ -18,7 +18,7 @@ from triptych.ending import ALLOCATOR, comes_from_lightning
 from triptych.model.weights import first_line
 from triptych.record import Record
 from triptych.run import prepared
-from triptych.stopping import answer, stop_at_once
+from triptych.stopping import handle, stop_at_once
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +29,20 @@ WITHOUT_FILES = {"logger": None, "enable_checkpointing": False}
 class Trained(NamedTuple):
     accuracy: float  # of the validation that `checkpoint.score` names; 0 where there was none
     error: str = ""  # why it could not be trained to its end
-    is_cut_short: bool = False
+    is_pruned: bool = False
 
 
 class Watch(Callback):
-    """Tells each validation's accuracy; ends a training that has diverged or shall not go on."""
+    """Reports each validation's accuracy; ends a training that diverged or is to be pruned."""
 
     def __init__(self, goes_on: GoesOn) -> None:
         self.goes_on = goes_on
         self.accuracies: list[float] = []
         self.error = ""
-        self.is_cut_short = False
+        self.is_pruned = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        answer(stop_at_once)  # behind Lightning's own handlers, which would finish the epoch
+        handle(stop_at_once)  # in place of Lightning's handlers, which would finish the epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
@@ -54,7 +54,7 @@ class Watch(Callback):
         if loss.unread and loss.include(loss.read()) is not None:
             self.error = f"the training loss is {loss.mean} in epoch {trainer.current_epoch + 1}"
         if not self.goes_on(len(self.accuracies), accuracy) or self.error:
-            self.is_cut_short = trainer.should_stop = True
+            self.is_pruned = trainer.should_stop = True
 
 
 def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
@@ -67,7 +67,7 @@ def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
         fit(config, folder, watch)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
-            return Trained(0.0, "out of memory", is_cut_short=True)
+            return Trained(0.0, "out of memory", is_pruned=True)
         if comes_from_lightning(error):
             raise Refused(f"trainer: {first_line(error)}") from error
         raise
@@ -75,24 +75,19 @@ def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
         gc.collect()  # the trainer and its parts refer to each other
     if not watch.accuracies:
         raise Refused("trainer: no validation in the whole training, so nothing to go by")
-    chosen = max if config["checkpoint"]["score"] == "best" else last
-    return Trained(chosen(watch.accuracies), watch.error, watch.is_cut_short)
+    best = config["checkpoint"]["score"] == "best"
+    accuracy = max(watch.accuracies) if best else watch.accuracies[-1]
+    return Trained(accuracy, watch.error, watch.is_pruned)
 
 
 def fit(config: Config, folder: Path, watch: Watch) -> None:
     pl.seed_everything(config["seed"], verbose=False)
-    source, network = (
-        built("data.source", config["data"]["source"]),
-        built("model", config["model"]),
-    )
+    source = built("data.source", config["data"]["source"])
+    network = built("model", config["model"])
     data, task = prepared(config, source, network)
     settings = config | {"trainer": config["trainer"] | WITHOUT_FILES}
     trainer = build_trainer(settings, Record(folder, {}), [watch])
     settle(task, trainer.strategy.root_device)
     trainer.fit(task, datamodule=data)
-    # What is over anyway counts in full.
-    watch.is_cut_short &= bool(watch.error) or trainer.current_epoch != trainer.max_epochs
-
-
-def last(accuracies: list[float]) -> float:
-    return accuracies[-1]
+    # Stopped in its last epoch, it is complete all the same.
+    watch.is_pruned &= bool(watch.error) or trainer.current_epoch != trainer.max_epochs

@@ -23,7 +23,7 @@ from triptych.search.recipe import chosen, write_recipe
 from triptych.search.space import Space, parameters, value_at, with_settings
 from triptych.search.trial import train_trial
 from triptych.secret import address, hidden
-from triptych.stopping import stoppable
+from triptych.stopping import handled, stop_at_once
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
         where = hidden(address(storage) or str(asked.folder / "journal.log"))
         log.info("study %s: %s, kept in %s", config["study"], progress(study, config), where)
         try:
-            with stoppable():
+            with handled(stop_at_once):
                 work(study, asked, place)
         except SystemExit:
             log.info("stopped; to go on: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
@@ -129,10 +129,10 @@ def attempt(study: optuna.Study, trial: Trial, asked: Search, place: Path) -> No
         raise
     if trained.error:
         trial.set_user_attr("error", trained.error)
-    if trained.is_cut_short:
+    if trained.is_pruned:
         study.tell(trial, state=TrialState.PRUNED)
         reason = f" ({trained.error})" if trained.error else ""
-        log.info("trial %d: cut short%s", trial.number, reason)
+        log.info("trial %d: pruned%s", trial.number, reason)
     else:
         study.tell(trial, trained.accuracy)
         log.info("trial %d: val accuracy %.4f", trial.number, trained.accuracy)

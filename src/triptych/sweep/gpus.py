@@ -22,16 +22,15 @@ def visible() -> list[str]:
 def installed() -> list[str]:
     """The UUIDs of the machine's GPUs, of their MIG parts where they are divided."""
     try:
-        told = subprocess.run(
+        listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=DRIVER_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    names = re.findall(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", told.stdout)
-    is_divided = (after.startswith("MIG") for _, after in pairwise([*names, ""]))
-    return [
-        n for n, divided in zip(names, is_divided, strict=True) if n[:3] == "MIG" or not divided
-    ]
+    names = re.findall(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", listed.stdout)
+    # A divided GPU is followed by its parts, and cannot be used as a whole.
+    followed = pairwise([*names, ""])
+    return [n for n, after in followed if n.startswith("MIG") or not after.startswith("MIG")]
 
 
 def num_wanted(config: Config, num_visible: int) -> int:
@@ -40,6 +39,6 @@ def num_wanted(config: Config, num_visible: int) -> int:
     devices = trainer.get("devices", 1)
     if not num_visible or trainer["accelerator"] not in ("auto", "gpu", "cuda"):
         return 0
-    if isinstance(devices, int) and devices > 0:
-        return devices
-    return num_visible if devices in (-1, "-1", "auto") else 0
+    if isinstance(devices, list):
+        return 0
+    return num_visible if devices == "auto" else int(devices)

@@ -16,11 +16,12 @@ from triptych import Refused
 from triptych.config import Config
 from triptych.door import refuse, speak
 
-SAVE_SECONDS = 30.0  # to end after a signal; what was saved before is gone on with
+COMMAND = [sys.executable, "-m", "triptych.sweep.job"]  # and the job's folder
+SAVE_SECONDS = 30.0  # between a signal and SIGKILL, after which the last checkpoint counts
 
 
 def main(place: Path) -> int:
-    """Do the job that `job.json` tells; the exit code. `folder` will name the run's folder."""
+    """Do the job of `job.json`, note the run's folder in `folder`, return the exit code."""
     threading.Thread(target=follow_leash, daemon=True).start()
     asked = json.loads((place / "job.json").read_text())
     speak()
@@ -41,7 +42,7 @@ def follow_leash() -> None:
 
 
 def work(config: Config, overrides: list[str], report: Path) -> None:
-    """Train; an error of ours that comes before there is a run folder gets one to be told in."""
+    """Train. A bug that shows before there is a run folder is recorded in one made for it."""
     from triptych.ending import status_kept
     from triptych.ranks import rank
     from triptych.record import Record

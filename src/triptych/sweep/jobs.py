@@ -9,11 +9,11 @@ from triptych import Refused
 from triptych.config import SWEEP_ONLY, Config, check, plain
 from triptych.door import as_typed
 from triptych.identity import config_hash
-from triptych.refusals import explain, is_theirs
+from triptych.refusals import refusals
 
 
 class Job(NamedTuple):
-    """A run to be made. `fresh`: whatever was run before; `retry_failed`: even if it failed."""
+    """A run to be made. `fresh`: whatever was run before; `retry_failed`: also if it failed."""
 
     overrides: list[str]
     config: Config
@@ -29,13 +29,11 @@ def freeze(
     jobs = []
     for overrides in map(list, job_overrides):
         try:
-            jobs.append(frozen(plain(compose(overrides)), overrides))
-        except Exception as error:
-            if not isinstance(error, Refused) and not is_theirs(error):
-                raise  # our own bug
-            said = error if isinstance(error, Refused) else explain(error)
-            wrong = "\n".join(str(said).splitlines()[:2])
-            raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from error
+            with refusals("train"):
+                jobs.append(frozen(plain(compose(overrides)), overrides))
+        except Refused as refused:
+            wrong = "\n".join(str(refused).splitlines()[:2])
+            raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from refused
     return jobs
 
 

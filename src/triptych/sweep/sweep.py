@@ -1,19 +1,18 @@
 """A sweep: jobs taken up in order, a few at a time, until each has come to its end.
 
-What an earlier sweep did is not done again, what it began goes on, and what somebody else is at
-work on is waited for. One thread does it all: it looks at its children ten times a second.
+What an earlier sweep finished is skipped, what it began is resumed, and what another process is at
+work on is waited for. One thread does it all: it polls its children ten times a second.
 """
 
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from triptych import Refused
 from triptych.lock import held
+from triptych.stopping import SIGNALS, exit_code, handled
 from triptych.sweep import gpus
 from triptych.sweep.board import Board
 from triptych.sweep.earlier import claim, give_up, newest, settles
@@ -31,9 +30,10 @@ def run(jobs: Sequence[Job], num_jobs: int) -> None:
 
     Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
     """
+    signals: list[int] = []
     with (
         tempfile.TemporaryDirectory(prefix="triptych-") as scratch,
-        signals_noted() as signals,
+        handled(lambda number, _: signals.append(number), SIGNALS),
         Board(len(jobs)) as board,
     ):
         sweep = Sweep(jobs, num_jobs, Path(scratch), board, signals)
@@ -43,29 +43,16 @@ def run(jobs: Sequence[Job], num_jobs: int) -> None:
     outcomes = [sweep.outcomes[number] for number in range(len(jobs))]
     show(list(zip(sweep.labels, outcomes, strict=True)))
     if signals:
-        raise SystemExit(130 if signals[0] == signal.SIGINT else 143)
+        raise SystemExit(exit_code(signals[0]))
     if any(outcome.status != "finished" for outcome in outcomes):
         raise SystemExit(1)
 
 
-@contextmanager
-def signals_noted() -> Iterator[list[int]]:
-    """The signals that ask to stop, in the order of their coming."""
-    noted: list[int] = []
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in asking}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def threads(num_jobs: int) -> dict[str, str]:
-    """Cores shared out among jobs at a time; torch would give all of them to each."""
-    return (
-        {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_jobs))} if num_jobs > 1 else {}
-    )
+    """The cores divided among the jobs at a time; torch would give all of them to each."""
+    if num_jobs == 1:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_jobs))}
 
 
 class Sweep:
@@ -77,7 +64,7 @@ class Sweep:
         self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
         self.board, self.signals = board, signals
         self.labels = labels(jobs)
-        self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and not to be looked at before
+        self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # each until that time, at least
         self.at_work: dict[int, Worker] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.free_gpus = gpus.visible()
@@ -113,7 +100,7 @@ class Sweep:
                 self._take_up(number)
 
     def _take_up(self, number: int) -> None:
-        """Start a job, go on with it, or leave it as an earlier run settled it."""
+        """Start a job, resume it, or leave it as an earlier run settled it."""
         job = self.jobs[number]
         claimed = claim(job)
         earlier = None if job.fresh or job.config["resume"] or not claimed else newest(job)

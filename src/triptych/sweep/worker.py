@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,11 +14,11 @@ from typing import IO, Any, NamedTuple
 from triptych import Refused
 from triptych.identity import NOT_THE_EXPERIMENT
 from triptych.record import Record
+from triptych.sweep.job import COMMAND
 from triptych.sweep.jobs import Job, key_of
 from triptych.trust import targets
 
-COMMAND = [sys.executable, "-m", "triptych.sweep.job"]
-STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it could save
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
 
 class Outcome(NamedTuple):
@@ -35,8 +34,8 @@ class Outcome(NamedTuple):
 class Worker:
     """A child in a session of its own, so that Ctrl-C reaches the sweep alone.
 
-    Goes on in the folder of `earlier`, uses the GPUs named, and keeps the claim while it lives.
-    `env` holds variables for it that the environment lacks.
+    It resumes `earlier` where there is one, uses the GPUs named, and keeps the claim while it
+    lives. `env`: variables for it, which those of the environment override.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Worker:
         self.process.stdin.close()
         record = self._record()
         facts, folder = (record.facts, record.folder) if record else ({}, None)
-        status = told(exit_code, facts)
+        status = status_of(exit_code, facts)
         error = str(facts.get("error") or "") if status == "failed" else ""
         if not error and status in ("refused", "killed", "failed"):
             error = "\n".join(self.output().splitlines()[-3:])
@@ -107,10 +106,10 @@ class Worker:
 
 
 def asked(job: Job, earlier: Record | None) -> dict[str, Any]:
-    """What the child is told: to start, or to go on as a person would, with `resume=`."""
+    """What `train` is asked for: a new run, or `earlier` resumed as by a person, with `resume=`."""
     if earlier is None:
         return {"config": job.config, "overrides": job.overrides}
-    # Who types a sweep trusts what its config names.
+    # Whoever starts a sweep trusts the targets of its config.
     trusted = sorted({*job.config["trusted_targets"], *targets(job.config)})
     goes_on = {"resume": str(earlier.folder), "trusted_targets": trusted}
     kept = [o for o in job.overrides if key_of(o) in NOT_THE_EXPERIMENT]
@@ -123,7 +122,7 @@ def settled(run: Record) -> Outcome:
     return Outcome(status, run.facts, run.folder, error, is_earlier=True)
 
 
-def told(exit_code: int, facts: Mapping[str, Any]) -> str:
+def status_of(exit_code: int, facts: Mapping[str, Any]) -> str:
     """The status of a job whose process has ended."""
     if facts.get("status") in ("finished", "failed"):
         return str(facts["status"])
