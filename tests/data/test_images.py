@@ -251,7 +251,7 @@ def test_the_hash_of_the_test_set_is_that_of_its_pixels_then_its_labels() -> Non
 
 def test_a_digest_tells_the_order_of_tensors() -> None:
     one, two = torch.arange(3), torch.arange(3, 6)
-    assert digest(one, two) == digest(torch.arange(6)) != digest(two, one)
+    assert digest([one, two]) == digest([torch.arange(6)]) != digest([two, one])
 
 
 # The loaders.

@@ -1,7 +1,9 @@
 """Weights from a file of one's own."""
 
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     own = network.state_dict()
     head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read(path)
         named = dict(checkpoint.get("state_dict", checkpoint)).items()
         state = {
             name.removeprefix("backbone.network."): value for name, value in named
@@ -33,6 +35,13 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[1:2]).strip()
         raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def read(path: Path) -> Any:
+    """What a file of tensors holds; anything but tensors in it raises."""
+    if path.suffix == ".safetensors":
+        return import_module("safetensors.torch").load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def first_line(error: BaseException) -> str:

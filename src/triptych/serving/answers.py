@@ -1,0 +1,123 @@
+"""What networks answer for one image: classes, where each found its own, and whether they agree."""
+
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.image import imsave
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from triptych import Refused
+from triptych.comparison.sentences import listed, some
+from triptych.data.photos import read_image, square
+from triptych.evaluation.cost import synchronize
+from triptych.evaluation.grad_cam import grad_cam
+from triptych.report.formats import data_uri
+from triptych.serving.networks import Group, Network
+
+# What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+NUM_TOP = 5  # classes shown
+LARGEST_SHOWN = 480  # pixels a side of the picture that is sent back
+
+
+class Answer(NamedTuple):
+    """A network's most probable classes, best first, and PNGs of `shape` (width / height).
+
+    `heat` is to lie over the `picture`; without it `missing` says why, in a sentence.
+    """
+
+    name: str
+    top: list[tuple[str, float]]
+    latency_ms: float
+    picture: str
+    shape: float
+    heat: str | None
+    missing: str
+
+
+def answer(group: Group, content: bytes, max_pixels: int) -> dict[str, Any]:
+    """What the page shows of an image file, as JSON has it.
+
+    Raises Unreadable where it gives no image, Refused where a network has no answer.
+    """
+    images = {
+        side: read_image(content, max_pixels=max_pixels, formats=FORMATS, side=side)
+        for side in {network.view.side for network in group.networks}
+    }
+    answers = [look(n, images[n.view.side], group.classes) for n in group.networks]
+    return {
+        "says": agreement([(each.name, each.top[0][0]) for each in answers]),
+        "answers": [each._asdict() for each in answers],
+    }
+
+
+def look(network: Network, image: Image.Image, classes: Sequence[str]) -> Answer:
+    """One network's answer; its time is that of the logits alone."""
+    run = network.run
+    prepared = run.pipeline.evaluation(network.view(image)[None].to(run.device))
+    prepared = prepared.to(next(run.backbone.parameters()).dtype)
+    synchronize(run.device)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        logits = run.forward(prepared).float()
+    synchronize(run.device)
+    latency_ms = 1000 * (time.perf_counter() - start)
+    if not logits.isfinite().all():
+        raise Refused(f"{network.name} answers with numbers that are not finite.")
+    best, places = logits.softmax(1)[0].topk(min(NUM_TOP, len(classes)))
+    top = [(classes[i], p) for i, p in zip(places.tolist(), best.tolist(), strict=True)]
+    heat, missing = None, "No Grad-CAM: nothing in its map spoke for the class."
+    try:
+        found = grad_cam(run.backbone, prepared, places[:1])[0]
+        heat = heat_png(found) if found.max() > 0 else None
+    except Refused:
+        missing = "No Grad-CAM: this network has no map of the image before its head."
+    given = as_given(network, image)
+    shape = given.width / given.height
+    return Answer(network.name, top, latency_ms, png(given), shape, heat, "" if heat else missing)
+
+
+def as_given(network: Network, image: Image.Image) -> Image.Image:
+    """What of an image a network is given, at no more than the size that is shown."""
+    if network.view.stored:
+        image = Image.fromarray(square(image, *network.view.stored).transpose(1, 2, 0))
+    larger = max(image.size) > LARGEST_SHOWN
+    return ImageOps.contain(image, (LARGEST_SHOWN, LARGEST_SHOWN)) if larger else image
+
+
+def heat_png(heat: Tensor) -> str:
+    """Heat (S, S), not all of it 0, by its own maximum."""
+    buffer = io.BytesIO()
+    imsave(buffer, (heat / heat.max()).cpu().numpy(), cmap="inferno", vmin=0, vmax=1, format="png")
+    return data_uri(buffer.getvalue())
+
+
+def png(image: Image.Image) -> str:
+    """No browser shows every format that is decoded here."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return data_uri(buffer.getvalue())
+
+
+def agreement(said: Sequence[tuple[str, str]]) -> str:
+    """In a sentence, which of the networks, (name, class) each, say what."""
+    votes = Counter(choice for _, choice in said).most_common()
+    if len(said) == 1:
+        return f"{said[0][0]} says {said[0][1]}."
+    if len(votes) == 1:
+        all_of_them = "Both" if len(said) == 2 else f"All {len(said)}"
+        return f"{all_of_them} networks say {said[0][1]}."
+    if len(votes) == len(said):
+        none = "They do not agree" if len(said) == 2 else f"No two of the {len(said)} agree"
+        return f"{none}: {listed([f'{name} says {choice}' for name, choice in said])}."
+    names = [[name for name, theirs in said if theirs == choice] for choice, _ in votes]
+    (most, count), *others = votes
+    parts = [f"{count} of {len(said)} networks say {most} ({some(names[0], 4)})"]
+    for (choice, count), those in zip(others, names[1:], strict=True):
+        parts.append(f"{count} {'says' if count == 1 else 'say'} {choice} ({some(those, 4)})")
+    return f"{', '.join(parts)}."
