@@ -30,6 +30,7 @@ ANY_OTHER = ["model=torchvision", "model.name=convnext_tiny"]
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 NEEDED = {  # what a command must be told
     "evaluate": ["run=logs"],
+    "export": ["run=logs"],
     "predict": ["run=logs", "images=photos"],
 }
 GROUPS_OF_OTHERS = {"image_types": "evaluate", "search": "tune"}

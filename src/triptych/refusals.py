@@ -42,7 +42,7 @@ def check_flags() -> None:
 def explain(error: Exception, verb: str = "train") -> str:
     """What Hydra has against a command line, in our words where they are shorter."""
     from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException
 
     from triptych.config import unknown
 
@@ -60,8 +60,7 @@ def explain(error: Exception, verb: str = "train") -> str:
         return "one of the arguments is too long to be read"
     if isinstance(error, OSError) and error.errno:  # Hydra writes a sweep's choices into a folder
         return f"log_dir: cannot be written to ({error})"
-    if isinstance(error, InterpolationToMissingValueError) and lines:
-        return f"{lines[0].rpartition(' ')[2]}: must be given"
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
-        return f"{error.full_key}: {lines[0]}"
+        _, is_missing, key = lines[0].rpartition("Missing mandatory value: ")
+        return f"{key}: must be given" if is_missing else f"{error.full_key}: {lines[0]}"
     return "\n".join(lines[:3]) or type(error).__name__

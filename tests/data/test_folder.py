@@ -1,4 +1,4 @@
-"""Folders of photos as people have them, and one run on them from the command line to its record."""
+"""Folders of photos as people have them, and one run on them from its config to its record."""
 
 import json
 import os
@@ -6,7 +6,9 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from triptych.data import store
 from triptych.data.folder import Folder
 from triptych.data.source import ImageSet
 from triptych.evaluation.rebuilt import read_data, rebuild
+from triptych.identity import config_hash
 from triptych.record import Record
+from triptych.refusals import refusals
 from triptych.run import train
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
@@ -34,7 +38,7 @@ def _stored_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 def photo(path: Path, colour: tuple[int, int, int] = (9, 9, 9), grey: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (40, 20), colour)
-    image.putpixel((20, 10), (grey, grey, grey))  # else photos of a colour would be the same
+    image.paste((7 * grey % 256,) * 3, (15, 5, 25, 15))  # else photos of a colour are the same
     image.save(path)
     return path
 
@@ -172,7 +176,7 @@ def test_photos_that_are_there_twice_are_told(tmp_path: Path) -> None:
         "3 photos are in more than one of train, val and test, such as "
         "train/blue/0.png = test/blue/0.png"
     )
-    assert notes[2].startswith("1 photos are in more than one class, such as train/blue/copy.png")
+    assert notes[2].startswith("1 photo is in more than one class, such as train/blue/copy.png")
 
 
 # What is refused.
@@ -318,11 +322,20 @@ def test_nothing_is_written_beside_the_photos(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_full_is_refused_before_anything_is_decoded(
     tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = shutil._ntuple_diskusage(10**9, 10**9, 100)  # type: ignore[attr-defined]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(Refused, match=r"6 squares of 16 pixels take 4.6 kB, 100 bytes are free"):
         read(photos(tmp_path, num=2))
     assert decoded == []
+
+
+def test_of_two_runs_at_once_one_decodes_and_the_other_waits(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    photos(tmp_path, num=4)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(read, [tmp_path, tmp_path])
+    assert first.train.images.equal(second.train.images)
+    assert len(decoded) == 12
 
 
 def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
@@ -339,6 +352,11 @@ def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
 
 
 # One run.
+
+
+def test_a_set_without_its_folder_is_refused_in_a_line() -> None:
+    with pytest.raises(Refused, match=r"\Adata.root: must be given\Z"), refusals("train"):
+        composed()
 
 
 def composed(*overrides: str) -> Config:
@@ -374,11 +392,11 @@ def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
     assert facts["status"] == "finished"
     assert facts["data"] == "Colours_of_mine"
     assert facts["classes"] == ["blue", "red"]
-    assert facts["num_per_class"] == [7, 15]
+    assert facts["num_per_class"] == [8, 14]
     assert (facts["num_train"], facts["num_val"], facts["num_test"]) == (22, 4, 4)
     assert facts["notes"][0].startswith("1 of 31 photos cannot be read and are left out: blue/bad")
     log = (run[1].folder / "train.log").read_text()
-    assert "2 classes of red 15, blue 7 training images (2.1 to 1)" in log
+    assert "2 classes of red 14, blue 8 training images (1.8 to 1)" in log
     assert facts["notes"][0] in log
 
 
@@ -413,8 +431,6 @@ def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_pa
 
 
 def test_what_weighs_the_classes_and_makes_the_squares_is_part_of_the_experiment() -> None:
-    from triptych.identity import config_hash
-
     plainly = composed("data.root=a/photos")
     assert config_hash(plainly) == config_hash(composed("data.root=b/photos"))
     for other in ("optim.class_weights=balanced", "data.size=128", "data.fit=pad"):

@@ -1,5 +1,7 @@
 """timm's networks: the contract of torchvision's, with weights from a cache of the hub."""
 
+import csv
+import json
 import socket
 import sys
 from pathlib import Path
@@ -7,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from triptych import Refused
+from triptych.compare import compare
+from triptych.config import CONFIGS, Config, check, plain
+from triptych.evaluate import evaluate
 from triptych.model.backbone import Backbone
 from triptych.model.timm import Timm
+from triptych.run import train
 
 timm = pytest.importorskip("timm")
 hub = pytest.importorskip("huggingface_hub")
@@ -209,6 +216,32 @@ def test_a_missing_file_of_ones_own_is_told_and_never_in_reach(tmp_path: Path) -
     assert not network.reachable()
     with pytest.raises(Refused, match=r"mine\.safetensors: no file of weights"):
         network.build(10)
+
+
+# A run.
+
+
+def composed(verb: str, *overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = plain(compose(verb, [*overrides]))
+    check(config, verb)
+    return config
+
+
+def test_a_run_is_trained_scored_again_explained_measured_and_compared(tmp_path: Path) -> None:
+    """Of a network that keeps its maps with the channels last."""
+    model = ["model=timm", "model.name=test_mambaout", "model.weights=null", "model.input_size=64"]
+    sizes = ["data=shapes", "data.num_train=40", "data.num_val=20", "data.num_test=30"]
+    ends = ["trainer.max_epochs=1", "trainer.accelerator=cpu", f"log_dir={tmp_path}"]
+    folder = train(composed("train", *model, *sizes, *ends), []).folder
+    closely = ["cost_seconds=0.01", "grad_cam.images=[2]", "device=cpu"]
+    evaluate(composed("evaluate", f"run={folder}", *closely), [])
+    assert (folder / "figures" / "grad_cam.png").is_file()
+    assert json.loads((folder / "evaluation.json").read_text())["largest_difference"] == 0
+    page = compare(composed("compare", f"runs={tmp_path}"))
+    [row] = csv.DictReader((page.parent / "comparison.csv").read_text().splitlines())
+    assert (row["model"], row["weights"], row["num_test"]) == ("test_mambaout", "", "30")
+    assert int(row["macs"]) > int(row["num_params"]) > 0
 
 
 # What timm does not have.

@@ -250,7 +250,8 @@ def test_an_image_leaves_no_file_and_no_line(
 def test_the_page_says_how_its_runs_were_chosen(group: Group) -> None:
     config = asked()
     assert which(group, config) == "All of 2 finished runs with these classes."
-    many = replace(group, num_runs=7)
-    assert "Of 7 finished runs" in which(many, config)
-    assert "of each network the one of highest validation accuracy" in which(many, config)
-    assert "of each network" not in which(many, config | {"which": "all"})
+    many, first = replace(group, num_runs=7), "Of 7 finished runs with these classes "
+    best = "of highest validation accuracy"
+    assert which(many, config).startswith(f"{first}of each model the one {best}; ")
+    few = config | {"which": "all", "num_networks": 2}
+    assert which(many, few).startswith(f"{first}those {best}, 2 at most (num_networks); ")

@@ -40,6 +40,7 @@ class Folder:
         return None if self._root.is_dir() else f"{self._root}: no such folder"
 
     def reachable(self) -> bool:
+        # Nobody wants drawings instead, which is what a run offers where a download fails.
         raise Refused(f"data.root={self._root}: no such folder")
 
     def fetch(self) -> None:
@@ -97,12 +98,13 @@ def repeated(photos: list[Photo], sums: list[str]) -> list[str]:
         for key in ("part", "class_name")
     )
     told = (
-        (twins, "are there more than once"),
-        (parts, "are in more than one of train, val and test"),
-        (classes, "are in more than one class"),
+        (twins, "there more than once"),
+        (parts, "in more than one of train, val and test"),
+        (classes, "in more than one class"),
     )
     return [
-        f"{len(found)} photos {where}, such as {found[0][0].shown} = {found[0][1].shown}"
+        f"{len(found)} photo{' is' if len(found) == 1 else 's are'} {where}, such as "
+        f"{found[0][0].shown} = {found[0][1].shown}"
         for found, where in told
         if found
     ]

@@ -142,5 +142,6 @@ def check(found: Listing, why: str = "") -> None:
 
 def kinds(others: Counter[str]) -> str:
     """The commonest kinds of files, as "12 .txt, 3 .csv"."""
-    named = [f"{count} {kind}" for kind, count in others.most_common(5)]
-    return ", ".join(named + (["others"] if len(others) > 5 else []))
+    named = [f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda o: (-o[1], o))]
+    named = [*named[:5], *(["others"] if len(named) > 5 else [])]
+    return legible(", ".join(named))

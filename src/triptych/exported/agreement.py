@@ -14,7 +14,6 @@ from triptych import Refused
 from triptych.comparison.groups import Network
 from triptych.comparison.optional import pixels
 from triptych.comparison.sentences import counted
-from triptych.data.images import Batch
 from triptych.evaluation.cost import NUM_WARM_UPS, durations
 from triptych.evaluation.rebuilt import Rebuilt, read_data
 from triptych.exported.formats import Predict
@@ -89,8 +88,7 @@ def test_images(run: Rebuilt, network: Network, root: str | None) -> Tensor:
             raise
         kept = [*(pixels(network) or {}).values()][:NUM_TEST_IMAGES]
         return torch.from_numpy(np.stack(kept)) if kept else torch.empty(0)
-    batch: Batch = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part))))
-    return batch.images
+    return part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).images
 
 
 def photographs() -> list[Tensor]:
@@ -106,4 +104,5 @@ def photograph(num: int, height: int, width: int, generator: torch.Generator) ->
     frequency[0, 0] = torch.inf  # the mean is set below
     noise = torch.randn(num, 3, height, width, generator=generator)
     pink = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(height, width))
-    return (128 + 64 * pink / pink.std()).clamp(0, 255).to(torch.uint8)
+    pixels: Tensor = (128 + 64 * pink / pink.std()).clamp(0, 255).to(torch.uint8)
+    return pixels

@@ -1,5 +1,6 @@
 """timm's networks, by name; their weights come from the Hugging Face hub."""
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -13,7 +14,7 @@ from triptych.download import reachable
 from triptych.model.backbone import Backbone, Preprocessing, try_out
 from triptych.model.weights import first_line, load_weights
 
-FILE = "model.safetensors"  # tensors and nothing else; where timm names another, without code
+FILE = "model.safetensors"  # where timm names no other
 OWN_FILES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -76,6 +77,7 @@ class Timm:
         if entry.fixed_input_size:
             told["img_size"] = input_size  # to which timm fits the positions in the weights
         if load:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # bars code from what is unpickled
             path = self._cached() or self._fetched()
             entry = replace(entry, file=str(path), custom_load=False)
         try:

@@ -12,7 +12,7 @@ from triptych import Refused
 
 
 def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
-    """Load a state dict, bare or under `state_dict`; a head of another size stays as it is.
+    """Load a state dict, bare or under `state_dict`; without a head of this size ours stays.
 
     Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
     file cannot be read, holds code, or belongs to another network.
@@ -26,7 +26,7 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
             name.removeprefix("backbone.network."): value for name, value in named
         }  # last.ckpt
         state = {name: value for name, value in state.items() if not name.startswith(ignored)}
-        if any(name in state and state[name].shape != own[name].shape for name in head_names):
+        if any(name not in state or state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
     except Exception as error:
         raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error

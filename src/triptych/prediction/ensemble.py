@@ -73,11 +73,11 @@ def assemble(
     Raises Refused where one cannot be rebuilt, has other classes than the first, or is to be
     calibrated and no temperature was found for it.
     """
+    temperatures = [read_temperature(folder) if calibrated else 1.0 for folder in folders]
     runs = [rebuild(folder, trusted) for folder in folders]
     for run in runs:
         check_classes(runs[0], run)
         run.classes = tuple(printable([*run.classes]))
-    temperatures = [read_temperature(folder) if calibrated else 1.0 for folder in folders]
     for run in runs:
         scorer(run, device)
     return Ensemble(runs, names_of([run.record for run in runs]), temperatures)

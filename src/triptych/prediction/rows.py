@@ -6,6 +6,7 @@ Shapes: M networks, C classes.
 import csv
 import json
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -69,7 +70,9 @@ def as_csv(file: TextIO, layout: Layout) -> Write:
     places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
     columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
     columns += [f"{voter}{what}" for voter in layout.voters for what in (" class", " probability")]
-    writer = csv.writer(file, lineterminator="\n")
+    # Ended by \r\n, for only then is a name with a lone \r quoted.
+    lines = SimpleNamespace(write=lambda line: file.write(line.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(lines)
     writer.writerow(["path", *columns, "error"])
 
     def write(prediction: Prediction) -> None:

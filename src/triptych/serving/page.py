@@ -69,10 +69,12 @@ def which(group: Group, config: Config) -> str:
     runs = counted(group.num_runs, "finished run")
     if group.num_runs == len(group.networks):
         return f"All of {runs} with these classes."
-    of_each = "the" if config["which"] == "all" else "of each network the one"
+    of_each = "those" if config["which"] == "all" else "of each model the one"
+    most = config["num_networks"]
+    at_most = f", {most} at most (num_networks)" if len(group.networks) == most else ""
     return (
-        f"Of {runs} with these classes {of_each} of highest validation accuracy; test images have "
-        "no part in the choice."
+        f"Of {runs} with these classes {of_each} of highest validation accuracy{at_most}; the test "
+        "images have no part in the choice."
     )
 
 

@@ -21,7 +21,7 @@ const bar = ([name, probability], truth) => {
   item.style.setProperty("--at", `${100 * probability}%`);
   if (name === truth) {
     item.classList.add("truth");
-    item.firstChild.append(make("span", " (the truth)", "aside"));
+    item.firstChild.append(make("span", " (true)", "aside"));
   }
   return item;
 };
