@@ -42,8 +42,9 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise Refused(
-            f"host={host} port={port}: cannot be listened on ({error.strerror or error})\n"
+            f"host={host} port={port}: cannot be listened on ({reason})\n"
             "port=0 takes any port that is free"
         ) from error
 

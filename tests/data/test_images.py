@@ -207,7 +207,7 @@ def test_images_are_split_once_and_the_official_test_set_stays_apart() -> None:
     data = make(source)
     data.setup("test")
     assert source.calls == ["read"]
-    train, test, classes = source.read()
+    train, test, classes, *_ = source.read()
     assert data.classes == classes
     assert data.train.data.images.equal(train.images)
     assert data.val.data.images.equal(train.images)

@@ -95,8 +95,10 @@ class Service:
             return JSONResponse(found)
         except Unreadable as error:
             raise HTTPException(415, f"The networks cannot be shown this file: {error}.") from error
-        except (Refused, torch.OutOfMemoryError) as error:
+        except Refused as error:
             raise HTTPException(500, str(error)) from error
+        except torch.OutOfMemoryError as error:
+            raise HTTPException(500, f"Too little memory is free on {group.device}.") from error
         finally:
             self.num_waiting -= 1
 
