@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 from tests.serving.conftest import CLASSES, network
 from triptych import Refused
 from triptych.data.photos import Unreadable
-from triptych.serving.answers import agreement, answer, look
-from triptych.serving.networks import Group
+from triptych.serving.answers import Answer, agreement, answer, give, look
+from triptych.serving.networks import Group, Network
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (60, 90, 3), np.uint8)
 WHATEVER = 10**6
@@ -25,6 +25,10 @@ def encoded(kind: str, pixels: np.ndarray = PIXELS) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def asked_of(network: Network) -> Answer:
+    return look(network, give(network.view, Image.fromarray(PIXELS)), CLASSES)
 
 
 def decoded(uri: str) -> Image.Image:
@@ -68,10 +72,15 @@ def test_a_large_image_comes_back_small(group: Group) -> None:
     assert decoded(picture["picture"]).size == (36, 480)
 
 
+def test_a_hair_of_an_image_is_an_image(group: Group) -> None:
+    [first, *_] = answer(group, encoded("PNG", PIXELS[:1].repeat(100, 1)), WHATEVER)["answers"]
+    assert decoded(first["picture"]).size == (480, 1)
+
+
 def test_a_network_is_shown_the_square_it_was_trained_on_where_that_was_cut(group: Group) -> None:
     first = group.networks[0]
     cut = replace(first, view=first.view._replace(stored=(60, "crop")))
-    said = look(cut, Image.fromarray(PIXELS), CLASSES)
+    said = asked_of(cut)
     assert said.shape == 1
     np.testing.assert_array_equal(np.asarray(decoded(said.picture)), PIXELS[:, 15:75])
 
@@ -100,7 +109,7 @@ def test_a_network_without_a_map_answers_without_heat_and_says_why(
         raise Refused("no map")
 
     monkeypatch.setattr("triptych.serving.answers.grad_cam", no_map)
-    said = look(group.networks[0], Image.fromarray(PIXELS), CLASSES)
+    said = asked_of(group.networks[0])
     assert (said.heat, said.missing.startswith("No Grad-CAM: ")) == (None, True)
     assert len(said.top) == 5
 
@@ -110,7 +119,7 @@ def test_heat_that_is_nowhere_is_no_black_picture(
 ) -> None:
     cold: Callable[..., torch.Tensor] = lambda *_: torch.zeros(1, 32, 32)  # noqa: E731
     monkeypatch.setattr("triptych.serving.answers.grad_cam", cold)
-    said = look(group.networks[0], Image.fromarray(PIXELS), CLASSES)
+    said = asked_of(group.networks[0])
     assert said.heat is None
     assert "nothing in its map" in said.missing
 
@@ -121,7 +130,7 @@ def test_numbers_that_are_not_finite_are_no_answer(
     run = group.networks[0].run
     monkeypatch.setattr(run, "forward", lambda _: torch.full((1, len(CLASSES)), torch.nan))
     with pytest.raises(Refused, match="not finite"):
-        look(group.networks[0], Image.fromarray(PIXELS), CLASSES)
+        asked_of(group.networks[0])
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     hush_lightning()
     network = read_network(folder)
     run = rebuild(folder, config["trusted_targets"])
+    log.info("%s seed %d on %s: exporting", *(network.facts[k] for k in ("model", "seed", "data")))
     identity = identify(network, run)
     shown = images_to_try(run, network, config["data_root"])
     traced = program(run)

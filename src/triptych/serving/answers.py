@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.image import imsave
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from triptych import Refused
@@ -16,6 +16,7 @@ from triptych.comparison.sentences import listed, some
 from triptych.data.photos import read_image, square
 from triptych.evaluation.cost import synchronize
 from triptych.evaluation.grad_cam import grad_cam
+from triptych.prediction.decoding import View
 from triptych.report.formats import data_uri
 from triptych.serving.networks import Group, Network
 
@@ -25,10 +26,18 @@ NUM_TOP = 5  # classes shown
 LARGEST_SHOWN = 480  # pixels a side of the picture that is sent back
 
 
-class Answer(NamedTuple):
-    """A network's most probable classes, best first, and PNGs of `shape` (width / height).
+class Given(NamedTuple):
+    """What networks of one view are given of an image, and that as a PNG to look at."""
 
-    `heat` is to lie over the `picture`; without it `missing` says why, in a sentence.
+    pixels: Tensor  # (1, 3, H, W), as a pipeline takes them
+    picture: str
+    shape: float  # width / height of the picture
+
+
+class Answer(NamedTuple):
+    """A network's most probable classes, best first; `heat` is a PNG to lay over the picture.
+
+    Without one, `missing` says why in a sentence.
     """
 
     name: str
@@ -45,21 +54,33 @@ def answer(group: Group, content: bytes, max_pixels: int) -> dict[str, Any]:
 
     Raises Unreadable where it gives no image, Refused where a network has no answer.
     """
+    views = {network.view for network in group.networks}
     images = {
         side: read_image(content, max_pixels=max_pixels, formats=FORMATS, side=side)
-        for side in {network.view.side for network in group.networks}
+        for side in {view.side for view in views}
     }
-    answers = [look(n, images[n.view.side], group.classes) for n in group.networks]
+    given = {view: give(view, images[view.side]) for view in views}
+    answers = [look(network, given[network.view], group.classes) for network in group.networks]
     return {
         "says": agreement([(each.name, each.top[0][0]) for each in answers]),
         "answers": [each._asdict() for each in answers],
     }
 
 
-def look(network: Network, image: Image.Image, classes: Sequence[str]) -> Answer:
+def give(view: View, image: Image.Image) -> Given:
+    """An RGB image by a view; the picture has no more pixels than are shown."""
+    pixels = view(image)[None]
+    if view.stored:
+        image = Image.fromarray(square(image, *view.stored).transpose(1, 2, 0))
+    shown = image.copy()
+    shown.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+    return Given(pixels, png(shown), shown.width / shown.height)
+
+
+def look(network: Network, given: Given, classes: Sequence[str]) -> Answer:
     """One network's answer; its time is that of the logits alone."""
     run = network.run
-    prepared = run.pipeline.evaluation(network.view(image)[None].to(run.device))
+    prepared = run.pipeline.evaluation(given.pixels.to(run.device))
     prepared = prepared.to(next(run.backbone.parameters()).dtype)
     synchronize(run.device)
     start = time.perf_counter()
@@ -77,17 +98,8 @@ def look(network: Network, image: Image.Image, classes: Sequence[str]) -> Answer
         heat = heat_png(found) if found.max() > 0 else None
     except Refused:
         missing = "No Grad-CAM: this network has no map of the image before its head."
-    given = as_given(network, image)
-    shape = given.width / given.height
-    return Answer(network.name, top, latency_ms, png(given), shape, heat, "" if heat else missing)
-
-
-def as_given(network: Network, image: Image.Image) -> Image.Image:
-    """What of an image a network is given, at no more than the size that is shown."""
-    if network.view.stored:
-        image = Image.fromarray(square(image, *network.view.stored).transpose(1, 2, 0))
-    larger = max(image.size) > LARGEST_SHOWN
-    return ImageOps.contain(image, (LARGEST_SHOWN, LARGEST_SHOWN)) if larger else image
+    missing = "" if heat else missing
+    return Answer(network.name, top, latency_ms, given.picture, given.shape, heat, missing)
 
 
 def heat_png(heat: Tensor) -> str:
