@@ -155,10 +155,6 @@ def test_a_temperature_is_that_of_each_runs_evaluation(
     run, out = planted(3), tmp_path / "a.csv"
     with pytest.raises(Refused, match=r"was not evaluated\npython evaluate.py run="):
         asked(run, photos, f"out={out}", "calibrated=true")
-    for found in ("{}", '{"calibration": {"temperature": null}}', "[", '{"calibration": 3}'):
-        (run / "evaluation.json").write_text(found)
-        with pytest.raises(Refused, match="has no temperature"):
-            asked(run, photos, f"out={out}", "calibrated=true")
     (run / "evaluation.json").write_text('{"calibration": {"temperature": 2.5}}')
     asked(run, photos, f"out={out}", "calibrated=true")
     shown = [float(row["probability"]) for row in rows(out)]
