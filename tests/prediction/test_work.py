@@ -71,6 +71,6 @@ def test_away_from_a_terminal_a_line_now_and_then_says_how_far_it_is(
     lines = Lines(1000)
     for _ in range(20):
         lines.advance()
-    assert caplog.messages == ["9 of 1,000 images predicted", "17 of 1,000 images predicted"]
+    assert caplog.messages == ["8 of 1,000 images predicted", "16 of 1,000 images predicted"]
     with watch(None, is_shown=False) as advance:
         advance()
