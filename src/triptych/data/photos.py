@@ -21,7 +21,9 @@ BACKDROP = "white"  # what shows through where an image is transparent
 # EPS and WMF are programs that another program runs, of the others Pillow knows the name alone.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _SUFFIXES = Image.registered_extensions()
-FORMATS = tuple(sorted(set(Image.OPEN) - NOT_DECODED))  # by Pillow's names
+COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# By Pillow's names, in the order in which they are tried.
+FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in _SUFFIXES.items() if kind in FORMATS)
 
 
@@ -44,13 +46,13 @@ def read_image(
     no side shorter than twice that: several times as fast. Raises Unreadable for every other file,
     and for one whose header names more than `max_pixels`, before these are decoded.
     """
-    if isinstance(source, Path) and not source.is_file():  # a pipe would keep us waiting
-        raise Unreadable("no file")
     # What Pillow warns of is decoded all the same or refused below. Not restored: other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
+        if isinstance(source, Path) and not source.is_file():  # a pipe would keep us waiting
+            raise Unreadable("no file")
         with Image.open(opened, formats=formats) as image:
             _check_size(image, max_pixels)
             if side:

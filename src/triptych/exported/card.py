@@ -31,7 +31,7 @@ from triptych.evaluation.findings import circumstances
 from triptych.evaluation.statistics import Interval, wilson
 from triptych.exported.agreement import Agreement
 from triptych.folders import printable
-from triptych.report.markdown import _text as escaped
+from triptych.report.markdown import escaped
 
 log = logging.getLogger(__name__)
 

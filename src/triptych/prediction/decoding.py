@@ -91,7 +91,7 @@ class Decoder:
         try:
             images = {side: self._read(path, side) for side in {v.side for v in self.views}}
             seen = tuple(view(images[view.side]) for view in self.views)
-        except (Unreadable, OSError, MemoryError) as error:
+        except (Unreadable, MemoryError) as error:
             return Photo(path, error=str(error) or type(error).__name__)
         if place >= self.num_thumbnails:
             return Photo(path, seen)
