@@ -1,9 +1,7 @@
 """One file of a run's network, opened by those who know nothing of us."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -16,16 +14,15 @@ import onnxruntime
 import pytest
 import torch
 import torchvision
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
+from tests.composing import composed
 from triptych import Refused
 from triptych import export as door
 from triptych.building import build_data
 from triptych.checkpoint import AtomicCheckpointIO
-from triptych.config import CONFIGS, check, plain
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.evaluation.predictions import Predicted
 from triptych.evaluation.rebuilt import rebuild
@@ -45,15 +42,8 @@ NAMES = {"onnx": "squeezenet1_1.onnx", "torch": "squeezenet1_1.pt2"}
 ROOT = Path(__file__).parents[1]
 
 
-def composed(verb: str, *overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose(verb, [*overrides]))
-    check(config, verb)
-    return config
-
-
-def exported(folder: Path, *overrides: str) -> None:
-    export(composed("export", f"run={folder}", "time_seconds=0.01", *overrides), [])
+def exported(folder: Path, **settings: Any) -> None:
+    export(composed("export", "run=none", "time_seconds=0.01", run=str(folder), **settings), [])
 
 
 def network(num_classes: int = len(OUTLINES)) -> torch.nn.Module:
@@ -67,7 +57,7 @@ def network(num_classes: int = len(OUTLINES)) -> torch.nn.Module:
 
 def plant(logs: Path, num_classes: int = len(OUTLINES)) -> Record:
     """A finished run without its training; its predictions are drawn."""
-    config = composed("train", *TINY, f"log_dir={logs}")
+    config = composed("train", *TINY, log_dir=str(logs))
     record = Record.create(config, [])
     state = {"state_dict": network(num_classes).state_dict()}
     AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
@@ -91,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with both of its exports."""
     folder = plant(tmp_path_factory.mktemp("logs")).folder
     for form in NAMES:
-        exported(folder, f"format={form}")
+        exported(folder, format=form)
     return folder
 
 
@@ -181,40 +171,38 @@ def test_an_export_is_one_file_and_a_card_and_names_no_folder_of_ours(folder: Pa
         assert b"portable.py" not in content
 
 
-WITHOUT_US = """
-import re, sys
-
-class Nobody:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("triptych", "lightning", "hydra"):
-            raise ImportError(f"{name} was asked for")
-
-sys.meta_path.insert(0, Nobody())
-for name in sys.argv[1:]:
-    block = re.search(r"## Use\\n\\n(.*?)\\n\\nThe same", open(f"{name}.md").read(), re.DOTALL)[1]
-    exec("\\n".join(line[4:] for line in block.splitlines()), {})
-"""
+def lines_of_the_card(folder: Path, name: str) -> str:
+    """The Python that a card shows."""
+    text = (folder / "export" / f"{name}.md").read_text()
+    block = re.search(r"## Use\n\n(.*?)\n\nThe same", text, re.DOTALL)
+    assert block
+    return "\n".join(line[4:] for line in block[1].splitlines())
 
 
-def test_the_lines_of_the_card_work_where_triptych_is_not(folder: Path, expected: Any) -> None:
+def test_the_lines_of_the_card_work_where_triptych_is_not(
+    folder: Path,
+    expected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """With a photograph that its camera held upright."""
     upright = load_sample_images().images[1].copy()
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned by 90 degrees
     lying = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
-    lying.save(folder / "export" / "photo.jpg", exif=exif, quality=100, subsampling=0)
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", WITHOUT_US, *NAMES.values()],
-            cwd=folder / "export",
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            capture_output=True,
-            text=True,
-        )
-    finally:
-        (folder / "export" / "photo.jpg").unlink()
-    assert (ended.returncode, ended.stderr) == (0, "")
-    lines = [line.rsplit(" ", 1) for line in ended.stdout.splitlines()]
+    lying.save(tmp_path / "photo.jpg", exif=exif, quality=100, subsampling=0)
+    monkeypatch.chdir(tmp_path)
+    programs = [lines_of_the_card(folder, name) for name in NAMES.values()]
+    for name in NAMES.values():
+        (tmp_path / name).symlink_to(folder / "export" / name)
+    with monkeypatch.context() as patch:
+        for name in [*sys.modules]:
+            if name.partition(".")[0] in ("triptych", "lightning", "hydra"):
+                patch.setitem(sys.modules, name, None)  # to import it is an error
+        for program in programs:
+            exec(program, {})
+    lines = [line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines()]
     assert lines[:3] == lines[3:], "both formats"
     [probabilities] = expected(torch.from_numpy(upright).permute(2, 0, 1)[None])
     best = probabilities.argsort(descending=True)[:3].tolist()
@@ -242,11 +230,11 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(
     path = folder / "export" / NAMES["onnx"]
     with pytest.raises(Refused, match=rf"{path}: exists and is kept; overwrite=true"):
         exported(folder)
-    exported(folder, "overwrite=true")
+    exported(folder, overwrite=True)
     assert delivered == [path]
     (folder / "alone.onnx.md").touch()
     with pytest.raises(Refused, match=r"alone\.onnx\.md: exists"):
-        exported(folder, f"out={folder}/alone.onnx")
+        exported(folder, out=f"{folder}/alone.onnx")
 
 
 @pytest.mark.parametrize("error", [0.002, float("nan")])
@@ -266,8 +254,8 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(
     monkeypatch.setitem(delivery.FORMATS, "torch", broken)
     monkeypatch.setattr(delivery, "program", lambda run: None)
     with pytest.raises(Refused, match=r"differs by (0\.002|nan) from the network over 15 test"):
-        exported(folder, "format=torch", f"out={tmp_path}/there/it.pt2")
-    assert [*(tmp_path / "there").iterdir()] == []
+        exported(folder, format="torch", out=f"{tmp_path}/there/it.pt2")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_checkpoint_of_other_classes_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -283,9 +271,9 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(
 ) -> None:
     monkeypatch.setattr(door, "find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(Refused, match=r"onnxscript not installed; pip install 'onnx>=1.19' 'onnxs"):
-        exported(folder, "overwrite=true")
+        exported(folder, overwrite=True)
     with pytest.raises(Refused, match="exists and is kept"):  # not for want of a package
-        exported(folder, "format=torch")
+        exported(folder, format="torch")
 
 
 def test_one_run_and_a_fitting_name_are_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -297,7 +285,7 @@ def test_one_run_and_a_fitting_name_are_asked_for(folder: Path, tmp_path: Path) 
     with pytest.raises(Refused, match=rf"2 runs lie there; name one, such as {tmp_path}/a"):
         exported(tmp_path)
     with pytest.raises(Refused, match=r"must end with \.pt2, as format=torch asks"):
-        exported(folder, "format=torch", f"out={tmp_path}/x.onnx")
+        exported(folder, format="torch", out=f"{tmp_path}/x.onnx")
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(
@@ -306,7 +294,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(
     (tmp_path / "file").touch()
     monkeypatch.setattr(delivery, "program", lambda run: None)
     with pytest.raises(Refused, match="cannot be written"):
-        exported(folder, f"out={tmp_path}/file/x.onnx")
+        exported(folder, out=f"{tmp_path}/file/x.onnx")
 
 
 @pytest.mark.parametrize("model", ["../../etc/passwd", "..", "a\nb", "ü" * 300, "-rf"])

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.composing import composed
 from triptych import Refused
 from triptych.checkpoint import AtomicCheckpointIO
-from triptych.config import CONFIGS, check, plain
 from triptych.data.shapes import Shapes
 from triptych.predict import predict
 from triptych.prediction import work
@@ -49,17 +48,10 @@ def network(seed: int) -> torch.nn.Module:
     return made.eval()
 
 
-def composed(verb: str, *overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose(verb, [*overrides]))
-    check(config, verb)
-    return config
-
-
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes the folder of a finished run."""
-    config = composed("train", *TINY, f"log_dir={tmp_path_factory.mktemp('logs')}")
+    config = composed("train", *TINY, log_dir=str(tmp_path_factory.mktemp("logs")))
 
     def plant(seed: int, classes: tuple[str, ...] = CLASSES) -> Path:
         record = Record.create(config | {"seed": seed}, [])
@@ -92,10 +84,11 @@ def photos(tmp_path: Path, images: NDArray[np.uint8]) -> Path:
     return folder
 
 
-def asked(run: Path | list[Path], photos: object, *overrides: str) -> None:
-    runs = f"[{','.join(map(str, run))}]" if isinstance(run, list) else str(run)
-    typed = [f"run={runs}", f"images={photos}", "device=cpu", *overrides]
-    predict(composed("predict", *typed), typed)
+def asked(run: Path | list[Path], photos: Path, **settings: Any) -> None:
+    runs = [*map(str, run)] if isinstance(run, list) else str(run)
+    given = {"run": runs, "images": str(photos), **settings}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    predict(composed("predict", "run=none", "images=none", "device=cpu", **given), [])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -112,7 +105,7 @@ def probabilities(images: NDArray[np.uint8], seed: int, temperature: float = 1) 
 def test_every_image_gets_the_networks_own_answer_in_order(
     runs: list[Path], photos: Path, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    asked(runs[0], photos, f"out={tmp_path / 'a.csv'}", "batch_size=5", "top_k=10")
+    asked(runs[0], photos, out=tmp_path / "a.csv", batch_size=5, top_k=10)
     found = rows(tmp_path / "a.csv")
     expected = probabilities(images, 0)
     assert [row["path"] for row in found] == sorted(map(str, photos.iterdir()))
@@ -126,7 +119,7 @@ def test_every_image_gets_the_networks_own_answer_in_order(
 def test_an_ensemble_answers_with_the_mean_and_shows_each_vote(
     runs: list[Path], photos: Path, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    asked(runs, photos, f"out={tmp_path / 'a.jsonl'}", f"grid={tmp_path / 'a.png'}")
+    asked(runs, photos, out=tmp_path / "a.jsonl", grid=tmp_path / "a.png")
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     each = [probabilities(images, seed) for seed in (0, 1)]
     mean = np.mean(each, axis=0)
@@ -145,7 +138,7 @@ def test_networks_of_other_classes_cannot_vote_together(
 ) -> None:
     other = planted(2, (*CLASSES[:9], "another"))
     with pytest.raises(Refused, match="their classes differ"):
-        asked([runs[0], other], photos, f"out={tmp_path / 'a.csv'}")
+        asked([runs[0], other], photos, out=tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
 
 
@@ -154,9 +147,9 @@ def test_a_temperature_is_that_of_each_runs_evaluation(
 ) -> None:
     run, out = planted(3), tmp_path / "a.csv"
     with pytest.raises(Refused, match=r"was not evaluated\npython evaluate.py run="):
-        asked(run, photos, f"out={out}", "calibrated=true")
+        asked(run, photos, out=out, calibrated=True)
     (run / "evaluation.json").write_text('{"calibration": {"temperature": 2.5}}')
-    asked(run, photos, f"out={out}", "calibrated=true")
+    asked(run, photos, out=out, calibrated=True)
     shown = [float(row["probability"]) for row in rows(out)]
     np.testing.assert_allclose(shown, probabilities(images, 3, 2.5).max(1), atol=2e-6)
 
@@ -167,8 +160,8 @@ def test_images_that_cannot_be_read_are_rows_with_their_error_among_the_rest(
     for name in ("00.png", "05.png", "06.png", "07.png", "11.png"):
         (photos / name).write_text("no image")
     Image.new("RGB", (200, 100)).save(photos / "03.png")
-    settings = ("batch_size=2", "max_pixels=19999", f"grid={tmp_path / 'a.png'}", "grid_images=3")
-    asked(runs[0], photos, f"out={tmp_path / 'a.csv'}", *settings)
+    settings = {"batch_size": 2, "max_pixels": 19999, "grid_images": 3}
+    asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", **settings)
     found = rows(tmp_path / "a.csv")
     assert [place for place, row in enumerate(found) if row["error"]] == [0, 3, 5, 6, 7, 11]
     assert all(bool(row["class"]) != bool(row["error"]) for row in found)
@@ -183,7 +176,7 @@ def test_where_no_image_can_be_read_nothing_is_written(
         path.write_text("no image")
     before = set(tmp_path.iterdir())
     with pytest.raises(Refused, match=r"none of 12 could be predicted\n.*00.png: no image"):
-        asked(runs[0], photos, f"out={tmp_path / 'a.csv'}", f"grid={tmp_path / 'a.png'}")
+        asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png")
     assert set(tmp_path.iterdir()) == before
 
 
@@ -195,16 +188,15 @@ def test_what_cannot_be_done_is_refused_before_any_work(
     (tmp_path / "run.json").touch()
     (tmp_path / "kept.csv").write_text("kept")
     (tmp_path / "kept.png").write_text("kept")
-    given = {"run": tmp_path, "images": photos}
+    given: dict[str, Any] = {"run": tmp_path, "photos": photos}
     given |= {
         "out": {"out": tmp_path / "kept.csv"},
         "grid": {"grid": tmp_path / "kept.png"},
-        "images": {"images": tmp_path / "kept.gif"},
+        "images": {"photos": tmp_path / "kept.gif"},
         "run": {"run": photos},
     }[lost]
-    typed = [f"{name}={value}" for name, value in given.items()]
     with pytest.raises(Refused, match=f"^{lost}="):
-        predict(composed("predict", *typed), typed)
+        asked(**given)
     assert (tmp_path / "kept.csv").read_text() == "kept"
 
 
@@ -217,9 +209,8 @@ def test_an_interrupted_prediction_leaves_the_earlier_output_as_it_was(
     (tmp_path / "a.csv").write_text("kept")
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(work, "save_grid", interrupted)  # when all rows are written
-    settings = (f"out={tmp_path / 'a.csv'}", f"grid={tmp_path / 'a.png'}", "overwrite=true")
     with pytest.raises(KeyboardInterrupt):
-        asked(runs[0], photos, *settings)
+        asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", overwrite=True)
     assert (tmp_path / "a.csv").read_text() == "kept"
     assert set(tmp_path.iterdir()) == before
 

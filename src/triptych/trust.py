@@ -1,6 +1,8 @@
 """Run folders that may be somebody else's: data until checked."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -43,9 +45,13 @@ def check_yaml(text: str) -> None:
 
 def foreign_targets(config: Config) -> set[str]:
     """Every `_target_` that the installed configs do not name."""
-    installed = map(OmegaConf.load, CONFIGS.rglob("*.yaml"))
-    known = {target for node in installed for target in targets(OmegaConf.to_container(node))}
-    return set(targets(config)) - known
+    return set(targets(config)) - installed_targets(CONFIGS)
+
+
+@cache
+def installed_targets(configs: Path) -> set[str]:
+    nodes = map(OmegaConf.load, configs.rglob("*.yaml"))
+    return {target for node in nodes for target in targets(OmegaConf.to_container(node))}
 
 
 def targets(node: Any) -> Iterator[str]:

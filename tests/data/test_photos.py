@@ -241,6 +241,11 @@ def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_refused(tmp_path: Path
             read_image(path)
 
 
+def test_a_path_that_the_system_refuses_is_unreadable_as_any_other(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="File name too long"):
+        read_image(tmp_path / ("x" * 5000))
+
+
 def test_no_program_is_run_to_draw_a_picture() -> None:
     with pytest.raises(Unreadable, match="not decoded here"):
         read_image(encoded(Image.fromarray(CORNERS), "EPS"))

@@ -13,14 +13,13 @@ from torch import Tensor
 from triptych import Refused
 from triptych.exported import agreement
 from triptych.exported.agreement import (
+    PHOTOGRAPHS,
     SHAPES,
     Agreement,
     differences,
+    images_to_try,
     photograph,
     photographs,
-)
-from triptych.exported.agreement import (
-    test_images as images_of_the_test,
 )
 
 IMAGES = [torch.zeros(2, 3, 4, 5, dtype=torch.uint8)] * 2
@@ -73,21 +72,24 @@ def test_made_photographs_are_the_same_ones_always() -> None:
         assert one.float().std() > 40
 
 
-def test_without_the_data_the_images_that_the_run_kept_are_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_the_data_the_images_that_the_run_kept_are_tried_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def lost(run: Any, root: str | None) -> None:
-        raise Refused("lost")
+        raise Refused("lost,\nall of them")
 
     monkeypatch.setattr(agreement, "read_data", lost)
     run: Any = SimpleNamespace(folder=tmp_path)
-    assert len(images_of_the_test(run, run, None)) == 0
+    assert [*images_to_try(run, run, None)] == [PHOTOGRAPHS]
+    assert caplog.messages == ["tried without the data: lost, all of them"]
     (tmp_path / "predictions").mkdir()
     images = np.random.default_rng(0).integers(0, 256, (70, 3, 6, 5), np.uint8)
     np.savez(tmp_path / "predictions" / "test_images.npz", index=np.arange(70), images=images)
-    assert np.array_equal(images_of_the_test(run, run, None), images[:64])
+    tried = images_to_try(run, run, None)
+    assert [*tried] == ["64 kept test images", PHOTOGRAPHS]
+    assert np.array_equal(torch.cat(tried["64 kept test images"]), images[:64])
     with pytest.raises(Refused, match="lost"):  # a place that was named must hold them
-        images_of_the_test(run, run, "elsewhere")
+        images_to_try(run, run, "elsewhere")
 
 
 def test_what_was_measured_is_said_in_two_lines() -> None:

@@ -1,20 +1,13 @@
 """The way from stored pixels to probabilities, in one module, against the pipeline's."""
 
-from pathlib import Path
-from typing import Any
-
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from triptych import Refused
-from triptych.checkpoint import AtomicCheckpointIO
 from triptych.data.pipeline import Pipeline
-from triptych.exported.portable import Portable, check_head
+from triptych.exported.portable import Portable
 from triptych.model.backbone import Backbone, Preprocessing
-from triptych.record import Record
 
 SIZE = 12
 
@@ -47,28 +40,3 @@ def test_the_module_does_exactly_what_the_pipeline_does(
     with torch.no_grad():
         expected = network(pipeline.evaluation(images)).softmax(dim=1)
         torch.testing.assert_close(Portable(network)(images), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("state", "outputs"),
-    [
-        ({"fc.weight": torch.zeros(4, 8), "fc.bias": torch.zeros(4)}, 4),
-        ({"a.weight": torch.zeros(9, 8), "head.weight": torch.zeros(4, 8, 1, 1)}, 4),
-        ({"fc.weight": torch.zeros(4, 8), "late.weight": torch.zeros(9, 4, 3, 3)}, 4),
-    ],
-)
-def test_a_head_of_other_classes_is_refused(
-    state: dict[str, Any], outputs: int, tmp_path: Path
-) -> None:
-    record = Record(tmp_path, {})
-    AtomicCheckpointIO().save_checkpoint({"state_dict": state}, record.checkpoint_path("best"))
-    check_head(record, outputs)
-    with pytest.raises(Refused, match=f"has 10 classes, its checkpoint {outputs}$"):
-        check_head(record, 10)
-
-
-@pytest.mark.parametrize("state", [None, [1], {}, {"fc.weight": "text"}])
-def test_a_checkpoint_without_a_head_is_left_to_who_reads_it(state: Any, tmp_path: Path) -> None:
-    record = Record(tmp_path, {})
-    AtomicCheckpointIO().save_checkpoint({"state_dict": state}, record.checkpoint_path("best"))
-    check_head(record, 10)

@@ -1,19 +1,17 @@
 """Finished runs as a training leaves them, with weights that were drawn, and a page of them."""
 
-import copy
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torchvision.models import get_model
 
+from tests.composing import composed
 from triptych.checkpoint import AtomicCheckpointIO
-from triptych.config import CONFIGS, Config, check, plain
+from triptych.config import Config
 from triptych.folders import find_folders
 from triptych.record import Record
 from triptych.serving.networks import Group, read_groups
@@ -29,17 +27,9 @@ NUM_TEST, NUM_KEPT = 15, 8
 Plant = Callable[..., Path]
 
 
-@cache
-def _composed(verb: str, *overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plain(compose(verb, [*overrides]))
-
-
 def asked(**settings: Any) -> Config:
     """The config of the command, on a CPU, with other settings."""
-    config = _composed("serve", "runs=none", "device=cpu") | settings
-    check(config, "serve")
-    return config
+    return composed("serve", "runs=none", "device=cpu", **settings)
 
 
 def network(model: str, classes: tuple[str, ...], seed: int) -> torch.nn.Module:
@@ -66,7 +56,7 @@ def _plant(
 
     It got the images at even places right; of the others it kept the first.
     """
-    config = copy.deepcopy(_composed("train", *TINY)) | {"seed": seed, "log_dir": str(root)}
+    config = composed("train", *TINY, seed=seed, log_dir=str(root))
     config["model"]["name"] = model
     record = Record.create(config, [])
     state = {"state_dict": network(model, classes, seed).state_dict()}

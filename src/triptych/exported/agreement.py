@@ -3,6 +3,7 @@
 Shapes: N images of H x W pixels, C classes.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from triptych.comparison.sentences import counted
 from triptych.evaluation.cost import NUM_WARM_UPS, durations
 from triptych.evaluation.rebuilt import Rebuilt, read_data
 from triptych.exported.formats import Predict
+from triptych.folders import made_legible
+
+log = logging.getLogger(__name__)
+log.addFilter(made_legible)
 
 TOLERANCE = 1e-3  # of a probability
 NUM_TEST_IMAGES = 64  # at most
@@ -69,26 +74,25 @@ def milliseconds(predict: Predict, image: Tensor, seconds: float) -> float:
 
 
 def images_to_try(run: Rebuilt, network: Network, root: str | None) -> dict[str, list[Tensor]]:
-    """Batches uint8 (N, 3, H, W) by kind: test images where there are any, and made photographs."""
-    tested = test_images(run, network, root)
-    found = (
-        {counted(len(tested), "test image"): [*torch.split(tested, BATCH_SIZE)]}
-        if len(tested)
-        else {}
-    )
-    return found | {PHOTOGRAPHS: photographs()}
+    """Batches uint8 (N, 3, H, W) by kind: test images where there are any, and made photographs.
 
-
-def test_images(run: Rebuilt, network: Network, root: str | None) -> Tensor:
-    """The first test images of the data; without the data, those that the run kept."""
+    Without the data, the test images that the run kept, and a line on the screen that says why.
+    Raises Refused where `root` is not None and does not hold the data.
+    """
+    kind = "test image"
     try:
         part = read_data(run, root).test
-    except Refused:
+        tested = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).images
+    except Refused as refused:
         if root is not None:
             raise
+        log.warning("tried without the data: %s", " ".join(str(refused).split()))
+        kind = "kept test image"
         kept = [*(pixels(network) or {}).values()][:NUM_TEST_IMAGES]
-        return torch.from_numpy(np.stack(kept)) if kept else torch.empty(0)
-    return part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).images
+        tested = torch.from_numpy(np.stack(kept)) if kept else torch.empty(0)
+    batches = [*torch.split(tested, BATCH_SIZE)] if len(tested) else []
+    found = {counted(len(tested), kind): batches} if batches else {}
+    return found | {PHOTOGRAPHS: photographs()}
 
 
 def photographs() -> list[Tensor]:

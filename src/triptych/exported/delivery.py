@@ -1,6 +1,8 @@
 """The story of one export: from a run folder to a file that was tried, and its model card."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,11 @@ from triptych.exported.agreement import (
 )
 from triptych.exported.card import card, describe_file
 from triptych.exported.formats import FORMATS, Format
-from triptych.exported.portable import check_head, program
+from triptych.exported.portable import program
 from triptych.files import replacing
 from triptych.folders import made_legible, printable
 from triptych.identity import library_versions
 from triptych.progress import hush_lightning
-from triptych.record import Record
 
 log = logging.getLogger(__name__)
 log.addFilter(made_legible)
@@ -48,8 +49,7 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     traced = program(run)
     form = FORMATS[config["format"]]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(card_of(path)) as beside, replacing(path) as file:
+        with made(path.parent), replacing(card_of(path)) as beside, replacing(path) as file:
             form.write(traced, file, identity)
             found = tried(run, form, file, shown, config["time_seconds"])
             described = describe_file(file, path.name)
@@ -63,10 +63,23 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
 
 
 def read_network(folder: Path) -> Network:
-    """The run with what it answered in the test; as many classes in its checkpoint as in those."""
+    """The run with what it answered in the test."""
     run = read_run(folder)
-    check_head(Record.open(folder), run.test.num_classes)
     return Network(**vars(run), label=run.facts["model"])
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """The folder is there in the block; those made for it go again where the block fails."""
+    lacking = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in lacking:
+            with suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def identify(network: Network, run: Rebuilt) -> dict[str, Any]:

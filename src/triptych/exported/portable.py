@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from triptych import Refused, checkpoint
+from triptych import Refused
 from triptych.evaluation.rebuilt import Rebuilt
 from triptych.model.backbone import Backbone
 from triptych.model.weights import first_line
-from triptych.record import Record
 
 IMAGES, PROBABILITIES = "images", "probabilities"  # the names of what goes in and comes out
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
@@ -63,23 +62,3 @@ def program(run: Rebuilt) -> ExportedProgram:
 def untraceable(run: Rebuilt, error: Exception) -> Refused:
     model = run.record.facts["model"]
     return Refused(f"{run.record.folder}: {model} cannot be exported\n{first_line(error)}")
-
-
-def check_head(record: Record, num_classes: int) -> None:
-    """Raise Refused unless the checkpoint's head has an output for each of the run's classes.
-
-    The head is the last linear layer or 1x1 convolution, as `model.backbone.find_head` has it.
-    """
-    path = record.checkpoint_path("best")
-    state = checkpoint.load(path).get("state_dict")
-    weights = state.items() if isinstance(state, dict) else ()
-    heads = [
-        len(weight)
-        for name, weight in weights
-        if str(name).endswith("weight")
-        and isinstance(weight, Tensor)
-        and weight.ndim > 1
-        and weight.shape[2:] in ((), (1, 1))
-    ]
-    if heads and heads[-1] != num_classes:
-        raise Refused(f"{record.folder}: has {num_classes} classes, its checkpoint {heads[-1]}")

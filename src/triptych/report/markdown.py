@@ -41,7 +41,8 @@ def _bullets(sentences: Iterable[str]) -> str:
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The first column to the left, the others to the right."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(map(escaped, row) for row in rows)]
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    lines = [headings, ruler, *(map(escaped, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

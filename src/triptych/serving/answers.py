@@ -13,7 +13,7 @@ from torch import Tensor
 
 from triptych import Refused
 from triptych.comparison.sentences import listed, some
-from triptych.data.photos import read_image, square
+from triptych.data import photos
 from triptych.evaluation.cost import synchronize
 from triptych.evaluation.grad_cam import grad_cam
 from triptych.prediction.decoding import View
@@ -21,7 +21,7 @@ from triptych.report.formats import data_uri
 from triptych.serving.networks import Group, Network
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = tuple(kind for kind in photos.FORMATS if kind in (*photos.COMMON, "AVIF"))
 NUM_TOP = 5  # classes shown
 LARGEST_SHOWN = 480  # pixels a side of the picture that is sent back
 
@@ -56,7 +56,7 @@ def answer(group: Group, content: bytes, max_pixels: int) -> dict[str, Any]:
     """
     views = {network.view for network in group.networks}
     images = {
-        side: read_image(content, max_pixels=max_pixels, formats=FORMATS, side=side)
+        side: photos.read_image(content, max_pixels=max_pixels, formats=FORMATS, side=side)
         for side in {view.side for view in views}
     }
     given = {view: give(view, images[view.side]) for view in views}
@@ -71,7 +71,7 @@ def give(view: View, image: Image.Image) -> Given:
     """An RGB image by a view; the picture has no more pixels than are shown."""
     pixels = view(image)[None]
     if view.stored:
-        image = Image.fromarray(square(image, *view.stored).transpose(1, 2, 0))
+        image = Image.fromarray(photos.square(image, *view.stored).transpose(1, 2, 0))
     shown = image.copy()
     shown.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
     return Given(pixels, png(shown), shown.width / shown.height)
