@@ -37,7 +37,8 @@ PATH_OF_ONE_RUN = [
     PACKAGE / "record.py",
 ]
 EXTRAS = [
-    f"triptych.{name}" for name in ("benchmark", "export", "predict", "search", "serve", "tune")
+    f"triptych.{name}"
+    for name in "benchmark export exported predict prediction search serve serving tune".split()
 ]
 PACKAGES_OF_EXTRAS = [
     *("hydra_plugins.hydra_submitit_launcher", "onnx", "onnxruntime", "onnxscript", "optuna"),

@@ -21,9 +21,18 @@ from triptych.record import finite
 from triptych.verbs import VERBS
 
 NETWORKS = ("alexnet", "googlenet", "resnet50")
+NEEDS = {  # choices that do not stand alone
+    "folder": ["data.root=some/folder"],
+    "timm": ["model.name=convnext_tiny"],
+    "torchvision": ["model.name=convnext_tiny"],
+}
 ANY_OTHER = ["model=torchvision", "model.name=convnext_tiny"]
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-NEEDED = {"evaluate": ["run=logs"]}  # what a command must be told
+NEEDED = {  # what a command must be told
+    "evaluate": ["run=logs"],
+    "export": ["run=logs"],
+    "predict": ["run=logs", "images=photos"],
+}
 GROUPS_OF_OTHERS = {"image_types": "evaluate", "search": "tune"}
 CHOICES = sorted(
     (str(path.parent.relative_to(CONFIGS)), path.stem)
@@ -75,7 +84,7 @@ def ways_to_choose(group: str, choice: str) -> list[list[str]]:
     if group == "experiment":
         recipes = [[f"experiment={choice}", f"model={name}"] for name in NETWORKS]
         return [*recipes, [f"experiment={choice}", *ANY_OTHER]] if choice == "finetune" else recipes
-    return [ANY_OTHER if choice == "torchvision" else [f"{group}={choice}"]]
+    return [[f"{group}={choice}", *NEEDS.get(choice, [])]]
 
 
 def test_every_yaml_file_composes_into_a_config_that_is_accepted() -> None:
@@ -107,8 +116,10 @@ def test_a_commands_settings_are_those_of_its_yaml_file_and_every_one_is_checked
 
 def test_a_choice_is_the_one_that_was_named() -> None:
     for group, choice in CHOICES:
-        if group in ("data", "optim") or (group == "model" and choice != "torchvision"):
-            assert composed(f"{group}={choice}")[group]["name"] == choice
+        if group in ("data", "model", "optim"):
+            [*_, given] = [choice, *NEEDS.get(choice, [])]
+            name = given.replace("/", "=").rpartition("=")[2]
+            assert composed(f"{group}={choice}", *NEEDS.get(choice, []))[group]["name"] == name
 
 
 def test_the_defaults_are_the_reference_studys_setting(default: Config) -> None:
@@ -146,6 +157,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *[("trainer.devices", value, "at least 1") for value in (0, -2, "2", "all", [], [0, 0], True)],
     ("trainer.strategy", "ddp_spawn", "no spawn"),
     ("optim.label_smoothing", 1, "below 1"),
+    ("optim.class_weights", "inverse", "none, balanced"),
     ("optim.weight_decay", -0.1, "at least 0"),
     ("optim.warmup_epochs", float("nan"), "at least 0"),
     ("optim.schedule", "linear", "constant, cosine, onecycle"),

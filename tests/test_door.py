@@ -55,7 +55,7 @@ def test_an_argument_of_the_trainer_that_no_yaml_names_reaches_the_config() -> N
     assert trainer["benchmark"] is True
 
 
-SEVERAL = "alexnet, googlenet, resnet50, torchvision"
+SEVERAL = "alexnet, googlenet, resnet50, timm, torchvision"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ SEVERAL = "alexnet, googlenet, resnet50, torchvision"
         ("model=", f"model=: must be one of {SEVERAL}"),
         ("model=null", f"model=null: must be one of {SEVERAL}"),
         ("model=[alexnet,resnet50]", f"model=[alexnet,resnet50]: must be one of {SEVERAL}"),
-        ("data={a:1}", "data={a:1}: must be one of cifar10, cifar100, shapes"),
+        ("data={a:1}", "data={a:1}: must be one of cifar10, cifar100, folder, shapes"),
         ("trainer=3", "trainer=3: must be one of ddp, debug, default"),
         ("model=alexnet,resnet50", "model=alexnet,resnet50: several values; sweep over them"),
         ("optim.learning_rate=1", "optim.learning_rate: no such setting; near: "),

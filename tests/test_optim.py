@@ -2,10 +2,12 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
@@ -222,3 +224,21 @@ def test_the_planned_steps_are_the_steps_taken(
     trainer.fit(task, datamodule=data)
     assert task.planned_steps() == (steps_per_epoch, total_steps)
     assert trainer.global_step == total_steps
+
+
+def test_balanced_weights_are_scikit_learns_and_weigh_the_training_loss_alone() -> None:
+    labels = torch.tensor([0] * 12 + [1] * 3 + [2] * 5)
+    logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
+    expected = nn.functional.cross_entropy(logits, labels, torch.tensor(weights).float())
+    loss = sgd(class_weights="balanced").criterion([12, 3, 5])
+    torch.testing.assert_close(loss(logits, labels), expected)
+    assert loss.state_dict() == {}, "checkpoints hold the network alone"
+    for unweighted in (sgd().criterion([12, 3, 5]), sgd(class_weights="balanced").criterion()):
+        mean = nn.functional.cross_entropy(logits, labels)
+        torch.testing.assert_close(unweighted(logits, labels), mean)
+
+
+def test_a_class_without_an_image_has_a_finite_weight() -> None:
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, 0, 0, 1])
+    assert sgd(class_weights="balanced").criterion([3, 1, 0])(logits, labels).isfinite()

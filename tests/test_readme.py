@@ -1,5 +1,6 @@
 """The README says what is so: its commands, paths, targets and recipes."""
 
+import csv
 import itertools
 import re
 import shlex
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 import triptych.data
 import triptych.model
+from triptych.compare import compare
 from triptych.config import CONFIGS, Config, check, plain
 from triptych.door import adapted
 from triptych.run import train
@@ -106,6 +108,9 @@ def test_the_recipes_followed_to_the_letter_give_finished_runs(followed: Path) -
     assert network.facts["model"] == "my_net"
     assert data.facts["data"] == "stripes"
     assert np.load(data.folder / "predictions" / "test.npz")["logits"].shape == (20, 2)
+    page = compare(composed(followed / "configs", [f"runs={followed}/logs/shapes"], "compare"))
+    [row] = csv.DictReader((page.parent / "comparison.csv").read_text().splitlines())
+    assert (row["model"], row["num_test"]) == ("my_net", "20")
 
 
 def test_it_has_at_most_200_lines() -> None:

@@ -34,8 +34,8 @@ TINY = [
     *("++trainer.max_epochs=2", "++trainer.log_every_n_steps=3", "++trainer.accelerator=cpu"),
 ]
 FIELDS = """
-    schema status model weights classes data seed split_seed split_hash test_hash config_hash
-    group_hash
+    schema status model weights classes num_per_class notes data seed split_seed
+    split_hash test_hash config_hash group_hash
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
     precision versions git_commit command overrides started_at finished_at train_seconds
     images_per_second monitor best_epoch error metrics

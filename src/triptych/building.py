@@ -32,7 +32,7 @@ def built(key: str, node: dict[str, Any], **more: Any) -> Any:
 
 
 def build_data(config: Config, source: Source) -> ImageData:
-    elsewhere = ("name", "root", "source")
+    elsewhere = ("name", "root", "size", "fit", "max_pixels", "source")
     settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
     return ImageData(source=source, seed=config["seed"], **settings)
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych import Refused, nearest
+from triptych.naming import folder_name
 from triptych.rules import (
     DEVICES,
     ENDLESS,
@@ -32,6 +33,7 @@ from triptych.verbs import VERBS
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 # Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
 TRAINER_ARGUMENTS = """
@@ -68,15 +70,13 @@ RULES: dict[str, Rule] = {
     "data.batch_size": count(1),
     "data.augment": one_of("none", "standard"),
     "data.mix": one_of("none", "mixup", "cutmix"),
-    "data.num_train": count(1).or_null(),
-    "data.num_val": count(1),
-    "data.num_test": count(1).or_null(),
-    "data.split_seed": count(0),
-    "data.num_workers": count(0),
+    **dict.fromkeys(("data.num_train", "data.num_val", "data.num_test"), count(1).or_null()),
+    **dict.fromkeys(("data.source.num_train", "data.source.num_test"), count(1).or_null()),
+    **dict.fromkeys(("data.split_seed", "data.source.seed", "data.num_workers"), count(0)),
+    "data.size": count(8, 4096),
+    "data.fit": one_of("crop", "pad", "stretch"),
+    "data.max_pixels": count(1),
     "data.source": NODE,
-    "data.source.num_train": count(1).or_null(),
-    "data.source.num_test": count(1).or_null(),
-    "data.source.seed": count(0),
     "model._target_": TEXT,
     "model.name": TEXT,
     "model.weights": TEXT.or_null(),
@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "optim.schedule": one_of("constant", "cosine", "onecycle"),
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
+    "optim.class_weights": one_of("none", "balanced"),
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
     **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
     "trainer.devices": DEVICES,
@@ -176,9 +177,9 @@ def contradictions(config: Config) -> Iterator[str]:
     if config["resume"] and not Path(config["resume"], "run.json").is_file():
         yield f"resume={config['resume']}: no run folder, it has no run.json"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
-    if for_train and (data["num_train"] or 1) + data["num_val"] > for_train:
-        beside = f"data.num_train={data['num_train'] or 'null (one at least)'}"
-        yield f"data.num_val={data['num_val']}: with {beside} more than {for_train} training images"
+    if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
+        beside = f"with data.num_train={data['num_train'] or 'null (one at least)'} more than"
+        yield f"data.num_val={shown(data['num_val'])}: {beside} {for_train} training images"
     if for_test and (data["num_test"] or 1) > for_test:
         yield f"data.num_test={data['num_test']}: there are {for_test} test images"
     endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1

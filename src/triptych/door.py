@@ -26,8 +26,12 @@ NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNOR
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)
 NO_SWEEP = dict.fromkeys(
-    ("evaluate", "compare"), "takes a folder with many runs below it, or a list of folders"
-) | {"tune": "has one network a study; start it once for each"}
+    ("evaluate", "compare", "predict", "serve"),
+    "takes a folder with many runs below it, or a list of folders",
+) | {
+    "export": "takes one run; give its command for each",
+    "tune": "has one network a study; start it once for each",
+}
 FLAGS = """
     --help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m
     --shell-completion -sc --config-path -cp --config-name -cn --config-dir -cd

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from triptych.config import Config
 
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+WHERE_USED = ("timm",)
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
@@ -50,7 +52,8 @@ def library_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             return None
 
-    return {name: installed(name) for name in LIBRARIES}
+    used = (name for name in WHERE_USED if name in sys.modules)
+    return {name: installed(name) for name in (*LIBRARIES, *used)}
 
 
 def git_commit() -> str | None:

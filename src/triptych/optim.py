@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from triptych import Refused
+from triptych.data.splits import class_weights
 from triptych.model.backbone import Backbone
 
 
@@ -28,6 +29,15 @@ class Optim:
     schedule: str = "constant"
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
+    class_weights: str = "none"
+
+    def criterion(self, num_per_class: list[int] | None = None) -> nn.Module:
+        """The training loss of logits (B, C) and labels (B,) or probabilities (B, C)."""
+        loss = nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+        if num_per_class and self.class_weights == "balanced":
+            weight = class_weights(num_per_class)
+            loss.register_buffer("weight", weight, persistent=False)  # no part of the network
+        return loss
 
     def build(
         self, backbone: Backbone, steps_per_epoch: int, total_steps: int

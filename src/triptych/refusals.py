@@ -68,11 +68,16 @@ def explain(error: Exception, verb: str) -> str:
     if isinstance(error, OSError) and error.errno:
         return of_the_system(error)
     if isinstance(error, OmegaConfBaseException) and error.full_key and lines:
-        return f"{error.full_key}: {lines[0]}"
+        return of_omegaconf(error.full_key, lines[0])
     said = "\n".join(lines[:3]) or type(error).__name__
     if isinstance(error, HydraException | OmegaConfBaseException):
         return said
     return f"one of the arguments cannot be set: {said}"
+
+
+def of_omegaconf(where: str, said: str) -> str:
+    _, is_missing, key = said.rpartition("Missing mandatory value: ")
+    return f"{key}: must be given" if is_missing else f"{where}: {said}"
 
 
 def of_the_system(error: OSError) -> str:

@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych import Refused, checkpoint
 from triptych.config import Config
-from triptych.files import replacing
+from triptych.files import finite, replacing
 from triptych.identity import NOT_THE_EXPERIMENT, config_hash
 from triptych.lock import hold
 from triptych.record import COLUMNS, Record
@@ -58,6 +58,17 @@ def keep_threads(record: Record) -> None:
     number = record.facts.get("num_threads")
     if type(number) is int and 1 <= number <= (os.cpu_count() or 1):
         torch.set_num_threads(number)
+
+
+def require_same(record: Record, facts: dict[str, Any]) -> None:
+    """Raise Refused where the images are no longer those that the run began with."""
+    for name in ("classes", "split_hash", "test_hash"):
+        before = record.facts.get(name)
+        if before is not None and before != finite(facts[name]):
+            raise Refused(
+                f"{record.folder}: the images have changed since the run began (its {name} has)\n"
+                "give it those of then, or start a new run"
+            )
 
 
 def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:

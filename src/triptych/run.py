@@ -17,6 +17,7 @@ from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
 from triptych.data.source import Source
+from triptych.data.splits import balance
 from triptych.due import Due
 from triptych.ending import kept
 from triptych.files import size_of
@@ -27,7 +28,7 @@ from triptych.model.own import Network
 from triptych.progress import hush_lightning
 from triptych.ranks import one_record
 from triptych.record import Record
-from triptych.resume import reopen
+from triptych.resume import reopen, require_same
 from triptych.task import Classification
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,14 @@ def train(
 
     pl.seed_everything(config["seed"], verbose=False)
     data, task = prepared(config, source, network, load=not goes_on)
+    told = facts(data, task.backbone, network)
+    if resumed:
+        require_same(resumed, told)
     record = resumed or one_record(lambda: Record.create(config, overrides))
     if started:
         started(str(record.folder))
     with kept(record):
-        record.begin(**facts(data, task.backbone, network))
+        record.begin(**told)
         log.info("%s", introduction(data, task.backbone, network))
         fit_and_test(config, record, task, data)
         log.info("finished: %s (%s)", record.folder, size_of(record.folder))
@@ -88,7 +92,7 @@ def prepared(
     backbone = network.build(num_classes=len(data.classes), load=load)
     data.expect(backbone.expects)
     return data, Classification(
-        backbone, building.build_optim(config), num_classes=len(data.classes)
+        backbone, building.build_optim(config), len(data.classes), data.num_per_class
     )
 
 
@@ -97,6 +101,8 @@ def facts(data: ImageData, backbone: Backbone, network: Network) -> dict[str, An
     return {
         "weights": network.weights_name,
         "classes": data.classes,
+        "num_per_class": data.num_per_class,
+        "notes": data.notes,
         "split_hash": data.split_hash,
         "test_hash": data.test_hash,
         "num_params": sum(p.numel() for p in backbone.parameters()),
@@ -117,7 +123,8 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
     return (
         f"{network.name}, weights {weights}, {trained}, input {size}x{size}\n"
         f"head {backbone.head_name}: {backbone.replaced} -> {backbone.head}\n"
-        f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
+        f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images\n"
+        + "\n".join([balance(data.classes, data.num_per_class), *data.notes])
     )
 
 

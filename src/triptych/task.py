@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from triptych.data.images import Batch
 from triptych.metrics import EpochLoss, Predictions, Scores, collection, score
@@ -19,6 +19,8 @@ from triptych.optim import Optim
 class Classification(pl.LightningModule):
     """Cross-entropy on the backbone's logits, scored over whole splits.
 
+    `counts` (C,) are of training images, for an `optim` that weighs classes.
+
     After a validation or test epoch, `scores` and `predictions` (logits, labels, index) hold its
     results on every device.
     """
@@ -26,11 +28,13 @@ class Classification(pl.LightningModule):
     scores: Scores
     predictions: tuple[Tensor, Tensor, Tensor]
 
-    def __init__(self, backbone: Backbone, optim: Optim, num_classes: int) -> None:
+    def __init__(
+        self, backbone: Backbone, optim: Optim, num_classes: int, counts: list[int] | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.optim = optim
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
+        self.criterion = optim.criterion(counts)
         self.gathered = Predictions()
         self.metrics = collection(num_classes)
         self.epoch_loss = EpochLoss()

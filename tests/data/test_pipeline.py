@@ -99,17 +99,20 @@ def test_chosen_images_are_mirrored_left_to_right_and_others_are_not() -> None:
     assert mirrored[1].equal(images[1])
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 36)])
-def test_a_crop_is_a_window_of_the_image_padded_with_black(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width", "pad"), [(32, 32, 4), (20, 36, 4), (70, 64, 8)])
+def test_a_crop_is_a_window_of_the_image_padded_with_black(
+    height: int, width: int, pad: int
+) -> None:
     images = random_images(200, height, width)
     down, right = draws(200, 1), draws(200, 2)
     seen = set()
-    offsets = zip((9 * down).tolist(), (9 * right).tolist(), strict=True)  # 2 x 4 + 1 places
+    places = 2 * pad + 1
+    offsets = zip((places * down).tolist(), (places * right).tolist(), strict=True)
     for image, place, made in zip(images, offsets, crop(images, down, right), strict=True):
         y, x = map(math.floor, place)
         seen.add((y, x))
-        assert made.equal(F.pad(image, [4, 4, 4, 4])[:, y : y + height, x : x + width])
-    assert {y for y, _ in seen} == {x for _, x in seen} == set(range(9))
+        assert made.equal(F.pad(image, [pad] * 4)[:, y : y + height, x : x + width])
+    assert {y for y, _ in seen} == {x for _, x in seen} == set(range(places))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (12, 40)])

@@ -66,6 +66,28 @@ class Mean(nn.Module):
         return maps.mean((2, 3))
 
 
+class ChannelsLast(nn.Module):
+    """`TwoChannels` with its maps (B, h, w, K), as Swin and MambaOut keep them."""
+
+    def __init__(self, same: Any) -> None:
+        super().__init__()
+        self.mix, self.relu, self.fc = nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 4)
+        self.mix.weight = nn.Parameter(same.conv.weight.flatten(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.relu(self.mix(images.movedim(1, -1))).mean((1, 2)))
+        return logits
+
+
+def test_maps_with_their_channels_last_give_the_same_heat(backbone: Backbone) -> None:
+    other = Backbone(ChannelsLast(backbone.network), 4, backbone.expects).eval()
+    other.head.load_state_dict(backbone.head.state_dict())
+    images, classes = torch.randn(3, 3, SIDE, SIDE), torch.tensor([0, 1, 3])
+    heat = grad_cam(other, images, classes)
+    assert heat.amax() > 0
+    torch.testing.assert_close(heat, grad_cam(backbone, images, classes))
+
+
 @pytest.mark.parametrize(
     ("name", "size", "shape"),
     [

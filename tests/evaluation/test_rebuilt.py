@@ -150,15 +150,20 @@ def test_a_missing_a_truncated_and_a_poisoned_checkpoint_are_refused(record: Rec
 
 
 def test_weights_of_another_network_are_refused_with_what_does_not_fit(record: Record) -> None:
-    save(record, network(num_classes=3).state_dict())
-    assert "fc.weight" in refusal(record)
     state = network().state_dict()
     del state["conv1.0.weight"]
     save(record, state)
     assert "conv1.0.weight" in refusal(record)
+    save(record, network().state_dict() | {"fc.weight": torch.tensor(3.0)})
+    assert "fc.weight" in refusal(record)
     for nothing in (None, [1.0], {}):
         save(record, nothing)
         assert "no weights of config.yaml's network" in refusal(record)
+
+
+def test_a_checkpoint_of_other_classes_is_refused_in_one_line(record: Record) -> None:
+    save(record, network(num_classes=3).state_dict())
+    assert refusal(record) == f"{record.folder}: has 10 classes, its checkpoint 3"
 
 
 def test_a_target_of_somebody_elses_runs_only_where_it_is_trusted(

@@ -64,6 +64,13 @@ def test_weights_of_other_classes_are_loaded_without_the_head(
     assert own["2.weight"].equal(head)
 
 
+def test_weights_without_a_head_are_loaded_beside_a_fresh_one(path: Path) -> None:
+    saved, fresh = network(5), network(5)
+    torch.save({n: v for n, v in saved.state_dict().items() if not n.startswith("2.")}, path)
+    load_weights(fresh, "2", path)
+    assert equal_entries(fresh, saved) == {"0.weight", "0.bias"}
+
+
 def test_what_else_a_checkpoint_holds_is_passed_over(path: Path) -> None:
     saved, fresh = network(5), network(5)
     torch.save({"state_dict": saved.state_dict(), "epoch": 3, "config": "a: 1"}, path)

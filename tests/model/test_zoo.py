@@ -262,7 +262,7 @@ def test_a_config_says_what_torchvision_says(name: str) -> None:
 
 
 def test_every_network_with_a_config_of_its_own_is_tested_here() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*NAMED, "torchvision"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*NAMED, "torchvision", "timm"}
 
 
 # The whole list. Nothing is computed on the meta device: shapes alone pass through the network.

@@ -60,6 +60,16 @@ def test_a_refusal_names_the_job_in_its_last_line_of_three(wrong: list[str]) -> 
     assert 2 <= len(lines) <= 3
 
 
+def test_two_folders_of_photos_that_have_one_name_are_not_taken_for_one() -> None:
+    a, b = (["data=folder", f"data.root={place}/photos"] for place in "ab")
+    with pytest.raises(
+        Refused, match=r"^data\.root=b/photos: data\.name=photos is also that of a/"
+    ):
+        frozen(a, b)
+    frozen(a, [*b, "data.name=others"])
+    frozen(a, a)
+
+
 def test_what_is_asked_of_the_sweep_is_no_part_of_the_job() -> None:
     usual, asked = frozen(["seed=1"], ["seed=1", "fresh=true", "++retry_failed=true"])
     assert (usual.fresh, usual.retry_failed) == (False, False)

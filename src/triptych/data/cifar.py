@@ -1,9 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the official files (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 import hashlib
-import io
 import os.path
-import pickle
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 
 from triptych import Refused, download
 from triptych.data.source import ImageSet, LabelledImages
+from triptych.data.unpickling import unpickled
 
 
 class Cifar:
@@ -122,31 +121,8 @@ class Cifar:
         except OSError as error:
             raise Refused(f"{path}: {error.strerror}") from error
         _check(path, _md5(data), self._sums[name])
-        # Python 2 wrote these files: its strings are bytes here.
-        batch: dict[bytes, Any] = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        batch: dict[bytes, Any] = unpickled(data)
         return batch
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what numpy itself calls, under any of its names
-_ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Decodes arrays, strings, numbers, lists and dicts; imports nothing and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise Refused(
-                f"A data file asks for {module}.{name}, but images need arrays and strings only.\n"
-                "It was not run. Delete the file and fetch the official one."
-            ) from None
 
 
 def _md5(data: bytes) -> str:

@@ -3,10 +3,10 @@
 Shapes: N images, C classes, B images of a batch on one device.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.mixing import mixer
 from triptych.data.pipeline import Pipeline
-from triptych.data.randomness import permutation, stratified
+from triptych.data.randomness import permutation
 from triptych.data.source import LabelledImages, Source
+from triptych.data.splits import digest, num_per_class, parted
 from triptych.model.backbone import Preprocessing
 
 
@@ -77,20 +78,13 @@ class BatchOrder(Sampler[Tensor]):
             yield batch[self.rank :: self.world_size]
 
 
-def digest(*tensors: Tensor) -> str:
-    """First 16 hex digits of SHA-256 over the tensors' bytes, little-endian."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.numpy().astype(tensor.numpy().dtype.newbyteorder("<"), copy=False).data)
-    return sha.hexdigest()[:16]
-
-
 @dataclass(eq=False, kw_only=True)
 class ImageData(pl.LightningDataModule):
     """Training, validation and test images of one source, made ready on the device.
 
     Validation images are taken from the official training set, the test set is never touched.
-    `num_train` and `num_test` take a stratified part. Call `expect` before the first batch.
+    `num_train` and `num_test` take a stratified part; see `splits.parted` for what is not given.
+    Call `expect` before the first batch.
     """
 
     source: Source
@@ -98,7 +92,7 @@ class ImageData(pl.LightningDataModule):
     augment: str
     mix: str
     num_train: int | None
-    num_val: int
+    num_val: int | None
     num_test: int | None
     split_seed: int
     num_workers: int
@@ -115,14 +109,12 @@ class ImageData(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.classes:
             return
-        train, test, self.classes = self.source.read()
-        val_index, train_index = stratified(
-            train.labels, [self.num_val, self.num_train], self.split_seed
-        )
-        [test_index] = stratified(test.labels, [self.num_test], self.split_seed)
-        self.train = Part(train, train_index)
-        self.val = Part(train, val_index)
-        self.test = Part(test, test_index)
+        whole = self.source.read()
+        sizes = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+        index = parted(whole, sizes, self.split_seed)
+        self.train, self.val = (Part(whole.train, index[name]) for name in ("train", "val"))
+        self.test = Part(whole.test, index["test"])
+        self.classes, self.notes = whole.classes, whole.notes
 
     def expect(self, expects: Preprocessing) -> None:
         """Make batches as the network expects them."""
@@ -131,12 +123,19 @@ class ImageData(pl.LightningDataModule):
 
     @property
     def split_hash(self) -> str:
-        return digest(self.train.index, self.val.index)
+        return digest([self.train.index, self.val.index])
+
+    @property
+    def num_per_class(self) -> list[int]:
+        """Training images of each class."""
+        return num_per_class(self.train.data.labels[self.train.index], len(self.classes))
 
     @property
     def test_hash(self) -> str:
-        images, labels, _ = self.test.__getitems__(torch.arange(len(self.test)))
-        return digest(images, labels)
+        images, labels = self.test.data
+        index = self.test.index
+        pieces = (images[some] for some in torch.split(index, 256))  # all of them may exceed memory
+        return digest(chain(pieces, [labels[index]]))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, seed=self.seed)

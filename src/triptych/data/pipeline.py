@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from triptych.data.mixing import Mix
 from triptych.data.randomness import uniform
 
-PAD = 4  # pixels added to every side of 32 before the crop, as He et al. (2016) did on CIFAR-10
+PAD = 4  # pixels around an image for each 32 of its height: He et al. (2016) on CIFAR-10
 ERASED_AREA = (0.02, 0.33)  # of the image; this and the aspect as in Zhong et al. (2017)
 ERASED_ASPECT = (0.3, 3.3)
 ERASED_SHARE = 0.5  # of the images
@@ -78,10 +78,11 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """A window of the original size from images padded with black; offsets (B,) in [0, 1)."""
     batch, channels, height, width = images.shape
-    padded = F.pad(images, [PAD] * 4)
-    rows = (down * (2 * PAD + 1)).long()[:, None] + torch.arange(height, device=images.device)
-    columns = (right * (2 * PAD + 1)).long()[:, None] + torch.arange(width, device=images.device)
-    rows = rows[:, None, :, None].expand(batch, channels, height, width + 2 * PAD)
+    pad = PAD * max(1, height // 32)
+    padded = F.pad(images, [pad] * 4)
+    rows = (down * (2 * pad + 1)).long()[:, None] + torch.arange(height, device=images.device)
+    columns = (right * (2 * pad + 1)).long()[:, None] + torch.arange(width, device=images.device)
+    rows = rows[:, None, :, None].expand(batch, channels, height, width + 2 * pad)
     columns = columns[:, None, None, :].expand(batch, channels, height, width)
     return padded.gather(2, rows).gather(3, columns)
 

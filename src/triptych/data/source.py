@@ -14,9 +14,15 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSet(NamedTuple):
+    """`places` are of images that train, validate and test, where a set has its own: int64, `train`
+    and perhaps `val` (both of `train`) and `test`. `notes` are lines for whoever trains on it.
+    """
+
     train: LabelledImages
     test: LabelledImages
     classes: tuple[str, ...]
+    places: dict[str, Tensor] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Source(Protocol):

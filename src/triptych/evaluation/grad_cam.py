@@ -39,13 +39,15 @@ def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
         # Of the image, so that the maps of a frozen network have gradients too.
         logits, maps = deepest_map(backbone, images.clone().requires_grad_())
         [gradients] = torch.autograd.grad(logits.gather(1, classes.view(-1, 1)).sum(), maps)
+    maps, gradients = channels_first(maps), channels_first(gradients)
     weights = gradients.mean((2, 3), keepdim=True)
     heat = (weights * maps.detach()).sum(1, keepdim=True).relu()
     return F.interpolate(heat.float(), images.shape[-2:], mode="bilinear")[:, 0]
 
 
 def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, C), and the last output (B, K, h, w), h * w > 1, of any layer before the head.
+    """Logits (B, C), and the last output that any layer before the head gives for h * w > 1
+    positions: (B, K, h, w), or (B, h, w, K).
 
     Adaptive pooling does not count: it makes many positions of one. Raises Refused where no layer
     is left, or where a transformer makes a sequence of patches (B, T, F) of the map.
@@ -59,7 +61,7 @@ def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
         pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
         if ended or pools or not isinstance(output, Tensor):
             return
-        if output.ndim == 4 and output.shape[2:].numel() > 1:
+        if output.ndim == 4 and channels_first(output).shape[2:].numel() > 1:
             found[:] = [output]
         elif output.ndim == 3 and output.shape[1] > 1:
             found.clear()
@@ -73,6 +75,12 @@ def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     if not found:
         raise Refused("Grad-CAM: this network has no map of an image before its head")
     return logits, found[0]
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """Maps as (B, K, h, w), their channels first or last: of a square image they are square."""
+    are_last = maps.shape[2] != maps.shape[3] and maps.shape[1] == maps.shape[2]
+    return maps.movedim(-1, 1) if are_last else maps
 
 
 def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> list[int]:

@@ -67,22 +67,32 @@ def rebuild(folder: Path, trusted: Iterable[str] = ()) -> Rebuilt:
 
     Classes that the record does not name are numbered. Raises Refused where the folder is no
     finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
-    best checkpoint is missing, damaged or another network's.
+    best checkpoint is missing, damaged, of other classes or another network's.
     """
     record = finished(folder)
     config = record.config
     check_foreign(config, trusted)
-    path = record.checkpoint_path("best")
-    state: Any = checkpoint.load(path).get("state_dict")
+    state: Any = checkpoint.load(record.checkpoint_path("best")).get("state_dict")
     classes = record.facts["classes"] or numbered(record)
     network: Network = built("model", config["model"])
     backbone = network.build(num_classes=len(classes), load=False)
     try:
         backbone.network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).splitlines()[:2])
-        raise Refused(f"{path}: no weights of config.yaml's network\n{reason[:200]}") from error
+        raise Refused(misfit(record, backbone, state, error)) from error
     return Rebuilt(record, config, tuple(classes), backbone.eval())
+
+
+def misfit(record: Record, backbone: Backbone, state: Any, error: Exception) -> str:
+    """Why a state dict is not this network's."""
+    name = f"{backbone.head_name}.weight"
+    own = backbone.network.state_dict()[name]
+    found = state.get(name) if isinstance(state, dict) else None
+    if isinstance(found, Tensor) and found.ndim and len(found) != len(own):
+        return f"{record.folder}: has {len(own)} classes, its checkpoint {len(found)}"
+    reason = " ".join(str(error).splitlines()[:2])
+    path = record.checkpoint_path("best")
+    return f"{path}: no weights of config.yaml's network\n{reason[:200]}"
 
 
 def numbered(record: Record) -> list[str]:

@@ -1,7 +1,9 @@
 """Weights from a file of one's own."""
 
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from triptych import Refused
 
 
 def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
-    """Load a state dict, bare or under `state_dict`; a head of another size stays as it is.
+    """Load a state dict, bare or under `state_dict`; without a head of this size ours stays.
 
     Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
     file cannot be read, holds code, or belongs to another network.
@@ -18,13 +20,13 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     own = network.state_dict()
     head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read(path)
         named = dict(checkpoint.get("state_dict", checkpoint)).items()
         state = {
             name.removeprefix("backbone.network."): value for name, value in named
         }  # last.ckpt
         state = {name: value for name, value in state.items() if not name.startswith(ignored)}
-        if any(name in state and state[name].shape != own[name].shape for name in head_names):
+        if any(name not in state or state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
     except Exception as error:
         raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error
@@ -33,6 +35,13 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[1:2]).strip()
         raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def read(path: Path) -> Any:
+    """What a file of tensors holds; anything but tensors in it raises."""
+    if path.suffix == ".safetensors":
+        return import_module("safetensors.torch").load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def first_line(error: BaseException) -> str:

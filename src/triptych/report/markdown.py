@@ -13,8 +13,8 @@ from triptych.evaluation.paper import TABLE_1, last_batch
 def as_markdown(comparison: Comparison) -> str:
     """The verdict, the table, the pairs, the study's Table 1, problems, and what reproduces it."""
     blocks = [
-        f"# {_text(comparison.title)}",
-        *([f"**{_text(comparison.banner)}**"] if comparison.banner else []),
+        f"# {escaped(comparison.title)}",
+        *([f"**{escaped(comparison.banner)}**"] if comparison.banner else []),
         _bullets(comparison.verdict),
         *_differing(comparison),
         "## What these figures do not cover",
@@ -30,18 +30,19 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _text(words: str) -> str:
+def escaped(words: str) -> str:
     """Words as they are, whatever they are: neither HTML nor Markdown."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(words, quote=False))
 
 
 def _bullets(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {_text(sentence)}" for sentence in sentences)
+    return "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The first column to the left, the others to the right."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(map(_text, row) for row in rows)]
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    lines = [headings, ruler, *(map(escaped, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -71,7 +72,7 @@ def _networks(rows: Iterable[Row]) -> str:
 
 
 def _pairs(pairs: Pairs) -> list[str]:
-    blocks = [f"## {pairs.question}", _text(pairs.note)]
+    blocks = [f"## {pairs.question}", escaped(pairs.note)]
     if pairs.pairs:
         headings = ("pair", "difference (points)", "interval", "p", "p, Holm", "macro F1 (points)")
         blocks += [_table(headings, map(_pair, pairs.pairs))]
@@ -100,7 +101,7 @@ def _interval(estimate: WithInterval) -> str:
 def _differing(comparison: Comparison) -> list[str]:
     if not comparison.differing:
         return []
-    labels = [_text(recipe.label) for recipe in comparison.recipes]
+    labels = [escaped(recipe.label) for recipe in comparison.recipes]
     rows = ([setting.name, *setting.values] for setting in comparison.differing)
     return [
         "## In what else the recipes differ",
@@ -148,6 +149,6 @@ def _reproduction(comparison: Comparison) -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in origin.versions)
         facts = (f"commit {origin.commit}", origin.device, origin.precision, versions)
         known = "; ".join(fact for fact in facts if fact)
-        blocks += [f"{_text(origin.label)}: {_text(known)}", f"    {origin.command}"]
+        blocks += [f"{escaped(origin.label)}: {escaped(known)}", f"    {origin.command}"]
     made = f"Made by triptych {comparison.version}, {comparison.made_at}:"
-    return [*blocks, _text(made), f"    {comparison.command}"]
+    return [*blocks, escaped(made), f"    {comparison.command}"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from triptych import Refused
-from triptych.config import SWEEP_ONLY, Config, check, plain
+from triptych.config import SWEEP_ONLY, Config, check, plain, shown
 from triptych.door import as_typed
 from triptych.identity import config_hash
 from triptych.refusals import refusals
@@ -25,7 +25,10 @@ class Job(NamedTuple):
 def freeze(
     compose: Callable[[list[str]], DictConfig], job_overrides: Sequence[Sequence[str]]
 ) -> list[Job]:
-    """The jobs with their configs as they are now; raises Refused where one is wrong."""
+    """The jobs with their configs as they are now.
+
+    Raises Refused where one is wrong, or two would be taken for the same run and are not.
+    """
     jobs = []
     for overrides in map(list, job_overrides):
         try:
@@ -34,7 +37,20 @@ def freeze(
         except Refused as refused:
             wrong = "\n".join(str(refused).splitlines()[:2])
             raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from refused
+    check_roots(jobs)
     return jobs
+
+
+def check_roots(jobs: Sequence[Job]) -> None:
+    """Raise Refused where nothing but `data.root`, which does not count, tells two jobs apart."""
+    roots: dict[str, str | None] = {}
+    for job in jobs:
+        name, root = job.config["data"]["name"], job.config["data"].get("root")
+        if (other := roots.setdefault(job.config_hash, root)) != root:
+            raise Refused(
+                f"data.root={shown(root)}: data.name={name} is also that of {shown(other)}\n"
+                "start a sweep for each, with a data.name of its own"
+            )
 
 
 def frozen(config: Config, overrides: list[str]) -> Job:

@@ -1,0 +1,125 @@
+"""One image file, of any format and kind that Pillow decodes, as RGB pixels; no torch here.
+
+Shapes: H, W pixels of an image; S pixels a side of a square.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from triptych import legible
+
+MAX_PIXELS = 64_000_000  # a header may promise any number, and all of them are held at once
+BACKDROP = "white"  # what shows through where an image is transparent
+# EPS and WMF are programs that another program runs, of the others Pillow knows the name alone.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_SUFFIXES = Image.registered_extensions()
+COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# By Pillow's names, in the order in which they are tried.
+FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in _SUFFIXES.items() if kind in FORMATS)
+
+
+class Unreadable(Exception):
+    """A file that gives no image; the reason in one line."""
+
+
+def read_image(
+    source: Path | bytes | BinaryIO,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+    side: int | None = None,
+) -> Image.Image:
+    """The (first) image of a file, upright, RGB, 8 bits a channel, over white where transparent.
+
+    EXIF orientation is obeyed. Grey of 16 bits is scaled by its full range, grey of 32 bits and
+    fractions by their own range where they leave [0, 65535] or [0, 1]. A file may be read from
+    several threads at once. Where `side` is given, a JPEG may be decoded at a smaller scale, with
+    no side shorter than twice that: several times as fast. Raises Unreadable for every other file,
+    and for one whose header names more than `max_pixels`, before these are decoded.
+    """
+    # What Pillow warns of is decoded all the same or refused below. Not restored: other threads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        if isinstance(source, Path) and not source.is_file():  # a pipe would keep us waiting
+            raise Unreadable("no file")
+        with Image.open(opened, formats=formats) as image:
+            _check_size(image, max_pixels)
+            if side:
+                image.draft(None, (2 * side, 2 * side))
+            image.load()
+            _check_size(image, max_pixels)  # of an icon the header told less than the truth
+            return _eight_bit_rgb(_upright(image))
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"more than max_pixels={max_pixels}") from error
+    except UnidentifiedImageError as error:
+        raise Unreadable("no image, or of a format that is not decoded here") from error
+    except Unreadable:
+        raise
+    except Exception as error:  # of decoders of many authors, fed with anything: all kinds
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unreadable(legible(reason.splitlines()[0])[:200]) from error
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise Unreadable(f"{image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with suppress(Exception):  # EXIF that cannot be read turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _scaled(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    above = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", above.size, BACKDROP), above).convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey values of more than 8 bits, or fractions, in a byte each."""
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    low, high = np.float32(0), np.float32(1 if image.mode == "F" else 65535)
+    if values.min() < low or values.max() > high:
+        low, high = values.min(), values.max()
+    return Image.fromarray(np.rint((values - low) * (255 / (high - low or 1))).astype(np.uint8))
+
+
+def _crop(image: Image.Image, side: int) -> Image.Image:
+    return ImageOps.fit(image, (side, side))
+
+
+def _pad(image: Image.Image, side: int) -> Image.Image:
+    return ImageOps.pad(image, (side, side), color="black")
+
+
+def _stretch(image: Image.Image, side: int) -> Image.Image:
+    return image.resize((side, side))
+
+
+FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    "crop": _crop,  # the middle, as wide as high
+    "pad": _pad,  # all of it, between black bars
+    "stretch": _stretch,  # all of it, in other proportions
+}
+
+
+def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
+    """An RGB image as pixels (3, S, S), S = `side`; bicubic, antialiased where it shrinks."""
+    pixels = np.asarray(FITS[fit](image, side))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,64 @@
+"""A network with all that surrounds it, as a program that takes photographs as they are.
+
+Shapes: N images of H x W pixels, S pixels a side of the network's input, C classes.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from triptych import Refused
+from triptych.evaluation.rebuilt import Rebuilt
+from triptych.model.backbone import Backbone
+from triptych.model.weights import first_line
+
+IMAGES, PROBABILITIES = "images", "probabilities"  # the names of what goes in and comes out
+DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+# Torch takes an axis of 0 or 1, and two that are equal, for constants: all differ here.
+EXAMPLE = (2, 3, 61, 83)
+KEPT = ("val",)  # of what torch notes at each step; the rest names files and folders of ours
+
+
+class Portable(nn.Module):
+    """uint8 images (N, 3, H, W) to probabilities float32 (N, C): `Pipeline.evaluation`, without
+    its case for images that have the right size already, then the network and the softmax."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        expects = backbone.expects
+        self.network = backbone.network
+        self.size = [expects.input_size, expects.input_size]
+        self.interpolation = expects.interpolation
+        self.register_buffer("mean", torch.tensor(expects.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(expects.std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = F.interpolate(
+            images.float() / 255, self.size, mode=self.interpolation, antialias=True
+        )
+        logits: Tensor = self.network((pixels - self.mean) / self.std)
+        return logits.softmax(dim=1)
+
+
+def program(run: Rebuilt) -> ExportedProgram:
+    """The network, in float32, for any N, H and W; raises Refused where torch cannot trace it."""
+    module = Portable(run.backbone).eval().float()
+    axes = {IMAGES: {axis: Dim(name) for axis, name in DYNAMIC.items()}}
+    try:
+        with torch.no_grad():
+            example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+            traced = torch.export.export(module, (example,), dynamic_shapes=axes)
+    except Exception as error:  # whatever a network of somebody's own runs into
+        raise untraceable(run, error) from error
+    for node in traced.graph.nodes:
+        node.meta = {name: value for name, value in node.meta.items() if name in KEPT}
+    return traced
+
+
+def untraceable(run: Rebuilt, error: Exception) -> Refused:
+    model = run.record.facts["model"]
+    return Refused(f"{run.record.folder}: {model} cannot be exported\n{first_line(error)}")

@@ -1,0 +1,49 @@
+"""What trained networks make of your own images: class, probability, the next in line.
+
+An image is seen as the network's test images were: squeezed into a square, or, where the run was
+trained on `data=folder`, fitted into one as its settings say.
+"""
+
+import signal
+import sys
+from collections.abc import Iterable
+from io import BufferedReader
+from pathlib import Path
+
+import rich
+
+from triptych.config import Config
+from triptych.door import open_door
+from triptych.folders import find_folders
+from triptych.prediction.paths import check_output, find_images, read_paths
+from triptych.prediction.rows import WAYS
+
+
+def predict(config: Config, overrides: list[str]) -> None:
+    """Write what the runs' networks say of every image, in the order of the images.
+
+    An image that cannot be read is a row with its error. Raises Refused, before any output is
+    touched, where there is nothing to predict, or to predict by.
+    """
+    for setting, suffixes in (("out", [*WAYS]), ("grid", [".png"])):
+        if config[setting]:
+            check_output(setting, Path(config[setting]), suffixes, config["overwrite"])
+    runs, places = ([c] if isinstance(c, str) else c for c in (config["run"], config["images"]))
+    folders = find_folders(runs, "run")
+    paths: Iterable[str]
+    if places == ["-"]:
+        assert isinstance(sys.stdin.buffer, BufferedReader)
+        paths, total = read_paths(sys.stdin.buffer), None
+    else:
+        paths = find_images(places)
+        total = len(paths)
+
+    from triptych.prediction.work import work  # torch, behind what can be refused
+
+    work(config, folders, paths, total)
+
+
+if __name__ == "__main__":
+    rich.reconfigure(stderr=True)  # standard output is for what is predicted
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+    open_door("predict", "triptych.predict:predict")

@@ -1,0 +1,438 @@
+"""Folders of photos as people have them, and one run on them from its config to its record."""
+
+import json
+import os
+import shutil
+import struct
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from triptych import Refused
+from triptych.config import CONFIGS, Config, check, plain
+from triptych.data import store
+from triptych.data.folder import Folder
+from triptych.data.source import ImageSet
+from triptych.evaluation.rebuilt import read_data, rebuild
+from triptych.identity import config_hash
+from triptych.record import Record
+from triptych.refusals import refusals
+from triptych.run import train
+
+COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
+
+
+@pytest.fixture(autouse=True)
+def _stored_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))
+
+
+def photo(path: Path, colour: tuple[int, int, int] = (9, 9, 9), grey: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (40, 20), colour)
+    image.paste((7 * grey % 256,) * 3, (15, 5, 25, 15))  # else photos of a colour are the same
+    image.save(path)
+    return path
+
+
+def photos(root: Path, num: int = 8, classes: tuple[str, ...] = tuple(COLOURS)) -> Path:
+    for name in classes:
+        for i in range(num):
+            photo(root / name / f"{i}.png", COLOURS.get(name, (9, 9, 9)), i)
+    return root
+
+
+def read(root: Path, size: int = 16) -> ImageSet:
+    return Folder(str(root), size=size).read()
+
+
+def files_of(data: ImageSet, name: str) -> list[int]:
+    assert data.places
+    return data.places[name].tolist()
+
+
+def refused(root: Path) -> str:
+    """The one line that a folder is refused with."""
+    with pytest.raises(Refused) as raised:
+        read(root)
+    assert "\n" not in str(raised.value)
+    return str(raised.value).replace(str(root), "photos")
+
+
+# What lies in a folder.
+
+
+def test_a_folder_is_a_class_and_its_photos_are_squares(tmp_path: Path) -> None:
+    data = read(photos(tmp_path))
+    assert data.classes == ("blue", "green", "red")
+    assert data.train.images.shape == (24, 3, 16, 16)
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.labels.dtype == torch.int64
+    assert data.train.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    for label, colour in enumerate(COLOURS.values()):
+        assert data.train.images[8 * label, :, 0, 0].tolist() == list(colour)
+    assert data.places
+    assert data.places["train"].tolist() == list(range(24))
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize(("val", "test"), [("val", "test"), ("valid", "Test"), ("validation", "")])
+def test_train_val_and_test_are_taken_as_they_are(tmp_path: Path, val: str, test: str) -> None:
+    for part in filter(None, ("train", val, test)):
+        photos(tmp_path / part, num=2)
+    photos(tmp_path / "annotations", num=1)
+    data = read(tmp_path)
+    assert data.classes == ("blue", "green", "red")
+    assert data.places
+    assert list(data.places) == (["train", "val", "test"] if test else ["train", "val"])
+    assert files_of(data, "val") == list(range(6, 12))
+    assert data.train.labels[data.places["val"]].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_class_may_be_named_test_where_there_is_no_train(tmp_path: Path) -> None:
+    assert read(photos(tmp_path, classes=("control", "test"))).classes == ("control", "test")
+
+
+def test_photos_are_found_at_any_depth_under_any_name_and_what_is_hidden_is_not(
+    tmp_path: Path,
+) -> None:
+    photos(tmp_path, num=1)
+    photo(tmp_path / "red" / "2024" / "mai" / "ÄÖ ☃.PNG", grey=1)
+    photo(tmp_path / "red" / os.fsdecode(b"latin\xe9.png"), grey=2)
+    for hidden in ("._0.png", ".thumbs/0.png", "@eaDir/0.png"):
+        photo(tmp_path / "red" / hidden, grey=3)
+    for hidden in ("__MACOSX/x/0.png", ".git/0.png"):
+        photo(tmp_path / hidden)
+    data = read(tmp_path)
+    assert data.train.labels.tolist() == [0, 1, 2, 2, 2]
+    assert data.notes == ()
+
+
+def test_the_name_of_a_class_does_not_depend_on_the_system_that_wrote_it(tmp_path: Path) -> None:
+    photos(tmp_path / "train", 2, classes=("Bäume", "Stra\u00dfe"))
+    photos(tmp_path / "test", 1, classes=("Ba\u0308ume", "Stra\u00dfe"))
+    assert read(tmp_path).classes == ("Bäume", "Straße")
+
+
+def test_links_are_followed_and_no_circle_is(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", num=1)
+    elsewhere = photo(tmp_path / "elsewhere" / "a.png", grey=7).parent
+    (tmp_path / "photos" / "red" / "linked").symlink_to(elsewhere)
+    (tmp_path / "photos" / "violet").symlink_to(photo(tmp_path / "v" / "v.png", grey=8).parent)
+    (tmp_path / "photos" / "red" / "circle").symlink_to(tmp_path / "photos")
+    (elsewhere / "back").symlink_to(tmp_path / "photos" / "red")
+    data = read(tmp_path / "photos")
+    assert data.classes == ("blue", "green", "red", "violet")
+    assert data.train.labels.tolist() == [0, 1, 2, 2, 3]
+
+
+def test_what_cannot_be_read_is_named_counted_and_left_out(tmp_path: Path) -> None:
+    photos(tmp_path, num=3)
+    (tmp_path / "red" / "empty.jpg").touch()
+    (tmp_path / "red" / "text\x1b[2J.jpg").write_text("no image")
+    (tmp_path / "red" / "nowhere.jpg").symlink_to(tmp_path / "nowhere")
+    header = struct.pack(">I4sIIBBBBB", 13, b"IHDR", 20_000, 20_000, 8, 0, 0, 0, 0)
+    (tmp_path / "red" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + b"\0" * 20)
+    (tmp_path / "red" / "Thumbs.db").write_text("x")
+    (tmp_path / "labels.csv").write_text("x")
+    photo(tmp_path / "loose.png")
+    data = read(tmp_path)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    unreadable, others = data.notes
+    assert unreadable.startswith("4 of 13 photos cannot be read and are left out: ")
+    for told in ("red/empty.jpg (", "red/nowhere.jpg (no file)", "red/text\ufffd[2J.jpg ("):
+        assert told in unreadable
+    assert others.startswith("files left out that are no photos of a class: ")
+    assert {"1 .db", "1 .csv", "1 in no class's folder"} == set(
+        others.partition(": ")[2].split(", ")
+    )
+
+
+def test_of_many_unreadable_files_the_first_are_named(tmp_path: Path) -> None:
+    photos(tmp_path, num=1)
+    for i in range(12):
+        (tmp_path / "red" / f"bad{i}.jpg").touch()
+    [note] = read(tmp_path).notes
+    assert note.count("bad") == 10
+    told_in = Path(note.rpartition("all of them in ")[2])
+    assert len(json.loads(told_in.read_text())["unreadable"]) == 12
+
+
+def test_photos_that_are_there_twice_are_told(tmp_path: Path) -> None:
+    photos(tmp_path / "train", num=3)
+    photos(tmp_path / "test", num=1)
+    shutil.copy(tmp_path / "train" / "red" / "2.png", tmp_path / "train" / "blue" / "copy.png")
+    notes = read(tmp_path).notes
+    assert notes[0].startswith("4 photos are there more than once, such as train/blue/0.png = ")
+    assert notes[1] == (
+        "3 photos are in more than one of train, val and test, such as "
+        "train/blue/0.png = test/blue/0.png"
+    )
+    assert notes[2].startswith("1 photo is in more than one class, such as train/blue/copy.png")
+
+
+# What is refused.
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    source = Folder(str(tmp_path / "none"))
+    assert source.missing() == f"{tmp_path}/none: no such folder"
+    with pytest.raises(Refused, match="none: no such folder"):
+        source.reachable()
+
+
+def test_folders_without_images_are_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path) == ("photos: no images, a folder of them for each class is expected")
+    (tmp_path / "a").mkdir()
+    for name in ("a/1.txt", "a/2.txt", "b.csv", "LICENSE"):
+        (tmp_path / name).write_text("words")
+    assert refused(tmp_path).endswith(" (there are 2 .txt, 1 .csv, 1 without a suffix)")
+    photo(tmp_path / "loose.jpg")
+    assert "1 in no class's folder" in refused(tmp_path)
+
+
+def test_a_class_of_unreadable_photos_is_refused_with_a_reason(tmp_path: Path) -> None:
+    photos(tmp_path, num=2)
+    (tmp_path / "white").mkdir()
+    assert refused(tmp_path) == "photos/white: a class without images"
+    (tmp_path / "white" / "a.jpg").touch()
+    assert refused(tmp_path).startswith("photos/white: a class without images (white/a.jpg: no ")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    assert refused(photos(tmp_path, classes=("red",))) == (
+        "photos: one class (red), but two or more can be told apart"
+    )
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_that_training_lacks_is_refused(tmp_path: Path, part: str) -> None:
+    photos(tmp_path / "train", num=2)
+    photos(tmp_path / part, num=2, classes=("blue", "white"))
+    assert refused(tmp_path) == f"photos/{part}/white: training has no images of this class"
+
+
+def test_a_test_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "train", num=2)
+    photo(tmp_path / "test" / "1.png")
+    assert refused(tmp_path) == "photos/test: no images in folders of classes"
+
+
+def test_a_test_folder_alone_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "test", num=2)
+    assert refused(tmp_path) == "photos: it has test, but no train"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path, num=1)
+    (tmp_path / "red").chmod(0)
+    assert refused(tmp_path) == "photos/red: Permission denied"
+    (tmp_path / "red").chmod(0o700)
+
+
+# What is stored.
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded, as they are."""
+    names: list[str] = []
+    decode = store._square
+
+    def noted(root: Path, kind: store.Square, file: store.File) -> object:
+        names.append(file.name)
+        return decode(root, kind, file)
+
+    monkeypatch.setattr(store, "_square", noted)
+    return names
+
+
+def test_photos_are_decoded_once_and_again_when_one_changes(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    photos(tmp_path, num=2)
+    first = read(tmp_path)
+    assert len(decoded) == 6
+    assert read(tmp_path).train.images.equal(first.train.images)
+    assert len(decoded) == 6
+    photo(tmp_path / "red" / "0.png", COLOURS["blue"])
+    os.utime(tmp_path / "red" / "0.png", ns=(1, 1))
+    changed = read(tmp_path)
+    assert len(decoded) == 12
+    assert changed.train.images[4, :, 0, 0].tolist() == [0, 0, 200]
+    assert first.train.images[4, :, 0, 0].tolist() == [200, 0, 0], "an open set stays what it was"
+
+
+def test_another_size_is_stored_apart_and_an_older_state_goes(tmp_path: Path) -> None:
+    photos(tmp_path, num=2)
+    folder = Path(os.environ["DATA_DIR"], ".folders")
+    read(tmp_path, size=16)
+    read(tmp_path, size=8)
+    sizes = sorted(path.stat().st_size for path in folder.glob("*.u8"))
+    assert sizes == [6 * 3 * 8 * 8, 6 * 3 * 16 * 16]
+    photo(tmp_path / "red" / "9.png")
+    read(tmp_path, size=16)
+    sizes = sorted(path.stat().st_size for path in folder.glob("*.u8"))
+    assert sizes == [6 * 3 * 8 * 8, 7 * 3 * 16 * 16]
+    assert len([*folder.glob("*.json")]) == 2
+
+
+@pytest.mark.parametrize("harm", ["cut", "no pixels", "no index", "no json"])
+def test_what_is_stored_by_halves_is_made_again(
+    tmp_path: Path, decoded: list[str], harm: str
+) -> None:
+    before = read(photos(tmp_path, num=2)).train.images.clone()
+    [pixels] = Path(os.environ["DATA_DIR"], ".folders").glob("*.u8")
+    index = pixels.with_suffix(".json")
+    if harm == "cut":
+        os.truncate(pixels, 100)
+    elif harm == "no json":
+        index.write_text("{")
+    else:
+        (pixels if harm == "no pixels" else index).unlink()
+    assert read(tmp_path).train.images.equal(before)
+    assert len(decoded) == 12
+
+
+def test_a_photo_that_could_not_be_read_is_not_decoded_for_every_run(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    photos(tmp_path, num=1)
+    (tmp_path / "red" / "bad.jpg").touch()
+    assert read(tmp_path).notes == read(tmp_path).notes
+    assert len(decoded) == 4
+
+
+def test_nothing_is_written_beside_the_photos(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", num=1)
+    before = sorted(tmp_path.rglob("*"))
+    read(tmp_path / "photos")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_decoded(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(Refused, match=r"6 squares of 16 pixels take 4.6 kB, 100 bytes are free"):
+        read(photos(tmp_path, num=2))
+    assert decoded == []
+
+
+def test_of_two_runs_at_once_one_decodes_and_the_other_waits(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    photos(tmp_path, num=4)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(read, [tmp_path, tmp_path])
+    assert first.train.images.equal(second.train.images)
+    assert len(decoded) == 12
+
+
+def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.u8"
+    path.touch()
+    try:
+        os.truncate(path, 2**42)
+    except OSError:
+        pytest.skip("this file system has no files of 4 TB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = store._mapped(path, (2**42 // (3 * 2**10), 3, 32, 32))
+    assert images[torch.tensor([0, len(images) - 1])].sum() == 0
+
+
+# One run.
+
+
+def test_a_set_without_its_folder_is_refused_in_a_line() -> None:
+    with pytest.raises(Refused, match=r"\Adata.root: must be given\Z"), refusals("train"):
+        composed()
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = plain(compose("train", ["data=folder", *overrides]))
+    check(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record]]:
+    root = tmp_path_factory.mktemp("home") / "Colours of mine"
+    for i in range(20):
+        photo(root / "red" / f"{i}.png", COLOURS["red"], i)
+    for i in range(10):
+        photo(root / "blue" / f"{i}.jpg", COLOURS["blue"], i)
+    (root / "blue" / "bad.jpg").touch()
+    overrides = [
+        *(f"data.root='{root}'", "data.size=40", "data.augment=standard", "data.batch_size=8"),
+        *("model=torchvision", "model.name=squeezenet1_1", "model.weights=null"),
+        *("model.input_size=32", "optim.class_weights=balanced", "++trainer.max_epochs=1"),
+        *("++trainer.accelerator=cpu", f"log_dir={tmp_path_factory.mktemp('logs')}"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))
+        yield root, train(composed(*overrides), overrides)
+
+
+def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
+    run: tuple[Path, Record],
+) -> None:
+    facts = run[1].facts
+    assert facts["status"] == "finished"
+    assert facts["data"] == "Colours_of_mine"
+    assert facts["classes"] == ["blue", "red"]
+    assert facts["num_per_class"] == [8, 14]
+    assert (facts["num_train"], facts["num_val"], facts["num_test"]) == (22, 4, 4)
+    assert facts["notes"][0].startswith("1 of 31 photos cannot be read and are left out: blue/bad")
+    log = (run[1].folder / "train.log").read_text()
+    assert "2 classes of red 14, blue 8 training images (1.8 to 1)" in log
+    assert facts["notes"][0] in log
+
+
+def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
+    run: tuple[Path, Record], tmp_path: Path
+) -> None:
+    root, record = run
+    moved = Path(shutil.copytree(root, tmp_path / "moved"))
+    rebuilt = rebuild(record.folder)
+    data = read_data(rebuilt, str(moved))
+    batch = data.test.__getitems__(torch.arange(len(data.test)))
+    saved = np.load(record.folder / "predictions" / "test.npz")
+    assert batch.index.tolist() == saved["index"].tolist()
+    logits = rebuilt.logits(batch.images)
+    np.testing.assert_allclose(logits.numpy(), saved["logits"], atol=1e-4)
+    with pytest.raises(Refused, match="data_root=<folder> says where the images lie"):
+        read_data(rebuilt, str(tmp_path / "none"))
+    (moved / "red" / "0.png").unlink()
+    with pytest.raises(Refused, match="these are not the images of this run"):
+        read_data(rebuilt, str(moved))
+
+
+def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_path: Path) -> None:
+    root, record = run
+    folder = Path(shutil.copytree(record.folder, tmp_path / "run"))
+    Record.open(folder).end("interrupted")
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    photo(other / "red" / "one more.png", grey=99)
+    asked = [f"resume={folder}", f"data.root={other}"]
+    with pytest.raises(Refused, match=r"the images have changed since the run began"):
+        train(composed(*asked, "++trainer.accelerator=cpu"), asked)
+
+
+def test_what_weighs_the_classes_and_makes_the_squares_is_part_of_the_experiment() -> None:
+    plainly = composed("data.root=a/photos")
+    assert config_hash(plainly) == config_hash(composed("data.root=b/photos"))
+    for other in ("optim.class_weights=balanced", "data.size=128", "data.fit=pad"):
+        assert config_hash(composed("data.root=a/photos", other)) != config_hash(plainly)
+    assert config_hash(composed("data.root=a/others")) != config_hash(plainly)

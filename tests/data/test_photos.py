@@ -1,0 +1,286 @@
+"""Image files of every kind: what is decoded, and in what words the rest is refused."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from triptych.data import photos
+from triptych.data.photos import IMAGE_SUFFIXES, Unreadable, read_image, square
+
+# Four quarters, so that every turn and mirror image of it differs from the others.
+CORNERS = np.zeros((16, 24, 3), np.uint8)
+CORNERS[:8, :12], CORNERS[:8, 12:] = (250, 10, 10), (10, 250, 10)
+CORNERS[8:, :12], CORNERS[8:, 12:] = (10, 10, 250), (240, 240, 10)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(data: bytes, **options: Any) -> np.ndarray:
+    return np.asarray(read_image(data, **options)).astype(int)
+
+
+def oriented(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("source", [Path, bytes, io.BytesIO])
+def test_a_path_bytes_and_an_open_file_give_the_same_rgb(
+    source: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = encoded(Image.fromarray(CORNERS))
+    path = tmp_path / "ünï çödé.png"
+    path.write_bytes(data)
+    image = read_image(path if source is Path else source(data))
+    assert image.mode == "RGB"
+    assert_array_equal(np.asarray(image), CORNERS)
+
+
+# The stored pixels of each orientation, as the EXIF standard words it: where row 0 and column 0
+# of what is stored lie in what is shown.
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda shown: shown,
+    2: lambda shown: shown[:, ::-1],
+    3: lambda shown: shown[::-1, ::-1],
+    4: lambda shown: shown[::-1],
+    5: lambda shown: shown.swapaxes(0, 1),
+    6: lambda shown: shown.swapaxes(0, 1)[::-1],
+    7: lambda shown: shown.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda shown: shown.swapaxes(0, 1)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_photo_stands_upright_however_the_camera_was_held(orientation: int, kind: str) -> None:
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](CORNERS)))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(stored, kind, exif=oriented(orientation), **options)
+    assert_array_equal(pixels(data), CORNERS)
+
+
+def test_orientation_that_cannot_be_read_turns_nothing() -> None:
+    data = encoded(Image.fromarray(CORNERS), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert_array_equal(pixels(data), CORNERS)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_modes_show_what_pillow_shows(mode: str) -> None:
+    image = Image.fromarray(CORNERS).convert(mode)
+    kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert_allclose(pixels(encoded(image, kind)), image.convert("RGB"), atol=1)
+
+
+def test_the_ink_of_a_photoshop_jpeg_is_not_taken_for_light() -> None:
+    white = Image.new("CMYK", (8, 8), (0, 0, 0, 0))
+    assert pixels(encoded(white, "JPEG")).min() > 250
+
+
+@pytest.mark.parametrize("alpha", [0, 51, 255])
+def test_what_is_transparent_shows_white(alpha: int) -> None:
+    red = encoded(Image.new("RGBA", (4, 4), (200, 0, 0, alpha)))
+    share = alpha / 255
+    expected = [255 + share * (200 - 255), 255 * (1 - share), 255 * (1 - share)]
+    assert_allclose(pixels(red)[0, 0], expected, atol=1)
+    grey = encoded(Image.new("LA", (4, 4), (100, alpha)))
+    assert_allclose(pixels(grey)[0, 0], [255 + share * (100 - 255)] * 3, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_palette_may_have_a_transparent_colour(kind: str) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.paste(0, (0, 0, 4, 8))
+    shown = pixels(encoded(image, kind, transparency=0))
+    assert_array_equal(shown[0, 0], [255, 255, 255])
+    assert_array_equal(shown[0, 7], [0, 0, 200])
+
+
+def test_a_palette_may_have_an_alpha_for_every_colour() -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    assert_allclose(pixels(encoded(image, transparency=b"\xff\x80"))[0, 0], [127, 127, 227], atol=1)
+
+
+def test_one_colour_of_an_image_without_a_palette_may_be_transparent() -> None:
+    image = Image.fromarray(CORNERS)
+    shown = pixels(encoded(image, transparency=(250, 10, 10)))
+    assert_array_equal(shown[0, 0], [255, 255, 255])
+    assert_array_equal(shown[0, 23], CORNERS[0, 23])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_grey_of_16_bits_is_scaled_and_not_clipped(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    shown = pixels(encoded(Image.fromarray(ramp), kind))
+    assert_allclose(shown[..., 0], ramp / 257, atol=1)
+    assert_array_equal(shown[..., 0], shown[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.float32([[0, 0.5], [0.25, 1]]), [[0, 128], [64, 255]]),
+        (np.float32([[-2, 0], [2, 2]]), [[0, 128], [255, 255]]),
+        (np.float32([[0, np.nan], [0.5, np.inf]]), [[0, 0], [128, 0]]),
+        (np.float32([[7, 7], [7, 7]]), [[0, 0], [0, 0]]),
+        (np.int32([[0, 65535], [257, 514]]), [[0, 255], [1, 2]]),
+        (np.int32([[-100, 100], [0, 0]]), [[0, 255], [128, 128]]),
+        (np.int32([[0, 2**31 - 1], [0, 0]]), [[0, 255], [0, 0]]),
+    ],
+)
+def test_fractions_and_large_numbers_keep_their_order(
+    values: np.ndarray, expected: list[list[int]]
+) -> None:
+    shown = pixels(encoded(Image.fromarray(values), "TIFF"))[..., 0]
+    assert_allclose(shown, expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_images_the_first_counts(kind: str) -> None:
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    data = encoded(first, kind, save_all=True, append_images=[second])
+    assert_allclose(pixels(data)[0, 0], [255, 0, 0], atol=5)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes whose header names these pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (65_000, 65_000)])
+def test_a_hundred_megapixels_are_refused_by_their_header(size: tuple[int, int]) -> None:
+    with pytest.raises(Unreadable, match=r"^.*more than max_pixels=64000000$"):
+        read_image(bomb(*size))
+
+
+def test_the_limit_can_be_lowered_and_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own gives way
+    data = encoded(Image.fromarray(CORNERS))
+    with pytest.raises(Unreadable, match="24x16 pixels, more than max_pixels=383"):
+        read_image(data, max_pixels=16 * 24 - 1)
+    assert read_image(data, max_pixels=16 * 24).size == (24, 16)
+
+
+def test_an_icon_that_hides_a_larger_image_is_refused() -> None:
+    inner = encoded(Image.new("RGB", (300, 200), "red"))
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack(
+        "<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22
+    )
+    with pytest.raises(Unreadable, match="max_pixels=40000"):
+        read_image(icon + inner, max_pixels=40_000)
+
+
+def whole(kind: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    return encoded(Image.fromarray(noise), kind)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_a_file_cut_short_is_refused_in_one_line(kind: str) -> None:
+    data = whole(kind)
+    for share in (0.5, 0.9):
+        with pytest.raises(Unreadable, match=r"\A[^\n]+\Z"):
+            read_image(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image\n" * 9, b"\xff\xd8\xff\xe0", b"GIF89a", b"\0" * 99]
+)
+def test_what_is_no_image_is_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(Unreadable, match=r"\A[^\n]+\Z"):
+        read_image(data)
+
+
+def test_no_byte_that_is_altered_raises_anything_else() -> None:
+    rng = np.random.default_rng(1)
+    refused = 0
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "ICO"):
+        data = bytearray(whole(kind))
+        for _ in range(30):
+            altered = bytearray(data)
+            for place in rng.integers(0, min(len(data), 400), 5):
+                altered[place] = rng.integers(256)
+            try:
+                read_image(bytes(altered), max_pixels=10**6)
+            except Unreadable:
+                refused += 1
+    assert 0 < refused < 270
+
+
+def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "none.png", tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(Unreadable, match="no file"):
+            read_image(path)
+
+
+def test_a_path_that_the_system_refuses_is_unreadable_as_any_other(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="File name too long"):
+        read_image(tmp_path / ("x" * 5000))
+
+
+def test_no_program_is_run_to_draw_a_picture() -> None:
+    with pytest.raises(Unreadable, match="not decoded here"):
+        read_image(encoded(Image.fromarray(CORNERS), "EPS"))
+    assert not {".eps", ".ps", ".wmf", ".mpg"} & IMAGE_SUFFIXES
+    assert {".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".bmp", ".ppm"} <= IMAGE_SUFFIXES
+
+
+def test_formats_can_be_narrowed() -> None:
+    data = encoded(Image.fromarray(CORNERS), "GIF")
+    with pytest.raises(Unreadable, match="not decoded here"):
+        read_image(data, formats=("JPEG", "PNG"))
+
+
+def test_a_large_jpeg_is_decoded_at_a_smaller_scale_without_a_visible_difference() -> None:
+    y, x = np.mgrid[:600, :800]
+    waves = np.stack([127 + 120 * np.sin(x / 40), 127 + 120 * np.cos(y / 30), (x + y) % 256], -1)
+    data = encoded(Image.fromarray(waves.astype(np.uint8)), "JPEG", quality=95)
+    assert read_image(data, side=64).size == (200, 150)
+    whole_scale, small_scale = (square(read_image(data, side=s), 64) for s in (None, 64))
+    assert np.abs(whole_scale.astype(int) - small_scale).mean() < 2
+
+
+def test_a_square_is_cropped_padded_or_stretched() -> None:
+    image = Image.fromarray(CORNERS)
+    middle = square(image, 16)
+    assert middle.shape == (3, 16, 16)
+    assert_array_equal(middle, CORNERS[:, 4:20].transpose(2, 0, 1))
+    padded = square(image, 24, "pad")
+    assert_array_equal(padded[:, 4:20], CORNERS.transpose(2, 0, 1))
+    assert padded[:, :4].max() == padded[:, 20:].max() == 0
+    assert_allclose(square(image, 4, "stretch")[:, 0, 3].astype(int), CORNERS[0, 23], atol=15)
+    assert [*photos.FITS] == ["crop", "pad", "stretch"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (7, 5)])
+@pytest.mark.parametrize("fit", photos.FITS)
+def test_no_shape_is_too_small_or_too_narrow_for_a_square(size: tuple[int, int], fit: str) -> None:
+    assert square(Image.new("RGB", size, "red"), 32, fit).shape == (3, 32, 32)

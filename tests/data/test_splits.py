@@ -1,0 +1,103 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from triptych import Refused
+from triptych.data.randomness import stratified
+from triptych.data.source import ImageSet, LabelledImages
+from triptych.data.splits import balance, num_per_class, parted
+
+ALL = dict.fromkeys(("train", "val", "test"))
+
+
+def folder(labels: Tensor, parts: list[str]) -> ImageSet:
+    """One table of images, of which `parts` names each one's."""
+    table = LabelledImages(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels)
+    places = {
+        part: torch.tensor([i for i, name in enumerate(parts) if name == part])
+        for part in dict.fromkeys(parts)
+    }
+    return ImageSet(table, table, ("a", "b"), places)
+
+
+def counts(data: ImageSet, parts: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: num_per_class(data.train.labels[index], 2) for name, index in parts.items()}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 1), min_size=40, max_size=60).filter(lambda x: 20 < sum(x) < 35),
+    st.sampled_from([["train"], ["train", "val"], ["train", "test"], ["train", "val", "test"]]),
+    st.integers(0, 3),
+)
+def test_every_image_is_in_one_part_and_given_parts_stay(
+    labels: list[int], given_parts: list[str], seed: int
+) -> None:
+    names = [given_parts[i % len(given_parts)] for i in range(len(labels))]
+    data = folder(torch.tensor(labels), names)
+    parts = parted(data, ALL, seed)
+    covered = [i for index in parts.values() for i in index.tolist()]
+    assert sorted(covered) == list(range(len(labels)))
+    for part in set(given_parts) - {"train"}:
+        assert data.places
+        assert parts[part].equal(data.places[part])
+    split_off = [len(parts[name]) for name in ("val", "test") if name not in given_parts]
+    assert split_off == [round(0.15 * names.count("train"))] * len(split_off)
+
+
+def test_what_is_split_off_keeps_the_classes_proportions_and_is_keyed() -> None:
+    data = folder(torch.tensor([0] * 80 + [1] * 20), ["train"] * 100)
+    sizes = ALL | {"val": 10, "test": 20}
+    parts = parted(data, sizes, 0)
+    assert counts(data, parts) == {"train": [56, 14], "val": [8, 2], "test": [16, 4]}
+    assert all(parts[name].equal(index) for name, index in parted(data, sizes, 0).items())
+    assert not parts["test"].equal(parted(data, sizes, 1)["test"])
+
+
+def test_a_size_takes_a_stratified_part_of_what_is_given() -> None:
+    data = folder(torch.tensor([0, 1] * 45), ["train", "train", "val", "val", "test", "test"] * 15)
+    parts = parted(data, {"train": 6, "val": 4, "test": 8}, 0)
+    assert counts(data, parts) == {"train": [3, 3], "val": [2, 2], "test": [4, 4]}
+    assert data.places
+    for name, index in parts.items():
+        assert set(index.tolist()) < set(data.places[name].tolist())
+
+
+def test_a_set_of_train_and_test_is_split_as_it_always_was() -> None:
+    train, test = (
+        LabelledImages(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), torch.arange(n) % 2)
+        for n in (50, 20)
+    )
+    parts = parted(ImageSet(train, test, ("a", "b")), ALL | {"val": 10}, 3)
+    val, rest = stratified(train.labels, [10, None], 3)
+    assert parts["val"].equal(val)
+    assert parts["train"].equal(rest)
+    assert parts["test"].equal(torch.arange(20))
+
+
+def test_a_class_of_which_nothing_is_left_to_learn_from_is_refused() -> None:
+    data = folder(torch.tensor([0] * 30 + [1]), ["train"] * 31)
+    with pytest.raises(Refused, match=r"^b: no image of this class is left for training"):
+        parted(data, ALL | {"val": 15, "test": 14}, 0)
+    parted(data, {"train": 1, "val": 15, "test": 14}, 0)  # a quick run
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([5, 5, 5], "3 classes, 5 training images each"),
+        ([10, 40, 5], "3 classes of c1 40, c0 10, c2 5 training images (8.0 to 1)"),
+        ([1, 0], "2 classes of c0 1, c1 0 training images (some have none)"),
+    ],
+)
+def test_how_many_images_a_class_has_is_said_in_a_line(numbers: list[int], said: str) -> None:
+    assert balance([f"c{i}" for i in range(len(numbers))], numbers) == said
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_named() -> None:
+    said = balance([f"c{i}" for i in range(100)], [*range(1, 101)])
+    large = ", ".join(f"c{i} {i + 1}" for i in range(99, 93, -1))
+    small = ", ".join(f"c{i} {i + 1}" for i in range(5, -1, -1))
+    assert said == f"100 classes of {large}, ..., {small} training images (100.0 to 1)"
