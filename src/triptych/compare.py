@@ -42,15 +42,14 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
 
     Raises Refused where no run is left, or where those left cannot be compared.
     """
-    places = [config["runs"]] if isinstance(config["runs"], str) else config["runs"]
     out = Path(config["out"]) if config["out"] else None
     if out and (out / "run.json").exists():
         raise Refused(f"out={out}: is a run's own folder; name another one")
-    folders = find_folders(places)
+    folders = find_folders(config["runs"])
     runs, problems = read_runs(folders)
     if not runs:
         reason = f"{problems[0].folder}: {problems[0].what}"
-        raise Refused(f"runs={','.join(places)}: none of {len(folders)} can be shown\n{reason}")
+        raise Refused(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
         require_comparable(runs)
     comparison = compared(runs, problems)

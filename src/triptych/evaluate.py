@@ -55,8 +55,7 @@ def evaluate(config: Config, overrides: list[str]) -> None:
         raise Refused("protocol=paper: is over the last test images; leave split=test")
     check_types(config["image_types"]["types"])
     device = find_device(config["device"])
-    places = config["run"] if isinstance(config["run"], list) else [config["run"]]
-    folders = find_folders(places, "run")
+    folders = find_folders(config["run"], "run")
     refused: list[str] = []
     for folder in folders:
         try:

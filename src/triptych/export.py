@@ -34,7 +34,7 @@ def export(config: Config, overrides: list[str]) -> None:
 
 def one_folder(place: str) -> Path:
     """The one run at or below a place."""
-    folders = find_folders([place], "run")
+    folders = find_folders(place, "run")
     if len(folders) > 1:
         raise Refused(f"run={place}: {len(folders)} runs lie there; name one, such as {folders[0]}")
     return folders[0]

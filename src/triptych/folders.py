@@ -33,14 +33,14 @@ OPTIONAL_FACTS: dict[str, Rule] = {
 }
 
 
-def find_folders(places: Sequence[str], setting: str = "runs") -> list[Path]:
-    """Every folder with a `run.json` at or below folders or globs, each once.
+def find_folders(places: str | Sequence[str], setting: str = "runs") -> list[Path]:
+    """Every folder with a `run.json` at or below a folder or a glob, or a list of them, each once.
 
     Raises Refused, by the name of the `setting`, where a place has none.
     """
     found: dict[Path, Path] = {}
     empty: list[str] = []
-    for place in sorted(places):
+    for place in sorted([places] if isinstance(places, str) else places):
         starts = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
         folders = [folder for start in starts for folder in _below(Path(start))]
         found = {folder.resolve(): folder for folder in folders} | found

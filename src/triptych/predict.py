@@ -28,14 +28,13 @@ def predict(config: Config, overrides: list[str]) -> None:
     for setting, suffixes in (("out", [*WAYS]), ("grid", [".png"])):
         if config[setting]:
             check_output(setting, Path(config[setting]), suffixes, config["overwrite"])
-    runs, places = ([c] if isinstance(c, str) else c for c in (config["run"], config["images"]))
-    folders = find_folders(runs, "run")
+    folders, images = find_folders(config["run"], "run"), config["images"]
     paths: Iterable[str]
-    if places == ["-"]:
+    if images in ("-", ["-"]):
         assert isinstance(sys.stdin.buffer, BufferedReader)
         paths, total = read_paths(sys.stdin.buffer), None
     else:
-        paths = find_images(places)
+        paths = find_images([images] if isinstance(images, str) else images)
         total = len(paths)
 
     from triptych.prediction.work import work  # torch, behind what can be refused

@@ -25,8 +25,7 @@ def serve(config: Config, overrides: list[str]) -> None:
     lost = [f"'{package}'" for name, package in NEEDED.items() if find_spec(name) is None]
     if lost:
         raise Refused(f"serve: its extra is not installed; pip install {' '.join(lost)}")
-    places = [config["runs"]] if isinstance(config["runs"], str) else config["runs"]
-    folders = find_folders(places)
+    folders = find_folders(config["runs"])
     with listening(config["host"], config["port"]) as door, stoppable():
         from triptych.serving.service import run  # torch, behind what can be refused
 

@@ -38,6 +38,9 @@ def test_a_temperature_that_is_none_is_refused_with_what_finds_one(
     assert len(str(refused.value).splitlines()) == 2
 
 
+PHOTOS = {"_target_": "triptych.data.folder.Folder", "root": "photos"}
+
+
 def view(source: dict[str, Any]) -> View:
     run: Any = SimpleNamespace(
         config={"data": {"source": source}},
@@ -48,13 +51,12 @@ def view(source: dict[str, Any]) -> View:
 
 
 def test_photos_are_stored_as_training_stored_its_own_where_it_did() -> None:
-    assert view({"num_train": 10}) == View(224, "bilinear", None)
-    assert view({"size": 256, "fit": "pad"}) == View(224, "bilinear", (256, "pad"))
+    shapes = {"_target_": "triptych.data.shapes.Shapes", "num_train": 10, "num_test": 10, "seed": 0}
+    assert view(shapes) == View(224, "bilinear", None)
+    assert view(PHOTOS | {"size": 99, "fit": "pad"}) == View(224, "bilinear", (99, "pad"))
 
 
-@pytest.mark.parametrize(
-    "source", [{"fit": "crop"}, {"size": 0, "fit": "crop"}, {"size": 9, "fit": ["crop"]}]
-)
-def test_a_size_or_a_fit_that_there_is_not_is_refused(source: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match="no size and fit"):
-        view(source)
+@pytest.mark.parametrize("settings", [{"size": 0}, {"size": 2**20}, {"size": "9"}, {"fit": "zoom"}])
+def test_a_size_or_a_fit_that_there_is_not_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"refuses its settings .*no square has size"):
+        view(PHOTOS | settings)

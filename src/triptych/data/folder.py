@@ -15,10 +15,11 @@ import torch
 
 from triptych import Refused, legible
 from triptych.data.listing import Listing, Photo, check, kinds, listed
-from triptych.data.photos import MAX_PIXELS
+from triptych.data.photos import FITS, MAX_PIXELS
 from triptych.data.source import ImageSet, LabelledImages
 from triptych.data.store import Square, Stored, stored
 
+MAX_SIDE = 2**14
 MOST_NAMED = 10  # unreadable files; the rest is counted
 
 
@@ -27,14 +28,17 @@ class Folder:
 
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. Photos that cannot be read,
-    or have more than `max_pixels`, are named and left out.
+    or have more than `max_pixels`, are named and left out. Raises ValueError where `size` is not
+    from 1 to 16384, or there is no such `fit`.
     """
 
     def __init__(
         self, root: str, size: int = 256, fit: str = "crop", max_pixels: int = MAX_PIXELS
     ) -> None:
         self._root = Path(root).expanduser().absolute()
-        self._kind = Square(size, fit, max_pixels)
+        if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
+            raise ValueError(f"no square has size={size} and fit={fit}")
+        self.square = Square(size, fit, max_pixels)
 
     def missing(self) -> str | None:
         return None if self._root.is_dir() else f"{self._root}: no such folder"
@@ -70,7 +74,7 @@ class Folder:
         return listed(self._root)
 
     def _stored(self) -> Stored:
-        return stored(self._root, [photo.file for photo in self._listing.photos], self._kind)
+        return stored(self._root, [photo.file for photo in self._listing.photos], self.square)
 
 
 def notes(found: Listing, photos: list[Photo], squares: Stored) -> list[str]:

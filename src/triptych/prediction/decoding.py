@@ -16,12 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from triptych import Refused
-from triptych.data.photos import FITS, Unreadable, read_image, square
+from triptych.building import built
+from triptych.data.folder import Folder
+from triptych.data.photos import Unreadable, read_image, square
 from triptych.evaluation.rebuilt import Rebuilt
-from triptych.rules import count
 
-SIZE = count(1, 2**14)
 STRIPE = 256  # rows of a large photo that are floats at a time: all of them fit no cache
 THUMBNAIL = 192  # pixels of a thumbnail's longer side
 
@@ -38,10 +37,9 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, run: Rebuilt) -> "View":
-        source = run.config["data"]["source"]
-        stored = (source.get("size"), source["fit"]) if "fit" in source else None
-        if stored and not (SIZE.holds(stored[0]) and str(stored[1]) in FITS):
-            raise Refused(f"{run.record.folder}: its config has no size and fit of photos")
+        """Raises Refused where the source of its images does not take its settings."""
+        source = built("data.source", run.config["data"]["source"])
+        stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
         return cls(run.backbone.expects.input_size, run.backbone.expects.interpolation, stored)
 
     @property

@@ -43,9 +43,13 @@ class Ensemble:
         return self.names if len(self.runs) > 1 else ()
 
     @cached_property
+    def view_of_each(self) -> list[View]:
+        return [*map(View.of, self.runs)]
+
+    @property
     def views(self) -> list[View]:
         """Every way in which one of the networks sees a photo, once."""
-        return list(dict.fromkeys(map(View.of, self.runs)))
+        return list(dict.fromkeys(self.view_of_each))
 
     def probabilities(self, photos: Sequence[Photo]) -> Tensor:
         """Float32 (B, M, C), on the device, which may still be at work on them."""
@@ -59,8 +63,10 @@ class Ensemble:
             zip(self.views, (p.to(device, non_blocking=True) for p in seen), strict=True)
         )
         answers = [
-            (run.logits(batches[View.of(run)]) / temperature).softmax(dim=1)
-            for run, temperature in zip(self.runs, self.temperatures, strict=True)
+            (run.logits(batches[view]) / temperature).softmax(dim=1)
+            for run, view, temperature in zip(
+                self.runs, self.view_of_each, self.temperatures, strict=True
+            )
         ]
         return torch.stack(answers, dim=1)
 

@@ -53,7 +53,7 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
             return PlainTextResponse("This is no name of the machine that serves the page.\n", 421)
-        if origin is not None and urlsplit_or_none(origin) != host.lower():
+        if origin is not None and host_of(origin) != host.lower():
             return PlainTextResponse("Only the page itself may ask.\n", 403)
         return None
 
@@ -70,8 +70,8 @@ class Gate:
         return True
 
 
-def urlsplit_or_none(origin: str) -> str | None:
-    """Host and port of an origin; None where it has none, as `null` does."""
+def host_of(origin: str) -> str | None:
+    """As the `Host` header has it, port included; None where an origin has none, as `null`."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
