@@ -9,7 +9,7 @@ from triptych import Refused
 from triptych.config import Config
 from triptych.door import open_door
 from triptych.folders import find_folders, made_legible
-from triptych.stopping import stoppable
+from triptych.stopping import handled, stop_at_once
 
 log = logging.getLogger("triptych.serve")  # also where this file is the program
 log.addFilter(made_legible)
@@ -26,7 +26,7 @@ def serve(config: Config, overrides: list[str]) -> None:
     if lost:
         raise Refused(f"serve: its extra is not installed; pip install {' '.join(lost)}")
     folders = find_folders(config["runs"])
-    with listening(config["host"], config["port"]) as door, stoppable():
+    with listening(config["host"], config["port"]) as door, handled(stop_at_once):
         from triptych.serving.service import run  # torch, behind what can be refused
 
         url = address(config["host"], door.getsockname()[1])
