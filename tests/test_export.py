@@ -29,7 +29,10 @@ from triptych.evaluation.rebuilt import rebuild
 from triptych.evaluation.scores import score
 from triptych.export import destination, export
 from triptych.exported import delivery
-from triptych.exported.formats import METADATA, Format
+from triptych.exported.agreement import PHOTOGRAPHS, photographs
+from triptych.exported.formats import FORMATS, METADATA, Format
+from triptych.exported.portable import program
+from triptych.prediction.decoding import View
 from triptych.record import Record
 
 TINY = [
@@ -136,7 +139,7 @@ def metadata(folder: Path, form: str) -> Any:
         torch.export.load(path, extra_files=found)
         return json.loads(found[METADATA])
     texts = {each.key: each.value for each in onnx.load(path).metadata_props}
-    plain_texts = ("model", "data", "config_hash", "triptych")
+    plain_texts = ("model", "data", "config_hash", "triptych", "fit")
     return {k: v if k in plain_texts else json.loads(v) for k, v in texts.items()}
 
 
@@ -148,7 +151,7 @@ def test_a_file_says_which_run_it_is_of_and_what_its_classes_are(folder: Path, f
         assert found.pop(name) == facts.get(name)
     assert found.pop("accuracy") == facts["metrics"]["test/accuracy"]
     assert found.pop("triptych") == facts["versions"]["triptych"]
-    assert found == {"num_test": 15, "input_size": 40}
+    assert found == {"num_test": 15, "input_size": 40, "fit": "stretch"}
 
 
 def test_the_axes_of_an_onnx_file_have_names(folder: Path) -> None:
@@ -232,6 +235,8 @@ def test_what_exists_is_kept_unless_it_is_to_be_replaced(
         exported(folder)
     exported(folder, overwrite=True)
     assert delivered == [path]
+    with pytest.raises(Refused, match="exists"):
+        exported(folder, out=str(path))
     (folder / "alone.onnx.md").touch()
     with pytest.raises(Refused, match=r"alone\.onnx\.md: exists"):
         exported(folder, out=f"{folder}/alone.onnx")
@@ -295,6 +300,48 @@ def test_a_place_that_cannot_be_written_to_is_refused(
     monkeypatch.setattr(delivery, "program", lambda run: None)
     with pytest.raises(Refused, match="cannot be written"):
         exported(folder, out=f"{tmp_path}/file/x.onnx")
+
+
+@pytest.mark.parametrize("name", ["there.onnx", "there.onnx.md"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_any_work(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "deliver", lambda *_: pytest.fail("at work"))
+    (tmp_path / name).mkdir()
+    with pytest.raises(Refused, match=rf"{name}: is a folder"):
+        exported(folder, out=f"{tmp_path}/there.onnx", overwrite=True)
+
+
+@pytest.mark.parametrize("length", [250, 252, 300])
+def test_a_name_too_long_for_the_system_is_refused_before_any_work(
+    length: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "deliver", lambda *_: pytest.fail("at work"))
+    with pytest.raises(Refused, match="File name too long"):
+        exported(folder, out=f"{tmp_path}/{'x' * (length - 5)}.onnx")
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process() -> None:
+    traced = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    with pytest.raises(OSError, match="No space left"):
+        FORMATS["torch"].write(traced, Path("/dev/full"), {})
+
+
+@pytest.mark.parametrize(("fit", "form"), [("crop", "onnx"), ("pad", "torch")])
+def test_a_file_of_a_run_on_a_folder_fits_photos_into_squares_as_that_did(
+    fit: str, form: str, folder: Path, tmp_path: Path
+) -> None:
+    """Against what `predict` sees."""
+    run = rebuild(folder)
+    source = {"_target_": "triptych.data.folder.Folder", "root": "none", "size": 24, "fit": fit}
+    run.config = {**run.config, "data": {**run.config["data"], "source": source}}
+    view, shown, way = View.of(run), {PHOTOGRAPHS: photographs()}, FORMATS[form]
+    way.write(program(run), tmp_path / form, {})
+    found = delivery.tried(run, view, way, tmp_path / form, shown, 0.01)
+    assert found.differences[PHOTOGRAPHS] < 1e-3
+    [first, *_] = shown[PHOTOGRAPHS]
+    squeezed = run.logits(first).softmax(dim=1)
+    assert (squeezed - way.open(tmp_path / form, 1)(first)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("model", ["../../etc/passwd", "..", "a\nb", "ü" * 300, "-rf"])

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.composing import composed
+from tests.run_folders import write_run
 from triptych import Refused
 from triptych.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import Shapes
-from triptych.predict import predict
+from triptych.predict import predict, runs_to_ask
 from triptych.prediction import work
 from triptych.record import Record
 
@@ -131,6 +132,18 @@ def test_an_ensemble_answers_with_the_mean_and_shows_each_vote(
         np.testing.assert_allclose([v["probability"] for v in votes], own.max(1), atol=2e-6)
     with Image.open(tmp_path / "a.png") as grid:
         assert grid.width > grid.height > 400  # two rows of six
+
+
+def test_a_run_that_is_not_finished_is_left_out_with_a_line_unless_it_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = write_run(tmp_path, "alexnet")
+    begun = write_run(tmp_path, "vgg11", status="running")
+    assert runs_to_ask([str(tmp_path)]) == [done]
+    assert caplog.messages == [f"left out: {begun}: not finished, its status is running"]
+    assert {*runs_to_ask([str(tmp_path), str(begun)])} == {done, begun}
+    assert runs_to_ask([str(begun.parent)]) == [begun]
+    assert len(caplog.messages) == 1
 
 
 def test_networks_of_other_classes_cannot_vote_together(

@@ -74,10 +74,11 @@ def md5_of(path: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, settings: str = "DATA_DIR or data.root") -> Iterator[None]:
     """Keep other processes from making `path` at the same time (flock on `<path>.lock`).
 
-    What the disk refuses meanwhile (space, permission, a file in place of a folder) raises Refused.
+    What the disk refuses meanwhile (space, permission, a file in place of a folder) raises Refused,
+    which names the `settings` that say where it lies.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Refused(
             f"{error.filename or path}: {error.strerror or error}.\n"
-            "Set DATA_DIR or data.root to a folder with space that can be written."
+            f"Set {settings} to a folder with space that can be written."
         ) from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from triptych import Refused
 from triptych.config import Config, shown
 from triptych.door import open_door
+from triptych.files import check_file
 from triptych.folders import find_folders, finished
 from triptych.record import Record
 
@@ -24,8 +25,10 @@ def export(config: Config, overrides: list[str]) -> None:
         raise Refused(f"format=onnx: {', '.join(absent)} not installed; {INSTALL}")
     folder = one_folder(config["run"])
     path = destination(finished(folder), config["format"], config["out"])
-    if not config["overwrite"]:
-        refuse_existing(path)
+    for each in (path, card_of(path)):
+        check_file(shown(each), each)
+        if each.exists() and not config["overwrite"]:
+            raise Refused(f"{each}: exists and is kept; overwrite=true replaces it")
 
     from triptych.exported.delivery import deliver  # torch, behind what can be refused
 
@@ -54,12 +57,6 @@ def destination(record: Record, form: str, out: str | None) -> Path:
 def card_of(path: Path) -> Path:
     """Where the model card of an exported file lies."""
     return path.with_name(f"{path.name}.md")
-
-
-def refuse_existing(path: Path) -> None:
-    for each in (path, card_of(path)):
-        if each.exists():
-            raise Refused(f"{each}: exists and is kept; overwrite=true replaces it")
 
 
 if __name__ == "__main__":

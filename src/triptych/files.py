@@ -10,11 +10,13 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from triptych import Refused
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path`, whole and on disk, when the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -22,6 +24,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_file(told: str, path: Path) -> None:
+    """Raise Refused, beginning with what was `told`, where `replacing` could never put a file."""
+    if os.path.isdir(path):
+        raise Refused(f"{told}: is a folder")
+    try:
+        _beside(path).lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # the name is too long, or what is above it is no folder
+        raise Refused(f"{told}: cannot be written ({error.strerror})") from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def make_folder(parent: Path, name: str) -> Path:

@@ -41,7 +41,7 @@ def find_folders(places: str | Sequence[str], setting: str = "runs") -> list[Pat
     found: dict[Path, Path] = {}
     empty: list[str] = []
     for place in sorted([places] if isinstance(places, str) else places):
-        starts = [place] if Path(place).exists() else sorted(glob.glob(place, recursive=True))
+        starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
         folders = [folder for start in starts for folder in _below(Path(start))]
         found = {folder.resolve(): folder for folder in folders} | found
         empty += [] if folders else [place]

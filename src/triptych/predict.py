@@ -4,19 +4,24 @@ An image is seen as the network's test images were: squeezed into a square, or, 
 trained on `data=folder`, fitted into one as its settings say.
 """
 
+import logging
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BufferedReader
 from pathlib import Path
 
 import rich
 
+from triptych import Refused
 from triptych.config import Config
 from triptych.door import open_door
-from triptych.folders import find_folders
+from triptych.folders import find_folders, finished, made_legible
 from triptych.prediction.paths import check_output, find_images, read_paths
 from triptych.prediction.rows import WAYS
+
+log = logging.getLogger("triptych.predict")  # also where this file is the program
+log.addFilter(made_legible)
 
 
 def predict(config: Config, overrides: list[str]) -> None:
@@ -28,7 +33,8 @@ def predict(config: Config, overrides: list[str]) -> None:
     for setting, suffixes in (("out", [*WAYS]), ("grid", [".png"])):
         if config[setting]:
             check_output(setting, Path(config[setting]), suffixes, config["overwrite"])
-    folders, images = find_folders(config["run"], "run"), config["images"]
+    runs, images = config["run"], config["images"]
+    folders = runs_to_ask([runs] if isinstance(runs, str) else runs)
     paths: Iterable[str]
     if images in ("-", ["-"]):
         assert isinstance(sys.stdin.buffer, BufferedReader)
@@ -40,6 +46,26 @@ def predict(config: Config, overrides: list[str]) -> None:
     from triptych.prediction.work import work  # torch, behind what can be refused
 
     work(config, folders, paths, total)
+
+
+def runs_to_ask(places: Sequence[str]) -> list[Path]:
+    """The runs at or below the places; those that are not finished are left out with a line.
+
+    Not so one that a place names itself, nor where none is finished: these are refused later.
+    """
+    named = {Path(place).resolve() for place in places}
+    folders, problems = find_folders(places, "run"), dict[Path, str]()
+    for folder in folders:
+        try:
+            finished(folder)
+        except Refused as refused:
+            problems[folder] = " ".join(str(refused).split())
+    if len(problems) == len(folders):
+        return folders
+    left_out = [folder for folder in problems if folder.resolve() not in named]
+    for folder in left_out:
+        log.warning("left out: %s", problems[folder])
+    return [folder for folder in folders if folder not in left_out]
 
 
 if __name__ == "__main__":

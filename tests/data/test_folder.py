@@ -319,6 +319,29 @@ def test_nothing_is_written_beside_the_photos(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_disk_that_fills_up_is_refused_and_nothing_half_written_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    root = photos(tmp_path / "photos", num=2)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(Refused, match=r"No space left on device\.\nSet DATA_DIR to a folder with"):
+        read(root)
+    left = [path.suffix for path in Path(os.environ["DATA_DIR"], ".folders").iterdir()]
+    assert left == [".lock"]
+
+
+def test_a_data_dir_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(Refused, match=r"Not a directory\.\nSet DATA_DIR to a folder with"):
+        read(photos(tmp_path / "photos", num=2))
+
+
 def test_a_disk_that_is_too_full_is_refused_before_anything_is_decoded(
     tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

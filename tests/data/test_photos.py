@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
+from PIL import Image, ImageOps
 
 from triptych.data import photos
 from triptych.data.photos import IMAGE_SUFFIXES, Unreadable, read_image, square
@@ -150,7 +150,7 @@ def test_fractions_and_large_numbers_keep_their_order(
     assert_allclose(shown, expected, atol=1)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
 def test_of_several_images_the_first_counts(kind: str) -> None:
     first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     data = encoded(first, kind, save_all=True, append_images=[second])
@@ -250,7 +250,17 @@ def test_no_program_is_run_to_draw_a_picture() -> None:
     with pytest.raises(Unreadable, match="not decoded here"):
         read_image(encoded(Image.fromarray(CORNERS), "EPS"))
     assert not {".eps", ".ps", ".wmf", ".mpg"} & IMAGE_SUFFIXES
-    assert {".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".bmp", ".ppm"} <= IMAGE_SUFFIXES
+    assert {
+        ".mpo",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".bmp",
+        ".ppm",
+    } <= IMAGE_SUFFIXES
 
 
 def test_formats_can_be_narrowed() -> None:
@@ -278,6 +288,22 @@ def test_a_square_is_cropped_padded_or_stretched() -> None:
     assert padded[:, :4].max() == padded[:, 20:].max() == 0
     assert_allclose(square(image, 4, "stretch")[:, 0, 3].astype(int), CORNERS[0, 23], atol=15)
     assert [*photos.FITS] == ["crop", "pad", "stretch"]
+
+
+@pytest.mark.parametrize("size", [(640, 480), (83, 60), (300, 1), (64, 33), (24, 24), (9, 8)])
+def test_squares_of_photos_wider_than_high_are_those_of_pillow_in_one_call(
+    size: tuple[int, int],
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    image = Image.fromarray(noise)
+    for side in (16, 24):
+        expected = {
+            "crop": ImageOps.fit(image, (side, side)),
+            "pad": ImageOps.pad(image, (side, side), color="black"),
+            "stretch": image.resize((side, side)),
+        }
+        for fit, whole in expected.items():
+            assert_array_equal(square(image, side, fit).transpose(1, 2, 0), np.asarray(whole))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000), (7, 5)])

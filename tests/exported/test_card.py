@@ -21,11 +21,18 @@ from triptych.folders import printable
 FOUND = Agreement({"64 test images": 1e-7}, {"onnxruntime": 1.0}, 2)
 
 
-def described(folder: Path, form: str = "onnx", name: str = "net.onnx") -> str:
+def described(
+    folder: Path, form: str = "onnx", name: str = "net.onnx", fit: str = "stretch"
+) -> str:
     run = read_run(folder)
     network = Network(**vars(run), label="network")
     numbered = [str(number) for number in range(run.test.num_classes)]
-    identity = {"classes": run.facts["classes"] or numbered, "input_size": 32, "triptych": "1.2"}
+    identity = {
+        "classes": run.facts["classes"] or numbered,
+        "input_size": 32,
+        "triptych": "1.2",
+        "fit": fit,
+    }
     return card(network, identity, FOUND, form, FileFacts(name, "3 MB", "0" * 64))
 
 
@@ -125,6 +132,27 @@ def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path: Path, form: str
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings[1:] == [line for line in harmless.splitlines() if line.startswith("#")][1:]
     assert len(text.splitlines()) == len(harmless.splitlines()) + 1, "pretrained weights"
+
+
+@pytest.mark.parametrize(
+    ("fit", "said", "limit"),
+    [
+        ("crop", "the square in the middle is resized to 32x32", "what is small or beside it"),
+        ("pad", "padded with black to a square, then resized to 32x32", "between black bars"),
+        ("stretch", "without cropping resized to 32x32", "squeezed to 32x32"),
+    ],
+)
+def test_the_card_says_how_an_image_is_fitted(
+    tmp_path: Path, fit: str, said: str, limit: str
+) -> None:
+    text = described(write_run(tmp_path), fit=fit)
+    assert f"any N, H and W; {said} |" in text
+    assert limit in text
+
+
+def test_the_lines_that_use_a_file_name_it_in_its_own_letters(tmp_path: Path) -> None:
+    text = described(write_run(tmp_path), name="schöne 写真.onnx")
+    assert 'InferenceSession("schöne 写真.onnx")' in text
 
 
 def test_a_file_is_described_by_its_size_and_hash(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,22 @@ def test_a_link_back_is_followed_once(tmp_path: Path) -> None:
     assert below(tmp_path, ".") == ["a/b.png"]
 
 
+def test_a_folder_below_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def forbidding(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", forbidding)
+    with pytest.raises(Refused, match=rf"images: {tmp_path}/\S*locked: Permission denied"):
+        below(tmp_path, ".")
+
+
 @pytest.mark.parametrize("place", ["lost.png", "*.gif", "texts", "empty"])
 def test_a_place_without_images_is_refused_though_another_has_some(
     tmp_path: Path, place: str
@@ -71,6 +88,14 @@ def stream(content: bytes) -> io.BufferedReader:
 def test_a_stream_names_a_path_a_line() -> None:
     found = read_paths(stream(b"b c.png\n\na.png\r\ncaf\xe9.png\n last.png"))
     assert [*found] == ["b c.png", "a.png", os.fsdecode(b"caf\xe9.png"), " last.png"]
+
+
+def test_a_stream_of_paths_ended_by_nul_names_them_with_their_line_ends(tmp_path: Path) -> None:
+    first = os.fsencode(tmp_path) + b"/two\nlines.png"
+    Path(os.fsdecode(first)).touch()
+    others = [b"%d caf\xe9.png" % n for n in range(5000)]  # more than one buffer holds
+    found = read_paths(stream(b"\0".join([first, *others, b""])))
+    assert [*found] == [os.fsdecode(path) for path in (first, *others)]
 
 
 def test_a_stream_is_read_no_further_than_it_is_asked_for() -> None:
@@ -109,6 +134,8 @@ def test_an_output_is_kept_unless_it_may_be_overwritten(tmp_path: Path) -> None:
         ("a", "must end in"),
         ("folder.csv", "is a folder"),
         ("lost/a.csv", "no folder that can be written to"),
+        (f"{'x' * 300}.csv", r"cannot be written \(File name too long\)"),
+        (f"{'x' * 245}.csv", r"cannot be written \(File name too long\)"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, name: str, said: str) -> None:

@@ -126,6 +126,8 @@ def test_what_cannot_be_shown_gets_one_sentence(
     ("method", "path", "status"),
     [
         *(("GET", f"/{path}", 404) for path in ("2", "0/examples/7.png", "2/examples/0.png")),
+        *(("GET", f"/{'9' * 5000}{path}", 404) for path in ("", "/examples/0.png")),
+        *(("GET", f"/{path}", 404) for path in (f"0/examples/{'9' * 5000}.png",)),
         *(("GET", f"/{path}", 404) for path in ("networks.py", "..%2fservice.py", "page.html")),
         *(("POST", "/2/answer", 404), ("GET", "/0/answer", 405), ("POST", "/", 405)),
     ],
@@ -159,7 +161,34 @@ def test_a_file_that_does_not_come_is_not_waited_for_long(
         raise AssertionError
 
     assert asyncio.run(posted(service, receive)) == 408
-    assert service.num_waiting == 0
+    assert (service.num_sending, service.num_waiting) == (0, 0)
+
+
+def test_files_that_do_not_come_keep_nobody_waiting_and_are_not_without_number(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "answer", lambda *_: {})
+
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def many() -> list[int]:
+        stalled = [
+            asyncio.create_task(posted(service, never)) for _ in range(serving.MOST_SENDING - 1)
+        ]
+        await asyncio.sleep(0.01)
+        answered = await posted(service, whole(image()))
+        stalled.append(asyncio.create_task(posted(service, never)))
+        await asyncio.sleep(0.01)
+        sent_away = await posted(service, whole(image()))
+        for each in stalled:
+            each.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+        return [answered, sent_away]
+
+    assert asyncio.run(many()) == [200, 503]
+    assert (service.num_sending, service.num_waiting) == (0, 0)
 
 
 async def posted(service: Any, receive: Any) -> int:

@@ -24,7 +24,8 @@ _SUFFIXES = Image.registered_extensions()
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # By Pillow's names, in the order in which they are tried.
 FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
-IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in _SUFFIXES.items() if kind in FORMATS)
+# An MPO is a JPEG with more of them behind it, and is read as one.
+IMAGE_SUFFIXES = frozenset(s for s, kind in _SUFFIXES.items() if kind in (*FORMATS, "MPO"))
 
 
 class Unreadable(Exception):
@@ -101,15 +102,31 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:
-    return ImageOps.fit(image, (side, side))
+    short = min(image.size)
+    left, top = ((length - short) / 2 for length in image.size)
+    return _resized(image, (left, top, left + short, top + short), (side, side))
 
 
 def _pad(image: Image.Image, side: int) -> Image.Image:
-    return ImageOps.pad(image, (side, side), color="black")
+    width, height = (round(length / max(image.size) * side) for length in image.size)
+    padded = Image.new("RGB", (side, side), "black")
+    if width and height:
+        shrunk = _resized(image, (0, 0, *image.size), (width, height))
+        padded.paste(shrunk, (round((side - width) / 2), round((side - height) / 2)))
+    return padded
 
 
 def _stretch(image: Image.Image, side: int) -> Image.Image:
-    return image.resize((side, side))
+    return _resized(image, (0, 0, *image.size), (side, side))
+
+
+def _resized(
+    image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> Image.Image:
+    """Across, then down: in one call the order, and with it a few pixels, is up to the version."""
+    left, top, right, bottom = box
+    across = image.resize((size[0], image.height), box=(left, 0, right, image.height))
+    return across.resize(size, box=(0, top, size[0], bottom))
 
 
 FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {

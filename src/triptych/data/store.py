@@ -68,7 +68,7 @@ def stored(root: Path, files: Sequence[File], kind: Square) -> Stored:
     index = folder / f"{place}-{_hashed(kind, files, pillow)}.json"
     found = _opened(index, kind)
     if found is None:
-        with download.locked(folder / place):
+        with download.locked(folder / place, "DATA_DIR"):
             found = _opened(index, kind)
             if found is None:
                 _decode(root, files, kind, index)
@@ -111,18 +111,21 @@ def _decode(root: Path, files: Sequence[File], kind: Square, index: Path) -> Non
         )
     sums, unreadable = [], {}
     part = index.with_name(f"{index.stem.partition('-')[0]}.part")  # of a killed process: again
-    with part.open("wb") as pixels:
-        for file, decoded in _squares(root, files, kind):
-            if isinstance(decoded, Unreadable):
-                unreadable[file.name] = str(decoded)
-            else:
-                pixels.write(decoded.data)
-                sums.append(hashlib.blake2b(decoded.data, digest_size=8).hexdigest())
-        pixels.flush()
-        os.fsync(pixels.fileno())
-    part.replace(index.with_suffix(".u8"))
-    with replacing(index) as path:  # last: where it is, the pixels are whole
-        path.write_text(json.dumps({"root": str(root), "unreadable": unreadable, "sums": sums}))
+    try:
+        with part.open("wb") as pixels:
+            for file, decoded in _squares(root, files, kind):
+                if isinstance(decoded, Unreadable):
+                    unreadable[file.name] = str(decoded)
+                else:
+                    pixels.write(decoded.data)
+                    sums.append(hashlib.blake2b(decoded.data, digest_size=8).hexdigest())
+            pixels.flush()
+            os.fsync(pixels.fileno())
+        with replacing(index) as path:
+            path.write_text(json.dumps({"root": str(root), "unreadable": unreadable, "sums": sums}))
+            part.replace(index.with_suffix(".u8"))  # where the index is, the pixels are whole
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _squares(

@@ -139,7 +139,7 @@ def setting(config: dict[str, Any], key: str) -> Any:
 def snippet(form: str, name: str) -> str:
     """The lines of Python that use the file, with its own name in them."""
     text = files("triptych.exported").joinpath("template", f"use_{form}.py.txt").read_text()
-    return text.replace('"FILE"', json.dumps(name))
+    return text.replace('"FILE"', json.dumps(name, ensure_ascii=False))
 
 
 def number(value: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from triptych import Refused
@@ -28,6 +29,7 @@ from triptych.exported.portable import program
 from triptych.files import replacing
 from triptych.folders import made_legible, printable
 from triptych.identity import library_versions
+from triptych.prediction.decoding import View
 from triptych.progress import hush_lightning
 
 log = logging.getLogger(__name__)
@@ -43,15 +45,16 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     hush_lightning()
     network = read_network(folder)
     run = rebuild(folder, config["trusted_targets"])
+    view = View.of(run)
     log.info("%s seed %d on %s: exporting", *(network.facts[k] for k in ("model", "seed", "data")))
-    identity = identify(network, run)
+    identity = identify(network, run, view)
     shown = images_to_try(run, network, config["data_root"])
     traced = program(run)
     form = FORMATS[config["format"]]
     try:
         with made(path.parent), replacing(card_of(path)) as beside, replacing(path) as file:
             form.write(traced, file, identity)
-            found = tried(run, form, file, shown, config["time_seconds"])
+            found = tried(run, view, form, file, shown, config["time_seconds"])
             described = describe_file(file, path.name)
             text = card(network, identity, found, config["format"], described)
             beside.write_text(text, encoding="utf-8")
@@ -82,7 +85,7 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-def identify(network: Network, run: Rebuilt) -> dict[str, Any]:
+def identify(network: Network, run: Rebuilt, view: View) -> dict[str, Any]:
     """What the file says of itself."""
     facts = network.facts
     named = ("model", "weights", "data", "seed", "config_hash")
@@ -91,18 +94,26 @@ def identify(network: Network, run: Rebuilt) -> dict[str, Any]:
         **{name: facts[name] for name in named},
         "accuracy": network.scores.accuracy,
         "num_test": len(network.test.labels),
-        "input_size": run.backbone.expects.input_size,
+        "input_size": view.input_size,
+        "fit": view.stored[1] if view.stored else "stretch",
         "triptych": library_versions()["triptych"],
     }
 
 
 def tried(
-    run: Rebuilt, form: Format, file: Path, shown: dict[str, list[Tensor]], seconds: float
+    run: Rebuilt,
+    view: View,
+    form: Format,
+    file: Path,
+    shown: dict[str, list[Tensor]],
+    seconds: float,
 ) -> Agreement:
-    """The file, opened as others would, beside the network; raises Refused where they differ."""
+    """The file, opened as others would, beside what `predict` says; raises Refused where they
+    differ."""
 
     def network(images: Tensor) -> Tensor:
-        return run.logits(images).softmax(dim=1)
+        photos = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images]
+        return run.logits(torch.stack([view(photo) for photo in photos])).softmax(dim=1)
 
     num_threads = torch.get_num_threads()
     exported = form.open(file, num_threads)

@@ -3,6 +3,7 @@
 Shapes: N images of H x W pixels, C classes.
 """
 
+import io
 import json
 import logging
 import warnings
@@ -75,8 +76,10 @@ def open_onnx(path: Path, num_threads: int) -> Predict:
 
 def write_torch(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
     """A torch.export archive; metadata are JSON in one of its extra files."""
-    with hushed(), path.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    archive = io.BytesIO()  # on a full disk torch would end the process
+    with hushed():
+        torch.export.save(program, archive, extra_files={METADATA: json.dumps(metadata)})
+    path.write_bytes(archive.getbuffer())
 
 
 def open_torch(path: Path, num_threads: int) -> Predict:

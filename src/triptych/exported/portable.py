@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from triptych import Refused
 from triptych.evaluation.rebuilt import Rebuilt
+from triptych.exported.fitted import fitted
 from triptych.model.backbone import Backbone
 from triptych.model.weights import first_line
+from triptych.prediction.decoding import View
 
 IMAGES, PROBABILITIES = "images", "probabilities"  # the names of what goes in and comes out
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
@@ -22,31 +24,35 @@ KEPT = ("val",)  # of what torch notes at each step; the rest names files and fo
 
 class Portable(nn.Module):
     """uint8 images (N, 3, H, W) to probabilities float32 (N, C): `Pipeline.evaluation`, without
-    its case for images that have the right size already, then the network and the softmax."""
+    its case for images that have the right size already, then the network and the softmax.
+
+    Where training stored its photos as squares, `stored` is their side and fit: images first become
+    such squares.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, stored: tuple[int, str] | None = None) -> None:
         super().__init__()
         expects = backbone.expects
         self.network = backbone.network
+        self.stored = stored
         self.size = [expects.input_size, expects.input_size]
         self.interpolation = expects.interpolation
         self.register_buffer("mean", torch.tensor(expects.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(expects.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = F.interpolate(
-            images.float() / 255, self.size, mode=self.interpolation, antialias=True
-        )
+        pixels = fitted(images, *self.stored) if self.stored else images.float()
+        pixels = F.interpolate(pixels / 255, self.size, mode=self.interpolation, antialias=True)
         logits: Tensor = self.network((pixels - self.mean) / self.std)
         return logits.softmax(dim=1)
 
 
 def program(run: Rebuilt) -> ExportedProgram:
     """The network, in float32, for any N, H and W; raises Refused where torch cannot trace it."""
-    module = Portable(run.backbone).eval().float()
+    module = Portable(run.backbone, View.of(run).stored).eval().float()
     axes = {IMAGES: {axis: Dim(name) for axis, name in DYNAMIC.items()}}
     try:
         with torch.no_grad():

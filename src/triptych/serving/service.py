@@ -1,6 +1,6 @@
 """What is served: a page for each group of networks, its examples, and answers for images.
 
-An image is in memory while it is answered for, one after the other, and nowhere else.
+An image is in memory until it is answered for, one after the other, and nowhere else.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import uvicorn
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -33,8 +34,18 @@ from triptych.serving.page import ASSETS, page
 log = logging.getLogger(__name__)
 log.addFilter(made_legible)
 
-MOST_WAITING = 4  # images held at once, the one that is answered for included
+MOST_SENDING = 16  # files that come at once
+MOST_WAITING = 4  # images that came, the one that is answered for included
 SECONDS_TO_SEND = 30  # a file
+
+
+class Place(IntegerConvertor):
+    """A number that Python reads: of more than 4,300 digits it reads none."""
+
+    regex = "[0-9]{1,9}"
+
+
+register_url_convertor("place", Place())
 
 
 class Service:
@@ -44,16 +55,16 @@ class Service:
         self.groups, self.problems, self.config = groups, problems, config
         self.examples = [examples(group) for group in groups]
         self.turn = asyncio.Lock()
-        self.num_waiting = 0
+        self.num_sending = self.num_waiting = 0
 
     @property
     def app(self) -> Starlette:
         return Starlette(
             routes=[
                 Route("/", self.page),
-                Route("/{group:int}", self.page),
-                Route("/{group:int}/examples/{number:int}.png", self.example),
-                Route("/{group:int}/answer", self.answer, methods=["POST"]),
+                Route("/{group:place}", self.page),
+                Route("/{group:place}/examples/{number:place}.png", self.example),
+                Route("/{group:place}/answer", self.answer, methods=["POST"]),
                 Route("/{name}", self.asset),
             ],
             exception_handlers={HTTPException: said},
@@ -82,12 +93,10 @@ class Service:
     async def answer(self, request: Request) -> Response:
         """What the networks say of the image file that is the request's body."""
         group = self.groups[self.place(request)]
-        if self.num_waiting >= MOST_WAITING:
-            busy = f"{MOST_WAITING} images are waiting already. Try again in a moment."
-            raise HTTPException(503, busy, {"Retry-After": "2"})
+        content = await self.body(request)
+        check_room(self.num_waiting, MOST_WAITING, "waiting")
         self.num_waiting += 1
         try:
-            content = await self.body(request)
             async with self.turn:
                 if await request.is_disconnected():  # somebody chose another image meanwhile
                     return Response(status_code=408)
@@ -106,6 +115,8 @@ class Service:
         """The request's body, of which no more than `max_bytes` are ever held."""
         most = self.config["max_bytes"]
         content = bytearray()
+        check_room(self.num_sending, MOST_SENDING, "on their way")
+        self.num_sending += 1
         try:
             async with asyncio.timeout(SECONDS_TO_SEND):
                 async for chunk in request.stream():
@@ -116,6 +127,8 @@ class Service:
             raise HTTPException(408, f"No file came in {SECONDS_TO_SEND} seconds.") from error
         except ClientDisconnect as error:
             raise HTTPException(408) from error
+        finally:
+            self.num_sending -= 1
         return bytes(content)
 
     def place(self, request: Request) -> int:
@@ -123,6 +136,12 @@ class Service:
         if place >= len(self.groups):
             raise HTTPException(404)
         return place
+
+
+def check_room(num: int, most: int, how: str) -> None:
+    if num >= most:
+        busy = f"{most} images are {how} already. Try again in a moment."
+        raise HTTPException(503, busy, {"Retry-After": "2"})
 
 
 def said(_: Request, error: Exception) -> Response:
