@@ -79,7 +79,7 @@ def rebuild(folder: Path, trusted: Iterable[str] = ()) -> Rebuilt:
     backbone = network.build(num_classes=len(classes), load=False)
     try:
         backbone.network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).splitlines()[:2])
         raise Refused(f"{path}: no weights of config.yaml's network\n{reason[:200]}") from error
     return Rebuilt(record, config, tuple(classes), backbone.eval())

@@ -1,7 +1,11 @@
 """Weights from a file of one's own."""
 
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,20 +23,25 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        named = dict(checkpoint.get("state_dict", checkpoint)).items()
-        state = {
-            name.removeprefix("backbone.network."): value for name, value in named
-        }  # last.ckpt
-        state = {name: value for name, value in state.items() if not name.startswith(ignored)}
+        stored = checkpoint.get("state_dict", checkpoint)
+        named = within_network(stored)
+        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
         if any(name in state and state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
+        state._metadata = within_network(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
     except Exception as error:
         raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # MNASNet's over a version
         reason = " ".join(str(error).splitlines()[1:2]).strip()
         raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def within_network(named: Mapping[str, Any]) -> dict[str, Any]:
+    """By the network's own names, also where they are those of `last.ckpt`."""
+    prefix = re.compile(r"^backbone\.network(\.|$)")
+    return {prefix.sub("", name): value for name, value in named.items()}
 
 
 def first_line(error: BaseException) -> str:
