@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 from triptych import Refused, checkpoint, legible
 from triptych.door import refuse
 from triptych.ending import kept
-from triptych.lock import hold
+from triptych.folders import finished
+from triptych.lock import held, hold
 from triptych.record import COLUMNS, Record
-from triptych.resume import cut_back, cut_events, cut_metrics
+from triptych.resume import cut_back, cut_events, cut_metrics, reopen
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -155,7 +156,7 @@ def test_the_second_process_that_resumes_a_run_is_told(ask: Ask, folder: Path) -
 def test_a_run_that_another_process_finished_meanwhile_is_left_alone(folder: Path) -> None:
     late = Record.open(folder)
     Record.open(folder).end("finished")
-    with pytest.raises(Refused, match="another process has gone on"), kept(late):
+    with pytest.raises(Refused, match="another process has resumed"), kept(late):
         pass
     assert facts(folder)["status"] == "finished"
 
@@ -251,6 +252,11 @@ def other_optimizer(content: dict[str, Any]) -> None:
         lambda content: content.update(generators=[3]),
         lambda content: content.update(global_step="three"),
         lambda content: content.update(callbacks={"Journal": 3}),
+        lambda content: content.update(global_step=float("inf")),
+        lambda content: content.update(optimizer_states=[]),
+        lambda content: content.update(loops={"fit_loop": {}}),
+        lambda content: content["ImageData"].update(epoch="a", batch=-5),
+        lambda content: content.update(chosen={"val": 3}),
     ],
 )
 def test_a_checkpoint_of_another_run_is_named(
@@ -265,7 +271,9 @@ def test_a_checkpoint_of_another_run_is_named(
 
 def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, whole: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
-    torch.save(torch.load(last, weights_only=True) | {"extra": [torch.zeros(3)]}, last)
+    content = torch.load(last, weights_only=True) | {"extra": [torch.zeros(3)]}
+    content["callbacks"]["Journal"].update(record=3, due=None)
+    torch.save(content, last)
     assert ask(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
 
@@ -349,6 +357,44 @@ def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: st
     (folder / name).symlink_to(elsewhere)
     assert f"{folder / name}: a link" in told(ask(f"resume={folder}"))
     assert elsewhere.read_text() == "words"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run.json", "config.yaml", "checkpoints/last.ckpt", "metrics.csv", "train.log", ".lock"],
+)
+def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(Refused, match=r"no regular file|neither a file|not seekable"):
+        reopen({"resume": str(folder), "trusted_targets": []}, [])
+    assert not held(folder)
+
+
+@pytest.mark.parametrize("name", ["predictions/test.npz", "config.yaml", "checkpoints/best.ckpt"])
+def test_a_fifo_in_a_finished_run_is_refused(whole: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(Refused, match=f"{name}: neither a file nor a folder"):
+        finished(folder)
+
+
+def test_what_was_refused_on_resuming_leaves_the_run_as_it_was(ask: Ask, folder: Path) -> None:
+    before = [(folder / name).read_bytes() for name in ("run.json", "config.yaml")]
+    said = told(ask(f"resume={folder}", "trainer.accelerator=gpu"))
+    assert "trainer: " in said
+    assert [(folder / name).read_bytes() for name in ("run.json", "config.yaml")] == before
+    assert ask(f"resume={folder}")["code"] == 0
+
+
+@pytest.mark.parametrize("name", ["train.log", ".run.json.77", "checkpoints/.last.ckpt.77"])
+def test_a_folder_in_a_files_place_is_said_in_a_line(ask: Ask, folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    before = (folder / "run.json").read_bytes()
+    assert f"{folder}: cannot be written to" in told(ask(f"resume={folder}"))
+    assert (folder / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("garbage", [b"\x00\xff\xfe", b"\n\n,,,\n", b"a" * 200_000, b'"', b""])

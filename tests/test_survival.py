@@ -21,6 +21,11 @@ RICH = [
     *("data.mix=mixup", "optim.schedule=onecycle", "checkpoint.every_n_steps=2"),
     *("++trainer.accumulate_grad_batches=2", f"++trainer.callbacks=[{EMA}]"),
 ]
+WITHIN = [
+    *("checkpoint.every_n_steps=1", "++trainer.val_check_interval=2", "++trainer.max_epochs=2"),
+    *("++trainer.accumulate_grad_batches=3", "++trainer.log_every_n_steps=1"),
+    f"++trainer.callbacks=[{EMA}]",
+]
 OFTEN = ["checkpoint.every_n_steps=1", "++trainer.val_check_interval=0.4"]
 TIMES = {"train/images_per_second"}
 KINDS = ("scalars", "images", "tensors")
@@ -114,11 +119,12 @@ def assert_same_run(survivor: Path, whole: Path) -> None:
 CHOSEN = [
     {"at": "step", "nth": 2},
     {"at": "validation"},
-    {"at": "before best.ckpt"},
-    {"at": "after best.ckpt"},  # between best and last
-    {"at": "after val.npz"},
     {"at": "epoch over"},
     {"at": "before last.ckpt"},
+    {"at": "after last.ckpt"},  # between last and best
+    {"at": "before best.ckpt"},
+    {"at": "after best.ckpt"},
+    {"at": "after val.npz"},
     {"at": "after last.ckpt", "nth": 2},
     {"at": "step", "nth": 3},
     {"at": "scored"},
@@ -168,6 +174,43 @@ def test_a_run_that_validates_within_the_epoch_skips_no_validation_when_killed_i
     survivor = survive(ask, tmp_path / "survivor", OFTEN, faults)
     assert_same_run(survivor, survive(ask, tmp_path / "whole", OFTEN, []))
     assert len([row for row in table(survivor) if row["val/accuracy"]]) == 6
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"at": "step", "nth": 3}, {"at": "validation", "nth": 4}, {"at": "scored", "nth": 2}],
+)
+def test_a_run_that_validates_within_a_step_goes_on_from_a_whole_one(
+    ask: Ask, whole_within: Path, tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    assert_same_run(survive(ask, tmp_path, WITHIN, [fault]), whole_within)
+
+
+@pytest.fixture(scope="module")
+def whole_within(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return survive(ask, tmp_path_factory.mktemp("whole"), WITHIN, [])
+
+
+def test_a_loss_is_logged_once_a_step(whole_within: Path) -> None:
+    steps = [row["step"] for row in table(whole_within) if row["train/loss"]]
+    assert len(steps) == len(set(steps)) > 3
+    assert len([row for row in table(whole_within) if row["val/accuracy"]]) == 4
+
+
+def test_best_files_belong_to_the_epoch_of_the_record_whatever_the_resumed_run_comes_to(
+    ask: Ask, tmp_path: Path
+) -> None:
+    typed = ["checkpoint.score=last", f"log_dir={tmp_path}"]
+    ask(*typed, at="before last.ckpt", nth=2)
+    folder = run_folder(tmp_path)
+    ask(f"resume={folder}", at="scored")
+    saved = np.load(folder / "predictions" / "val.npz")
+    [row] = [row for row in table(folder) if row["val/accuracy"] and row["epoch"] == "1"]
+    accuracy = (saved["logits"].argmax(1) == saved["labels"]).mean()
+    assert float(row["val/accuracy"]) == pytest.approx(accuracy)
+    last, best = state(folder, "last"), state(folder, "best")
+    named = {f"backbone.network.{name}": value for name, value in best["state_dict"].items()}
+    assert_equal(dict(last["state_dict"]), named)
 
 
 def test_a_run_that_stopped_early_is_not_trained_further(ask: Ask, tmp_path: Path) -> None:

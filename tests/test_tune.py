@@ -479,6 +479,7 @@ def test_a_password_is_hidden_whatever_is_in_it(password: str) -> None:
             "mysql://host/db?user=me&password=hunter2&x=1",
             "mysql://host/db?user=me&password=***&x=1",
         ),
+        ("postgresql://host/db?sslpassword=hunter2", "postgresql://host/db?sslpassword=***"),
         ("mysql://me:${oc.env:WORD}@host/db", "mysql://me:${oc.env:WORD}@host/db"),
     ],
 )

@@ -27,9 +27,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def load_into(network: nn.Module, path: Path) -> None:
     """Give a network the weights of `best.ckpt`; raises Refused where they are another's."""
+    content = load(path)
     try:
-        network.load_state_dict(load(path)["state_dict"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        network.load_state_dict(content["state_dict"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise Refused(f"{path}: of another network, or damaged") from error
 
 
@@ -42,6 +43,22 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused(f"{path}: no checkpoint")
     return content
+
+
+def step_of(path: Path) -> int:
+    """The step that `last.ckpt` was saved at; raises Refused where it is not whole."""
+    content = load(path)
+    try:
+        place, progress = content["ImageData"], content["loops"]["fit_loop"]
+        counts = [content["global_step"], place["epoch"], place["batch"]]
+        counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError("no place in the training")
+        if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
+            raise ValueError("no optimizer, or no schedule")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"{path}: no checkpoint of a training") from error
+    return int(content["global_step"])
 
 
 def generator_states(device: torch.device) -> list[dict[str, torch.Tensor]]:

@@ -13,6 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms import v2
 
 from triptych.data.images import ImageData
+from triptych.due import step_of
 from triptych.metrics import PER_CLASS
 from triptych.record import Record
 from triptych.report import figures
@@ -29,8 +30,7 @@ class Dashboard(Callback):
     def __init__(self, record: Record, head: str) -> None:
         self.record = record
         self.folder = record.folder / "figures"
-        self.texts = {"config": f"```yaml\n{record.config_yaml}```", "head": f"```\n{head}\n```"}
-
+        self.head = head
         self.has_shown_images = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Dashboard(Callback):
             self._keep_mistakes(trainer, pl_module)
             table = per_class_table(trainer, pl_module)
             for writer in writers(trainer):
-                writer.add_text("test/per_class", table, trainer.global_step)
+                writer.add_text("test/per_class", table, step_of(trainer))
 
     def _show_images(self, trainer: pl.Trainer) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
@@ -69,9 +69,10 @@ class Dashboard(Callback):
         }
         for name, (images, heading) in shown.items():
             self._show(trainer, name, figures.image_grid(images.numpy(), names, heading))
+        texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
         for writer in writers(trainer):
-            for name, text in self.texts.items():
-                writer.add_text(name, text, trainer.global_step)
+            for name, text in texts.items():
+                writer.add_text(name, f"```{text}```", step_of(trainer))
 
     def _show_confusion(self, trainer: pl.Trainer, task: Classification, split: str) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
@@ -99,7 +100,7 @@ class Dashboard(Callback):
         self.folder.mkdir(exist_ok=True)
         drawn = figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
         for writer in writers(trainer):
-            writer.add_image(name, drawn, trainer.global_step)
+            writer.add_image(name, drawn, step_of(trainer))
 
 
 def writers(trainer: pl.Trainer) -> list[SummaryWriter]:

@@ -12,6 +12,17 @@ log = logging.getLogger(__name__)
 ONE_REQUEST_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
 
 
+def accumulates(trainer: pl.Trainer) -> bool:
+    """Whether gradients wait for further batches: an optimizer step is under way."""
+    within: bool = trainer.fit_loop.epoch_loop._should_accumulate()
+    return within and not trainer.testing
+
+
+def step_of(trainer: pl.Trainer) -> int:
+    """The step that something is logged at: one under way counts, for no checkpoint has it yet."""
+    return trainer.global_step + accumulates(trainer)
+
+
 class Due:
     """Asked after every optimizer step; all ranks must ask alike, for they agree on the answer."""
 
@@ -19,6 +30,7 @@ class Due:
         self.every_n_steps = every_n_steps
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
         self.saved_at = time.monotonic()
+        self.is_owed = False  # after a validation that could not be saved within a step
         self.stopped_by: int | None = None
         self.stopped_at = 0.0
 
@@ -40,6 +52,8 @@ class Due:
 
     def now(self, trainer: pl.Trainer) -> bool:
         """Whether to save a checkpoint at this step."""
+        if self.is_owed:
+            return True
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             return True
         seconds = time.monotonic() - self.saved_at
@@ -48,7 +62,7 @@ class Due:
 
     def saved(self, trainer: pl.Trainer) -> None:
         """Note that a checkpoint was saved; raises SystemExit where a signal asked to stop."""
-        self.saved_at = time.monotonic()
+        self.saved_at, self.is_owed = time.monotonic(), False
         if self._agreed(trainer, self.stopped_by is not None):
             raise SystemExit(exit_code(self.stopped_by or 0))
 

@@ -5,7 +5,7 @@ import re
 import shlex
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -27,8 +27,10 @@ ALLOCATOR = "DefaultCPUAllocator"  # what torch says where a CPU's memory is ful
 
 
 @contextmanager
-def kept(record: Record) -> Iterator[None]:
+def kept(record: Record, *, resumed: bool = False) -> Iterator[None]:
     """Hold the run folder while the block lasts, and record in it how that ended.
+
+    A run that is `resumed`, but refused before `record.begin`, stays as it was.
 
     Raises Refused where another process is at work on the run, or was since it was looked at.
     """
@@ -38,15 +40,30 @@ def kept(record: Record) -> Iterator[None]:
         elif Record.open(record.folder).facts != record.facts:
             raise Refused(f"{record.folder}: another process has resumed this run meanwhile")
         else:
-            cut_back(record)
+            with writable(record.folder):
+                cut_back(record)
             tell("begun")
-        with record.log_kept(), handled(stop_at_once), status_kept(record):
+        with ExitStack() as stack:
+            with writable(record.folder):
+                stack.enter_context(record.log_kept())
+            stack.enter_context(handled(stop_at_once))
+            stack.enter_context(status_kept(record, resumed=resumed))
             yield
 
 
 @contextmanager
-def status_kept(record: Record) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Raise Refused where the block cannot write into a run folder."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{folder}: cannot be written to ({error})") from error
+
+
+@contextmanager
+def status_kept(record: Record, *, resumed: bool = False) -> Iterator[None]:
     """Record how a run ends; what a user can mend ends without a traceback on the screen."""
+    before = record.facts
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
@@ -58,8 +75,9 @@ def status_kept(record: Record) -> Iterator[None]:
         raise SystemExit(143 if stop.args == (143,) else 130) from None
     except Exception as error:
         message = explained(error, record)
-        with suppress(OSError, Refused):
-            tell_failure(record.folder, message or f"{type(error).__name__}: {error}")
+        if not resumed or record.facts is not before:
+            with suppress(OSError, Refused):
+                tell_failure(record.folder, message or f"{type(error).__name__}: {error}")
         if message is None:
             raise
         is_input = isinstance(error, Refused | ValueError)
@@ -126,6 +144,8 @@ def less_memory(config: Config) -> str:
 
 def comes_from_restoring(error: Exception) -> bool:
     """Whether a checkpoint could be read, but did not fit the run."""
+    if isinstance(error, OSError):  # what it holds could not be written
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     return any("checkpoint" in Path(f.filename).name and "restore" in f.name for f in frames)
 

@@ -42,6 +42,13 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
+def regular(path: Path) -> Path:
+    """The path; raises OSError at what would keep a reader waiting, as a FIFO does."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no regular file")
+    return path
+
+
 def make_folder(parent: Path, name: str) -> Path:
     """A new folder of that name, with a number behind it where two collide."""
     parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def find_folders(places: str | Sequence[str], setting: str = "runs") -> list[Pat
     empty: list[str] = []
     for place in sorted([places] if isinstance(places, str) else places):
         starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
-        folders = [folder for start in starts for folder in _below(Path(start))]
+        folders = [folder for start in starts for folder in run_folders(Path(start))]
         found = {folder.resolve(): folder for folder in folders} | found
         empty += [] if folders else [place]
     if empty:
@@ -52,8 +52,10 @@ def find_folders(places: str | Sequence[str], setting: str = "runs") -> list[Pat
     return list(found.values())
 
 
-def _below(start: Path) -> Iterator[Path]:
-    """Links are followed, behind all else, but into no folder a second time."""
+def run_folders(start: Path) -> Iterator[Path]:
+    """Folders with a `run.json` at or below another.
+
+    Links are followed, behind all else, but into no folder a second time."""
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(start, followlinks=True):
         subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
@@ -66,6 +68,13 @@ def _below(start: Path) -> Iterator[Path]:
         seen.add(real)
 
 
+def check_files(folder: Path) -> None:
+    """Raise Refused at what is neither a file nor a folder: a FIFO keeps its reader for ever."""
+    for path in folder.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Refused(f"{path}: neither a file nor a folder; delete it")
+
+
 def finished(folder: Path) -> Record:
     """The record of a finished run, whose facts are as `FACTS` and `OPTIONAL_FACTS` have them.
 
@@ -73,6 +82,7 @@ def finished(folder: Path) -> Record:
     fact is not what it may be.
     """
     record = Record.open(folder)
+    check_files(folder)
     status, error = (record.facts.get(name) for name in ("status", "error"))
     if status != "finished":
         reason = f" ({error})" if error else ""

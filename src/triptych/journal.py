@@ -7,9 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-from triptych.checkpoint import AtomicCheckpointIO, generator_states, restore_generators
+from triptych import best
+from triptych.checkpoint import generator_states, restore_generators
 from triptych.data.images import Batch
-from triptych.due import Due
+from triptych.due import Due, accumulates, step_of
 from triptych.record import Record
 from triptych.task import Classification
 
@@ -29,7 +30,7 @@ class Journal(Checkpoint):
 
     `last.ckpt` is saved at the end of an epoch, after its validation, and within an epoch where
     an optimizer step is complete; never on a batch that a validation follows, or a run resumed
-    there would skip it. `best.ckpt` is written from what `last.ckpt` is about to hold, and before.
+    there would skip it. `best.ckpt` is written after it, from what it holds.
     """
 
     def __init__(self, record: Record, score: str, due: Due) -> None:
@@ -42,9 +43,8 @@ class Journal(Checkpoint):
         self._lr = 0.0
         self._unread_images, self._unread_seconds = 0, 0.0
         self._step = 0
-        self._clock = 0.0
-        self._validation_began = 0.0
-        self._is_new_best = False
+        self._clock = self._validation_began = 0.0
+        self._chosen: best.Chosen | None = None
         self._generators: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Journal(Checkpoint):
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({name: state[name] for name in self.state_dict()})
 
     # The loss, read at the interval and before a checkpoint.
 
@@ -75,12 +75,13 @@ class Journal(Checkpoint):
             self._keep_loss(trainer, pl_module)
         goes_on = not is_last and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if has_stepped and goes_on and self.due.now(trainer):
-            if pl_module.epoch_loss.unread:
-                self._read_loss(trainer, pl_module)
+            self._read_loss(trainer, pl_module)
             self._save(trainer)
 
     def _read_loss(self, trainer: pl.Trainer, task: Classification) -> None:
         """Bring the epoch's mean loss up to date; it must be finite."""
+        if not task.epoch_loss.unread:
+            return
         sums = trainer.strategy.reduce(task.epoch_loss.read(), reduce_op="sum")
         self._unread_seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
@@ -96,8 +97,7 @@ class Journal(Checkpoint):
         self._train_loss = task.epoch_loss.mean
 
     def _keep_loss(self, trainer: pl.Trainer, task: Classification) -> None:
-        if task.epoch_loss.unread:
-            self._read_loss(trainer, task)
+        self._read_loss(trainer, task)
         speed = {"train/images_per_second": self._unread_images / self._unread_seconds}
         epoch, batch = trainer.current_epoch + 1, task.epoch_loss.num_batches
         self._keep(trainer, epoch, {"train/loss": self._train_loss, "lr": self._lr} | speed)
@@ -109,7 +109,8 @@ class Journal(Checkpoint):
     # Validation: the best epoch, its predictions.
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._unread_images or pl_module.epoch_loss.unread:
+        self._read_loss(trainer, pl_module)
+        if self._unread_images and not accumulates(trainer):
             self._keep_loss(trainer, pl_module)
         self._validation_began = time.monotonic()
 
@@ -119,31 +120,33 @@ class Journal(Checkpoint):
         self._clock += time.monotonic() - self._validation_began
         values = self._keep_scores(trainer, pl_module, "val", trainer.current_epoch + 1)
         if self.score == "last" or values["val/accuracy"] > self.best["accuracy"]:
-            self._choose(trainer, values)
-            self._keep_predictions(pl_module, "val")
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._choose(trainer, values, [tensor.cpu() for tensor in pl_module.predictions])
+        if accumulates(trainer):
+            self.due.is_owed = True
+        elif not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer)
 
-    def _choose(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
-        """Make the weights of the next `_save` the ones to be scored."""
+    def _choose(self, trainer: pl.Trainer, values: dict[str, float], answers: Any = None) -> None:
+        """Make the present weights the ones to be scored, from the next `_save` on."""
         self.best = {
             "accuracy": values.get("val/accuracy", -1.0),
             "epoch": trainer.current_epoch + 1,
             "metrics": {"train/loss": self._train_loss} | values,
         }
-        self._is_new_best = True
+        self._chosen = {"val": answers}
+        self._chosen = best.captured(self._chosen, trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.num_epochs = trainer.current_epoch + 1
         is_unvalidated = self.best["epoch"] != trainer.current_epoch + 1
         if is_unvalidated and (self.score == "last" or self.best["accuracy"] < 0):
             self._choose(trainer, {})
-            self.record.drop_predictions("val")
         self._save(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._keep_scores(trainer, pl_module, "test", self.record.facts["best_epoch"])
-        self._keep_predictions(pl_module, "test")
+        logits, labels, index = (tensor.cpu().numpy() for tensor in pl_module.predictions)
+        self.record.add_predictions("test", logits=logits, labels=labels, index=index)
 
     def _keep_scores(
         self, trainer: pl.Trainer, task: Classification, split: str, epoch: int
@@ -155,20 +158,19 @@ class Journal(Checkpoint):
         return values
 
     def _keep(self, trainer: pl.Trainer, epoch: int, values: dict[str, float]) -> None:
-        self.record.add_metrics({"epoch": epoch, "step": trainer.global_step, **values})
+        step = step_of(trainer)
+        self.record.add_metrics({"epoch": epoch, "step": step, **values})
         for logger in trainer.loggers:
-            logger.log_metrics(values, trainer.global_step)
+            logger.log_metrics(values, step)
 
-    def _keep_predictions(self, task: Classification, split: str) -> None:
-        logits, labels, index = (tensor.cpu().numpy() for tensor in task.predictions)
-        self.record.add_predictions(split, logits=logits, labels=labels, index=index)
-
-    # Checkpoints: `best` before `last`, so that `last` never promises a best that is not there.
+    # Checkpoints.
 
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # curves must reach as far as the checkpoint
         trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
+        best.keep(self._chosen, self.record, trainer)
+        self._chosen = None
         self.due.saved(trainer)
 
     def on_save_checkpoint(
@@ -176,18 +178,14 @@ class Journal(Checkpoint):
     ) -> None:
         checkpoint["generators"] = generator_states(trainer.strategy.root_device)
         checkpoint["should_stop"] = trainer.should_stop  # an early stop, which Lightning forgets
-        if self._is_new_best and trainer.is_global_zero:
-            named = checkpoint["state_dict"].items()
-            weights = {name.removeprefix("backbone.network."): value for name, value in named}
-            best = {"state_dict": weights, "config": self.record.config_yaml}
-            AtomicCheckpointIO().save_checkpoint(best, self.record.checkpoint_path("best"))
-        self._is_new_best = False
+        best.include(self._chosen, checkpoint, pl_module.backbone.network)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         self._generators = checkpoint["generators"]
         trainer.should_stop = checkpoint["should_stop"]
+        best.keep(checkpoint.get("chosen"), self.record, trainer)  # older folders have none
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one

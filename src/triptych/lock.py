@@ -46,7 +46,7 @@ def _opened(path: Path) -> IO[str]:
     try:
         return open(path, "a+", opener=_no_link)
     except OSError as error:
-        raise Refused(f"{path.parent}: cannot be written to ({error.strerror})") from error
+        raise Refused(f"{path.parent}: cannot be written to ({error.strerror or error})") from error
 
 
 def _sign(file: IO[str], folder: Path) -> None:
@@ -55,7 +55,7 @@ def _sign(file: IO[str], folder: Path) -> None:
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
     except OSError as error:
-        raise Refused(f"{folder}: cannot be written to ({error.strerror})") from error
+        raise Refused(f"{folder}: cannot be written to ({error.strerror or error})") from error
 
 
 def held(folder: Path) -> bool:
@@ -119,4 +119,4 @@ def _holder(path: Path) -> str:
 
 
 def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # nor waits for a FIFO

@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from triptych.config import Config
 from triptych.files import finite
 from triptych.record import Record
 
@@ -72,7 +73,7 @@ class Follower(Record):
     def update(self, **facts: Any) -> None:
         self.facts = finite(self.facts | facts)
 
-    def begin(self, **facts: Any) -> None:
+    def begin(self, config: Config, **facts: Any) -> None:
         self.update(status="running", **facts)
 
     def add_metrics(self, row: dict[str, float]) -> None: ...

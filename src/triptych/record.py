@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from triptych import Refused
 from triptych.config import Config
-from triptych.files import LogFile, finite, make_folder, replacing
+from triptych.files import LogFile, finite, make_folder, regular, replacing
 from triptych.identity import config_hash, git_commit, library_versions
 from triptych.trust import check_yaml
 
@@ -70,7 +70,7 @@ class Record:
     def open(cls, folder: Path) -> Self:
         """The record of an existing folder; raises Refused where it has none."""
         try:
-            facts = finite(json.loads((folder / "run.json").read_text()))
+            facts = finite(json.loads(regular(folder / "run.json").read_text()))
             if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
                 raise ValueError(f"no record of schema {SCHEMA}")
         except (OSError, ValueError, RecursionError) as error:
@@ -84,7 +84,7 @@ class Record:
         """The frozen config; raises Refused where it cannot be read."""
         path = self.folder / "config.yaml"
         try:
-            text = path.read_text()
+            text = regular(path).read_text()
             check_yaml(text)
             config = OmegaConf.to_container(OmegaConf.create(text))
         except Exception as error:  # of yaml, of omegaconf, of the system: many kinds
@@ -113,8 +113,10 @@ class Record:
             path.write_text(json.dumps(changed, indent=2, allow_nan=False) + "\n")
         self.facts = changed
 
-    def begin(self, **facts: Any) -> None:
+    def begin(self, config: Config, **facts: Any) -> None:
         """Start or resume, with the facts of data and network; forget how the run ended before."""
+        if config != self.config:
+            self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
         self.update(status="running", finished_at=None, error=None, **facts)
 

@@ -14,6 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from triptych import Refused, checkpoint
 from triptych.config import Config
 from triptych.files import finite, replacing
+from triptych.folders import check_files
 from triptych.identity import NOT_THE_EXPERIMENT, config_hash
 from triptych.lock import hold
 from triptych.record import COLUMNS, Record
@@ -41,13 +42,11 @@ def reopen(config: Config, overrides: list[str]) -> Record:
         for path in folder.rglob("*"):
             if path.is_symlink():
                 raise Refused(f"{path}: a link, and might lead anywhere; put a file in its place")
+        check_files(folder)
         own = record.config
         check_foreign(own, config["trusted_targets"])
         if config_hash(own) != record.facts.get("config_hash"):
             raise Refused(f"{folder}/config.yaml: edited since; start a new run instead")
-        moved = moved_to(own, config, keys.keys() - {"resume", "trusted_targets"})
-        if moved != own:
-            record.write_config(moved)
     if "trainer.devices" not in keys:
         keep_threads(record)
     return record
@@ -71,10 +70,11 @@ def require_same(record: Record, facts: dict[str, Any]) -> None:
             )
 
 
-def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:
-    """A run's own config with the typed values of `keys`."""
+def moved(own: Config, typed: Config, overrides: list[str]) -> Config:
+    """A run's own config with the typed values of what `reopen` lets pass."""
     moved = dict(own)
-    for key in sorted(keys):
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for key in sorted(keys - {"resume", "trusted_targets"}):
         *path, last = key.split(".")
         node, source = moved, typed
         for name in path:
@@ -90,7 +90,7 @@ def moved_to(own: Config, typed: Config, keys: set[str]) -> Config:
 def cut_back(record: Record) -> None:
     """Take back what the run did after its last checkpoint: all of it will be done again.
 
-    Raises Refused where that checkpoint cannot be read.
+    Raises Refused where that checkpoint cannot be read, OSError where a file cannot be written.
     """
     last, folder = record.checkpoint_path("last"), record.folder
     for path in folder.rglob(".*.[0-9]*"):  # a killed write's half
@@ -99,23 +99,15 @@ def cut_back(record: Record) -> None:
         folder.glob("hpc_ckpt_*.ckpt")
     ):  # which Lightning saves before SLURM requeues a job
         path.replace(last)
-    step = -1
-    if last.exists():
-        try:
-            content = checkpoint.load(last)
-            step = int(content["global_step"])
-            if "loops" not in content:  # weights without where training was
-                raise KeyError("loops")
-        except (Refused, KeyError, TypeError, ValueError) as error:
-            raise Refused(
-                f"{last}: no checkpoint, or damaged; nothing of it was run\n"
-                "without it the run can start from its beginning: delete it, and resume"
-            ) from error
     try:
-        cut_metrics(folder / "metrics.csv", step)
-        cut_events(folder / "tensorboard", step)
-    except OSError as error:
-        raise Refused(f"{folder}: cannot be written to ({error})") from error
+        step = checkpoint.step_of(last) if last.exists() else -1
+    except Refused as refused:
+        raise Refused(
+            f"{last}: no checkpoint, or damaged; nothing of it was run\n"
+            "without it the run can start from its beginning: delete it, and resume"
+        ) from refused
+    cut_metrics(folder / "metrics.csv", step)
+    cut_events(folder / "tensorboard", step)
 
 
 def cut_metrics(path: Path, step: int) -> None:

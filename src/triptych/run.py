@@ -5,14 +5,13 @@ backbone expects them; the task learns; its best weights are scored once on the 
 """
 
 import logging
-import shlex
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from triptych import Refused, building, checkpoint
+from triptych import building, checkpoint
 from triptych.config import Config
 from triptych.dashboard import Dashboard, show_hyperparameters
 from triptych.data.images import ImageData
@@ -25,10 +24,11 @@ from triptych.journal import Journal
 from triptych.launch import launch, num_ranks
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
+from triptych.needs import require
 from triptych.progress import hush_lightning
 from triptych.ranks import one_record
 from triptych.record import Record
-from triptych.resume import reopen, require_same
+from triptych.resume import moved, reopen, require_same
 from triptych.task import Classification
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def train(
     """
     hush_lightning()
     resumed = one_record(lambda: reopen(config, overrides)) if config["resume"] else None
-    asked, config = config, resumed.config if resumed else config
+    asked, config = config, moved(resumed.config, config, overrides) if resumed else config
     goes_on = resumed is not None and resumed.checkpoint_path("last").exists()
     source: Source = building.built("data.source", config["data"]["source"])
     network: Network = building.built("model", config["model"])
@@ -60,26 +60,13 @@ def train(
     record = resumed or one_record(lambda: Record.create(config, overrides))
     if started:
         started(str(record.folder))
-    with kept(record):
-        record.begin(**told)
+    with kept(record, resumed=resumed is not None):
+        trainer, journal = trainer_for(config, record, task)
+        record.begin(config, **told)
         log.info("%s", introduction(data, task.backbone, network))
-        fit_and_test(config, record, task, data)
+        fit_and_test(config, record, trainer, journal, task, data)
         log.info("finished: %s (%s)", record.folder, size_of(record.folder))
     return record
-
-
-def require(needed: list[Source | Network], overrides: list[str]) -> None:
-    """Raise Refused unless all that is needed is on disk or can be fetched; fetches nothing."""
-    lost = [what for part in needed if (what := part.missing()) and not part.reachable()]
-    if lost:
-        own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
-        elsewhere = [o for o in own if not o.startswith(("data=", "data.", "experiment="))]
-        drawn = ["data=shapes", "model.weights=null"]
-        raise Refused(
-            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:\n"
-            f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
-            f"python train.py {shlex.join([*elsewhere, *drawn])}"
-        )
 
 
 def prepared(
@@ -128,12 +115,23 @@ def introduction(data: ImageData, backbone: Backbone, network: Network) -> str:
     )
 
 
-def fit_and_test(config: Config, record: Record, task: Classification, data: ImageData) -> None:
+def trainer_for(config: Config, record: Record, task: Classification) -> tuple[pl.Trainer, Journal]:
+    """The trainer with its journal; raises Refused where it does not take its settings."""
     keeps = config["checkpoint"]
     due = Due(keeps["every_n_steps"], keeps.get("every_minutes"))  # older folders lack minutes
     journal = Journal(record, keeps["score"], due)
     dashboard = Dashboard(record, str(task.backbone.head))
-    trainer = building.build_trainer(config, record, [dashboard, journal])
+    return building.build_trainer(config, record, [dashboard, journal]), journal
+
+
+def fit_and_test(
+    config: Config,
+    record: Record,
+    trainer: pl.Trainer,
+    journal: Journal,
+    task: Classification,
+    data: ImageData,
+) -> None:
     device = trainer.strategy.root_device
     building.settle(task, device)  # before callbacks copy weights, or averages would lie on the CPU
     record.update(device=building.device_name(device), precision=str(trainer.precision))
@@ -156,5 +154,5 @@ def fit_and_test(config: Config, record: Record, task: Classification, data: Ima
     if trainer.is_global_zero:
         show_hyperparameters(trainer, record.facts, config["optim"])
     record.end("finished")
-    if trainer.is_global_zero and not keeps["keep_last"]:
+    if trainer.is_global_zero and not config["checkpoint"]["keep_last"]:
         last.unlink()

@@ -6,7 +6,7 @@ import re
 STORAGE = "TRIPTYCH_STORAGE"  # the environment's address of a database
 # As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
 PASSWORD = re.compile(
-    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b(?:password|passwd|pwd)=)[^&\s'\"]+",
+    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
 

@@ -1,6 +1,7 @@
 """What an earlier run of the same experiment means for a job."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,65 @@ import pytest
 
 from triptych.sweep.earlier import claim, give_up, newest, settles
 from triptych.sweep.jobs import Job
+from triptych.sweep.table import cells
 
 
 def job(log_dir: Path, **asked: bool) -> Job:
     return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, **asked)
 
 
+METRICS = {"test/accuracy": 0.5, "test/f1": 0.5, "test/loss": None}
+FINISHED = {
+    **{"schema": 1, "status": "finished", "config_hash": "5eed" * 16, "seed": 0, "num_test": 10},
+    **dict.fromkeys(("model", "data", "split_hash", "test_hash", "group_hash"), "a"),
+    **dict.fromkeys(("started_at", "finished_at"), "2026-01-01T00:00:00+00:00"),
+    **{"train_seconds": 1.0, "metrics": METRICS},
+}
+
+
 def leave(folder: Path, **facts: Any) -> Path:
     """A run folder with that record."""
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(
-        json.dumps({"schema": 1, "status": "finished", "config_hash": "5eed" * 16} | facts)
-    )
+    (folder / "run.json").write_text(json.dumps(FINISHED | facts))
     return folder
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"metrics": {}},
+        {"metrics": METRICS | {"test/accuracy": 5}},
+        {"metrics": METRICS | {"test/f1": "high"}},
+        {"num_test": None},
+        {"train_seconds": None},
+        {"status": None},
+        {"status": ["finished"]},
+        {"status": "interrupted"},
+        {"status": "failed"},
+    ],
+)
+def test_a_finished_run_counts_before_later_ones_that_are_not_or_cannot_be_trusted(
+    tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    ours = leave(tmp_path / "ours")
+    leave(tmp_path / "z", started_at="2099", **forged)
+    found = newest(job(tmp_path))
+    assert found
+    assert found.folder == ours
+    assert cells(found.facts)[0] == "50.00%"
+
+
+def test_a_run_behind_a_link_is_not_done_twice(tmp_path: Path) -> None:
+    leave(tmp_path / "elsewhere" / "run")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "link").symlink_to(tmp_path / "elsewhere")
+    assert newest(job(tmp_path / "logs"))
+
+
+def test_a_fifo_is_no_record(tmp_path: Path) -> None:
+    (leave(tmp_path / "a") / "run.json").unlink()
+    os.mkfifo(tmp_path / "a" / "run.json")
+    assert newest(job(tmp_path)) is None
 
 
 def test_the_newest_run_of_the_same_config_counts_wherever_it_lies(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def rebuild(folder: Path, trusted: Iterable[str] = ()) -> Rebuilt:
     backbone = network.build(num_classes=len(classes), load=False)
     try:
         backbone.network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise Refused(misfit(record, backbone, state, error)) from error
     return Rebuilt(record, config, tuple(classes), backbone.eval())
 

@@ -1,5 +1,8 @@
 """Weights from a file of one's own."""
 
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,18 +24,17 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
     try:
         checkpoint = read(path)
-        named = dict(checkpoint.get("state_dict", checkpoint)).items()
-        state = {
-            name.removeprefix("backbone.network."): value for name, value in named
-        }  # last.ckpt
-        state = {name: value for name, value in state.items() if not name.startswith(ignored)}
+        stored = checkpoint.get("state_dict", checkpoint)
+        named = within_network(stored)
+        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
         if any(name not in state or state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
+        state._metadata = within_network(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
     except Exception as error:
         raise Refused(f"weights {path}: no file of weights ({first_line(error)})") from error
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # MNASNet's over a version
         reason = " ".join(str(error).splitlines()[1:2]).strip()
         raise Refused(f"weights {path}: of another network\n{reason[:200]}") from error
 
@@ -42,6 +44,12 @@ def read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return import_module("safetensors.torch").load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def within_network(named: Mapping[str, Any]) -> dict[str, Any]:
+    """By the network's own names, also where they are those of `last.ckpt`."""
+    prefix = re.compile(r"^backbone\.network(\.|$)")
+    return {prefix.sub("", name): value for name, value in named.items()}
 
 
 def first_line(error: BaseException) -> str:

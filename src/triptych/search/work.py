@@ -15,8 +15,8 @@ from triptych.building import built
 from triptych.config import RULES, Config, check, settings, shown
 from triptych.identity import experiment
 from triptych.launch import num_ranks
+from triptych.needs import require
 from triptych.progress import hush_lightning
-from triptych.run import require
 from triptych.search import study as studies
 from triptych.search.history import draw
 from triptych.search.recipe import chosen, write_recipe

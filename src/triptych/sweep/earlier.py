@@ -2,35 +2,53 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from triptych import Refused
+from triptych.config import shown
+from triptych.folders import MEASURED, finished, run_folders
 from triptych.record import Record
+from triptych.rules import Rule, count, number
 from triptych.sweep.jobs import Job
+
+STATUSES = ("running", "interrupted", "failed", "finished")
+SCORES: dict[str, Rule] = {
+    "num_test": count(1),
+    "train_seconds": MEASURED,
+    **dict.fromkeys(("test/accuracy", "test/f1"), number(0, 1 + 1e-9)),
+    "test/loss": MEASURED.or_null(),  # infinite, if float32 cannot hold it
+}
 
 
 def newest(job: Job) -> Record | None:
-    """The newest run of the job's experiment below its `log_dir`."""
-    runs = (opened(folder) for folder in run_folders(Path(job.config["log_dir"])))
-    same = [run for run in runs if run and run.facts.get("config_hash") == job.config_hash]
-    return max(same, key=lambda run: (str(run.facts.get("started_at")), run.folder), default=None)
+    """The newest run of the job's experiment below its `log_dir`; one that is finished, if any."""
+
+    def rank(run: Record) -> tuple[bool, str, Path]:
+        return run.facts["status"] == "finished", str(run.facts.get("started_at")), run.folder
+
+    folders = run_folders(Path(job.config["log_dir"]))
+    return max(filter(None, (opened(f, job.config_hash) for f in folders)), key=rank, default=None)
 
 
-def run_folders(below: Path) -> Iterator[Path]:
-    for folder, inner, files in os.walk(below):
-        if "run.json" in files:
-            inner.clear()
-            yield Path(folder)
-
-
-def opened(folder: Path) -> Record | None:
-    """The record of a folder; None where it cannot be read: such a run is no job's."""
+def opened(folder: Path, config_hash: str) -> Record | None:
+    """The record of a folder, where it is of that config and can be trusted."""
     try:
-        return Record.open(folder)
+        run = Record.open(folder)
+        if run.facts.get("config_hash") != config_hash or run.facts.get("status") not in STATUSES:
+            return None
+        return scored(folder) if run.facts["status"] == "finished" else run
     except Refused:
         return None
+
+
+def scored(folder: Path) -> Record:
+    """The record of a finished run that has the facts of the sweep's table."""
+    run = finished(folder)
+    for name, rule in SCORES.items():
+        if not rule.holds(value := (run.facts | run.facts["metrics"]).get(name)):
+            raise Refused(f"{folder}/run.json: {name} must be {rule.says}, it is {shown(value)}")
+    return run
 
 
 def settles(run: Record, job: Job) -> bool:

@@ -40,6 +40,6 @@ def cells(facts: Mapping[str, Any]) -> list[str]:
         f"{accuracy:.2%}",
         f"{interval.low:.2%} to {interval.high:.2%}",
         f"{facts['metrics']['test/f1']:.4f}",
-        f"{facts['metrics']['test/loss']:.4f}",
+        "" if (loss := facts["metrics"]["test/loss"]) is None else f"{loss:.4f}",
         f"{facts['train_seconds']:.0f}",
     ]
