@@ -26,7 +26,7 @@ def export(config: Config, overrides: list[str]) -> None:
     folder = one_folder(config["run"])
     path = destination(finished(folder), config["format"], config["out"])
     for each in (path, card_of(path)):
-        check_file(shown(each), each)
+        check_file(str(each), each)
         if each.exists() and not config["overwrite"]:
             raise Refused(f"{each}: exists and is kept; overwrite=true replaces it")
 

@@ -104,7 +104,6 @@ def refusal(path: Path) -> str:
         network(5, width=6).state_dict(),
         nn.Conv2d(3, 4, 3).state_dict(),
         {},
-        {"0.weight": 1},
         network(5).state_dict() | {"more": torch.ones(1)},
     ],
 )
@@ -115,7 +114,15 @@ def test_weights_of_another_network_are_refused(path: Path, content: object) -> 
 
 @pytest.mark.parametrize(
     "content",
-    [[1, 2], 3, {1: torch.ones(1)}, {"2.weight": 1}, {"state_dict": None}, torch.ones(3)],
+    [
+        [1, 2],
+        3,
+        {1: torch.ones(1)},
+        {"0.weight": 1},
+        {"2.weight": 1},
+        {"state_dict": None},
+        torch.ones(3),
+    ],
 )
 def test_a_file_that_holds_something_else_is_refused(path: Path, content: object) -> None:
     torch.save(content, path)

@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from triptych import Refused
 
@@ -26,6 +26,8 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
         checkpoint = read(path)
         stored = checkpoint.get("state_dict", checkpoint)
         named = within_network(stored)
+        if not all(isinstance(value, Tensor) for value in named.values()):
+            raise TypeError("not all that it names are tensors")
         state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
         if any(name not in state or state[name].shape != own[name].shape for name in head_names):
             state |= {name: own[name] for name in head_names}
