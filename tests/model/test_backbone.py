@@ -94,6 +94,11 @@ def test_a_frozen_network_stays_in_evaluation_mode_but_for_its_head() -> None:
     assert backbone(images("")).equal(backbone(images("")))  # no dropout below the head
 
 
+def test_a_frozen_network_is_in_evaluation_mode_before_anybody_says_so() -> None:
+    in_training = {name for name, module in small("backbone").named_modules() if module.training}
+    assert in_training == {"network.5"}
+
+
 def test_a_network_that_is_not_frozen_follows_the_mode() -> None:
     backbone = small()
     for mode in (True, False):

@@ -41,6 +41,7 @@ class Backbone(nn.Module):
         if self.frozen:
             network.requires_grad_(False)
             self.head.requires_grad_(True)
+            self.train()  # Lightning trains in the modes it finds
 
     @property
     def head(self) -> nn.Module:
