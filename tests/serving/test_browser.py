@@ -56,7 +56,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip("chromium is not installed")
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-        assert browser.complaints == [COMPLAINT], "of the one refused image, of nothing else"
+        # The refused image, where this process tests it: tests may be shared out.
+        assert set(browser.complaints) <= {COMPLAINT}
 
 
 COMPLAINT = (
