@@ -29,13 +29,20 @@ def usage(verb: str) -> str:
 
 
 def explained(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The settings that have a comment, and it; those of a block by their dotted names."""
+    """The settings that have a comment, and it; those of a block by their dotted names.
+
+    A block in one line has a comment for each of its settings, with a semicolon between.
+    """
     block = ""
     for line in lines:
         if line[:1].strip():
             opens = re.fullmatch(r"(\w+):", line)
             block = f"{opens[1]}." if opens else ""
         found = re.fullmatch(rf"{'  ' if block else ''}(\w+: .*?) +# (.*)", line)
-        if found:
+        in_line = re.fullmatch(r"(\w+): \{(.*)\} +# (.*)", line)
+        if in_line:
+            pairs = zip(in_line[2].split(", "), in_line[3].split("; "), strict=True)
+            yield from ((f"{in_line[1]}.{setting}", comment) for setting, comment in pairs)
+        elif found:
             setting = re.sub(r"\$\{oc\.env:(\w+),(\w+)\}", r"\2, or $\1", found[1])
             yield block + setting, found[2]
