@@ -1,6 +1,7 @@
 """The config's leaves, built; what they refuse is the input's fault."""
 
 import inspect
+import shutil
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,11 +16,14 @@ from triptych.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
 from triptych.data.images import ImageData
 from triptych.data.source import Source
+from triptych.model.backbone import Backbone
 from triptych.model.weights import first_line
 from triptych.optim import Optim
 from triptych.progress import progress
 from triptych.ranks import rank
 from triptych.record import Record
+
+COMPILERS = ("c++", "g++", "clang++")  # one of which torch.compile needs, on a GPU too
 
 
 def built(key: str, node: dict[str, Any], **more: Any) -> Any:
@@ -66,6 +70,28 @@ def settle(module: nn.Module, device: torch.device) -> None:
     module.to(device)
 
 
+def compile_network(backbone: Backbone, config: Config) -> None:
+    """Have a network compiled when it first runs, in the mode of `speed.compile`.
+
+    Its state keeps its names. torch keeps what it compiled for the next process.
+    """
+    mode = config.get("speed", {}).get("compile", "none")  # older folders lack it
+    if mode == "none":
+        return
+    if not any(map(shutil.which, COMPILERS)):
+        raise Refused(f"speed.compile={mode}: needs a C++ compiler, such as g++; none was found")
+    backbone.network.compile(mode=mode)
+
+
+def compile_seconds(config: Config) -> float | None:
+    """What compiling took so far in this process; None where it was not asked for."""
+    if config.get("speed", {}).get("compile", "none") == "none":
+        return None
+    from torch._dynamo.utils import calculate_time_spent  # half of torch's import again
+
+    return float(calculate_time_spent()["total_wall_time"])
+
+
 def device_name(device: torch.device) -> str:
     """As `run.json` has it: a GPU by its product's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -81,6 +107,8 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
     if options.get("precision") is None:
         has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
         options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
+    # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
+    options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     if options.pop("enable_progress_bar", True) and rank() == 0:
         theirs.append(progress())
     options.setdefault("default_root_dir", record.folder)

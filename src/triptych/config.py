@@ -117,8 +117,8 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": count(0),
     "trainer.gradient_clip_val": number(0, above=True).or_null(),
 }
-TRAINING = ("train", "tune")  # what composes the settings of a training
-RULES_OF = {"train": RULES, **VERBS, "tune": RULES | VERBS["tune"]}
+TRAINING = ("train", "tune", "benchmark")  # what composes the settings of a training
+RULES_OF = VERBS | {verb: RULES | VERBS.get(verb, {}) for verb in TRAINING}
 
 
 def plain(config: DictConfig) -> Config:

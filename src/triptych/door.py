@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)
+SWEEPS = ("train", "benchmark")
 NO_SWEEP = dict.fromkeys(
     ("evaluate", "compare", "predict", "serve"),
     "takes a folder with many runs below it, or a list of folders",
@@ -53,7 +54,7 @@ def open_door(verb: str, task: str) -> None:
     speak()
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
-        if verb != "train" and {"-m", "--multirun"} & set(arguments):
+        if verb not in SWEEPS and {"-m", "--multirun"} & set(arguments):
             raise Refused(f"-m: {verb} {NO_SWEEP.get(verb, 'is not for a sweep')}")
         os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)

@@ -39,7 +39,8 @@ class Predictions(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor, index: Tensor) -> None:
-        self.logits.append(logits.detach().float())
+        # A copy: in a compiled network the next batch's logits may take the place of these.
+        self.logits.append(logits.detach().to(torch.float32, copy=True))
         self.labels.append(labels)
         self.index.append(index)
 

@@ -134,6 +134,7 @@ def fit_and_test(
 ) -> None:
     device = trainer.strategy.root_device
     building.settle(task, device)  # before callbacks copy weights, or averages would lie on the CPU
+    building.compile_network(task.backbone, config)
     record.update(device=building.device_name(device), precision=str(trainer.precision))
 
     last = record.checkpoint_path("last")
@@ -144,6 +145,7 @@ def fit_and_test(
         best_epoch=journal.best["epoch"],
         train_seconds=journal.train_seconds,
         images_per_second=journal.num_images / max(journal.train_seconds, 1e-9),
+        compile_seconds=building.compile_seconds(config),
         metrics=journal.best["metrics"],
     )
     checkpoint.load_into(task.backbone.network, record.checkpoint_path("best"))

@@ -73,6 +73,15 @@ VERBS: dict[str, dict[str, Rule]] = {
         "time_seconds": number(0, above=True),
         "trusted_targets": NAMES,
     },
+    "benchmark": {  # besides those of a training
+        "mode": one_of("train", "inference"),
+        "rounds": count(1),
+        "block_seconds": number(0, above=True),
+        "warm_up_steps": count(1),
+        "usual": FLAG,
+        "usual_workers": count(0).or_null(),
+        "out": TEXT.or_null(),
+    },
     "tune": {  # besides those of a training
         "num_trials": count(1),
         "study": FILE_NAME,

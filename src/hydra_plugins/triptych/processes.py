@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 class ProcessLauncher(Launcher):
-    """Runs `num_jobs` jobs at a time; one that fails does not stop the others."""
+    """Runs `num_jobs` jobs at a time; one that fails does not stop the others.
+
+    `verb` is the command whose settings the jobs have.
+    """
+
+    verb = "train"
 
     def __init__(self, num_jobs: int) -> None:
         self.num_jobs = num_jobs
@@ -34,7 +39,8 @@ class ProcessLauncher(Launcher):
 
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise Refused("-m: under torchrun every rank would sweep; start the sweep by python")
-        self.run(freeze(lambda overrides: self.compose(self.config, overrides), job_overrides))
+        jobs = freeze(lambda one: self.compose(self.config, one), job_overrides, self.verb)
+        self.run(jobs)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in job_overrides]
 
     def run(self, jobs: "Sequence[Job]") -> None:

@@ -20,7 +20,10 @@ ERASED_SHARE = 0.5  # of the images
 
 
 class Pipeline:
-    """uint8 (B, 3, H, W) to float (B, 3, S, S): augment in training, resize, scale, normalise.
+    """uint8 (B, 3, H, W) to float (B, 3, S, S): augment in training, scale, normalise, resize.
+
+    Resizing comes last: what it makes are weighted means, so that the order changes no more than
+    rounding, and the small stored images are cheaper to normalise than the large ones.
 
     `mix(images, labels, seed, epoch, batch)` takes a whole training batch; it makes labels
     probabilities (B, C).
@@ -54,12 +57,13 @@ class Pipeline:
     def evaluation(self, images: Tensor) -> Tensor:
         """Images as the network expects them, without augmentation."""
         pixels = images.float() / 255
-        if pixels.shape[-2:] != (self.input_size, self.input_size):
-            size = [self.input_size, self.input_size]
-            mode = v2.InterpolationMode(self.interpolation)
-            pixels = v2.functional.resize_image(pixels, size, mode, antialias=True)
         self.mean, self.std = self.mean.to(pixels), self.std.to(pixels)
-        return (pixels - self.mean) / self.std
+        pixels = (pixels - self.mean) / self.std
+        if pixels.shape[-2:] == (self.input_size, self.input_size):
+            return pixels
+        size, mode = [self.input_size] * 2, v2.InterpolationMode(self.interpolation)
+        resized: Tensor = v2.functional.resize_image(pixels, size, mode, antialias=True)
+        return resized
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:

@@ -124,19 +124,23 @@ def best_throughput(run: Rebuilt, seconds: float) -> tuple[float, int]:
 
 
 def peak_memory(run: Rebuilt) -> int:
-    """Bytes at the peak of inference on one image; images read before would count on a CPU.
+    """Bytes at the peak of inference on one image; images read before would count on a CPU."""
+    return peak_bytes(torch.inference_mode()(caller(run, 1)), run.device)
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes at the peak of a call.
 
     On a GPU what torch has allocated; elsewhere what the whole process holds, Python and torch
     included. Where that peak cannot be reset (only Linux can) it is the process's since its start.
     """
-    call = torch.inference_mode()(caller(run, 1))
-    if run.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(run.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         call()
-        return torch.cuda.max_memory_allocated(run.device)
+        return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident size
     call()
-    synchronize(run.device)
+    synchronize(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of either
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -23,17 +23,19 @@ class Job(NamedTuple):
 
 
 def freeze(
-    compose: Callable[[list[str]], DictConfig], job_overrides: Sequence[Sequence[str]]
+    compose: Callable[[list[str]], DictConfig],
+    job_overrides: Sequence[Sequence[str]],
+    verb: str = "train",
 ) -> list[Job]:
-    """The jobs with their configs as they are now.
+    """The jobs with their configs as they are now, of a command's settings.
 
     Raises Refused where one is wrong, or two would be taken for the same run and are not.
     """
     jobs = []
     for overrides in map(list, job_overrides):
         try:
-            with refusals("train"):
-                jobs.append(frozen(plain(compose(overrides)), overrides))
+            with refusals(verb):
+                jobs.append(frozen(plain(compose(overrides)), overrides, verb))
         except Refused as refused:
             wrong = "\n".join(str(refused).splitlines()[:2])
             raise Refused(f"{wrong}\nin the job {' '.join(overrides)}") from refused
@@ -53,11 +55,11 @@ def check_roots(jobs: Sequence[Job]) -> None:
             )
 
 
-def frozen(config: Config, overrides: list[str]) -> Job:
+def frozen(config: Config, overrides: list[str], verb: str = "train") -> Job:
     """A job; what is asked of the sweep stays out of its config, or the run would refuse it."""
     asked = {name: True for name in SWEEP_ONLY if config.get(name) is True}
     config |= dict.fromkeys(asked, False)
-    check(config)
+    check(config, verb)
     own = [o for o in as_typed(overrides) if key_of(o) not in SWEEP_ONLY]
     return Job(own, config, config_hash(config), **asked)
 

@@ -1,0 +1,75 @@
+"""What is measured: one network on one device, as a run would train it."""
+
+import copy
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from triptych import Refused, building
+from triptych.config import Config
+from triptych.data.images import Batch, ImageData
+from triptych.evaluation.rebuilt import AUTOCAST
+from triptych.model.backbone import Backbone
+from triptych.record import Record
+from triptych.run import prepared
+from triptych.task import Classification
+
+ALIKE = {"accumulate_grad_batches": 1, "devices": 1, "gradient_clip_val": None}
+
+
+@dataclass(eq=False)
+class Subject:
+    """Images and a task that never trains itself: every way of training gets a copy."""
+
+    config: Config
+    data: ImageData
+    task: Classification
+    device: torch.device
+    precision: str  # by Lightning's name
+
+    @property
+    def batch_size(self) -> int:
+        return self.data.batch_size
+
+    def network(self, *, compiled: bool = True) -> Backbone:
+        """A copy of the network on the device; compiled where `speed.compile` says so."""
+        backbone = copy.deepcopy(self.task.backbone)
+        building.settle(backbone, self.device)
+        if compiled:
+            building.compile_network(backbone, self.config)
+        return backbone
+
+    def batch(self) -> Batch:
+        """The first training batch, on the device, as it is stored."""
+        stored = next(iter(self.data.train_dataloader()))
+        return Batch(*(tensor.to(self.device) for tensor in stored))
+
+    def autocast(self) -> torch.autocast:
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def as_it_computes(self, images: Tensor) -> Tensor:
+        """Images in the precision and layout that the first convolution would bring them into."""
+        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        dtype = AUTOCAST.get(self.precision, next(self.task.backbone.parameters()).dtype)
+        return images.to(dtype, memory_format=layout)
+
+
+def subject(config: Config, record: Record) -> Subject:
+    """Build it from a checked config; `record` is that of a run which leaves nothing.
+
+    Raises Refused where a bare loop would not do what the config asks.
+    """
+    for name, value in ALIKE.items():
+        if config["trainer"].get(name, value) != value:
+            raise Refused(f"trainer.{name}: the benchmark measures plain steps on one device")
+    pl.seed_everything(config["seed"], verbose=False)
+    source = building.built("data.source", config["data"]["source"])
+    network = building.built("model", config["model"])
+    data, task = prepared(config, source, network)
+    trainer = building.build_trainer(config, record, [])
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise Refused(f"trainer.precision={trainer.precision}: may be 32-true or bf16-mixed here")
+    return Subject(config, data, task, trainer.strategy.root_device, str(trainer.precision))

@@ -1,0 +1,118 @@
+"""The fast path learns what the plain one does, and waits for no device on the way.
+
+The plain path is written here as a textbook would: images made ready one by one by torchvision,
+an unfused Adam, a bare loop.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from tests.composing import composed
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import v2
+
+from triptych import building
+from triptych.building import built
+from triptych.config import Config
+from triptych.data.randomness import permutation
+from triptych.progress import hush_lightning
+from triptych.record import Record
+from triptych.run import fit_and_test, prepared, trainer_for
+from triptych.task import Classification
+
+NUM_STEPS, BATCH_SIZE = 10, 8
+SETTINGS = (
+    *("data=shapes", "model.weights=null", f"data.batch_size={BATCH_SIZE}"),
+    *("data.num_train=80", "data.num_val=10", "data.num_test=10", "++trainer.max_epochs=1"),
+    *("++trainer.log_every_n_steps=1", "++trainer.accelerator=cpu"),
+)
+NETWORKS = [
+    ("model=googlenet", "model.input_size=40"),  # has BatchNorm and dropout, and images are resized
+    ("model=torchvision", "model.name=squeezenet1_1", "model.input_size=33", "optim=sgd"),
+]
+# What makes the host wait until a GPU has caught up, if it is called on a tensor there.
+WAITS = ("_local_scalar_dense", "nonzero", "unique", "bincount", "masked_select", "equal", "is_set")
+
+
+class FirstGradients(Callback):
+    """The gradients of the first step, by the parameters' names."""
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if trainer.global_step == 0:
+            self.of = {name: p.grad.clone() for name, p in module.backbone.named_parameters()}
+
+
+def fast(config: Config, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and first gradients of a run."""
+    hush_lightning()
+    pl.seed_everything(0, verbose=False)
+    data, task = made(config)
+    record = Record.create(config | {"log_dir": str(folder)}, [])
+    trainer, journal = trainer_for(config, record, task)
+    first = FirstGradients()
+    trainer.callbacks.insert(0, first)  # type: ignore[attr-defined]
+    torch.manual_seed(1)
+    fit_and_test(config, record, trainer, journal, task, data)
+    with (record.folder / "metrics.csv").open() as file:
+        means = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    sums = [0.0, *(mean * number for number, mean in enumerate(means, start=1))]
+    return [after - before for before, after in zip(sums, sums[1:], strict=False)], first.of
+
+
+def made(config: Config) -> Any:
+    source = built("data.source", config["data"]["source"])
+    return prepared(config, source, built("model", config["model"]))
+
+
+def plain(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """The same of a bare loop."""
+    pl.seed_everything(0, verbose=False)
+    data, task = made(config)
+    network, expects = task.backbone.train(), task.backbone.expects
+    transform = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Resize((expects.input_size, expects.input_size)),
+            v2.Normalize(expects.mean, expects.std),
+        ]
+    )
+    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    name = config["optim"]["name"]
+    more = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0} if name == "sgd" else {}
+    optimizer = kinds[name](network.parameters(), lr=config["optim"]["lr"], foreach=False, **more)
+    order = permutation(len(data.train), 0, 0)
+    torch.manual_seed(1)
+    losses, first = [], {}
+    for number in range(NUM_STEPS):
+        places = data.train.index[order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]]
+        images = torch.stack([transform(data.train.data.images[place]) for place in places])
+        loss = F.cross_entropy(network(images), data.train.data.labels[places])
+        optimizer.zero_grad()
+        loss.backward()
+        first = first or {n: p.grad.clone() for n, p in network.named_parameters()}
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, first
+
+
+@pytest.mark.parametrize("overrides", NETWORKS)
+def test_ten_losses_and_the_first_gradients_are_those_of_a_plain_loop(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = composed("train", *SETTINGS, *overrides, "optim.weight_decay=0")
+    config["optim"]["schedule"] = "constant"
+    losses, gradients = fast(config, tmp_path)
+    plain_losses, plain_gradients = plain(config)
+    assert len(losses) == len(plain_losses) == NUM_STEPS
+    assert losses == pytest.approx(plain_losses, rel=1e-4)
+    assert gradients.keys() == plain_gradients.keys()
+    for name, expected in plain_gradients.items():
+        difference = (gradients[name] - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert difference < 1e-5, name
