@@ -38,7 +38,10 @@ PATH_OF_ONE_RUN = [
 ]
 EXTRAS = [
     f"triptych.{name}"
-    for name in "benchmark export exported predict prediction search serve serving speed tune".split()
+    for name in (
+        *("benchmark", "export", "exported", "predict", "prediction"),
+        *("search", "serve", "serving", "speed", "tune"),
+    )
 ]
 PACKAGES_OF_EXTRAS = [
     *("hydra_plugins.hydra_submitit_launcher", "onnx", "onnxruntime", "onnxscript", "optuna"),

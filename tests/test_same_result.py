@@ -5,27 +5,25 @@ an unfused Adam, a bare loop.
 """
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from tests.composing import composed
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms import v2
+from torchvision import transforms
 
-from triptych import building
+from tests.composing import composed
 from triptych.building import built
 from triptych.config import Config
 from triptych.data.randomness import permutation
 from triptych.progress import hush_lightning
 from triptych.record import Record
 from triptych.run import fit_and_test, prepared, trainer_for
-from triptych.task import Classification
 
 NUM_STEPS, BATCH_SIZE = 10, 8
 SETTINGS = (
@@ -63,7 +61,7 @@ def fast(config: Config, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
     with (record.folder / "metrics.csv").open() as file:
         means = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     sums = [0.0, *(mean * number for number, mean in enumerate(means, start=1))]
-    return [after - before for before, after in zip(sums, sums[1:], strict=False)], first.of
+    return [after - before for before, after in pairwise(sums)], first.of
 
 
 def made(config: Config) -> Any:
@@ -76,13 +74,9 @@ def plain(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     pl.seed_everything(0, verbose=False)
     data, task = made(config)
     network, expects = task.backbone.train(), task.backbone.expects
-    transform = v2.Compose(
-        [
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize((expects.input_size, expects.input_size)),
-            v2.Normalize(expects.mean, expects.std),
-        ]
-    )
+    size = (expects.input_size, expects.input_size)
+    steps = transforms.ToTensor(), transforms.Resize(size), transforms.Normalize(*expects[1:3])
+    transform = transforms.Compose(steps)
     kinds: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     name = config["optim"]["name"]
     more = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0} if name == "sgd" else {}
@@ -92,7 +86,8 @@ def plain(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     losses, first = [], {}
     for number in range(NUM_STEPS):
         places = data.train.index[order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]]
-        images = torch.stack([transform(data.train.data.images[place]) for place in places])
+        arrays = data.train.data.images[places].permute(0, 2, 3, 1).numpy()
+        images = torch.stack([transform(array) for array in arrays])
         loss = F.cross_entropy(network(images), data.train.data.labels[places])
         optimizer.zero_grad()
         loss.backward()
