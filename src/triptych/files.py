@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def check_file(told: str, path: Path) -> None:
     if os.path.isdir(path):
         raise Refused(f"{told}: is a folder")
     try:
-        _beside(path).lstat()
+        path.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:  # the name is too long, or what is above it is no folder
@@ -39,7 +40,14 @@ def check_file(told: str, path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """A name that this process alone gives; short, for a file's own may be as long as can be."""
+    return path.with_name(f".{path.name[-40:]}.{os.getpid()}")
+
+
+def halves(folder: Path) -> Iterator[Path]:
+    """What a killed `replacing` has left in a folder or below it."""
+    named = re.compile(r"\..+\.\d+", re.DOTALL)
+    return (path for path in folder.rglob(".*") if named.fullmatch(path.name))
 
 
 def regular(path: Path) -> Path:

@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych import Refused, checkpoint
 from triptych.config import Config
-from triptych.files import finite, replacing
+from triptych.files import finite, halves, replacing
 from triptych.folders import check_files
 from triptych.identity import NOT_THE_EXPERIMENT, config_hash
 from triptych.lock import hold
@@ -93,7 +93,7 @@ def cut_back(record: Record) -> None:
     Raises Refused where that checkpoint cannot be read, OSError where a file cannot be written.
     """
     last, folder = record.checkpoint_path("last"), record.folder
-    for path in folder.rglob(".*.[0-9]*"):  # a killed write's half
+    for path in halves(folder):
         path.unlink()
     for path in sorted(
         folder.glob("hpc_ckpt_*.ckpt")
