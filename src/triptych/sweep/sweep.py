@@ -97,7 +97,11 @@ class Sweep:
             if is_short or self.signals or len(self.at_work) == self.num_jobs:
                 return
             if not_before <= time.monotonic():
-                self._take_up(number)
+                try:
+                    self._take_up(number)
+                except Refused as refused:
+                    del self.waiting[number]
+                    self._close(number, Outcome("refused", error=str(refused)), 0)
 
     def _take_up(self, number: int) -> None:
         """Start a job, resume it, or leave it as an earlier run settled it."""
