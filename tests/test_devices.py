@@ -26,6 +26,7 @@ from triptych.building import build_data, build_optim, build_trainer, built, che
 from triptych.config import CONFIGS, Config, check, plain
 from triptych.data.images import BatchOrder
 from triptych.identity import config_hash
+from triptych.lock import hold
 from triptych.metrics import Predictions, collection, score
 from triptych.record import Record
 from triptych.task import Classification
@@ -260,9 +261,12 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
     monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
 
-    def run(*codes: int | None, heeds: str = "") -> tuple[Any, Record]:
+    def run(
+        *codes: int | None, heeds: str = "", resumed: Record | None = None
+    ) -> tuple[Any, Record]:
         config = composed(tmp_path / "logs")
-        record = Record.create(config, [])
+        record = resumed or Record.create(config, [])
+        config["resume"] = str(record.folder) if resumed else None
         more = {"folder": str(record.folder), "codes": codes, "heeds": heeds}
         code: Any = 0
         try:
@@ -294,6 +298,34 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
     assert record.facts["status"] == "interrupted"
     assert record.facts["error"] == f"rank {codes.index(-9)} was killed by SIGKILL"
     assert f"to go on: python train.py resume={record.folder}" in caplog.text
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(
+    ended: Ended, tmp_path: Path, status: str
+) -> None:
+    record = Record.create(composed(tmp_path / "logs"), [])
+    record.update(status=status)
+    code, after = ended(2, None, resumed=record)
+    assert (code, after.facts) == (2, record.facts)
+
+
+def test_ranks_that_find_another_process_at_work_leave_its_run_alone(
+    ended: Ended, tmp_path: Path
+) -> None:
+    record = Record.create(composed(tmp_path / "logs"), [])
+    with hold(record.folder):
+        for codes in ((1, None), (-9, None)):
+            record.update(num_epochs=-codes[0])  # it goes on meanwhile
+            assert ended(*codes, resumed=record)[1].facts == record.facts
+
+
+def test_a_rank_killed_before_there_is_a_folder_is_named(
+    ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.Ranks, "folder", lambda _: "")
+    assert ended(-9, None)[0] == 1
+    assert caplog.messages == ["rank 0 was killed by SIGKILL"]
 
 
 def test_what_the_failing_rank_said_is_shown_and_nothing_of_the_others(
