@@ -25,6 +25,7 @@ from triptych import Refused, checkpoint, ending, launch, ranks
 from triptych.building import build_data, build_optim, build_trainer, built, check_ranks
 from triptych.config import CONFIGS, Config, check, plain
 from triptych.data.images import BatchOrder
+from triptych.due import Due
 from triptych.identity import config_hash
 from triptych.lock import hold
 from triptych.metrics import Predictions, collection, score
@@ -151,14 +152,14 @@ def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> No
 
 def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path: Path) -> None:
     on_two = ["trainer=ddp", "++trainer.devices=2", f"log_dir={tmp_path}"]
-    stopping = {"at": "step", "nth": 3, "rank": "1", "signal": signal.SIGTERM}
+    stopping = {"at": "step", "rank": "1", "signal": signal.SIGTERM}
     answer = ask(*on_two, **stopping)
     assert answer["code"] == 143, answer["output"]
     stopped = the_record(tmp_path)
     assert stopped.facts["status"] == "interrupted"
     saved = checkpoint.load(stopped.checkpoint_path("last"))
-    assert saved["global_step"] == 3
-    assert saved["ImageData"] == {"epoch": 0, "batch": 3}, "within the epoch"
+    assert saved["global_step"] == 1
+    assert saved["ImageData"] == {"epoch": 0, "batch": 1}, "within the epoch"
 
     on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
     answer = ask(f"resume={stopped.folder}", *on_one)
@@ -227,6 +228,30 @@ def test_metrics_of_any_number_of_images_are_those_of_one_device(
             assert many[2] == one[2]
 
 
+def saving_step(rank: int, world_size: int) -> int:
+    """The step that one of the ranks saves at, where only the last one heard a signal."""
+    due = Due(None, None)
+    strategy = types.SimpleNamespace(root_device="cpu", reduce=most)
+    trainer: Any = types.SimpleNamespace(strategy=strategy, world_size=world_size, global_step=0)
+    while not due.now(trainer):
+        trainer.global_step += 1
+        time.sleep(0.001 * (1 + rank))
+        if trainer.global_step == 40 and rank == world_size - 1:
+            due._stop(signal.SIGTERM, None)
+    return int(trainer.global_step)
+
+
+def most(tensor: Tensor, reduce_op: str) -> Tensor:
+    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, reduce_op.upper()))
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_ranks_that_hear_of_a_stop_at_different_steps_save_at_the_same(tmp_path: Path) -> None:
+    one, other = on_ranks(2, saving_step, tmp_path / "meet")
+    assert one == other >= 40
+
+
 # How a run ends whose ranks fail. Programs that cost nothing stand in for the ranks.
 
 RANK = """
@@ -270,7 +295,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
         more = {"folder": str(record.folder), "codes": codes, "heeds": heeds}
         code: Any = 0
         try:
-            launch.launch(config | more, [], 2)
+            launch.launch(config | more, [], 2, str)
         except SystemExit as stop:
             code = stop.code
         return code, Record.open(record.folder)
@@ -300,14 +325,11 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
     assert f"to go on: python train.py resume={record.folder}" in caplog.text
 
 
-@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
-def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(
-    ended: Ended, tmp_path: Path, status: str
-) -> None:
-    record = Record.create(composed(tmp_path / "logs"), [])
-    record.update(status=status)
-    code, after = ended(2, None, resumed=record)
-    assert (code, after.facts) == (2, record.facts)
+def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(ended: Ended, tmp_path: Path) -> None:
+    killed = Record.create(composed(tmp_path / "logs"), [])
+    assert killed.facts["status"] == "running"
+    code, after = ended(2, None, resumed=killed)
+    assert (code, after.facts) == (2, killed.facts)
 
 
 def test_ranks_that_find_another_process_at_work_leave_its_run_alone(

@@ -29,7 +29,7 @@ from triptych.ending import resume_command
 from triptych.lock import held
 from triptych.ranks import LOCALHOST, environment, local_store
 from triptych.record import Record
-from triptych.stopping import exit_code, handled
+from triptych.stopping import SIGNALS, exit_code, handled
 from triptych.sweep.job import COMMAND
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def num_ranks(config: Config) -> int:
 
 
 def launch(
-    config: Config, overrides: list[str], num: int, started: Callable[[str], object] | None = None
+    config: Config, overrides: list[str], num: int, started: Callable[[str], object]
 ) -> Record:
     """Run every rank to its end; the finished record. Raises SystemExit where one failed."""
     before = Record.open(Path(config["resume"])).facts if config["resume"] else None
@@ -138,14 +138,14 @@ class Ranks:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
 
-    def wait(self, started: Callable[[str], object] | None) -> Failure | None:
+    def wait(self, started: Callable[[str], object]) -> Failure | None:
         """The first rank that failed, when all have ended; None where none did."""
-        failure = None
+        failure, is_told = None, False
         with self._signals_passed_on():
             while any(process.poll() is None for process in self.processes):
-                if started and (folder := self.folder()):
+                if not is_told and (folder := self.folder()):
                     started(folder)
-                    started = None
+                    is_told = True
                 failure = failure or self._failure()
                 if time.monotonic() > self.deadline:
                     self._kill()
@@ -184,7 +184,7 @@ class Ranks:
                 process.send_signal(number)
 
         try:
-            with handled(stop):
+            with handled(stop, SIGNALS):
                 yield
         finally:
             self._kill()

@@ -19,6 +19,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from triptych import Refused
 from triptych.config import Config
 from triptych.files import finite
 from triptych.record import Record
@@ -30,8 +31,11 @@ LOCALHOST = "127.0.0.1"
 def environment() -> ClusterEnvironment | None:
     """What started this process as one rank of several; None where it is alone."""
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        if kind.detect() and kind().world_size() > 1:
-            return kind()
+        try:
+            if kind.detect() and kind().world_size() > 1:
+                return kind()
+        except RuntimeError as error:  # about the options of srun
+            raise Refused(f"SLURM: {str(error).partition(chr(10))[0]}") from error
     return None
 
 

@@ -93,12 +93,9 @@ def cut_back(record: Record) -> None:
     Raises Refused where that checkpoint cannot be read, OSError where a file cannot be written.
     """
     last, folder = record.checkpoint_path("last"), record.folder
-    for path in halves(folder):
+    # Beside `last.ckpt` Lightning's own is none: it saves one before it has SLURM requeue a job.
+    for path in [*halves(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
         path.unlink()
-    for path in sorted(
-        folder.glob("hpc_ckpt_*.ckpt")
-    ):  # which Lightning saves before SLURM requeues a job
-        path.replace(last)
     try:
         step = checkpoint.step_of(last) if last.exists() else -1
     except Refused as refused:
