@@ -1,5 +1,7 @@
 """The way in: flags, the environment, and what wrong input gets before torch is imported."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from triptych import Refused, door
 from triptych.config import CONFIGS, TRAINER_ARGUMENTS, Config
@@ -290,3 +293,12 @@ def test_what_hydra_cannot_set_or_find_is_refused_in_a_line_of_ours(
     arguments: list[str], says: str
 ) -> None:
     assert told(*arguments)[0].startswith(says)
+
+
+def test_a_full_disk_below_the_screen_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rich.get_console", lambda: Console(file=Full()))
+    door.Screen().emit(logging.makeLogRecord({"msg": "epoch 1"}))

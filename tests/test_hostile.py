@@ -348,6 +348,15 @@ def test_a_planted_target_is_refused_before_anything_is_built(
     assert "not in the installed configs" in said
 
 
+def test_a_logger_that_would_write_elsewhere_is_refused(ask: Ask, folder: Path) -> None:
+    elsewhere = folder.parent / "precious"
+    config = OmegaConf.load(folder / "config.yaml")
+    config.trainer.logger[0].name = "../precious"
+    OmegaConf.save(config, folder / "config.yaml")
+    assert "not in the run's folder" in told(ask(f"resume={folder}"))
+    assert not elsewhere.exists()
+
+
 @pytest.mark.parametrize("name", ["train.log", "metrics.csv", "tensorboard", "figures"])
 def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: str) -> None:
     elsewhere = folder.parent / "precious"

@@ -1,6 +1,7 @@
 """The config's leaves, built; what they refuse is the input's fault."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -113,5 +114,9 @@ def check_ranks(trainer: pl.Trainer, config: Config) -> None:
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder."""
-    return built("trainer.logger", node, save_dir=str(record.folder))
+    """A logger that writes into the run folder; raises Refused where its name leads elsewhere."""
+    logger = built("trainer.logger", node, save_dir=str(record.folder))
+    place = Path(logger.log_dir or record.folder)
+    if not place.resolve().is_relative_to(record.folder.resolve()):
+        raise Refused(f"trainer.logger: writes to {place}, which is not in the run's folder")
+    return logger

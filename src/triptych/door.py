@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,8 @@ class Screen(logging.Handler):
         from rich import get_console
 
         shown = "\n".join(map(legible, self.format(record).split("\n")))
-        get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # where the output is a file, its disk may be full
+            get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def speak() -> None:

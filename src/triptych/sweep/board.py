@@ -1,6 +1,7 @@
 """What a sweep shows while it goes: one bar, and a line a job."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from rich import get_console
 from rich.console import RenderableType
@@ -23,4 +24,5 @@ class Board(Progress):
 
     def say(self, line: str) -> None:
         """A line above the bar, in one write: other programs may share the screen."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # where the output is a file, its disk may be full
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
