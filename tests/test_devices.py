@@ -431,8 +431,11 @@ def test_a_batch_smaller_than_the_devices_that_share_it_is_refused(
 ) -> None:
     config = composed(tmp_path, *tiny)
     trainer = types.SimpleNamespace(world_size=2)
-    with pytest.raises(Refused, match=r"of a batch of 1 images 2 devices cannot have one each"):
+    told = r"of a batch of 1 images 2 devices cannot have one each"
+    with pytest.raises(Refused, match=told):
         check_ranks(trainer, config)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=told):
+        launch.launch(config, [], 2, print)
 
 
 def test_synchronised_batchnorm_is_refused_on_a_cpu(tmp_path: Path) -> None:

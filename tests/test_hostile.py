@@ -431,6 +431,18 @@ def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: byt
     assert kept.read_bytes() == events
 
 
+def test_curves_whose_cutting_was_cut_off_have_no_doubled_point(folder: Path) -> None:
+    place = folder / "tensorboard"
+    files = {path.name: path.read_bytes() for path in place.glob("events*")}
+    cut_events(place, 10)
+    [kept] = place.glob("events*")
+    once = kept.read_bytes()
+    for name, content in files.items():
+        (place / name).write_bytes(content)  # as if killed before they were deleted
+    cut_events(place, 10)
+    assert [path.read_bytes() for path in place.glob("events*")] == [once]
+
+
 def test_halves_of_killed_writes_are_cleared_away(folder: Path) -> None:
     half = folder / "checkpoints" / ".last.ckpt.123"
     half.write_bytes(b"half")

@@ -104,12 +104,16 @@ def check_ranks(trainer: pl.Trainer, config: Config) -> None:
     """Raise Refused where the ranks cannot share a batch as asked."""
     if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
         raise Refused("trainer.sync_batchnorm=true: torch has it for GPUs only")
+    check_shares(config, trainer.world_size)
+
+
+def check_shares(config: Config, num_ranks: int) -> None:
     data = config["data"]
     least = min(data["batch_size"], data["num_train"] or data["batch_size"])
-    if least < trainer.world_size:
+    if least < num_ranks:
         raise Refused(
             f"data.batch_size={data['batch_size']}: of a batch of {least} images "
-            f"{trainer.world_size} devices cannot have one each; take more"
+            f"{num_ranks} devices cannot have one each; take more"
         )
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from triptych import Refused
-from triptych.building import on_cuda
+from triptych.building import check_shares, on_cuda
 from triptych.config import Config
 from triptych.ending import resume_command
 from triptych.lock import held
@@ -61,6 +61,7 @@ def launch(
     config: Config, overrides: list[str], num: int, started: Callable[[str], object]
 ) -> Record:
     """Run every rank to its end; the finished record. Raises SystemExit where one failed."""
+    check_shares(config, num)  # before so many processes are started
     before = Record.open(Path(config["resume"])).facts if config["resume"] else None
     with tempfile.TemporaryDirectory(prefix="triptych_") as scratch:
         asked = json.dumps({"config": config, "overrides": overrides})

@@ -129,17 +129,18 @@ def step_of(row: dict[str, str | None]) -> int:
 
 
 def cut_events(folder: Path, step: int) -> None:
-    """Leave one event file, of what was logged up to a step; its name sorts before newer ones,
-    whatever the clock says."""
+    """Leave one event file, of what was logged up to a step, every event once; its name sorts
+    before newer ones, whatever the clock says."""
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files:
         return
     kept = folder / "events.out.tfevents.0000000000.before"
     with replacing(kept) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        for raw in (raw for source in files for raw in RawEventFileLoader(str(source)).Load()):
-            if is_kept(raw, step):
-                writer.write(raw)
+        every = (raw for source in files for raw in RawEventFileLoader(str(source)).Load())
+        # Where this was cut off before, events lie in the kept file and in their own.
+        for raw in dict.fromkeys(raw for raw in every if is_kept(raw, step)):
+            writer.write(raw)
     for path in files:
         if path != kept:
             path.unlink()
