@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.summary.writer.record_writer import masked_crc32c
 
 from triptych import Refused, checkpoint, legible
 from triptych.door import refuse
@@ -380,6 +382,14 @@ def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) ->
     assert not held(folder)
 
 
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.csv", "cost.json"])
+def test_a_text_longer_than_memory_is_not_read(folder: Path, name: str) -> None:
+    with (folder / name).open("ab") as file:
+        file.truncate(10**12)  # which takes no disk
+    with pytest.raises(Refused, match=rf"{name}.*longer than 64\.0 MB"):
+        reopen({"resume": str(folder), "trusted_targets": []}, [])
+
+
 @pytest.mark.parametrize("name", ["predictions/test.npz", "config.yaml", "checkpoints/best.ckpt"])
 def test_a_fifo_in_a_finished_run_is_refused(whole: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
@@ -418,7 +428,16 @@ def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: by
     assert path.read_text().splitlines() == [",".join(COLUMNS)]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, random.Random(0).randbytes(500)])
+def endless(length: int) -> bytes:
+    """The head of a record that promises so many bytes."""
+    head = struct.pack("<Q", length)
+    return head + struct.pack("<I", masked_crc32c(head)) + b"few"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\x00" * 100, random.Random(0).randbytes(500), endless(2**62), endless(2**64 - 1)],
+)
 def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
     place = folder / "tensorboard"
     cut_events(place, 10)

@@ -13,6 +13,9 @@ from rich.filesize import decimal
 
 from triptych import Refused
 
+TEXTS = (".json", ".yaml", ".csv")
+LONGEST_TEXT = 64_000_000  # bytes; no run comes near it
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -51,10 +54,18 @@ def halves(folder: Path) -> Iterator[Path]:
 
 
 def regular(path: Path) -> Path:
-    """The path; raises OSError at what would keep a reader waiting, as a FIFO does."""
+    """The path; raises OSError at what would keep a reader waiting, as a FIFO does, and at an
+    endless text."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path.name} is no regular file")
+    if is_endless(path):
+        raise OSError(f"{path.name} is longer than {decimal(LONGEST_TEXT)}")
     return path
+
+
+def is_endless(path: Path) -> bool:
+    """Whether it is a text that might fill the memory of its reader."""
+    return path.suffix in TEXTS and path.is_file() and path.stat().st_size > LONGEST_TEXT
 
 
 def make_folder(parent: Path, name: str) -> Path:

@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +139,19 @@ def cut_events(folder: Path, step: int) -> None:
     kept = folder / "events.out.tfevents.0000000000.before"
     with replacing(kept) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        every = (raw for source in files for raw in RawEventFileLoader(str(source)).Load())
+        every = (raw for source in files for raw in events(source))
         # Where this was cut off before, events lie in the kept file and in their own.
         for raw in dict.fromkeys(raw for raw in every if is_kept(raw, step)):
             writer.write(raw)
     for path in files:
         if path != kept:
             path.unlink()
+
+
+def events(path: Path) -> Iterator[bytes]:
+    """The whole events of a file, up to the first that is not."""
+    with suppress(MemoryError, OverflowError):  # at a length that nobody has written
+        yield from RawEventFileLoader(str(path)).Load()
 
 
 def is_kept(raw: bytes, step: int) -> bool:
