@@ -96,7 +96,7 @@ def tell_end(
         if record:
             (record.folder / "traceback.txt").unlink(missing_ok=True)  # what the others made of it
             record.end("interrupted", error=error)
-    elif record and record.facts["status"] == "running" and record.facts != before:
+    elif record and record.facts.get("status") == "running" and record.facts != before:
         how = f"rank {rank} ended with exit code {code}"
         status = "failed" if stopped_by is None else "interrupted"
         record.end(status, error=how if status == "failed" else None)

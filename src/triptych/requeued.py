@@ -45,4 +45,4 @@ def begun_by_this_job(config: Config) -> str:
     job_id, sought = os.environ.get("SLURM_JOB_ID"), config_hash(config)
     runs = (opened(folder, sought) for folder in run_folders(Path(config["log_dir"])))
     own = [run for run in runs if run and job_id and run.facts.get("slurm_job_id") == job_id]
-    return str(max(own, key=lambda run: str(run.facts["started_at"])).folder) if own else ""
+    return str(max(own, key=lambda run: str(run.facts.get("started_at"))).folder) if own else ""
