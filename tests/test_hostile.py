@@ -254,6 +254,10 @@ def other_optimizer(content: dict[str, Any]) -> None:
         lambda content: content.update(generators=[3]),
         lambda content: content.update(global_step="three"),
         lambda content: content.update(callbacks={"Journal": 3}),
+        lambda content: content.update(callbacks={}),
+        lambda content: content.update(epoch_loss=["x", 0, 0]),
+        lambda content: content["callbacks"]["Journal"].update(train_seconds="long"),
+        lambda content: content["callbacks"]["Journal"]["best"].pop("epoch"),
         lambda content: content.update(global_step=float("inf")),
         lambda content: content.update(optimizer_states=[]),
         lambda content: content.update(loops={"fit_loop": {}}),
@@ -278,6 +282,18 @@ def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, who
     torch.save(content, last)
     assert ask(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
+
+
+def test_a_checkpoint_with_one_byte_changed_is_refused(ask: Ask, folder: Path) -> None:
+    last = folder / "checkpoints" / "last.ckpt"
+    bias = torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"]
+    content = bytearray(last.read_bytes())
+    content[content.index(bias.numpy().tobytes())] ^= 1
+    last.write_bytes(content)
+    assert not torch.equal(
+        torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"], bias
+    ), "torch takes it"
+    assert f"{last}: no checkpoint, or damaged" in told(ask(f"resume={folder}"))
 
 
 def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
