@@ -109,6 +109,7 @@ SEVERAL = "alexnet, googlenet, resnet50, timm, torchvision"
         ("-m hydra.launcher.num_jobs=all seed=0,1", "hydra.launcher.num_jobs=all: must be"),
         ("-m log_dir=/dev/null/x seed=0,1", "log_dir: cannot be written to"),
         ("-m hydra/launcher=basic seed=0,1", "hydra/launcher: must be processes"),
+        ("-m model=glob(nope*)", "-m: no job to run; a glob(...)"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused_by_its_name(arguments: str, says: str, tmp_path: Path) -> None:
@@ -196,10 +197,11 @@ def test_usage_names_every_choice_of_every_group() -> None:
         assert f"  {group}={'|'.join(names)}" in lines
 
 
+@pytest.mark.parametrize("sweep", ["-m", "hydra.mode=MULTIRUN", "+hydra.mode=multirun"])
 def test_other_commands_take_no_sweep_and_say_what_they_take(
-    capsys: pytest.CaptureFixture[str],
+    sweep: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sys.argv[:] = ["compare.py", "-m", "runs=a,b"]
+    sys.argv[:] = ["compare.py", sweep, "runs=a,b"]
     with pytest.raises(SystemExit) as ended:
         door.open_door("compare", "triptych.compare:compare")
     assert ended.value.code == 2

@@ -33,6 +33,8 @@ def gone_on_with(
         return config, overrides
     run = Record.open(Path(folder))
     if run.facts["status"] == "finished":
+        for path in Path(folder).glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
+            path.unlink(missing_ok=True)
         log.info("finished before SLURM started this job again: %s", folder)
         started(folder)
         raise SystemExit(0)
