@@ -22,9 +22,9 @@ from triptych.usage import usage
 if TYPE_CHECKING:
     from triptych.config import Config
 
+MULTIRUN = re.compile(r"-m|--multirun|\+*hydra\.mode=\s*multirun\s*", re.IGNORECASE)
 # What Hydra reads as a list, a mapping, a number or no text at all.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
-SWEEP = re.compile(r"-m|--multirun|\+*hydra\.mode=\s*multirun\s*", re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)
 NO_SWEEP = dict.fromkeys(
@@ -55,7 +55,7 @@ def open_door(verb: str, task: str) -> None:
     speak()
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
-        if verb != "train" and any(map(SWEEP.fullmatch, arguments)):
+        if verb != "train" and any(map(MULTIRUN.fullmatch, arguments)):
             raise Refused(f"-m: {verb} {NO_SWEEP.get(verb, 'is not for a sweep')}")
         os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)

@@ -30,12 +30,12 @@ class ProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        if not job_overrides:
+            raise Refused("-m: no job to run; a glob(...) or range(...) of it chooses nothing")
         from triptych.sweep.jobs import freeze  # Hydra imports this file for every command
 
         if "TORCHELASTIC_RUN_ID" in os.environ:
             raise Refused("-m: under torchrun every rank would sweep; start the sweep by python")
-        if not job_overrides:
-            raise Refused("-m: no job to run; a glob(...) or range(...) of it chooses nothing")
         self.run(freeze(lambda overrides: self.compose(self.config, overrides), job_overrides))
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in job_overrides]
 
