@@ -25,7 +25,9 @@ from triptych import Refused, checkpoint, ending, launch, ranks
 from triptych.building import build_data, build_optim, build_trainer, built, check_ranks
 from triptych.config import CONFIGS, Config, check, plain
 from triptych.data.images import BatchOrder
+from triptych.due import Due
 from triptych.identity import config_hash
+from triptych.lock import hold
 from triptych.metrics import Predictions, collection, score
 from triptych.record import Record
 from triptych.task import Classification
@@ -150,14 +152,14 @@ def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> No
 
 def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path: Path) -> None:
     on_two = ["trainer=ddp", "++trainer.devices=2", f"log_dir={tmp_path}"]
-    stopping = {"at": "step", "nth": 3, "rank": "1", "signal": signal.SIGTERM}
+    stopping = {"at": "step", "rank": "1", "signal": signal.SIGTERM}
     answer = ask(*on_two, **stopping)
     assert answer["code"] == 143, answer["output"]
     stopped = the_record(tmp_path)
     assert stopped.facts["status"] == "interrupted"
     saved = checkpoint.load(stopped.checkpoint_path("last"))
-    assert saved["global_step"] == 3
-    assert saved["ImageData"] == {"epoch": 0, "batch": 3}, "within the epoch"
+    assert saved["global_step"] == 1
+    assert saved["ImageData"] == {"epoch": 0, "batch": 1}, "within the epoch"
 
     on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
     answer = ask(f"resume={stopped.folder}", *on_one)
@@ -226,6 +228,30 @@ def test_metrics_of_any_number_of_images_are_those_of_one_device(
             assert many[2] == one[2]
 
 
+def saving_step(rank: int, world_size: int) -> int:
+    """The step that one of the ranks saves at, where only the last one heard a signal."""
+    due = Due(None, None)
+    strategy = types.SimpleNamespace(root_device="cpu", reduce=most)
+    trainer: Any = types.SimpleNamespace(strategy=strategy, world_size=world_size, global_step=0)
+    while not due.now(trainer):
+        trainer.global_step += 1
+        time.sleep(0.001 * (1 + rank))
+        if trainer.global_step == 40 and rank == world_size - 1:
+            due._stop(signal.SIGTERM, None)
+    return int(trainer.global_step)
+
+
+def most(tensor: Tensor, reduce_op: str) -> Tensor:
+    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, reduce_op.upper()))
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_ranks_that_hear_of_a_stop_at_different_steps_save_at_the_same(tmp_path: Path) -> None:
+    one, other = on_ranks(2, saving_step, tmp_path / "meet")
+    assert one == other >= 40
+
+
 # How a run ends whose ranks fail. Programs that cost nothing stand in for the ranks.
 
 RANK = """
@@ -260,13 +286,16 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
     monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
 
-    def run(*codes: int | None, heeds: str = "") -> tuple[Any, Record]:
+    def run(
+        *codes: int | None, heeds: str = "", resumed: Record | None = None
+    ) -> tuple[Any, Record]:
         config = composed(tmp_path / "logs")
-        record = Record.create(config, [])
+        record = resumed or Record.create(config, [])
+        config["resume"] = str(record.folder) if resumed else None
         more = {"folder": str(record.folder), "codes": codes, "heeds": heeds}
         code: Any = 0
         try:
-            launch.launch(config | more, [], 2)
+            launch.launch(config | more, [], 2, str)
         except SystemExit as stop:
             code = stop.code
         return code, Record.open(record.folder)
@@ -294,6 +323,31 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
     assert record.facts["status"] == "interrupted"
     assert record.facts["error"] == f"rank {codes.index(-9)} was killed by SIGKILL"
     assert f"to go on: python train.py resume={record.folder}" in caplog.text
+
+
+def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(ended: Ended, tmp_path: Path) -> None:
+    killed = Record.create(composed(tmp_path / "logs"), [])
+    assert killed.facts["status"] == "running"
+    code, after = ended(2, None, resumed=killed)
+    assert (code, after.facts) == (2, killed.facts)
+
+
+def test_ranks_that_find_another_process_at_work_leave_its_run_alone(
+    ended: Ended, tmp_path: Path
+) -> None:
+    record = Record.create(composed(tmp_path / "logs"), [])
+    with hold(record.folder):
+        for codes in ((1, None), (-9, None)):
+            record.update(num_epochs=-codes[0])  # it goes on meanwhile
+            assert ended(*codes, resumed=record)[1].facts == record.facts
+
+
+def test_a_rank_killed_before_there_is_a_folder_is_named(
+    ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.Ranks, "folder", lambda _: "")
+    assert ended(-9, None)[0] == 1
+    assert caplog.messages == ["rank 0 was killed by SIGKILL"]
 
 
 def test_what_the_failing_rank_said_is_shown_and_nothing_of_the_others(
@@ -377,8 +431,11 @@ def test_a_batch_smaller_than_the_devices_that_share_it_is_refused(
 ) -> None:
     config = composed(tmp_path, *tiny)
     trainer = types.SimpleNamespace(world_size=2)
-    with pytest.raises(Refused, match=r"of a batch of 1 images 2 devices cannot have one each"):
+    told = r"of a batch of 1 images 2 devices cannot have one each"
+    with pytest.raises(Refused, match=told):
         check_ranks(trainer, config)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=told):
+        launch.launch(config, [], 2, print)
 
 
 def test_synchronised_batchnorm_is_refused_on_a_cpu(tmp_path: Path) -> None:

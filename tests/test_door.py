@@ -1,5 +1,7 @@
 """The way in: flags, the environment, and what wrong input gets before torch is imported."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from triptych import Refused, door
 from triptych.config import CONFIGS, TRAINER_ARGUMENTS, Config
@@ -106,6 +109,7 @@ SEVERAL = "alexnet, googlenet, resnet50, timm, torchvision"
         ("-m hydra.launcher.num_jobs=all seed=0,1", "hydra.launcher.num_jobs=all: must be"),
         ("-m log_dir=/dev/null/x seed=0,1", "log_dir: cannot be written to"),
         ("-m hydra/launcher=basic seed=0,1", "hydra/launcher: must be processes"),
+        ("-m model=glob(nope*)", "-m: no job to run; a glob(...)"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused_by_its_name(arguments: str, says: str, tmp_path: Path) -> None:
@@ -193,10 +197,11 @@ def test_usage_names_every_choice_of_every_group() -> None:
         assert f"  {group}={'|'.join(names)}" in lines
 
 
+@pytest.mark.parametrize("sweep", ["-m", "hydra.mode=MULTIRUN", "+hydra.mode=multirun"])
 def test_other_commands_take_no_sweep_and_say_what_they_take(
-    capsys: pytest.CaptureFixture[str],
+    sweep: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sys.argv[:] = ["compare.py", "-m", "runs=a,b"]
+    sys.argv[:] = ["compare.py", sweep, "runs=a,b"]
     with pytest.raises(SystemExit) as ended:
         door.open_door("compare", "triptych.compare:compare")
     assert ended.value.code == 2
@@ -290,3 +295,12 @@ def test_what_hydra_cannot_set_or_find_is_refused_in_a_line_of_ours(
     arguments: list[str], says: str
 ) -> None:
     assert told(*arguments)[0].startswith(says)
+
+
+def test_a_full_disk_below_the_screen_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rich.get_console", lambda: Console(file=Full()))
+    door.Screen().emit(logging.makeLogRecord({"msg": "epoch 1"}))

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard.summary.writer.record_writer import masked_crc32c
 
 from triptych import Refused, checkpoint, legible
 from triptych.door import refuse
@@ -252,6 +254,10 @@ def other_optimizer(content: dict[str, Any]) -> None:
         lambda content: content.update(generators=[3]),
         lambda content: content.update(global_step="three"),
         lambda content: content.update(callbacks={"Journal": 3}),
+        lambda content: content.update(callbacks={}),
+        lambda content: content.update(epoch_loss=["x", 0, 0]),
+        lambda content: content["callbacks"]["Journal"].update(train_seconds="long"),
+        lambda content: content["callbacks"]["Journal"]["best"].pop("epoch"),
         lambda content: content.update(global_step=float("inf")),
         lambda content: content.update(optimizer_states=[]),
         lambda content: content.update(loops={"fit_loop": {}}),
@@ -276,6 +282,18 @@ def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, who
     torch.save(content, last)
     assert ask(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
+
+
+def test_a_checkpoint_with_one_byte_changed_is_refused(ask: Ask, folder: Path) -> None:
+    last = folder / "checkpoints" / "last.ckpt"
+    bias = torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"]
+    content = bytearray(last.read_bytes())
+    content[content.index(bias.numpy().tobytes())] ^= 1
+    last.write_bytes(content)
+    assert not torch.equal(
+        torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"], bias
+    ), "torch takes it"
+    assert f"{last}: no checkpoint, or damaged" in told(ask(f"resume={folder}"))
 
 
 def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
@@ -348,6 +366,15 @@ def test_a_planted_target_is_refused_before_anything_is_built(
     assert "not in the installed configs" in said
 
 
+def test_a_logger_that_would_write_elsewhere_is_refused(ask: Ask, folder: Path) -> None:
+    elsewhere = folder.parent / "precious"
+    config = OmegaConf.load(folder / "config.yaml")
+    config.trainer.logger[0].name = "../precious"
+    OmegaConf.save(config, folder / "config.yaml")
+    assert "not in the run's folder" in told(ask(f"resume={folder}"))
+    assert not elsewhere.exists()
+
+
 @pytest.mark.parametrize("name", ["train.log", "metrics.csv", "tensorboard", "figures"])
 def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: str) -> None:
     elsewhere = folder.parent / "precious"
@@ -369,6 +396,14 @@ def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) ->
     with pytest.raises(Refused, match=r"no regular file|neither a file|not seekable"):
         reopen({"resume": str(folder), "trusted_targets": []}, [])
     assert not held(folder)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.csv", "cost.json"])
+def test_a_text_longer_than_memory_is_not_read(folder: Path, name: str) -> None:
+    with (folder / name).open("ab") as file:
+        file.truncate(10**12)  # which takes no disk
+    with pytest.raises(Refused, match=rf"{name}.*longer than 64\.0 MB"):
+        reopen({"resume": str(folder), "trusted_targets": []}, [])
 
 
 @pytest.mark.parametrize("name", ["predictions/test.npz", "config.yaml", "checkpoints/best.ckpt"])
@@ -409,7 +444,16 @@ def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: by
     assert path.read_text().splitlines() == [",".join(COLUMNS)]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, random.Random(0).randbytes(500)])
+def endless(length: int) -> bytes:
+    """The head of a record that promises so many bytes."""
+    head = struct.pack("<Q", length)
+    return head + struct.pack("<I", masked_crc32c(head)) + b"few"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\x00" * 100, random.Random(0).randbytes(500), endless(2**62), endless(2**64 - 1)],
+)
 def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
     place = folder / "tensorboard"
     cut_events(place, 10)
@@ -420,6 +464,18 @@ def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: byt
     cut_events(place, 10)
     [kept] = place.glob("events*")
     assert kept.read_bytes() == events
+
+
+def test_curves_whose_cutting_was_cut_off_have_no_doubled_point(folder: Path) -> None:
+    place = folder / "tensorboard"
+    files = {path.name: path.read_bytes() for path in place.glob("events*")}
+    cut_events(place, 10)
+    [kept] = place.glob("events*")
+    once = kept.read_bytes()
+    for name, content in files.items():
+        (place / name).write_bytes(content)  # as if killed before they were deleted
+    cut_events(place, 10)
+    assert [path.read_bytes() for path in place.glob("events*")] == [once]
 
 
 def test_halves_of_killed_writes_are_cleared_away(folder: Path) -> None:

@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 
 from triptych import Refused, identity
 from triptych.config import CONFIGS, Config, plain
-from triptych.files import make_folder, replacing
+from triptych.files import check_file, halves, make_folder, replacing
 from triptych.record import COLUMNS, Record
 from triptych.resume import cut_metrics
 
 KEYS = """
     schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
-    command overrides started_at finished_at num_epochs error
+    command overrides started_at finished_at num_epochs error slurm_job_id
 """.split()
 
 
@@ -118,6 +118,19 @@ def test_replacing_leaves_the_old_file_and_no_temporary_behind_a_failure(tmp_pat
     with replacing(path) as temporary:
         temporary.write_text("new")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 251 + ".csv", "図" * 85])
+def test_whatever_name_a_file_may_have_it_is_replaced_and_a_killed_half_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 4_194_304)  # Linux has none longer
+    check_file("out", tmp_path / name)
+    with replacing(tmp_path / name) as temporary:
+        temporary.touch()
+        assert list(halves(tmp_path)) == [temporary]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list(halves(tmp_path)) == []
 
 
 def table(record: Record) -> list[dict[str, str]]:

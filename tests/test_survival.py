@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import signal
 from collections.abc import Callable
@@ -249,6 +250,39 @@ def test_a_signal_leaves_a_run_interrupted_and_the_command_that_resumes_it(
     assert "Traceback" not in answer["output"]
     assert ask(f"resume={folder}")["code"] == 0
     assert_same_run(folder, whole)
+
+
+def as_slurm_task(bin_: Path, **more: str) -> dict[str, str]:
+    """The environment of the only task of a job; `bin_` gets a `scontrol` that notes its words."""
+    bin_.mkdir(exist_ok=True)
+    (bin_ / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$0.asked"\n')
+    (bin_ / "scontrol").chmod(0o755)
+    task = {"PROCID": "0", "LOCALID": "0", "NODEID": "0", "NTASKS": "1", "JOB_NAME": "train"}
+    named = {f"SLURM_{name}": value for name, value in (task | {"JOB_ID": "77"} | more).items()}
+    return named | {"PATH": f"{bin_}:{os.environ['PATH']}"}
+
+
+def test_a_job_that_slurm_requeues_goes_on_in_its_folder(
+    ask: Ask, whole: Path, tmp_path: Path
+) -> None:
+    typed = [*RICH, f"log_dir={tmp_path / 'logs'}"]
+    announced = ask(*typed, at="step", nth=4, signal=signal.SIGUSR1, env=as_slurm_task(tmp_path))
+    assert announced["code"] == 143, announced["output"]
+    assert (tmp_path / "scontrol.asked").read_text() == "requeue 77\n"
+    folder = run_folder(tmp_path / "logs")
+    assert facts(folder)["status"] == "interrupted"
+    assert [path.name for path in folder.glob("hpc*")] == ["hpc_ckpt_1.ckpt"], "Lightning's own"
+    assert state(folder, "last")["global_step"] == 2
+
+    again = as_slurm_task(tmp_path, RESTART_COUNT="1")
+    assert ask(*typed, at="validation", nth=3, env=again)["code"] == -signal.SIGKILL
+    again = as_slurm_task(tmp_path, RESTART_COUNT="2")
+    answer = ask(*typed, env=again)
+    assert answer["code"] == 0, answer["output"]
+    assert_same_run(run_folder(tmp_path / "logs"), whole)
+    assert not list(folder.glob("hpc*"))
+    assert "finished before" in ask(*typed, env=again)["output"]
+    assert_same_run(run_folder(tmp_path / "logs"), whole)
 
 
 def test_minutes_make_checkpoints_that_change_nothing(

@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -131,15 +132,23 @@ def check_ranks(trainer: pl.Trainer, config: Config) -> None:
     """Raise Refused where the ranks cannot share a batch as asked."""
     if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
         raise Refused("trainer.sync_batchnorm=true: torch has it for GPUs only")
+    check_shares(config, trainer.world_size)
+
+
+def check_shares(config: Config, num_ranks: int) -> None:
     data = config["data"]
     least = min(data["batch_size"], data["num_train"] or data["batch_size"])
-    if least < trainer.world_size:
+    if least < num_ranks:
         raise Refused(
             f"data.batch_size={data['batch_size']}: of a batch of {least} images "
-            f"{trainer.world_size} devices cannot have one each; take more"
+            f"{num_ranks} devices cannot have one each; take more"
         )
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder."""
-    return built("trainer.logger", node, save_dir=str(record.folder))
+    """A logger that writes into the run folder; raises Refused where its name leads elsewhere."""
+    logger = built("trainer.logger", node, save_dir=str(record.folder))
+    place = Path(logger.log_dir or record.folder)
+    if not place.resolve().is_relative_to(record.folder.resolve()):
+        raise Refused(f"trainer.logger: writes to {place}, which is not in the run's folder")
+    return logger

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -35,8 +36,12 @@ def load_into(network: nn.Module, path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, its tensors read when used; raises Refused at code."""
+    """A checkpoint's content on the CPU, its tensors read when used; raises Refused at code, and
+    where a byte has changed: torch writes checksums, but does not look at them."""
     try:
+        with ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise Refused(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
@@ -52,8 +57,13 @@ def step_of(path: Path) -> int:
         place, progress = content["ImageData"], content["loops"]["fit_loop"]
         counts = [content["global_step"], place["epoch"], place["batch"]]
         counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
+        kept = content["callbacks"]["Journal"]
+        counts += [kept["num_images"], kept["num_epochs"], kept["best"]["epoch"]]
         if not all(type(n) is int and n >= 0 for n in counts):
             raise ValueError("no place in the training")
+        measured = [kept["train_seconds"], kept["best"]["accuracy"], *content["epoch_loss"]]
+        if not all(type(n) in (int, float) for n in measured):
+            raise ValueError("no account of the training")
         if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
             raise ValueError("no optimizer, or no schedule")
     except (KeyError, TypeError, ValueError) as error:

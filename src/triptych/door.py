@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from triptych.usage import usage
 if TYPE_CHECKING:
     from triptych.config import Config
 
+MULTIRUN = re.compile(r"-m|--multirun|\+*hydra\.mode=\s*multirun\s*", re.IGNORECASE)
 # What Hydra reads as a list, a mapping, a number or no text at all.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ def open_door(verb: str, task: str) -> None:
     speak()
     try:
         sys.argv[1:] = [adapted(argument) for argument in arguments]
-        if verb not in SWEEPS and {"-m", "--multirun"} & set(arguments):
+        if verb not in SWEEPS and any(map(MULTIRUN.fullmatch, arguments)):
             raise Refused(f"-m: {verb} {NO_SWEEP.get(verb, 'is not for a sweep')}")
         os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)
@@ -139,7 +141,8 @@ class Screen(logging.Handler):
         from rich import get_console
 
         shown = "\n".join(map(legible, self.format(record).split("\n")))
-        get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # where the output is a file, its disk may be full
+            get_console().print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 def speak() -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from rich.filesize import decimal
 
 from triptych import Refused
+
+TEXTS = (".json", ".yaml", ".csv")
+LONGEST_TEXT = 64_000_000  # bytes; no run comes near it
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def check_file(told: str, path: Path) -> None:
     if os.path.isdir(path):
         raise Refused(f"{told}: is a folder")
     try:
-        _beside(path).lstat()
+        path.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:  # the name is too long, or what is above it is no folder
@@ -39,14 +43,29 @@ def check_file(told: str, path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """A name that this process alone gives; short, for a file's own may be as long as can be."""
+    return path.with_name(f".{path.name[-40:]}.{os.getpid()}")
+
+
+def halves(folder: Path) -> Iterator[Path]:
+    """What a killed `replacing` has left in a folder or below it."""
+    named = re.compile(r"\..+\.\d+", re.DOTALL)
+    return (path for path in folder.rglob(".*") if named.fullmatch(path.name))
 
 
 def regular(path: Path) -> Path:
-    """The path; raises OSError at what would keep a reader waiting, as a FIFO does."""
+    """The path; raises OSError at what would keep a reader waiting, as a FIFO does, and at an
+    endless text."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path.name} is no regular file")
+    if is_endless(path):
+        raise OSError(f"{path.name} is longer than {decimal(LONGEST_TEXT)}")
     return path
+
+
+def is_endless(path: Path) -> bool:
+    """Whether it is a text that might fill the memory of its reader."""
+    return path.suffix in TEXTS and path.is_file() and path.stat().st_size > LONGEST_TEXT
 
 
 def make_folder(parent: Path, name: str) -> Path:

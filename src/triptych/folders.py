@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from triptych import Refused, legible
 from triptych.config import shown
+from triptych.files import LONGEST_TEXT, is_endless
 from triptych.record import Record
 from triptych.rules import NAMES, TEXT, Rule, count, number
 
@@ -69,10 +72,12 @@ def run_folders(start: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise Refused at what is neither a file nor a folder: a FIFO keeps its reader for ever."""
+    """Raise Refused at what no reader comes to the end of: a FIFO, a text without end."""
     for path in folder.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise Refused(f"{path}: neither a file nor a folder; delete it")
+        if is_endless(path):
+            raise Refused(f"{path}: a text longer than {decimal(LONGEST_TEXT)}; delete it")
 
 
 def finished(folder: Path) -> Record:

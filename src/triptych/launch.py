@@ -9,32 +9,30 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from triptych import Refused
-from triptych.building import on_cuda
+from triptych.building import check_shares, on_cuda
 from triptych.config import Config
 from triptych.ending import resume_command
-from triptych.ranks import environment
+from triptych.lock import held
+from triptych.ranks import LOCALHOST, environment, local_store
 from triptych.record import Record
-from triptych.stopping import exit_code, handled
+from triptych.stopping import SIGNALS, exit_code, handled
 from triptych.sweep.job import COMMAND
 
 log = logging.getLogger(__name__)
-LOCALHOST = "127.0.0.1"
 GRACE_SECONDS = 15.0  # for the others to end by themselves, once one has failed
 
 
@@ -60,47 +58,48 @@ def num_ranks(config: Config) -> int:
 
 
 def launch(
-    config: Config, overrides: list[str], num: int, started: Callable[[str], object] | None = None
+    config: Config, overrides: list[str], num: int, started: Callable[[str], object]
 ) -> Record:
     """Run every rank to its end; the finished record. Raises SystemExit where one failed."""
+    check_shares(config, num)  # before so many processes are started
+    before = Record.open(Path(config["resume"])).facts if config["resume"] else None
     with tempfile.TemporaryDirectory(prefix="triptych_") as scratch:
         asked = json.dumps({"config": config, "overrides": overrides})
         ranks = Ranks(asked, num, Path(scratch))
         failure = ranks.wait(started)
         folder = ranks.folder()
-        record = Record.open(Path(folder)) if folder else None
         if failure is None:
-            assert record
-            return record
+            return Record.open(Path(folder))
         if failure.rank > 0 and ranks.stopped_by is None:
             print(ranks.output(failure.rank), end="", file=sys.stderr)
-    if record:
-        tell_end(record, failure, ranks.stopped_by)
+    with suppress(OSError, Refused):  # the disk may be full, or the folder gone
+        record = Record.open(Path(folder)) if folder else None
+        tell_end(record, failure, ranks.stopped_by, before)
     if ranks.stopped_by is not None:
         raise SystemExit(exit_code(ranks.stopped_by))
     raise SystemExit(max(1, failure.code))
 
 
-def tell_end(record: Record, failure: Failure, stopped_by: int | None) -> None:
-    """Record how a run ended whose ranks could not do so themselves."""
+def tell_end(
+    record: Record | None, failure: Failure, stopped_by: int | None, before: dict[str, Any] | None
+) -> None:
+    """Record how a run ended whose ranks could not do so themselves.
+
+    `before`: its facts where it was resumed; a run that was refused is left as it was.
+    """
     rank, code = failure
+    if record and held(record.folder):  # by another process, whose run it is
+        record = None
     if code < 0 and stopped_by is None:
         error = f"rank {rank} was killed by {signal.Signals(-code).name}"
-        (record.folder / "traceback.txt").unlink(missing_ok=True)  # what the others made of it
-        record.end("interrupted", error=error)
-        log.error("%s; to go on: %s", error, resume_command(record))
-    elif record.facts["status"] == "running":
+        log.error("%s%s", error, f"; to go on: {resume_command(record)}" if record else "")
+        if record:
+            (record.folder / "traceback.txt").unlink(missing_ok=True)  # what the others made of it
+            record.end("interrupted", error=error)
+    elif record and record.facts.get("status") == "running" and record.facts != before:
         how = f"rank {rank} ended with exit code {code}"
         status = "failed" if stopped_by is None else "interrupted"
         record.end(status, error=how if status == "failed" else None)
-
-
-def local_store() -> TCPStore:
-    """A store that only this machine reaches; torch itself would listen on every interface."""
-    listening = socket.create_server((LOCALHOST, 0))
-    port = listening.getsockname()[1]
-    fd = listening.detach()
-    return TCPStore(LOCALHOST, port, None, True, wait_for_workers=False, master_listen_fd=fd)
 
 
 class Ranks:
@@ -140,14 +139,14 @@ class Ranks:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
             )
 
-    def wait(self, started: Callable[[str], object] | None) -> Failure | None:
+    def wait(self, started: Callable[[str], object]) -> Failure | None:
         """The first rank that failed, when all have ended; None where none did."""
-        failure = None
+        failure, is_told = None, False
         with self._signals_passed_on():
             while any(process.poll() is None for process in self.processes):
-                if started and (folder := self.folder()):
+                if not is_told and (folder := self.folder()):
                     started(folder)
-                    started = None
+                    is_told = True
                 failure = failure or self._failure()
                 if time.monotonic() > self.deadline:
                     self._kill()
@@ -186,7 +185,7 @@ class Ranks:
                 process.send_signal(number)
 
         try:
-            with handled(stop):
+            with handled(stop, SIGNALS):
                 yield
         finally:
             self._kill()

@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 def _opened(path: Path) -> IO[str]:
     try:
-        return open(path, "a+", opener=_no_link)
+        return open(path, "a+", opener=no_link)
     except OSError as error:
         raise Refused(f"{path.parent}: cannot be written to ({error.strerror or error})") from error
 
@@ -62,7 +62,7 @@ def held(folder: Path) -> bool:
     """Whether a living process holds the run folder."""
     path = folder / ".lock"
     try:
-        with open(path, opener=_no_link) as file:
+        with open(path, opener=no_link) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -112,11 +112,12 @@ def _may_live(path: Path) -> bool:
 def _holder(path: Path) -> str:
     """`<pid> on <host>`, as the file says; empty where it says nothing of the kind."""
     try:
-        with open(path, errors="replace", opener=_no_link) as file:
+        with open(path, errors="replace", opener=no_link) as file:
             return found[0] if (found := HOLDER.fullmatch(file.read(300))) else ""
     except OSError:
         return ""
 
 
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # nor waits for a FIFO
+def no_link(path: str, flags: int) -> int:
+    """An opener that follows no link, nor waits for a FIFO."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

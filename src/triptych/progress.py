@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -40,7 +41,8 @@ class Lines(Callback):
         if time.monotonic() - self.last >= SILENCE_SECONDS:
             self.last = time.monotonic()
             # Not to the log: it belongs to the moment.
-            print(f"{what} batch {batch_idx + 1} of {total}", flush=True)
+            with suppress(OSError):  # where the output is a file, its disk may be full
+                print(f"{what} batch {batch_idx + 1} of {total}", flush=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int

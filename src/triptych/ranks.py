@@ -6,6 +6,7 @@ Rank 0 makes the run folder and writes into it; the others are told which one it
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,20 +16,26 @@ from typing import Any
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from triptych import Refused
 from triptych.config import Config
 from triptych.files import finite
 from triptych.record import Record
+
+LOCALHOST = "127.0.0.1"
 
 
 @cache
 def environment() -> ClusterEnvironment | None:
     """What started this process as one rank of several; None where it is alone."""
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        if kind.detect() and kind().world_size() > 1:
-            return kind()
+        try:
+            if kind.detect() and kind().world_size() > 1:
+                return kind()
+        except RuntimeError as error:  # about the options of srun
+            raise Refused(f"SLURM: {str(error).partition(chr(10))[0]}") from error
     return None
 
 
@@ -45,6 +52,14 @@ def store() -> Store:
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = here.main_address, str(here.main_port)
     found: Store = next(rendezvous("env://", here.global_rank(), here.world_size()))[0]
     return found
+
+
+def local_store() -> TCPStore:
+    """A store that only this machine reaches; torch itself would listen on every interface."""
+    listening = socket.create_server((LOCALHOST, 0))
+    port = listening.getsockname()[1]
+    fd = listening.detach()
+    return TCPStore(LOCALHOST, port, None, True, wait_for_workers=False, master_listen_fd=fd)
 
 
 def tell(what: str, text: str = "") -> None:

@@ -59,6 +59,7 @@ class Record:
             versions=versions,
             git_commit=commit,
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             overrides=overrides,
             started_at=now.isoformat(timespec="seconds"),
             finished_at=None,

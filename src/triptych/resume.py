@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych import Refused, checkpoint
 from triptych.config import Config
-from triptych.files import finite, replacing
+from triptych.files import finite, halves, replacing
 from triptych.folders import check_files
 from triptych.identity import NOT_THE_EXPERIMENT, config_hash
 from triptych.lock import hold
@@ -93,12 +95,9 @@ def cut_back(record: Record) -> None:
     Raises Refused where that checkpoint cannot be read, OSError where a file cannot be written.
     """
     last, folder = record.checkpoint_path("last"), record.folder
-    for path in folder.rglob(".*.[0-9]*"):  # a killed write's half
+    # Beside `last.ckpt` Lightning's own is none: it saves one before it has SLURM requeue a job.
+    for path in [*halves(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
         path.unlink()
-    for path in sorted(
-        folder.glob("hpc_ckpt_*.ckpt")
-    ):  # which Lightning saves before SLURM requeues a job
-        path.replace(last)
     try:
         step = checkpoint.step_of(last) if last.exists() else -1
     except Refused as refused:
@@ -132,20 +131,27 @@ def step_of(row: dict[str, str | None]) -> int:
 
 
 def cut_events(folder: Path, step: int) -> None:
-    """Leave one event file, of what was logged up to a step; its name sorts before newer ones,
-    whatever the clock says."""
+    """Leave one event file, of what was logged up to a step, every event once; its name sorts
+    before newer ones, whatever the clock says."""
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files:
         return
     kept = folder / "events.out.tfevents.0000000000.before"
     with replacing(kept) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        for raw in (raw for source in files for raw in RawEventFileLoader(str(source)).Load()):
-            if is_kept(raw, step):
-                writer.write(raw)
+        every = (raw for source in files for raw in events(source))
+        # Where this was cut off before, events lie in the kept file and in their own.
+        for raw in dict.fromkeys(raw for raw in every if is_kept(raw, step)):
+            writer.write(raw)
     for path in files:
         if path != kept:
             path.unlink()
+
+
+def events(path: Path) -> Iterator[bytes]:
+    """The whole events of a file, up to the first that is not."""
+    with suppress(MemoryError, OverflowError):  # at a length that nobody has written
+        yield from RawEventFileLoader(str(path)).Load()
 
 
 def is_kept(raw: bytes, step: int) -> bool:

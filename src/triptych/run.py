@@ -28,6 +28,7 @@ from triptych.needs import require
 from triptych.progress import hush_lightning
 from triptych.ranks import one_record
 from triptych.record import Record
+from triptych.requeued import gone_on_with
 from triptych.resume import moved, reopen, require_same
 from triptych.task import Classification
 
@@ -35,13 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: Config, overrides: list[str], started: Callable[[str], object] | None = None
+    config: Config, overrides: list[str], started: Callable[[str], object] = lambda folder: None
 ) -> Record:
     """Take a checked config from the first image to a complete run folder.
 
     `started` is told the folder as soon as there is one.
     """
     hush_lightning()
+    config, overrides = gone_on_with(config, overrides, started)
     resumed = one_record(lambda: reopen(config, overrides)) if config["resume"] else None
     asked, config = config, moved(resumed.config, config, overrides) if resumed else config
     goes_on = resumed is not None and resumed.checkpoint_path("last").exists()
@@ -55,11 +57,9 @@ def train(
     pl.seed_everything(config["seed"], verbose=False)
     data, task = prepared(config, source, network, load=not goes_on)
     told = facts(data, task.backbone, network)
-    if resumed:
-        require_same(resumed, told)
     record = resumed or one_record(lambda: Record.create(config, overrides))
-    if started:
-        started(str(record.folder))
+    require_same(record, told)
+    started(str(record.folder))
     with kept(record, resumed=resumed is not None):
         trainer, journal = trainer_for(config, record, task)
         record.begin(config, **told)

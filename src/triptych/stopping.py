@@ -18,11 +18,17 @@ def exit_code(number: int) -> int:
 def handle(handler: Handler, signals: Sequence[int] = ()) -> dict[int, Any]:
     """Install a handler, in the main thread; returns the handlers that it replaces.
 
-    `signals`: by default all, but under SLURM not SIGUSR1, which announces a job's end there:
-    Lightning answers it by a requeue.
+    `signals`: by default all, but not SIGUSR1 where Lightning answers it.
     """
-    usual = SIGNALS[:2] if "SLURM_JOB_ID" in os.environ else SIGNALS
+    usual = SIGNALS[:2] if lightning_requeues() else SIGNALS
     return {number: signal.signal(number, handler) for number in signals or usual}
+
+
+def lightning_requeues() -> bool:
+    """Whether this is a task of SLURM's srun: SIGUSR1 announces the end of its time, and Lightning
+    asks for a requeue then. As Lightning finds it, without importing it."""
+    is_task = "SLURM_NTASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return is_task and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def stop_at_once(number: int, _: FrameType | None) -> None:

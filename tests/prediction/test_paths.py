@@ -135,7 +135,7 @@ def test_an_output_is_kept_unless_it_may_be_overwritten(tmp_path: Path) -> None:
         ("folder.csv", "is a folder"),
         ("lost/a.csv", "no folder that can be written to"),
         (f"{'x' * 300}.csv", r"cannot be written \(File name too long\)"),
-        (f"{'x' * 245}.csv", r"cannot be written \(File name too long\)"),
+        (f"{'x' * 252}.csv", r"cannot be written \(File name too long\)"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, name: str, said: str) -> None:

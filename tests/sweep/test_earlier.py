@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from triptych import Refused
 from triptych.sweep.earlier import claim, give_up, newest, settles
 from triptych.sweep.jobs import Job
 from triptych.sweep.table import cells
@@ -138,3 +140,24 @@ def test_where_nothing_can_be_locked_every_claim_is_granted(tmp_path: Path) -> N
         granted = claim(job(tmp_path))
         assert granted
         give_up(granted)
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("plant", [fifo, Path.mkdir, dangling])
+def test_what_lies_in_a_claims_place_is_named_and_waited_for_by_nobody(
+    tmp_path: Path, plant: Callable[[Path], None]
+) -> None:
+    path = tmp_path / ".sweep" / ("5eed" * 4)
+    path.parent.mkdir()
+    plant(path)
+    with pytest.raises(Refused, match=f"{path}: in the way of the sweep") as refused:
+        claim(job(tmp_path))
+    assert len(str(refused.value).splitlines()) == 1
+    assert os.path.lexists(path)

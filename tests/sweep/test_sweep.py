@@ -172,6 +172,37 @@ def test_a_sweep_in_which_all_finish_ends_as_usual(stand_ins: StandIns) -> None:
     assert exit_code(stand_ins.jobs("0")) == 0
 
 
+def test_a_job_whose_claim_is_barred_is_refused_and_the_others_go_on(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    barred, other = stand_ins.jobs("0,10")
+    claims = stand_ins.log_dir / ".sweep"
+    claims.mkdir()
+    os.mkfifo(claims / barred.config_hash[:16])
+    assert exit_code([barred, other]) == 1
+    assert stand_ins.statuses() == {10: ["finished"]}
+    assert f"refused in 0 s: {claims}/" in capfd.readouterr().out
+
+
+def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_claim_back(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, other = stand_ins.jobs("0,10")
+    asked = worker.asked
+
+    def full_disk(job: Job, earlier: Record | None) -> dict[str, Any]:
+        if job is first:
+            raise OSError(28, "No space left on device")
+        return asked(job, earlier)
+
+    monkeypatch.setattr(worker, "asked", full_disk)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert exit_code([first, other]) == 1
+    assert stand_ins.statuses() == {10: ["finished"]}
+    assert "could not be started: [Errno 28] No space left" in capfd.readouterr().out
+    assert list((stand_ins.log_dir / ".sweep").iterdir()) == []
+
+
 def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
     assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
     assert at_once(stand_ins, lambda _: True) == 2

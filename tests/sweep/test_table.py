@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from triptych.sweep import table
+from triptych.sweep.board import Board
 from triptych.sweep.worker import Outcome
 
 
@@ -40,3 +41,14 @@ def test_a_job_without_result_shows_its_status_and_no_figures(
 def test_below_the_table_stands_why_a_job_failed(capsys: pytest.CaptureFixture[str]) -> None:
     table.show([("seed=0", Outcome("refused", error="data.root: not there\nfetch it"))])
     assert capsys.readouterr().out.endswith("seed=0: data.root: not there\nfetch it\n")
+
+
+def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    foreign = Outcome("failed", {}, Path("logs/\x1b]0;a\x07"), error="\x1b[31mred")
+    table.show([("seed=0", foreign)])
+    Board(total=1).say(f"seed=0: {foreign.error} {foreign.folder}")
+    shown = capsys.readouterr().out
+    assert shown.count("red") == 2
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)

@@ -35,6 +35,8 @@ class ProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        if not job_overrides:
+            raise Refused("-m: no job to run; a glob(...) or range(...) of it chooses nothing")
         from triptych.sweep.jobs import freeze  # Hydra imports this file for every command
 
         if "TORCHELASTIC_RUN_ID" in os.environ:

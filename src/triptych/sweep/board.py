@@ -1,11 +1,14 @@
 """What a sweep shows while it goes: one bar, and a line a job."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from rich import get_console
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.text import Text
+
+from triptych import legible
 
 
 class Board(Progress):
@@ -19,8 +22,10 @@ class Board(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in self.at_work)
+        for line in self.at_work:
+            yield Text(legible(line), no_wrap=True, overflow="ellipsis")
 
     def say(self, line: str) -> None:
         """A line above the bar, in one write: other programs may share the screen."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # where the output is a file, its disk may be full
+            self.console.print(legible(line), markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,9 @@ from typing import IO
 
 from triptych import Refused
 from triptych.config import shown
+from triptych.files import regular
 from triptych.folders import MEASURED, finished, run_folders
+from triptych.lock import no_link
 from triptych.record import Record
 from triptych.rules import Rule, count, number
 from triptych.sweep.jobs import Job
@@ -63,13 +65,11 @@ def claim(job: Job) -> IO[bytes] | None:
     It lasts until the file is closed in every process that has it open: a child that inherits
     it keeps its job even if the sweep is killed. Where locks are unknown every claim is granted;
     then the run folder's own lock is all that keeps two processes apart.
+
+    Raises Refused where something else lies in the file's place.
     """
     path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError:
-        return open(os.devnull, "ab")
+    file = _opened(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_ours = os.path.samestat(path.stat(), os.fstat(file.fileno()))
@@ -81,6 +81,18 @@ def claim(job: Job) -> IO[bytes] | None:
         return file
     file.close()
     return None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A claim's file; where none can be made, one that everybody may have."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(regular(path), "ab", opener=no_link)
+    except OSError as error:
+        if os.path.lexists(path):
+            reason = error.strerror or error
+            raise Refused(f"{path}: in the way of the sweep ({reason}); delete it") from error
+        return open(os.devnull, "ab")
 
 
 def give_up(claimed: IO[bytes]) -> None:

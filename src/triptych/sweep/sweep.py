@@ -97,7 +97,11 @@ class Sweep:
             if is_short or self.signals or len(self.at_work) == self.num_jobs:
                 return
             if not_before <= time.monotonic():
-                self._take_up(number)
+                try:
+                    self._take_up(number)
+                except Refused as refused:
+                    del self.waiting[number]
+                    self._close(number, Outcome("refused", error=str(refused)), 0)
 
     def _take_up(self, number: int) -> None:
         """Start a job, resume it, or leave it as an earlier run settled it."""
@@ -117,7 +121,12 @@ class Sweep:
         wanted = self.wanted[number]
         lent, self.free_gpus = self.free_gpus[:wanted], self.free_gpus[wanted:]
         place = self.scratch / str(number)
-        self.at_work[number] = Worker(job, place, claimed, lent, earlier, self.env)
+        try:
+            self.at_work[number] = Worker(job, place, claimed, lent, earlier, self.env)
+        except OSError as error:
+            give_up(claimed)
+            self.free_gpus += lent
+            self._close(number, Outcome("refused", error=f"could not be started: {error}"), 0)
 
     def _put_off(self, number: int, folder: Path | None) -> None:
         if not self.waiting[number]:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from triptych import legible
 from triptych.sweep.worker import Outcome
 
 
@@ -18,14 +19,15 @@ def show(outcomes: Sequence[tuple[str, Outcome]]) -> None:
     for label, outcome in outcomes:
         row = cells(outcome.facts) if outcome.status == "finished" else [""] * 5
         status = f"{outcome.status}{' before' if outcome.is_earlier else ''}"
-        folder = str(outcome.folder or "")
+        folder = legible(str(outcome.folder or ""))
         table.add_row(*map(escape, (label, status)), *row, escape(folder))
     console = Console()
     console.width = console.width if console.is_terminal else 160
     console.print(table)
     for label, outcome in outcomes:
         if outcome.error:
-            console.print(f"{label}: {outcome.error}", markup=False, highlight=False)
+            said = legible(f"{label}: {outcome.error}")
+            console.print(said, markup=False, highlight=False)
     if any(outcome.is_earlier and outcome.status == "failed" for _, outcome in outcomes):
         console.print("failed before: retry_failed=true goes on with them", highlight=False)
 

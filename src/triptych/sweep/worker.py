@@ -96,10 +96,11 @@ class Worker:
         return None
 
     def output(self) -> str:
-        """The end of what the job printed."""
-        with (self.place / "output").open("rb") as file:
+        """The end of what the job printed; empty where the system has cleared it away."""
+        with suppress(OSError), (self.place / "output").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
             return file.read().decode(errors="replace").strip()
+        return ""
 
     def last_line(self) -> str:
         return self.output().rpartition("\n")[2]
