@@ -21,13 +21,20 @@ from triptych.model.backbone import Preprocessing
 
 
 class Batch(NamedTuple):
+    """Of a probe (probe.py), `images` are what the network's head takes of them: float (B, F)."""
+
     images: Tensor  # uint8 (B, 3, H, W) from the loader; float (B, 3, S, S) from the pipeline
     labels: Tensor  # int64 (B,), or probabilities (B, C) where images were mixed
     index: Tensor  # type: ignore[assignment]  # int64 (B,), place in the official set
 
 
 class Part(Dataset[Batch]):
-    """Some of a set's images, answering a whole batch of positions at once."""
+    """Some of a set's images, answering a whole batch of positions at once.
+
+    Where it has `features`, float (N, F) by position, they stand for the images.
+    """
+
+    features: Tensor | None = None
 
     def __init__(self, data: LabelledImages, index: Tensor) -> None:
         self.data = data
@@ -38,7 +45,8 @@ class Part(Dataset[Batch]):
 
     def __getitems__(self, positions: Tensor) -> Batch:
         index = self.index[positions]
-        return Batch(self.data.images[index], self.data.labels[index], index)
+        images = self.data.images[index] if self.features is None else self.features[positions]
+        return Batch(images, self.data.labels[index], index)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -129,6 +137,8 @@ class ImageData(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
         images, labels, index = batch
+        if images.ndim == 2:
+            return batch
         if not self.trainer.training:
             return Batch(self.pipeline.evaluation(images), labels, index)
         keys = (self.seed, self.trainer.current_epoch, index)
