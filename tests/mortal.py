@@ -5,8 +5,8 @@ with; and a fault, `at` a moment (of `MOMENTS`, or a write by its file's name: "
 for the `nth` time, or `after` seconds: a `signal`, SIGKILL where none is named, an error of the
 system by its `errno`, or the loss of a folder, `removed`. Where it names a `rank` of a run on
 several devices, it comes there, and the signal goes to the process that started the ranks. `clock`
-is added to the time, `fsize` is the length that files may have, `uid` whom root becomes. The
-answer, a line too, has the exit code and what was printed.
+is added to the time, `fsize` is the length that files may have, `uid` whom root becomes, `env` what
+the environment has besides. The answer, a line too, has the exit code and what was printed.
 
 torch is imported once, before the forks, in a process with one thread: a run starts at once.
 """
@@ -186,6 +186,7 @@ def composed(typed: list[str]) -> Config:
 def bend(request: dict[str, Any]) -> None:
     """Make this process's world as the request says."""
     speak()
+    os.environ.update(request.get("env", {}))
     if "at" in request:
         Fault(request).install()
     if "fsize" in request:
