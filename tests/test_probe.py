@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from tests.mortal import Tiny
@@ -176,7 +177,8 @@ def test_augmentation_is_the_reason_to_keep_nothing(world: World) -> None:
 
 
 def asked(**trainer: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{"callbacks": [], "fast_dev_run": 0} | trainer)
+    alone = {"callbacks": [], "fast_dev_run": 0, "strategy": SingleDeviceStrategy("cpu")}
+    return SimpleNamespace(**alone | trainer)
 
 
 def test_the_same_images_in_every_epoch_are_no_hindrance() -> None:
@@ -189,6 +191,7 @@ def test_the_same_images_in_every_epoch_are_no_hindrance() -> None:
         ("standard", "none", {}, "data.augment=standard, so images differ"),
         ("none", "mixup", {}, "data.mix=mixup, so images differ"),
         ("none", "none", {"callbacks": [BackboneFinetuning()]}, "a callback may train it"),
+        ("none", "none", {"strategy": FSDPStrategy()}, "FSDPStrategy spreads it over devices"),
         ("none", "none", {"fast_dev_run": 1}, "trainer.fast_dev_run takes but a few images"),
     ],
 )

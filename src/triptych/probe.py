@@ -11,11 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.filesize import decimal
 from torch import Tensor
 
 from triptych import Refused
-from triptych.data.features import MOST_BYTES, folder, kept, near
+from triptych.data.features import MOST_BYTES, Kept, folder, kept, near
 from triptych.data.images import ImageData, Part
 from triptych.data.splits import digest
 from triptych.data.store import hashed, told
@@ -60,10 +61,13 @@ class Probe(Callback):
         for split, part in parts.items():
             batches = frozen.all_features(part, f"Features of {split} images")
             found = kept(f"{network}-{pixels(part)}", len(part), first[split], batches)
-            part.features, seconds = found
-            total = (self.record.facts.get("feature_seconds") or 0.0) + seconds
+            part.features = found.features
+            total = (self.record.facts.get("feature_seconds") or 0.0) + found.seconds
             self.record.update(feature_seconds=total)
-            how = f"computed in {seconds:.1f} s, kept in" if seconds else "read from"
+            by = " by another process" if found.is_awaited else ""
+            how = (
+                f"computed{by} in {found.seconds:.1f} s, kept in" if found.seconds else "read from"
+            )
             log.info("features of %d %s images %s %s", len(part), split, how, folder())
 
 
@@ -129,8 +133,17 @@ def check_same_in_every_epoch(trainer: Any, data: ImageData) -> None:
             raise Refused(f"data.{setting}={value}, so images differ from epoch to epoch")
     if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):
         raise Refused("a callback may train it, too")
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise Refused(f"{type(trainer.strategy).__name__} spreads it over devices")
     if trainer.fast_dev_run:
         raise Refused("trainer.fast_dev_run takes but a few images")
+
+
+def told_of(found: Kept) -> str:
+    if not found.seconds:
+        return f"read from {folder()}"
+    by = " by another process" if found.is_awaited else ""
+    return f"computed{by} in {found.seconds:.1f} s, kept in {folder()}"
 
 
 def pixels(part: Part) -> str:

@@ -27,6 +27,7 @@ NOISE = 0.02  # relative: of bfloat16, where another size of batch takes another
 class Kept(NamedTuple):
     features: Tensor  # float (N, F), to be read only
     seconds: float  # until this or another process had computed them, 0 where they lay on disk
+    is_awaited: bool = False  # another process did
 
 
 def folder() -> Path:
@@ -43,14 +44,15 @@ def kept(name: str, num_images: int, first: Tensor, batches: Iterable[Tensor]) -
     path, shape = folder() / f"{name}.features", (num_images, first.shape[1])
     if (features := _opened(path, shape, first)) is not None:
         return Kept(features, 0.0)
-    started = time.monotonic()
+    started, is_awaited = time.monotonic(), True
     with download.locked(path, "DATA_DIR"):
         if (features := _opened(path, shape, first)) is None:
             _write(path, num_images * first[0].nbytes, batches)
             features = _opened(path, shape, first)
+            is_awaited = False
     if features is None:
         raise Refused(f"{path}: another time, the same images had other features")
-    return Kept(features, time.monotonic() - started)
+    return Kept(features, time.monotonic() - started, is_awaited)
 
 
 def _opened(path: Path, shape: tuple[int, int], first: Tensor) -> Tensor | None:
