@@ -49,7 +49,10 @@ tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine on
 	read_env(ROOT / ".env"); print(os.environ.get("LOG_DIR", "logs"))')"; set -x; \
 	$(BIN)/tensorboard --host localhost --logdir "$$logs"
 
-clean: ## remove caches and build products; logs/, data/, .env and .venv stay
+clean: ## remove caches, build products, features of probes; logs/, other data, .env and .venv stay
+	-@test ! -x $(BIN)/python || $(BIN)/python -c 'import os, shutil; from triptych.door import ROOT, read_env; \
+	read_env(ROOT / ".env"); data = os.path.expanduser(os.environ.get("DATA_DIR") or "data"); \
+	shutil.rmtree(os.path.join(data, ".features"), ignore_errors=True)'
 	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

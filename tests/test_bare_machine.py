@@ -184,6 +184,18 @@ def test_clean_leaves_runs_data_settings_and_the_environment(clone: Clone) -> No
     assert [name for name in kept + gone if (clone.folder / name).exists()] == kept
 
 
+def test_clean_removes_the_features_of_probes_where_data_lie(clone: Clone, tmp_path: Path) -> None:
+    data, python = tmp_path / "elsewhere", clone.folder / ".venv" / "bin" / "python"
+    sources = [clone.folder / "src" / "a.py", clone.folder / "tests" / "b.py"]
+    for path in (data / ".features" / "a.features", data / "test_batch", python, *sources):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}/src" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    assert clone.make("clean", DATA_DIR=str(data)).returncode == 0
+    assert [path.name for path in data.iterdir()] == ["test_batch"]
+
+
 def test_the_lock_pins_and_hashes_everything_and_names_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert not re.search(r"://|^-|\+cpu|\+cu\d| @ |\s/", lock, flags=re.MULTILINE)

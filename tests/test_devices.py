@@ -24,7 +24,7 @@ from torch import Tensor, distributed
 from triptych import Refused, checkpoint, ending, launch, ranks
 from triptych.building import build_data, build_optim, build_trainer, built, check_ranks
 from triptych.config import CONFIGS, Config, check, plain
-from triptych.data.images import BatchOrder
+from triptych.data.order import BatchOrder
 from triptych.due import Due
 from triptych.identity import config_hash
 from triptych.lock import hold

@@ -21,7 +21,7 @@ from triptych.resume import cut_metrics
 
 KEYS = """
     schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
-    command overrides started_at finished_at num_epochs error slurm_job_id
+    command overrides started_at finished_at num_epochs feature_seconds error slurm_job_id
 """.split()
 
 

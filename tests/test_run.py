@@ -38,7 +38,7 @@ FIELDS = """
     split_hash test_hash config_hash group_hash
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
     precision versions git_commit command overrides started_at finished_at train_seconds
-    images_per_second compile_seconds monitor best_epoch error metrics
+    images_per_second compile_seconds feature_seconds monitor best_epoch error metrics
 """.split()
 
 

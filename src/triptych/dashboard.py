@@ -58,17 +58,18 @@ class Dashboard(Callback):
     def _show_images(self, trainer: pl.Trainer) -> None:
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
-        batch = data.train.__getitems__(chosen[:NUM_SHOWN])
-        names = [data.classes[label] for label in batch.labels]
-        seen, _ = data.pipeline.training(batch.images, batch.labels, (data.seed, 0, batch.index))
+        index = data.train.index[chosen[:NUM_SHOWN]]
+        images, labels = (tensor[index] for tensor in data.train.data)
+        names = [data.classes[label] for label in labels]
+        seen, _ = data.pipeline.training(images, labels, (data.seed, 0, index))
         low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
         seen = ((seen - low) / (high - low).clamp(min=1e-6) * 255).byte()
         shown = {
-            "images": (batch.images, "Training images as on disk"),
+            "images": (images, "Training images as on disk"),
             "images_as_seen": (seen, "The same as the network sees them, contrast stretched"),
         }
-        for name, (images, heading) in shown.items():
-            self._show(trainer, name, figures.image_grid(images.numpy(), names, heading))
+        for name, (grid, heading) in shown.items():
+            self._show(trainer, name, figures.image_grid(grid.numpy(), names, heading))
         texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
         for writer in writers(trainer):
             for name, text in texts.items():

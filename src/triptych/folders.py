@@ -29,7 +29,7 @@ OPTIONAL_FACTS: dict[str, Rule] = {
     **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
     **dict.fromkeys(("input_size", "num_test"), count(1)),
-    **dict.fromkeys(("images_per_second", "train_seconds"), MEASURED),
+    **dict.fromkeys(("images_per_second", "train_seconds", "feature_seconds"), MEASURED),
     "command": Rule("a text", lambda value: type(value) is str),
     "classes": NAMES,
     "versions": MAPPING,

@@ -49,6 +49,7 @@ class Record:
             schema=SCHEMA,
             status="running",
             num_epochs=None,
+            feature_seconds=None,
             model=config["model"]["name"],
             data=config["data"]["name"],
             seed=config["seed"],

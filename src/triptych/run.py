@@ -25,6 +25,7 @@ from triptych.launch import launch, num_ranks
 from triptych.model.backbone import Backbone
 from triptych.model.own import Network
 from triptych.needs import require
+from triptych.probe import Probe
 from triptych.progress import hush_lightning
 from triptych.ranks import one_record
 from triptych.record import Record
@@ -120,8 +121,10 @@ def trainer_for(config: Config, record: Record, task: Classification) -> tuple[p
     keeps = config["checkpoint"]
     due = Due(keeps["every_n_steps"], keeps.get("every_minutes"))  # older folders lack minutes
     journal = Journal(record, keeps["score"], due)
-    dashboard = Dashboard(record, str(task.backbone.head))
-    return building.build_trainer(config, record, [dashboard, journal]), journal
+    ours = [Dashboard(record, str(task.backbone.head)), journal]
+    if config.get("speed", {}).get("cache_features"):  # nor do they have this
+        ours.insert(0, Probe(record))
+    return building.build_trainer(config, record, ours), journal
 
 
 def fit_and_test(

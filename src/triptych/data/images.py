@@ -3,8 +3,6 @@
 Shapes: N images, C classes, B images of a batch on one device.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -12,24 +10,31 @@ from typing import NamedTuple
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from triptych.data.mixing import mixer
+from triptych.data.order import BatchOrder
 from triptych.data.pipeline import Pipeline
-from triptych.data.randomness import permutation
 from triptych.data.source import LabelledImages, Source
 from triptych.data.splits import digest, num_per_class, parted
 from triptych.model.backbone import Preprocessing
 
 
 class Batch(NamedTuple):
+    """Of a probe (probe.py), `images` are what the network's head takes of them: float (B, F)."""
+
     images: Tensor  # uint8 (B, 3, H, W) from the loader; float (B, 3, S, S) from the pipeline
     labels: Tensor  # int64 (B,), or probabilities (B, C) where images were mixed
     index: Tensor  # type: ignore[assignment]  # int64 (B,), place in the official set
 
 
 class Part(Dataset[Batch]):
-    """Some of a set's images, answering a whole batch of positions at once."""
+    """Some of a set's images, answering a whole batch of positions at once.
+
+    Where it has `features`, float (N, F) by position, they stand for the images.
+    """
+
+    features: Tensor | None = None
 
     def __init__(self, data: LabelledImages, index: Tensor) -> None:
         self.data = data
@@ -40,42 +45,8 @@ class Part(Dataset[Batch]):
 
     def __getitems__(self, positions: Tensor) -> Batch:
         index = self.index[positions]
-        return Batch(self.data.images[index], self.data.labels[index], index)
-
-
-class BatchOrder(Sampler[Tensor]):
-    """Positions of every batch on this device: `order[b * B : (b + 1) * B][rank::world_size]`.
-
-    The images of a global batch are the same on any number of devices. In training, the order is
-    keyed by seed and epoch, and a last batch of fewer than two images a device is left out:
-    BatchNorm cannot normalise one image. In evaluation every image comes once.
-    """
-
-    def __init__(
-        self, n: int, batch_size: int, rank: int, world_size: int, seed: int | None
-    ) -> None:
-        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
-        self.seed = seed
-        self.epoch = 0
-        self.skipped_batches = 0
-        self.sampler = self  # where Lightning looks for `set_epoch`
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        rest = self.n % self.batch_size
-        too_few = self.seed is not None and 0 < rest < 2 * self.world_size and rest < self.n
-        return math.ceil(self.n / self.batch_size) - too_few
-
-    def __iter__(self) -> Iterator[Tensor]:
-        # A generator, for a loader with workers calls iter() twice and draws from the second.
-        order = torch.arange(self.n)
-        if self.seed is not None:
-            order = permutation(self.n, self.seed, self.epoch)
-        first, self.skipped_batches = self.skipped_batches, 0
-        for batch in torch.split(order, self.batch_size)[first : len(self)]:
-            yield batch[self.rank :: self.world_size]
+        images = self.data.images[index] if self.features is None else self.features[positions]
+        return Batch(images, self.data.labels[index], index)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -166,6 +137,8 @@ class ImageData(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
         images, labels, index = batch
+        if images.ndim == 2:
+            return batch
         if not self.trainer.training:
             return Batch(self.pipeline.evaluation(images), labels, index)
         keys = (self.seed, self.trainer.current_epoch, index)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,9 +63,9 @@ def stored(root: Path, files: Sequence[File], kind: Square) -> Stored:
     stored of an earlier state of the folder goes. Of several processes one decodes. Raises Refused
     where the disk does not take them.
     """
-    folder = Path(os.environ.get("DATA_DIR") or "data").expanduser().absolute() / ".folders"
-    place = _hashed(str(root.resolve()), kind)
-    index = folder / f"{place}-{_hashed(kind, files, pillow)}.json"
+    folder = data_dir() / ".folders"
+    place = hashed(str(root.resolve()), kind)
+    index = folder / f"{place}-{hashed(kind, files, pillow)}.json"
     found = _opened(index, kind)
     if found is None:
         with download.locked(folder / place, "DATA_DIR"):
@@ -97,9 +97,14 @@ def _opened(index: Path, kind: Square) -> Stored | None:
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     """A file's bytes, not to be written to. Of any size: a map that may be written, as torch makes
     them, must fit into memory, or the system refuses it."""
+    return as_tensor(np.memmap(path, np.uint8, "r", shape=shape))
+
+
+def as_tensor(mapped: NDArray[Any]) -> Tensor:
+    """A map that may only be read, as a tensor that nobody writes to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
+        return torch.from_numpy(mapped)
 
 
 def _decode(root: Path, files: Sequence[File], kind: Square, index: Path) -> None:
@@ -134,7 +139,7 @@ def _squares(
     """The files in their order, decoded in threads: Pillow lets go of Python meanwhile."""
     decode = partial(_square, root, kind)
     with ThreadPoolExecutor() as pool:
-        for start in _told(range(0, len(files), AT_ONCE), len(files)):
+        for start in told(range(0, len(files), AT_ONCE), "Decoding photos"):
             some = files[start : start + AT_ONCE]
             yield from zip(some, pool.map(decode, some), strict=True)
 
@@ -147,19 +152,24 @@ def _square(root: Path, kind: Square, file: File) -> NDArray[np.uint8] | Unreada
         return error
 
 
-def _told(starts: range, num_files: int) -> Iterator[int]:
+def told(starts: range, doing: str) -> Iterator[int]:
     """The starts, with a bar on a terminal, elsewhere a line now and then."""
     console = Console(stderr=True)
     if console.is_terminal:
-        yield from track(starts, f"Decoding {num_files} photos", console=console)
+        yield from track(starts, doing, console=console)
         return
     said_at = time.monotonic()
     for start in starts:
         if time.monotonic() - said_at >= LINE_SECONDS:
             said_at = time.monotonic()
-            console.print(f"decoded {start} of {num_files} photos", soft_wrap=True)
+            console.print(f"{doing}: {start} of {starts.stop}", soft_wrap=True)
         yield start
 
 
-def _hashed(*parts: object) -> str:
+def data_dir() -> Path:
+    """Where what is large lies: DATA_DIR, else `data/`."""
+    return Path(os.environ.get("DATA_DIR") or "data").expanduser().absolute()
+
+
+def hashed(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

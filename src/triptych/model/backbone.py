@@ -49,7 +49,8 @@ class Backbone(nn.Module):
         return self.network.get_submodule(self.head_name)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
+        """Logits of images, or of what the head takes of them: float (N, F)."""
+        logits: Tensor = self.head(images) if images.ndim == 2 else self.network(images)
         return logits
 
     def train(self, mode: bool = True) -> Self:
