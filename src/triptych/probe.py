@@ -64,11 +64,7 @@ class Probe(Callback):
             part.features = found.features
             total = (self.record.facts.get("feature_seconds") or 0.0) + found.seconds
             self.record.update(feature_seconds=total)
-            by = " by another process" if found.is_awaited else ""
-            how = (
-                f"computed{by} in {found.seconds:.1f} s, kept in" if found.seconds else "read from"
-            )
-            log.info("features of %d %s images %s %s", len(part), split, how, folder())
+            log.info("features of %d %s images %s", len(part), split, told_of(found))
 
 
 class Frozen:
