@@ -21,6 +21,7 @@ class Ended(NamedTuple):
     code: int
     said: str
     seconds: float
+    cpu_seconds: float  # of it and its children
     megabytes: float  # of the largest process, if it had children of its own
 
 
@@ -51,4 +52,6 @@ def run(command: Sequence[str], until: str | None = None, typed: str = "") -> En
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = seconds or time.monotonic() - began
-    return Ended(process.returncode, "".join(lines), seconds, usage.ru_maxrss / MEGABYTE)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    peak = usage.ru_maxrss / MEGABYTE
+    return Ended(process.returncode, "".join(lines), seconds, cpu_seconds, peak)

@@ -6,17 +6,17 @@ the first round compiles, warms the disk's cache and is not counted.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.child import ROOT, run
+from tests.child import ROOT, Ended, run
 
 EMPTY = f"""import hydra
 hydra.main(version_base="1.3", config_path={str(ROOT / "configs")!r}, config_name="train")(id)()
@@ -31,8 +31,13 @@ class Case(NamedTuple):
     until: str | None = None  # the line that ends it
 
 
-def cases(folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Case]]:
-    """Commands by name; each group begins with the one that the others are held against."""
+Groups = Mapping[
+    str, Mapping[str, Case]
+]  # the first of a group is what the others are held against
+
+
+def cases(folder: Path, overrides: Sequence[str] = ()) -> Groups:
+    """Commands by name, in groups by their bound."""
 
     def door(name: str, *arguments: str, **ends: int | str) -> Case:
         return Case([sys.executable, f"{name}.py", *arguments], **ends)  # type: ignore[arg-type]
@@ -64,30 +69,31 @@ def cases(folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Ca
     }
 
 
-def timed(groups: Mapping[str, Mapping[str, Case]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every case, in rounds."""
-    seconds: dict[str, list[float]] = {name: [] for group in groups.values() for name in group}
+def timed(groups: Groups, repeats: int) -> dict[str, list[Ended]]:
+    """How every case ended, in rounds."""
+    every: dict[str, list[Ended]] = {name: [] for group in groups.values() for name in group}
     for number in range(repeats + 1):
         for name, case in [pair for group in groups.values() for pair in group.items()]:
             ended = run(case.command, case.until)
             came = case.until in ended.said if case.until else ended.code == case.code
             assert came, f"{name}: exit code {ended.code}\n{ended.said}"
-            seconds[name] += [ended.seconds] if number else []
-    return seconds
+            every[name] += [ended] if number else []
+    return every
 
 
-def table(groups: Mapping[str, Mapping[str, Case]], seconds: dict[str, list[float]]) -> Table:
-    drawn = Table(
-        "command", *(f"{name}, s" for name in ("median", "least", "most")), "ratio", "s +"
-    )
+def table(groups: Groups, every: Mapping[str, Sequence[Ended]]) -> Table:
+    """Medians, and how far each is from the first of its group; processor time besides."""
+    drawn = Table("command", "median, s", "least", "most", "ratio", "difference", "CPU, s")
     for heading, group in groups.items():
         drawn.add_section()
         drawn.add_row(f"[bold]{heading}")
-        first = statistics.median(seconds[next(iter(group))])
-        for name in group:
-            median = statistics.median(seconds[name])
-            figures = (median, min(seconds[name]), max(seconds[name]), median / first)
-            drawn.add_row(name, *(f"{figure:.2f}" for figure in figures), f"{median - first:+.2f}")
+        seconds = {name: [ended.seconds for ended in every[name]] for name in group}
+        first = median(next(iter(seconds.values())))
+        for name, each in seconds.items():
+            figures = (median(each), min(each), max(each), median(each) / first)
+            cpu = median(ended.cpu_seconds for ended in every[name])
+            cells = [f"{figure:.2f}" for figure in figures]
+            drawn.add_row(name, *cells, f"{median(each) - first:+.2f}", f"{cpu:.2f}")
     return drawn
 
 
@@ -98,7 +104,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="triptych-startup-") as folder:
         groups = cases(Path(folder), asked.overrides)
-        Console().print(table(groups, timed(groups, asked.repeats)))
+        Console(width=max(Console().width, 140)).print(table(groups, timed(groups, asked.repeats)))
 
 
 if __name__ == "__main__":
