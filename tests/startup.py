@@ -21,50 +21,36 @@ from tests.child import ROOT, Ended, run
 EMPTY = f"""import hydra
 hydra.main(version_base="1.3", config_path={str(ROOT / "configs")!r}, config_name="train")(id)()
 """
-FIRST_STEP = "epoch 1 batch 1 loss "
-TRAINING = ("data=shapes", "model.weights=null", "model.input_size=32")
+REFUSED = (
+    *("train.py model=googlenett", "train.py optim.learning_rate=1", "train.py optim.lr=-1"),
+    *("train.py resume=nowhere", "evaluate.py run=nowhere", "compare.py runs=nowhere"),
+)
+IMPORTS = "import torch, torchvision, lightning"
+TRAINING = ("train.py", "data=shapes", "model.weights=null", "model.input_size=32")
 
 
 class Case(NamedTuple):
-    command: list[str]
+    arguments: Sequence[str]  # of Python
     code: int = 0
-    until: str | None = None  # the line that ends it
+    until: str | None = None  # what is in the line that ends it
 
 
-Groups = Mapping[
-    str, Mapping[str, Case]
-]  # the first of a group is what the others are held against
+# Commands by name, in groups; the first of a group is what the others are held against.
+Groups = Mapping[str, Mapping[str, Case]]
 
 
 def cases(folder: Path, overrides: Sequence[str] = ()) -> Groups:
-    """Commands by name, in groups by their bound."""
-
-    def door(name: str, *arguments: str, **ends: int | str) -> Case:
-        return Case([sys.executable, f"{name}.py", *arguments], **ends)  # type: ignore[arg-type]
-
     typed = [*TRAINING, *overrides]
-    training = (*typed, "trainer.log_every_n_steps=1", f"log_dir={folder}")
-    refused = {
-        "train.py model=googlenett": door("train", "model=googlenett", code=2),
-        "train.py optim.learning_rate=1": door("train", "optim.learning_rate=1", code=2),
-        "train.py optim.lr=-1": door("train", "optim.lr=-1", code=2),
-        "train.py resume=nowhere": door("train", "resume=nowhere", code=2),
-        "evaluate.py run=nowhere": door("evaluate", "run=nowhere", code=2),
-        "compare.py runs=nowhere": door("compare", "runs=nowhere", code=2),
-    }
+    every_step = ["trainer.log_every_n_steps=1", f"log_dir={folder}"]
     return {
         "at most 1.3 times the first": {
-            "an empty Hydra program, same configs": Case([sys.executable, "-c", EMPTY]),
-            "train.py --help": door("train", "--help"),
-            **refused,
+            "an empty Hydra program, same configs": Case(["-c", EMPTY]),
+            "train.py --help": Case(["train.py", "--help"]),
+            **{line: Case(line.split(), code=2) for line in REFUSED},
         },
         "at most 2 s above the first": {
-            "import torch, torchvision, lightning": Case(
-                [sys.executable, "-c", "import torch, torchvision, lightning"]
-            ),
-            f"train.py {' '.join(typed)}, to the first step's loss": door(
-                "train", *training, until=FIRST_STEP
-            ),
+            IMPORTS: Case(["-c", f"{IMPORTS}; print('imported', flush=True)"], until="imported"),
+            f"{' '.join(typed)}: first step": Case([*typed, *every_step], until="batch 1 loss"),
         },
     }
 
@@ -74,7 +60,7 @@ def timed(groups: Groups, repeats: int) -> dict[str, list[Ended]]:
     every: dict[str, list[Ended]] = {name: [] for group in groups.values() for name in group}
     for number in range(repeats + 1):
         for name, case in [pair for group in groups.values() for pair in group.items()]:
-            ended = run(case.command, case.until)
+            ended = run([sys.executable, *case.arguments], case.until)
             came = case.until in ended.said if case.until else ended.code == case.code
             assert came, f"{name}: exit code {ended.code}\n{ended.said}"
             every[name] += [ended] if number else []

@@ -1,6 +1,5 @@
 """The short form of `make startup`: its logic, on commands that take no time."""
 
-import sys
 from io import StringIO
 
 import pytest
@@ -9,12 +8,12 @@ from rich.console import Console
 from tests.child import Ended
 from tests.startup import Case, table, timed
 
-QUIET = Case([sys.executable, "-c", ""])
+QUIET = Case(["-c", ""])
 
 
 def test_rounds_are_counted_but_for_the_first_and_held_against_the_group_s_first_command() -> None:
-    refused = Case([sys.executable, "-c", "import sys; sys.exit(2)"], code=2)
-    endless = Case([sys.executable, "-c", "while True: print('a line')"], until="a line")
+    refused = Case(["-c", "import sys; sys.exit(2)"], code=2)
+    endless = Case(["-c", "while True: print('a line')"], until="a line")
     groups = {"at most": {"nothing": QUIET, "refused": refused, "endless": endless}}
     every = timed(groups, repeats=2)
     assert [len(each) for each in every.values()] == [2, 2, 2]
