@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -76,14 +75,14 @@ def done(*arguments: str) -> Ended:
 
 
 def verdict(figures: Sequence[float], noise: float) -> str:
-    """`flat`, or by how much each doubling added more than the one before: 2 where it is linear.
+    """`flat`, or what the second half of the work added over what the first half added.
 
-    So what starting costs cancels; 4 would be quadratic.
+    So what starting costs cancels: 1 where figures are linear, 2.4 where they are quadratic.
     """
-    added = [more - less for less, more in pairwise(figures)]
-    if added[-1] < noise:
+    one, _, four, eight = figures
+    if eight - one < noise:
         return "flat"
-    return f"{added[-1] / max(added[-2], noise / 2):.1f}"
+    return f"{(eight - four) / 4 / (max(four - one, noise / 2) / 3):.1f}"
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the trainings")
     asked = parser.parse_args()
     heads = [[f"{n}x, {unit}" for n in TIMES] for unit in ("CPU s", "MB")]
-    table = Table("what grows", *heads[0], "4x-8x over 2x-4x", *heads[1], "4x-8x over 2x-4x")
+    table = Table("what grows", *heads[0], "linear: 1", *heads[1], "linear: 1")
     with tempfile.TemporaryDirectory(prefix="triptych-growth-") as room:
         for what, command in work(Path(room), asked.unit, asked.overrides):
             print(what, flush=True)

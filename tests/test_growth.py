@@ -11,13 +11,13 @@ from tests.child import Ended
 @pytest.mark.parametrize(
     ("figures", "says"),
     [
-        ([5.0, 6.0, 8.0, 12.0], "2.0"),  # linear, on top of a start
-        ([5.0, 8.0, 20.0, 68.0], "4.0"),  # quadratic
+        ([5.0, 6.0, 8.0, 12.0], "1.0"),  # linear, on top of a start
+        ([6.0, 9.0, 21.0, 69.0], "2.4"),  # quadratic
         ([5.0, 5.3, 5.1, 5.2], "flat"),
-        ([5.0, 5.0, 5.0, 25.0], "40.0"),  # a jump at the end is no noise
+        ([5.0, 5.0, 5.0, 25.0], "30.0"),  # a jump at the end is no noise
     ],
 )
-def test_growth_is_told_by_the_doublings_whatever_the_start_costs(
+def test_growth_is_told_by_what_each_half_of_the_work_adds_whatever_the_start_costs(
     figures: list[float], says: str
 ) -> None:
     assert growth.verdict(figures, noise=1.0) == says
