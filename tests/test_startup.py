@@ -1,11 +1,12 @@
 """The short form of `make startup`: its logic, on commands that take no time."""
 
+import sys
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from tests.child import Ended
+from tests.child import Ended, run
 from tests.startup import Case, table, timed
 
 QUIET = Case(["-c", ""])
@@ -34,3 +35,15 @@ def test_a_command_that_ends_otherwise_than_it_should_is_told_and_not_timed() ->
         timed({"": {"training": QUIET._replace(until="loss")}}, repeats=1)
     with pytest.raises(AssertionError, match="refused: exit code 0"):
         timed({"": {"refused": QUIET._replace(code=2)}}, repeats=1)
+
+
+def test_a_training_imports_little_besides_its_libraries() -> None:
+    program = (
+        "import sys, torch, torchvision, lightning; theirs = set(sys.modules)\n"
+        "import triptych.run; ours = set(sys.modules) - theirs\n"
+        "print(len(ours), {'sklearn', 'pandas', 'onnx', 'optuna', 'IPython'} & ours)"
+    )
+    ended = run([sys.executable, "-c", program])
+    number, others = ended.said.split(maxsplit=1)
+    assert others == "set()\n"
+    assert int(number) < 450  # 393: Hydra, TensorBoard's event files, v2 transforms, and our own 47
