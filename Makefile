@@ -38,7 +38,7 @@ fuzz: $(STAMP) ## 2,000 random command lines composed or refused, 100 more in pr
 startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)
 	$(BIN)/python -m tests.startup $(ARGS)
 
-growth: $(STAMP) ## show time and memory at 1, 2, 4 and 8 times the images, epochs, jobs, runs (15 minutes)
+growth: $(STAMP) ## show time and memory at 1, 2, 4 and 8 times the images, epochs, jobs, runs (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.growth $(ARGS)
 
 audit: $(STAMP) ## look the locked packages up among known vulnerabilities
