@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test check soak fuzz audit lock clean tensorboard venv
+.PHONY: help setup demo train test check soak fuzz startup growth audit lock clean tensorboard venv
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,12 @@ soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost
 
 fuzz: $(STAMP) ## 2,000 random command lines composed or refused, 100 more in processes of their own
 	$(BIN)/python tests/fuzz.py $(ARGS)
+
+startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)
+	$(BIN)/python -m tests.startup $(ARGS)
+
+growth: $(STAMP) ## show time and memory at 1, 2, 4 and 8 times the images, epochs, jobs, runs (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.growth $(ARGS)
 
 audit: $(STAMP) ## look the locked packages up among known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes

@@ -103,16 +103,33 @@ def test_what_is_logged_reaches_the_screen() -> None:
         ours.setLevel(before)
 
 
-def test_the_door_ends_with_2_and_without_torch_where_there_is_nothing_to_compare(
-    tmp_path: Path,
+WATCHED = """
+import sys; from triptych.door import open_door
+verb, *sys.argv[1:] = sys.argv[1:]
+try: open_door(verb, f"triptych.{verb}:{verb}")
+finally: print(sorted({"torch", "torchvision", "lightning", "scipy", "jinja2"} & set(sys.modules)))
+"""
+
+
+def in_its_own_process(verb: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command, whose last line is what it imported of the large libraries."""
+    command = [sys.executable, "-c", WATCHED, verb, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(("verb", "setting"), [("compare", "runs"), ("evaluate", "run")])
+def test_where_there_is_no_run_a_command_ends_with_2_before_it_is_imported(
+    verb: str, setting: str, tmp_path: Path
 ) -> None:
-    program = (
-        "import sys; from triptych.door import open_door\n"
-        "try: open_door('compare', 'triptych.compare:compare')\n"
-        "finally: print({'torch', 'lightning'} & set(sys.modules), 'scipy' in sys.modules)"
-    )
-    command = [sys.executable, "-c", program, f"runs={tmp_path}"]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "set() True\n")
-    assert ended.stderr == f"runs={tmp_path}: no run there or below (a folder with a run.json)\n"
+    ended = in_its_own_process(verb, f"{setting}={tmp_path}", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "[]\n")
+    where = f"{setting}={tmp_path}"
+    assert ended.stderr == f"{where}: no run there or below (a folder with a run.json)\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_imports_no_torch(root: Path, tmp_path: Path) -> None:
+    ended = in_its_own_process("compare", f"runs={root}", "out=page", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "['jinja2', 'scipy']"
+    assert (tmp_path / "page" / "index.html").exists()

@@ -29,7 +29,7 @@ from triptych.rules import (
     number,
     one_of,
 )
-from triptych.verbs import VERBS
+from triptych.verbs import VERBS, at_odds
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -130,8 +130,8 @@ def plain(config: DictConfig) -> Config:
 
 def check(config: Config, verb: str = "train") -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
-    problems = [*broken_rules(config, verb)]
-    if problems := problems or [*(contradictions(config) if verb in TRAINING else ())]:
+    together = contradictions if verb in TRAINING else at_odds
+    if problems := [*broken_rules(config, verb)] or [*together(config)]:
         raise Refused("\n".join(problems[:3]))
 
 

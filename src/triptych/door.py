@@ -61,6 +61,7 @@ def open_door(verb: str, task: str) -> None:
         os.environ["TRIPTYCH_COMMAND"] = hidden(shlex.join([*program(), *arguments]))
         composed = compose(verb)
         if composed:
+            require_runs(composed[0])
             function(task)(*composed)
     except Refused as error:
         if wants_traceback:
@@ -104,6 +105,14 @@ def compose(verb: str) -> tuple["Config", list[str]] | None:
         settings = plain(config)
     check(settings, verb)
     return settings, overrides
+
+
+def require_runs(config: "Config") -> None:
+    """Raise Refused where a command is to read runs and there are none: before it is imported."""
+    from triptych.folders import find_folders
+
+    for setting in {"run", "runs"} & config.keys():
+        find_folders(config[setting], setting)
 
 
 def function(task: str) -> Callable[["Config", list[str]], Any]:

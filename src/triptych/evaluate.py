@@ -23,7 +23,6 @@ from triptych.evaluation.degradation import rows, write_outcomes
 from triptych.evaluation.findings import findings
 from triptych.evaluation.grad_cam import check_places, chosen, explain
 from triptych.evaluation.image_types import examples, score_image_types, summary
-from triptych.evaluation.levels import check_types
 from triptych.evaluation.paper import by_the_paper
 from triptych.evaluation.predictions import Predicted, read_validation
 from triptych.evaluation.rebuilt import Rebuilt, read_data, rebuild
@@ -49,11 +48,6 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     `cost.json`, figures and, where asked for, `image_types.csv`.
     """
     hush_lightning()
-    if config["split"] == "val" and config["image_types"]["types"]:
-        raise Refused("image_types: are made of test images; leave split=test")
-    if config["split"] == "val" and config["protocol"] == "paper":
-        raise Refused("protocol=paper: is over the last test images; leave split=test")
-    check_types(config["image_types"]["types"])
     device = find_device(config["device"])
     folders = find_folders(config["run"], "run")
     refused: list[str] = []

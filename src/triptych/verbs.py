@@ -1,7 +1,10 @@
 """The settings of the commands besides train, a table each; the keys are those of their YAML."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
+from triptych.evaluation.levels import check_types
 from triptych.rules import FLAG, NAMES, NODE, TEXT, Rule, count, number, one_of
 
 FOLDERS = Rule(
@@ -94,3 +97,13 @@ VERBS: dict[str, dict[str, Rule]] = {
         "search": Rule("a mapping of settings", lambda v: type(v) is dict),
     },
 }
+
+
+def at_odds(config: dict[str, Any]) -> Iterator[str]:
+    """What no setting of these commands shows by itself, in words for a refusal."""
+    types = config.get("image_types", {}).get("types", [])
+    if config.get("split") == "val" and types:
+        yield "image_types: are made of test images; leave split=test"
+    if config.get("split") == "val" and config.get("protocol") == "paper":
+        yield "protocol=paper: is over the last test images; leave split=test"
+    check_types(types)

@@ -19,6 +19,7 @@ from triptych.data.randomness import uniform
 from triptych.data.source import ImageSet, LabelledImages
 
 SIDE = 32  # pixels
+AT_ONCE = 100  # drawings: what is computed stays in the cache, however many are drawn
 _TRAIN, _TEST, _GRAIN = range(3)  # keys: the two splits and the grain draw apart
 
 Outline = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,9 +58,9 @@ def _draw(num: int, seed: int, split: int) -> LabelledImages:
     # Hashing every pixel would cost more than all else: each drawing takes a stretch of one strip.
     grain = uniform(seed, _GRAIN, torch.arange(2**16)) - 0.5
     for label, outline in enumerate(OUTLINES.values()):
-        of_class = slice(label, None, len(OUTLINES))
-        draws = uniform(seed, split, index[of_class], torch.arange(16)[:, None])
-        images[of_class] = _paint(outline, draws[..., None], grain)
+        for some in torch.split(index[label :: len(OUTLINES)], AT_ONCE):
+            draws = uniform(seed, split, some, torch.arange(16)[:, None])
+            images[some] = _paint(outline, draws[..., None], grain)
     return LabelledImages(images, index % len(OUTLINES))
 
 

@@ -3,6 +3,8 @@
 Shapes: N images of H x W pixels, C classes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from triptych.evaluation.findings import Slice
 from triptych.evaluation.statistics import wilson
 
+AT_ONCE = 256  # images
 THIRDS = ("low", "middle", "high")
 
 
@@ -37,6 +40,11 @@ def colourfulness(images: Tensor) -> Tensor:
 MEASURES = {"edge_density": edge_density, "colourfulness": colourfulness}
 
 
+def measured(images: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """A measure of every image (N,), of some at a time: as floats all may exceed memory."""
+    return torch.cat([measure(some) for some in torch.split(images, AT_ONCE)])
+
+
 def thirds(values: Tensor) -> list[Tensor]:
     """Positions of the lowest, the middle and the highest third; among equals the earlier first."""
     return list(torch.argsort(values, stable=True).tensor_split(len(THIRDS)))
@@ -46,10 +54,11 @@ def slices(
     images: Tensor, labels: NDArray[np.int64], correct: NDArray[np.bool_], num_classes: int
 ) -> list[Slice]:
     """Thirds by every measure of images uint8 (N, 3, H, W), N >= 3, whose correctness is (N,)."""
+    ordered = {name: thirds(measured(images, measure)) for name, measure in MEASURES.items()}
     return [
         _slice(name, third, labels[part], correct[part], num_classes)
-        for name, measure in MEASURES.items()
-        for third, part in zip(THIRDS, (p.numpy() for p in thirds(measure(images))), strict=True)
+        for name, parts in ordered.items()
+        for third, part in zip(THIRDS, (p.numpy() for p in parts), strict=True)
     ]
 
 
