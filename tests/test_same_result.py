@@ -79,6 +79,7 @@ def plain(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     pl.seed_everything(0, verbose=False)
     data, task = made(config)
     network, expects = task.backbone.train(), task.backbone.expects
+    network.to(memory_format=torch.channels_last)  # another layout's kernels round otherwise
     size = (expects.input_size, expects.input_size)
     steps = transforms.ToTensor(), transforms.Resize(size), transforms.Normalize(*expects[1:3])
     transform = transforms.Compose(steps)

@@ -58,13 +58,16 @@ class Probe(Callback):
             most = decimal(MOST_BYTES)
             raise Refused(f"features take {decimal(num_bytes)}, at most {most} of them are kept")
         network = frozen.identity(self.record.facts["model"])
+        features: dict[str, Tensor] = {}
         for split, part in parts.items():
             batches = frozen.all_features(part, f"Features of {split} images")
             found = kept(f"{network}-{pixels(part)}", len(part), first[split], batches)
-            part.features = found.features
+            features[split] = found.features
             total = (self.record.facts.get("feature_seconds") or 0.0) + found.seconds
             self.record.update(feature_seconds=total)
             log.info("features of %d %s images %s", len(part), split, told_of(found))
+        for split, part in parts.items():  # all of them or none
+            part.features = features[split]
 
 
 class Frozen:
@@ -112,7 +115,11 @@ class Frozen:
         images = part.data.images[part.index[start:end]].to(self.trainer.strategy.root_device)
         hook = self.backbone.head.register_forward_pre_hook(lambda _, args: taken.extend(args))
         try:
-            with self.trainer.precision_plugin.forward_context():
+            # Every call has a hook of its own, for which a compiler would begin anew.
+            with (
+                self.trainer.precision_plugin.forward_context(),
+                torch.compiler.set_stance("force_eager"),
+            ):
                 logits = self.task(self.data.pipeline.evaluation(images))
         finally:
             hook.remove()

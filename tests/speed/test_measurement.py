@@ -13,9 +13,10 @@ from triptych import Refused
 from triptych.benchmark import benchmark
 from triptych.speed import clock, together
 from triptych.speed.clock import Stopwatch
-from triptych.speed.measurement import Plan, ratios, repaid_after, taken_in_turn
+from triptych.speed.measurement import repaid_after
 from triptych.speed.roofline import counted
 from triptych.speed.table import show, show_together
+from triptych.speed.turns import Plan, ratios, taken_in_turn
 from triptych.sweep.jobs import freeze
 
 NET = {
@@ -59,13 +60,27 @@ def test_every_way_is_measured_once_a_round_and_each_round_begins_with_another()
     calls: list[tuple[str, int]] = []
     ways = {name: Scripted(name, s, calls) for name, s in (("a", 0.1), ("b", 0.01), ("c", 9.0))}
     plan = Plan("train", rounds=3, block_seconds=1.0, warm_up_steps=2, most_steps=50)
-    taken = taken_in_turn(ways, plan)
+    taken, failed = taken_in_turn(ways, plan)
+    assert failed == {}
     assert taken == {"a": [pytest.approx(0.1)] * 3, "b": [pytest.approx(0.01)] * 3, "c": [9.0] * 3}
-    tried, measured = calls[:6], calls[6:]
-    assert [name for name, _ in tried] == list("aabbcc")
+    tried, measured = calls[:7], calls[7:]
+    assert tried == [("a", 1), ("a", 1), ("b", 1), ("b", 1), ("b", 10), ("c", 1), ("c", 1)]
     assert "".join(name for name, _ in measured) == "abcbcacab"
     steps = dict(measured)
     assert steps == {"a": 10, "b": 50, "c": 1}, "a second of each, one step at least, 50 at most"
+
+
+def test_a_way_that_may_fail_is_left_out_with_its_reason() -> None:
+    class Failing:
+        def seconds(self, warm_up_steps: int, steps: int, mode: str) -> float:
+            raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate 90 GB")
+
+    plan = Plan("train", rounds=2, block_seconds=1.0, warm_up_steps=2, most_steps=50)
+    ways = {"good": Scripted("good", 1.0), "bad": Failing()}
+    taken, failed = taken_in_turn(ways, plan, may_fail=["bad"])
+    assert (taken, failed) == ({"good": [1.0, 1.0]}, {"bad": "CUDA out of memory"})
+    with pytest.raises(torch.OutOfMemoryError):
+        taken_in_turn(ways, plan)
 
 
 def test_a_ratio_is_taken_within_its_round() -> None:
@@ -106,11 +121,21 @@ def test_arithmetic_and_bytes_of_a_step_are_counted() -> None:
     assert num_bytes == 4 * (elsewhere + product + 2 * product), "the view moves nothing"
 
 
+def test_what_a_fused_optimizer_writes_is_counted_besides_what_it_reads() -> None:
+    weight = nn.Parameter(torch.ones(1000))
+    weight.grad = torch.ones(1000)
+    optimizer = torch.optim.Adam([weight], fused=True)
+    optimizer.step()
+    _, num_bytes = counted(optimizer.step)
+    read, written = 4, 3  # weight, gradient and both moments; the gradient is not written
+    assert 4000 * (read + written) <= num_bytes < 4000 * (read + written + 2)
+
+
 @pytest.mark.parametrize("mode", ["train", "inference"])
 def test_a_benchmark_measures_every_way_and_writes_down_what_and_where(
     mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    benchmark(quick(tmp_path, f"mode={mode}", usual_workers=0), [])
+    benchmark(quick(tmp_path, f"mode={mode}", usual_workers=3), [])
     [path] = (tmp_path / "benchmark").glob("*.json")
     found = json.loads(path.read_text())
     assert {name: found[name] for name in ("model", "mode", "batch_size", "input_size")} == {
@@ -125,8 +150,8 @@ def test_a_benchmark_measures_every_way_and_writes_down_what_and_where(
     assert found["roofline"]["flops_per_step"] >= 2 * 16 * 11 * 11 * 4 * 27, "the convolution's"
     assert list(tmp_path.iterdir()) == [tmp_path / "benchmark"], "no run folder is left"
     if mode == "train":
-        parts = "load transfer pipeline forward backward optimizer callbacks checkpoint".split()
-        assert list(found["parts_ms"]) == parts
+        parts = "load transfer pipeline forward backward optimizer callbacks".split()
+        assert list(found["parts_ms"]) == [*parts, "reading the loss", "checkpoint"]
         assert min(found["parts_ms"].values()) > 0
         assert found["fixed_cost_us"].keys() == {"empty", "ours", "added"}
     shown = capsys.readouterr().out
@@ -142,6 +167,8 @@ def test_what_a_bare_loop_would_not_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="accumulate_grad_batches: the benchmark measures plain"):
         benchmark(accumulated, [])
     (tmp_path / "a.json").write_text("kept")
+    with pytest.raises(Refused, match="200 images are no 4 batches"):
+        benchmark(quick(tmp_path, "data.batch_size=64"), [])
     for out, said in ((tmp_path / "a.json", "exists and is kept"), ("a.txt", "end with .json")):
         with pytest.raises(Refused, match=said):
             benchmark(quick(tmp_path) | {"out": str(out)}, [])
@@ -154,7 +181,8 @@ def test_several_are_measured_one_by_one_each_by_its_own_command(
     commands: list[list[str]] = []
     told = {"model": "alexnet", "input_size": 227, "ratios": {}}
 
-    def run(command: list[str]) -> Any:
+    def run(command: list[str], env: dict[str, str]) -> Any:
+        assert "HYDRA_FULL_ERROR" not in env
         commands.append(command)
         size = next(o.partition("=")[2] for o in command if o.startswith("data.batch_size="))
         rates = {"ours": {"median": 3.0 * int(size)}}
@@ -187,7 +215,8 @@ def test_a_measurement_of_before_can_be_shown(capsys: pytest.CaptureFixture[str]
     line += ("device_bytes_per_second", "share_of_flops", "share_of_bytes")
     show(
         {
-            **dict.fromkeys(("model", "mode", "precision", "device"), "x"),
+            **dict.fromkeys(("model", "mode", "precision", "device", "compile"), "x"),
+            "not_measured": {"usual": "out of memory"},
             **{"batch_size": 1, "input_size": 2, "parts_ms": None, "fixed_cost_us": None},
             **{"images_per_second": {"ours": spread}, "ratios": {"ours/bound": spread}},
             **{"peak_memory_bytes": {"ours": 2 * 10**9}, "roofline": dict.fromkeys(line, 0.5)},
@@ -195,5 +224,13 @@ def test_a_measurement_of_before_can_be_shown(capsys: pytest.CaptureFixture[str]
         }
     )
     shown = capsys.readouterr().out
-    for part in ("2.000", "2.0 GB", "compiling, first, seconds", "12,345", "50%"):
+    for part in (
+        "compiled (x)",
+        "out of memory",
+        "2.000",
+        "2.0 GB",
+        "compiling, first, seconds",
+        "12,345",
+        "50%",
+    ):
         assert part in shown

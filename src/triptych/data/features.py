@@ -62,7 +62,7 @@ def _opened(path: Path, shape: tuple[int, int], first: Tensor) -> Tensor | None:
     """
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH)  # others' looks whether it is in use are short
             if os.fstat(file.fileno()).st_size != shape[0] * first[0].nbytes:
                 return None
             features = as_tensor(np.memmap(file, first.numpy().dtype, "r", shape=shape))

@@ -15,7 +15,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, first: int, last: int) -> None:
         self.device, self.first, self.last = device, first, last
-        self.seconds = self._began = 0.0
+        self.seconds = self._began = float("nan")
 
     def step_ended(self, step: int) -> None:
         if step not in (self.first, self.last):
@@ -27,7 +27,7 @@ class Stopwatch:
             self.seconds = perf_counter() - self._began
 
 
-class Measured(Exception):
+class Enough(Exception):
     """Raised in a Trainer's loop when the last step was measured: an epoch's end takes long."""
 
 
@@ -35,7 +35,7 @@ class StepClock(Callback):
     """A stopwatch in a Trainer's loop: whole turns of it, with all that a step involves.
 
     To be the last callback, or what the others do at the end of a step is not counted. Ends the
-    loop by `Measured`.
+    loop by `Enough`.
     """
 
     def __init__(self, stopwatch: Stopwatch) -> None:
@@ -44,7 +44,7 @@ class StepClock(Callback):
     def _step_ended(self, step: int) -> None:
         self.stopwatch.step_ended(step)
         if step == self.stopwatch.last:
-            raise Measured
+            raise Enough
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int

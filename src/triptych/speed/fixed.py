@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from triptych.data.images import Batch, itself
 from triptych.model.backbone import Backbone, Preprocessing
-from triptych.speed.clock import Measured, StepClock, Stopwatch
+from triptych.speed.clock import Enough, StepClock, Stopwatch
 from triptych.speed.subject import Subject
 from triptych.task import Classification
 
@@ -74,6 +74,6 @@ class Empty:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        with suppress(Measured):
+        with suppress(Enough):
             trainer.fit(self.module, ready)
         return stopwatch.seconds

@@ -16,7 +16,12 @@ from triptych.record import Record
 from triptych.run import prepared
 from triptych.task import Classification
 
-ALIKE = {"accumulate_grad_batches": 1, "devices": 1, "gradient_clip_val": None}
+# What a bare loop does: any other value of these is refused.
+PLAIN = {
+    **{"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "callbacks": []},
+    **{"gradient_clip_val": None, "fast_dev_run": False, "overfit_batches": 0.0},
+    **dict.fromkeys(("limit_train_batches", "limit_test_batches")),
+}
 
 
 @dataclass(eq=False)
@@ -48,21 +53,22 @@ class Subject:
 
     def autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+        # Without its cache, as Lightning has it: no weight is used twice in a step.
+        enabled = dtype is not None
+        return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def as_it_computes(self, images: Tensor) -> Tensor:
         """Images in the precision and layout that the first convolution would bring them into."""
-        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         dtype = AUTOCAST.get(self.precision, next(self.task.backbone.parameters()).dtype)
-        return images.to(dtype, memory_format=layout)
+        return images.to(dtype, memory_format=torch.channels_last)
 
 
-def subject(config: Config, record: Record) -> Subject:
+def made_subject(config: Config, record: Record) -> Subject:
     """Build it from a checked config; `record` is that of a run which leaves nothing.
 
     Raises Refused where a bare loop would not do what the config asks.
     """
-    for name, value in ALIKE.items():
+    for name, value in PLAIN.items():
         if config["trainer"].get(name, value) != value:
             raise Refused(f"trainer.{name}: the benchmark measures plain steps on one device")
     pl.seed_everything(config["seed"], verbose=False)
@@ -72,4 +78,5 @@ def subject(config: Config, record: Record) -> Subject:
     trainer = building.build_trainer(config, record, [])
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise Refused(f"trainer.precision={trainer.precision}: may be 32-true or bf16-mixed here")
+    data.trainer = trainer  # a loader asks it for the device, and whether to pin memory
     return Subject(config, data, task, trainer.strategy.root_device, str(trainer.precision))

@@ -24,6 +24,8 @@ RATIOS = ("ours/bound", "ours/bound_with_pipeline", "ours/usual")
 def show(measured: Measured) -> None:
     """One measurement in full."""
     title = "{model}, {mode}, batches of {batch_size} at {input_size} pixels, {precision}, {device}"
+    if measured["compile"] != "none":
+        title += ", compiled ({compile})"
     rates = measured["images_per_second"]
     rows = [(said, *numbers(rates[way])) for way, said in WAYS.items() if way in rates]
     screen().print(table(title.format_map(measured), ["images/s", "median", "least", "most"], rows))
@@ -55,9 +57,11 @@ def picked(spreads: Measured, names: Iterable[str]) -> list[Any]:
 def besides(measured: Measured) -> Iterator[tuple[str, str]]:
     """Parts of a step, fixed cost, memory, compiler, roofline: a line each."""
     for part, taken in (measured["parts_ms"] or {}).items():
-        yield f"{part}, ms{'' if part == 'checkpoint' else ' a step'}", f"{taken:,.3f}"
+        yield f"{part}, ms", f"{taken:,.3f}"
     for which, taken in (measured["fixed_cost_us"] or {}).items():
         yield f"a step of a tiny network, {which}, microseconds", f"{taken:,.0f}"
+    for way, reason in measured["not_measured"].items():
+        yield f"not measured: {way}", reason
     for way, peak in measured["peak_memory_bytes"].items():
         yield f"peak memory, {way}", decimal(peak)
     for when, taken in (measured["compile_seconds"] or {}).items():

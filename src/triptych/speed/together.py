@@ -1,24 +1,34 @@
 """Several measurements, one after the other, each in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from triptych import Refused
 from triptych.benchmark import destination
 from triptych.speed.table import show_together
 from triptych.sweep.jobs import Job
+from triptych.sweep.worker import STOPPED
 
 
 def run(jobs: Sequence[Job]) -> None:
-    """Measure every job; exits with 1 where one could not be measured."""
+    """Measure every job; exits with 1 where one could not be measured.
+
+    Raises Refused where all would write into one file.
+    """
+    if any(job.config["out"] for job in jobs):
+        raise Refused("out: names one file; with -m they go into log_dir/benchmark")
+    # Set by the way in of this process, for which Hydra shall raise; each child has its own.
+    env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     measured, failed = [], False
     for job in jobs:
-        path = Path(destination(job.config)).absolute()
-        command = [sys.executable, "-m", "triptych.benchmark", *job.overrides, f"out='{path}'"]
-        ended = subprocess.run(command)
-        if ended.returncode < 0 or ended.returncode == 130:
+        path = destination(job.config).absolute()
+        out = str(path).replace("'", "\\'")
+        command = [sys.executable, "-m", "triptych.benchmark", *job.overrides, f"out='{out}'"]
+        ended = subprocess.run(command, env=env)
+        if ended.returncode in STOPPED:
             raise SystemExit(130)
         if ended.returncode == 0:
             measured.append(json.loads(path.read_text()))

@@ -5,6 +5,7 @@ loss and metrics computed and logged in every step.
 """
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -28,7 +29,7 @@ from torchvision import transforms
 
 from triptych.data.images import Part
 from triptych.model.backbone import Preprocessing
-from triptych.speed.clock import Measured, StepClock, Stopwatch
+from triptych.speed.clock import Enough, StepClock, Stopwatch
 from triptych.speed.subject import Subject
 
 MOST_WORKERS = 16
@@ -121,14 +122,17 @@ class Usual:
 
     def seconds(self, warm_up_steps: int, steps: int, mode: str) -> float:
         """What `steps` steps take; `mode` is train or inference."""
-        # Workers have so many batches ready before the clock starts; they are no part of the speed.
-        warm_up_steps = max(warm_up_steps, 2 * self.num_workers)
-        stopwatch = Stopwatch(self.subject.device, warm_up_steps, warm_up_steps + steps)
-        with torch_defaults(), suppress(Measured):
-            trainer = self._trainer(warm_up_steps + steps, StepClock(stopwatch))
+        # Workers have batches ready before the clock starts, two each, and finish them together: what
+        # is ready is not counted, and what is comes in whole turns of theirs.
+        turn = max(1, self.num_workers)
+        counted = math.ceil(steps / turn) * turn
+        first = math.ceil(max(warm_up_steps, 2 * turn) / turn) * turn
+        stopwatch = Stopwatch(self.subject.device, first, first + counted)
+        with torch_defaults(), suppress(Enough):
+            trainer = self._trainer(stopwatch.last, StepClock(stopwatch))
             run = trainer.fit if mode == "train" else trainer.test
-            run(self.module, self._loader(mode))
-        return stopwatch.seconds
+            run(self.module, self._loader(mode, stopwatch.last))
+        return stopwatch.seconds * steps / counted
 
     def _trainer(self, steps: int, clock: StepClock) -> pl.Trainer:
         return pl.Trainer(
@@ -144,9 +148,12 @@ class Usual:
             enable_model_summary=False,
         )
 
-    def _loader(self, mode: str) -> DataLoader[tuple[Tensor, int]]:
+    def _loader(self, mode: str, num_batches: int) -> DataLoader[tuple[Tensor, int]]:
+        """An epoch of at least so many batches."""
+        pictures = self.pictures[mode]
+        repeats = math.ceil(num_batches * self.subject.batch_size / len(pictures))
         return DataLoader(
-            self.pictures[mode],
+            ConcatDataset([pictures] * repeats),
             batch_size=self.subject.batch_size,
             shuffle=mode == "train",
             num_workers=self.num_workers,
