@@ -25,11 +25,7 @@ from triptych.progress import progress
 from triptych.ranks import rank
 from triptych.record import Record
 
-COMPILERS = (
-    os.environ.get("CXX", "c++"),
-    "g++",
-    "clang++",
-)  # torch.compile needs one, on a GPU too
+COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
 
 def built(key: str, node: dict[str, Any], **more: Any) -> Any:

@@ -135,7 +135,7 @@ def test_what_a_fused_optimizer_writes_is_counted_besides_what_it_reads() -> Non
 def test_a_benchmark_measures_every_way_and_writes_down_what_and_where(
     mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    benchmark(quick(tmp_path, f"mode={mode}", usual_workers=3), [])
+    benchmark(quick(tmp_path, f"mode={mode}", usual_workers=2), [])
     [path] = (tmp_path / "benchmark").glob("*.json")
     found = json.loads(path.read_text())
     assert {name: found[name] for name in ("model", "mode", "batch_size", "input_size")} == {

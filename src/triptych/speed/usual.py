@@ -122,8 +122,8 @@ class Usual:
 
     def seconds(self, warm_up_steps: int, steps: int, mode: str) -> float:
         """What `steps` steps take; `mode` is train or inference."""
-        # Workers have batches ready before the clock starts, two each, and finish them together: what
-        # is ready is not counted, and what is comes in whole turns of theirs.
+        # Workers have two batches each ready before the clock starts, and finish the next together:
+        # those are not counted, and what is comes in whole turns of theirs.
         turn = max(1, self.num_workers)
         counted = math.ceil(steps / turn) * turn
         first = math.ceil(max(warm_up_steps, 2 * turn) / turn) * turn
