@@ -47,6 +47,9 @@ def open_door(verb: str, task: str) -> None:
 
     Exits with 2 where the input is refused, and with what the task asks for otherwise.
     """
+    # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
+    # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = [put_away(argument) for argument in sys.argv[1:]]
     if {"--help", "-h"} & set(arguments):
         print(usage(verb))

@@ -14,8 +14,11 @@ def require(needed: list[Source | Network], overrides: list[str]) -> None:
         own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
         elsewhere = [o for o in own if not o.startswith(("data=", "data.", "experiment="))]
         drawn = ["data=shapes", "model.weights=null"]
+        offers = dict.fromkeys(
+            f"\npython train.py {shlex.join(offer)}"
+            for offer in ([*own, "model.weights=null"], [*elsewhere, *drawn])
+            if sorted(offer) != sorted(overrides)
+        )
         raise Refused(
-            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:\n"
-            f"python train.py {shlex.join([*own, 'model.weights=null'])}\n"
-            f"python train.py {shlex.join([*elsewhere, *drawn])}"
+            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:{''.join(offers)}"
         )

@@ -19,6 +19,9 @@ from triptych.door import open_door
 from triptych.folders import find_folders, finished, made_legible
 from triptych.prediction.paths import check_output, find_images, read_paths
 from triptych.prediction.rows import WAYS
+from triptych.stopping import stop_at_once
+
+MOST_NAMED = 2  # runs that are left out, a line each
 
 log = logging.getLogger("triptych.predict")  # also where this file is the program
 log.addFilter(made_legible)
@@ -63,12 +66,15 @@ def runs_to_ask(places: Sequence[str]) -> list[Path]:
     if len(problems) == len(folders):
         return folders
     left_out = [folder for folder in problems if folder.resolve() not in named]
-    for folder in left_out:
+    for folder in left_out[:MOST_NAMED]:
         log.warning("left out: %s", problems[folder])
+    if more := left_out[MOST_NAMED:]:
+        log.warning("left out: %d more", len(more))
     return [folder for folder in folders if folder not in left_out]
 
 
 if __name__ == "__main__":
     rich.reconfigure(stderr=True)  # standard output is for what is predicted
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+    signal.signal(signal.SIGTERM, stop_at_once)  # which takes the unfinished output away
     open_door("predict", "triptych.predict:predict")

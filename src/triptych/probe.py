@@ -18,8 +18,8 @@ from torch import Tensor
 from triptych import Refused
 from triptych.data.features import MOST_BYTES, Kept, folder, kept, near
 from triptych.data.images import ImageData, Part
+from triptych.data.keeping import hashed, told
 from triptych.data.splits import digest
-from triptych.data.store import hashed, told
 from triptych.model.weights import first_line
 from triptych.record import Record
 from triptych.task import Classification

@@ -166,12 +166,27 @@ def test_of_many_unreadable_files_the_first_are_named(tmp_path: Path) -> None:
     assert len(json.loads(told_in.read_text())["unreadable"]) == 12
 
 
+def test_copies_of_a_photo_are_not_split_into_training_and_test(tmp_path: Path) -> None:
+    photos(tmp_path, num=10)
+    for name in ("red", "blue"):
+        for path in sorted((tmp_path / name).glob("*.png")):
+            shutil.copy(path, path.with_name(f"copy_{path.name}"))
+    found = read(tmp_path)
+    assert found.places is not None
+    pixels = [bytes(found.train.images[place].numpy()) for place in found.places["train"]]
+    assert len(pixels) == len(set(pixels)) == 30
+    assert len(found.train.images) == 50
+
+
 def test_photos_that_are_there_twice_are_told(tmp_path: Path) -> None:
     photos(tmp_path / "train", num=3)
     photos(tmp_path / "test", num=1)
     shutil.copy(tmp_path / "train" / "red" / "2.png", tmp_path / "train" / "blue" / "copy.png")
     notes = read(tmp_path).notes
-    assert notes[0].startswith("4 photos are there more than once, such as train/blue/0.png = ")
+    told = (
+        "4 photos are there more than once (training takes one copy), such as train/blue/0.png = "
+    )
+    assert notes[0].startswith(told)
     assert notes[1] == (
         "3 photos are in more than one of train, val and test, such as "
         "train/blue/0.png = test/blue/0.png"

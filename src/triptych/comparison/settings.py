@@ -10,7 +10,10 @@ from triptych.config import shown
 from triptych.identity import NOT_THE_EXPERIMENT
 
 # What a network is, or what the record says better: `weights` as they were resolved.
-OF_THE_MODEL = ("name", "_target_", "min_input_size", "known_weights", "weights", "input_size")
+OF_THE_MODEL = (
+    *("name", "_target_", "network", "min_input_size", "known_weights"),
+    *("weights", "input_size"),
+)
 LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed", *(f"model.{name}" for name in OF_THE_MODEL)}
 NOT_SET = "not set"
 

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from triptych import Refused, download
-from triptych.data.store import as_tensor, data_dir
+from triptych.data.keeping import as_tensor, data_dir
 from triptych.files import replacing
 
 MOST_BYTES = 8 * 10**9  # of all features on disk; the least recently used go first

@@ -61,10 +61,15 @@ class Folder:
         number = {name: label for label, name in enumerate(found.classes)}
         labels = torch.tensor([number[photo.class_name] for photo in photos])
         images = LabelledImages(squares.images, labels)
-        places = {
-            part: torch.tensor([i for i, photo in enumerate(photos) if photo.part == part])
+        parts = {
+            part: [i for i, photo in enumerate(photos) if photo.part == part]
             for part in found.parts
         }
+        if is_split(found):  # copies on both sides of a cut would flatter
+            parts["train"] = [*{squares.sums[i]: i for i in reversed(parts["train"])}.values()][
+                ::-1
+            ]
+        places = {part: torch.tensor(chosen) for part, chosen in parts.items()}
         return ImageSet(
             images, images, tuple(found.classes), places, tuple(notes(found, photos, squares))
         )
@@ -87,10 +92,17 @@ def notes(found: Listing, photos: list[Photo], squares: Stored) -> list[str]:
         lines.append(f"{count} cannot be read and are left out: {', '.join(named)}{more}")
     if found.others:
         lines.append(f"files left out that are no photos of a class: {kinds(found.others)}")
-    return lines + repeated(photos, squares.sums)
+    return lines + repeated(
+        photos, squares.sums, " (training takes one copy)" if is_split(found) else ""
+    )
 
 
-def repeated(photos: list[Photo], sums: list[str]) -> list[str]:
+def is_split(found: Listing) -> bool:
+    """Whether some of the training photos are to validate or to test."""
+    return not {"val", "test"} <= set(found.parts)
+
+
+def repeated(photos: list[Photo], sums: list[str], use: str = "") -> list[str]:
     """A line on photos of the same pixels: twice in training they weigh double, in training and
     test they flatter, in two classes one of them is wrong."""
     alike = defaultdict(list)
@@ -102,7 +114,7 @@ def repeated(photos: list[Photo], sums: list[str]) -> list[str]:
         for key in ("part", "class_name")
     )
     told = (
-        (twins, "there more than once"),
+        (twins, f"there more than once{use}"),
         (parts, "in more than one of train, val and test"),
         (classes, "in more than one class"),
     )

@@ -8,29 +8,25 @@ import json
 import math
 import os
 import shutil
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import __version__ as pillow
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import track
 from torch import Tensor
 
 from triptych import Refused, download
+from triptych.data.keeping import as_tensor, data_dir, hashed, told
 from triptych.data.photos import Unreadable, read_image, square
 from triptych.files import replacing
 
 AT_ONCE = 128  # files decoded between two looks at the clock
-LINE_SECONDS = 10.0
 
 
 class Square(NamedTuple):
@@ -100,13 +96,6 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     return as_tensor(np.memmap(path, np.uint8, "r", shape=shape))
 
 
-def as_tensor(mapped: NDArray[Any]) -> Tensor:
-    """A map that may only be read, as a tensor that nobody writes to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(mapped)
-
-
 def _decode(root: Path, files: Sequence[File], kind: Square, index: Path) -> None:
     needed = len(files) * 3 * kind.side**2
     if needed > (free := shutil.disk_usage(index.parent).free):
@@ -150,26 +139,3 @@ def _square(root: Path, kind: Square, file: File) -> NDArray[np.uint8] | Unreada
         return square(image, kind.side, kind.fit)
     except Unreadable as error:
         return error
-
-
-def told(starts: range, doing: str) -> Iterator[int]:
-    """The starts, with a bar on a terminal, elsewhere a line now and then."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(starts, doing, console=console)
-        return
-    said_at = time.monotonic()
-    for start in starts:
-        if time.monotonic() - said_at >= LINE_SECONDS:
-            said_at = time.monotonic()
-            console.print(f"{doing}: {start} of {starts.stop}", soft_wrap=True)
-        yield start
-
-
-def data_dir() -> Path:
-    """Where what is large lies: DATA_DIR, else `data/`."""
-    return Path(os.environ.get("DATA_DIR") or "data").expanduser().absolute()
-
-
-def hashed(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
