@@ -5,6 +5,7 @@ an unfused Adam, a bare loop.
 """
 
 import csv
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 from tests.composing import composed
+from triptych import Refused, building
 from triptych.building import built
 from triptych.config import Config
 from triptych.data.randomness import permutation
@@ -140,6 +142,33 @@ class Counting(Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.waits.num_steps += 1
+
+
+def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_module = nn.Module.compile
+    # The compiler's front end alone: what it would then generate and build takes half a minute.
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda module, mode: compile_module(module, backend="aot_eager")
+    )
+    overrides = (*NETWORKS[1], "speed.compile=default")
+    losses, _ = fast(composed("train", *SETTINGS, *overrides), tmp_path)
+    plain_losses, _ = plain(composed("train", *SETTINGS, *overrides))
+    assert losses == pytest.approx(plain_losses, rel=1e-4)
+    [folder] = (path.parent for path in tmp_path.rglob("run.json"))
+    assert json.loads((folder / "run.json").read_text())["compile_seconds"] > 0
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert "features.0.weight" in best
+    assert not [name for name in best if "_orig_mod" in name]
+
+
+def test_without_a_compiler_a_compiled_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("train", *SETTINGS, *NETWORKS[1], "speed.compile=max-autotune")
+    _, task = made(config)
+    monkeypatch.setattr(building, "COMPILERS", ("nowhere++",))
+    with pytest.raises(Refused, match=r"speed.compile=max-autotune: needs a C\+\+ compiler"):
+        building.compile_network(task.backbone, config)
 
 
 RECIPE = (
