@@ -11,8 +11,7 @@ from triptych.identity import config_hash
 from triptych.ranks import hear, rank, tell
 from triptych.record import Record
 from triptych.sweep.earlier import opened
-from triptych.sweep.jobs import Job
-from triptych.sweep.worker import asked
+from triptych.sweep.jobs import Job, asked
 
 log = logging.getLogger(__name__)
 

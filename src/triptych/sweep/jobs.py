@@ -1,15 +1,19 @@
 """The jobs of a sweep: every one frozen and checked before the first starts."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from triptych import Refused
 from triptych.config import SWEEP_ONLY, Config, check, plain, shown
 from triptych.door import as_typed
-from triptych.identity import config_hash
+from triptych.identity import NOT_THE_EXPERIMENT, config_hash
 from triptych.refusals import refusals
+from triptych.trust import targets
+
+if TYPE_CHECKING:
+    from triptych.record import Record
 
 
 class Job(NamedTuple):
@@ -67,6 +71,17 @@ def frozen(config: Config, overrides: list[str], verb: str = "train") -> Job:
 def key_of(override: str) -> str:
     """The setting that an override sets."""
     return override.lstrip("+").partition("=")[0]
+
+
+def asked(job: Job, earlier: "Record | None") -> dict[str, Any]:
+    """What `train` is asked for: a new run, or `earlier` resumed as by a person, with `resume=`."""
+    if earlier is None:
+        return {"config": job.config, "overrides": job.overrides}
+    # Whoever starts a sweep trusts the targets of its config.
+    trusted = sorted({*job.config["trusted_targets"], *targets(job.config)})
+    goes_on = {"resume": str(earlier.folder), "trusted_targets": trusted}
+    kept = [o for o in job.overrides if key_of(o) in NOT_THE_EXPERIMENT]
+    return {"config": job.config | goes_on, "overrides": kept}
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from triptych import Refused
 from triptych.sweep.earlier import newest, settles
-from triptych.sweep.jobs import Job, labels
+from triptych.sweep.jobs import Job, asked, labels
 from triptych.sweep.table import show
-from triptych.sweep.worker import Outcome, asked, settled
+from triptych.sweep.worker import Outcome, settled
 
 
 class Submitted:

@@ -12,11 +12,9 @@ from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from triptych import Refused
-from triptych.identity import NOT_THE_EXPERIMENT
 from triptych.record import Record
 from triptych.sweep.job import COMMAND
-from triptych.sweep.jobs import Job, key_of
-from triptych.trust import targets
+from triptych.sweep.jobs import Job, asked
 
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
@@ -104,17 +102,6 @@ class Worker:
 
     def last_line(self) -> str:
         return self.output().rpartition("\n")[2]
-
-
-def asked(job: Job, earlier: Record | None) -> dict[str, Any]:
-    """What `train` is asked for: a new run, or `earlier` resumed as by a person, with `resume=`."""
-    if earlier is None:
-        return {"config": job.config, "overrides": job.overrides}
-    # Whoever starts a sweep trusts the targets of its config.
-    trusted = sorted({*job.config["trusted_targets"], *targets(job.config)})
-    goes_on = {"resume": str(earlier.folder), "trusted_targets": trusted}
-    kept = [o for o in job.overrides if key_of(o) in NOT_THE_EXPERIMENT]
-    return {"config": job.config | goes_on, "overrides": kept}
 
 
 def settled(run: Record) -> Outcome:
