@@ -98,7 +98,8 @@ def peaks(subject: Subject, record: Record, plan: Plan) -> dict[str, int]:
     found = {}
     for name in ("bound", "ours"):
         way: Way = Bound(subject) if name == "bound" else Ours(subject, record)
-        way.seconds(1, 1, plan.mode)  # searches for kernels, once for both, and takes memory for it
+        way.seconds(1, 1, plan.mode)  # searches for kernels, and takes memory for that
+        gc.collect()
         found[name] = peak_bytes(partial(way.seconds, 1, 1, plan.mode), subject.device)
         del way
         gc.collect()

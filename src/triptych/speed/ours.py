@@ -80,5 +80,7 @@ class Ours:
                 trainer.callbacks.extend(last)  # type: ignore[attr-defined]
                 run = trainer.fit if mode == "train" else trainer.test
                 run(self.task, datamodule=self.subject.data)
+            # Task and data keep the trainer until the next; its moments would lie beside those.
+            trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
         finally:
             said.setLevel(level)

@@ -1,5 +1,6 @@
 """Several ways of taking steps, measured in turn, so that a drifting machine cancels out."""
 
+import gc
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple, Protocol
@@ -22,9 +23,9 @@ class Plan(NamedTuple):
     warm_up_steps: int
     most_steps: int
 
-    def steps(self, seconds: float, a_step: float) -> int:
+    def steps(self, seconds: float, once: float) -> int:
         """As many steps of that length as the seconds hold, one at least."""
-        return max(1, min(self.most_steps, round(seconds / max(a_step, 1e-6))))
+        return max(1, min(self.most_steps, round(seconds / max(once, 1e-6))))
 
 
 class Taken(NamedTuple):
@@ -47,19 +48,24 @@ def taken_in_turn(ways: Mapping[str, Way], plan: Plan, may_fail: Sequence[str] =
     for turn in range(plan.rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            taken = ways[name].seconds(plan.warm_up_steps, steps[name], plan.mode)
-            seconds[name].append(taken / steps[name])
+            seconds[name].append(a_step(ways[name], plan, steps[name]))
     return Taken(seconds, failed)
 
 
 def steps_of_a_block(way: Way, plan: Plan) -> int:
     """How many steps take about `plan.block_seconds`."""
-    way.seconds(plan.warm_up_steps, 1, plan.mode)  # searches, allocates, compiles
-    a_step = way.seconds(plan.warm_up_steps, 1, plan.mode)
-    some = plan.steps(plan.block_seconds / 10, a_step)
+    a_step(way, plan, 1)  # searches, allocates, compiles
+    once = a_step(way, plan, 1)
+    some = plan.steps(plan.block_seconds / 10, once)
     if some > 1:  # a single one says little of what comes once in many
-        a_step = way.seconds(plan.warm_up_steps, some, plan.mode) / some
-    return plan.steps(plan.block_seconds, a_step)
+        once = a_step(way, plan, some)
+    return plan.steps(plan.block_seconds, once)
+
+
+def a_step(way: Way, plan: Plan, steps: int) -> float:
+    """Seconds a step, of some steps in a row."""
+    gc.collect()  # a Trainer and its optimizer refer to each other: none of before lies beside
+    return way.seconds(plan.warm_up_steps, steps, plan.mode) / steps
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
