@@ -30,16 +30,16 @@ check: $(STAMP) ## hold format, lint, types and the budgets of size
 	$(BIN)/python -m pytest -q tests/test_budgets.py
 
 soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost (up to 20 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.soak $(ARGS)
 
 fuzz: $(STAMP) ## 2,000 random command lines composed or refused, 100 more in processes of their own
-	$(BIN)/python tests/fuzz.py $(ARGS)
+	$(BIN)/python -m tests.trials.fuzz $(ARGS)
 
 startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)
-	$(BIN)/python -m tests.startup $(ARGS)
+	$(BIN)/python -m tests.trials.startup $(ARGS)
 
 growth: $(STAMP) ## show time and memory at 1, 2, 4 and 8 times the images, epochs, jobs, runs (10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.growth $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.growth $(ARGS)
 
 audit: $(STAMP) ## look the locked packages up among known vulnerabilities
 	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes
@@ -51,12 +51,12 @@ lock: ## write requirements.lock anew from pyproject.toml; newest versions: make
 		--custom-compile-command 'make lock' --output-file requirements.lock --quiet $(ARGS)
 
 tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine only
-	@logs="$$($(BIN)/python -c 'import os; from triptych.door import ROOT, read_env; \
+	@logs="$$($(BIN)/python -c 'import os; from triptych.cli import ROOT, read_env; \
 	read_env(ROOT / ".env"); print(os.environ.get("LOG_DIR", "logs"))')"; set -x; \
 	$(BIN)/tensorboard --host localhost --logdir "$$logs"
 
 clean: ## remove caches, build products, features of probes; logs/, other data, .env and .venv stay
-	-@test ! -x $(BIN)/python || $(BIN)/python -c 'import os, shutil; from triptych.door import ROOT, read_env; \
+	-@test ! -x $(BIN)/python || $(BIN)/python -c 'import os, shutil; from triptych.cli import ROOT, read_env; \
 	read_env(ROOT / ".env"); data = os.path.expanduser(os.environ.get("DATA_DIR") or "data"); \
 	shutil.rmtree(os.path.join(data, ".features"), ignore_errors=True)'
 	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Compare finished runs: a page, a text and a table."""
 
-from triptych.door import open_door
+from triptych.cli import main
 
 if __name__ == "__main__":
-    open_door("compare", "triptych.compare:compare")
+    main("compare")

@@ -1,6 +1,6 @@
 """Score finished runs again, from their folders alone."""
 
-from triptych.door import open_door
+from triptych.cli import main
 
 if __name__ == "__main__":
-    open_door("evaluate", "triptych.evaluate:evaluate")
+    main("evaluate")

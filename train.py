@@ -1,6 +1,6 @@
 """Train one network, or sweep over several with -m."""
 
-from triptych.door import open_door
+from triptych.cli import main
 
 if __name__ == "__main__":
-    open_door("train", "triptych.run:train")
+    main("train")

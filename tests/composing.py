@@ -6,17 +6,17 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from triptych.config import CONFIGS, Config, check, plain
+from triptych.config import CONFIGS, Config, check_config, resolve_config
 
 
 def composed(verb: str, *overrides: str, **settings: Any) -> Config:
     """The config of a command, checked; `settings` are put in when it is composed."""
     config = copy.deepcopy(_composed(verb, *overrides)) | settings
-    check(config, verb)
+    check_config(config, verb)
     return config
 
 
 @cache
 def _composed(verb: str, *overrides: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plain(compose(verb, [*overrides]))
+        return resolve_config(compose(verb, [*overrides]))

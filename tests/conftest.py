@@ -48,7 +48,7 @@ def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(scope="session")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
     """Starts runs that may be killed, with the overrides and the fault that `mortal.py` reads."""
-    program = Path(__file__).with_name("mortal.py")
+    program = Path(__file__).parent / "trials" / "mortal.py"
     command = [sys.executable, str(program), str(tmp_path_factory.mktemp("mortal") / "output")]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) as server:

@@ -36,7 +36,7 @@ def write_run(
     num_images: int = 200,
     num_classes: int = NUM_CLASSES,
     settings: dict[str, Any] | None = None,
-    **facts: Any,
+    **metadata: Any,
 ) -> Path:
     """A finished run's folder; `settings` are dotted keys of its config, `facts` of its record."""
     config = OmegaConf.create(
@@ -44,7 +44,11 @@ def write_run(
             "seed": seed,
             "log_dir": "logs",
             "data": {"name": "shapes", "batch_size": 64, "augment": "none", "split_seed": 0},
-            "model": {"_target_": "triptych.model.zoo.Torchvision", "name": model, "weights": None},
+            "model": {
+                "_target_": "triptych.models.torchvision_models.TorchvisionModel",
+                "name": model,
+                "weights": None,
+            },
             "optim": {"name": "adam", "lr": 0.001},
             "trainer": {"max_epochs": 2, "callbacks": []},
         }
@@ -94,7 +98,7 @@ def write_run(
         "finished_at": "2026-01-01T00:01:00+00:00",
         "metrics": {"val/accuracy": accuracy, "test/accuracy": accuracy, "test/loss": loss},
     }
-    (folder / "run.json").write_text(json.dumps(record | facts))
+    (folder / "run.json").write_text(json.dumps(record | metadata))
     write_curve(folder, accuracy)
     return folder
 
@@ -109,10 +113,10 @@ def write_curve(folder: Path, accuracy: float) -> None:
             writer.writerow([epoch, 10 * epoch, "", 1.0 / epoch, accuracy * epoch / 2])
 
 
-def change_record(folder: Path, **facts: Any) -> None:
+def change_record(folder: Path, **metadata: Any) -> None:
     """Edit `run.json` by hand."""
     path = folder / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
 
 
 def change_predictions(folder: Path, split: str = "test", **arrays: NDArray[Any]) -> None:

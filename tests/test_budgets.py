@@ -185,7 +185,7 @@ def test_the_core_imports_no_extra() -> None:
     assert forbidden_imports(core, EXTRAS + PACKAGES_OF_EXTRAS) == []
 
 
-@pytest.mark.parametrize("module", ["triptych.config", "triptych.door"])
+@pytest.mark.parametrize("module", ["triptych.config", "triptych.cli"])
 def test_a_refusal_does_not_wait_for_torch(module: str) -> None:
     program = (
         f"import sys, {module}; print([m for m in ('torch', 'lightning') if m in sys.modules])"

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych import Refused, download
+from triptych import download
+from triptych.errors import UserError
 
 BODY = bytes(range(256)) * 40
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -129,7 +130,7 @@ def test_a_broken_download_goes_on_from_where_it_broke(path: Path) -> None:
 
 def test_another_run_goes_on_from_where_the_first_one_broke(path: Path) -> None:
     with serve(breaks_after(4000), not_found, breaks_after(100), whole) as server:
-        with pytest.raises(Refused, match="404"):
+        with pytest.raises(UserError, match="404"):
             fetch(path, server)
         assert not path.exists()
         fetch(path, server)
@@ -180,7 +181,7 @@ def test_a_part_that_is_too_long_or_wrong_is_dropped(path: Path, rest: bytes) ->
 
 def test_both_md5_sums_are_named_where_no_address_has_the_right_file(path: Path) -> None:
     wrong = bytes(len(BODY))
-    with serve(breaks_after(len(wrong), wrong)) as bad, pytest.raises(Refused) as refusal:
+    with serve(breaks_after(len(wrong), wrong)) as bad, pytest.raises(UserError) as refusal:
         fetch(path, bad)
     message = str(refusal.value)
     assert hashlib.md5(wrong).hexdigest() in message
@@ -194,7 +195,7 @@ def test_more_bytes_than_agreed_are_not_taken(path: Path, announced: bool) -> No
         length = {"Content_Length": len(BODY) + 1} if announced else {}
         send(handler, 200, BODY + b"!", **length)
 
-    with serve(endless) as server, pytest.raises(Refused, match=r"offers 10241|more than 10240"):
+    with serve(endless) as server, pytest.raises(UserError, match=r"offers 10241|more than 10240"):
         fetch(path, server)
     assert not path.exists()
 
@@ -203,7 +204,7 @@ def test_fewer_bytes_than_agreed_are_not_the_file(path: Path) -> None:
     def page(handler: BaseHTTPRequestHandler) -> None:
         send(handler, 200, b"Please log in", Content_Length=13)
 
-    with serve(page) as server, pytest.raises(Refused, match="offers 13 bytes, expected 10240"):
+    with serve(page) as server, pytest.raises(UserError, match="offers 13 bytes, expected 10240"):
         fetch(path, server)
     assert not path.exists()
 
@@ -215,7 +216,7 @@ def test_a_server_that_falls_silent_is_given_up(
         time.sleep(1)
 
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
-    with serve(silent) as server, pytest.raises(Refused, match="timed out"):
+    with serve(silent) as server, pytest.raises(UserError, match="timed out"):
         fetch(path, server)
 
 
@@ -224,7 +225,7 @@ def test_without_any_server_each_address_is_named_with_its_reason_in_three_lines
 ) -> None:
     with serve(whole) as gone:
         pass
-    with serve(not_found) as empty, pytest.raises(Refused) as refusal:
+    with serve(not_found) as empty, pytest.raises(UserError) as refusal:
         fetch(path, gone, empty)
     lines = str(refusal.value).splitlines()
     assert len(lines) <= 3
@@ -234,10 +235,10 @@ def test_without_any_server_each_address_is_named_with_its_reason_in_three_lines
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/file", "file"])
 def test_an_address_of_another_kind_is_refused(path: Path, url: str) -> None:
-    with pytest.raises(Refused, match="https://"):
+    with pytest.raises(UserError, match="https://"):
         download.fetch([url], path, len(BODY), MD5)
-    with pytest.raises(Refused, match="https://"):
-        download.reachable([url])
+    with pytest.raises(UserError, match="https://"):
+        download.can_download([url])
 
 
 def test_processes_that_start_together_download_once(path: Path) -> None:
@@ -260,7 +261,10 @@ def test_processes_that_start_together_download_once(path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    with serve(whole) as server, pytest.raises(Refused, match=f"{tmp_path / 'data'}: File exists"):
+    with (
+        serve(whole) as server,
+        pytest.raises(UserError, match=f"{tmp_path / 'data'}: File exists"),
+    ):
         fetch(tmp_path / "data" / "file", server)
 
 
@@ -269,7 +273,7 @@ def test_a_disk_that_takes_no_more_is_no_fault_of_the_address(path: Path) -> Non
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with serve(breaks_after(len(body), body)) as server, pytest.raises(Refused) as refusal:
+        with serve(breaks_after(len(body), body)) as server, pytest.raises(UserError) as refusal:
             fetch(path, server, body=body)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -287,7 +291,7 @@ def test_without_a_terminal_progress_is_plain_lines(
 
 def test_reachable_is_one_address_that_answers() -> None:
     with serve(not_found) as empty, serve(whole) as full:
-        assert download.reachable([empty.url, full.url])
-        assert not download.reachable([empty.url])
-    assert not download.reachable([full.url])
-    assert not download.reachable([])
+        assert download.can_download([empty.url, full.url])
+        assert not download.can_download([empty.url])
+    assert not download.can_download([full.url])
+    assert not download.can_download([])

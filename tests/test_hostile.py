@@ -17,13 +17,19 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
-from triptych import Refused, checkpoint, legible
-from triptych.door import refuse
-from triptych.ending import kept
-from triptych.folders import finished
-from triptych.lock import held, hold
-from triptych.record import COLUMNS, Record
-from triptych.resume import cut_back, cut_events, cut_metrics, reopen
+from triptych.callbacks import checkpoint
+from triptych.cli import print_error
+from triptych.errors import UserError, sanitize_text
+from triptych.runs.lifecycle import run_lifecycle
+from triptych.runs.reader import read_finished
+from triptych.runs.record import COLUMNS, Record
+from triptych.runs.resume import (
+    reopen_run,
+    truncate_events,
+    truncate_metrics,
+    truncate_to_checkpoint,
+)
+from triptych.runs.storage import is_locked, lock_run
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -53,7 +59,7 @@ def whole(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_folder(log_dir)
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def metadata(folder: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return read
 
@@ -72,9 +78,11 @@ def told(answer: dict[str, Any], code: int = 2) -> str:
 
 def assert_nothing_lost(folder: Path, whole: Path) -> None:
     """The run has the weights and the scores of one that nothing befell."""
-    assert facts(folder)["status"] == "finished"
-    assert facts(folder)["metrics"] == facts(whole)["metrics"]
-    saved, expected = (checkpoint.load(f / "checkpoints" / "best.ckpt") for f in (folder, whole))
+    assert metadata(folder)["status"] == "finished"
+    assert metadata(folder)["metrics"] == metadata(whole)["metrics"]
+    saved, expected = (
+        checkpoint.load_checkpoint(f / "checkpoints" / "best.ckpt") for f in (folder, whole)
+    )
     for name, weights in expected["state_dict"].items():
         assert torch.equal(saved["state_dict"][name], weights), name
 
@@ -99,9 +107,9 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(
         assert "No space left on device" in said
         folder = run_folder(tmp_path)
         typed = [f"resume={folder}"]
-        assert facts(folder)["status"] == "failed"
+        assert metadata(folder)["status"] == "failed"
         for path in (folder / "checkpoints").glob("*.ckpt"):
-            assert checkpoint.load(path)
+            assert checkpoint.load_checkpoint(path)
     assert ask(*typed)["code"] == 0
     assert_nothing_lost(folder, whole)
 
@@ -138,7 +146,7 @@ def test_a_clock_that_was_set_back_changes_nothing(ask: Ask, whole: Path, tmp_pa
     assert_nothing_lost(folder, whole)
     lines = [(f / "metrics.csv").read_text().count("\n") for f in (folder, whole)]
     assert lines[0] == lines[1]
-    assert facts(folder)["started_at"] > facts(folder)["finished_at"], (
+    assert metadata(folder)["started_at"] > metadata(folder)["finished_at"], (
         "it tells what the clock told"
     )
 
@@ -148,7 +156,7 @@ def test_a_clock_that_was_set_back_changes_nothing(ask: Ask, whole: Path, tmp_pa
 
 def test_the_second_process_that_resumes_a_run_is_told(ask: Ask, folder: Path) -> None:
     before = (folder / "run.json").read_bytes()
-    with hold(folder):
+    with lock_run(folder):
         said = told(ask(f"resume={folder}"))
     assert f"process {os.getpid()} on " in said
     assert "at work on this run" in said
@@ -158,9 +166,9 @@ def test_the_second_process_that_resumes_a_run_is_told(ask: Ask, folder: Path) -
 def test_a_run_that_another_process_finished_meanwhile_is_left_alone(folder: Path) -> None:
     late = Record.open(folder)
     Record.open(folder).end("finished")
-    with pytest.raises(Refused, match="another process has resumed"), kept(late):
+    with pytest.raises(UserError, match="another process has resumed"), run_lifecycle(late):
         pass
-    assert facts(folder)["status"] == "finished"
+    assert metadata(folder)["status"] == "finished"
 
 
 @pytest.fixture
@@ -320,7 +328,7 @@ def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
 )
 def test_a_record_that_cannot_be_read_is_refused(folder: Path, content: str) -> None:
     (folder / "run.json").write_text(content)
-    with pytest.raises(Refused, match=r"run\.json cannot be read") as refused:
+    with pytest.raises(UserError, match=r"run\.json cannot be read") as refused:
         Record.open(folder)
     assert len(str(refused.value)) < 1000
 
@@ -328,7 +336,11 @@ def test_a_record_that_cannot_be_read_is_refused(folder: Path, content: str) -> 
 def test_numbers_that_json_does_not_know_become_null(folder: Path) -> None:
     content = '{"schema": 1, "seed": NaN, "metrics": {"test/loss": 1e999}}'
     (folder / "run.json").write_text(content)
-    assert Record.open(folder).facts == {"schema": 1, "seed": None, "metrics": {"test/loss": None}}
+    assert Record.open(folder).metadata == {
+        "schema": 1,
+        "seed": None,
+        "metrics": {"test/loss": None},
+    }
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -348,7 +360,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_a_config_with_more_than_data_in_it_is_refused(folder: Path, content: str) -> None:
     (folder / "config.yaml").write_text(content)
-    with pytest.raises(Refused, match=r"config\.yaml: cannot be read") as refused:
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read") as refused:
         _ = Record.open(folder).config
     assert len(str(refused.value)) < 1000
 
@@ -393,17 +405,17 @@ def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: st
 def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(Refused, match=r"no regular file|neither a file|not seekable"):
-        reopen({"resume": str(folder), "trusted_targets": []}, [])
-    assert not held(folder)
+    with pytest.raises(UserError, match=r"no regular file|neither a file|not seekable"):
+        reopen_run({"resume": str(folder), "trusted_targets": []}, [])
+    assert not is_locked(folder)
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.csv", "cost.json"])
 def test_a_text_longer_than_memory_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
         file.truncate(10**12)  # which takes no disk
-    with pytest.raises(Refused, match=rf"{name}.*longer than 64\.0 MB"):
-        reopen({"resume": str(folder), "trusted_targets": []}, [])
+    with pytest.raises(UserError, match=rf"{name}.*longer than 64\.0 MB"):
+        reopen_run({"resume": str(folder), "trusted_targets": []}, [])
 
 
 @pytest.mark.parametrize("name", ["predictions/test.npz", "config.yaml", "checkpoints/best.ckpt"])
@@ -411,8 +423,8 @@ def test_a_fifo_in_a_finished_run_is_refused(whole: Path, tmp_path: Path, name: 
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(Refused, match=f"{name}: neither a file nor a folder"):
-        finished(folder)
+    with pytest.raises(UserError, match=f"{name}: neither a file nor a folder"):
+        read_finished(folder)
 
 
 def test_what_was_refused_on_resuming_leaves_the_run_as_it_was(ask: Ask, folder: Path) -> None:
@@ -437,10 +449,10 @@ def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: by
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"epoch,step\n" + garbage)
     if len(garbage) > 100_000:
-        with pytest.raises(Refused, match=f"{path}: cannot be read"):
-            cut_metrics(path, 100)
+        with pytest.raises(UserError, match=f"{path}: cannot be read"):
+            truncate_metrics(path, 100)
         return
-    cut_metrics(path, 100)
+    truncate_metrics(path, 100)
     assert path.read_text().splitlines() == [",".join(COLUMNS)]
 
 
@@ -456,38 +468,38 @@ def endless(length: int) -> bytes:
 )
 def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
     place = folder / "tensorboard"
-    cut_events(place, 10)
-    [kept] = place.glob("events*")
-    events = kept.read_bytes()
+    truncate_events(place, 10)
+    [run_lifecycle] = place.glob("events*")
+    events = run_lifecycle.read_bytes()
     assert len(events) > 100
     (place / "events.out.tfevents.9999999999.x").write_bytes(garbage)
-    cut_events(place, 10)
-    [kept] = place.glob("events*")
-    assert kept.read_bytes() == events
+    truncate_events(place, 10)
+    [run_lifecycle] = place.glob("events*")
+    assert run_lifecycle.read_bytes() == events
 
 
 def test_curves_whose_cutting_was_cut_off_have_no_doubled_point(folder: Path) -> None:
     place = folder / "tensorboard"
     files = {path.name: path.read_bytes() for path in place.glob("events*")}
-    cut_events(place, 10)
-    [kept] = place.glob("events*")
-    once = kept.read_bytes()
+    truncate_events(place, 10)
+    [run_lifecycle] = place.glob("events*")
+    once = run_lifecycle.read_bytes()
     for name, content in files.items():
         (place / name).write_bytes(content)  # as if killed before they were deleted
-    cut_events(place, 10)
+    truncate_events(place, 10)
     assert [path.read_bytes() for path in place.glob("events*")] == [once]
 
 
 def test_halves_of_killed_writes_are_cleared_away(folder: Path) -> None:
     half = folder / "checkpoints" / ".last.ckpt.123"
     half.write_bytes(b"half")
-    cut_back(Record.open(folder))
+    truncate_to_checkpoint(Record.open(folder))
     assert not half.exists()
 
 
 def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert legible("ü 日本 a\x1b[31mred\x07\r") == "ü 日本 a\ufffd[31mred\ufffd\ufffd"
-    refuse(Refused("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))
+    assert sanitize_text("ü 日本 a\x1b[31mred\x07\r") == "ü 日本 a\ufffd[31mred\ufffd\ufffd"
+    print_error(UserError("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 3
     assert all(character.isprintable() or character == "\n" for character in said)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from triptych.metrics import EpochLoss, Predictions, collection, score
+from triptych.metrics import EpochLoss, Predictions, build_metrics, compute_scores
 
 NUM_CLASSES = 5
-shared_collection = collection(NUM_CLASSES)  # as one task uses it, epoch after epoch
+shared_collection = build_metrics(NUM_CLASSES)  # as one task uses it, epoch after epoch
 
 
 @st.composite
@@ -32,7 +32,7 @@ def splits(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(splits())
 def test_scores_equal_those_of_scikit_learn(split: tuple[Tensor, Tensor]) -> None:
     logits, labels = split
-    values, per_class, confusion = score(shared_collection, logits, labels)
+    values, per_class, confusion = compute_scores(shared_collection, logits, labels)
 
     predicted = logits.argmax(1)
     classes = list(range(NUM_CLASSES))
@@ -60,20 +60,22 @@ def test_classes_without_an_image_or_a_prediction_are_counted(
 ) -> None:
     logits, labels = split
     both = set(labels.tolist()) & set(logits.argmax(1).tolist())
-    scores = score(shared_collection, logits, labels)
+    scores = compute_scores(shared_collection, logits, labels)
     assert scores.values["undefined_classes"] == NUM_CLASSES - len(both)
 
 
 def test_an_absent_class_lowers_the_macro_mean_and_not_the_accuracy() -> None:
     labels = torch.tensor([0, 0, 1, 1])
-    scores = score(collection(4), 9 * torch.eye(4)[labels], labels)
+    scores = compute_scores(build_metrics(4), 9 * torch.eye(4)[labels], labels)
     assert scores.values["accuracy"] == 1
     assert scores.values["f1"] == scores.values["precision"] == scores.values["recall"] == 0.5
     assert scores.values["undefined_classes"] == 2
 
 
 def test_a_loss_that_is_not_finite_is_reported_as_such() -> None:
-    scores = score(collection(2), torch.tensor([[math.nan, 0.0], [1.0, 0.0]]), torch.tensor([0, 0]))
+    scores = compute_scores(
+        build_metrics(2), torch.tensor([[math.nan, 0.0], [1.0, 0.0]]), torch.tensor([0, 0])
+    )
     assert math.isnan(scores.values["loss"])
 
 
@@ -89,8 +91,8 @@ def test_predictions_do_not_depend_on_order_or_batches(order: list[int], cuts: l
         gathered.update(logits[part], labels[part], index[part])
     found = gathered.compute()
     assert all(map(torch.equal, found, (logits, labels, index)))
-    whole = score(shared_collection, logits[:, [0, 1, 2, 2, 2]], labels)
-    again = score(shared_collection, found[0][:, [0, 1, 2, 2, 2]], found[1])
+    whole = compute_scores(shared_collection, logits[:, [0, 1, 2, 2, 2]], labels)
+    again = compute_scores(shared_collection, found[0][:, [0, 1, 2, 2, 2]], found[1])
     assert again.values == whole.values
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.naming import folder_name
+from triptych.config import folder_name
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from triptych import Refused
-from triptych.data.images import ImageData
+from triptych.data.datamodule import ImageDataModule
 from triptych.data.shapes import Shapes
-from triptych.model.backbone import Backbone, Preprocessing
+from triptych.errors import UserError
+from triptych.models.backbone import Backbone, Preprocessing
+from triptych.module import ImageClassifier
 from triptych.optim import Optim
-from triptych.task import Classification
 
 EXPECTS = Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -172,7 +172,7 @@ def test_onecycle_is_torchs_with_each_groups_rate_for_its_peak() -> None:
 def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
     schedule: str, total_steps: int
 ) -> None:
-    with pytest.raises(Refused, match=rf"optim\.schedule={schedule}.*trainer\.max_epochs"):
+    with pytest.raises(UserError, match=rf"optim\.schedule={schedule}.*trainer\.max_epochs"):
         sgd(schedule=schedule).build(small(), 10, total_steps)
 
 
@@ -198,7 +198,7 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
 def test_the_planned_steps_are_the_steps_taken(
     options: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:
-    data = ImageData(
+    data = ImageDataModule(
         source=Shapes(num_train=60, num_test=10, seed=0),
         batch_size=8,
         augment="none",
@@ -212,7 +212,7 @@ def test_the_planned_steps_are_the_steps_taken(
     )
     data.setup()
     data.expect(EXPECTS)
-    task = Classification(small(), sgd(schedule="onecycle"), num_classes=10)
+    task = ImageClassifier(small(), sgd(schedule="onecycle"), num_classes=10)
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         **silent | {"max_epochs": 2} | options,

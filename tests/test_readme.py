@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import triptych.model
 from hydra import compose, initialize_config_dir
 
 import triptych.data
-import triptych.model
-from triptych.compare import compare
-from triptych.config import CONFIGS, Config, check, plain
-from triptych.door import adapted
-from triptych.run import train
+from triptych.cli import normalize_argument
+from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.tools.compare.command import compare
+from triptych.train import train
 
 ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()
@@ -46,8 +46,10 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(configs: Path, overrides: list[str], verb: str = "train") -> Config:
     with initialize_config_dir(str(configs), version_base="1.3"):
-        config = plain(compose(verb, [adapted(override) for override in overrides]))
-    check(config, verb)
+        config = resolve_config(
+            compose(verb, [normalize_argument(override) for override in overrides])
+        )
+    check_config(config, verb)
     return config
 
 
@@ -104,9 +106,9 @@ def test_the_recipes_followed_to_the_letter_give_finished_runs(followed: Path) -
     network = train(composed(followed / "configs", [*shapes, *small]), [])
     stripes = ["data=stripes", "model=googlenet", "model.weights=null", "model.input_size=32"]
     data = train(composed(followed / "configs", [*stripes, *small]), [])
-    assert network.facts["status"] == data.facts["status"] == "finished"
-    assert network.facts["model"] == "my_net"
-    assert data.facts["data"] == "stripes"
+    assert network.metadata["status"] == data.metadata["status"] == "finished"
+    assert network.metadata["model"] == "my_net"
+    assert data.metadata["data"] == "stripes"
     assert np.load(data.folder / "predictions" / "test.npz")["logits"].shape == (20, 2)
     page = compare(composed(followed / "configs", [f"runs={followed}/logs/shapes"], "compare"))
     [row] = csv.DictReader((page.parent / "comparison.csv").read_text().splitlines())

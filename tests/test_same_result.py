@@ -20,13 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 from tests.composing import composed
-from triptych import Refused, building
-from triptych.building import built
+from triptych import build
+from triptych.build import instantiate
+from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
-from triptych.data.randomness import permutation
-from triptych.progress import hush_lightning
-from triptych.record import Record
-from triptych.run import fit_and_test, prepared, trainer_for
+from triptych.data.rng import permutation
+from triptych.errors import UserError
+from triptych.runs.record import Record
+from triptych.train import fit_and_test, make_trainer, prepare
 
 NUM_STEPS, BATCH_SIZE = 10, 8
 SETTINGS = (
@@ -56,11 +57,11 @@ class FirstGradients(Callback):
 
 def fast(config: Config, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and first gradients of a run."""
-    hush_lightning()
+    silence_lightning()
     pl.seed_everything(0, verbose=False)
     data, task = made(config)
     record = Record.create(config | {"log_dir": str(folder)}, [])
-    trainer, journal = trainer_for(config, record, task)
+    trainer, journal = make_trainer(config, record, task)
     first = FirstGradients()
     trainer.callbacks.insert(0, first)  # type: ignore[attr-defined]
     torch.manual_seed(1)
@@ -72,18 +73,22 @@ def fast(config: Config, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
 
 
 def made(config: Config) -> Any:
-    source = built("data.source", config["data"]["source"])
-    return prepared(config, source, built("model", config["model"]))
+    source = instantiate("data.source", config["data"]["source"])
+    return prepare(config, source, instantiate("model", config["model"]))
 
 
 def plain(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     """The same of a bare loop."""
     pl.seed_everything(0, verbose=False)
     data, task = made(config)
-    network, expects = task.backbone.train(), task.backbone.expects
+    network, preprocessing = task.backbone.train(), task.backbone.preprocessing
     network.to(memory_format=torch.channels_last)  # another layout's kernels round otherwise
-    size = (expects.input_size, expects.input_size)
-    steps = transforms.ToTensor(), transforms.Resize(size), transforms.Normalize(*expects[1:3])
+    size = (preprocessing.input_size, preprocessing.input_size)
+    steps = (
+        transforms.ToTensor(),
+        transforms.Resize(size),
+        transforms.Normalize(*preprocessing[1:3]),
+    )
     transform = transforms.Compose(steps)
     kinds: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     name = config["optim"]["name"]
@@ -166,9 +171,9 @@ def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(
 def test_without_a_compiler_a_compiled_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("train", *SETTINGS, *NETWORKS[1], "speed.compile=max-autotune")
     _, task = made(config)
-    monkeypatch.setattr(building, "COMPILERS", ("nowhere++",))
-    with pytest.raises(Refused, match=r"speed.compile=max-autotune: needs a C\+\+ compiler"):
-        building.compile_network(task.backbone, config)
+    monkeypatch.setattr(build, "COMPILERS", ("nowhere++",))
+    with pytest.raises(UserError, match=r"speed.compile=max-autotune: needs a C\+\+ compiler"):
+        build.compile_network(task.backbone, config)
 
 
 RECIPE = (
@@ -180,12 +185,12 @@ RECIPE = (
 
 @pytest.mark.parametrize("overrides", [(), RECIPE], ids=["as it is", "a recipe"])
 def test_no_step_waits_for_the_device(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    hush_lightning()
+    silence_lightning()
     config = composed("train", *SETTINGS, *NETWORKS[1], *overrides)
     config["trainer"]["log_every_n_steps"] = 100
     data, task = made(config)
     record = Record.create(config | {"log_dir": str(tmp_path)}, [])
-    trainer, _ = trainer_for(config, record, task)
+    trainer, _ = make_trainer(config, record, task)
     with Waits() as waits:
         trainer.callbacks.append(Counting(waits))  # type: ignore[attr-defined]
         trainer.fit(task, datamodule=data)

@@ -1,35 +1,97 @@
-"""What a config must be. Knows nothing of torch, so that a refusal costs no import of it.
+"""What a config must be. Knows nothing of torch, so that a wrong setting costs no import of it.
 
-`RULES` lists every setting of a run, `verbs.py` those of the other commands. A node that names a
-`_target_` of somebody else's is free: the callable knows its arguments.
+`RULES` lists every setting of a run, `tools/<command>/settings.py` those of the other commands. A
+node that names a `_target_` of somebody else's is free: the callable knows its arguments.
 """
 
+import re
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from triptych import Refused, nearest
-from triptych.naming import folder_name
-from triptych.rules import (
-    DEVICES,
-    ENDLESS,
-    FLAG,
-    FREE,
-    NAMES,
-    NODE,
-    NODES,
-    RGB,
-    STRATEGY,
-    TEXT,
-    Rule,
-    count,
-    number,
-    one_of,
+from triptych.errors import UserError, closest_matches
+
+# Names that a config makes of its other settings.
+
+
+def folder_name(path: str) -> str:
+    """The last part of a path, as a name for a folder: letters, digits, - _ and . of it."""
+    name = re.sub(r"[^\w.-]+", "_", Path(path).expanduser().absolute().resolve().name)
+    return name.lstrip(".") or "folder"
+
+
+# What a setting may be, and how to say so.
+
+
+class Rule(NamedTuple):
+    says: str
+    holds: Callable[[Any], bool]
+
+    def or_null(self) -> "Rule":
+        return Rule(f"{self.says}, or null", lambda value: value is None or self.holds(value))
+
+
+def count(least: int, most: int = 2**63 - 1) -> Rule:
+    says = f"a whole number of at least {least}" + (f", at most {most}" if most < 2**62 else "")
+    return Rule(says, lambda v: type(v) is int and least <= v <= most)
+
+
+def number(least: float, below: float = inf, *, above: bool = False) -> Rule:
+    says = f"a number {'above' if above else 'of at least'} {least:g}"
+    says += f" and below {below:g}" if below < inf else ""
+
+    def holds(value: Any) -> bool:
+        is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        return is_number and (value > least if above else value >= least) and value < below
+
+    return Rule(says, holds)
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, dict) and TEXT.holds(value.get("_target_"))
+
+
+TEXT = Rule("a text", lambda value: type(value) is str and value != "")
+FLAG = Rule("true or false", lambda value: type(value) is bool)
+FREE = Rule("anything", lambda value: True)
+NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds, v)))
+NODE = Rule("a node with a _target_", is_node)
+NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
+ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
+RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
+
+
+def are_devices(value: Any) -> bool:
+    if type(value) is list:
+        are_indices = all(count(0).holds(index) for index in value)
+        return are_indices and 0 < len(value) == len(set(value))
+    return value == "auto" or (type(value) is int and value > 0)
+
+
+DEVICES = Rule("a whole number of at least 1, a list of indices, or auto", are_devices)
+FOLDERS = Rule(
+    "a folder, a glob in quotes, or a list of them",
+    lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
 )
-from triptych.verbs import VERBS, at_odds
+FILE_NAME = Rule(
+    "a name of letters, digits, - _ and .",
+    lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
+)
+STRATEGY = Rule(
+    "auto, ddp or another whose ranks are programs (no spawn, no fork)",
+    lambda v: not isinstance(v, str) or not re.search("spawn|fork|notebook|popen", v),
+)
+
 
 Config = dict[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -117,48 +179,74 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": count(0),
     "trainer.gradient_clip_val": number(0, above=True).or_null(),
 }
-TRAINING = ("train", "tune", "benchmark")  # what composes the settings of a training
-RULES_OF = VERBS | {verb: RULES | VERBS.get(verb, {}) for verb in TRAINING}
 
 
-def plain(config: DictConfig) -> Config:
+def settings_of(command: str) -> Any:
+    """The settings of a command that is a tool: its module `settings`."""
+    return import_module(f"triptych.tools.{command}.settings")
+
+
+def extends_training(command: str) -> bool:
+    """Whether a command takes the settings of a training."""
+    return command == "train" or getattr(settings_of(command), "EXTENDS_TRAINING", False)
+
+
+def no_sweep_reason(command: str) -> str:
+    """Why a command cannot be swept with -m; empty where it can."""
+    return "" if command == "train" else getattr(settings_of(command), "NO_SWEEP", "")
+
+
+def own_rules(command: str) -> dict[str, Rule]:
+    """The rules of a command's own settings, besides those of a training."""
+    return {} if command == "train" else settings_of(command).RULES
+
+
+def rules_of(command: str) -> dict[str, Rule]:
+    return (RULES if extends_training(command) else {}) | own_rules(command)
+
+
+def resolve_config(config: DictConfig) -> Config:
     """The resolved config in plain containers; a recipe's table of models has served by then."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
 
 
-def check(config: Config, verb: str = "train") -> None:
+def check_config(config: Config, command: str = "train") -> None:
     """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
-    together = contradictions if verb in TRAINING else at_odds
-    if problems := [*broken_rules(config, verb)] or [*together(config)]:
-        raise Refused("\n".join(problems[:3]))
+    together = find_contradictions
+    if not extends_training(command):
+        together = getattr(settings_of(command), "find_contradictions", lambda config: iter(()))
+    if problems := [*find_broken_rules(config, command)] or [*together(config)]:
+        raise UserError("\n".join(problems[:3]))
 
 
-def broken_rules(config: Config, verb: str) -> Iterator[str]:
-    rules = RULES_OF[verb]
-    present = dict(settings(config, rules))
+def find_broken_rules(config: Config, command: str) -> Iterator[str]:
+    rules = rules_of(command)
+    present = dict(iterate_settings(config, rules))
     for key, value in present.items():
         if key not in rules:
-            yield unknown(key, verb)
+            yield describe_unknown_key(key, command)
         elif value == "???":
             yield f"{key}: must be given, {rules[key].says}"
         elif not rules[key].holds(value):
-            yield f"{key}={shown(value)}: must be {rules[key].says}"
-    required = [*VERBS.get(verb, ()), *(REQUIRED if verb in TRAINING else ())]
+            yield f"{key}={format_value(value)}: must be {rules[key].says}"
+    required = [*own_rules(command), *(REQUIRED if extends_training(command) else ())]
     yield from (
         f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a line of its own, spelled as in YAML where Python spells it otherwise."""
     spelled = {None: "null", True: "true", False: "false"}
     is_python = value is None or type(value) is bool
     return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
 
 
-def settings(config: Config, rules: dict[str, Rule], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def iterate_settings(
+    config: Config, rules: dict[str, Rule], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """Every setting under its dotted key; of what a foreign `_target_` takes, those of `rules`."""
     for name, value in config.items():
         key = f"{prefix}{name}"
@@ -167,11 +255,11 @@ def settings(config: Config, rules: dict[str, Rule], prefix: str = "") -> Iterat
             yield key, value
         if isinstance(value, dict):
             foreign = not str(value.get("_target_", "triptych.")).startswith("triptych.")
-            inner = settings(value, rules, f"{key}.")
+            inner = iterate_settings(value, rules, f"{key}.")
             yield from ((k, v) for k, v in inner if k in rules or not (is_setting or foreign))
 
 
-def contradictions(config: Config) -> Iterator[str]:
+def find_contradictions(config: Config) -> Iterator[str]:
     """What no setting shows by itself, in a config whose every setting is right by itself."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
     if config["resume"] and not Path(config["resume"], "run.json").is_file():
@@ -179,7 +267,7 @@ def contradictions(config: Config) -> Iterator[str]:
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
     if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
         beside = f"with data.num_train={data['num_train'] or 'null (one at least)'} more than"
-        yield f"data.num_val={shown(data['num_val'])}: {beside} {for_train} training images"
+        yield f"data.num_val={format_value(data['num_val'])}: {beside} {for_train} training images"
     if for_test and (data["num_test"] or 1) > for_test:
         yield f"data.num_test={data['num_test']}: there are {for_test} test images"
     endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
@@ -192,9 +280,9 @@ def contradictions(config: Config) -> Iterator[str]:
     is_path = weights is not None and weights.endswith((".pth", ".pt", ".ckpt"))
     if weights is not None and known and not is_path and weights not in ["DEFAULT", *known]:
         may = f"DEFAULT, {', '.join(known)}, null, or a .pth file"
-        yield f"model.weights={shown(weights)}: must be {may}"
+        yield f"model.weights={format_value(weights)}: must be {may}"
 
 
-def unknown(key: str, verb: str) -> str:
+def describe_unknown_key(key: str, command: str) -> str:
     """What to say of a setting that does not exist."""
-    return f"{shown(key)}: no such setting; near: {nearest(key, RULES_OF[verb])}"
+    return f"{format_value(key)}: no such setting; near: {closest_matches(key, rules_of(command))}"

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from triptych import Refused
+from triptych.errors import UserError
 
 TIMEOUT_SECONDS = 20.0  # to connect, and between two reads
 PROBE_SECONDS = 5.0
@@ -53,13 +53,13 @@ def fetch(urls: Sequence[str], path: Path, size: int, md5: str) -> None:
                 else:
                     part.replace(path)
                     return
-    raise Refused(
+    raise UserError(
         f"{path.name} could not be fetched.\n{'; '.join(failures) or 'No address is given.'}\n"
         f"Check the network, or put the file into {path.parent} yourself."
     )
 
 
-def reachable(urls: Sequence[str]) -> bool:
+def can_download(urls: Sequence[str]) -> bool:
     """Whether some address has the file now."""
     for url in urls:
         with suppress(_Failed), _answering():
@@ -90,7 +90,7 @@ def locked(path: Path, settings: str = "DATA_DIR or data.root") -> Iterator[None
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise Refused(
+        raise UserError(
             f"{error.filename or path}: {error.strerror or error}.\n"
             f"Set {settings} to a folder with space that can be written."
         ) from error
@@ -148,7 +148,7 @@ def _chunks(url: str, start: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 def _open(url: str, byte_range: str | None, timeout_seconds: float) -> HTTPResponse:
     if urlsplit(url).scheme not in ("http", "https"):
-        raise Refused(f"{url}: an address starts with https:// or http://")
+        raise UserError(f"{url}: an address starts with https:// or http://")
     headers = {"User-Agent": "triptych"} | ({"Range": byte_range} if byte_range else {})
     request = Request(url, headers=headers)
     return cast(HTTPResponse, urlopen(request, timeout=timeout_seconds))

@@ -66,7 +66,7 @@ class Scores(NamedTuple):
     confusion: Tensor  # int64 (C, C), rows true, columns predicted
 
 
-def collection(num_classes: int) -> MetricCollection:
+def build_metrics(num_classes: int) -> MetricCollection:
     """The metrics of validation and test alike."""
     shared: dict[str, Any] = {"num_classes": num_classes, "sync_on_compute": False}
     return MetricCollection(
@@ -81,7 +81,7 @@ def collection(num_classes: int) -> MetricCollection:
     )
 
 
-def score(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Scores:
+def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Scores:
     """Score a whole split. F1, precision and recall are means over all C classes.
 
     A class that is never predicted, or has no image, enters with 0 where its value is undefined

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from triptych import Refused
-from triptych.data.splits import class_weights
-from triptych.model.backbone import Backbone
+from triptych.data.source import class_weights
+from triptych.errors import UserError
+from triptych.models.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class Optim:
         Raises Refused where the schedule falls towards an end and training has none.
         """
         if self.schedule != "constant" and total_steps < 1:
-            raise Refused(
+            raise UserError(
                 f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
                 "trainer.max_steps, or choose constant"
             )
         try:
             optimizer = self.optimizer(self.groups(backbone))
         except (TypeError, ValueError) as error:
-            raise Refused(f"optim.optimizer: {error}") from error
+            raise UserError(f"optim.optimizer: {error}") from error
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
             has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())

@@ -20,9 +20,9 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from triptych import Refused
 from triptych.data.cifar import Cifar
 from triptych.data.source import LabelledImages
+from triptych.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = ["cat", "dog"]
@@ -150,7 +150,7 @@ def test_files_on_disk_are_read_where_nothing_may_be_written(tmp_path: Path) -> 
     source = official(tmp_path).write_folder().source()
     before = sorted(tmp_path.rglob("*"))
     assert source.missing() is None
-    assert source.reachable()
+    assert source.can_download()
     source.fetch()
     source.read()
     assert sorted(tmp_path.rglob("*")) == before
@@ -195,7 +195,7 @@ def test_what_is_nowhere_on_disk_is_fetched(
     files = official(tmp_path / "site").write_archive()
     source = files.source(tmp_path / "new", urls=[f"{site}/{files.archive.name}"])
     assert source.missing()
-    assert source.reachable()
+    assert source.can_download()
     source.fetch()
     assert source.missing() is None
     assert len(source.read().test.images) == 3
@@ -212,10 +212,10 @@ def test_what_is_missing_is_named_with_the_places_looked_at(
     assert "\n" not in missing
     for place in (tmp_path / "data", files.folder.name, files.archive.name):
         assert str(place) in missing
-    assert not source.reachable()
-    with pytest.raises(Refused, match="No address"):
+    assert not source.can_download()
+    with pytest.raises(UserError, match="No address"):
         source.fetch()
-    with pytest.raises(Refused, match=r"batches\.meta: No such file"):
+    with pytest.raises(UserError, match=r"batches\.meta: No such file"):
         source.read()
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_file_is_named_with_both_md5_sums(tmp_path: Path, name: str, d
     altered = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])
     bad = {"a byte altered": altered, "cut short": good[:-5], "empty": b""}[damage]
     (files.folder / name).write_bytes(bad)
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         files.source().read()
     message = str(refusal.value)
     for part in (str(files.folder / name), md5(bad), md5(good), "Delete it and run again"):
@@ -239,7 +239,7 @@ def test_a_damaged_archive_is_named_with_both_md5_sums_and_not_opened(tmp_path: 
     files = official(tmp_path).write_archive()
     source, good = files.source(), files.archive.read_bytes()
     files.archive.write_bytes(good[:-20])
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         source.read()
     for part in (str(files.archive), md5(good[:-20]), md5(good)):
         assert part in str(refusal.value)
@@ -260,7 +260,7 @@ def test_a_file_that_carries_code_is_refused_and_the_code_does_not_run(
 ) -> None:
     files = official(tmp_path)
     files.contents["data_batch_1"] = pickle.dumps(Code(tmp_path / "ran"), protocol)
-    with pytest.raises(Refused, match=r"(posix|nt)\.system"):
+    with pytest.raises(UserError, match=r"(posix|nt)\.system"):
         files.write_folder().source().read()
     assert not (tmp_path / "ran").exists()
 
@@ -270,7 +270,7 @@ def test_another_number_of_images_than_the_config_says_is_refused(
     tmp_path: Path, changes: dict[str, int]
 ) -> None:
     (expected,) = changes.values()
-    with pytest.raises(Refused, match=f"[36] images .* expected {expected}"):
+    with pytest.raises(UserError, match=f"[36] images .* expected {expected}"):
         official(tmp_path).write_folder().source(**changes).read()
 
 

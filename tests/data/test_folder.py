@@ -16,16 +16,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from triptych import Refused
-from triptych.config import CONFIGS, Config, check, plain
-from triptych.data import store
+from triptych.cli import translate_hydra_errors
+from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.data import photos
 from triptych.data.folder import Folder
 from triptych.data.source import ImageSet
-from triptych.evaluation.rebuilt import read_data, rebuild
-from triptych.identity import config_hash
-from triptych.record import Record
-from triptych.refusals import refusals
-from triptych.run import train
+from triptych.errors import UserError
+from triptych.runs.record import Record, config_hash
+from triptych.tools.evaluate.rebuild import read_data, rebuild_run
+from triptych.train import train
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 
@@ -61,7 +60,7 @@ def files_of(data: ImageSet, name: str) -> list[int]:
 
 def refused(root: Path) -> str:
     """The one line that a folder is refused with."""
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(UserError) as raised:
         read(root)
     assert "\n" not in str(raised.value)
     return str(raised.value).replace(str(root), "photos")
@@ -200,8 +199,8 @@ def test_photos_that_are_there_twice_are_told(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     source = Folder(str(tmp_path / "none"))
     assert source.missing() == f"{tmp_path}/none: no such folder"
-    with pytest.raises(Refused, match="none: no such folder"):
-        source.reachable()
+    with pytest.raises(UserError, match="none: no such folder"):
+        source.can_download()
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
@@ -261,13 +260,13 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded, as they are."""
     names: list[str] = []
-    decode = store._square
+    decode = photos._square
 
-    def noted(root: Path, kind: store.Square, file: store.File) -> object:
+    def noted(root: Path, kind: photos.Square, file: photos.File) -> object:
         names.append(file.name)
         return decode(root, kind, file)
 
-    monkeypatch.setattr(store, "_square", noted)
+    monkeypatch.setattr(photos, "_square", noted)
     return names
 
 
@@ -342,7 +341,9 @@ def test_a_disk_that_fills_up_is_refused_and_nothing_half_written_is_left(
 
     root = photos(tmp_path / "photos", num=2)
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(Refused, match=r"No space left on device\.\nSet DATA_DIR to a folder with"):
+    with pytest.raises(
+        UserError, match=r"No space left on device\.\nSet DATA_DIR to a folder with"
+    ):
         read(root)
     left = [path.suffix for path in Path(os.environ["DATA_DIR"], ".folders").iterdir()]
     assert left == [".lock"]
@@ -353,7 +354,7 @@ def test_a_data_dir_that_cannot_be_made_is_named(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
-    with pytest.raises(Refused, match=r"Not a directory\.\nSet DATA_DIR to a folder with"):
+    with pytest.raises(UserError, match=r"Not a directory\.\nSet DATA_DIR to a folder with"):
         read(photos(tmp_path / "photos", num=2))
 
 
@@ -361,7 +362,7 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_decoded(
     tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(Refused, match=r"6 squares of 16 pixels take 4.6 kB, 100 bytes are free"):
+    with pytest.raises(UserError, match=r"6 squares of 16 pixels take 4.6 kB, 100 bytes are free"):
         read(photos(tmp_path, num=2))
     assert decoded == []
 
@@ -385,7 +386,7 @@ def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
         pytest.skip("this file system has no files of 4 TB")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        images = store._mapped(path, (2**42 // (3 * 2**10), 3, 32, 32))
+        images = photos._mapped(path, (2**42 // (3 * 2**10), 3, 32, 32))
     assert images[torch.tensor([0, len(images) - 1])].sum() == 0
 
 
@@ -393,14 +394,17 @@ def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
 
 
 def test_a_set_without_its_folder_is_refused_in_a_line() -> None:
-    with pytest.raises(Refused, match=r"\Adata.root: must be given\Z"), refusals("train"):
+    with (
+        pytest.raises(UserError, match=r"\Adata.root: must be given\Z"),
+        translate_hydra_errors("train"),
+    ):
         composed()
 
 
 def composed(*overrides: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = plain(compose("train", ["data=folder", *overrides]))
-    check(config)
+        config = resolve_config(compose("train", ["data=folder", *overrides]))
+    check_config(config)
     return config
 
 
@@ -426,16 +430,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record
 def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
     run: tuple[Path, Record],
 ) -> None:
-    facts = run[1].facts
-    assert facts["status"] == "finished"
-    assert facts["data"] == "Colours_of_mine"
-    assert facts["classes"] == ["blue", "red"]
-    assert facts["num_per_class"] == [8, 14]
-    assert (facts["num_train"], facts["num_val"], facts["num_test"]) == (22, 4, 4)
-    assert facts["notes"][0].startswith("1 of 31 photos cannot be read and are left out: blue/bad")
+    metadata = run[1].metadata
+    assert metadata["status"] == "finished"
+    assert metadata["data"] == "Colours_of_mine"
+    assert metadata["classes"] == ["blue", "red"]
+    assert metadata["num_per_class"] == [8, 14]
+    assert (metadata["num_train"], metadata["num_val"], metadata["num_test"]) == (22, 4, 4)
+    assert metadata["notes"][0].startswith(
+        "1 of 31 photos cannot be read and are left out: blue/bad"
+    )
     log = (run[1].folder / "train.log").read_text()
     assert "2 classes of red 14, blue 8 training images (1.8 to 1)" in log
-    assert facts["notes"][0] in log
+    assert metadata["notes"][0] in log
 
 
 def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
@@ -443,17 +449,17 @@ def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
 ) -> None:
     root, record = run
     moved = Path(shutil.copytree(root, tmp_path / "moved"))
-    rebuilt = rebuild(record.folder)
+    rebuilt = rebuild_run(record.folder)
     data = read_data(rebuilt, str(moved))
     batch = data.test.__getitems__(torch.arange(len(data.test)))
     saved = np.load(record.folder / "predictions" / "test.npz")
     assert batch.index.tolist() == saved["index"].tolist()
     logits = rebuilt.logits(batch.images)
     np.testing.assert_allclose(logits.numpy(), saved["logits"], atol=1e-4)
-    with pytest.raises(Refused, match="data_root=<folder> says where the images lie"):
+    with pytest.raises(UserError, match="data_root=<folder> says where the images lie"):
         read_data(rebuilt, str(tmp_path / "none"))
     (moved / "red" / "0.png").unlink()
-    with pytest.raises(Refused, match="these are not the images of this run"):
+    with pytest.raises(UserError, match="these are not the images of this run"):
         read_data(rebuilt, str(moved))
 
 
@@ -464,7 +470,7 @@ def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_pa
     other = Path(shutil.copytree(root, tmp_path / "other"))
     photo(other / "red" / "one more.png", grey=99)
     asked = [f"resume={folder}", f"data.root={other}"]
-    with pytest.raises(Refused, match=r"the images have changed since the run began"):
+    with pytest.raises(UserError, match=r"the images have changed since the run began"):
         train(composed(*asked, "++trainer.accelerator=cpu"), asked)
 
 

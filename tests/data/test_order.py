@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.order import BatchOrder
+from triptych.data.datamodule import KeyedBatchSampler
 
 
-def batches_of(order: BatchOrder) -> list[list[int]]:
+def batches_of(order: KeyedBatchSampler) -> list[list[int]]:
     return [batch.tolist() for batch in order]
 
 
@@ -21,8 +21,8 @@ def batches_of(order: BatchOrder) -> list[list[int]]:
 def test_a_global_batch_holds_the_same_images_on_any_number_of_devices(
     n: int, batch_size: int, epoch: int, seed: int | None, world_size: int
 ) -> None:
-    alone = BatchOrder(n, batch_size, 0, 1, seed)
-    ranks = [BatchOrder(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
+    alone = KeyedBatchSampler(n, batch_size, 0, 1, seed)
+    ranks = [KeyedBatchSampler(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
     for order in (alone, *ranks):
         order.set_epoch(epoch)
     single, shares = batches_of(alone), [batches_of(order) for order in ranks]
@@ -38,7 +38,9 @@ def test_a_global_batch_holds_the_same_images_on_any_number_of_devices(
 def test_evaluation_covers_every_image_exactly_once(
     n: int, batch_size: int, world_size: int
 ) -> None:
-    orders = [BatchOrder(n, batch_size, rank, world_size, None) for rank in range(world_size)]
+    orders = [
+        KeyedBatchSampler(n, batch_size, rank, world_size, None) for rank in range(world_size)
+    ]
     covered = [i for order in orders for batch in order for i in batch.tolist()]
     assert sorted(covered) == list(range(n))
 
@@ -53,7 +55,9 @@ def test_evaluation_covers_every_image_exactly_once(
 def test_the_length_is_the_number_of_batches_and_a_device_trains_on_two_images_or_more(
     n: int, batch_size: int, seed: int | None, world_size: int
 ) -> None:
-    orders = [BatchOrder(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
+    orders = [
+        KeyedBatchSampler(n, batch_size, rank, world_size, seed) for rank in range(world_size)
+    ]
     for order in orders:
         sizes = [len(batch) for batch in order]
         assert len(sizes) == len(order)
@@ -66,22 +70,22 @@ def test_the_length_is_the_number_of_batches_and_a_device_trains_on_two_images_o
 
 @pytest.mark.parametrize(("n", "num_batches"), [(80, 10), (81, 10), (82, 11), (1, 1)])
 def test_a_lone_last_image_is_left_out_of_training_alone(n: int, num_batches: int) -> None:
-    assert len(BatchOrder(n, 8, 0, 1, seed=0)) == num_batches
-    assert len(BatchOrder(n, 8, 0, 1, seed=None)) == -(-n // 8)
+    assert len(KeyedBatchSampler(n, 8, 0, 1, seed=0)) == num_batches
+    assert len(KeyedBatchSampler(n, 8, 0, 1, seed=None)) == -(-n // 8)
 
 
 def test_training_comes_in_another_order_each_epoch_and_seed_and_evaluation_in_its_own() -> None:
-    first, again, other = (BatchOrder(50, 8, 0, 1, seed) for seed in (0, 0, 1))
+    first, again, other = (KeyedBatchSampler(50, 8, 0, 1, seed) for seed in (0, 0, 1))
     epoch0 = batches_of(first)
     assert batches_of(again) == epoch0
     assert batches_of(other) != epoch0
     first.set_epoch(1)
     assert batches_of(first) != epoch0
-    assert torch.cat(list(BatchOrder(50, 8, 0, 1, None))).equal(torch.arange(50))
+    assert torch.cat(list(KeyedBatchSampler(50, 8, 0, 1, None))).equal(torch.arange(50))
 
 
 def test_skipped_batches_are_skipped_once_and_the_length_stays() -> None:
-    order = BatchOrder(50, 8, 0, 1, seed=0)
+    order = KeyedBatchSampler(50, 8, 0, 1, seed=0)
     whole = batches_of(order)
     order.skipped_batches = 3
     assert len(order) == len(whole)

@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor
 
-from triptych import Refused
 from triptych.data.shapes import OUTLINES, SIDE, Shapes
 from triptych.data.source import ImageSet
+from triptych.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "data" / "shapes.yaml"
 
@@ -84,7 +84,7 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 def test_nothing_is_ever_missing() -> None:
     shapes = Shapes(10, 10, seed=0)
     assert shapes.missing() is None
-    assert shapes.reachable()
+    assert shapes.can_download()
     shapes.fetch()
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_ever_missing() -> None:
 def test_too_few_drawings_for_the_classes_are_refused(
     num_train: int, num_test: int, key: str
 ) -> None:
-    with pytest.raises(Refused, match=rf"data\.source\.num_{key} is (9|-1): .* at least 10"):
+    with pytest.raises(UserError, match=rf"data\.source\.num_{key} is (9|-1): .* at least 10"):
         Shapes(num_train, num_test, seed=0)
 
 

@@ -4,10 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from triptych import Refused
-from triptych.data.randomness import stratified
-from triptych.data.source import ImageSet, LabelledImages
-from triptych.data.splits import balance, num_per_class, parted
+from triptych.data.rng import split_stratified
+from triptych.data.source import (
+    ImageSet,
+    LabelledImages,
+    describe_balance,
+    num_per_class,
+    split_indices,
+)
+from triptych.errors import UserError
 
 ALL = dict.fromkeys(("train", "val", "test"))
 
@@ -37,7 +42,7 @@ def test_every_image_is_in_one_part_and_given_parts_stay(
 ) -> None:
     names = [given_parts[i % len(given_parts)] for i in range(len(labels))]
     data = folder(torch.tensor(labels), names)
-    parts = parted(data, ALL, seed)
+    parts = split_indices(data, ALL, seed)
     covered = [i for index in parts.values() for i in index.tolist()]
     assert sorted(covered) == list(range(len(labels)))
     for part in set(given_parts) - {"train"}:
@@ -50,15 +55,15 @@ def test_every_image_is_in_one_part_and_given_parts_stay(
 def test_what_is_split_off_keeps_the_classes_proportions_and_is_keyed() -> None:
     data = folder(torch.tensor([0] * 80 + [1] * 20), ["train"] * 100)
     sizes = ALL | {"val": 10, "test": 20}
-    parts = parted(data, sizes, 0)
+    parts = split_indices(data, sizes, 0)
     assert counts(data, parts) == {"train": [56, 14], "val": [8, 2], "test": [16, 4]}
-    assert all(parts[name].equal(index) for name, index in parted(data, sizes, 0).items())
-    assert not parts["test"].equal(parted(data, sizes, 1)["test"])
+    assert all(parts[name].equal(index) for name, index in split_indices(data, sizes, 0).items())
+    assert not parts["test"].equal(split_indices(data, sizes, 1)["test"])
 
 
 def test_a_size_takes_a_stratified_part_of_what_is_given() -> None:
     data = folder(torch.tensor([0, 1] * 45), ["train", "train", "val", "val", "test", "test"] * 15)
-    parts = parted(data, {"train": 6, "val": 4, "test": 8}, 0)
+    parts = split_indices(data, {"train": 6, "val": 4, "test": 8}, 0)
     assert counts(data, parts) == {"train": [3, 3], "val": [2, 2], "test": [4, 4]}
     assert data.places
     for name, index in parts.items():
@@ -70,8 +75,8 @@ def test_a_set_of_train_and_test_is_split_as_it_always_was() -> None:
         LabelledImages(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), torch.arange(n) % 2)
         for n in (50, 20)
     )
-    parts = parted(ImageSet(train, test, ("a", "b")), ALL | {"val": 10}, 3)
-    val, rest = stratified(train.labels, [10, None], 3)
+    parts = split_indices(ImageSet(train, test, ("a", "b")), ALL | {"val": 10}, 3)
+    val, rest = split_stratified(train.labels, [10, None], 3)
     assert parts["val"].equal(val)
     assert parts["train"].equal(rest)
     assert parts["test"].equal(torch.arange(20))
@@ -79,9 +84,9 @@ def test_a_set_of_train_and_test_is_split_as_it_always_was() -> None:
 
 def test_a_class_of_which_nothing_is_left_to_learn_from_is_refused() -> None:
     data = folder(torch.tensor([0] * 30 + [1]), ["train"] * 31)
-    with pytest.raises(Refused, match=r"^b: no image of this class is left for training"):
-        parted(data, ALL | {"val": 15, "test": 14}, 0)
-    parted(data, {"train": 1, "val": 15, "test": 14}, 0)  # a quick run
+    with pytest.raises(UserError, match=r"^b: no image of this class is left for training"):
+        split_indices(data, ALL | {"val": 15, "test": 14}, 0)
+    split_indices(data, {"train": 1, "val": 15, "test": 14}, 0)  # a quick run
 
 
 @pytest.mark.parametrize(
@@ -93,11 +98,11 @@ def test_a_class_of_which_nothing_is_left_to_learn_from_is_refused() -> None:
     ],
 )
 def test_how_many_images_a_class_has_is_said_in_a_line(numbers: list[int], said: str) -> None:
-    assert balance([f"c{i}" for i in range(len(numbers))], numbers) == said
+    assert describe_balance([f"c{i}" for i in range(len(numbers))], numbers) == said
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_named() -> None:
-    said = balance([f"c{i}" for i in range(100)], [*range(1, 101)])
+    said = describe_balance([f"c{i}" for i in range(100)], [*range(1, 101)])
     large = ", ".join(f"c{i} {i + 1}" for i in range(99, 93, -1))
     small = ", ".join(f"c{i} {i + 1}" for i in range(5, -1, -1))
     assert said == f"100 classes of {large}, ..., {small} training images (100.0 to 1)"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hydra_plugins.triptych.processes import ProcessLauncher
 
 if TYPE_CHECKING:
-    from triptych.sweep.jobs import Job
+    from triptych.tools.sweep.jobs import Job
 
 
 class MeasuringLauncher(ProcessLauncher):
@@ -18,6 +18,8 @@ class MeasuringLauncher(ProcessLauncher):
         super().__init__(num_jobs=1)
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.speed.together import run  # Hydra imports this file for every command
+        from triptych.tools.benchmark.together import (
+            run,  # Hydra imports this file for every command
+        )
 
         run(jobs)

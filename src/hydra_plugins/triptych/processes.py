@@ -9,10 +9,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from triptych import Refused
+from triptych.errors import UserError
 
 if TYPE_CHECKING:
-    from triptych.sweep.jobs import Job
+    from triptych.tools.sweep.jobs import Job
 
 
 class ProcessLauncher(Launcher):
@@ -36,19 +36,21 @@ class ProcessLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         if not job_overrides:
-            raise Refused("-m: no job to run; a glob(...) or range(...) of it chooses nothing")
-        from triptych.sweep.jobs import freeze  # Hydra imports this file for every command
+            raise UserError("-m: no job to run; a glob(...) or range(...) of it chooses nothing")
+        from triptych.tools.sweep.jobs import (
+            compose_jobs,  # Hydra imports this file for every command
+        )
 
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            raise Refused("-m: under torchrun every rank would sweep; start the sweep by python")
-        jobs = freeze(lambda one: self.compose(self.config, one), job_overrides, self.verb)
+            raise UserError("-m: under torchrun every rank would sweep; start the sweep by python")
+        jobs = compose_jobs(lambda one: self.compose(self.config, one), job_overrides, self.verb)
         self.run(jobs)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in job_overrides]
 
     def run(self, jobs: "Sequence[Job]") -> None:
         """Run checked jobs to their ends; exits with 1 unless all finished."""
         if type(self.num_jobs) is not int or self.num_jobs < 1:
-            raise Refused(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
-        from triptych.sweep.sweep import run  # imports what a refused sweep does not need
+            raise UserError(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
+        from triptych.tools.sweep.sweep import run  # imports what a refused sweep does not need
 
         run(jobs, self.num_jobs)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.triptych.processes import ProcessLauncher
 
 if TYPE_CHECKING:
-    from triptych.sweep.jobs import Job
+    from triptych.tools.sweep.jobs import Job
 
 
 class SlurmLauncher(ProcessLauncher):
@@ -19,6 +19,9 @@ class SlurmLauncher(ProcessLauncher):
         self.options = options
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.sweep.submitted import executor, run  # Hydra imports this file every time
+        from triptych.tools.sweep.submitted import (
+            executor,  # Hydra imports this file every time
+            run,  # Hydra imports this file every time
+        )
 
         run(jobs, executor(parameters=self.parameters, **self.options))

@@ -1,7 +1,9 @@
 """CIFAR-10 and CIFAR-100 from the official files (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 import hashlib
+import io
 import os.path
+import pickle
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +12,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych import Refused, download
+from triptych import download
 from triptych.data.source import ImageSet, LabelledImages
-from triptych.data.unpickling import unpickled
+from triptych.errors import UserError
+
+# Pickled arrays and strings, decoded without running what else a pickle may ask for.
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what numpy itself calls, under any of its names
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+def unpickle(data: bytes) -> Any:
+    """What Python 2 pickled, its strings as bytes; raises Refused where that would import more."""
+    return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Decodes arrays, strings, numbers, lists and dicts; imports nothing and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise UserError(
+                f"A data file asks for {module}.{name}, but images need arrays and strings only.\n"
+                "It was not run. Delete the file and fetch the official one."
+            ) from None
 
 
 class Cifar:
@@ -52,8 +82,8 @@ class Cifar:
             f"(looked in {self._root})"
         )
 
-    def reachable(self) -> bool:
-        return self.missing() is None or download.reachable(self._urls)
+    def can_download(self) -> bool:
+        return self.missing() is None or download.can_download(self._urls)
 
     def fetch(self) -> None:
         if self.missing():
@@ -110,7 +140,9 @@ class Cifar:
                 images[start:stop] = data.reshape(-1, 3, 32, 32)
                 labels[start:stop] = targets
         if stop != count:
-            raise Refused(f"{self._folder}: {stop} images in {', '.join(names)}, expected {count}")
+            raise UserError(
+                f"{self._folder}: {stop} images in {', '.join(names)}, expected {count}"
+            )
         return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels))
 
     def _decoded(self, name: str) -> dict[bytes, Any]:
@@ -119,9 +151,9 @@ class Cifar:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise Refused(f"{path}: {error.strerror}") from error
+            raise UserError(f"{path}: {error.strerror}") from error
         _check(path, _md5(data), self._sums[name])
-        batch: dict[bytes, Any] = unpickled(data)
+        batch: dict[bytes, Any] = unpickle(data)
         return batch
 
 
@@ -131,7 +163,7 @@ def _md5(data: bytes) -> str:
 
 def _check(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise Refused(
+        raise UserError(
             f"{path} is altered or cut short: md5 {found}, expected {expected}.\n"
             "Delete it and run again."
         )

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from triptych import Refused
-from triptych.data.randomness import uniform
+from triptych.data.rng import uniform
 from triptych.data.source import ImageSet, LabelledImages
+from triptych.errors import UserError
 
 SIDE = 32  # pixels
 AT_ONCE = 100  # drawings: what is computed stays in the cache, however many are drawn
@@ -31,7 +31,7 @@ class Shapes:
     def __init__(self, num_train: int, num_test: int, seed: int) -> None:
         for key, num in (("num_train", num_train), ("num_test", num_test)):
             if num < len(OUTLINES):
-                raise Refused(
+                raise UserError(
                     f"data.source.{key} is {num}: give at least {len(OUTLINES)}, one a class"
                 )
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
@@ -39,7 +39,7 @@ class Shapes:
     def missing(self) -> str | None:
         return None
 
-    def reachable(self) -> bool:
+    def can_download(self) -> bool:
         return True
 
     def fetch(self) -> None: ...

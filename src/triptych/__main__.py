@@ -1,0 +1,6 @@
+"""`python -m triptych <command> ...`."""
+
+from triptych.cli import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,179 @@
+"""The config's leaves, built; what they refuse is the input's fault."""
+
+import inspect
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from hydra.utils import instantiate as hydra_instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from triptych.callbacks.checkpoint import AtomicCheckpointIO
+from triptych.callbacks.progress import make_progress_callback
+from triptych.config import Config
+from triptych.data.datamodule import ImageDataModule
+from triptych.data.source import Source
+from triptych.distributed.ranks import rank
+from triptych.errors import UserError, summarize_error
+from triptych.models.backbone import Backbone
+from triptych.models.custom import BackboneFactory
+from triptych.optim import Optim
+from triptych.runs.record import Record
+
+COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
+
+
+def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
+    """What a `_target_` of the config makes; raises Refused where it does not take its settings."""
+    try:
+        return hydra_instantiate(node, **more)
+    except HydraException as error:
+        reason = summarize_error(error.__cause__ or error)
+        raise UserError(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
+
+
+def build_datamodule(config: Config, source: Source) -> ImageDataModule:
+    elsewhere = ("name", "root", "size", "fit", "max_pixels", "source")
+    settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
+    return ImageDataModule(source=source, seed=config["seed"], **settings)
+
+
+def on_cuda(config: Config) -> bool:
+    """Whether the run will use an NVIDIA GPU."""
+    wanted = config["trainer"].get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    return wanted and torch.cuda.is_available()
+
+
+def build_optim(config: Config) -> Optim:
+    """The recipe of learning, with the optimizer's fused kernels where it has them."""
+    settings = {name: value for name, value in config["optim"].items() if name != "name"}
+    node = settings.pop("optimizer")
+    takes = inspect.signature(get_object(node["_target_"]))
+    try:
+        takes.bind([], **{name: value for name, value in node.items() if name != "_target_"})
+    except TypeError as error:
+        raise UserError(f"optim.optimizer: {node['_target_']} has {error}") from error
+    # Under autocast Lightning refuses to clip the gradients of a fused optimizer.
+    clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
+    fused = {"fused": True} if "fused" in takes.parameters and not clips else {}
+    return Optim(
+        optimizer=instantiate("optim.optimizer", node, **fused, _partial_=True), **settings
+    )
+
+
+def move_to_device(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device, laid out and multiplied as suits it."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    # Faster on a CPU, too: NOTES.md, 2026-11-25.
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def compile_network(backbone: Backbone, config: Config) -> None:
+    """Have a network compiled when it first runs, in the mode of `speed.compile`.
+
+    Its state keeps its names. torch keeps what it compiled for the next process.
+    """
+    mode = config.get("speed", {}).get("compile", "none")  # older folders lack it
+    if mode == "none":
+        return
+    if not any(map(shutil.which, COMPILERS)):
+        raise UserError(f"speed.compile={mode}: needs a C++ compiler, such as g++; none was found")
+    backbone.network.compile(mode=mode)
+
+
+def compile_seconds(config: Config) -> float | None:
+    """What compiling took so far in this process; None where it was not asked for."""
+    if config.get("speed", {}).get("compile", "none") == "none":
+        return None
+    from torch._dynamo.utils import calculate_time_spent  # half of torch's import again
+
+    return float(calculate_time_spent()["total_wall_time"])
+
+
+def device_name(device: torch.device) -> str:
+    """As `run.json` has it: a GPU by its product's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
+    """Lightning's Trainer with the config's callbacks and loggers, and ours after them."""
+    options = dict(config["trainer"])
+    nodes = {name: options.pop(name, None) or [] for name in ("callbacks", "plugins", "logger")}
+    theirs = [instantiate("trainer.callbacks", node) for node in nodes["callbacks"]]
+    plugins = [instantiate("trainer.plugins", node) for node in nodes["plugins"]]
+    loggers = [build_logger(node, record) for node in nodes["logger"]]
+    if options.get("precision") is None:
+        has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
+        options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
+    # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
+    options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
+    if options.pop("enable_progress_bar", True) and rank() == 0:
+        theirs.append(make_progress_callback())
+    options.setdefault("default_root_dir", record.folder)
+    options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/images.py
+    try:
+        trainer = pl.Trainer(
+            **options,
+            callbacks=[*theirs, *callbacks],
+            logger=loggers,
+            plugins=[AtomicCheckpointIO(), *plugins],
+            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in theirs),
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {summarize_error(error)}") from error
+    check_ranks(trainer, config)
+    return trainer
+
+
+def check_ranks(trainer: pl.Trainer, config: Config) -> None:
+    """Raise Refused where the ranks cannot share a batch as asked."""
+    if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only")
+    check_shares(config, trainer.world_size)
+
+
+def check_shares(config: Config, num_ranks: int) -> None:
+    data = config["data"]
+    least = min(data["batch_size"], data["num_train"] or data["batch_size"])
+    if least < num_ranks:
+        raise UserError(
+            f"data.batch_size={data['batch_size']}: of a batch of {least} images "
+            f"{num_ranks} devices cannot have one each; take more"
+        )
+
+
+def build_logger(node: dict[str, Any], record: Record) -> Any:
+    """A logger that writes into the run folder; raises Refused where its name leads elsewhere."""
+    logger = instantiate("trainer.logger", node, save_dir=str(record.folder))
+    place = Path(logger.log_dir or record.folder)
+    if not place.resolve().is_relative_to(record.folder.resolve()):
+        raise UserError(f"trainer.logger: writes to {place}, which is not in the run's folder")
+    return logger
+
+
+# What a run needs before it can start: images, and pretrained weights.
+
+
+def check_available(needed: list[Source | BackboneFactory], overrides: list[str]) -> None:
+    """Raise Refused unless all that is needed is on disk or can be fetched; fetches nothing."""
+    lost = [what for part in needed if (what := part.missing()) and not part.can_download()]
+    if lost:
+        own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
+        elsewhere = [o for o in own if not o.startswith(("data=", "data.", "experiment="))]
+        drawn = ["data=shapes", "model.weights=null"]
+        offers = dict.fromkeys(
+            f"\npython train.py {shlex.join(offer)}"
+            for offer in ([*own, "model.weights=null"], [*elsewhere, *drawn])
+            if sorted(offer) != sorted(overrides)
+        )
+        raise UserError(
+            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:{''.join(offers)}"
+        )

@@ -1,0 +1,79 @@
+"""How far a run is: a bar on a terminal, a line now and then elsewhere."""
+
+import logging
+import sys
+import time
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+SILENCE_SECONDS = 8.0
+
+
+def make_progress_callback() -> Callback:
+    """What shows progress on the present output."""
+    return ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines()
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, counting epochs from 1 as everything else here does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {
+            name: value for name, value in super().get_metrics(*args).items() if name != "v_num"
+        }
+
+
+class ProgressLines(Callback):
+    """A line with the batch whenever nothing was printed for some seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def _maybe(self, what: str, batch_idx: int, total: Any) -> None:
+        if time.monotonic() - self.last >= SILENCE_SECONDS:
+            self.last = time.monotonic()
+            # Not to the log: it belongs to the moment.
+            with suppress(OSError):  # where the output is a file, its disk may be full
+                print(f"{what} batch {batch_idx + 1} of {total}", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.last = time.monotonic()  # the loss was printed
+        total = trainer.num_training_batches
+        self._maybe(f"epoch {trainer.current_epoch + 1}", batch_idx, total)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        self._maybe("validation", batch_idx, sum(trainer.num_val_batches))
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        self._maybe("test", batch_idx, sum(trainer.num_test_batches))
+
+
+def silence_lightning() -> None:
+    """Keep Lightning's advertisements and known false alarms off the screen; its warnings stay."""
+    logging.getLogger("lightning").handlers.clear()
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.14, on Lightning's side
+        ".*does not have many workers",  # batches are whole: workers would only cost
+        ".*your dataloader is not resumable",  # the DataModule resumes it
+        ".*in eval mode at the start of training",  # a frozen backbone is
+        ".*recommended to use `self.log.*sync_dist",  # every rank has the whole split's scores
+        ".*smaller than the logging interval",  # the loss is read at an epoch's end as well
+    ):
+        warnings.filterwarnings("ignore", message=message)

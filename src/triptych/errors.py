@@ -1,0 +1,31 @@
+"""What a user can mend, and how it is said."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pickle import UnpicklingError
+
+
+class UserError(ValueError):
+    """Input that cannot be used: what came, what was expected, what to do, in three lines at most.
+
+    The program ends with exit code 2 and prints no traceback.
+    """
+
+
+def closest_matches(word: str, words: Iterable[str], n: int = 3) -> str:
+    """The `n` words most alike, for a refusal to offer."""
+    return ", ".join(get_close_matches(word, list(words), n, cutoff=0))
+
+
+def sanitize_text(text: str) -> str:
+    """The text, with a mark for each letter that a terminal would obey; lines stay lines."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
+    )
+
+
+def summarize_error(error: BaseException) -> str:
+    """What an exception says, in one line, less torch's advice to lift its guard against code."""
+    if isinstance(error, UnpicklingError):
+        return "it holds more than tensors, or is damaged"
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,143 @@
+"""A backbone: a network with a head of its own, and what its weights expect of an image.
+
+Shapes: N images, C classes, F features, S pixels a side of the network's input.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from triptych.errors import UserError, summarize_error
+
+# Weights from a file of one's own.
+
+
+def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
+    """Load a state dict, bare or under `state_dict`; without a head of this size ours stays.
+
+    Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
+    file cannot be read, holds code, or belongs to another network.
+    """
+    own = network.state_dict()
+    head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
+    try:
+        checkpoint = read_tensors(path)
+        stored = checkpoint.get("state_dict", checkpoint)
+        named = strip_prefix(stored)
+        if not all(isinstance(value, Tensor) for value in named.values()):
+            raise TypeError("not all that it names are tensors")
+        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
+        if any(name not in state or state[name].shape != own[name].shape for name in head_names):
+            state |= {name: own[name] for name in head_names}
+        state._metadata = strip_prefix(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
+    except Exception as error:
+        raise UserError(f"weights {path}: no file of weights ({summarize_error(error)})") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:  # MNASNet's over a version
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise UserError(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of tensors holds; anything but tensors in it raises."""
+    if path.suffix == ".safetensors":
+        return import_module("safetensors.torch").load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def strip_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
+    """By the network's own names, also where they are those of `last.ckpt`."""
+    prefix = re.compile(r"^backbone\.network(\.|$)")
+    return {prefix.sub("", name): value for name, value in named.items()}
+
+
+class Preprocessing(NamedTuple):
+    """What a network expects: pixels a side; mean and std for images in [0, 1]."""
+
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+
+
+class Backbone(nn.Module):
+    """A network whose last layer was replaced: images float (N, 3, S, S) in, logits (N, C) out.
+
+    Frozen, it trains its head alone: no other parameter has a gradient, and all but the head stays
+    in evaluation mode, so that BatchNorm's statistics do not move either.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        freeze: str = "none",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing
+        self.frozen = freeze == "backbone"
+        self.head_name = find_head(network)
+        self.replaced = str(self.head)
+        network.set_submodule(self.head_name, new_head(self.head, num_classes))
+        if self.frozen:
+            network.requires_grad_(False)
+            self.head.requires_grad_(True)
+            self.train()  # Lightning trains in the modes it finds
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.network.get_submodule(self.head_name)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images, or of what the head takes of them: float (N, F)."""
+        logits: Tensor = self.head(images) if images.ndim == 2 else self.network(images)
+        return logits
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode and not self.frozen)
+        self.head.train(mode)
+        return self
+
+
+def find_head(network: nn.Module) -> str:
+    """The name of the last layer, linear or 1x1 convolution: the one that scores."""
+    layers: list[str] = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ]
+    if not layers:
+        raise UserError("the network has no linear layer or 1x1 convolution to serve as its head")
+    return layers[-1]
+
+
+def new_head(old: nn.Module, num_classes: int) -> nn.Module:
+    """A layer like `old` with another number of outputs, freshly initialised."""
+    bias = old.bias is not None
+    if isinstance(old, nn.Conv2d):
+        return nn.Conv2d(old.in_channels, num_classes, kernel_size=1, bias=bias)
+    assert isinstance(old, nn.Linear)
+    return nn.Linear(old.in_features, num_classes, bias=bias)
+
+
+def check_forward(backbone: Backbone, name: str) -> None:
+    """Raise Refused unless one image of the expected size passes."""
+    size = backbone.preprocessing.input_size
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = summarize_error(error)
+        raise UserError(f"model.input_size={size}: {name} cannot take it ({reason})") from error
+    backbone.train()

@@ -1,0 +1,63 @@
+"""A network of one's own, and what every choice of `model=` must answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from triptych.models.backbone import Backbone, Preprocessing, check_forward, load_weights
+
+
+class BackboneFactory(Protocol):
+    """What `model=` chooses: a network that says what it needs before it is built."""
+
+    name: str
+
+    @property
+    def weights_name(self) -> str | None:
+        """The weights by their own name (never DEFAULT) or path; None from scratch."""
+
+    def missing(self) -> str | None:
+        """Which weights are not on disk and where they were looked for; None when all are."""
+
+    def can_download(self) -> bool:
+        """Whether what is missing could be fetched now."""
+
+    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
+        """The backbone with its weights, or without where `load` is False."""
+
+
+@dataclass(frozen=True)
+class CustomModel:
+    """A network of one's own: `network(num_classes=C)` gives a module, images in and logits out."""
+
+    name: str
+    network: Callable[..., nn.Module]
+    input_size: int
+    weights: str | None = None
+    freeze: str = "none"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @property
+    def weights_name(self) -> str | None:
+        return self.weights
+
+    def missing(self) -> str | None:
+        absent = self.weights is not None and not Path(self.weights).is_file()
+        return f"weights of {self.name}: {self.weights}" if absent else None
+
+    def can_download(self) -> bool:
+        return False
+
+    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
+        preprocessing = Preprocessing(self.input_size, tuple(self.mean), tuple(self.std))
+        backbone = Backbone(
+            self.network(num_classes=num_classes), num_classes, preprocessing, self.freeze
+        )
+        if load and self.weights:
+            load_weights(backbone.network, backbone.head_name, Path(self.weights))
+        check_forward(backbone, self.name)
+        return backbone

@@ -1,0 +1,98 @@
+"""The one LightningModule: a backbone learns to classify.
+
+Shapes: B images of a batch, C classes.
+"""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from triptych.data.datamodule import Batch
+from triptych.metrics import EpochLoss, Predictions, Scores, build_metrics, compute_scores
+from triptych.models.backbone import Backbone
+from triptych.optim import Optim
+
+
+class ImageClassifier(pl.LightningModule):
+    """Cross-entropy on the backbone's logits, scored over whole splits.
+
+    `counts` (C,) are of training images, for an `optim` that weighs classes.
+
+    After a validation or test epoch, `scores` and `predictions` (logits, labels, index) hold its
+    results on every device.
+    """
+
+    scores: Scores
+    predictions: tuple[Tensor, Tensor, Tensor]
+
+    def __init__(
+        self, backbone: Backbone, optim: Optim, num_classes: int, counts: list[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optim = optim
+        self.criterion = optim.criterion(counts)
+        self.gathered = Predictions()
+        self.metrics = build_metrics(num_classes)
+        self.epoch_loss = EpochLoss()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(images.to(self.dtype))
+        return logits
+
+    def on_train_epoch_end(self) -> None:
+        self.epoch_loss = EpochLoss()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.criterion(self(batch.images), batch.labels)
+        self.epoch_loss.add(loss, len(batch.images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.gathered.update(self(batch.images), batch.labels, batch.index)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._score("test")
+
+    def _score(self, split: str) -> None:
+        self.predictions = self.gathered.whole()
+        self.gathered.reset()
+        logits, labels, _ = self.predictions
+        self.scores = compute_scores(self.metrics, logits, labels)
+        named = {f"{split}/{name}": value for name, value in self.scores.values.items()}
+        self.log_dict(named, logger=False)  # for callbacks such as EarlyStopping
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        steps_per_epoch, total_steps = self.planned_steps()
+        optimizer, schedule = self.optim.build(self.backbone, steps_per_epoch, total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def planned_steps(self) -> tuple[int, int]:
+        """Optimizer steps of an epoch and of the whole training.
+
+        Lightning's own estimate sets the loader up too early for a resumed run to find its place.
+        """
+        trainer: Any = self.trainer
+        batches = len(trainer.datamodule.train_dataloader())
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        total = steps * (trainer.max_epochs or 0)
+        if trainer.max_steps > 0:
+            total = min(total, trainer.max_steps) if total > 0 else trainer.max_steps
+        return steps, total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_loss"] = self.epoch_loss.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.epoch_loss = EpochLoss(*checkpoint["epoch_loss"])

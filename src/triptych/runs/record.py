@@ -1,0 +1,241 @@
+"""The run folder: what a run leaves behind, all that later work needs. Knows nothing of torch."""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from triptych.config import Config
+from triptych.errors import UserError
+from triptych.runs.storage import (
+    LogFile,
+    atomic_write,
+    check_regular_file,
+    make_folder,
+    replace_non_finite,
+)
+from triptych.runs.trust import check_yaml
+
+# What makes a run this run: its experiment, its code, its libraries.
+
+LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+WHERE_USED = ("timm",)
+
+# Settings that are not part of the experiment: two runs that differ in these alone are the same.
+NOT_THE_EXPERIMENT = """
+    log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
+    data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
+    speed.compile speed.cache_features
+    trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
+    trainer.log_every_n_steps trainer.enable_progress_bar trainer.enable_model_summary
+    trainer.enable_checkpointing trainer.profiler trainer.default_root_dir
+    trainer.num_sanity_val_steps trainer.benchmark
+""".split()
+
+
+def experiment_settings(config: Config, *, less: Iterable[str] = ()) -> Config:
+    """A copy of the config without what is not part of the experiment, and what `less` names."""
+    kept: Config = json.loads(json.dumps(config))
+    for key in (*NOT_THE_EXPERIMENT, *less):
+        *path, last = key.split(".")
+        node = kept
+        for name in path:
+            node = node.get(name) or {}
+        node.pop(last, None)
+    return kept
+
+
+def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
+    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
+    kept = experiment_settings(config, less=less)
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def library_versions() -> dict[str, str | None]:
+    """Versions of what the figures depend on; None where a library is not installed."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    used = (name for name in WHERE_USED if name in sys.modules)
+    return {name: installed(name) for name in (*LIBRARIES, *used)}
+
+
+def git_commit() -> str | None:
+    """The commit of code and configs, `+dirty` where they differ from it; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "src", "configs"], capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+SCHEMA = 1
+SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
+COLUMNS = (
+    *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
+    *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
+)
+
+
+class Record:
+    """One run's folder and its `run.json`, which is rewritten whole at every change."""
+
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+        self.folder = folder
+        self.metadata = metadata
+
+    @classmethod
+    def create(cls, config: Config, overrides: list[str]) -> Self:
+        """Make a new folder with the frozen config; raises Refused where that cannot be."""
+        now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
+        name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
+        parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
+        try:
+            record = cls(make_folder(parent / f"seed{config['seed']}", name), {})
+            record.write_config(config)
+        except OSError as error:
+            raise UserError(
+                f"log_dir={config['log_dir']}: cannot be written to ({error})"
+            ) from error
+        record.update(
+            schema=SCHEMA,
+            status="running",
+            num_epochs=None,
+            feature_seconds=None,
+            model=config["model"]["name"],
+            data=config["data"]["name"],
+            seed=config["seed"],
+            split_seed=config["data"]["split_seed"],
+            config_hash=config_hash(config),
+            group_hash=config_hash(config, less=("seed",)),
+            batch_size=config["data"]["batch_size"],
+            versions=versions,
+            git_commit=commit,
+            command=os.environ.get("TRIPTYCH_COMMAND", ""),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            overrides=overrides,
+            started_at=now.isoformat(timespec="seconds"),
+            finished_at=None,
+            error=None,
+        )
+        return record
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The record of an existing folder; raises Refused where it has none."""
+        try:
+            metadata = replace_non_finite(
+                json.loads(check_regular_file(folder / "run.json").read_text())
+            )
+            if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+                raise ValueError(f"no record of schema {SCHEMA}")
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{folder}: no run folder, its run.json cannot be read ({error})"
+            ) from error
+        return cls(folder, metadata)
+
+    @property
+    def config(self) -> Config:
+        """The frozen config; raises Refused where it cannot be read."""
+        path = self.folder / "config.yaml"
+        try:
+            text = check_regular_file(path).read_text()
+            check_yaml(text)
+            config = OmegaConf.to_container(OmegaConf.create(text))
+        except Exception as error:  # of yaml, of omegaconf, of the system: many kinds
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: cannot be read ({reason})") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path}: cannot be read (no mapping)")
+        return {str(key): value for key, value in config.items()}
+
+    @property
+    def config_yaml(self) -> str:
+        return (self.folder / "config.yaml").read_text()
+
+    def checkpoint_path(self, name: str) -> Path:
+        """Where the checkpoint `best` or `last` lies."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
+
+    def write_config(self, config: Config) -> None:
+        with atomic_write(self.folder / "config.yaml") as path:
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+
+    def update(self, **metadata: Any) -> None:
+        """Set facts; NaN and infinities become null."""
+        changed = replace_non_finite(self.metadata | metadata)
+        with atomic_write(self.folder / "run.json") as path:
+            path.write_text(json.dumps(changed, indent=2, allow_nan=False) + "\n")
+        self.metadata = changed
+
+    def begin(self, config: Config, **metadata: Any) -> None:
+        """Start or resume, with the facts of data and network; forget how the run ended before."""
+        if config != self.config:
+            self.write_config(config)
+        (self.folder / "traceback.txt").unlink(missing_ok=True)
+        self.update(status="running", finished_at=None, error=None, **metadata)
+
+    def end(self, status: str, **metadata: Any) -> None:
+        finished_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update(status=status, finished_at=finished_at, **metadata)
+
+    def add_metrics(self, row: dict[str, float]) -> None:
+        """Append a line to `metrics.csv`; what was not measured stays empty."""
+        path = self.folder / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
+        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
+
+        As `test_images`: `images` uint8 (K, 3, H, W) and `index` of the most confident mistakes.
+        """
+        folder = self.folder / "predictions"
+        folder.mkdir(exist_ok=True)
+        with atomic_write(folder / f"{split}.npz") as path, path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    def drop_predictions(self, split: str) -> None:
+        (self.folder / "predictions" / f"{split}.npz").unlink(missing_ok=True)
+
+    @contextmanager
+    def log_kept(self) -> Iterator[None]:
+        """Send log lines to `train.log` as well."""
+        handler = LogFile(self.folder / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logging.getLogger("triptych").setLevel(logging.INFO)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            with suppress(OSError):
+                handler.close()

@@ -1,0 +1,48 @@
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, SIGUSR1, and the exit codes they ask for."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def exit_code(number: int) -> int:
+    return 130 if number == signal.SIGINT else 143
+
+
+def install_handlers(handler: Handler, signals: Sequence[int] = ()) -> dict[int, Any]:
+    """Install a handler, in the main thread; returns the handlers that it replaces.
+
+    `signals`: by default all, but not SIGUSR1 where Lightning answers it.
+    """
+    usual = SIGNALS[:2] if requeues_on_sigusr1() else SIGNALS
+    return {number: signal.signal(number, handler) for number in signals or usual}
+
+
+def requeues_on_sigusr1() -> bool:
+    """Whether this is a task of SLURM's srun: SIGUSR1 announces the end of its time, and Lightning
+    asks for a requeue then. As Lightning finds it, without importing it."""
+    is_task = "SLURM_NTASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return is_task and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def exit_on_signal(number: int, _: FrameType | None) -> None:
+    """Raise SystemExit; further signals are ignored, so that the end is recorded in peace."""
+    install_handlers(signal.SIG_IGN)
+    raise SystemExit(exit_code(number))
+
+
+@contextmanager
+def signal_handlers(handler: Handler, signals: Sequence[int] = ()) -> Iterator[None]:
+    """`handle` while the block lasts."""
+    before = install_handlers(handler, signals)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

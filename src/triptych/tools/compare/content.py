@@ -1,0 +1,193 @@
+"""What a comparison says: everything of its page, decided and worded before anything is drawn.
+
+Shapes: C classes. Accuracy, F1, precision and recall are fractions in [0, 1]; None is not measured.
+Strings may come out of somebody's run folder: whoever shows them escapes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.tools.compare.exhibits import (
+    Agreement,
+    Confused,
+    Curve,
+    Gallery,
+    GradCam,
+    ImageTypes,
+    Losses,
+    Slices,
+    Study,
+    WithInterval,
+)
+from triptych.tools.statistics.calibration import Calibration
+from triptych.tools.statistics.scores import Averages
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """On what a network was trained, or its cost measured."""
+
+    device: str | None
+    precision: str | None
+    num_threads: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: a line of the table and of `comparison.csv`."""
+
+    label: str  # "googlenet seed 0"
+    model: str
+    weights: str | None
+    data: str
+    seed: int
+    num_test: int
+    accuracy: float
+    accuracy_low: float  # Wilson
+    accuracy_high: float
+    f1: float
+    precision: float
+    recall: float
+    nll: float
+    ece: float
+    weighted: Averages
+    brier: float
+    top_k: Mapping[int, float]  # by k, of those no more than the classes
+    paper_f1: float
+    paper_precision: float
+    paper_recall: float
+    num_params: int | None
+    macs: int | None
+    checkpoint_bytes: int | None
+    train_images_per_second: float | None
+    seconds_per_epoch: float | None
+    latency_ms_p50: float | None
+    latency_ms_p95: float | None
+    throughput_images_per_second: float | None
+    peak_memory_bytes: int | None
+    trained_on: Circumstances
+    measured_on: Circumstances | None  # None where `evaluate.py` has measured no cost
+    folder: str
+
+    @property
+    def device(self) -> str | None:
+        """Where the cost was measured, else where the network was trained."""
+        return (self.measured_on or self.trained_on).device
+
+    @property
+    def precision_mode(self) -> str | None:
+        return (self.measured_on or self.trained_on).precision
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Runs that differ in their seed alone."""
+
+    label: str  # "googlenet", or "googlenet, optim.lr=0.01" where recipes share a model
+    model: str
+    networks: tuple[str, ...]  # labels of its runs, by seed
+    classes: tuple[str, ...]
+    num_test: int
+    accuracy: WithInterval  # mean over seeds, t interval; with one seed Wilson
+    confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
+    most_confused: tuple[Confused, ...]
+    f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
+    calibration: Calibration | None  # of its network of the lowest seed; of the first 10 recipes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks, or two recipes, on the same test images."""
+
+    a: str
+    b: str
+    num_images: int
+    num_seeds: tuple[int, int]  # (1, 1) for trained networks
+    difference: WithInterval  # accuracy of a less that of b; simultaneous over the table's pairs
+    p: float  # exact McNemar for networks, t for recipes
+    p_holm: float  # adjusted over the table's pairs: the words follow it alone
+    only_a: int | None  # images that a alone gets right; None for recipes
+    only_b: int | None
+    f1_difference: WithInterval | None  # macro; None for recipes
+    sentence: str
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the two can be told apart."""
+        return self.p_holm < SIGNIFICANT and self.difference.value != 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One question, its pairs, and how they were chosen and tested."""
+
+    question: str
+    note: str
+    pairs: tuple[Pair, ...]  # empty where there is nothing to compare; `note` says why
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting, library or device in which recipes differ; a value a recipe, in their order."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A folder, or a file of it, that could not be used, and why, in one line."""
+
+    folder: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What reproduces a run."""
+
+    label: str
+    command: str
+    commit: str | None
+    versions: tuple[tuple[str, str], ...]
+    device: str | None
+    precision: str | None
+    num_threads: int | None
+    started_at: str | None
+    num_epochs: int | None
+    train_seconds: float | None
+    test_hash: str
+    split_hash: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that `index.html`, `comparison.md` and `comparison.csv` show."""
+
+    title: str
+    banner: str | None  # says that what is shown is not comparable
+    verdict: tuple[str, ...]  # sentences, the first thing on the page
+    cautions: tuple[str, ...]  # sentences: what the figures do not cover
+    differing: tuple[Setting, ...]  # besides the model
+    rows: tuple[Row, ...]
+    recipes: tuple[Recipe, ...]
+    network_pairs: Pairs
+    recipe_pairs: Pairs
+    curves: tuple[Curve, ...]
+    image_types: tuple[ImageTypes, ...]  # empty where no run was scored on any
+    losses: Losses
+    slices: tuple[Slices, ...]  # empty where no run was evaluated
+    agreement: Agreement | None  # None with fewer than two networks on the same images
+    gallery: Gallery | None  # None where no run has kept pixels
+    study: Study
+    grad_cams: tuple[GradCam, ...]
+    problems: tuple[Problem, ...]
+    origins: tuple[Origin, ...]
+    command: str  # that made this comparison
+    made_at: str
+    version: str  # of triptych

@@ -1,0 +1,145 @@
+"""What a network costs, measured: size, arithmetic, time, memory.
+
+`torch.utils.benchmark` measures blocks of calls long enough to hide a device's synchronisation;
+a percentile of single calls, which a person waits for one by one, cannot be had from those.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from triptych.build import device_name
+from triptych.runs.record import Record, library_versions
+from triptych.tools.evaluate.rebuild import RebuiltRun
+
+LARGEST_BATCH = 4096
+NUM_WARM_UPS = 3
+LEAST_GAIN = 1.02  # of throughput, for a larger batch to count as faster
+
+
+def measure(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dict[str, Any]:
+    """What `cost.json` holds; each measure of time takes about `seconds`.
+
+    Inference starts from float images on the device. `macs` counts multiply-accumulates for one
+    image: half of what torch's counter, which has two operations to each, reports.
+    """
+    with torch.inference_mode():
+        latencies = 1000 * np.array([*durations(caller(run, 1), run.device, seconds, NUM_WARM_UPS)])
+        throughput, batch_size = best_throughput(run, seconds)
+        macs = count_macs(run)
+    return {
+        "num_params": sum(p.numel() for p in run.backbone.parameters()),
+        "macs": macs,
+        "checkpoint_bytes": run.record.checkpoint_path("best").stat().st_size,
+        **training_cost(run.record),
+        "latency_ms_p50": float(np.median(latencies)),
+        "latency_ms_p95": float(np.quantile(latencies, 0.95)),
+        "throughput_images_per_second": throughput,
+        "throughput_batch_size": batch_size,
+        "peak_memory_bytes": peak_memory_bytes,
+        "device": device_name(run.device),
+        "precision": run.precision,
+        "num_threads": torch.get_num_threads(),
+        "versions": library_versions(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def training_cost(record: Record) -> dict[str, float | None]:
+    """What the record says of training's speed, on the device of training."""
+    seconds, epochs = (record.metadata.get(name) for name in ("train_seconds", "num_epochs"))
+    return {
+        "train_images_per_second": record.metadata.get("images_per_second"),
+        "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
+    }
+
+
+def caller(run: RebuiltRun, batch_size: int) -> Callable[[], Tensor]:
+    """Inference on a batch of grey images, as a call without arguments."""
+    size = run.backbone.preprocessing.input_size
+    images = torch.zeros(batch_size, 3, size, size, device=run.device)
+    return lambda: run.forward(images)
+
+
+def count_macs(run: RebuiltRun) -> int:
+    with FlopCounterMode(display=False) as counter:
+        caller(run, 1)()
+    return int(counter.get_total_flops()) // 2
+
+
+def durations(
+    call: Callable[[], Tensor], device: torch.device, seconds: float, num_warm_ups: int
+) -> Iterator[float]:
+    """Seconds of single calls, each awaited, for about `seconds` in all; one call at least."""
+    for _ in range(num_warm_ups):
+        call()
+    synchronize(device)
+    end = time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        stop = time.perf_counter()
+        yield stop - start
+        if stop > end:
+            return
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was given to do."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
+    """Images/s and the batch size of the fastest batches, of sizes that double within `seconds`.
+
+    Ends where memory does, or where two sizes in a row were no faster.
+    """
+    best, best_size, size = 0.0, 1, 1
+    end = time.perf_counter() + seconds
+    while size <= min(LARGEST_BATCH, 4 * best_size):
+        try:
+            taken = [*durations(caller(run, size), run.device, seconds / 20, num_warm_ups=1)]
+        except torch.OutOfMemoryError:
+            break
+        throughput = size / float(np.median(taken))
+        if throughput > best * LEAST_GAIN:
+            best, best_size = throughput, size
+        size *= 2
+        if time.perf_counter() + 4 * max(taken) > end:
+            break
+    return best, best_size
+
+
+def peak_memory(run: RebuiltRun) -> int:
+    """Bytes at the peak of inference on one image; images read before would count on a CPU."""
+    return peak_bytes(torch.inference_mode()(caller(run, 1)), run.device)
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes at the peak of a call.
+
+    On a GPU what torch has allocated; elsewhere what the whole process holds, Python and torch
+    included. Where that peak cannot be reset (only Linux can) it is the process's since its start.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident size
+    call()
+    synchronize(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of either
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,127 @@
+"""How much accuracy each type of images costs a network, from what it got right. No torch.
+
+Shapes: N images, V variants of them, of which the first is the unmodified one.
+"""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import UserError
+from triptych.runs.storage import atomic_write
+from triptych.tools.statistics.bootstrap import weights
+from triptych.tools.statistics.intervals import LEVEL, wilson
+from triptych.tools.statistics.predictions import read_arrays
+
+UNMODIFIED = "unmodified"
+OVERALL = "all"  # the mean over the types
+
+
+class Level(NamedTuple):
+    """A line of `image_types.csv`; the unmodified images' has severity 0."""
+
+    type: str
+    severity: int
+    num_images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
+class Degradation(NamedTuple):
+    """Accuracy lost, a fraction, and its 95 % interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Outcomes(NamedTuple):
+    """Which images a network got right in every variant: `predictions/image_types.npz`."""
+
+    types: NDArray[np.str_]  # (V,)
+    severities: NDArray[np.int64]  # (V,)
+    index: NDArray[np.int64]  # type: ignore[assignment]  # (N,), place in the official set
+    correct: NDArray[np.bool_]  # (V, N)
+
+
+def rows(outcomes: Outcomes) -> list[Level]:
+    """Accuracy of every variant with Wilson's 95 % interval."""
+    n = len(outcomes.index)
+    columns = (outcomes.types, outcomes.severities, outcomes.correct.sum(axis=1))
+    return [
+        Level(name, severity, n, right / n, *wilson(right, n))
+        for name, severity, right in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def degradations(outcomes: Outcomes) -> dict[str, Degradation]:
+    """Accuracy unmodified less its mean over a type's severities: each type, then `all`."""
+    return _intervals(_lost(outcomes))
+
+
+def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, Degradation]:
+    """How much more the one network loses than the other, paired by image, for the types of both.
+
+    Raises Refused where they were tried on different images.
+    """
+    if not np.array_equal(one.index, other.index):
+        raise UserError(
+            "image types: scored on different images; evaluate with the same num_images"
+        )
+    a, b = _lost(one), _lost(other)
+    return _intervals({name: a[name] - b[name] for name in a if name in b})
+
+
+def _lost(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
+    """Correctness unmodified less its mean over a type's severities, (N,) for each type."""
+    _, *names = dict.fromkeys(outcomes.types.tolist())
+    right = {name: outcomes.correct[outcomes.types == name].mean(axis=0) for name in names}
+    return {name: outcomes.correct[0] - mean for name, mean in right.items()}
+
+
+def _intervals(lost: dict[str, NDArray[np.float64]]) -> dict[str, Degradation]:
+    """Means of each type's (N,) and of all types; percentiles over draws that they all share."""
+    if not lost:
+        return {}
+    values = np.stack([*lost.values(), np.mean([*lost.values()], axis=0)])
+    drawn = weights(values.shape[1]) @ values.T / values.shape[1]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
+    return dict(zip([*lost, OVERALL], map(Degradation._make, columns), strict=True))
+
+
+def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
+    """`image_types.csv` and `predictions/image_types.npz` of a run folder."""
+    with atomic_write(folder / "image_types.csv") as path, path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Level._fields)
+        writer.writerows(rows(outcomes))
+    (folder / "predictions").mkdir(exist_ok=True)
+    with atomic_write(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **outcomes._asdict())
+
+
+def read_outcomes(folder: Path) -> Outcomes:
+    """What `write_outcomes` left there; raises Refused in one line where it is not that."""
+    path = folder / "predictions" / "image_types.npz"
+    outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
+    if not _sound(outcomes):
+        raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
+    return outcomes
+
+
+def _sound(outcomes: Outcomes) -> bool:
+    types, severities, index, correct = outcomes
+    return (
+        types.dtype.kind == "U"
+        and severities.dtype == index.dtype == np.int64
+        and correct.dtype == np.bool_
+        and types.ndim == index.ndim == 1
+        and types.shape == severities.shape
+        and correct.shape == (len(types), len(index)) != (len(types), 0)
+        and [place for place, name in enumerate(types) if name == UNMODIFIED] == [0]
+    )

@@ -1,0 +1,159 @@
+"""Test images made harder on the CPU, at the size they are stored in.
+
+Every draw is keyed by (type, severity, place in the official set): whatever the batch, whatever
+network or device is tried, image `i` gets the same pixels. Another kind of processor may round a
+few to the neighbouring value.
+
+Shapes: N images of H x W pixels; a distortion takes uint8 (N, 3, H, W), its level and a key (N,).
+"""
+
+import io
+import math
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from triptych.data.rng import hash64, uniform
+from triptych.tools.evaluate.levels import LEVELS
+
+GREY = 127  # a plain ground, and what hides a part
+GROUND_BLUR = 6.0  # pixels where a side has 32: colours stay, outlines do not
+AMID_CLUTTER = 3 / 4  # of the sides, as in the mildest small_object, so that clutter alone differs
+PIECE = (1 / 32, 1 / 8)  # half the width or height of a piece of clutter, of that of the image
+
+
+def distort(images: Tensor, name: str, severity: int, index: Tensor) -> Tensor:
+    """The images as `name` of `LEVELS` makes them at severity 1 to 3; `index` is int64 (N,)."""
+    assert (images.dtype, images.device.type) == (torch.uint8, "cpu")
+    key = hash64(zlib.crc32(name.encode()), severity, index)
+    return DISTORTIONS[name](images, LEVELS[name][severity - 1], key)
+
+
+def small_object_plain(images: Tensor, scale: float, key: Tensor) -> Tensor:
+    return _inset(images, scale, torch.full_like(images, GREY))
+
+
+def small_object_blurred(images: Tensor, scale: float, key: Tensor) -> Tensor:
+    return _inset(images, scale, _blurred(images, GROUND_BLUR))
+
+
+def complex_scene(images: Tensor, num_pieces: float, key: Tensor) -> Tensor:
+    return _inset(images, AMID_CLUTTER, _clutter(images, int(num_pieces), key))
+
+
+def occlusion(images: Tensor, share: float, key: Tensor) -> Tensor:
+    """A grey patch of that share of either side, anywhere in the image."""
+    height, width = images.shape[-2:]
+    tall, wide = round(share * height), round(share * width)
+    top = (uniform(key, 0) * (height - tall + 1)).floor().view(-1, 1, 1, 1)
+    left = (uniform(key, 1) * (width - wide + 1)).floor().view(-1, 1, 1, 1)
+    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+    hidden = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    return images.masked_fill(hidden, GREY)
+
+
+def noise(images: Tensor, deviation: float, key: Tensor) -> Tensor:
+    """Gaussian, independent for every pixel and channel."""
+    place = torch.arange(images[0].numel()).view(images.shape[1:])
+    draws = uniform(key.view(-1, 1, 1, 1), place).double() + 2**-25  # amid their steps: never 0
+    return _stored(images + 255 * deviation * torch.special.ndtri(draws))
+
+
+def blur(images: Tensor, deviation: float, key: Tensor) -> Tensor:
+    return _blurred(images, deviation)
+
+
+def low_contrast(images: Tensor, factor: float, key: Tensor) -> Tensor:
+    """Every pixel drawn towards the image's mean grey."""
+    flatter: Tensor = F.adjust_contrast(images, factor)
+    return flatter
+
+
+def brightness(images: Tensor, stops: float, key: Tensor) -> Tensor:
+    """Half of the images that many stops brighter, the others darker."""
+    factor = 2.0**stops  # never an int, with which torchvision's bytes wrap around
+    return _either(
+        key, F.adjust_brightness(images, factor), F.adjust_brightness(images, 1 / factor)
+    )
+
+
+def jpeg(images: Tensor, quality: float, key: Tensor) -> Tensor:
+    """As Pillow compresses: torchvision's own encoder is deprecated."""
+    compressed = torch.empty_like(images)
+    for image, target in zip(images, compressed, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=int(quality))
+        target[:] = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return compressed
+
+
+def rotation(images: Tensor, degrees: float, key: Tensor) -> Tensor:
+    """Turned to the left or the right; the corners mirror the image."""
+    height, width = images.shape[-2:]
+    wider = F.pad(images, [width // 2, height // 2], padding_mode="reflect")
+    left, right = (
+        F.center_crop(F.rotate(wider, angle, InterpolationMode.BILINEAR), [height, width])
+        for angle in (degrees, -degrees)
+    )
+    return _either(key, left, right)
+
+
+DISTORTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
+    distortion.__name__: distortion
+    for distortion in (
+        *(small_object_plain, small_object_blurred, complex_scene, occlusion, noise),
+        *(blur, low_contrast, brightness, jpeg, rotation),
+    )
+}
+
+
+def _inset(images: Tensor, scale: float, ground: Tensor) -> Tensor:
+    """The images at `scale` of their size, in the middle of a ground of their old size."""
+    height, width = images.shape[-2:]
+    tall, wide = max(1, round(scale * height)), max(1, round(scale * width))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    # As floats: on bytes, torchvision's arithmetic differs between processors.
+    small = F.resize_image(images.float(), [tall, wide], InterpolationMode.BILINEAR, antialias=True)
+    scene = ground.clone()
+    scene[..., top : top + tall, left : left + wide] = _stored(small)
+    return scene
+
+
+def _clutter(like: Tensor, num_pieces: int, key: Tensor) -> Tensor:
+    """A ground of ellipses and rectangles, one over the other, in any colour."""
+    height, width = like.shape[-2:]
+    down = ((torch.arange(height) + 0.5) / height).view(-1, 1)
+    right = (torch.arange(width) + 0.5) / width
+    ground = torch.empty_like(like)
+    for piece in range(num_pieces + 1):
+        draws = uniform(key.view(-1, 1), piece, torch.arange(8))
+        top, left, tall, wide, square = draws[:, :5].T.reshape(5, -1, 1, 1)
+        rows = (down - top) / (PIECE[0] + (PIECE[1] - PIECE[0]) * tall)
+        columns = (right - left) / (PIECE[0] + (PIECE[1] - PIECE[0]) * wide)
+        ellipse = rows.square() + columns.square() < 1
+        rectangle = (rows.abs() < 1) & (columns.abs() < 1)
+        covered = torch.where(square < 0.5, rectangle, ellipse) | (piece == 0)  # 0: all of it
+        colour = (256 * draws[:, 5:]).to(torch.uint8).view(-1, 3, 1, 1)
+        ground = torch.where(covered[:, None], colour, ground)
+    return ground
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    """Gaussian; the deviation is in pixels of an image whose shorter side has 32."""
+    sigma = deviation * min(images.shape[-2:]) / 32
+    blurred: Tensor = F.gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma)
+    return blurred
+
+
+def _either(key: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where((uniform(key, 0) < 0.5).view(-1, 1, 1, 1), one, other)
+
+
+def _stored(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255).to(torch.uint8)

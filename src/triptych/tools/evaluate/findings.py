@@ -1,0 +1,94 @@
+"""What `evaluation.json` says of a split, from its predictions. No torch.
+
+Shapes: N images, C classes.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from triptych.runs.record import SCHEMA, library_versions
+from triptych.tools.evaluate.paper import last_batch, paper_scores
+from triptych.tools.statistics.calibration import Calibration, Reliability
+from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.scores import Scores, top_k
+
+TOP = (1, 3, 5)
+
+
+class Slice(NamedTuple):
+    """A third of the unmodified images. `accuracy` weighs images alike, `standardised` classes."""
+
+    measure: str  # edge_density, colourfulness
+    third: str  # low, middle, high
+    num_images: int
+    accuracy: float
+    standardised: float  # the mean of the classes' accuracies, of those classes that occur
+    standardised_low: float
+    standardised_high: float
+    class_mix: tuple[int, ...]  # images of each class
+
+
+def findings(
+    split: str,
+    predicted: Predicted,
+    scores: Scores,
+    calibration: Calibration,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Plain numbers; fractions, losses in nats, and NaN where a class's value is undefined."""
+    values = zip(classes, *scores.per_class, scores.confusion.sum(axis=1).tolist(), strict=True)
+    return {
+        "schema": SCHEMA,
+        "split": split,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_images": len(predicted.labels),
+        "nll": scores.nll,
+        "brier": scores.brier,
+        "top_k": {str(k): share for k, share in top(predicted).items()},
+        "macro": scores.macro._asdict(),
+        "weighted": scores.weighted._asdict(),
+        "undefined_classes": scores.undefined_classes,
+        "per_class": [
+            {"class": name, "f1": float(f1), "precision": float(p), "recall": float(r), "num": num}
+            for name, f1, p, r, num in values
+        ],
+        "calibration": {
+            **of_reliability(calibration.before),
+            "temperature": calibration.temperature,
+            "after": of_reliability(calibration.after) if calibration.after else None,
+        },
+        **({"paper": of_the_paper(predicted)} if split == "test" else {}),
+    }
+
+
+def top(predicted: Predicted) -> dict[int, float]:
+    """The share of images whose class is among the k most probable, by k."""
+    return {k: top_k(predicted, k) for k in TOP if k <= predicted.num_classes}
+
+
+def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
+    """What is known of them: cpu, 32-true, 2 threads."""
+    threads = None if num_threads is None else f"{num_threads} thread{'s' * (num_threads != 1)}"
+    known = (device, precision, threads)
+    return ", ".join(word for word in known if word) or "device not known"
+
+
+def of_reliability(found: Reliability) -> dict[str, Any]:
+    """The calibration error beside what a perfectly calibrated network would show."""
+    low, high = found.interval
+    return {
+        "ece": found.error,
+        "ece_low": low,
+        "ece_high": high,
+        "ece_if_calibrated": found.expected,
+        "ece_if_calibrated_high": found.expected_high,
+        "nll": found.nll,
+    }
+
+
+def of_the_paper(predicted: Predicted) -> dict[str, Any]:
+    """The reference study's own protocol, over the last of the test images alone."""
+    num_images = last_batch(len(predicted.labels))
+    return {"num_images": num_images, **paper_scores(predicted)._asdict()}

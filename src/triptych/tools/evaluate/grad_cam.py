@@ -1,0 +1,124 @@
+"""Grad-CAM (Selvaraju et al., 2017): where in an image a convolutional network found a class.
+
+Shapes: B images, K channels and h x w positions of a map, S pixels a side of the input, C classes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych.errors import UserError
+from triptych.models.backbone import Backbone
+from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.statistics.predictions import Predicted
+
+
+class Explained(NamedTuple):
+    """An image and where a network found two classes in it; heat is scaled by its own maximum."""
+
+    image: NDArray[np.uint8]  # (3, H, W)
+    heats: NDArray[np.floating]  # (2, S, S): of the predicted class, of the true one
+    names: tuple[str, str]
+    probabilities: tuple[float, float]
+    place: int  # in the official set
+
+
+def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
+    """Heat (B, S, S), not negative: one of `classes` (B,) for each of images float (B, 3, S, S).
+
+    The gradients of a class's logit with respect to the network's deepest map, averaged over
+    positions, weigh the map's channels; what is positive of their sum is enlarged to the image.
+    Raises Refused where the network has no such map. Expects evaluation mode, changes nothing.
+    """
+    assert not backbone.training
+    with torch.enable_grad():
+        # Of the image, so that the maps of a frozen network have gradients too.
+        logits, maps = deepest_map(backbone, images.clone().requires_grad_())
+        [gradients] = torch.autograd.grad(logits.gather(1, classes.view(-1, 1)).sum(), maps)
+    maps, gradients = channels_first(maps), channels_first(gradients)
+    weights = gradients.mean((2, 3), keepdim=True)
+    heat = (weights * maps.detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(heat.float(), images.shape[-2:], mode="bilinear")[:, 0]
+
+
+def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, C), and the last output that any layer before the head gives for h * w > 1
+    positions: (B, K, h, w), or (B, h, w, K).
+
+    Adaptive pooling does not count: it makes many positions of one. Raises Refused where no layer
+    is left, or where a transformer makes a sequence of patches (B, T, F) of the map.
+    """
+    found: list[Tensor] = []
+    ended = False
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal ended
+        ended = ended or module is backbone.head
+        pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        if ended or pools or not isinstance(output, Tensor):
+            return
+        if output.ndim == 4 and channels_first(output).shape[2:].numel() > 1:
+            found[:] = [output]
+        elif output.ndim == 3 and output.shape[1] > 1:
+            found.clear()
+
+    handles = [module.register_forward_hook(look) for module in backbone.network.modules()]
+    try:
+        logits = backbone(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise UserError("Grad-CAM: this network has no map of an image before its head")
+    return logits, found[0]
+
+
+def channels_first(maps: Tensor) -> Tensor:
+    """Maps as (B, K, h, w), their channels first or last: of a square image they are square."""
+    are_last = maps.shape[2] != maps.shape[3] and maps.shape[1] == maps.shape[2]
+    return maps.movedim(-1, 1) if are_last else maps
+
+
+def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> list[int]:
+    """Rows of the predictions: of places in the official set, or of the `most_confused`.
+
+    Those are the mistakes that gave the true class the least probability, the worst first.
+    Raises Refused where a place is not among the images that were scored.
+    """
+    if images == "most_confused":
+        rows = np.flatnonzero(~predicted.correct)
+        worst = predicted.probabilities[rows, predicted.labels[rows]].argsort(kind="stable")
+        return [int(row) for row in rows[worst][:num_images]]
+    check_places(images, predicted.index)
+    return [int(row) for row in np.searchsorted(predicted.index, images)]
+
+
+def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
+    """Raise Refused where one of `images` is a place that is not in `index` (N,), which ascends."""
+    lost = set(images) - set(index.tolist()) if isinstance(images, list) else ()
+    if lost:
+        raise UserError(
+            f"grad_cam.images: {sorted(lost)[0]} is not among the {len(index)} images scored, "
+            f"whose places are {index[0]} to {index[-1]}"
+        )
+
+
+def explain(run: RebuiltRun, image: Tensor, predicted: Predicted, row: int) -> Explained:
+    """Where the network found the class it predicted, and the true one, in image (3, H, W)."""
+    classes = (int(predicted.classes[row]), int(predicted.labels[row]))
+    prepared = run.pipeline.evaluation(image[None].to(run.device))
+    prepared = prepared.to(next(run.backbone.parameters()).dtype)
+    heats = [
+        grad_cam(run.backbone, prepared, torch.tensor([c], device=run.device)) for c in classes
+    ]
+    return Explained(
+        image.numpy(),
+        torch.cat(heats).cpu().numpy(),
+        names=(run.classes[classes[0]], run.classes[classes[1]]),
+        probabilities=tuple(predicted.probabilities[row, list(classes)]),
+        place=int(predicted.index[row]),
+    )

@@ -1,0 +1,133 @@
+"""A finished run's network and images, rebuilt from its folder alone.
+
+Shapes: B images of a batch, H x W stored pixels, S pixels a side of the network's input, C classes.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.build import build_datamodule, instantiate, move_to_device
+from triptych.callbacks import checkpoint
+from triptych.config import Config, format_value
+from triptych.data.datamodule import ImageDataModule
+from triptych.data.source import Source
+from triptych.data.transforms import DeviceTransforms
+from triptych.errors import UserError
+from triptych.models.backbone import Backbone
+from triptych.models.custom import BackboneFactory
+from triptych.runs.reader import read_finished
+from triptych.runs.record import Record
+from triptych.runs.trust import check_untrusted_config
+from triptych.tools.statistics.predictions import read_predictions
+
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
+
+
+@dataclass(eq=False)
+class RebuiltRun:
+    """A run's network with the weights that were scored, in evaluation mode.
+
+    `precision` is Lightning's name of it; `to` moves to a device.
+    """
+
+    record: Record
+    config: Config
+    classes: tuple[str, ...]
+    backbone: Backbone
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.pipeline = DeviceTransforms(*self.backbone.preprocessing, augment=False)
+
+    def to(self, device: torch.device) -> None:
+        move_to_device(self.backbone, device)
+        self.device = device
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits float32 (B, C) on the device, of stored images uint8 (B, 3, H, W)."""
+        with torch.inference_mode():
+            return self.forward(self.pipeline.evaluation(images.to(self.device))).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) in `precision`, of images as the pipeline makes them, (B, 3, S, S)."""
+        dtype = AUTOCAST.get(self.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            logits: Tensor = self.backbone(images.to(next(self.backbone.parameters()).dtype))
+        return logits
+
+
+def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
+    """The network of a finished run, on the CPU; needs no images.
+
+    Classes that the record does not name are numbered. Raises Refused where the folder is no
+    finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
+    best checkpoint is missing, damaged, of other classes or another network's.
+    """
+    record = read_finished(folder)
+    config = record.config
+    check_untrusted_config(config, trusted)
+    state: Any = checkpoint.load_checkpoint(record.checkpoint_path("best")).get("state_dict")
+    classes = record.metadata["classes"] or numbered(record)
+    network: BackboneFactory = instantiate("model", config["model"])
+    backbone = network.build(num_classes=len(classes), load=False)
+    try:
+        backbone.network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(misfit(record, backbone, state, error)) from error
+    return RebuiltRun(record, config, tuple(classes), backbone.eval())
+
+
+def misfit(record: Record, backbone: Backbone, state: Any, error: Exception) -> str:
+    """Why a state dict is not this network's."""
+    name = f"{backbone.head_name}.weight"
+    own = backbone.network.state_dict()[name]
+    found = state.get(name) if isinstance(state, dict) else None
+    if isinstance(found, Tensor) and found.ndim and len(found) != len(own):
+        return f"{record.folder}: has {len(own)} classes, its checkpoint {len(found)}"
+    reason = " ".join(str(error).splitlines()[:2])
+    path = record.checkpoint_path("best")
+    return f"{path}: no weights of config.yaml's network\n{reason[:200]}"
+
+
+def numbered(record: Record) -> list[str]:
+    """Names for the classes of a record that has none."""
+    predicted = read_predictions(record.folder / "predictions" / "test.npz")
+    return [str(number) for number in range(predicted.num_classes)]
+
+
+def read_data(
+    run: RebuiltRun, root: str | None = None, batch_size: int | None = None
+) -> ImageDataModule:
+    """The run's images, as split in training; fetches nothing.
+
+    `root` is where they lie on this machine, None where the config says. Raises Refused where they
+    are missing, or are not those of the record.
+    """
+    config = copy.deepcopy(run.config)
+    if root is not None and "root" in config["data"]["source"]:
+        config["data"]["source"]["root"] = root
+    config["data"]["batch_size"] = batch_size or config["data"]["batch_size"]
+    source: Source = instantiate("data.source", config["data"]["source"])
+    if lost := source.missing():
+        raise UserError(
+            f"{run.record.folder}: {lost}\ndata_root=<folder> says where the images lie"
+        )
+    data = build_datamodule(config, source)
+    data.setup()
+    data.expect(run.backbone.preprocessing)
+    found = {"split_hash": data.split_hash, "test_hash": data.test_hash}
+    for name, value in (found | {"classes": list(data.classes)}).items():
+        recorded = run.record.metadata.get(name)
+        if recorded != value and not (name == "classes" and recorded is None):
+            raise UserError(
+                f"{run.record.folder}: these are not the images of this run\n"
+                f"their {name} is {format_value(value)}, in run.json {format_value(recorded)}"
+            )
+    return data

@@ -1,0 +1,118 @@
+"""Files that others open: written with what they are, and opened as others would.
+
+Shapes: N images of H x W pixels, C classes.
+"""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from triptych.errors import UserError
+from triptych.tools.export.portable import DYNAMIC, IMAGES, PROBABILITIES
+
+METADATA = "metadata.json"  # among the extra files of a torch.export archive
+LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
+NOISY = ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")
+
+Predict = Callable[[Tensor], Tensor]  # uint8 (N, 3, H, W) to probabilities float32 (N, C)
+
+
+class Format(NamedTuple):
+    """`write(program, path, metadata)`; `open(path, num_threads)` reads nothing but the file."""
+
+    runtime: str
+    write: Callable[[ExportedProgram, Path, dict[str, Any]], None]
+    open: Callable[[Path, int], Predict]
+
+
+def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """One ONNX file, weights within; metadata that is no text stands there as JSON."""
+    import onnx
+
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size > 0.99 * LARGEST:
+        raise UserError(f"format=onnx: has room for 2 GB, the weights take {size / 1e9:.1f} GB")
+    with hushed():
+        exported = torch.onnx.export(
+            program,
+            input_names=[IMAGES],
+            output_names=[PROBABILITIES],
+            dynamic_shapes={IMAGES: DYNAMIC},
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    for each in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del each.metadata_props[:]  # notes of the exporter on its own work
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def open_onnx(path: Path, num_threads: int) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def predict(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([PROBABILITIES], {IMAGES: images.numpy()})[0])
+
+    return predict
+
+
+def write_torch(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """A torch.export archive; metadata are JSON in one of its extra files."""
+    archive = io.BytesIO()  # on a full disk torch would end the process
+    with hushed():
+        torch.export.save(program, archive, extra_files={METADATA: json.dumps(metadata)})
+    path.write_bytes(archive.getbuffer())
+
+
+def open_torch(path: Path, num_threads: int) -> Predict:
+    """Torch has one number of threads for all its work: it stays."""
+    with hushed(), path.open("rb") as file:
+        module = torch.export.load(file).module()
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            probabilities: Tensor = module(images)
+        return probabilities
+
+    return predict
+
+
+FORMATS = {
+    "onnx": Format("onnxruntime", write_onnx, open_onnx),
+    "torch": Format("torch.export", write_torch, open_torch),
+}
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep an exporter's remarks on its own innards off the screen; errors stay."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,20 @@
+"""The settings of this command, by the keys of its YAML."""
+
+from triptych.config import FLAG, FOLDERS, NAMES, TEXT, Rule, count, one_of
+
+NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
+RULES: dict[str, Rule] = {
+    "run": FOLDERS,
+    "images": FOLDERS,
+    "out": TEXT.or_null(),
+    "grid": TEXT.or_null(),
+    "grid_images": count(1, 600),  # a picture's side has at most 2^16 pixels
+    "top_k": count(1),
+    "calibrated": FLAG,
+    "batch_size": count(1),
+    "num_threads": count(1, 256).or_null(),
+    "max_pixels": count(1),
+    "device": one_of("auto", "cpu", "cuda"),
+    "overwrite": FLAG,
+    "trusted_targets": NAMES,
+}

@@ -1,0 +1,16 @@
+"""The settings of this command, by the keys of its YAML."""
+
+from triptych.config import FOLDERS, NAMES, TEXT, Rule, count, one_of
+
+NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
+RULES: dict[str, Rule] = {
+    "runs": FOLDERS,
+    "which": one_of("best", "all"),
+    "num_networks": count(1),
+    "host": TEXT,
+    "port": count(0, 65535),
+    "device": one_of("auto", "cpu", "cuda"),
+    "max_bytes": count(1),
+    "max_pixels": count(1),
+    "trusted_targets": NAMES,
+}

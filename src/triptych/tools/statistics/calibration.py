@@ -1,0 +1,138 @@
+"""Does a network that is 80 % sure get 80 % right?
+
+Top-label calibration: the confidence is the probability of the predicted class.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from triptych.tools.statistics.bootstrap import weights
+from triptych.tools.statistics.intervals import LEVEL, Interval, wilson
+from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.scores import nll
+
+NUM_BINS = 15
+NUM_NULL_DRAWS = 200
+TEMPERATURES = (0.05, 20.0)  # sought between: a validation set that is all right has no best one
+
+
+class Bin(NamedTuple):
+    confidence: float  # mean
+    accuracy: float
+    interval: Interval  # Wilson, of the accuracy
+    num_images: int
+
+
+class Reliability(NamedTuple):
+    """`error` is the calibration error over 15 equal-mass bins, `interval` its 95 % bootstrap.
+
+    That interval is a little narrow: it held the truth of 88 in 100 networks at 1,500 images, and
+    of 92 and more at 10,000.
+    `expected` and `expected_high` are the mean and the 95 % quantile of what a perfectly calibrated
+    network with these confidences would show at this number of images.
+    """
+
+    error: float
+    interval: Interval
+    expected: float
+    expected_high: float
+    nll: float
+    bins: list[Bin]
+
+
+class Calibration(NamedTuple):
+    """As trained, and with logits divided by the temperature that suits validation best."""
+
+    before: Reliability
+    temperature: float | None
+    after: Reliability | None
+
+
+def calibrate(test: Predicted, val: Predicted | None, *, seed: int = 0) -> Calibration:
+    """The calibration on `test`, and after the best temperature on `val` where that is given.
+
+    Validation chose the checkpoint too, so its temperature may come out a little too small.
+    """
+    before = reliability(test, seed=seed)
+    if val is None:
+        return Calibration(before, None, None)
+    temperature = best_temperature(val)
+    cooled = Predicted(test.logits.astype(np.float64) / temperature, test.labels, test.index)
+    return Calibration(before, temperature, reliability(cooled, seed=seed))
+
+
+def calibration_error(predicted: Predicted) -> float:
+    """`reliability(predicted).error` alone, forty times as fast."""
+    order, bins = _binned(predicted)
+    gaps = (predicted.confidence - predicted.correct)[order]
+    return float(sum(abs(gaps[bin].sum()) for bin in bins)) / len(order)
+
+
+def reliability(predicted: Predicted, *, seed: int = 0) -> Reliability:
+    """The calibration error with what it is to be measured against."""
+    order, bins = _binned(predicted)
+    confidence, correct = predicted.confidence[order], predicted.correct[order]
+    num_images, num_bins = len(order), len(bins)
+    starts = [bin[0] for bin in bins]
+
+    def error(gaps: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Of sums of (confidence - truth) by bin, the last axis."""
+        total: NDArray[np.float64] = np.abs(gaps).sum(axis=-1, dtype=np.float64)
+        return total / num_images
+
+    found = float(error(np.add.reduceat(confidence - correct, starts)))
+    gaps = np.zeros((num_images, num_bins), dtype=np.float32)
+    for i, bin in enumerate(bins):
+        gaps[order[bin], i] = (confidence - correct)[bin]
+    parts = np.array_split(weights(num_images, seed=seed), 20)  # a product takes floats of a part
+    redrawn = np.concatenate([error(part @ gaps) for part in parts])
+    hits = np.random.default_rng(seed).random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
+    null = error(np.add.reduceat(hits - confidence, starts, axis=1))
+    null_high = float(np.quantile(null, LEVEL))
+    return Reliability(
+        error=found,
+        interval=_interval(found, redrawn, null_high),
+        expected=float(null.mean()),
+        expected_high=null_high,
+        nll=nll(predicted),
+        bins=[_bin(confidence[bin], correct[bin]) for bin in bins],
+    )
+
+
+def _binned(predicted: Predicted) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Places (N,) by rising confidence (equal ones by index), and bins that differ by one."""
+    order = np.argsort(predicted.confidence, kind="stable")
+    return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))
+
+
+def _interval(found: float, redrawn: NDArray[np.float64], null_high: float) -> Interval:
+    """The basic bootstrap interval, for redrawn errors exceed `found` as much as it does the truth.
+
+    It reaches down to 0 where a perfectly calibrated network may well show as much, and always up
+    to `found`.
+    """
+    low, high = 2 * found - np.quantile(redrawn, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    return Interval(0.0 if found <= null_high else max(float(low), 0.0), max(float(high), found))
+
+
+def _bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:
+    interval = wilson(int(correct.sum()), len(correct))
+    return Bin(float(confidence.mean()), float(correct.mean()), interval, len(correct))
+
+
+def best_temperature(val: Predicted) -> float:
+    """The temperature that minimises the mean negative log-likelihood, over its logarithm."""
+    logits = val.logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    own = float(np.take_along_axis(logits, val.labels[:, None], axis=1).mean())
+
+    def loss(log_temperature: float) -> float:
+        scale = math.exp(-log_temperature)
+        return float(np.log(np.exp(logits * scale).sum(axis=1)).mean()) - own * scale
+
+    bounds = tuple(map(math.log, TEMPERATURES))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)

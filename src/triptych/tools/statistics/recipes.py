@@ -1,0 +1,70 @@
+"""What may be said of a recipe that was trained several times, every run on the same test images.
+
+Shapes: n seeds of a recipe, N images.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from triptych.errors import UserError
+from triptych.tools.statistics.intervals import LEVEL, Interval
+
+MIN_SEEDS = 3
+
+
+class Estimate(NamedTuple):
+    """An accuracy, or a difference of two, that training again on other images would scatter."""
+
+    value: float
+    standard_error: float
+    df: float  # degrees of freedom, infinite where nothing scatters
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        half = self.standard_error * float(stdtrit(self.df, (1 + level) / 2))
+        return Interval(self.value - half, self.value + half)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of the hypothesis that the value is 0."""
+        if self.standard_error == 0:
+            return float(self.value == 0)
+        return 2 * float(stdtr(self.df, -abs(self.value) / self.standard_error))
+
+
+def recipe_accuracy(correct: NDArray[np.bool_]) -> Estimate:
+    """Mean accuracy of a recipe from correctness (n, N), SE² = s²/n + Var_i(mean correctness)/N.
+
+    Raises Refused below 3 seeds or 2 images.
+    """
+    return _estimate(correct.mean(axis=0), correct)
+
+
+def recipe_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Estimate:
+    """Accuracy of recipe A less that of B, from correctness (n_A, N) and (n_B, N) by image.
+
+    SE² = s²_A/n_A + s²_B/n_B + Var_i(d_i)/N: s² is the variance of accuracy over seeds, d_i the
+    difference of mean correctness at image i. Raises Refused below 3 seeds or 2 images.
+    """
+    assert a.shape[1] == b.shape[1]
+    return _estimate(a.mean(axis=0) - b.mean(axis=0), a, b)
+
+
+def _estimate(by_image: NDArray[np.float64], *recipes: NDArray[np.bool_]) -> Estimate:
+    """The mean over images; its variance over seeds and images, with the degrees of freedom of
+    Welch and Satterthwaite over the components."""
+    num_seeds, num_images = min(map(len, recipes)), len(by_image)
+    if num_seeds < MIN_SEEDS or num_images < 2:
+        raise UserError(
+            f"a statement about recipes takes {MIN_SEEDS} seeds each and 2 images, "
+            f"here are {num_seeds} and {num_images}"
+        )
+    samples = [*(correct.mean(axis=1) for correct in recipes), by_image]
+    parts = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    df = np.array([len(sample) - 1 for sample in samples])
+    total = float(parts.sum())
+    df_total = total**2 / float((parts**2 / df).sum()) if total else math.inf
+    return Estimate(float(by_image.mean()), math.sqrt(total), df_total)

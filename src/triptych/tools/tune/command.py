@@ -1,0 +1,29 @@
+"""Search the settings that suit one network, by its accuracy on validation images alone.
+
+Every trial is a training of its own. The study counts its trials, pruned ones included, however
+many workers share it: so networks get equal budgets.
+"""
+
+from importlib.util import find_spec
+
+from triptych.config import Config
+from triptych.errors import UserError
+from triptych.tools.tune.settings import RULES
+from triptych.tools.tune.space import read_space
+
+
+def tune(config: Config, overrides: list[str]) -> None:
+    """Work on the study until its trials are used up; then write the best settings as a recipe.
+
+    Raises Refused where the search cannot be begun or resumed as asked.
+    """
+    if find_spec("optuna") is None:
+        raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")
+    if config["resume"]:
+        raise UserError("resume: a search is resumed by its own command, given again")
+    training = {name: value for name, value in config.items() if name not in RULES}
+    space = read_space(config["search"], training)
+
+    from triptych.tools.tune.work import search  # torch and Optuna, after what can be refused
+
+    search(config, training, space, overrides)

@@ -1,0 +1,52 @@
+"""The weights to be scored, as they come back from the disk."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torchvision.models import mnasnet0_5
+
+from triptych.callbacks import checkpoint
+from triptych.errors import UserError
+from triptych.models.backbone import load_weights
+from triptych.runs.record import Record
+
+
+@pytest.fixture
+def task() -> Any:
+    task: Any = LightningModule()
+    task.backbone = torch.nn.Module()
+    task.backbone.network = mnasnet0_5(num_classes=3)  # which asks weights for their version
+    return task
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_best_weights_keep_what_their_modules_ask_for(
+    task: Any, tmp_path: Path, averaged: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    state = dict(task.state_dict()) if averaged else task.state_dict()  # as Lightning averages them
+    content: dict[str, Any] = {"state_dict": state}
+    checkpoint.include({"val": None}, content, task.backbone.network)
+    checkpoint.keep(content["chosen"], Record(tmp_path, {}), SimpleNamespace(is_global_zero=True))  # type: ignore[arg-type]
+    path = tmp_path / "checkpoints" / "checkpoint.ckpt"
+    scored, taken = mnasnet0_5(num_classes=3), mnasnet0_5(num_classes=5)
+    checkpoint.load_weights_into(scored, path)
+    load_weights(taken, "classifier.1", path)
+    for name, value in task.backbone.network.state_dict().items():
+        assert torch.equal(scored.state_dict()[name], value)
+        assert torch.equal(taken.state_dict()[name], value) or name.startswith("classifier")
+
+
+def test_weights_are_taken_from_last_ckpt_and_refused_without_a_version_that_is_needed(
+    task: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": task.state_dict()}, path)
+    load_weights(mnasnet0_5(num_classes=3), "classifier.1", path)
+    torch.save({"state_dict": dict(task.state_dict())}, path)
+    with pytest.raises(UserError, match="of another network"):
+        load_weights(mnasnet0_5(num_classes=3), "classifier.1", path)

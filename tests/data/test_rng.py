@@ -1,0 +1,156 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from triptych.data.rng import hash64, permutation, quotas, split_stratified, uniform
+from triptych.errors import UserError
+
+BITS = (1 << 64) - 1
+keys = st.integers(-(2**63), 2**63 - 1)
+label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=80)
+seeds = st.integers(0, 2**31)
+
+
+def splitmix64(*keys: int) -> int:
+    """The chain of finalisers on Python's integers, unsigned."""
+    state = 0
+    for key in keys:
+        state = (state + key + 0x9E3779B97F4A7C15) & BITS
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & BITS
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & BITS
+        state ^= state >> 31
+    return state
+
+
+def signed(bits: int) -> int:
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+@settings(deadline=None)
+@given(st.lists(keys, min_size=1, max_size=4))
+def test_a_hash_is_a_chain_of_splitmix64_finalisers(keys: list[int]) -> None:
+    assert hash64(*keys).item() == signed(splitmix64(*keys))
+
+
+def test_a_hash_of_one_key_is_the_first_number_of_the_published_generator() -> None:
+    assert hash64(1234567).item() == 6457827717110365317
+
+
+def test_keys_broadcast_against_each_other() -> None:
+    rows, columns = torch.arange(3)[:, None], torch.arange(4)
+    table = hash64(7, rows, columns)
+    assert table.dtype == torch.int64
+    assert table.tolist() == [[signed(splitmix64(7, r, c)) for c in range(4)] for r in range(3)]
+
+
+def test_uniform_draws_are_the_upper_24_bits_of_the_hash() -> None:
+    draws = uniform(3, torch.arange(50))
+    assert draws.dtype == torch.float32
+    assert draws.tolist() == [(splitmix64(3, i) >> 40) / 2**24 for i in range(50)]
+
+
+def test_uniform_draws_lie_in_the_unit_interval_and_fill_it_evenly() -> None:
+    draws = uniform(0, 0, torch.arange(20_000), torch.arange(4)[:, None])
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = torch.histc(draws, bins=16, min=0, max=1)
+    assert (counts - 5000).abs().max() < 5 * 5000**0.5
+
+
+@pytest.mark.parametrize("neighbours", ["images", "columns", "epochs", "seeds"])
+def test_draws_of_neighbouring_keys_are_nearly_uncorrelated(neighbours: str) -> None:
+    """The standard error is 0.007 (n = 20,000)."""
+    names = ["seeds", "epochs", "images", "columns"]
+    here: list[int | Tensor] = [0, 0, torch.arange(20_000), 0]
+    there = [key + (name == neighbours) for key, name in zip(here, names, strict=True)]
+    pairs = torch.stack([uniform(*here), uniform(*there)])
+    assert abs(torch.corrcoef(pairs)[0, 1].item()) < 0.03
+
+
+def test_a_permutation_holds_every_position_once_and_is_keyed_by_seed_and_epoch() -> None:
+    orders = [permutation(100, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(order.sort().values.equal(torch.arange(100)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    assert permutation(100, 1, 1).equal(orders[3])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_quotas_add_up_are_within_one_of_proportional_and_never_exceed_what_is_there(
+    data: st.DataObject,
+) -> None:
+    counts = data.draw(st.lists(st.integers(0, 10_000), min_size=1, max_size=12).filter(sum))
+    num = data.draw(st.integers(0, sum(counts)))
+    shared = quotas(num, torch.tensor(counts)).tolist()
+    assert sum(shared) == num
+    for share, count in zip(shared, counts, strict=True):
+        assert 0 <= share <= count
+        assert abs(share - num * count / sum(counts)) < 1
+
+
+def draw_sizes(data: st.DataObject, n: int) -> list[int | None]:
+    first = data.draw(st.integers(0, n))
+    second = data.draw(st.none() | st.integers(0, n - first))
+    return [first, second] if first < n else [first]
+
+
+@settings(deadline=None)
+@given(st.data(), label_lists, seeds)
+def test_parts_are_disjoint_ascending_and_of_the_size_asked_for(
+    data: st.DataObject, labels: list[int], seed: int
+) -> None:
+    sizes = draw_sizes(data, len(labels))
+    parts = [part.tolist() for part in split_stratified(torch.tensor(labels), sizes, seed)]
+    together = [position for part in parts for position in part]
+    assert len(set(together)) == len(together)
+    assert all(part == sorted(part) for part in parts)
+    for part, size in zip(parts, sizes, strict=True):
+        assert len(part) == (len(labels) - len(parts[0]) if size is None else size)
+
+
+@settings(deadline=None)
+@given(st.data(), label_lists, seeds)
+def test_a_part_has_every_class_within_one_image_of_its_proportion(
+    data: st.DataObject, labels: list[int], seed: int
+) -> None:
+    size = data.draw(st.integers(0, len(labels)))
+    [part] = split_stratified(torch.tensor(labels), [size], seed)
+    chosen = [labels[position] for position in part]
+    for c in set(labels):
+        assert abs(chosen.count(c) - size * labels.count(c) / len(labels)) < 1
+
+
+def equal_classes(per_class: int = 20) -> Tensor:
+    """Labels of five classes, in no order."""
+    return (torch.arange(5 * per_class) * 7 + 3) % 5
+
+
+def test_of_each_equal_class_come_the_images_of_the_smallest_hash() -> None:
+    labels = equal_classes()
+    [part] = split_stratified(labels, [30], seed=4)
+    members = [[i for i in range(100) if labels[i] == c] for c in range(5)]
+    smallest = [sorted(m, key=lambda i: signed(splitmix64(4, i)))[:6] for m in members]
+    assert part.tolist() == sorted(i for chosen in smallest for i in chosen)
+
+
+def test_a_part_stays_the_same_when_later_parts_change() -> None:
+    parts = [split_stratified(equal_classes(), [30, size], seed=0)[0] for size in (None, 0, 5, 70)]
+    assert all(part.equal(parts[0]) for part in parts)
+
+
+def test_a_larger_second_part_holds_the_smaller_one() -> None:
+    small, large = (split_stratified(equal_classes(), [30, size], seed=0)[1] for size in (10, 40))
+    assert set(small.tolist()) < set(large.tolist())
+
+
+def test_another_seed_draws_other_parts() -> None:
+    some, others = (split_stratified(equal_classes(), [30], seed)[0] for seed in (0, 1))
+    assert not some.equal(others)
+
+
+@pytest.mark.parametrize("sizes", [[101], [30, 71], [100, 1]])
+def test_more_images_than_there_are_is_refused(sizes: list[int | None]) -> None:
+    with pytest.raises(UserError, match=r"^(101|71|1) images asked for, (100|70|0) are left$"):
+        split_stratified(equal_classes(), sizes, seed=0)

@@ -1,0 +1,448 @@
+"""One run on two devices: processes of this machine, which meet through gloo."""
+
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, distributed
+
+from triptych.build import build_datamodule, build_optim, build_trainer, check_ranks, instantiate
+from triptych.callbacks import checkpoint
+from triptych.callbacks.checkpoint import CheckpointSchedule
+from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.data.datamodule import KeyedBatchSampler
+from triptych.distributed import launch, ranks
+from triptych.errors import UserError
+from triptych.metrics import Predictions, build_metrics, compute_scores
+from triptych.module import ImageClassifier
+from triptych.runs import lifecycle
+from triptych.runs.record import Record, config_hash
+from triptych.runs.storage import lock_run
+
+ROOT = Path(__file__).parents[2]
+# A network with BatchNorm: its statistics differ from device to device.
+TINY = """
+    data=shapes data.num_train=40 data.num_val=17 data.num_test=35 data.batch_size=8
+    data.augment=standard data.mix=mixup
+    model=torchvision model.name=shufflenet_v2_x0_5 model.weights=null model.input_size=32
+    trainer.max_epochs=2 trainer.log_every_n_steps=3 trainer.accelerator=cpu
+""".split()
+ON_TWO = ["trainer=ddp", "trainer.devices=2"]
+Ask = Callable[..., dict[str, Any]]
+Ended = Callable[..., tuple[Any, Record]]
+
+
+def composed(log_dir: Path, *overrides: str) -> Config:
+    typed = [*TINY, f"log_dir={log_dir}", *overrides]
+    typed = [f"++{o}" if o.startswith("trainer.") else o for o in typed]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = resolve_config(compose("train", typed))
+    check_config(config)
+    return config
+
+
+def the_record(log_dir: Path) -> Record:
+    [path] = log_dir.rglob("run.json")
+    return Record.open(path.parent)
+
+
+def predictions(record: Record, split: str) -> dict[str, np.ndarray]:
+    return dict(np.load(record.folder / "predictions" / f"{split}.npz", allow_pickle=False))
+
+
+def rows(record: Record) -> list[dict[str, str]]:
+    with (record.folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# A whole run.
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A run whose two ranks torchrun started."""
+    log_dir = tmp_path_factory.mktemp("logs")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "train.py", *TINY, *ON_TWO, f"log_dir={log_dir}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 1 val loss") == 1, "one rank speaks"
+    return the_record(log_dir)
+
+
+def on_one_process(record: Record) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Logits, labels, index of the best weights on one device."""
+    config = record.config
+    config["trainer"] |= {"devices": 1, "strategy": "auto", "logger": False}
+    data = build_datamodule(config, instantiate("data.source", config["data"]["source"]))
+    data.setup()
+    backbone = instantiate("model", config["model"]).build(num_classes=10, load=False)
+    data.expect(backbone.preprocessing)
+    task = ImageClassifier(backbone, build_optim(config), num_classes=10)
+    best = checkpoint.load_checkpoint(record.checkpoint_path("best"))
+    backbone.network.load_state_dict(best["state_dict"])
+    trainer = build_trainer(config, record, [])
+    found = {}
+    trainer.validate(task, datamodule=data, verbose=False)
+    found["val"] = task.predictions
+    trainer.test(task, datamodule=data, verbose=False)
+    found["test"] = task.predictions
+    return found
+
+
+def test_a_run_on_two_devices_predicts_every_image_once_as_its_weights_do_on_one(
+    finished: Record, tmp_path: Path
+) -> None:
+    copy = Record.open(Path(shutil.copytree(finished.folder, tmp_path / "copy")))
+    alone = on_one_process(copy)
+    for split, num in (("val", 17), ("test", 35)):
+        saved = predictions(finished, split)
+        logits, labels, index = (tensor.numpy() for tensor in alone[split])
+        assert len(index) == len(set(saved["index"].tolist())) == num
+        np.testing.assert_array_equal(saved["index"], index)
+        np.testing.assert_array_equal(saved["labels"], labels)
+        np.testing.assert_allclose(saved["logits"], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_metrics_are_those_of_the_predictions(finished: Record) -> None:
+    for split in ("val", "test"):
+        saved = {
+            name: torch.from_numpy(array) for name, array in predictions(finished, split).items()
+        }
+        expected = compute_scores(build_metrics(10), saved["logits"], saved["labels"]).values
+        logged = finished.metadata["metrics"]
+        assert {name: logged[f"{split}/{name}"] for name in expected} == pytest.approx(expected)
+
+
+def test_one_rank_writes_one_folder_and_every_line_once(finished: Record) -> None:
+    assert finished.metadata["status"] == "finished"
+    assert finished.metadata["num_test"] == 35
+    lines = rows(finished)
+    steps = [int(row["step"]) for row in lines if row["train/loss"]]
+    assert steps == [3, 5, 8, 10]
+    assert Counter(row["epoch"] for row in lines if row["val/accuracy"]) == {"1": 1, "2": 1}
+    assert (finished.folder / "train.log").read_text().count("epoch 2 val loss") == 1
+    events = list((finished.folder / "tensorboard").glob("events.*"))
+    assert len({path.name.split(".")[-2] for path in events}) == 1, "events of one process"
+    assert not [path for path in finished.folder.rglob(".*") if path.is_file()]
+
+
+def test_the_number_of_devices_is_no_part_of_the_experiment(finished: Record) -> None:
+    assert finished.metadata["config_hash"] == config_hash(composed(finished.folder))
+
+
+def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> None:
+    every = checkpoint.load_checkpoint(finished.checkpoint_path("last"))["generators"]
+    assert len(every) == 2
+    assert not every[0]["cpu"].equal(every[1]["cpu"]), "each drops units of its own"
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path: Path) -> None:
+    on_two = ["trainer=ddp", "++trainer.devices=2", f"log_dir={tmp_path}"]
+    stopping = {"at": "step", "rank": "1", "signal": signal.SIGTERM}
+    answer = ask(*on_two, **stopping)
+    assert answer["code"] == 143, answer["output"]
+    stopped = the_record(tmp_path)
+    assert stopped.metadata["status"] == "interrupted"
+    saved = checkpoint.load_checkpoint(stopped.checkpoint_path("last"))
+    assert saved["global_step"] == 1
+    assert saved["ImageData"] == {"epoch": 0, "batch": 1}, "within the epoch"
+
+    on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
+    answer = ask(f"resume={stopped.folder}", *on_one)
+    assert answer["code"] == 0, answer["output"]
+    record = the_record(tmp_path)
+    assert record.metadata["status"] == "finished"
+    steps = [int(row["step"]) for row in rows(record) if row["train/loss"]]
+    assert steps == [2, 4, 5, 7, 9, 10, 12, 14, 15]
+
+
+# What is gathered, from splits of any size.
+
+
+def on_ranks(num: int, work: Callable[[int, int], Any], meet_at: Path) -> list[Any]:
+    """What `work(rank, num)` returns on every one of `num` processes that know each other."""
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(num)]
+
+    def main(rank: int) -> None:
+        torch.set_num_threads(1)
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{meet_at}", rank=rank, world_size=num
+        )
+        pipes[rank][1].send(work(rank, num))
+        distributed.destroy_process_group()
+
+    processes = [context.Process(target=main, args=[rank]) for rank in range(num)]
+    for process in processes:
+        process.start()
+    results = [receive.recv() for receive, _ in pipes if receive.poll(60)]
+    for process in processes:
+        process.join(10)
+        process.kill()
+    assert len(results) == num
+    return results
+
+
+SIZES = (1, 2, 3, 17, 32, 101)
+
+
+def scored(rank: int, world_size: int) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
+    """Predictions and scores of a split of every size; batches of 8, dealt out."""
+    results = []
+    for n in SIZES:
+        generator = torch.Generator().manual_seed(n)
+        logits = torch.randn(n, 4, generator=generator)
+        labels = torch.randint(4, (n,), generator=generator)
+        gathered = Predictions()
+        for batch in KeyedBatchSampler(n, 8, rank, world_size, seed=None):
+            gathered.update(logits[batch], labels[batch], batch)
+        every, targets, index = gathered.whole()
+        results.append(
+            (every.numpy(), index.numpy(), compute_scores(build_metrics(4), every, targets).values)
+        )
+    return results
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_metrics_of_any_number_of_images_are_those_of_one_device(
+    world_size: int, tmp_path: Path
+) -> None:
+    alone = scored(0, 1)
+    for on_rank in on_ranks(world_size, scored, tmp_path / "meet"):
+        for n, one, many in zip(SIZES, alone, on_rank, strict=True):
+            np.testing.assert_array_equal(many[0], one[0])
+            assert many[1].tolist() == list(range(n))
+            assert many[2] == one[2]
+
+
+def saving_step(rank: int, world_size: int) -> int:
+    """The step that one of the ranks saves at, where only the last one heard a signal."""
+    due = CheckpointSchedule(None, None)
+    strategy = types.SimpleNamespace(root_device="cpu", reduce=most)
+    trainer: Any = types.SimpleNamespace(strategy=strategy, world_size=world_size, global_step=0)
+    while not due.now(trainer):
+        trainer.global_step += 1
+        time.sleep(0.001 * (1 + rank))
+        if trainer.global_step == 40 and rank == world_size - 1:
+            due._stop(signal.SIGTERM, None)
+    return int(trainer.global_step)
+
+
+def most(tensor: Tensor, reduce_op: str) -> Tensor:
+    distributed.all_reduce(tensor, getattr(distributed.ReduceOp, reduce_op.upper()))
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_ranks_that_hear_of_a_stop_at_different_steps_save_at_the_same(tmp_path: Path) -> None:
+    one, other = on_ranks(2, saving_step, tmp_path / "meet")
+    assert one == other >= 40
+
+
+# How a run ends whose ranks fail. Programs that cost nothing stand in for the ranks.
+
+RANK = """
+import json, os, pathlib, signal, sys, time
+place, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
+config = json.loads((place / "job.json").read_text())["config"]
+(place / "folder").write_text(config["folder"])
+log = pathlib.Path(config["folder"], f"rank{rank}")
+def note(number, frame):
+    with log.open("a") as file: file.write(f"{number}\\n")
+    sys.exit(143)
+if rank in config["heeds"]:
+    signal.signal(signal.SIGTERM, note)
+log.touch()
+while not all(pathlib.Path(config["folder"], f"rank{r}").exists() for r in (0, 1)):
+    time.sleep(0.02)
+print(f"words of rank {rank}", flush=True)
+code = config["codes"][int(rank)]
+if code is None:
+    time.sleep(60)
+    pathlib.Path(config["folder"], "outlived").touch()
+    code = 0
+if code < 0: os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """Exit code and record of a run whose ranks end with given codes; None: not by themselves."""
+    (tmp_path / "rank.py").write_text(RANK)
+    monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
+
+    def run(
+        *codes: int | None, heeds: str = "", resumed: Record | None = None
+    ) -> tuple[Any, Record]:
+        config = composed(tmp_path / "logs")
+        record = resumed or Record.create(config, [])
+        config["resume"] = str(record.folder) if resumed else None
+        more = {"folder": str(record.folder), "codes": codes, "heeds": heeds}
+        code: Any = 0
+        try:
+            launch.launch_ranks(config | more, [], 2, str)
+        except SystemExit as stop:
+            code = stop.code
+        return code, Record.open(record.folder)
+
+    return run
+
+
+@pytest.mark.parametrize("codes", [(None, 1), (1, None), (0, 1)])
+def test_a_rank_that_fails_takes_the_run_down(
+    codes: tuple[int | None, int | None], ended: Ended
+) -> None:
+    code, record = ended(*codes)
+    assert code == 1
+    assert not (record.folder / "outlived").exists(), "the other rank was not waited for"
+    assert record.metadata["status"] == "failed"
+    assert record.metadata["error"] == f"rank {codes.index(1)} ended with exit code 1"
+
+
+@pytest.mark.parametrize("codes", [(None, -9), (-9, None), (1, -9)])
+def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
+    codes: tuple[int | None, int | None], ended: Ended, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, record = ended(*codes)
+    assert code == 1
+    assert record.metadata["status"] == "interrupted"
+    assert record.metadata["error"] == f"rank {codes.index(-9)} was killed by SIGKILL"
+    assert f"to go on: python train.py resume={record.folder}" in caplog.text
+
+
+def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(ended: Ended, tmp_path: Path) -> None:
+    killed = Record.create(composed(tmp_path / "logs"), [])
+    assert killed.metadata["status"] == "running"
+    code, after = ended(2, None, resumed=killed)
+    assert (code, after.metadata) == (2, killed.metadata)
+
+
+def test_ranks_that_find_another_process_at_work_leave_its_run_alone(
+    ended: Ended, tmp_path: Path
+) -> None:
+    record = Record.create(composed(tmp_path / "logs"), [])
+    with lock_run(record.folder):
+        for codes in ((1, None), (-9, None)):
+            record.update(num_epochs=-codes[0])  # it goes on meanwhile
+            assert ended(*codes, resumed=record)[1].metadata == record.metadata
+
+
+def test_a_rank_killed_before_there_is_a_folder_is_named(
+    ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch.Ranks, "folder", lambda _: "")
+    assert ended(-9, None)[0] == 1
+    assert caplog.messages == ["rank 0 was killed by SIGKILL"]
+
+
+def test_what_the_failing_rank_said_is_shown_and_nothing_of_the_others(
+    ended: Ended, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended(None, 1)
+    shown = capfd.readouterr()
+    assert shown.out == "words of rank 0\n"
+    assert shown.err == "words of rank 1\n"
+    ended(1, None)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_reaches_every_rank_once(ended: Ended, tmp_path: Path) -> None:
+    def ask() -> None:
+        while len(list(tmp_path.glob("logs/**/rank*"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    code, record = ended(None, None, heeds="01")
+    asking.join()
+    assert code == 143
+    assert record.metadata["status"] == "interrupted"
+    assert [(record.folder / f"rank{rank}").read_text() for rank in (0, 1)] == ["15\n", "15\n"]
+
+
+def test_ranks_that_all_end_well_leave_their_record(ended: Ended) -> None:
+    code, record = ended(0, 0)
+    assert (code, record.metadata["status"]) == (0, "running"), "theirs, not touched"
+
+
+def test_of_several_ranks_the_first_to_fail_tells_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record.create(composed(tmp_path), [])
+    monkeypatch.setattr(lifecycle, "environment", lambda: "two ranks")
+    for rank, error in ((1, ZeroDivisionError("why")), (0, RuntimeError("[gloo/transport/tcp] x"))):
+        monkeypatch.setattr(lifecycle, "rank", lambda rank=rank: rank)
+        with pytest.raises((ZeroDivisionError, SystemExit)), lifecycle.record_status(record):
+            raise error
+    told = Record.open(record.folder).metadata
+    assert (told["status"], told["error"]) == ("failed", "rank 1: ZeroDivisionError: why")
+    assert "ZeroDivisionError: why" in (record.folder / "traceback.txt").read_text()
+
+
+# Who starts how many ranks.
+
+
+@pytest.fixture
+def _as_rank_1_of_2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    ranks.cluster_environment.cache_clear()
+    yield
+    ranks.cluster_environment.cache_clear()
+
+
+@pytest.mark.parametrize(("devices", "num"), [(1, 1), (3, 3), ([2], 1), ([0, 3], 2), ("auto", 1)])
+def test_a_rank_is_started_for_every_device(devices: Any, num: int) -> None:
+    config = {"trainer": {"accelerator": "cpu", "devices": devices}}
+    assert launch.num_ranks(config) == num
+
+
+@pytest.mark.usefixtures("_as_rank_1_of_2")
+def test_a_rank_starts_no_ranks() -> None:
+    assert launch.num_ranks({"trainer": {"devices": 2}}) == 1
+    assert ranks.rank() == 1
+
+
+def test_several_machines_need_somebody_who_starts_the_ranks() -> None:
+    with pytest.raises(UserError, match="torchrun or srun"):
+        launch.num_ranks({"trainer": {"devices": 2, "num_nodes": 2}})
+
+
+@pytest.mark.parametrize("tiny", [["data.batch_size=1"], ["data.num_train=1"]])
+def test_a_batch_smaller_than_the_devices_that_share_it_is_refused(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    config = composed(tmp_path, *tiny)
+    trainer = types.SimpleNamespace(world_size=2)
+    told = r"of a batch of 1 images 2 devices cannot have one each"
+    with pytest.raises(UserError, match=told):
+        check_ranks(trainer, config)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=told):
+        launch.launch_ranks(config, [], 2, print)
+
+
+def test_synchronised_batchnorm_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    config = composed(tmp_path, "trainer.sync_batchnorm=true")
+    with pytest.raises(UserError, match="GPUs only"):
+        build_trainer(config, Record.create(config, []), [])

@@ -1,0 +1,279 @@
+"""timm's networks: the contract of torchvision's, with weights from a cache of the hub."""
+
+import csv
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.errors import UserError
+from triptych.models.backbone import Backbone
+from triptych.models.timm_models import TimmModel
+from triptych.tools.compare.command import compare
+from triptych.tools.evaluate.command import evaluate
+from triptych.train import train
+
+timm = pytest.importorskip("timm")
+hub = pytest.importorskip("huggingface_hub")
+safetensors = pytest.importorskip("safetensors.torch")
+
+NAME, TAG = "test_resnet", "r160_in1k"  # of timm's networks for tests, half a million parameters
+SIZE = 32
+
+
+def images(size: int = SIZE) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def official(name: str) -> nn.Module:
+    """Plain timm's network, its weights drawn."""
+    torch.manual_seed(1)
+    network: nn.Module = timm.create_model(name)
+    return network.eval()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the hub's library keeps files, empty."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def keep(cache: Path, name: str, tag: str, content: dict[str, Tensor] | bytes) -> Path:
+    """Put a file of weights where the hub's library looks for it."""
+    folder = cache / f"models--timm--{name}.{tag}"
+    path = folder / "snapshots" / "0" / "model.safetensors"
+    for parent in (path.parent, folder / "refs"):
+        parent.mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0")
+    path.write_bytes(content if isinstance(content, bytes) else safetensors.save(content))
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The hosts that were looked for."""
+    hosts: list[Any] = []
+
+    def resolve(host: str, *args: object, **options: object) -> object:
+        hosts.append(host)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return hosts
+
+
+@torch.no_grad()
+def same_logits(backbone: Backbone, resolve_config: nn.Module, batch: Tensor) -> bool:
+    """Whether a network and plain timm's agree, given the same head."""
+    resolve_config.set_submodule(backbone.head_name, backbone.head)
+    return backbone.eval()(batch).equal(resolve_config.eval()(batch))
+
+
+# Networks.
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_mambaout", "test_efficientnet"])
+def test_a_network_scores_ten_classes_and_expects_what_timm_says(name: str) -> None:
+    backbone = TimmModel(name, weights=None).build(10)
+    entry = timm.get_pretrained_cfg(name)
+    size = entry.input_size[1]
+    assert backbone.preprocessing == (size, entry.mean, entry.std, entry.interpolation)
+    assert backbone.head_name == entry.classifier
+    logits = backbone(images(size))
+    assert logits.shape == (2, 10)
+    logits.sum().backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+
+
+def test_normalisation_size_and_interpolation_are_those_of_the_weights_that_were_chosen() -> None:
+    with torch.device("meta"):
+        own = TimmModel("convnextv2_atto").build(10, load=False).preprocessing
+        other = (
+            TimmModel("vit_small_patch16_384", "augreg_in21k_ft_in1k")
+            .build(10, load=False)
+            .preprocessing
+        )
+    assert own == (224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
+    assert other == (384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+
+
+def test_a_network_that_gives_features_gets_a_head() -> None:
+    with torch.device("meta"):
+        backbone = TimmModel("vit_small_patch14_dinov2", weights=None).build(10)
+    assert str(backbone.head) == str(nn.Linear(384, 10))
+    assert backbone.preprocessing.input_size == 518
+
+
+def test_a_transformer_is_made_for_the_input_size_that_is_asked_for() -> None:
+    backbone = TimmModel("test_vit", weights=None, input_size=SIZE).build(10)
+    assert backbone(images()).shape == (2, 10)
+    with pytest.raises(UserError, match=r"^model\.input_size=7: test_vit cannot take it \(.+\)$"):
+        TimmModel("test_vit", weights=None, input_size=7).build(10)
+
+
+def test_frozen_only_the_head_learns_and_no_statistic_moves() -> None:
+    backbone = TimmModel(NAME, weights=None, input_size=SIZE, freeze="backbone").build(10).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    backbone(images()).square().sum().backward()
+    optimizer.step()
+    moved = {key for key, value in backbone.state_dict().items() if not value.equal(before[key])}
+    assert moved == {"network.fc.weight", "network.fc.bias"}
+
+
+# Weights.
+
+
+def test_weights_in_the_cache_are_used_without_a_word_to_the_network(
+    cache: Path, asked: list[Any]
+) -> None:
+    resolve_config = official(NAME)
+    keep(cache, NAME, TAG, resolve_config.state_dict())
+    for weights in ("DEFAULT", TAG):
+        network = TimmModel(NAME, weights)
+        assert network.weights_name == TAG
+        assert network.missing() is None
+        assert same_logits(network.build(10), resolve_config, images())
+    assert asked == []
+
+
+def test_positions_in_the_weights_are_fitted_to_another_input_size(cache: Path) -> None:
+    resolve_config = official("test_vit")
+    keep(cache, "test_vit", TAG, resolve_config.state_dict())
+    network = TimmModel("test_vit", input_size=SIZE)
+    loaded = network.build(10).network
+    assert loaded.pos_embed.shape[1] < resolve_config.pos_embed.shape[1]  # type: ignore[union-attr, operator]
+    assert loaded.norm.weight.equal(resolve_config.norm.weight)  # type: ignore[union-attr, arg-type]
+    resolve_config.set_input_size((SIZE, SIZE))  # type: ignore[operator]
+    assert same_logits(network.build(10), resolve_config, images())
+
+
+def test_missing_weights_are_told_with_the_place_where_they_were_looked_for(
+    cache: Path, asked: list[Any]
+) -> None:
+    network = TimmModel(NAME)
+    what = f"timm/{NAME}.{TAG}/model.safetensors, looked for in {cache}"
+    assert network.missing() == f"weights of {NAME}: {what}"
+    assert not network.can_download()
+    assert asked == ["huggingface.co"]
+
+
+def test_without_load_nothing_is_read_and_nobody_asked(cache: Path, asked: list[Any]) -> None:
+    TimmModel(NAME).build(10, load=False)
+    assert TimmModel(NAME, None).missing() is TimmModel(NAME, None).weights_name is None
+    assert asked == []
+
+
+def test_told_to_stay_offline_the_hub_is_out_of_reach(
+    cache: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert not TimmModel(NAME).can_download()
+    with pytest.raises(
+        UserError, match=rf"^weights of {NAME}: timm/.* could not be fetched \(.+\)"
+    ):
+        TimmModel(NAME).build(10)
+    assert asked == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n", b"\x08" + 15 * b"\x00"])
+def test_a_damaged_file_of_weights_is_refused_by_name(cache: Path, content: bytes) -> None:
+    path = keep(cache, NAME, TAG, content)
+    with pytest.raises(UserError) as caught:
+        TimmModel(NAME).build(10)
+    assert str(caught.value).startswith(f"weights {path}: cannot be used by {NAME} (")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_of_another_network_in_the_cache_are_refused(cache: Path) -> None:
+    keep(cache, NAME, TAG, {"conv1.weight": torch.ones(3)})
+    with pytest.raises(UserError, match=r"cannot be used by test_resnet \("):
+        TimmModel(NAME).build(10)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_weights_may_come_from_a_file(tmp_path: Path, suffix: str, num_classes: int) -> None:
+    saved = timm.create_model(NAME, num_classes=num_classes)
+    path = tmp_path / f"mine.{suffix}"
+    save = torch.save if suffix == "pth" else safetensors.save_file
+    save(saved.state_dict(), path)
+    network = TimmModel(NAME, str(path))
+    assert network.weights_name == str(path)
+    assert network.missing() is None
+    backbone = network.build(10)
+    assert backbone.head.weight.equal(saved.fc.weight) == (num_classes == 10)
+    assert same_logits(backbone, saved, images())
+
+
+def test_a_missing_file_of_ones_own_is_told_and_never_in_reach(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    network = TimmModel(NAME, str(path))
+    assert network.missing() == f"weights of {NAME}: {path}"
+    assert not network.can_download()
+    with pytest.raises(UserError, match=r"mine\.safetensors: no file of weights"):
+        network.build(10)
+
+
+# A run.
+
+
+def composed(verb: str, *overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = resolve_config(compose(verb, [*overrides]))
+    check_config(config, verb)
+    return config
+
+
+def test_a_run_is_trained_scored_again_explained_measured_and_compared(tmp_path: Path) -> None:
+    """Of a network that keeps its maps with the channels last."""
+    model = ["model=timm", "model.name=test_mambaout", "model.weights=null", "model.input_size=64"]
+    sizes = ["data=shapes", "data.num_train=40", "data.num_val=20", "data.num_test=30"]
+    ends = ["trainer.max_epochs=1", "trainer.accelerator=cpu", f"log_dir={tmp_path}"]
+    folder = train(composed("train", *model, *sizes, *ends), []).folder
+    closely = ["cost_seconds=0.01", "grad_cam.images=[2]", "device=cpu"]
+    evaluate(composed("evaluate", f"run={folder}", *closely), [])
+    assert (folder / "figures" / "grad_cam.png").is_file()
+    assert json.loads((folder / "evaluation.json").read_text())["largest_difference"] == 0
+    page = compare(composed("compare", f"runs={tmp_path}"))
+    [row] = csv.DictReader((page.parent / "comparison.csv").read_text().splitlines())
+    assert (row["model"], row["weights"], row["num_test"]) == ("test_mambaout", "", "30")
+    assert int(row["macs"]) > int(row["num_params"]) > 0
+
+
+# What timm does not have.
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "says"),
+    [
+        ("resnet500", None, r"^model\.name=resnet500: not a network of timm; near: resnet50"),
+        (f"{NAME}.{TAG}", None, rf"give .*tag as model\.name={NAME} model\.weights={TAG}$"),
+        ("resnet50", "a1_1k", r"^model\.weights=a1_1k: .*null, or a file; near: a1_in1k, "),
+        ("test_maxvit", "DEFAULT", r"^model\.weights=DEFAULT: the hub has none for test_maxvit; "),
+        ("levit_128s", None, r"^model\.name=levit_128s: scores with several heads"),
+    ],
+)
+def test_what_timm_does_not_have_is_refused_in_a_line(
+    name: str, weights: str | None, says: str
+) -> None:
+    with torch.device("meta"), pytest.raises(UserError, match=says) as caught:
+        TimmModel(name, weights).build(10)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_without_timm_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"^model=timm: .* pip install 'timm>=1\.0'$"):
+        TimmModel(NAME).missing()

@@ -1,0 +1,74 @@
+"""Run folders are found wherever they lie, each once."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.run_folders import write_run
+from triptych.errors import UserError
+from triptych.runs.reader import find_run_folders, sanitize, sanitize_log_record
+
+
+def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> None:
+    folders = {
+        write_run(tmp_path, model, seed) for model in ("alexnet", "vgg11") for seed in (0, 1)
+    }
+    (tmp_path / "link").symlink_to(tmp_path / "shapes")
+    places = [str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/**/seed1/*", f"{tmp_path}/link"]
+    found = find_run_folders(places)
+    assert len(found) == 4
+    assert {folder.resolve() for folder in found} == {folder.resolve() for folder in folders}
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(tmp_path: Path) -> None:
+    root = tmp_path / "logs[1]"
+    with pytest.raises(UserError, match="no run there or below"):
+        find_run_folders([str(root)])
+    folder = write_run(root)
+    assert find_run_folders([str(root)]) == [folder]
+
+
+def test_every_place_without_a_run_is_named_beside_one_that_has_some(tmp_path: Path) -> None:
+    write_run(tmp_path / "logs")
+    (tmp_path / "empty").mkdir()
+    places = [f"{tmp_path}/nope", f"{tmp_path}/logs", f"{tmp_path}/empty"]
+    with pytest.raises(UserError, match=rf"^run={tmp_path}/empty,{tmp_path}/nope: no run"):
+        find_run_folders(places, "run")
+
+
+def test_a_place_of_a_name_too_long_has_no_run() -> None:
+    with pytest.raises(UserError, match="no run there"):
+        find_run_folders("x" * 300, "run")
+
+
+def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> None:
+    elsewhere = write_run(tmp_path / "elsewhere")
+    logs = tmp_path / "logs"
+    kept = write_run(logs, seed=1)
+    (logs / "again").symlink_to(kept.parent)
+    (logs / "far").symlink_to(tmp_path / "elsewhere")
+    (logs / "shapes" / "loop").symlink_to(logs)
+    found = find_run_folders([str(logs)])
+    assert {folder.resolve() for folder in found} == {kept.resolve(), elsewhere.resolve()}
+    assert len(found) == 2
+    assert kept in found, "by its own name, not by that of a link"
+
+
+def test_what_is_read_can_be_printed_and_written_as_utf8() -> None:
+    assert sanitize("a\ud800\x1b[31m\nb") == "a\ufffd\ufffd[31m b"
+    assert sanitize({"k\0": ["v\r\n", 1, None]}) == {"k\ufffd": ["v", 1, None]}
+
+
+def test_what_is_nested_without_end_is_refused() -> None:
+    nested: list = []
+    for _ in range(900):
+        nested = [nested]
+    with pytest.raises(UserError, match="nested deeper than 50"):
+        sanitize({"a": nested})
+
+
+def test_a_log_line_cannot_steer_a_terminal_and_keeps_its_lines() -> None:
+    record = logging.LogRecord("x", 20, "", 0, "%s:  a\nb", ("logs/\x1b]0;title\x07",), None)
+    assert sanitize_log_record(record)
+    assert record.getMessage() == "logs/\ufffd]0;title\ufffd:  a\nb"

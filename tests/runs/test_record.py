@@ -1,0 +1,278 @@
+"""The run folder: what is written, when, and what is refused."""
+
+import csv
+import json
+import logging
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from triptych.config import CONFIGS, Config, resolve_config
+from triptych.errors import UserError
+from triptych.runs import record
+from triptych.runs.record import COLUMNS, Record
+from triptych.runs.resume import truncate_metrics
+from triptych.runs.storage import atomic_write, check_writable, find_temporary_files, make_folder
+
+KEYS = """
+    schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
+    command overrides started_at finished_at num_epochs feature_seconds error slurm_job_id
+""".split()
+
+
+@pytest.fixture(scope="module")
+def default() -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return resolve_config(compose("train", ["data=shapes", "model=alexnet", "seed=3"]))
+
+
+@pytest.fixture
+def config(default: Config, tmp_path: Path) -> Config:
+    return default | {"log_dir": str(tmp_path / "logs")}
+
+
+@pytest.fixture
+def record(config: Config) -> Record:
+    return Record.create(config, ["seed=3"])
+
+
+def written(record: Record) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in run.json")
+
+    metadata: dict[str, Any] = json.loads(
+        (record.folder / "run.json").read_text(), parse_constant=refuse
+    )
+    return metadata
+
+
+def test_a_run_has_a_folder_under_data_model_and_seed(record: Record, config: Config) -> None:
+    data, model, seed, name = record.folder.relative_to(config["log_dir"]).parts
+    assert (data, model, seed) == ("shapes", "alexnet", "seed3")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{6}_[0-9a-f]{6}", name)
+    assert name.endswith(record.config_hash(config)[:6])
+
+
+def test_a_folder_is_never_shared(tmp_path: Path) -> None:
+    names = [make_folder(tmp_path / "deep" / "down", "run").name for _ in range(3)]
+    assert names == ["run", "run_2", "run_3"]
+
+
+def test_run_json_tells_from_the_start_what_runs(record: Record, config: Config) -> None:
+    metadata = written(record)
+    assert sorted(metadata) == sorted(KEYS)
+    assert (metadata["schema"], metadata["status"], metadata["seed"]) == (1, "running", 3)
+    assert metadata["overrides"] == ["seed=3"]
+    assert metadata["finished_at"] is None
+    assert metadata["group_hash"] == record.config_hash(config, less=("seed",))
+
+
+def test_the_config_in_the_folder_is_the_one_that_ran(record: Record, config: Config) -> None:
+    assert Record.open(record.folder).config == config
+
+
+def test_run_json_never_holds_nan(record: Record) -> None:
+    record.update(metrics={"test/loss": float("nan"), "curve": [1.0, float("inf")]})
+    assert written(record)["metrics"] == {"test/loss": None, "curve": [1.0, None]}
+
+
+def test_the_end_is_written_with_its_time(record: Record) -> None:
+    record.end("failed", error="out of memory")
+    metadata = written(record)
+    assert (metadata["status"], metadata["error"]) == ("failed", "out of memory")
+    assert metadata["finished_at"] >= metadata["started_at"]
+
+
+def test_a_record_that_was_killed_before_the_rename_is_still_the_old_one(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(source: object, target: object) -> None:
+        raise OSError("no rename")
+
+    before = written(record)
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="no rename"):
+        record.update(status="finished")
+    assert written(record) == before
+    assert sorted(path.name for path in record.folder.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_replacing_leaves_the_old_file_and_no_temporary_behind_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def half() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half of the new")
+            assert temporary.parent == path.parent
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        half()
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 251 + ".csv", "図" * 85])
+def test_whatever_name_a_file_may_have_it_is_replaced_and_a_killed_half_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 4_194_304)  # Linux has none longer
+    check_writable("out", tmp_path / name)
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.touch()
+        assert list(find_temporary_files(tmp_path)) == [temporary]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list(find_temporary_files(tmp_path)) == []
+
+
+def table(record: Record) -> list[dict[str, str]]:
+    with (record.folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_are_appended_under_fixed_columns(record: Record) -> None:
+    record.add_metrics({"epoch": 1, "step": 5, "train/loss": 1.5, "lr": 0.1, "unknown": 3})
+    record.add_metrics({"epoch": 1, "step": 10, "val/accuracy": 0.25})
+    rows = table(record)
+    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
+    assert [(row["step"], row["train/loss"], row["val/accuracy"]) for row in rows] == [
+        ("5", "1.5", ""),
+        ("10", "", "0.25"),
+    ]
+
+
+@pytest.mark.parametrize("torn", ["", "2", "2,", "2,1e", "2,1", "2,1,0.5"])
+def test_metrics_behind_a_step_are_cut_half_a_line_of_a_killed_run_included(
+    record: Record, torn: str
+) -> None:
+    truncate_metrics(record.folder / "metrics.csv", 0)
+    assert not (record.folder / "metrics.csv").exists()
+    for step in (5, 10, 15, 20):
+        record.add_metrics({"epoch": 1, "step": step})
+    with (record.folder / "metrics.csv").open("a") as file:
+        file.write(torn)
+    truncate_metrics(record.folder / "metrics.csv", 10)
+    record.add_metrics({"epoch": 1, "step": 11})
+    assert [row["step"] for row in table(record)] == ["5", "10", "11"]
+
+
+def test_predictions_are_plain_arrays_in_the_types_they_came_in(record: Record) -> None:
+    logits = np.array([[0.5, -1.0], [2.0, 0.0]], dtype=np.float32)
+    index = np.array([7, 3], dtype=np.int64)
+    record.add_predictions("test", logits=logits, labels=index % 2, index=index)
+    with np.load(record.folder / "predictions" / "test.npz", allow_pickle=False) as read:
+        assert {name: str(read[name].dtype) for name in read.files} == {
+            "logits": "float32",
+            "labels": "int64",
+            "index": "int64",
+        }
+        np.testing.assert_array_equal(read["logits"], logits)
+        np.testing.assert_array_equal(read["index"], index)
+
+
+def test_objects_are_no_predictions(record: Record) -> None:
+    with pytest.raises(ValueError, match="allow_pickle"):
+        record.add_predictions("val", logits=np.array([{}], dtype=object))
+    assert list((record.folder / "predictions").iterdir()) == []
+
+
+def test_lines_of_the_log_are_kept_while_the_run_lasts(record: Record) -> None:
+    log = logging.getLogger("triptych.test")
+    with record.log_kept():
+        log.warning("epoch 1 batch 100 loss 1.342")
+    log.warning("afterwards")
+    [line] = (record.folder / "train.log").read_text().splitlines()
+    assert line.endswith(" epoch 1 batch 100 loss 1.342")
+
+
+def test_a_log_folder_below_a_file_is_refused_by_its_key(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "logs")
+    with pytest.raises(UserError, match=f"^log_dir={below}: cannot be written to"):
+        Record.create(config | {"log_dir": below}, [])
+
+
+def test_a_log_folder_without_permission_is_refused_by_its_key(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
+    with pytest.raises(UserError, match=r"^log_dir=.*Permission denied"):
+        Record.create(config, [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b'{"schema": 2}',
+        b"[1, 2]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_folder_without_a_record_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match="no run folder"):
+        Record.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"- a", b"a: [", b"\xff\xfe\x00", b"3", b"a: ${b"])
+def test_a_config_that_cannot_be_read_is_refused(record: Record, content: bytes | None) -> None:
+    path = record.folder / "config.yaml"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read"):
+        _ = record.config
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit, in which the code seems to lie."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
+    code = tmp_path / "src" / "triptych" / "code.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("one")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(record, "__file__", str(code))
+    return tmp_path
+
+
+def test_the_commit_says_whether_the_code_was_changed(repository: Path) -> None:
+    clean = record.git_commit()
+    assert clean is not None
+    assert re.fullmatch(r"[0-9a-f]{40}", clean)
+    (repository / "notes.txt").write_text("not code")
+    assert record.git_commit() == clean
+    (repository / "src" / "triptych" / "new.py").write_text("two")
+    assert record.git_commit() == f"{clean}+dirty"
+
+
+def test_outside_a_repository_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "src" / "triptych" / "code.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record.git_commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert record.git_commit() is None

@@ -1,0 +1,402 @@
+"""The figures of a comparison, computed once more by scikit-learn and scipy from the same files."""
+
+import csv
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
+
+from tests.run_folders import change_predictions, change_record, drawn_labels, write_run
+from triptych.errors import UserError
+from triptych.runs.reader import find_run_folders
+from triptych.tools.compare.command import compared
+from triptych.tools.compare.comparable import differences, require_comparable
+from triptych.tools.compare.content import Circumstances, Comparison
+from triptych.tools.compare.runs import read_runs
+from triptych.tools.evaluate.degradation import Outcomes, write_outcomes
+from triptych.tools.evaluate.findings import Slice
+
+NUM_IMAGES = 200
+SKILLS = {"alexnet": 1.0, "googlenet": 2.0, "resnet50": 2.1}
+
+
+def compare_below(root: Path) -> Comparison:
+    return compared(*read_runs(find_run_folders([str(root)])))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recipes of three seeds and one of a single seed, which is not 0."""
+    root = tmp_path_factory.mktemp("logs")
+    for model, skill in SKILLS.items():
+        for seed in (5,) if model == "resnet50" else range(3):
+            write_run(root, model, seed, skill=skill)
+    return root
+
+
+@pytest.fixture(scope="module")
+def comparison(root: Path) -> Comparison:
+    return compare_below(root)
+
+
+@pytest.fixture(scope="module")
+def logits(root: Path) -> dict[str, np.ndarray]:
+    """By model and seed as the labels have them."""
+    found = {}
+    for path in root.glob("shapes/*/seed*/*/predictions/test.npz"):
+        model, seed = path.parts[-5], path.parts[-4].removeprefix("seed")
+        with np.load(path) as file:
+            found[f"{model} seed {seed}"] = file["logits"].astype(float)
+    return found
+
+
+def test_every_run_has_a_row_with_the_figures_of_its_own_predictions(
+    comparison: Comparison, logits: dict[str, np.ndarray]
+) -> None:
+    labels = drawn_labels(NUM_IMAGES)
+    assert {row.label for row in comparison.rows} == set(logits)
+    assert len(comparison.rows) == 7
+    for row in comparison.rows:
+        answers = logits[row.label].argmax(axis=1)
+        macro = {"average": "macro", "labels": range(4), "zero_division": 0}
+        last = slice(-8, None)  # of 200 images in batches of 64
+        union = {"average": "macro", "zero_division": 1}
+        assert (row.num_test, row.accuracy) == (200, accuracy_score(labels, answers))
+        assert row.f1 == pytest.approx(f1_score(labels, answers, **macro))
+        assert row.precision == pytest.approx(precision_score(labels, answers, **macro))
+        assert row.recall == pytest.approx(recall_score(labels, answers, **macro))
+        weighted = {"average": "weighted", "zero_division": 0}
+        assert row.weighted.f1 == pytest.approx(f1_score(labels, answers, **weighted))
+        assert row.weighted.recall == pytest.approx(row.accuracy)
+        truth = softmax(logits[row.label], axis=1) - np.eye(4)[labels]
+        assert row.brier == pytest.approx((truth**2).sum(axis=1).mean())
+        assert row.top_k == {
+            k: pytest.approx(top_k_accuracy_score(labels, logits[row.label], k=k)) for k in (1, 3)
+        }
+        assert row.seconds_per_epoch == 6.0
+        assert row.nll == pytest.approx(log_loss(labels, softmax(logits[row.label], axis=1)))
+        assert row.paper_recall == pytest.approx(recall_score(labels[last], answers[last], **union))
+        right = int((answers == labels).sum())
+        interval = stats.binomtest(right, 200).proportion_ci(method="wilson")
+        assert (row.accuracy_low, row.accuracy_high) == pytest.approx((interval.low, interval.high))
+
+
+def test_networks_are_paired_by_image_one_a_recipe_and_adjusted_over_the_table(
+    comparison: Comparison, logits: dict[str, np.ndarray]
+) -> None:
+    labels = drawn_labels(NUM_IMAGES)
+    right = {label: values.argmax(axis=1) == labels for label, values in logits.items()}
+    pairs = comparison.network_pairs.pairs
+    lowest = ["alexnet seed 0", "googlenet seed 0", "resnet50 seed 5"]
+    assert [(pair.a, pair.b) for pair in pairs] == [*combinations(lowest, 2)]
+    for pair in pairs:
+        a, b = right[pair.a], right[pair.b]
+        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+        assert (pair.only_a, pair.only_b, pair.num_images) == (only_a, only_b, 200)
+        assert pair.difference.value == pytest.approx(a.mean() - b.mean())
+        assert pair.p == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+        f1 = [f1_score(labels, logits[n].argmax(axis=1), average="macro") for n in (pair.a, pair.b)]
+        assert pair.f1_difference is not None
+        assert pair.f1_difference.value == pytest.approx(f1[0] - f1[1])
+    order = sorted(pairs, key=lambda pair: pair.p)
+    holm = np.maximum.accumulate([(3 - rank) * pair.p for rank, pair in enumerate(order)])
+    assert [pair.p_holm for pair in order] == pytest.approx(np.minimum(holm, 1).tolist())
+
+
+def test_recipes_are_compared_over_seeds_and_images_where_they_have_three_seeds(
+    comparison: Comparison, logits: dict[str, np.ndarray]
+) -> None:
+    labels = drawn_labels(NUM_IMAGES)
+    a, b = (
+        np.stack([logits[f"{model} seed {seed}"].argmax(axis=1) == labels for seed in range(3)])
+        for model in ("alexnet", "googlenet")
+    )
+    [pair] = comparison.recipe_pairs.pairs
+    assert (pair.a, pair.b, pair.num_seeds) == ("alexnet", "googlenet", (3, 3))
+    by_image = a.mean(axis=0) - b.mean(axis=0)
+    parts = [a.mean(axis=1).var(ddof=1) / 3, b.mean(axis=1).var(ddof=1) / 3]
+    parts.append(by_image.var(ddof=1) / 200)
+    se = np.sqrt(sum(parts))
+    df = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 2 + parts[2] ** 2 / 199)
+    low, high = stats.t.interval(0.95, df, loc=by_image.mean(), scale=se)
+    assert pair.p == pytest.approx(2 * stats.t.sf(abs(by_image.mean()) / se, df))
+    assert pair.difference.value == pytest.approx(by_image.mean())
+    assert (pair.difference.low, pair.difference.high) == pytest.approx((low, high))
+
+
+def test_images_are_counted_by_who_gets_them_right(
+    comparison: Comparison, logits: dict[str, np.ndarray]
+) -> None:
+    labels = drawn_labels(NUM_IMAGES)
+    lowest = ("alexnet seed 0", "googlenet seed 0", "resnet50 seed 5")
+    right = np.stack([logits[label].argmax(axis=1) == labels for label in lowest])
+    counted = comparison.agreement
+    assert counted is not None
+    assert (counted.networks, counted.num_images) == (lowest, 200)
+    assert counted.num_all_right == int(right.all(axis=0).sum())
+    assert counted.num_all_wrong == int((right.sum(axis=0) == 0).sum())
+    alone = [int((row & (right.sum(axis=0) == 1)).sum()) for row in right]
+    assert list(counted.num_only_right) == alone
+
+
+def test_confusions_are_those_of_scikit_learn_summed_over_seeds(
+    comparison: Comparison, logits: dict[str, np.ndarray]
+) -> None:
+    labels = drawn_labels(NUM_IMAGES)
+    for recipe in comparison.recipes:
+        answers = [logits[label].argmax(axis=1) for label in recipe.networks]
+        summed = sum(confusion_matrix(labels, each, labels=range(4)) for each in answers)
+        np.testing.assert_array_equal(recipe.confusion, summed)
+
+
+def test_curves_hold_the_last_loss_and_the_validation_of_each_epoch(comparison: Comparison) -> None:
+    assert len(comparison.curves) == 7
+    curve = comparison.curves[0]
+    assert curve.epochs.tolist() == [1, 2]
+    assert curve.train_loss.tolist() == [1.5, 0.75]
+    assert curve.val_loss.tolist() == [1.0, 0.5]
+
+
+def test_of_more_than_ten_recipes_each_is_tested_against_the_best_on_validation_data(
+    tmp_path: Path,
+) -> None:
+    for n in range(11):
+        folder = write_run(tmp_path, settings={"optim.lr": 0.1 + n}, num_images=30, skill=n / 3)
+        accuracy = json.loads((folder / "run.json").read_text())["metrics"]["test/accuracy"]
+        metrics = {"test/accuracy": accuracy, "val/accuracy": 0.9 if n == 3 else 0.1}
+        change_record(folder, metrics=metrics)
+    found = compare_below(tmp_path)
+    assert {pair.a for pair in found.network_pairs.pairs} == {"googlenet, optim.lr=3.1 seed 0"}
+    assert len(found.network_pairs.pairs) == 10
+    assert "highest validation accuracy" in found.network_pairs.note
+    assert sum(recipe.calibration is not None for recipe in found.recipes) == 10
+
+
+def test_one_run_is_shown_without_pairs(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    found = compare_below(tmp_path)
+    assert found.network_pairs.pairs == found.recipe_pairs.pairs == ()
+    assert found.agreement is None
+    assert "One recipe: there is nothing to compare it with." in found.verdict
+    assert "googlenet gets" in found.verdict[1]
+    assert "Wilson" in found.verdict[1]
+
+
+def test_a_class_without_images_or_answers_is_undefined_and_said_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    labels = np.where(drawn_labels(NUM_IMAGES) == 3, 2, drawn_labels(NUM_IMAGES))
+    logits = np.eye(4, dtype=np.float32)[labels]
+    change_predictions(folder, labels=labels, logits=logits)
+    change_record(folder, metrics={"test/accuracy": 1.0})
+    found = compare_below(tmp_path)
+    assert np.isnan(found.recipes[0].f1[3])
+    assert found.rows[0].f1 == pytest.approx(0.75)
+    assert any("googlenet seed 0 (1)" in sentence for sentence in found.cautions)
+
+
+DIFFERENT = {
+    "data": {"data": "cifar10"},
+    "test_hash": {"test_hash": "0123"},
+    "split_hash": {"split_hash": "0123"},
+    "classes": {"classes": ["a", "b", "c", "d"]},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    other = write_run(tmp_path, "vgg11")
+    change_record(other, **DIFFERENT[name])
+    runs, _ = read_runs(find_run_folders([str(tmp_path)]))
+    with pytest.raises(UserError) as refused:
+        require_comparable(runs)
+    assert f"{name}: " in str(refused.value)
+    assert f"in {other}, " in str(refused.value)
+    assert len(str(refused.value).splitlines()) <= 3
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    runs, _ = read_runs([write_run(tmp_path), write_run(tmp_path, "vgg11", num_classes=5)])
+    assert any(line.startswith("number of classes: ") for line in differences(runs))
+
+
+def test_runs_without_names_of_classes_are_comparable_and_take_those_of_others(
+    tmp_path: Path,
+) -> None:
+    change_record(write_run(tmp_path, seed=0), classes=None)
+    write_run(tmp_path, seed=1)
+    runs, _ = read_runs(find_run_folders([str(tmp_path)]))
+    require_comparable(runs)
+    assert compared(runs, []).recipes[0].classes[0] == "class 0"
+
+
+def test_a_mixed_comparison_tests_only_pairs_on_the_same_images(tmp_path: Path) -> None:
+    write_run(tmp_path, "alexnet"), write_run(tmp_path, "googlenet")
+    write_run(tmp_path, "vgg11", num_images=90)
+    found = compare_below(tmp_path)
+    assert found.banner is not None
+    assert "test_hash" in found.banner
+    assert [(pair.a, pair.b) for pair in found.network_pairs.pairs] == [
+        ("alexnet seed 0", "googlenet seed 0")
+    ]
+    assert found.agreement is None
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_mixed_comparison_tests_no_pair_that_cannot_be_compared(
+    tmp_path: Path, name: str
+) -> None:
+    for model in ("alexnet", "googlenet"):
+        for seed in range(3):
+            write_run(tmp_path, model, seed)
+    for seed in range(3):
+        change_record(write_run(tmp_path, "vgg11", seed), **DIFFERENT[name])
+    found = compare_below(tmp_path)
+    assert found.banner is not None
+    assert "pairs are tested only within what is comparable" in found.banner
+    assert f"What differs: {name}: " in found.banner
+    networks, recipes = found.network_pairs.pairs, found.recipe_pairs.pairs
+    assert [(pair.a, pair.b) for pair in recipes] == [("alexnet", "googlenet")]
+    assert [(pair.a, pair.b) for pair in networks] == [("alexnet seed 0", "googlenet seed 0")]
+    assert not any("highest accuracy" in sentence for sentence in found.verdict)
+
+
+def test_seeds_on_other_images_are_no_recipe_together(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a", seed=0), write_run(tmp_path / "b", seed=1, num_images=90)]
+    for folder in folders:
+        change_record(folder, group_hash="the same")
+    assert [recipe.label for recipe in compare_below(tmp_path).recipes] == [
+        *("googlenet", "googlenet (2)")
+    ]
+
+
+def test_what_differs_besides_the_model_is_listed_by_recipe(tmp_path: Path) -> None:
+    first = write_run(tmp_path, "alexnet", settings={"data.augment": "standard", "data.root": "/a"})
+    change_record(first, versions={"torch": "2.13.0"}, weights="IMAGENET1K_V1")
+    write_run(tmp_path, "googlenet", settings={"data.root": "/b", "model.known_weights": ["x"]})
+    found = {setting.name: setting.values for setting in compare_below(tmp_path).differing}
+    assert found == {
+        "weights": ("IMAGENET1K_V1", "null"),
+        "data.augment": ("standard", "none"),
+        "version of torch": ("2.13.0", "2.14.1"),
+    }
+
+
+def test_what_evaluation_measured_is_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    cost = {"macs": 7, "latency_ms_p50": 1.5, "device": "H200", "precision": "bf16", "more": [1]}
+    (folder / "cost.json").write_text(json.dumps(cost))
+    with (folder / "image_types.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow("type severity num_images accuracy accuracy_low accuracy_high".split())
+        writer.writerow(["noise", 1, 50, 0.5, 0.4, 0.6])
+    pictures = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    with np.load(folder / "predictions" / "test.npz") as file:
+        wrong = np.flatnonzero(file["logits"].argmax(axis=1) != file["labels"])[:2]
+        true = file["labels"][wrong]
+    np.savez(folder / "predictions" / "test_images.npz", index=wrong, images=pictures)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "grad_cam.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    found = compare_below(tmp_path)
+    [row] = found.rows
+    assert found.problems == ()
+    assert (row.macs, row.latency_ms_p50) == (7, 1.5)
+    assert (row.device, row.precision_mode) == ("H200", "bf16")
+    assert row.measured_on == Circumstances("H200", "bf16", None)
+    assert row.trained_on == Circumstances("cpu", "32-true", 1)
+    assert row.num_params == 1009
+    assert found.image_types[0].rows[0].accuracy == 0.5
+    assert found.grad_cams[0].png.endswith(b"rest")
+    assert found.gallery is not None
+    shown = {picture.index: picture for picture in found.gallery.confident_errors}
+    assert set(shown) == set(wrong.tolist())
+    np.testing.assert_array_equal(shown[int(wrong[1])].pixels, pictures[1])
+    assert shown[int(wrong[0])].true == f"class {true[0]}"
+    confidences = [p.guesses[0].confidence for p in found.gallery.confident_errors]
+    assert confidences == sorted(confidences, reverse=True)
+
+
+def try_image_types(folder: Path, lost: float, num_images: int = 60) -> Outcomes:
+    """Leave what `evaluate.py image_types=[blur,noise]` does; `noise` costs twice as much."""
+    ease = np.random.default_rng(0).random(num_images)
+    shares = 0.9 - lost * np.array([[0], [1], [2]])
+    types, severities = np.array(["unmodified", "blur", "noise"]), np.array([0, 1, 1])
+    outcomes = Outcomes(types, severities, np.arange(num_images), ease < shares)
+    write_outcomes(outcomes, folder)
+    return outcomes
+
+
+def test_who_loses_more_on_image_types_is_described_over_the_same_images(tmp_path: Path) -> None:
+    models = ("alexnet", "googlenet", "vgg11")
+    folders = [write_run(tmp_path, model, num_images=90) for model in models]
+    right = [try_image_types(folders[0], 0.1).correct, try_image_types(folders[1], 0.3).correct]
+    try_image_types(folders[2], 0.1, num_images=50)
+    found = compare_below(tmp_path).losses
+    [pair] = found.pairs
+    assert (pair.a, pair.b, pair.num_images) == ("alexnet seed 0", "googlenet seed 0", 60)
+    lost = [each[0].mean() - each[1:].mean(axis=1) for each in right]
+    expected = dict(zip(("blur", "noise"), lost[0] - lost[1], strict=True))
+    assert {name: pair.by_type[name].value for name in expected} == pytest.approx(expected)
+    assert pair.by_type["all"].value == pytest.approx(np.mean([*expected.values()]))
+    more, apart = found.sentences
+    assert more.startswith("In the mean over image types googlenet seed 0 loses ")
+    assert "95 % bootstrap interval" in more
+    assert "untested" in more
+    assert "alexnet seed 0 on 60, googlenet seed 0 on 60 and vgg11 seed 0 on 50" in apart
+
+
+def test_slices_are_shown_without_image_types(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    part = Slice("edge_density", "low", 66, 0.8, 0.79, 0.7, 0.85, (6, 10, 20, 30))
+    (folder / "evaluation.json").write_text(json.dumps({"slices": [part._asdict()]}))
+    found = compare_below(tmp_path)
+    assert [(each.label, each.parts) for each in found.slices] == [("googlenet seed 0", (part,))]
+    assert found.image_types == ()
+    assert found.losses.sentences == ()
+
+
+BROKEN_FILES = {
+    "cost.json": '{"macs": "many"}',
+    "evaluation.json": '{"slices": [{"measure": 3}]}',
+    "metrics.csv": "epoch,step\nx,y\n",
+    "image_types.csv": "type,severity\nnoise,1\n",
+    "predictions/val.npz": "no archive",
+    "predictions/test_images.npz": "no archive",
+    "figures/grad_cam.png": "<svg onload=alert(1)>",
+}
+
+
+def test_broken_optional_files_are_named_and_end_nothing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    (folder / "figures").mkdir()
+    for name, text in BROKEN_FILES.items():
+        (folder / name).write_text(text)
+    found = compare_below(tmp_path)
+    assert len(found.rows) == 1
+    assert {problem.folder for problem in found.problems} == {str(folder)}
+    for name in BROKEN_FILES:
+        assert sum(problem.what.startswith(name) for problem in found.problems) == 1, name
+
+
+def test_a_run_without_optional_files_is_no_problem(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    (folder / "metrics.csv").unlink()
+    (folder / "predictions" / "val.npz").unlink()
+    found = compare_below(tmp_path)
+    assert found.problems == found.curves == found.image_types == found.grad_cams == ()
+    calibration = found.recipes[0].calibration
+    assert calibration is not None
+    assert calibration.temperature is None

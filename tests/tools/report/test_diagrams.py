@@ -1,0 +1,125 @@
+"""Pictures of an evaluation say what they show."""
+
+import numpy as np
+import pytest
+
+from triptych.figures import pixels
+from triptych.tools.evaluate.degradation import Level
+from triptych.tools.evaluate.grad_cam import Explained
+from triptych.tools.report.diagrams import (
+    heat_maps,
+    reliability_diagram,
+    severity_curves,
+    type_sheet,
+)
+from triptych.tools.statistics.calibration import calibrate
+from triptych.tools.statistics.predictions import Predicted
+
+ROWS = [
+    Level("unmodified", 0, 100, 0.9, 0.83, 0.94),
+    *(
+        Level("low_contrast", s, 100, 0.9 - 0.2 * s, 0.8 - 0.2 * s, 0.95 - 0.2 * s)
+        for s in (1, 2, 3)
+    ),
+    *(Level("noise", s, 100, 0.9 - 0.1 * s, 0.8 - 0.1 * s, 0.95 - 0.1 * s) for s in (1, 2, 3)),
+]
+
+
+def predicted(num_images: int = 60) -> Predicted:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (num_images, 4)).astype(np.float32)
+    return Predicted(logits, random.integers(0, 4, num_images), np.arange(num_images))
+
+
+def explained(place: int, heat: float = 1.0) -> Explained:
+    heats = np.stack([np.full((16, 16), heat), np.zeros((16, 16))])
+    names = ("<b>bold</b>", "automobileautomobile")
+    return Explained(np.zeros((3, 8, 8), np.uint8), heats, names, (0.75, 0.021), place)
+
+
+@pytest.mark.parametrize("cooled", [False, True])
+def test_a_reliability_diagram_gives_each_curve_its_error_and_what_chance_makes_of_it(
+    cooled: bool,
+) -> None:
+    calibration = calibrate(predicted(), predicted() if cooled else None)
+    figure = reliability_diagram(calibration, "a network")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    before = calibration.before
+    expected = f"as trained: error {before.error:.1%} ({before.expected:.1%} if calibrated)"
+    assert expected in labels
+    assert len(labels) == (3 if cooled else 2)
+    assert cooled == any(label.startswith("temperature ") for label in labels)
+    points = figure.axes[0].containers[0][0].get_xydata()
+    np.testing.assert_allclose(points, [(b.confidence, b.accuracy) for b in before.bins])
+
+
+def test_every_heat_is_named_and_a_class_without_heat_says_so() -> None:
+    figure = heat_maps([explained(17), explained(4)], "a network")
+    assert [axes.get_title() for axes in figure.axes] == [
+        *("image 17", "image 4"),
+        *("<b>bold</b> 75.0%", "<b>bold</b> 75.0%"),
+        *("automobileautom… 2.1%", "automobileautom… 2.1%"),
+    ]
+    assert [axes.get_xlabel() for axes in figure.axes] == [""] * 4 + ["no heat"] * 2
+    overlaid = figure.axes[2].images
+    assert [image.get_extent() for image in overlaid] == [[0, 8, 8, 0]] * 2, "one over the other"
+
+
+def test_more_images_than_columns_begin_a_new_band() -> None:
+    figure = heat_maps([explained(place) for place in range(9)], "a network")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 2 * 3 * 8
+    assert titles[24] == "image 8"
+    height, width = pixels(figure).shape[1:]
+    assert 0.8 < height / width < 1.1
+
+
+def test_a_sheet_shows_every_image_of_every_type_pixel_for_pixel() -> None:
+    random = np.random.default_rng(0)
+    variants = {
+        name: random.integers(255, size=(4, 3, 3, 16, 20), dtype=np.uint8)
+        for name in ("low_contrast", "noise")
+    }
+    [axes] = type_sheet(variants).axes
+    sheet = axes.images[0].get_array()
+    for row, types in enumerate(variants.values()):
+        top = 17 * row
+        for column, images in enumerate(types):
+            for place, image in enumerate(images):
+                left = (3 * 21 + 3) * column + 21 * place
+                cell = sheet[top : top + 16, left : left + 20]
+                np.testing.assert_array_equal(cell, image.transpose(1, 2, 0))
+    assert (sheet < 255).all(axis=2).sum() == 2 * 4 * 3 * 16 * 20  # all else is white
+
+
+def test_a_sheet_names_types_and_severities_beside_their_images() -> None:
+    names = ["small_object_blurred", *(f"type {n}" for n in range(11))]
+    figure = type_sheet({name: np.zeros((4, 5, 3, 32, 32), np.uint8) for name in names})
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        *("small object blurred", *names[1:])
+    ]
+    heads = [label.get_text() for label in axes.get_xticklabels()]
+    assert heads == ["unmodified", "severity 1", "severity 2", "severity 3"]
+    width, height = figure.canvas.get_width_height()
+    for text in (*axes.get_yticklabels(), *axes.get_xticklabels()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_curves_start_with_the_unmodified_images_and_carry_intervals() -> None:
+    figure = severity_curves(ROWS, "GoogLeNet")
+    pixels(figure)
+    contrast, noise = figure.axes[:2]
+    assert [axes.get_title() for axes in (contrast, noise)] == ["low contrast", "noise"]
+    [container] = contrast.containers
+    line, _, [bars] = container
+    np.testing.assert_allclose(line.get_xydata(), [[0, 0.9], [1, 0.7], [2, 0.5], [3, 0.3]])
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[0.83, 0.94], [0.6, 0.75], [0.4, 0.55], [0.2, 0.35]])
+    assert "GoogLeNet" in figure.get_suptitle()
+    assert "100 images" in figure.get_suptitle()
+    assert not any(axes.axison for axes in figure.axes[2:])

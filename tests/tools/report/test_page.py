@@ -1,0 +1,397 @@
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from triptych.tools.compare.content import Circumstances, Comparison
+from triptych.tools.compare.exhibits import Losses, WithInterval
+from triptych.tools.compare.sentences import p_value
+from triptych.tools.report.formats import Bars, between, count, fixed, percent, png, points, short
+from triptych.tools.report.page import CONTENTS, page
+
+Invent = Callable[..., Comparison]
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x^2$ {{ 7 * 7 }} </style>"
+VOID = {"meta", "img", "col", "br", "link", "input"}
+
+
+class Parsed(HTMLParser):
+    """The elements of a page with their attributes and all the text within, in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []  # of the element of the same place
+        self.open: list[int] = []
+        self.feed(html)
+        self.close()
+        assert self.open == [], "an element is never closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs)
+        self.elements.append((tag, dict(attrs)))
+        self.texts.append("")
+        if tag not in VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.elements[self.open.pop()][0] == tag
+        if tag in {"td", "th"}:
+            self.handle_data(" ")
+
+    def handle_data(self, data: str) -> None:
+        for place in self.open:
+            self.texts[place] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text(self, tag: str) -> list[str]:
+        return [
+            " ".join(text.split())
+            for (name, _), text in zip(self.elements, self.texts, strict=True)
+            if name == tag
+        ]
+
+
+@pytest.fixture(scope="module")
+def html(invented: Invent) -> str:
+    return page(invented(3, 1))
+
+
+@pytest.fixture(scope="module")
+def parsed(html: str) -> Parsed:
+    return Parsed(html)
+
+
+def lean(made: Comparison) -> Comparison:
+    """Without what takes time to draw."""
+    return replace(made, curves=(), image_types=(), losses=Losses((), ()), slices=())
+
+
+@pytest.fixture(scope="module")
+def bare(invented: Invent) -> str:
+    """The page of a run of which nothing optional is known."""
+    made = lean(invented(1, 1))
+    unknown = "num_params macs checkpoint_bytes train_images_per_second latency_ms_p50".split()
+    unknown += ["latency_ms_p95", "throughput_images_per_second", "peak_memory_bytes", "weights"]
+    unknown += ["seconds_per_epoch"]
+    nowhere = {"trained_on": Circumstances(None, None, None), "measured_on": None}
+    row = replace(made.rows[0], **dict.fromkeys(unknown), **nowhere)
+    metadata = "commit device precision num_threads started_at num_epochs train_seconds".split()
+    origin = replace(made.origins[0], versions=(), **dict.fromkeys(metadata))
+    recipe = replace(made.recipes[0], calibration=None, most_confused=())
+    empty = ("verdict", "cautions", "differing", "grad_cams", "problems")
+    bare = replace(made, **dict.fromkeys(empty, ()), agreement=None, gallery=None)
+    return page(replace(bare, rows=(row,), recipes=(recipe,), origins=(origin,)))
+
+
+def test_the_verdict_is_the_first_thing_after_the_title(html: str, invented: Invent) -> None:
+    text = unescape(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    places = [text.index(sentence) for sentence in invented(3, 1).verdict]
+    assert places == sorted(places)
+    assert text.index("<h1>") < places[0] < places[-1] < text.index("<table")
+
+
+def test_sections_stand_in_the_order_of_the_contents(parsed: Parsed) -> None:
+    assert parsed.text("h2") == list(CONTENTS.values())
+    links = [a["href"] for a in parsed.all("a")]
+    assert links == ["#main", *(f"#{anchor}" for anchor in CONTENTS)]
+    assert {f"#{each.get('id')}" for _, each in parsed.elements} >= set(links)
+
+
+@pytest.mark.parametrize("which", ["html", "bare"])
+def test_there_is_one_title_and_no_level_of_headings_is_skipped(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    found = Parsed(request.getfixturevalue(which))
+    levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_a_screen_reader_finds_its_way(parsed: Parsed) -> None:
+    tags = [tag for tag, _ in parsed.elements]
+    assert [tags.count(tag) for tag in ("header", "main", "footer", "nav")] == [1, 1, 1, 1]
+    assert parsed.all("html") == [{"lang": "en"}]
+    assert tags.count("table") == tags.count("caption") > 10
+    heads = parsed.all("th")
+    assert heads
+    assert {head["scope"] for head in heads} <= {"col", "row", "colgroup"}
+    assert len(parsed.all("img")) > 10
+    assert all(image["alt"] for image in parsed.all("img"))
+    for svg in parsed.all("svg"):
+        assert svg.get("aria-hidden") == "true" or (svg["role"] == "img" and svg["aria-label"])
+    for box in (each for _, each in parsed.elements if each.get("class") == "box"):
+        assert box["tabindex"] == "0"  # so that the keyboard can scroll it
+        assert box["aria-label"]
+
+
+def test_ids_are_unique(parsed: Parsed) -> None:
+    ids = [each["id"] for _, each in parsed.elements if "id" in each]
+    assert len(set(ids)) == len(ids) > 30
+
+
+def test_nothing_is_loaded_from_elsewhere(html: str, parsed: Parsed) -> None:
+    for _, attributes in parsed.elements:
+        for name in {"src", "href", "srcset", "data", "action"} & set(attributes):
+            assert re.match(r"#|data:image/png;base64,", attributes[name] or "")
+    assert re.findall(r"url\((?!#)|@import|<link|<iframe", html) == []
+
+
+def test_the_browser_may_run_the_page_s_own_script_alone(parsed: Parsed) -> None:
+    (script,) = [
+        text
+        for (tag, _), text in zip(parsed.elements, parsed.texts, strict=True)
+        if tag == "script"
+    ]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [meta["content"] or "" for meta in parsed.all("meta") if meta.get("http-equiv")]
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def hostile(made: Comparison) -> Comparison:
+    """Every string that a run folder could bring is HTML."""
+    recipe, row, curve = made.recipes[0], made.rows[0], made.curves[0]
+    named = {"label": HOSTILE, "model": HOSTILE}
+    pairs = replace(made.network_pairs, question=HOSTILE, note=HOSTILE, pairs=())
+    picture = made.gallery.all_wrong[0] if made.gallery else None
+    assert picture is not None
+    assert made.gallery is not None
+    where = Circumstances(HOSTILE, HOSTILE, None)
+    guess = replace(picture.guesses[0], network=HOSTILE, predicted=HOSTILE)
+    shown = replace(picture, true=HOSTILE, guesses=(guess,))
+    return replace(
+        made,
+        title=HOSTILE,
+        banner=HOSTILE,
+        verdict=(HOSTILE,),
+        cautions=(HOSTILE,),
+        differing=(replace(made.differing[0], name=HOSTILE, values=(HOSTILE,)),),
+        rows=(
+            replace(row, **named, data=HOSTILE, weights=HOSTILE, measured_on=where, folder=HOSTILE),
+        ),
+        recipes=(
+            replace(
+                recipe,
+                **named,
+                networks=(HOSTILE,),
+                classes=(HOSTILE, *recipe.classes[1:]),
+                most_confused=(replace(recipe.most_confused[0], true=HOSTILE, predicted=HOSTILE),),
+            ),
+        ),
+        network_pairs=pairs,
+        recipe_pairs=pairs,
+        curves=(replace(curve, label=HOSTILE),),
+        image_types=(
+            replace(
+                made.image_types[0],
+                label=HOSTILE,
+                rows=tuple(level._replace(type=HOSTILE) for level in made.image_types[0].rows),
+                degradations={**made.image_types[0].degradations, HOSTILE: None},
+            ),
+        ),
+        losses=Losses((HOSTILE,), (replace(made.losses.pairs[0], a=HOSTILE, b=HOSTILE),)),
+        slices=(
+            replace(
+                made.slices[0],
+                label=HOSTILE,
+                parts=tuple(
+                    part._replace(measure=HOSTILE, third=HOSTILE) for part in made.slices[0].parts
+                ),
+            ),
+        ),
+        agreement=replace(made.agreement, networks=(HOSTILE,)) if made.agreement else None,
+        gallery=replace(made.gallery, all_wrong=(shown,), confident_errors=(shown,)),
+        study=replace(made.study, finding=(HOSTILE,)),
+        grad_cams=(replace(made.grad_cams[0], label=HOSTILE),),
+        problems=(replace(made.problems[0], folder=HOSTILE, what=HOSTILE),),
+        origins=(
+            replace(
+                made.origins[0],
+                label=HOSTILE,
+                command=HOSTILE,
+                commit=HOSTILE,
+                versions=((HOSTILE, HOSTILE),),
+                device=HOSTILE,
+                split_hash=HOSTILE,
+                test_hash=HOSTILE,
+            ),
+        ),
+        command=HOSTILE,
+        version=HOSTILE,
+    )
+
+
+def test_whatever_a_run_calls_itself_is_text(invented: Invent) -> None:
+    found = Parsed(page(hostile(invented(2, 1))))
+    assert len(found.all("script")) == 1
+    assert all((image["src"] or "").startswith("data:") for image in found.all("img"))
+    assert not any(name.startswith("on") for _, each in found.elements for name in each)
+    for tag in ("h1", "h3", "p", "th", "td", "li", "code", "figcaption"):
+        assert any(HOSTILE in text for text in found.text(tag)), tag
+    assert any(HOSTILE in (svg.get("aria-label") or "") for svg in found.all("svg"))
+    assert any(HOSTILE in (image["alt"] or "") for image in found.all("img"))
+
+
+def test_a_section_without_data_names_the_command_that_measures_it(bare: str) -> None:
+    found = Parsed(bare)
+    assert found.text("h2") == list(CONTENTS.values())
+    missing = " ".join(found.text("p"))
+    for command in (
+        "python evaluate.py run=<folder> image_types=all",
+        "python evaluate.py run=<folder> grad_cam.images=most_confused",
+        "thirds of the test images. To score one: python evaluate.py run=<folder>",
+        "python train.py model=googlenet",
+    ):
+        assert command in missing
+    assert "None" not in " ".join(found.text("main"))
+    assert "nan" not in " ".join(found.text("td"))
+
+
+def test_every_run_is_a_line_of_the_table_with_its_interval(
+    parsed: Parsed, invented: Invent
+) -> None:
+    lines = parsed.text("tr")
+    for row in invented(3, 1).rows:
+        low, high = percent(row.accuracy_low), percent(row.accuracy_high)
+        shown = f"{row.label} {percent(row.accuracy)} {low} to {high} {row.f1:.3f}"
+        assert any(line.startswith(shown) for line in lines)
+
+
+def test_further_figures_of_every_run_are_folded_beneath_the_table(
+    html: str, invented: Invent
+) -> None:
+    [fold] = re.findall(r"<summary>More figures of each run.*?</details>", html, flags=re.DOTALL)
+    rows = invented(3, 1).rows
+    assert fold.count('<th scope="row">') == len(rows)
+    assert all(f">{100 * row.top_k[3]:.2f}</td>" in fold for row in rows)
+    assert all(f">{row.brier:.3f}</td>" in fold for row in rows)
+
+
+def test_every_confusion_is_counted_in_its_cell(html: str, invented: Invent) -> None:
+    tables = re.findall(r'<table class="heat">(.*?)</table>', html, flags=re.DOTALL)
+    for recipe, table in zip(invented(3, 1).recipes, tables, strict=True):
+        cells = [int(cell) for cell in re.findall(r"<td style[^>]*>(\d+)</td>", table)]
+        np.testing.assert_array_equal(np.reshape(cells, recipe.confusion.shape), recipe.confusion)
+
+
+def test_the_study_s_table_stands_as_published_beside_both_protocols(parsed: Parsed) -> None:
+    lines = parsed.text("tr")
+    assert "googlenet 91.55 0.7071 0.84375 0.8333" in lines
+    assert any(line.endswith("0.7071 0.8438 0.8333") for line in lines)
+
+
+def test_the_same_comparison_gives_the_same_bytes(invented: Invent) -> None:
+    made = replace(lean(invented(1, 1)), gallery=None)
+    assert page(made) == page(made)
+
+
+def test_what_is_mixed_stands_under_a_banner_each_with_its_own_classes(invented: Invent) -> None:
+    made, other = lean(invented(1, 1)), invented(1, 1, classes=("left", "right"))
+    mixed = replace(made, recipes=(*made.recipes, *other.recipes), banner="two test sets")
+    found = Parsed(page(replace(mixed, differing=())))
+    assert found.text("p").count("two test sets") == 1
+    heads = [line for line in found.text("tr") if line.startswith("recipe")]
+    assert sum("left right" in line for line in heads) == 1
+    assert sum("airplane automobile" in line for line in heads) == 1
+
+
+def test_sixty_recipes_are_drawn_as_eight_and_the_rest_in_grey(invented: Invent) -> None:
+    made = invented(60, 1)
+    html = page(replace(made, image_types=made.image_types[:9]))
+    found = Parsed(html)
+    assert len(html) < 5_000_000
+    assert len([svg for svg in found.all("svg") if svg.get("role") == "img"]) <= 30
+    assert found.text("li").count("52 more recipes") == 3
+    assert found.text("summary").count("Confusion matrices of 57 more recipes") == 1
+
+
+def test_confusions_of_a_hundred_classes_are_a_picture_of_bounded_size(invented: Invent) -> None:
+    names = tuple(f"class {number}" for number in range(100))
+    html = page(lean(invented(2, 1, classes=names)))
+    assert html.count('alt="Confusion matrix of ') == 2
+    assert len(html) < 1_500_000
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    full = colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
+    parts = [int(full[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_a_contrast_of_4_5_and_lines_of_3(html: str, scheme: int) -> None:
+    roots = re.findall(r":root \{(.*?)\}", html, flags=re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w+);", roots[scheme]))
+    for text, ground in (
+        *((text, ground) for text in ("ink", "soft", "link") for ground in ("paper", "tint")),
+        *(("warn", "warn-tint"), ("warn", "paper"), ("ink", "heat")),
+    ):
+        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    drawn = [colour for name, colour in colours.items() if name.startswith("series-")]
+    assert len(drawn) == 8
+    assert min(contrast(colour, colours["paper"]) for colour in drawn) >= 3
+
+
+def test_numbers_are_written_as_people_read_them() -> None:
+    assert [percent(0.9155), percent(0.5, 0), percent(None), percent(float("nan"))] == [
+        *("91.55", "50", "–", "–")
+    ]
+    assert [points(0.0349), points(-0.0005)] == ["+3.49", "−0.05"]
+    assert [count(12345.6), count(None), fixed(0.12345), fixed(None)] == [
+        "12,346",
+        "–",
+        "0.123",
+        "–",
+    ]
+    assert [short(5_610_154), short(22_540_000, "B"), short(None)] == ["5.61 M", "22.54 MB", "–"]
+    assert [p_value(0.03123), p_value(1e-9)] == ["0.0312", "< 0.0001"]
+
+
+def test_intervals_of_a_column_are_drawn_to_one_scale() -> None:
+    bars = Bars([WithInterval(0.5, 0.4, 0.8), WithInterval(0.6, None, None)])
+    assert "--low:0.0%;--at:25.0%;--high:100.0%" in bars(WithInterval(0.5, 0.4, 0.8))
+    assert "--low:50.0%;--at:50.0%;--high:50.0%" in bars(WithInterval(0.6, None, None))
+    around_zero = Bars([WithInterval(0.02, 0.01, 0.04)], zero=True)
+    assert "--low:62.5%;--at:75.0%;--high:100.0%" in around_zero(WithInterval(0.02, 0.01, 0.04))
+
+
+def test_a_large_picture_is_thinned_and_a_small_one_kept_pixel_for_pixel() -> None:
+    random = np.random.default_rng(0)
+    for side, shown in ((32, 32), (96, 96), (500, 84)):
+        pixels = random.integers(0, 256, (3, side, side), dtype=np.uint8)
+        written = imread(io.BytesIO(base64.b64decode(png(pixels).partition(",")[2])))
+        step = -(-side // shown)
+        np.testing.assert_array_equal(
+            (written[..., :3] * 255).round().transpose(2, 0, 1), pixels[:, ::step, ::step]
+        )
+        assert written.shape[:2] == (shown, shown)
+
+
+def test_an_undefined_value_has_no_shade() -> None:
+    rows = [np.array([0.2, np.nan]), np.array([0.4, 0.7])]
+    assert [between(value, rows) for value in (0.2, 0.45, 0.7, np.nan)] == [
+        *("0%", "50%", "100%", "0%")
+    ]

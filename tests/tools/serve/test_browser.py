@@ -1,0 +1,156 @@
+"""The page in a real browser: by keyboard, by dropping, on a phone, in the dark, and gone wrong."""
+
+import base64
+import io
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from threading import Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools.serve.browser import CHROMIUM, Browser
+from tests.tools.serve.conftest import CLASSES, asked
+from triptych.tools.compare.content import Problem
+from triptych.tools.serve.networks import Group
+
+gate = pytest.importorskip("triptych.tools.serve.gate", reason="starlette is missing")
+serving = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
+uvicorn = pytest.importorskip("uvicorn")
+
+HOSTILE = "<img src=x onerror=\"document.documentElement.id='hacked'\">" + "long" * 40
+ANSWERED = "document.querySelector('#said').ariaBusy === 'false'"
+FOCUSED = "document.activeElement.id || document.activeElement.dataset.truth"
+SAID = "document.querySelector('#says').textContent"
+PROBLEM = "document.querySelector('#problem').textContent"
+DROP = """(() => {
+  const dataTransfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob("%s"), (letter) => letter.charCodeAt(0));
+  dataTransfer.items.add(new File([bytes], "image"));
+  document.querySelector("h1").dispatchEvent(
+    new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+})()"""
+
+
+@pytest.fixture(scope="module")
+def url(group: Group) -> Iterator[str]:
+    """A page of the planted networks, and /1, where everything has a hostile name."""
+    networks = tuple(replace(n, name=f"{n.name} {HOSTILE}") for n in group.networks)
+    classes = tuple(f"{name} {HOSTILE}" for name in CLASSES)
+    hostile = replace(group, data=(HOSTILE,), networks=networks, classes=classes)
+    service = serving.Service([group, hostile], [Problem(HOSTILE, HOSTILE)], asked())
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = uvicorn.Server(serving.settings(gate.Gate(service.app)))
+        thread = Thread(target=server.run, args=([door],))
+        thread.start()
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+        # The refused image, where this process tests it: tests may be shared out.
+        assert set(browser.complaints) <= {COMPLAINT}
+
+
+COMPLAINT = (
+    "Failed to load resource: the server responded with a status of 415 (Unsupported Media Type)"
+)
+
+
+def drop(browser: Browser, content: bytes) -> None:
+    browser.run(DROP % base64.b64encode(content).decode())
+
+
+def test_an_example_is_chosen_and_answered_by_keyboard_alone(browser: Browser, url: str) -> None:
+    browser.open(url)
+    order = []
+    for _ in range(6):
+        browser.press("Tab")
+        order.append(browser.run(FOCUSED))
+    assert order[3:] == ["choose", "dog", "ox"], "behind the skip link and two groups"
+    outlined = "getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.run(outlined) == "solid"
+    chosen = browser.run("document.activeElement.dataset.truth")
+    browser.press("Enter")
+    browser.until(ANSWERED)
+    assert browser.run(SAID).endswith(f"The test set says {chosen}.")
+    assert browser.run("document.querySelector('[role=status]').contains(says)")
+    assert browser.run("document.activeElement.ariaPressed") == "true", "the focus has not moved"
+    assert browser.run("document.querySelectorAll('article ol li').length") == 2 * 5
+    shown = "[...document.querySelectorAll('.photo')].map((p) => p.checkVisibility())"
+    assert browser.run(shown) == [True, True]
+    heat = "[...document.querySelectorAll('.heat')].filter((h) => h.checkVisibility()).length"
+    before = browser.run(heat)
+    assert before > 0
+    browser.run("document.querySelector('#heat').focus()")
+    browser.press(" ")
+    assert browser.run(heat) == 0
+    browser.press(" ")
+    assert browser.run(heat) == before
+
+
+def test_an_image_is_dropped_and_what_is_no_image_takes_its_answer_away(
+    browser: Browser, url: str
+) -> None:
+    browser.open(url)
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((20, 60, 3), np.uint8)).save(buffer, "TIFF")
+    drop(browser, buffer.getvalue())
+    browser.until(ANSWERED)
+    assert browser.run(SAID).endswith(".")
+    assert "test set" not in browser.run(SAID)
+    assert browser.run("document.querySelector('.photo').naturalWidth") == 60
+    drop(browser, b"no image")
+    browser.until(PROBLEM)
+    assert browser.run(PROBLEM).startswith("The networks cannot be shown this file: no image")
+    assert browser.run("document.querySelector('#problem').role") == "alert"
+    assert browser.run("document.querySelectorAll('article li').length") == 0
+    assert not browser.run("document.querySelector('.photo').checkVisibility()")
+
+
+def test_a_page_whose_program_has_ended_says_so(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.run("fetch = () => Promise.reject(new TypeError('Failed to fetch')); true")
+    drop(browser, b"anything")
+    browser.until(PROBLEM)
+    assert browser.run(PROBLEM).endswith("is it still running?")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_hostile_names_are_text_and_nothing_is_wider_than_the_screen(
+    browser: Browser, url: str, width: int
+) -> None:
+    browser.open(f"{url}1", width)
+    browser.run("document.querySelector('.examples button').click()")
+    browser.until(ANSWERED)
+    browser.run("document.querySelector('details').open = true")
+    assert HOSTILE in browser.run("document.querySelector('article ol').textContent")
+    assert browser.run("document.documentElement.id") == ""
+    beyond = """[...document.querySelectorAll("body *")]
+        .filter((each) => !each.closest(".box, .skip"))
+        .filter((each) => each.getBoundingClientRect().right > document.documentElement.clientWidth)
+        .map((each) => each.outerHTML.slice(0, 80))"""
+    assert browser.run(beyond) == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+def test_dark_is_dark(browser: Browser, url: str) -> None:
+    paper = []
+    for colours in ("light", "dark"):
+        browser.open(url, colours=colours)
+        paper.append(browser.run("getComputedStyle(document.body).backgroundColor"))
+    assert paper == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
+
+
+def test_nothing_was_asked_of_anybody_else(browser: Browser, url: str) -> None:
+    asked_for = {address for address in browser.requests if not address.startswith("data:")}
+    assert len(asked_for) > 5
+    assert [address for address in asked_for if not address.startswith(url)] == []

@@ -1,0 +1,65 @@
+"""A sweep whose jobs a cluster runs: submitit's local processes stand in for SLURM."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from triptych.config import CONFIGS
+from triptych.errors import UserError
+from triptych.runs.record import Record
+from triptych.tools.sweep import submitted
+from triptych.tools.sweep.jobs import Job, compose_jobs
+
+TINY = """
+    data=shapes data.num_train=16 data.num_val=10 data.num_test=10 data.batch_size=8
+    model=torchvision model.name=shufflenet_v2_x0_5 model.weights=null model.input_size=32
+    ++trainer.max_epochs=1 ++trainer.accelerator=cpu
+""".split()
+
+
+def jobs(log_dir: Path, *overrides: list[str]) -> list[Job]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        typed = [[*TINY, f"log_dir={log_dir}", *more] for more in overrides]
+        return compose_jobs(lambda job: compose("train", job), typed)
+
+
+def local(folder: Path) -> Any:
+    options = {"timeout_min": 10, "gpus_per_node": 0}
+    return submitted.executor("local", str(folder), max_num_timeout=1, parameters=options)
+
+
+def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="extra `slurm`"):
+        local(Path("nowhere"))
+
+
+def test_without_slurm_a_sweep_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    with pytest.raises(UserError, match=r"cluster=slurm: .*srun"):
+        submitted.executor("slurm", str(tmp_path), max_num_timeout=1, parameters={})
+
+
+def test_a_submitted_job_runs_as_frozen_and_a_finished_one_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    [job] = jobs(tmp_path / "logs", ["seed=3"])
+    submitted.run([job], local(tmp_path / "submitit"))
+    [path] = (tmp_path / "logs").rglob("run.json")
+    record = Record.open(path.parent)
+    assert (record.metadata["status"], record.metadata["seed"]) == ("finished", 3)
+    assert record.metadata["config_hash"] == job.config_hash
+    assert "finished" in capsys.readouterr().out
+    assert submitted.Submitted(job)() == ""
+    assert len([*(tmp_path / "logs").rglob("run.json")]) == 1
+
+
+def test_a_job_that_slurm_cut_off_is_put_back_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    [job] = jobs(tmp_path, ["fresh=true"])
+    again = submitted.Submitted(job).checkpoint().function
+    assert again.job == job._replace(fresh=False), "anew once, then from where it stopped"

@@ -1,0 +1,387 @@
+"""Sweeps of stand-ins, jobs that end as their seed says: what is done, and how it is stopped."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.config import CONFIGS
+from triptych.errors import UserError
+from triptych.runs.record import Record
+from triptych.tools.sweep import worker
+from triptych.tools.sweep.board import Board
+from triptych.tools.sweep.jobs import Job, compose_jobs
+from triptych.tools.sweep.sweep import run
+
+# Everything but the training is the real thing: the leash, the record, the lock of the folder.
+STAND_IN = """
+import contextlib, json, os, signal, sys, time
+from pathlib import Path
+from triptych import Refused, record as records
+from triptych.runs.storage import hold
+from triptych.runs.record import Record
+from triptych.sweep import job
+
+FINISHED, FAILED, REFUSED, KILLED, ENDLESS, DEAF, PAIRED = range(7)
+records.git_commit = lambda: None  # asking takes longer than all the rest
+SCORES = {"test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
+
+def note(log_dir, **what):
+    what |= {"time": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    what |= {"threads": os.environ.get("OMP_NUM_THREADS")}
+    with open(Path(log_dir, "notes"), "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+def work(config, overrides, report):
+    seed, log_dir = config["seed"] % 10, Path(config["log_dir"])
+    if seed == REFUSED:
+        raise Refused("data.root: not there\\nfetch it\\nor not")
+    resumed = config["resume"]
+    record = Record.open(Path(resumed)) if resumed else Record.create(config, overrides)
+    report.write_text(str(record.folder))
+    def stop(number, _):
+        note(log_dir, what="stopped", signal=number)
+        if seed == ENDLESS:
+            record.end("interrupted")
+            sys.exit(143)
+    with hold(record.folder):
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        note(log_dir, what="began", seed=config["seed"], resume=resumed, folder=str(record.folder))
+        try:
+            live(record, seed, log_dir)
+        finally:
+            note(log_dir, what="ended", seed=config["seed"])
+
+def live(record, seed, log_dir):
+    mended = log_dir / "mended"
+    record.update(status="running")
+    time.sleep(0.3)
+    if seed == FAILED and not mended.exists():
+        record.end("failed", error="it failed")
+        sys.exit(1)
+    if seed == KILLED and not mended.exists():
+        print("the last words", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    while seed in (ENDLESS, DEAF) and not mended.exists():
+        time.sleep(0.05)
+    patience = time.monotonic() + 60
+    while seed == PAIRED and (log_dir / "notes").read_text().count('"began"') < 2:
+        if time.monotonic() > patience:
+            sys.exit("it is alone")
+        time.sleep(0.05)
+    record.update(metrics=SCORES, num_test=16, train_seconds=2.5)
+    record.update(model="googlenet", data="shapes", split_hash="0", test_hash="0")
+    record.end("finished")
+
+job.work = work
+sys.exit(job.main(Path(sys.argv[1])))
+"""
+
+
+class StandIns(NamedTuple):
+    log_dir: Path
+    program: Path
+    config: DictConfig
+
+    def jobs(self, seeds: str, *more: str) -> list[Job]:
+        """A job a seed; the last digit says how it ends."""
+        return compose_jobs(
+            lambda overrides: OmegaConf.merge(self.config, OmegaConf.from_dotlist(overrides)),
+            [[f"seed={seed}", f"log_dir={self.log_dir}", *more] for seed in seeds.split(",")],
+        )
+
+    def notes(self, what: str) -> list[dict[str, Any]]:
+        """What the jobs noted, in the order of time."""
+        path = self.log_dir / "notes"
+        lines = path.read_text().splitlines() if path.exists() else []
+        noted = [json.loads(line) for line in lines]
+        return [note for note in noted if note["what"] == what]
+
+    def statuses(self) -> dict[int, list[str]]:
+        """The statuses of each seed's run folders, oldest first."""
+        found: dict[int, list[str]] = {}
+        for path in sorted(self.log_dir.rglob("run.json")):
+            metadata = Record.open(path.parent).metadata
+            found.setdefault(metadata["seed"], []).append(metadata["status"])
+        return found
+
+
+@pytest.fixture(scope="module")
+def config() -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", ["data=shapes", "model.weights=null"])
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DictConfig) -> StandIns:
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    monkeypatch.setattr(worker, "COMMAND", [sys.executable, str(program)])
+    (tmp_path / "logs").mkdir()
+    return StandIns(tmp_path / "logs", program, config)
+
+
+def exit_code(jobs: list[Job], num_jobs: int = 4) -> int:
+    try:
+        run(jobs, num_jobs)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else -1
+    return 0
+
+
+@pytest.mark.parametrize(("asked", "had"), [(None, "8"), ("3", "3")])
+def test_jobs_at_a_time_share_the_cores_unless_somebody_shared_them_out(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, asked: str | None, had: str
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert exit_code(stand_ins.jobs("0,10"), num_jobs=2) == 0
+    assert [note["threads"] for note in stand_ins.notes("began")] == [had, had]
+
+
+def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(stand_ins.jobs("0,1,2,3,10"), num_jobs=2) == 1
+    ended = {0: ["finished"], 1: ["failed"], 3: ["running"], 10: ["finished"]}
+    assert stand_ins.statuses() == ended, "a refused job leaves no folder, a killed one no word"
+    shown = capfd.readouterr().out
+    lines = [line for line in shown.splitlines() if line.startswith("[")]
+    assert len(lines) == 5, "a line a job"
+    assert [sum(f"[{n}/5] seed=" in line for line in lines) for n in range(1, 6)] == [1] * 5
+    for says in (": failed in", ": data.root: not there\n", ": the last words  "):
+        assert says in shown
+    assert "seed=2: data.root: not there\nfetch it\nor not\n" in shown
+
+
+def test_a_sweep_in_which_all_finish_ends_as_usual(stand_ins: StandIns) -> None:
+    assert exit_code(stand_ins.jobs("0")) == 0
+
+
+def test_a_job_whose_claim_is_barred_is_refused_and_the_others_go_on(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    barred, other = stand_ins.jobs("0,10")
+    claims = stand_ins.log_dir / ".sweep"
+    claims.mkdir()
+    os.mkfifo(claims / barred.config_hash[:16])
+    assert exit_code([barred, other]) == 1
+    assert stand_ins.statuses() == {10: ["finished"]}
+    assert f"refused in 0 s: {claims}/" in capfd.readouterr().out
+
+
+def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_claim_back(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, other = stand_ins.jobs("0,10")
+    asked = worker.asked
+
+    def full_disk(job: Job, earlier: Record | None) -> dict[str, Any]:
+        if job is first:
+            raise OSError(28, "No space left on device")
+        return asked(job, earlier)
+
+    monkeypatch.setattr(worker, "asked", full_disk)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert exit_code([first, other]) == 1
+    assert stand_ins.statuses() == {10: ["finished"]}
+    assert "could not be started: [Errno 28] No space left" in capfd.readouterr().out
+    assert list((stand_ins.log_dir / ".sweep").iterdir()) == []
+
+
+def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
+    assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
+    assert at_once(stand_ins, lambda _: True) == 2
+
+
+def at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool]) -> int:
+    """How many jobs that count were at work at a time."""
+    notes = [(n["time"], 1, n) for n in stand_ins.notes("began")]
+    notes += [(n["time"], -1, n) for n in stand_ins.notes("ended")]
+    ordered = sorted(notes, key=lambda note: note[:2])
+    return max(itertools.accumulate(step for _, step, note in ordered if counts(note)))
+
+
+def test_a_gpu_is_lent_to_one_job_at_a_time(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d5ba0d6")
+    assert exit_code(stand_ins.jobs("0,1,10,20"), num_jobs=4) == 1
+    lent = [note["gpus"] for note in stand_ins.notes("began")]
+    assert set(lent) == {"3", "GPU-5d5ba0d6"}
+    assert len(lent) == 4
+    for name in set(lent):
+        assert at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
+
+
+def test_a_job_on_the_cpu_waits_for_no_gpu(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert exit_code(stand_ins.jobs("6,16", "trainer.accelerator=cpu"), num_jobs=2) == 0
+    assert {note["gpus"] for note in stand_ins.notes("began")} == {"7"}
+    assert at_once(stand_ins, lambda _: True) == 2
+
+
+def test_again_the_sweep_skips_the_finished_and_goes_on_with_the_interrupted(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(stand_ins.jobs("0,1,3")) == 1
+    first = {note["seed"]: note["folder"] for note in stand_ins.notes("began")}
+    (stand_ins.log_dir / "mended").touch()
+    capfd.readouterr()
+
+    assert exit_code(stand_ins.jobs("0,1,3")) == 1, "a failure stays one until it is retried"
+    assert stand_ins.statuses() == {0: ["finished"], 1: ["failed"], 3: ["finished"]}
+    shown = capfd.readouterr().out
+    assert "seed=0: finished before" in shown
+    assert "seed=1: failed before: it failed" in shown
+    assert "retry_failed=true" in shown
+
+    assert exit_code(stand_ins.jobs("0,1,3", "retry_failed=true")) == 0
+    assert stand_ins.statuses() == {0: ["finished"], 1: ["finished"], 3: ["finished"]}
+    again = stand_ins.notes("began")[3:]
+    assert [(note["seed"], note["resume"]) for note in again] == [(3, first[3]), (1, first[1])]
+
+    assert exit_code(stand_ins.jobs("0,1,3", "fresh=true")) == 0
+    assert stand_ins.statuses() == {seed: ["finished"] * 2 for seed in (0, 1, 3)}
+
+
+def test_of_two_jobs_of_one_experiment_the_second_has_nothing_to_do(stand_ins: StandIns) -> None:
+    twice = [*stand_ins.jobs("0"), *stand_ins.jobs("0", "data.num_workers=1")]
+    assert exit_code(twice) == 0
+    assert len(stand_ins.notes("began")) == 1
+
+
+def test_a_job_that_another_process_is_at_work_on_is_waited_for(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = stand_ins.jobs("4")
+    say = Board.say
+
+    def say_and_mend(board: Board, line: str) -> None:
+        say(board, line)
+        (stand_ins.log_dir / "mended").touch()  # then the other process ends
+
+    monkeypatch.setattr(Board, "say", say_and_mend)
+    command = [*worker.COMMAND, str(stand_ins.log_dir)]
+    (stand_ins.log_dir / "job.json").write_text(
+        json.dumps({"config": job.config, "overrides": job.overrides})
+    )
+    other = subprocess.Popen(command, stdin=subprocess.PIPE)  # a run outside any sweep
+    wait_for(lambda: stand_ins.notes("began"))
+    assert exit_code([job]) == 0
+    other.communicate()
+    assert other.returncode == 0
+    assert len(stand_ins.notes("began")) == 1
+    shown = capfd.readouterr().out
+    assert shown.count("seed=4 ") >= 2
+    assert "another process is at work on it" in shown
+    assert "finished before" in shown
+
+
+def test_a_sweep_that_asks_for_more_gpus_than_there_are_is_refused(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    [job] = stand_ins.jobs("0")
+    job.config["trainer"]["devices"] = 4
+    with pytest.raises(UserError, match=r"trainer\.devices=4: 2 GPUs"):
+        run([job], 1)
+
+
+# Signals, sent to a sweep in a process of its own.
+
+SWEEP = """
+import json, sys
+from triptych.sweep import sweep, worker
+from triptych.tools.sweep.jobs import Job
+worker.COMMAND = [sys.executable, sys.argv[1]]
+sweep.run([Job(*fields) for fields in json.loads(sys.argv[2])], int(sys.argv[3]))
+"""
+
+
+@contextmanager
+def sweep_of(stand_ins: StandIns, seeds: str, num_jobs: int) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in a process group of its own, as a terminal starts it."""
+    jobs = json.dumps(stand_ins.jobs(seeds))
+    command = [sys.executable, "-c", SWEEP, str(stand_ins.program), jobs, str(num_jobs)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.communicate()
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_stops_all_jobs_and_starts_no_more(
+    stand_ins: StandIns, number: signal.Signals, code: int
+) -> None:
+    with sweep_of(stand_ins, "4,14,24", num_jobs=2) as swept:
+        wait_for(lambda: len(stand_ins.notes("began")) == 2)
+        os.killpg(swept.pid, number)  # Ctrl-C reaches every process of the group
+        shown, _ = swept.communicate(timeout=60)
+    assert swept.returncode == code
+    assert [note["signal"] for note in stand_ins.notes("stopped")] == [signal.SIGTERM] * 2
+    assert stand_ins.statuses() == {4: ["interrupted"], 14: ["interrupted"]}
+    assert "not started" in shown
+
+
+def test_a_second_signal_kills_and_leaves_what_can_be_gone_on_with(stand_ins: StandIns) -> None:
+    with sweep_of(stand_ins, "5", num_jobs=1) as swept:
+        wait_for(lambda: stand_ins.notes("began"))
+        swept.send_signal(signal.SIGINT)
+        wait_for(lambda: stand_ins.notes("stopped"))
+        assert swept.poll() is None, "the job was asked to end, and has not"
+        swept.send_signal(signal.SIGINT)
+        swept.communicate(timeout=60)
+    assert swept.returncode == 130
+    (stand_ins.log_dir / "mended").touch()
+    assert exit_code(stand_ins.jobs("5")) == 0
+    assert stand_ins.statuses() == {5: ["finished"]}
+
+
+def test_when_a_sweep_is_killed_its_jobs_stop_and_the_next_one_goes_on(
+    stand_ins: StandIns,
+) -> None:
+    with sweep_of(stand_ins, "4", num_jobs=1) as swept:
+        wait_for(lambda: stand_ins.notes("began"))
+        swept.kill()
+    wait_for(lambda: stand_ins.notes("stopped"))
+    (stand_ins.log_dir / "mended").touch()
+    assert exit_code(stand_ins.jobs("4")) == 0
+    assert stand_ins.statuses() == {4: ["finished"]}
+    assert len(stand_ins.notes("began")) == 2
+
+
+def test_two_sweeps_of_the_same_jobs_share_them(stand_ins: StandIns) -> None:
+    seeds = "0,10,20"
+    with sweep_of(stand_ins, seeds, 1) as one, sweep_of(stand_ins, seeds, 1) as other:
+        for swept in (one, other):
+            swept.communicate(timeout=60)
+            assert swept.returncode == 0
+    assert sorted(note["seed"] for note in stand_ins.notes("began")) == [0, 10, 20]
