@@ -31,7 +31,7 @@ COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile ne
 
 
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
-    """What a `_target_` of the config makes; raises Refused where it does not take its settings."""
+    """What a `_target_` of the config makes; raises UserError where it does not take its settings."""
     try:
         return hydra_instantiate(node, **more)
     except HydraException as error:
@@ -134,7 +134,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
 
 
 def check_ranks(trainer: pl.Trainer, config: Config) -> None:
-    """Raise Refused where the ranks cannot share a batch as asked."""
+    """Raise UserError where the ranks cannot share a batch as asked."""
     if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only")
     check_shares(config, trainer.world_size)
@@ -151,7 +151,7 @@ def check_shares(config: Config, num_ranks: int) -> None:
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder; raises Refused where its name leads elsewhere."""
+    """A logger that writes into the run folder; raises UserError where its name leads elsewhere."""
     logger = instantiate("trainer.logger", node, save_dir=str(record.folder))
     place = Path(logger.log_dir or record.folder)
     if not place.resolve().is_relative_to(record.folder.resolve()):
@@ -163,7 +163,7 @@ def build_logger(node: dict[str, Any], record: Record) -> Any:
 
 
 def check_available(needed: list[Source | BackboneFactory], overrides: list[str]) -> None:
-    """Raise Refused unless all that is needed is on disk or can be fetched; fetches nothing."""
+    """Raise UserError unless all that is needed is on disk or can be fetched; fetches nothing."""
     lost = [what for part in needed if (what := part.missing()) and not part.can_download()]
     if lost:
         own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]

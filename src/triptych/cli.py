@@ -134,7 +134,7 @@ def parse_settings(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def translate_hydra_errors(command: str) -> Iterator[None]:
-    """Raise Refused for what Hydra and OmegaConf raise in the block over what was typed."""
+    """Raise UserError for what Hydra and OmegaConf raise in the block over what was typed."""
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the refusal says so
     try:
         yield
@@ -157,7 +157,7 @@ def is_input_error(error: Exception) -> bool:
 
 
 def check_flags() -> None:
-    """Raise Refused at a flag that lacks its value: Hydra would print eight lines."""
+    """Raise UserError at a flag that lacks its value: Hydra would print eight lines."""
     from hydra._internal.utils import get_args_parser
 
     def refuse_flag(message: str) -> NoReturn:
@@ -327,7 +327,7 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
 
 
 def check_runs_exist(config: "Config") -> None:
-    """Raise Refused where a command is to read runs and there are none: before it is imported."""
+    """Raise UserError where a command is to read runs and there are none: before it is imported."""
     from triptych.runs.reader import find_run_folders
 
     for setting in {"run", "runs"} & config.keys():

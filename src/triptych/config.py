@@ -213,7 +213,7 @@ def resolve_config(config: DictConfig) -> Config:
 
 
 def check_config(config: Config, command: str = "train") -> None:
-    """Raise Refused, a line a setting, three at most, unless every setting is what it must be."""
+    """Raise UserError, a line a setting, three at most, unless every setting is what it must be."""
     together = find_contradictions
     if not extends_training(command):
         together = getattr(settings_of(command), "find_contradictions", lambda config: iter(()))

@@ -36,7 +36,7 @@ def fetch(urls: Sequence[str], path: Path, size: int, md5: str) -> None:
     """Bring the file of `size` bytes and this md5 to `path`, unless it is there already.
 
     The addresses are tried in order. A broken download stays in `<path>.part`, and the next try
-    goes on from there. Of several processes one downloads, the others wait. Raises Refused when no
+    goes on from there. Of several processes one downloads, the others wait. Raises UserError when no
     address delivers the file or the disk does not take it.
     """
     part = path.with_name(f"{path.name}.part")
@@ -77,7 +77,7 @@ def md5_of(path: Path) -> str:
 def locked(path: Path, settings: str = "DATA_DIR or data.root") -> Iterator[None]:
     """Keep other processes from making `path` at the same time (flock on `<path>.lock`).
 
-    What the disk refuses meanwhile (space, permission, a file in place of a folder) raises Refused,
+    What the disk refuses meanwhile (space, permission, a file in place of a folder) raises UserError,
     which names the `settings` that say where it lies.
     """
     try:

@@ -44,7 +44,7 @@ class Optim:
     ) -> tuple[Optimizer, LRScheduler]:
         """Optimizer over what trains, and a schedule to be stepped once a step.
 
-        Raises Refused where the schedule falls towards an end and training has none.
+        Raises UserError where the schedule falls towards an end and training has none.
         """
         if self.schedule != "constant" and total_steps < 1:
             raise UserError(

@@ -130,7 +130,7 @@ def describe_run(data: ImageDataModule, backbone: Backbone, network: BackboneFac
 def make_trainer(
     config: Config, record: Record, task: ImageClassifier
 ) -> tuple[pl.Trainer, Journal]:
-    """The trainer with its journal; raises Refused where it does not take its settings."""
+    """The trainer with its journal; raises UserError where it does not take its settings."""
     keeps = config["checkpoint"]
     due = CheckpointSchedule(
         keeps["every_n_steps"], keeps.get("every_minutes")

@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_weights_into(network: nn.Module, path: Path) -> None:
-    """Give a network the weights of `best.ckpt`; raises Refused where they are another's."""
+    """Give a network the weights of `best.ckpt`; raises UserError where they are another's."""
     content = load_checkpoint(path)
     try:
         network.load_state_dict(content["state_dict"])
@@ -53,7 +53,7 @@ def load_weights_into(network: nn.Module, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, its tensors read when used; raises Refused at code, and
+    """A checkpoint's content on the CPU, its tensors read when used; raises UserError at code, and
     where a byte has changed: torch writes checksums, but does not look at them."""
     try:
         with ZipFile(path) as archive:
@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step that `last.ckpt` was saved at; raises Refused where it is not whole."""
+    """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
     content = load_checkpoint(path)
     try:
         place, progress = content["ImageData"], content["loops"]["fit_loop"]

@@ -56,7 +56,7 @@ def load_or_compute(
 
     `first` are those of the first images, float32 or float64: a file that begins otherwise, or has
     another size, is not trusted. Of several processes one computes, by going through its batches.
-    Raises Refused where the disk does not take them.
+    Raises UserError where the disk does not take them.
     """
     path, shape = features_dir() / f"{name}.features", (num_images, first.shape[1])
     if (features := _open(path, shape, first)) is not None:
@@ -204,7 +204,7 @@ class Frozen:
             yield self._run(part, start, start + self.batch_size)[0]
 
     def first_features(self, part: ImageSubset) -> Tensor:
-        """Features of a split's first images; raises Refused unless they are all that is needed."""
+        """Features of a split's first images; raises UserError unless they are all that is needed."""
         features, logits = self._run(part, 0, NUM_CHECKED)
         if features.ndim == 2:
             with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
@@ -238,7 +238,7 @@ class Frozen:
 
 
 def check_same_in_every_epoch(trainer: Any, data: ImageDataModule) -> None:
-    """Raise Refused where an image may have other features in another epoch, or comes but once."""
+    """Raise UserError where an image may have other features in another epoch, or comes but once."""
     for setting in ("augment", "mix"):
         if (value := getattr(data, setting)) != "none":
             raise UserError(f"data.{setting}={value}, so images differ from epoch to epoch")

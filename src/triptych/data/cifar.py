@@ -28,7 +28,7 @@ _ADMITTED = {
 
 
 def unpickle(data: bytes) -> Any:
-    """What Python 2 pickled, its strings as bytes; raises Refused where that would import more."""
+    """What Python 2 pickled, its strings as bytes; raises UserError where that would import more."""
     return _Unpickler(io.BytesIO(data), encoding="bytes").load()
 
 
@@ -91,7 +91,7 @@ class Cifar:
         self._unpack()
 
     def read(self) -> ImageSet:
-        """Raises Refused for a file that is altered, cut short or not there."""
+        """Raises UserError for a file that is altered, cut short or not there."""
         if self._archive.is_file():
             self._unpack()
         *train, test, names = self._sums

@@ -53,7 +53,7 @@ class Listing(NamedTuple):
 def listed(root: Path) -> Listing:
     """Everything below a root but what is hidden; links are followed.
 
-    Raises Refused where there are no classes to tell apart, or a folder cannot be read.
+    Raises UserError where there are no classes to tell apart, or a folder cannot be read.
     """
     try:
         parts = parts_of(root)
@@ -131,7 +131,7 @@ def class_name(folder: str) -> str:
 
 
 def check(found: Listing, why: str = "") -> None:
-    """Raise Refused unless there are two classes or more, none of them without photos.
+    """Raise UserError unless there are two classes or more, none of them without photos.
 
     `why` is what to add where there is none.
     """
@@ -193,7 +193,7 @@ class Folder:
         self._stored()
 
     def read(self) -> ImageSet:
-        """Raises Refused where a class has no image that can be read."""
+        """Raises UserError where a class has no image that can be read."""
         found, squares = self._listing, self._stored()
         photos = [p for p in found.photos if p.file.name not in squares.unreadable]
         why = "".join(

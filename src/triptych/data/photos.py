@@ -190,7 +190,7 @@ def stored(root: Path, files: Sequence[File], kind: Square) -> Stored:
     """The squares of files below a root, decoded if they are new or changed since.
 
     They lie in DATA_DIR (else `data/`), for the photos' own folder may be read-only; what was
-    stored of an earlier state of the folder goes. Of several processes one decodes. Raises Refused
+    stored of an earlier state of the folder goes. Of several processes one decodes. Raises UserError
     where the disk does not take them.
     """
     folder = data_dir() / ".folders"

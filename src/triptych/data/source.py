@@ -79,7 +79,7 @@ def split_indices(data: ImageSet, sizes: dict[str, int | None], seed: int) -> di
 
 
 def check_classes_trained(data: ImageSet, parts: dict[str, Tensor]) -> None:
-    """Raise Refused where no image is left to train, or none of a class that is then asked for."""
+    """Raise UserError where no image is left to train, or none of a class that is then asked for."""
     learned = set(data.train.labels[parts["train"]].tolist())
     for name, labels in (("val", data.train.labels), ("test", data.test.labels)):
         unlearned = set(labels[parts[name]].tolist()) - learned

@@ -21,7 +21,7 @@ from triptych.errors import UserError, summarize_error
 def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
     """Load a state dict, bare or under `state_dict`; without a head of this size ours stays.
 
-    Parameters whose names start with one of `ignored` are passed over. Raises Refused where the
+    Parameters whose names start with one of `ignored` are passed over. Raises UserError where the
     file cannot be read, holds code, or belongs to another network.
     """
     own = network.state_dict()
@@ -132,7 +132,7 @@ def new_head(old: nn.Module, num_classes: int) -> nn.Module:
 
 
 def check_forward(backbone: Backbone, name: str) -> None:
-    """Raise Refused unless one image of the expected size passes."""
+    """Raise UserError unless one image of the expected size passes."""
     size = backbone.preprocessing.input_size
     try:
         with torch.no_grad():

@@ -22,7 +22,7 @@ class TimmModel:
     """Any network of timm's list that scores with one head.
 
     `weights`: DEFAULT, another of timm's tags for the network, a checkpoint's path, or None.
-    All but the constructor raises Refused where timm is not installed or has no such network.
+    All but the constructor raises UserError where timm is not installed or has no such network.
     """
 
     name: str
@@ -151,7 +151,7 @@ def import_library(name: str = "timm") -> Any:
 
 
 def check_name(name: str, known: list[str]) -> None:
-    """Raise Refused where timm knows no such network, or the name holds a tag as well."""
+    """Raise UserError where timm knows no such network, or the name holds a tag as well."""
     if name not in known:
         network, _, tag = name.partition(".")
         raise UserError(

@@ -31,7 +31,7 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
 
     A run that is `resumed`, but refused before `record.begin`, stays as it was.
 
-    Raises Refused where another process is at work on the run, or was since it was looked at.
+    Raises UserError where another process is at work on the run, or was since it was looked at.
     """
     with nullcontext() if isinstance(record, ReadOnlyRecord) else lock_run(record.folder):
         if isinstance(record, ReadOnlyRecord):
@@ -52,7 +52,7 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
 
 @contextmanager
 def check_writes(folder: Path) -> Iterator[None]:
-    """Raise Refused where the block cannot write into a run folder."""
+    """Raise UserError where the block cannot write into a run folder."""
     try:
         yield
     except OSError as error:

@@ -38,7 +38,7 @@ OPTIONAL_METADATA: dict[str, Rule] = {
 def find_run_folders(places: str | Sequence[str], setting: str = "runs") -> list[Path]:
     """Every folder with a `run.json` at or below a folder or a glob, or a list of them, each once.
 
-    Raises Refused, by the name of the `setting`, where a place has none.
+    Raises UserError, by the name of the `setting`, where a place has none.
     """
     found: dict[Path, Path] = {}
     empty: list[str] = []
@@ -71,7 +71,7 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise Refused at what no reader comes to the end of: a FIFO, a text without end."""
+    """Raise UserError at what no reader comes to the end of: a FIFO, a text without end."""
     for path in folder.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path}: neither a file nor a folder; delete it")
@@ -82,7 +82,7 @@ def check_files(folder: Path) -> None:
 def read_finished(folder: Path) -> Record:
     """The record of a finished run, whose facts are as `FACTS` and `OPTIONAL_FACTS` have them.
 
-    An optional fact that is not there is None. Raises Refused where the run is not finished, or a
+    An optional fact that is not there is None. Raises UserError where the run is not finished, or a
     fact is not what it may be.
     """
     record = Record.open(folder)
@@ -105,7 +105,7 @@ def read_finished(folder: Path) -> Record:
 def sanitize(value: Any, depth: int = 0) -> Any:
     """Strings, at any depth, in one line of what can be printed and written as UTF-8.
 
-    Raises Refused where lists and mappings are nested deeper than 50.
+    Raises UserError where lists and mappings are nested deeper than 50.
     """
     if depth > MAX_DEPTH:
         raise UserError(f"nested deeper than {MAX_DEPTH}")

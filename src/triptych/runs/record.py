@@ -109,7 +109,7 @@ class Record:
 
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
-        """Make a new folder with the frozen config; raises Refused where that cannot be."""
+        """Make a new folder with the frozen config; raises UserError where that cannot be."""
         now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
         name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
@@ -145,7 +145,7 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The record of an existing folder; raises Refused where it has none."""
+        """The record of an existing folder; raises UserError where it has none."""
         try:
             metadata = replace_non_finite(
                 json.loads(check_regular_file(folder / "run.json").read_text())
@@ -160,7 +160,7 @@ class Record:
 
     @property
     def config(self) -> Config:
-        """The frozen config; raises Refused where it cannot be read."""
+        """The frozen config; raises UserError where it cannot be read."""
         path = self.folder / "config.yaml"
         try:
             text = check_regular_file(path).read_text()

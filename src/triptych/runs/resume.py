@@ -32,7 +32,7 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     """The record of the run to resume.
 
     The folder's config holds, but for `overrides` that are no part of the experiment: where data
-    lie, which device. Raises Refused at any other override, at a folder that is damaged, edited
+    lie, which device. Raises UserError at any other override, at a folder that is damaged, edited
     or somebody else's, and where another process is at work on the run.
     """
     keys = {override.lstrip("+").partition("=")[0]: override for override in overrides}
@@ -65,7 +65,7 @@ def restore_num_threads(record: Record) -> None:
 
 
 def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
-    """Raise Refused where the images are no longer those that the run began with."""
+    """Raise UserError where the images are no longer those that the run began with."""
     for name in ("classes", "split_hash", "test_hash"):
         before = record.metadata.get(name)
         if before is not None and before != replace_non_finite(metadata[name]):
@@ -95,7 +95,7 @@ def apply_resume_overrides(own: Config, typed: Config, overrides: list[str]) -> 
 def truncate_to_checkpoint(record: Record) -> None:
     """Take back what the run did after its last checkpoint: all of it will be done again.
 
-    Raises Refused where that checkpoint cannot be read, OSError where a file cannot be written.
+    Raises UserError where that checkpoint cannot be read, OSError where a file cannot be written.
     """
     last, folder = record.checkpoint_path("last"), record.folder
     # Beside `last.ckpt` Lightning's own is none: it saves one before it has SLURM requeue a job.

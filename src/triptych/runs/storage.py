@@ -34,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_writable(told: str, path: Path) -> None:
-    """Raise Refused, beginning with what was `told`, where `replacing` could never put a file."""
+    """Raise UserError, beginning with what was `told`, where `replacing` could never put a file."""
     if os.path.isdir(path):
         raise UserError(f"{told}: is a folder")
     try:
@@ -118,7 +118,7 @@ TRIES = 5  # for `held`, too, takes the lock, but for a moment
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold a run folder while the block lasts.
 
-    Raises Refused where another process holds it, or where the folder cannot be written to.
+    Raises UserError where another process holds it, or where the folder cannot be written to.
     """
     path = folder / ".lock"
     with _open(path) as file:

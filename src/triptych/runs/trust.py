@@ -17,7 +17,7 @@ DEEPEST = 50
 def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
     """Check a config out of a run folder, which may be somebody else's.
 
-    Raises Refused where it names a `_target_` that neither the installed configs nor `trusted`
+    Raises UserError where it names a `_target_` that neither the installed configs nor `trusted`
     do, or holds an interpolation, which could make one: a run folder's config is resolved.
     """
     if "${" in repr(config):

@@ -28,7 +28,7 @@ from triptych.tools.sweep.sweep import run
 STAND_IN = """
 import contextlib, json, os, signal, sys, time
 from pathlib import Path
-from triptych import Refused, record as records
+from triptych import UserError, record as records
 from triptych.runs.storage import hold
 from triptych.runs.record import Record
 from triptych.sweep import job
@@ -46,7 +46,7 @@ def note(log_dir, **what):
 def work(config, overrides, report):
     seed, log_dir = config["seed"] % 10, Path(config["log_dir"])
     if seed == REFUSED:
-        raise Refused("data.root: not there\\nfetch it\\nor not")
+        raise UserError("data.root: not there\\nfetch it\\nor not")
     resumed = config["resume"]
     record = Record.open(Path(resumed)) if resumed else Record.create(config, overrides)
     report.write_text(str(record.folder))

@@ -14,7 +14,7 @@ from triptych.runs.storage import atomic_write, check_writable
 def benchmark(config: Config, overrides: list[str]) -> None:
     """Measure, show what came of it, and write it to a JSON file.
 
-    Raises Refused where it cannot be measured as asked, or `out` exists.
+    Raises UserError where it cannot be measured as asked, or `out` exists.
     """
     if config["resume"]:
         raise UserError("resume: a benchmark measures new steps, and keeps no run")

@@ -67,7 +67,7 @@ class Subject:
 def made_subject(config: Config, record: Record) -> Subject:
     """Build it from a checked config; `record` is that of a run which leaves nothing.
 
-    Raises Refused where a bare loop would not do what the config asks.
+    Raises UserError where a bare loop would not do what the config asks.
     """
     for name, value in PLAIN.items():
         if config["trainer"].get(name, value) != value:

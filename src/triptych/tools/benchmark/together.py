@@ -16,7 +16,7 @@ from triptych.tools.sweep.worker import STOPPED
 def run(jobs: Sequence[Job]) -> None:
     """Measure every job; exits with 1 where one could not be measured.
 
-    Raises Refused where all would write into one file.
+    Raises UserError where all would write into one file.
     """
     if any(job.config["out"] for job in jobs):
         raise UserError("out: names one file; with -m they go into log_dir/benchmark")

@@ -40,7 +40,7 @@ MAX_NAMED = 4  # models in a title
 def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     """Compare every finished run below `config["runs"]`; the path of the page.
 
-    Raises Refused where no run is left, or where those left cannot be compared.
+    Raises UserError where no run is left, or where those left cannot be compared.
     """
     out = Path(config["out"]) if config["out"] else None
     if out and (out / "run.json").exists():
@@ -135,7 +135,7 @@ def origin(network: TrainedNetwork) -> Origin:
 
 
 def write(comparison: Comparison, out: Path) -> Path:
-    """Put the three files into `out`, each whole; raises Refused where that cannot be."""
+    """Put the three files into `out`, each whole; raises UserError where that cannot be."""
     files = {
         "comparison.csv": as_csv(comparison.rows),
         "comparison.md": as_markdown(comparison),

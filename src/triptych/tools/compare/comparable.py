@@ -37,7 +37,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def require_comparable(runs: list[Run]) -> None:
-    """Raise Refused unless all runs answer for the same images, learned from the same split."""
+    """Raise UserError unless all runs answer for the same images, learned from the same split."""
     lines = differences(runs)
     if lines:
         raise UserError(

@@ -1,6 +1,6 @@
 """What a run folder may hold besides: cost, validation, curves, image types, slices, pictures.
 
-Each reader returns None where the file is not there, and raises Refused where it is not what it
+Each reader returns None where the file is not there, and raises UserError where it is not what it
 should be.
 """
 

@@ -64,7 +64,7 @@ def problem(folder: Path, what: object) -> Problem:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; raises Refused where it is not finished or cannot be trusted."""
+    """Read a run folder; raises UserError where it is not finished or cannot be trusted."""
     record = read_finished(folder)
     metadata = sanitize(record.metadata)
     test = read_predictions(folder / "predictions" / "test.npz")
@@ -77,7 +77,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _check_metrics(run: Run) -> None:
-    """Raise Refused where the record's test metrics are not those of the predictions."""
+    """Raise UserError where the record's test metrics are not those of the predictions."""
     scores = run.scores
     recomputed = {"accuracy": scores.accuracy, "loss": scores.nll, **scores.macro._asdict()}
     for name, value in recomputed.items():

@@ -43,7 +43,7 @@ LASTING = ("image_types",)
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
-    """Evaluate every run at or below the folders; raises Refused where none could be.
+    """Evaluate every run at or below the folders; raises UserError where none could be.
 
     Writes into each folder `evaluation.json` (of the validation split `evaluation_val.json`),
     `cost.json`, figures and, where asked for, `image_types.csv`.
@@ -64,7 +64,7 @@ def evaluate(config: Config, overrides: list[str]) -> None:
 
 
 def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
-    """One run; raises Refused where its folder, its images or this machine do not allow it."""
+    """One run; raises UserError where its folder, its images or this machine do not allow it."""
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to")
     run = rebuild_run(folder, config["trusted_targets"])

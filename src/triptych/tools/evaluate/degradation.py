@@ -66,7 +66,7 @@ def degradations(outcomes: Outcomes) -> dict[str, Degradation]:
 def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, Degradation]:
     """How much more the one network loses than the other, paired by image, for the types of both.
 
-    Raises Refused where they were tried on different images.
+    Raises UserError where they were tried on different images.
     """
     if not np.array_equal(one.index, other.index):
         raise UserError(
@@ -106,7 +106,7 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
 
 
 def read_outcomes(folder: Path) -> Outcomes:
-    """What `write_outcomes` left there; raises Refused in one line where it is not that."""
+    """What `write_outcomes` left there; raises UserError in one line where it is not that."""
     path = folder / "predictions" / "image_types.npz"
     outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
     if not _sound(outcomes):

@@ -32,7 +32,7 @@ def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
 
     The gradients of a class's logit with respect to the network's deepest map, averaged over
     positions, weigh the map's channels; what is positive of their sum is enlarged to the image.
-    Raises Refused where the network has no such map. Expects evaluation mode, changes nothing.
+    Raises UserError where the network has no such map. Expects evaluation mode, changes nothing.
     """
     assert not backbone.training
     with torch.enable_grad():
@@ -49,7 +49,7 @@ def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, C), and the last output that any layer before the head gives for h * w > 1
     positions: (B, K, h, w), or (B, h, w, K).
 
-    Adaptive pooling does not count: it makes many positions of one. Raises Refused where no layer
+    Adaptive pooling does not count: it makes many positions of one. Raises UserError where no layer
     is left, or where a transformer makes a sequence of patches (B, T, F) of the map.
     """
     found: list[Tensor] = []
@@ -87,7 +87,7 @@ def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> li
     """Rows of the predictions: of places in the official set, or of the `most_confused`.
 
     Those are the mistakes that gave the true class the least probability, the worst first.
-    Raises Refused where a place is not among the images that were scored.
+    Raises UserError where a place is not among the images that were scored.
     """
     if images == "most_confused":
         rows = np.flatnonzero(~predicted.correct)
@@ -98,7 +98,7 @@ def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> li
 
 
 def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
-    """Raise Refused where one of `images` is a place that is not in `index` (N,), which ascends."""
+    """Raise UserError where one of `images` is a place that is not in `index` (N,), which ascends."""
     lost = set(images) - set(index.tolist()) if isinstance(images, list) else ()
     if lost:
         raise UserError(

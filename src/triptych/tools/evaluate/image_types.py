@@ -41,7 +41,7 @@ def score_image_types(
     """Which of the chosen images a network gets right, unmodified and at every severity of types.
 
     `images` are uint8 (N, 3, H, W) on the CPU, `index` (N,) their places in the official set;
-    `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Raises Refused for a type
+    `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Raises UserError for a type
     that there is not.
     """
     check_types(types)

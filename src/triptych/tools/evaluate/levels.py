@@ -22,7 +22,7 @@ LEVELS: dict[str, tuple[float, float, float]] = {
 
 
 def check_types(types: list[str]) -> None:
-    """Raise Refused unless every name is one of `LEVELS`, and once."""
+    """Raise UserError unless every name is one of `LEVELS`, and once."""
     for name in types:
         if name not in LEVELS:
             raise UserError(

@@ -66,7 +66,7 @@ class RebuiltRun:
 def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     """The network of a finished run, on the CPU; needs no images.
 
-    Classes that the record does not name are numbered. Raises Refused where the folder is no
+    Classes that the record does not name are numbered. Raises UserError where the folder is no
     finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
     best checkpoint is missing, damaged, of other classes or another network's.
     """
@@ -107,7 +107,7 @@ def read_data(
 ) -> ImageDataModule:
     """The run's images, as split in training; fetches nothing.
 
-    `root` is where they lie on this machine, None where the config says. Raises Refused where they
+    `root` is where they lie on this machine, None where the config says. Raises UserError where they
     are missing, or are not those of the record.
     """
     config = copy.deepcopy(run.config)

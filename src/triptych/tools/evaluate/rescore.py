@@ -75,7 +75,7 @@ class Rescored(NamedTuple):
 
 
 def find_device(word: str) -> torch.device:
-    """The device of `auto`, `cpu` or `cuda`; raises Refused where this machine has none such."""
+    """The device of `auto`, `cpu` or `cuda`; raises UserError where this machine has none such."""
     if word == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: there is no NVIDIA GPU that torch can use; take device=cpu")
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

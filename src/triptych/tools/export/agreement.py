@@ -51,7 +51,7 @@ class Agreement(NamedTuple):
 def differences(
     network: Predict, exported: Predict, shown: Mapping[str, Sequence[Tensor]]
 ) -> dict[str, float]:
-    """By kind, the largest over batches uint8 (N, 3, H, W); raises Refused above the tolerance."""
+    """By kind, the largest over batches uint8 (N, 3, H, W); raises UserError above the tolerance."""
     found = {kind: largest(network, exported, batches) for kind, batches in shown.items()}
     for kind, value in found.items():
         if not value <= TOLERANCE:  # NaN neither
@@ -79,7 +79,7 @@ def images_to_try(
     """Batches uint8 (N, 3, H, W) by kind: test images where there are any, and made photographs.
 
     Without the data, the test images that the run kept, and a line on the screen that says why.
-    Raises Refused where `root` is not None and does not hold the data.
+    Raises UserError where `root` is not None and does not hold the data.
     """
     kind = "test image"
     try:

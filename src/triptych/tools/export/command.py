@@ -18,7 +18,7 @@ INSTALL = "pip install 'onnx>=1.19' 'onnxscript>=0.5' 'onnxruntime>=1.23'"
 def export(config: Config, overrides: list[str]) -> None:
     """Write the file and its card, once they are checked against the network.
 
-    Raises Refused where the run, this machine or what lies there already does not allow it.
+    Raises UserError where the run, this machine or what lies there already does not allow it.
     """
     if absent := [name for name in NEEDED[config["format"]] if find_spec(name) is None]:
         raise UserError(f"format=onnx: {', '.join(absent)} not installed; {INSTALL}")

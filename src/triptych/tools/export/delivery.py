@@ -39,7 +39,7 @@ log.addFilter(sanitize_log_record)
 def deliver(folder: Path, path: Path, config: Config) -> None:
     """Write the run's network to `path` and its card beside it, both or neither.
 
-    Raises Refused where the run cannot be read, its network cannot be exported, the file answers
+    Raises UserError where the run cannot be read, its network cannot be exported, the file answers
     otherwise than the network, or `path` cannot be written to.
     """
     silence_lightning()
@@ -110,7 +110,7 @@ def tried(
     shown: dict[str, list[Tensor]],
     seconds: float,
 ) -> Agreement:
-    """The file, opened as others would, beside what `predict` says; raises Refused where they
+    """The file, opened as others would, beside what `predict` says; raises UserError where they
     differ."""
 
     def network(images: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Portable(nn.Module):
 
 
 def program(run: RebuiltRun) -> ExportedProgram:
-    """The network, in float32, for any N, H and W; raises Refused where torch cannot trace it."""
+    """The network, in float32, for any N, H and W; raises UserError where torch cannot trace it."""
     module = Portable(run.backbone, View.of(run).stored).eval().float()
     axes = {IMAGES: {axis: Dim(name) for axis, name in DYNAMIC.items()}}
     try:

@@ -37,7 +37,7 @@ def predict(config: Config, overrides: list[str]) -> None:
 def predict_images(config: Config) -> None:
     """Write what the runs' networks say of every image, in the order of the images.
 
-    An image that cannot be read is a row with its error. Raises Refused, before any output is
+    An image that cannot be read is a row with its error. Raises UserError, before any output is
     touched, where there is nothing to predict, or to predict by.
     """
     for setting, suffixes in (("out", [*WAYS]), ("grid", [".png"])):

@@ -37,7 +37,7 @@ class View(NamedTuple):
 
     @classmethod
     def of(cls, run: RebuiltRun) -> "View":
-        """Raises Refused where the source of its images does not take its settings."""
+        """Raises UserError where the source of its images does not take its settings."""
         source = instantiate("data.source", run.config["data"]["source"])
         stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
         return cls(

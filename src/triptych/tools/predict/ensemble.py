@@ -75,7 +75,7 @@ def assemble(
 ) -> Ensemble:
     """The networks of finished runs, on the device in the precision that evaluation would take.
 
-    Raises Refused where one cannot be rebuilt, has other classes than the first, or is to be
+    Raises UserError where one cannot be rebuilt, has other classes than the first, or is to be
     calibrated and no temperature was found for it.
     """
     temperatures = [read_temperature(folder) if calibrated else 1.0 for folder in folders]

@@ -16,7 +16,7 @@ def find_images(places: Sequence[str]) -> list[str]:
     """Paths in the order of the places, those of a folder or a glob by name.
 
     A file is taken whatever its name; of a folder, and of those below it, the files that are
-    images by their suffix, hidden ones left out. Raises Refused where a place has none, or a folder
+    images by their suffix, hidden ones left out. Raises UserError where a place has none, or a folder
     cannot be read.
     """
     found: list[str] = []
@@ -58,7 +58,7 @@ def _is_image(name: str) -> bool:
 def read_paths(stream: BufferedReader) -> Iterator[str]:
     """Paths one a line, or each ended by NUL, as they come; blank lines name none.
 
-    Raises Refused at once where nothing comes, or what comes is no text.
+    Raises UserError at once where nothing comes, or what comes is no text.
     """
     first = stream.peek()
     if not first:
@@ -83,7 +83,7 @@ def _ended_by_nul(stream: BufferedReader) -> Iterator[bytes]:
 
 
 def check_output(setting: str, path: Path, suffixes: Sequence[str], overwrite: bool) -> None:
-    """Raise Refused unless a file of one of the suffixes can be written there."""
+    """Raise UserError unless a file of one of the suffixes can be written there."""
     told = f"{setting}={path}"
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{told}: must end in {' or '.join(suffixes)}")

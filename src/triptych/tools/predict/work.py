@@ -53,7 +53,7 @@ class Tally:
 def work(config: Config, folders: list[Path], paths: Iterable[str], total: int | None) -> None:
     """Predict every image and write what is asked for, all of it or nothing.
 
-    Raises Refused where no image could be predicted, the networks cannot be used, or the outputs
+    Raises UserError where no image could be predicted, the networks cannot be used, or the outputs
     cannot be written.
     """
     silence_lightning()

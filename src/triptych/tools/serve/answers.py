@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 def answer(group: Group, content: bytes, max_pixels: int) -> dict[str, Any]:
     """What the page shows of an image file, as JSON has it.
 
-    Raises Unreadable where it gives no image, Refused where a network has no answer.
+    Raises Unreadable where it gives no image, UserError where a network has no answer.
     """
     views = {network.view for network in group.networks}
     images = {

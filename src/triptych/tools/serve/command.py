@@ -19,7 +19,7 @@ NEEDED = {"starlette": "starlette>=0.45", "uvicorn": "uvicorn>=0.34"}
 def serve(config: Config, overrides: list[str]) -> None:
     """Serve the page until a signal ends it, which then is the exit code.
 
-    Raises Refused where no run can be shown, or the port is not to be had.
+    Raises UserError where no run can be shown, or the port is not to be had.
     """
     lost = [f"'{package}'" for name, package in NEEDED.items() if find_spec(name) is None]
     if lost:
@@ -35,7 +35,7 @@ def serve(config: Config, overrides: list[str]) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that waits for browsers; raises Refused where it cannot be had."""
+    """A socket that waits for browsers; raises UserError where it cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

@@ -64,7 +64,7 @@ def val_accuracy(record: Record) -> float | None:
 def read_groups(folders: Iterable[Path], config: Config) -> tuple[list[Group], list[Problem]]:
     """The groups, and in a line each what is wrong with the runs that could not be shown.
 
-    Raises Refused where none can be.
+    Raises UserError where none can be.
     """
     problems: list[Problem] = []
     of_classes: dict[tuple[str, ...], list[Record]] = {}

@@ -151,7 +151,7 @@ def said(_: Request, error: Exception) -> Response:
 
 
 def run(folders: Sequence[Path], config: Config, door: socket.socket, url: str) -> None:
-    """Serve on an open socket until a signal comes; raises Refused where no run can be shown."""
+    """Serve on an open socket until a signal comes; raises UserError where no run can be shown."""
     groups, problems = read_groups(folders, config)
     for problem in problems:
         log.warning("left out: %s: %s", problem.folder, problem.what)

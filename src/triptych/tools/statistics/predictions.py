@@ -23,7 +23,7 @@ Array = NDArray[Any]
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     """The arrays of those names in an npz file, of whatever shapes; nothing in it is run.
 
-    Raises Refused in one line where the file is missing or broken, or lacks one of them.
+    Raises UserError in one line where the file is missing or broken, or lacks one of them.
     """
     try:
         # numpy leaves open what it cannot read, unless it is given an open file.
@@ -78,7 +78,7 @@ class Predicted:
 
 
 def read_predictions(path: Path) -> Predicted:
-    """Read what `Record.add_predictions` wrote; raises Refused in one line where it is not that."""
+    """Read what `Record.add_predictions` wrote; raises UserError in one line where it is not that."""
     arrays = read_arrays(path, ARRAYS)
     problem = _misshapen(**arrays) or _impossible(**arrays)
     if problem:
@@ -87,7 +87,7 @@ def read_predictions(path: Path) -> Predicted:
 
 
 def read_validation(folder: Path, num_classes: int) -> Predicted:
-    """A run's answers in validation; raises Refused too where they are of other classes."""
+    """A run's answers in validation; raises UserError too where they are of other classes."""
     path = folder / "predictions" / "val.npz"
     found = read_predictions(path)
     if found.num_classes != num_classes:

@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 def recipe_accuracy(correct: NDArray[np.bool_]) -> Estimate:
     """Mean accuracy of a recipe from correctness (n, N), SE² = s²/n + Var_i(mean correctness)/N.
 
-    Raises Refused below 3 seeds or 2 images.
+    Raises UserError below 3 seeds or 2 images.
     """
     return _estimate(correct.mean(axis=0), correct)
 
@@ -47,7 +47,7 @@ def recipe_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Estimate:
     """Accuracy of recipe A less that of B, from correctness (n_A, N) and (n_B, N) by image.
 
     SE² = s²_A/n_A + s²_B/n_B + Var_i(d_i)/N: s² is the variance of accuracy over seeds, d_i the
-    difference of mean correctness at image i. Raises Refused below 3 seeds or 2 images.
+    difference of mean correctness at image i. Raises UserError below 3 seeds or 2 images.
     """
     assert a.shape[1] == b.shape[1]
     return _estimate(a.mean(axis=0) - b.mean(axis=0), a, b)

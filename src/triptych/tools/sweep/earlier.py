@@ -71,7 +71,7 @@ def lock_job(job: Job) -> IO[bytes] | None:
     it keeps its job even if the sweep is killed. Where locks are unknown every claim is granted;
     then the run folder's own lock is all that keeps two processes apart.
 
-    Raises Refused where something else lies in the file's place.
+    Raises UserError where something else lies in the file's place.
     """
     path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
     file = _opened(path)

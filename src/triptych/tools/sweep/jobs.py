@@ -32,7 +32,7 @@ def compose_jobs(
 ) -> list[Job]:
     """The jobs with their configs as they are now, of a command's settings.
 
-    Raises Refused where one is wrong, or two would be taken for the same run and are not.
+    Raises UserError where one is wrong, or two would be taken for the same run and are not.
     """
     jobs = []
     for overrides in map(list, job_overrides):
@@ -47,7 +47,7 @@ def compose_jobs(
 
 
 def check_roots(jobs: Sequence[Job]) -> None:
-    """Raise Refused where nothing but `data.root`, which does not count, tells two jobs apart."""
+    """Raise UserError where nothing but `data.root`, which does not count, tells two jobs apart."""
     roots: dict[str, str | None] = {}
     for job in jobs:
         name, root = job.config["data"]["name"], job.config["data"].get("root")

@@ -43,7 +43,7 @@ class Submitted:
 
 
 def executor(cluster: str, folder: str, max_num_timeout: int, parameters: Mapping[str, Any]) -> Any:
-    """submitit's way to a cluster; raises Refused where there is none."""
+    """submitit's way to a cluster; raises UserError where there is none."""
     try:
         submitit = import_module("submitit")
     except ImportError as error:

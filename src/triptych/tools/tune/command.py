@@ -15,7 +15,7 @@ from triptych.tools.tune.space import read_space
 def tune(config: Config, overrides: list[str]) -> None:
     """Work on the study until its trials are used up; then write the best settings as a recipe.
 
-    Raises Refused where the search cannot be begun or resumed as asked.
+    Raises UserError where the search cannot be begun or resumed as asked.
     """
     if find_spec("optuna") is None:
         raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")

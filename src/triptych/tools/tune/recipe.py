@@ -84,7 +84,7 @@ def recipe(
 def chosen(overrides: Sequence[str]) -> dict[str, str]:
     """The choice in each group of the config: typed, an experiment's or the default.
 
-    Raises Refused where that is outside the configs, so that train.py could not repeat it.
+    Raises UserError where that is outside the configs, so that train.py could not repeat it.
     """
     typed = [o for o in overrides if o.partition("=")[0] in (*GROUPS, "experiment")]
     try:

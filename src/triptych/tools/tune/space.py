@@ -46,7 +46,7 @@ Space = dict[str, Range | Choices]
 def read_space(node: Mapping[str, Any], config: Config) -> Space:
     """The settings to vary by their dotted keys; null is not varied.
 
-    Raises Refused unless each is a setting of `config`, a checked training, that takes every
+    Raises UserError unless each is a setting of `config`, a checked training, that takes every
     value between.
     """
     space: Space = {}
@@ -73,7 +73,7 @@ def parameters(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def require_setting(key: str, config: Config) -> None:
-    """Raise Refused unless the training has a setting of that name that a search may vary."""
+    """Raise UserError unless the training has a setting of that name that a search may vary."""
     in_common = (*IN_COMMON, *NOT_THE_EXPERIMENT, *SWEEP_ONLY)
     if any(key == name or key.startswith(f"{name}.") for name in in_common):
         raise UserError(f"search.{key}: not to be varied, all trials have it in common")
@@ -92,7 +92,7 @@ def require_setting(key: str, config: Config) -> None:
 
 
 def parameter(key: str, entry: Any) -> Range | Choices:
-    """A range or the choices; raises Refused where it is neither."""
+    """A range or the choices; raises UserError where it is neither."""
     if isinstance(entry, dict):
         return read_range(key, entry)
     plain = (str, int, float, bool, type(None))

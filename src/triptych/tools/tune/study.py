@@ -49,7 +49,7 @@ def can_download(storage: str | None, *errors: type[Exception]) -> Iterator[None
 def open_study(
     name: str, storage: str | None, pruner: dict[str, Any], folder: Path
 ) -> optuna.Study:
-    """The study of that name, new or as it was left; raises Refused where it cannot be had."""
+    """The study of that name, new or as it was left; raises UserError where it cannot be had."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     optuna_pruner = instantiate("pruner", pruner)
     if not isinstance(optuna_pruner, BasePruner):
@@ -93,7 +93,7 @@ def mend(path: Path) -> None:
 
 
 def require_same(study: optuna.Study, told: dict[str, Any]) -> None:
-    """Raise Refused where the study was begun with other settings than those told."""
+    """Raise UserError where the study was begun with other settings than those told."""
     told, has_trials = json.loads(json.dumps(told)), bool(study.trials)
     earlier = study.user_attrs.get("settings")  # which another worker may set, and then begin
     if earlier is None and not has_trials:

@@ -61,7 +61,7 @@ class Watch(Callback):
 def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
     """Train as the config says, until `goes_on` says no; the test images are not looked at.
 
-    A training that diverges or lacks memory has an error. Raises Refused at wrong settings.
+    A training that diverges or lacks memory has an error. Raises UserError at wrong settings.
     """
     watch = Watch(goes_on)
     try:

@@ -79,7 +79,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
 
 
 def require_trainable(training: Config, overrides: list[str]) -> None:
-    """Raise Refused unless data and weights can be had, and one device will do."""
+    """Raise UserError unless data and weights can be had, and one device will do."""
     if num_ranks(training) > 1:
         raise UserError(
             f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes "
