@@ -272,7 +272,7 @@ def test_ctrl_c_on_the_way_in_ends_without_a_traceback(monkeypatch: pytest.Monke
     monkeypatch.setattr(cli, "function", interrupted)
     sys.argv[1:] = ["model=alexnet"]
     with pytest.raises(SystemExit) as ended:
-        cli.main("train", "triptych.train:train")
+        cli.main("train", "triptych.training:train")
     assert ended.value.code == 130
 
 
@@ -280,7 +280,7 @@ def test_whoever_asks_for_the_traceback_gets_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = ["seed=abc"]
     with pytest.raises(UserError):
-        cli.main("train", "triptych.train:train")
+        cli.main("train", "triptych.training:train")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import triptych.data
 from triptych.cli import normalize_argument
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.tools.compare.command import compare
-from triptych.train import train
+from triptych.training import train
 
 ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()

@@ -27,7 +27,7 @@ from triptych.config import Config
 from triptych.data.rng import permutation
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.train import fit_and_test, make_trainer, prepare
+from triptych.training import fit_and_test, make_trainer, prepare
 
 NUM_STEPS, BATCH_SIZE = 10, 8
 SETTINGS = (

@@ -336,7 +336,7 @@ def check_runs_exist(config: "Config") -> None:
 
 def load_function(command: str) -> Callable[["Config", list[str]], Any]:
     """The function that does the work of a command: of its name, in its module `command`."""
-    name = "triptych.train" if command == "train" else f"triptych.tools.{command}.command"
+    name = "triptych.training" if command == "train" else f"triptych.tools.{command}.command"
     function: Callable[[Config, list[str]], Any] = getattr(import_module(name), command)
     return function
 

@@ -24,7 +24,7 @@ from triptych.data.source import ImageSet
 from triptych.errors import UserError
 from triptych.runs.record import Record, config_hash
 from triptych.tools.evaluate.rebuild import read_data, rebuild_run
-from triptych.train import train
+from triptych.training import train
 
 COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 

@@ -18,7 +18,7 @@ from triptych.models.backbone import Backbone
 from triptych.models.timm_models import TimmModel
 from triptych.tools.compare.command import compare
 from triptych.tools.evaluate.command import evaluate
-from triptych.train import train
+from triptych.training import train
 
 timm = pytest.importorskip("timm")
 hub = pytest.importorskip("huggingface_hub")

@@ -29,7 +29,7 @@ from hydra import compose, initialize_config_dir
 from triptych.cli import normalize_argument
 from triptych.config import CONFIGS, resolve_config
 from triptych.runs.record import Record
-from triptych.train import train
+from triptych.training import train
 
 ROOT = Path(__file__).parents[2]
 TINY = """

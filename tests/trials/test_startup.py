@@ -40,7 +40,7 @@ def test_a_command_that_ends_otherwise_than_it_should_is_told_and_not_timed() ->
 def test_a_training_imports_little_besides_its_libraries() -> None:
     program = (
         "import sys, torch, torchvision, lightning; theirs = set(sys.modules)\n"
-        "import triptych.train; ours = set(sys.modules) - theirs\n"
+        "import triptych.training; ours = set(sys.modules) - theirs\n"
         "print(len(ours), {'sklearn', 'pandas', 'onnx', 'optuna', 'IPython'} & ours)"
     )
     ended = run([sys.executable, "-c", program])

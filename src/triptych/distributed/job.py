@@ -46,7 +46,7 @@ def work(config: Config, overrides: list[str], report: Path) -> None:
     from triptych.distributed.ranks import rank
     from triptych.runs.lifecycle import record_status
     from triptych.runs.record import Record
-    from triptych.train import train
+    from triptych.training import train
 
     try:
         train(config, overrides, started=report.write_text)

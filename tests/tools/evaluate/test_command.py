@@ -21,7 +21,7 @@ from triptych.tools.evaluate.command import evaluate
 from triptych.tools.evaluate.rebuild import rebuild_run
 from triptych.tools.evaluate.rescore import find_device
 from triptych.tools.statistics.predictions import Predicted, read_predictions
-from triptych.train import train
+from triptych.training import train
 
 TINY = [
     *("model=torchvision", "model.name=shufflenet_v2_x0_5", "model.input_size=32"),

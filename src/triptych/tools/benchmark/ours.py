@@ -12,7 +12,7 @@ from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 from triptych.tools.benchmark.clock import Enough, PartsProfiler, StepClock, Stopwatch
 from triptych.tools.benchmark.subject import Subject
-from triptych.train import make_trainer
+from triptych.training import make_trainer
 
 # Parts of a step, by the names that Lightning's profiler gives them.
 PARTS = {

@@ -15,7 +15,7 @@ from triptych.models.backbone import Backbone
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import AUTOCAST
-from triptych.train import prepare
+from triptych.training import prepare
 
 # What a bare loop does: any other value of these is refused.
 PLAIN = {

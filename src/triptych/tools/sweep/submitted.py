@@ -21,7 +21,7 @@ class Submitted:
     def __call__(self) -> str:
         """Train, or go on where an earlier run of the job was cut off; why it was refused."""
         from triptych.cli import configure_logging
-        from triptych.train import train
+        from triptych.training import train
 
         configure_logging()
         earlier = None if self.job.fresh else newest(self.job)

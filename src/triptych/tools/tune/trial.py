@@ -17,7 +17,7 @@ from triptych.errors import UserError, summarize_error
 from triptych.runs.lifecycle import ALLOCATOR, comes_from_lightning
 from triptych.runs.record import Record
 from triptych.runs.stopping import exit_on_signal, install_handlers
-from triptych.train import prepare
+from triptych.training import prepare
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
-from triptych.train import train
+from triptych.training import train
 
 SMALL = ["model=torchvision", "model.name=mobilenet_v3_small"]  # has BatchNorm and dropout
 TINY = [
