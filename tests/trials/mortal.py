@@ -33,7 +33,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from triptych import figures, train
+from triptych import figures, training
 from triptych.callbacks.recorder import Journal
 from triptych.cli import configure_logging, print_error
 from triptych.config import CONFIGS, Config, check_config, resolve_config
@@ -173,7 +173,7 @@ def live(request: dict[str, Any]) -> int:
         check_config(config)
         if "uid" in request and os.getuid() == 0:
             os.setuid(request["uid"])
-        train.train(config, typed)
+        training.train(config, typed)
     except UserError as error:
         return print_error(error)
     except SystemExit as ended:
