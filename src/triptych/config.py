@@ -244,6 +244,11 @@ def format_value(value: Any) -> str:
     return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
 
 
+def setting_name(override: str) -> str:
+    """The setting that an override sets."""
+    return override.lstrip("+").partition("=")[0]
+
+
 def iterate_settings(
     config: Config, rules: dict[str, Rule], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:

@@ -18,12 +18,11 @@ from triptych.callbacks import checkpoint
 from triptych.config import Config
 from triptych.distributed.ranks import hear, rank, tell
 from triptych.errors import UserError
-from triptych.runs.reader import check_files, walk_run_folders
+from triptych.runs.earlier_runs import find_runs, resume_arguments
+from triptych.runs.reader import check_files
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
 from triptych.runs.storage import atomic_write, find_temporary_files, lock_run, replace_non_finite
 from triptych.runs.trust import check_untrusted_config
-from triptych.tools.sweep.earlier import open_record
-from triptych.tools.sweep.jobs import Job, requested
 
 OF_THE_TEST = ("test/", "best/", "_hparams_/")  # curves written after the last checkpoint
 
@@ -192,13 +191,12 @@ def resume_requeued_job(
         log.info("finished before SLURM started this job again: %s", folder)
         started(folder)
         raise SystemExit(0)
-    more = requested(Job(overrides, config, config_hash(config)), run)
-    return more["config"], more["overrides"]
+    return resume_arguments(config, overrides, run.folder)
 
 
 def find_run_of_this_job(config: Config) -> str:
     """The folder of the newest run of that config that this SLURM job began; empty if none."""
-    job_id, sought = os.environ.get("SLURM_JOB_ID"), config_hash(config)
-    runs = (open_record(folder, sought) for folder in walk_run_folders(Path(config["log_dir"])))
-    own = [run for run in runs if run and job_id and run.metadata.get("slurm_job_id") == job_id]
+    job_id = os.environ.get("SLURM_JOB_ID")
+    runs = find_runs(Path(config["log_dir"]), config_hash(config))
+    own = [run for run in runs if job_id and run.metadata.get("slurm_job_id") == job_id]
     return str(max(own, key=lambda run: str(run.metadata.get("started_at"))).folder) if own else ""

@@ -5,20 +5,11 @@ import os
 from pathlib import Path
 from typing import IO
 
-from triptych.config import Rule, count, format_value, number
 from triptych.errors import UserError
-from triptych.runs.reader import MEASURED, read_finished, walk_run_folders
+from triptych.runs.earlier_runs import find_runs
 from triptych.runs.record import Record
 from triptych.runs.storage import check_regular_file, open_no_follow
 from triptych.tools.sweep.jobs import Job
-
-STATUSES = ("running", "interrupted", "failed", "finished")
-SCORES: dict[str, Rule] = {
-    "num_test": count(1),
-    "train_seconds": MEASURED,
-    **dict.fromkeys(("test/accuracy", "test/f1"), number(0, 1 + 1e-9)),
-    "test/loss": MEASURED.or_null(),  # infinite, if float32 cannot hold it
-}
 
 
 def newest(job: Job) -> Record | None:
@@ -27,35 +18,8 @@ def newest(job: Job) -> Record | None:
     def rank(run: Record) -> tuple[bool, str, Path]:
         return run.metadata["status"] == "finished", str(run.metadata.get("started_at")), run.folder
 
-    folders = walk_run_folders(Path(job.config["log_dir"]))
-    return max(
-        filter(None, (open_record(f, job.config_hash) for f in folders)), key=rank, default=None
-    )
-
-
-def open_record(folder: Path, config_hash: str) -> Record | None:
-    """The record of a folder, where it is of that config and can be trusted."""
-    try:
-        run = Record.open(folder)
-        if (
-            run.metadata.get("config_hash") != config_hash
-            or run.metadata.get("status") not in STATUSES
-        ):
-            return None
-        return scored(folder) if run.metadata["status"] == "finished" else run
-    except UserError:
-        return None
-
-
-def scored(folder: Path) -> Record:
-    """The record of a finished run that has the facts of the sweep's table."""
-    run = read_finished(folder)
-    for name, rule in SCORES.items():
-        if not rule.holds(value := (run.metadata | run.metadata["metrics"]).get(name)):
-            raise UserError(
-                f"{folder}/run.json: {name} must be {rule.says}, it is {format_value(value)}"
-            )
-    return run
+    runs = find_runs(Path(job.config["log_dir"]), job.config_hash)
+    return max(runs, key=rank, default=None)
 
 
 def settles(run: Record, job: Job) -> bool:

@@ -1,18 +1,22 @@
 """The jobs of a sweep: every one frozen and checked before the first starts."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from triptych.cli import strip_added_plus, translate_hydra_errors
-from triptych.config import SWEEP_ONLY, Config, check_config, format_value, resolve_config
+from triptych.config import (
+    SWEEP_ONLY,
+    Config,
+    check_config,
+    format_value,
+    resolve_config,
+    setting_name,
+)
 from triptych.errors import UserError
-from triptych.runs.record import NOT_THE_EXPERIMENT, config_hash
-from triptych.runs.trust import find_targets
-
-if TYPE_CHECKING:
-    from triptych.runs.record import Record
+from triptych.runs.earlier_runs import resume_arguments
+from triptych.runs.record import Record, config_hash
 
 
 class Job(NamedTuple):
@@ -64,24 +68,16 @@ def compose_job(config: Config, overrides: list[str], verb: str = "train") -> Jo
     requested = {name: True for name in SWEEP_ONLY if config.get(name) is True}
     config |= dict.fromkeys(requested, False)
     check_config(config, verb)
-    own = [o for o in strip_added_plus(overrides) if key_of(o) not in SWEEP_ONLY]
+    own = [o for o in strip_added_plus(overrides) if setting_name(o) not in SWEEP_ONLY]
     return Job(own, config, config_hash(config), **requested)
 
 
-def key_of(override: str) -> str:
-    """The setting that an override sets."""
-    return override.lstrip("+").partition("=")[0]
-
-
-def requested(job: Job, earlier: "Record | None") -> dict[str, Any]:
-    """What `train` is asked for: a new run, or `earlier` resumed as by a person, with `resume=`."""
-    if earlier is None:
-        return {"config": job.config, "overrides": job.overrides}
-    # Whoever starts a sweep trusts the targets of its config.
-    trusted = sorted({*job.config["trusted_targets"], *find_targets(job.config)})
-    goes_on = {"resume": str(earlier.folder), "trusted_targets": trusted}
-    kept = [o for o in job.overrides if key_of(o) in NOT_THE_EXPERIMENT]
-    return {"config": job.config | goes_on, "overrides": kept}
+def train_arguments(job: Job, earlier: Record | None) -> dict[str, Any]:
+    """What `train` is called with: a new run, or `earlier` resumed."""
+    config, overrides = job.config, job.overrides
+    if earlier is not None:
+        config, overrides = resume_arguments(config, overrides, earlier.folder)
+    return {"config": config, "overrides": overrides}
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.tools.sweep.earlier import newest, settles
-from triptych.tools.sweep.jobs import Job, labels, requested
+from triptych.tools.sweep.jobs import Job, labels, train_arguments
 from triptych.tools.sweep.table import show
 from triptych.tools.sweep.worker import Outcome, settled
 
@@ -28,7 +28,7 @@ class Submitted:
         if earlier and settles(earlier, self.job):
             return ""
         try:
-            train(**requested(self.job, earlier))
+            train(**train_arguments(self.job, earlier))
         except UserError as error:
             return str(error)
         except SystemExit:  # the record tells

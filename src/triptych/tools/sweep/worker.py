@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 from triptych.distributed.job import COMMAND
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep.jobs import Job, requested
+from triptych.tools.sweep.jobs import Job, train_arguments
 
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
@@ -48,7 +48,7 @@ class Worker:
         self.job, self.place, self.claimed, self.gpus = job, place, claimed, gpus
         self.earlier = earlier
         place.mkdir()
-        (place / "job.json").write_text(json.dumps(requested(job, earlier)))
+        (place / "job.json").write_text(json.dumps(train_arguments(job, earlier)))
         lent = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         with (place / "output").open("wb") as output:
             self.process = subprocess.Popen(
