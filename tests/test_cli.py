@@ -212,6 +212,22 @@ def test_other_commands_take_no_sweep_and_say_what_they_take(
     assert capsys.readouterr().err.startswith("-m: compare takes a folder with many runs below it")
 
 
+@pytest.mark.parametrize("more", [[], ["--cfg", "job"], ["num_trials=0"]])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:hunter2@host/db", "'mysql://h/db?password=hunter2'"]
+)
+def test_a_password_on_the_command_line_is_refused(
+    url: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.argv[:] = ["triptych", f"+storage={url}", *more]
+    with pytest.raises(SystemExit) as ended:
+        cli.main("tune")
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert "TRIPTYCH_STORAGE" in shown.err
+    assert "hunter2" not in shown.out + shown.err + os.environ["TRIPTYCH_COMMAND"]
+
+
 # In a process of its own: nothing heavy was imported, and the exit code is the shell's.
 
 WATCHED = """

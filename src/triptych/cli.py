@@ -18,52 +18,24 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from triptych.errors import UserError, closest_matches, sanitize_text
+from triptych.errors import UserError, closest_matches, mask_password, sanitize_text
 
 if TYPE_CHECKING:
     from triptych.config import Config
 
 
-# Passwords of databases: for the database alone, never for a screen or a file.
-
 STORAGE = "TRIPTYCH_STORAGE"  # the environment's address of a database
-# As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
-PASSWORD = re.compile(
-    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
 
 
-def mask_password(text: str) -> str:
-    """The text with *** for passwords of addresses."""
-    return PASSWORD.sub(lambda found: (found["before"] or found["name"]) + "***", text)
-
-
-def reveals(text: str, url: str) -> bool:
-    """Whether a text has a word of an address's password: a driver may split it elsewhere."""
-    shown = words(mask_password(url))
-    return bool((words(url) - shown) & words(text))
-
-
-def words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
-
-
-def hide_password(argument: str) -> str:
-    """What was typed, without the password of `storage=`, which the environment keeps instead."""
-    key, _, value = argument.lstrip("+").partition("=")
-    if key != "storage" or mask_password(value) == value:
-        return argument
-    os.environ[STORAGE] = value.strip("'\"")
-    return mask_password(argument)
-
-
-def address(storage: str | None) -> str | None:
-    """The address that `storage` stands for, or the environment's where it is null."""
-    is_hidden = storage is not None and mask_password(storage) == storage and "***" in storage
-    if storage is None or is_hidden:
-        return os.environ.get(STORAGE) or storage
-    return storage
+def check_no_password(arguments: Iterable[str]) -> None:
+    """Raise UserError at a password in `storage=`: a command line is shown to other users."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key == "storage" and mask_password(value) != value:
+            raise UserError(
+                f"storage={mask_password(value)}: a password on a command line can be read by "
+                f"others\nset {STORAGE} to the address instead, in the environment or in .env"
+            )
 
 
 # What `--help` says of a command, read from its config without Hydra, which would take longer.
@@ -242,7 +214,7 @@ def main(command: str) -> None:
     # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
     # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    arguments = [hide_password(argument) for argument in sys.argv[1:]]
+    arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
         print(format_help(command))
         return
@@ -250,10 +222,9 @@ def main(command: str) -> None:
     read_env(ROOT / ".env")
     configure_logging()
     try:
+        check_no_password(arguments)
         check_multirun(command, arguments)
-        os.environ["TRIPTYCH_COMMAND"] = mask_password(
-            shlex.join([*typed_program(command), *arguments])
-        )
+        os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed_program(command), *arguments])
         sys.argv[1:] = [normalize_argument(argument) for argument in arguments]
         composed = compose(command)
         if composed:
@@ -343,7 +314,7 @@ def load_function(command: str) -> Callable[["Config", list[str]], Any]:
 
 def print_error(error: UserError) -> int:
     """Say what was wrong with the input, in three lines at most; the exit code."""
-    print(sanitize_text("\n".join(mask_password(str(error)).splitlines()[:3])), file=sys.stderr)
+    print(sanitize_text("\n".join(str(error).splitlines()[:3])), file=sys.stderr)
     return 2
 
 

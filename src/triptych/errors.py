@@ -1,8 +1,15 @@
 """What a user can mend, and how it is said."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pickle import UnpicklingError
+
+# As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
+PASSWORD = re.compile(
+    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
 
 
 class UserError(ValueError):
@@ -22,6 +29,11 @@ def sanitize_text(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
     )
+
+
+def mask_password(text: str) -> str:
+    """The text with *** in place of the passwords of databases' addresses."""
+    return PASSWORD.sub(lambda match: (match["before"] or match["name"]) + "***", text)
 
 
 def summarize_error(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,15 +19,29 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from triptych.build import instantiate
-from triptych.cli import address, mask_password, reveals
 from triptych.config import format_value
-from triptych.errors import UserError
+from triptych.errors import UserError, mask_password
 from triptych.runs.storage import is_locked, lock_run, make_folder
 from triptych.tools.tune.space import Range, Space, holds
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 TAKEN = (*DONE, TrialState.RUNNING)
 MAY_BEGIN = timedelta(minutes=1)  # a trial that names no worker after that has lost it
+
+
+def address(storage: str | None) -> str | None:
+    """Where a study lies: `storage`, else what the environment says, if anything."""
+    return storage or os.environ.get("TRIPTYCH_STORAGE")
+
+
+def reveals(text: str, url: str) -> bool:
+    """Whether a text has a word of an address's password: a driver may split it elsewhere."""
+    shown = words(mask_password(url))
+    return bool((words(url) - shown) & words(text))
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 @contextmanager

@@ -12,10 +12,9 @@ from optuna.trial import Trial, TrialState
 
 from triptych.build import check_available, instantiate
 from triptych.callbacks.progress import silence_lightning
-from triptych.cli import address, mask_password
 from triptych.config import RULES, Config, check_config, format_value, iterate_settings
 from triptych.distributed.launch import num_ranks
-from triptych.errors import UserError
+from triptych.errors import UserError, mask_password
 from triptych.runs.record import experiment_settings
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.tools.tune import study as studies
@@ -61,7 +60,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     with studies.can_download(storage), studies.worker(asked.folder) as place:
         studies.require_same(study, asked.begun_with())
         studies.begin_with(study, space, asked.own())
-        where = mask_password(address(storage) or str(asked.folder / "journal.log"))
+        where = mask_password(studies.address(storage) or str(asked.folder / "journal.log"))
         log.info("study %s: %s, kept in %s", config["study"], progress(study, config), where)
         try:
             with signal_handlers(exit_on_signal):
