@@ -269,7 +269,7 @@ def other_optimizer(content: dict[str, Any]) -> None:
         lambda content: content.update(global_step=float("inf")),
         lambda content: content.update(optimizer_states=[]),
         lambda content: content.update(loops={"fit_loop": {}}),
-        lambda content: content["ImageData"].update(epoch="a", batch=-5),
+        lambda content: content["ImageDataModule"].update(epoch="a", batch=-5),
         lambda content: content.update(chosen={"val": 3}),
     ],
 )
@@ -469,21 +469,21 @@ def endless(length: int) -> bytes:
 def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
     place = folder / "tensorboard"
     truncate_events(place, 10)
-    [run_lifecycle] = place.glob("events*")
-    events = run_lifecycle.read_bytes()
+    [merged] = place.glob("events*")
+    events = merged.read_bytes()
     assert len(events) > 100
     (place / "events.out.tfevents.9999999999.x").write_bytes(garbage)
     truncate_events(place, 10)
-    [run_lifecycle] = place.glob("events*")
-    assert run_lifecycle.read_bytes() == events
+    [merged] = place.glob("events*")
+    assert merged.read_bytes() == events
 
 
 def test_curves_whose_cutting_was_cut_off_have_no_doubled_point(folder: Path) -> None:
     place = folder / "tensorboard"
     files = {path.name: path.read_bytes() for path in place.glob("events*")}
     truncate_events(place, 10)
-    [run_lifecycle] = place.glob("events*")
-    once = run_lifecycle.read_bytes()
+    [merged] = place.glob("events*")
+    once = merged.read_bytes()
     for name, content in files.items():
         (place / name).write_bytes(content)  # as if killed before they were deleted
     truncate_events(place, 10)

@@ -161,7 +161,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path
     assert stopped.metadata["status"] == "interrupted"
     saved = checkpoint.load_checkpoint(stopped.checkpoint_path("last"))
     assert saved["global_step"] == 1
-    assert saved["ImageData"] == {"epoch": 0, "batch": 1}, "within the epoch"
+    assert saved["ImageDataModule"] == {"epoch": 0, "batch": 1}, "within the epoch"
 
     on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
     answer = ask(f"resume={stopped.folder}", *on_one)

@@ -17,8 +17,8 @@ from triptych.runs.storage import is_locked, lock_run
 
 HOLDING = """
 import os, sys, pathlib, time
-from triptych.runs.storage import hold
-with hold(pathlib.Path(sys.argv[1])):
+from triptych.runs.storage import lock_run
+with lock_run(pathlib.Path(sys.argv[1])):
     if os.fork() == 0:  # as a worker that outlives the run
         os.close(1)
         time.sleep(60)

@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.errors import UserError
-from triptych.runs import record
-from triptych.runs.record import COLUMNS, Record
+from triptych.runs import record as record_module
+from triptych.runs.record import COLUMNS, Record, config_hash
 from triptych.runs.resume import truncate_metrics
 from triptych.runs.storage import atomic_write, check_writable, find_temporary_files, make_folder
 
@@ -56,7 +56,7 @@ def test_a_run_has_a_folder_under_data_model_and_seed(record: Record, config: Co
     data, model, seed, name = record.folder.relative_to(config["log_dir"]).parts
     assert (data, model, seed) == ("shapes", "alexnet", "seed3")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{6}_[0-9a-f]{6}", name)
-    assert name.endswith(record.config_hash(config)[:6])
+    assert name.endswith(config_hash(config)[:6])
 
 
 def test_a_folder_is_never_shared(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_run_json_tells_from_the_start_what_runs(record: Record, config: Config)
     assert (metadata["schema"], metadata["status"], metadata["seed"]) == (1, "running", 3)
     assert metadata["overrides"] == ["seed=3"]
     assert metadata["finished_at"] is None
-    assert metadata["group_hash"] == record.config_hash(config, less=("seed",))
+    assert metadata["group_hash"] == config_hash(config, less=("seed",))
 
 
 def test_the_config_in_the_folder_is_the_one_that_ran(record: Record, config: Config) -> None:
@@ -254,25 +254,25 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code.write_text("one")
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    monkeypatch.setattr(record, "__file__", str(code))
+    monkeypatch.setattr(record_module, "__file__", str(code))
     return tmp_path
 
 
 def test_the_commit_says_whether_the_code_was_changed(repository: Path) -> None:
-    clean = record.git_commit()
+    clean = record_module.git_commit()
     assert clean is not None
     assert re.fullmatch(r"[0-9a-f]{40}", clean)
     (repository / "notes.txt").write_text("not code")
-    assert record.git_commit() == clean
+    assert record_module.git_commit() == clean
     (repository / "src" / "triptych" / "new.py").write_text("two")
-    assert record.git_commit() == f"{clean}+dirty"
+    assert record_module.git_commit() == f"{clean}+dirty"
 
 
 def test_outside_a_repository_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "src" / "triptych" / "code.py"))
+    monkeypatch.setattr(record_module, "__file__", str(tmp_path / "src" / "triptych" / "code.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert record.git_commit() is None
+    assert record_module.git_commit() is None
     monkeypatch.setenv("PATH", "")
-    assert record.git_commit() is None
+    assert record_module.git_commit() is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import growth
+from tests.trials import growth
 from tests.trials.child import Ended
 
 

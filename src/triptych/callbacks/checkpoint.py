@@ -71,7 +71,7 @@ def checkpoint_step(path: Path) -> int:
     """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
     content = load_checkpoint(path)
     try:
-        place, progress = content["ImageData"], content["loops"]["fit_loop"]
+        place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
         counts = [content["global_step"], place["epoch"], place["batch"]]
         counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
         kept = content["callbacks"]["Journal"]
