@@ -10,10 +10,10 @@ from tests.run_folders import drawn_labels, write_run
 from triptych.runs.reader import OPTIONAL_METADATA, find_run_folders
 from triptych.tools.compare.groups import class_names, grouped, labels, most_confused, summary
 from triptych.tools.compare.runs import Run, read_runs
-from triptych.tools.statistics.predictions import Predicted
-from triptych.tools.statistics.scores import score
+from triptych.tools.statistics.predictions import Predictions
+from triptych.tools.statistics.scores import score_predictions
 
-TEST = Predicted(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
+TEST = Predictions(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))
 SETTINGS = st.dictionaries(
     st.sampled_from(["optim.lr", "epochs", "weights"]), st.sampled_from("123")
 )
@@ -29,7 +29,9 @@ def a_run(model: str, group: str, seed: int, lr: float = 0.1) -> Run:
         "seed": seed,
     }
     config = {"model": {"name": model}, "optim": {"lr": lr}}
-    return Run(Path(), dict.fromkeys(OPTIONAL_METADATA) | metadata, config, TEST, score(TEST))
+    return Run(
+        Path(), dict.fromkeys(OPTIONAL_METADATA) | metadata, config, TEST, score_predictions(TEST)
+    )
 
 
 @given(RECIPES)

@@ -8,7 +8,7 @@ from triptych.tools.compare.content import Pairs
 from triptych.tools.compare.groups import grouped
 from triptych.tools.compare.pairs import network_pairs
 from triptych.tools.compare.runs import read_runs
-from triptych.tools.statistics.intervals import Paired
+from triptych.tools.statistics.intervals import PairedDifference
 
 
 def pairs_of(folders: list[Path]) -> Pairs:
@@ -37,6 +37,6 @@ def test_without_a_validation_accuracy_the_first_by_name_is_the_reference(tmp_pa
 
 
 def test_the_exact_test_may_tell_nothing_apart_beside_an_interval_without_0() -> None:
-    pair = Paired(only_a=17, only_b=7, num_images=1000)
+    pair = PairedDifference(only_a=17, only_b=7, num_images=1000)
     assert pair.p_value > 0.05
     assert pair.interval().low > 0

@@ -78,12 +78,12 @@ def test_calls_are_timed_one_by_one_for_the_seconds_given_behind_a_warm_up() -> 
         time.sleep(calls[-1])
         return torch.zeros(1)
 
-    taken = [*cost.durations(call, CPU, seconds=0.1, num_warm_ups=3)]
+    taken = [*cost.time_calls(call, CPU, seconds=0.1, num_warm_ups=3)]
     assert len(calls) == 3 + len(taken)
     assert 2 <= len(taken) <= 11
     assert min(taken) >= 0.01
     assert min(taken) < 0.04, "the warm-up is not counted"
-    assert len([*cost.durations(lambda: torch.zeros(1), CPU, seconds=0, num_warm_ups=0)]) == 1
+    assert len([*cost.time_calls(lambda: torch.zeros(1), CPU, seconds=0, num_warm_ups=0)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_throughput_is_the_best_over_batch_sizes_that_double(
             raise torch.OutOfMemoryError
         yield 0.0025 * max(size, 8) / 8
 
-    monkeypatch.setattr(cost, "caller", lambda run, size: size)
-    monkeypatch.setattr(cost, "durations", timed)
+    monkeypatch.setattr(cost, "inference_call", lambda run, size: size)
+    monkeypatch.setattr(cost, "time_calls", timed)
     throughput, size = cost.best_throughput(rebuilt(tmp_path), seconds=10)
     assert throughput == pytest.approx(3200)
     assert size == 8

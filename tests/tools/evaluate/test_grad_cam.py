@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.tools.evaluate.grad_cam import chosen, deepest_map, explain, grad_cam
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 
 SIDE = 6
 
@@ -142,25 +142,25 @@ def test_a_network_without_maps_is_refused_in_a_line() -> None:
 
 
 @pytest.fixture
-def predicted() -> Predicted:
+def predicted() -> Predictions:
     # Right; wrong, true class at 0.1; wrong, at 0.3; wrong, at 0.05.
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.05, 0.95]])
-    return Predicted(np.log(probabilities), np.array([0, 1, 0, 0]), np.array([2, 5, 7, 11]))
+    return Predictions(np.log(probabilities), np.array([0, 1, 0, 0]), np.array([2, 5, 7, 11]))
 
 
-def test_the_most_confused_are_the_mistakes_that_cost_most(predicted: Predicted) -> None:
+def test_the_most_confused_are_the_mistakes_that_cost_most(predicted: Predictions) -> None:
     assert chosen("most_confused", 8, predicted) == [3, 1, 2]
     assert chosen("most_confused", 2, predicted) == [3, 1]
 
 
-def test_images_are_named_by_their_place_in_the_official_set(predicted: Predicted) -> None:
+def test_images_are_named_by_their_place_in_the_official_set(predicted: Predictions) -> None:
     assert chosen([7, 2], 1, predicted) == [2, 0]
     with pytest.raises(UserError, match=r"grad_cam.images: 6 is not among the 4 images .* 2 to 11"):
         chosen([7, 6], 8, predicted)
 
 
 def test_an_image_is_explained_for_the_predicted_and_the_true_class(
-    backbone: Backbone, predicted: Predicted
+    backbone: Backbone, predicted: Predictions
 ) -> None:
     record: Any = None
     run = RebuiltRun(record, {}, ("cat", "dog", "bird", "frog"), backbone)

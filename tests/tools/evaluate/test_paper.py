@@ -14,7 +14,7 @@ from triptych.tools.evaluate.paper import (
     published_matrix,
 )
 from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 
 CLASSES = [0, 1, 2, 3, 4, 5, 7, 8]
 MATRICES = {
@@ -80,7 +80,7 @@ def test_the_study_s_protocol_takes_the_last_images_by_official_order() -> None:
         labels = random.integers(7, size=num_images)
         logits = random.standard_normal((num_images, 10))
         logits[np.arange(num_images), labels] += 2
-        found = paper_scores(Predicted(logits, labels, np.arange(num_images)))
+        found = paper_scores(Predictions(logits, labels, np.arange(num_images)))
         last = last_batch(num_images)
         true, guessed = labels[-last:], logits[-last:].argmax(axis=1)
         for name in ("f1", "precision", "recall"):

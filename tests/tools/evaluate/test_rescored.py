@@ -10,14 +10,14 @@ import torch
 
 from triptych.errors import UserError
 from triptych.tools.evaluate import rescore
-from triptych.tools.evaluate.rescore import Rescored, logged_metrics, scorer
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.evaluate.rescore import Rescored, build_scorer, logged_metrics
+from triptych.tools.statistics.predictions import Predictions
 
 NOW = {"loss": 0.5, "accuracy": 0.9, "f1": 0.8, "precision": 0.8, "recall": 0.8}
 
 
 def a_score(logged: dict[str, Any], **now: float) -> Rescored:
-    predicted = Predicted(np.eye(2), np.array([0, 1]), np.arange(2))
+    predicted = Predictions(np.eye(2), np.array([0, 1]), np.arange(2))
     metrics = {f"test/{name}": value for name, value in (NOW | now).items()}
     return Rescored(metrics, logged_metrics(logged, "test"), predicted, "cpu", "32-true", 1)
 
@@ -63,4 +63,4 @@ def test_a_precision_that_needs_another_library_is_refused_by_its_name(
         record=SimpleNamespace(metadata=metadata, folder="logs/run"), config={"trainer": {}}
     )
     with pytest.raises(UserError, match="logs/run: its precision transformer-engine needs what is"):
-        scorer(run, torch.device("cpu"))
+        build_scorer(run, torch.device("cpu"))

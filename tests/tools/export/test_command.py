@@ -32,8 +32,8 @@ from triptych.tools.export.command import destination, export
 from triptych.tools.export.formats import FORMATS, METADATA, Format
 from triptych.tools.export.portable import program
 from triptych.tools.predict.decoding import View
-from triptych.tools.statistics.predictions import Predicted
-from triptych.tools.statistics.scores import score
+from triptych.tools.statistics.predictions import Predictions
+from triptych.tools.statistics.scores import score_predictions
 
 TINY = [
     *("model=torchvision", "model.name=squeezenet1_1", "model.weights=null", "model.input_size=40"),
@@ -67,11 +67,11 @@ def plant(logs: Path, num_classes: int = len(OUTLINES)) -> Record:
     data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0))
     data.setup()
     logits = np.random.default_rng(0).normal(size=(15, len(OUTLINES))).astype(np.float32)
-    predicted = Predicted(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
+    predicted = Predictions(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
     record.add_predictions("test", logits=logits, labels=predicted.labels, index=predicted.index)
     record.update(
         classes=list(data.classes),
-        metrics={"test/accuracy": score(predicted).accuracy},
+        metrics={"test/accuracy": score_predictions(predicted).accuracy},
         split_hash=data.split_hash,
         test_hash=data.test_hash,
     )

@@ -42,8 +42,8 @@ from triptych.tools.evaluate.degradation import (
     OVERALL,
     UNMODIFIED,
     Degradation,
-    Level,
     Outcomes,
+    VariantAccuracy,
     write_outcomes,
 )
 from triptych.tools.evaluate.findings import Slice
@@ -174,12 +174,12 @@ class Invented:
 
     def image_types(self, label: str) -> ImageTypes:
         skill = self.skill[label]
-        levels = [Level(UNMODIFIED, 0, 1000, skill, skill - 0.02, skill + 0.02)]
+        levels = [VariantAccuracy(UNMODIFIED, 0, 1000, skill, skill - 0.02, skill + 0.02)]
         for kind in LEVELS:
             steep = self.random.uniform(0.02, 0.2)
             for severity in (1, 2, 3):
                 left = skill - steep * severity
-                levels.append(Level(kind, severity, 1000, left, left - 0.03, left + 0.03))
+                levels.append(VariantAccuracy(kind, severity, 1000, left, left - 0.03, left + 0.03))
         lost = {kind: Degradation(0.1, 0.09, 0.11) for kind in LEVELS}
         lost[OVERALL] = Degradation(0.2, 0.18 * skill, 0.22)
         return ImageTypes(label, tuple(levels), lost, None)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from triptych.figures import pixels
-from triptych.tools.evaluate.degradation import Level
-from triptych.tools.evaluate.grad_cam import Explained
+from triptych.tools.evaluate.degradation import VariantAccuracy
+from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.diagrams import (
     heat_maps,
     reliability_diagram,
@@ -13,28 +13,31 @@ from triptych.tools.report.diagrams import (
     type_sheet,
 )
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 
 ROWS = [
-    Level("unmodified", 0, 100, 0.9, 0.83, 0.94),
+    VariantAccuracy("unmodified", 0, 100, 0.9, 0.83, 0.94),
     *(
-        Level("low_contrast", s, 100, 0.9 - 0.2 * s, 0.8 - 0.2 * s, 0.95 - 0.2 * s)
+        VariantAccuracy("low_contrast", s, 100, 0.9 - 0.2 * s, 0.8 - 0.2 * s, 0.95 - 0.2 * s)
         for s in (1, 2, 3)
     ),
-    *(Level("noise", s, 100, 0.9 - 0.1 * s, 0.8 - 0.1 * s, 0.95 - 0.1 * s) for s in (1, 2, 3)),
+    *(
+        VariantAccuracy("noise", s, 100, 0.9 - 0.1 * s, 0.8 - 0.1 * s, 0.95 - 0.1 * s)
+        for s in (1, 2, 3)
+    ),
 ]
 
 
-def predicted(num_images: int = 60) -> Predicted:
+def predicted(num_images: int = 60) -> Predictions:
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (num_images, 4)).astype(np.float32)
-    return Predicted(logits, random.integers(0, 4, num_images), np.arange(num_images))
+    return Predictions(logits, random.integers(0, 4, num_images), np.arange(num_images))
 
 
-def explained(place: int, heat: float = 1.0) -> Explained:
+def explained(place: int, heat: float = 1.0) -> Explanation:
     heats = np.stack([np.full((16, 16), heat), np.zeros((16, 16))])
     names = ("<b>bold</b>", "automobileautomobile")
-    return Explained(np.zeros((3, 8, 8), np.uint8), heats, names, (0.75, 0.021), place)
+    return Explanation(np.zeros((3, 8, 8), np.uint8), heats, names, (0.75, 0.021), place)
 
 
 @pytest.mark.parametrize("cooled", [False, True])

@@ -4,7 +4,7 @@ from scipy.stats import binom
 from sklearn.metrics import f1_score
 
 from triptych.tools.statistics import bootstrap
-from triptych.tools.statistics.bootstrap import drawn_interval, macro_f1_draws, weights
+from triptych.tools.statistics.bootstrap import bootstrap_interval, bootstrap_macro_f1, weights
 
 
 def guesses(
@@ -44,7 +44,7 @@ def test_draws_depend_on_the_seed_and_nobody_can_change_them() -> None:
 @pytest.mark.parametrize("num_images", [1, 3, 200])
 def test_draws_of_macro_f1_equal_scikit_learn_s_with_the_draws_as_weights(num_images: int) -> None:
     labels, predicted = guesses(np.random.default_rng(0), 3, num_images, 6)
-    draws = macro_f1_draws(labels, predicted, 6, num_draws=8, seed=5)
+    draws = bootstrap_macro_f1(labels, predicted, 6, num_draws=8, seed=5)
     drawn = weights(num_images, 8, seed=5)
     expected = [
         [
@@ -64,21 +64,21 @@ def test_draws_of_macro_f1_equal_scikit_learn_s_with_the_draws_as_weights(num_im
 
 def test_draws_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, predicted = guesses(np.random.default_rng(0), 2, 100, 4)
-    whole = macro_f1_draws(labels, predicted, 4, num_draws=20)
+    whole = bootstrap_macro_f1(labels, predicted, 4, num_draws=20)
     for size in (1, 350):
         monkeypatch.setattr(bootstrap, "MAX_CHUNK", size)
-        np.testing.assert_array_equal(macro_f1_draws(labels, predicted, 4, num_draws=20), whole)
+        np.testing.assert_array_equal(bootstrap_macro_f1(labels, predicted, 4, num_draws=20), whole)
 
 
 def test_networks_that_predict_alike_differ_by_nothing_in_every_draw() -> None:
     labels, predicted = guesses(np.random.default_rng(0), 1, 100, 4)
-    a, b = macro_f1_draws(labels, np.repeat(predicted, 2, axis=0), 4)
-    assert drawn_interval(0.0, a - b) == (0, 0)
+    a, b = bootstrap_macro_f1(labels, np.repeat(predicted, 2, axis=0), 4)
+    assert bootstrap_interval(0.0, a - b) == (0, 0)
 
 
 def test_draws_scatter_as_the_figure_does_on_new_images() -> None:
     random = np.random.default_rng(0)
-    found = [macro_f1_draws(*guesses(random, 2, 1500, 4), 4, num_draws=60) for _ in range(3)]
+    found = [bootstrap_macro_f1(*guesses(random, 2, 1500, 4), 4, num_draws=60) for _ in range(3)]
     scatter = np.mean([np.std(a - b) for a, b in found])
     fresh = np.array([macro_f1(*guesses(random, 2, 1500, 4)) for _ in range(300)])
     assert scatter == pytest.approx(np.std(fresh[:, 0] - fresh[:, 1]), rel=0.15)
@@ -92,10 +92,10 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
 
 def test_an_interval_widens_with_its_level_around_the_figure() -> None:
     draws = np.random.default_rng(0).normal(0.3, 0.02, 5000)
-    low, high = drawn_interval(0.3, draws)
+    low, high = bootstrap_interval(0.3, draws)
     assert (low, high) == (
         pytest.approx(0.3 - 1.96 * 0.02, abs=0.002),
         pytest.approx(0.3 + 1.96 * 0.02, abs=0.002),
     )
-    wider = drawn_interval(0.3, draws, 0.9999)
+    wider = bootstrap_interval(0.3, draws, 0.9999)
     assert wider.low < low < high < wider.high

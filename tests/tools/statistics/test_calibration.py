@@ -13,17 +13,17 @@ from triptych.tools.statistics.calibration import (
     reliability,
 )
 from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import nll
 
 
-def network(num_images: int, sharpness: float = 1.0, seed: int = 0) -> Predicted:
+def network(num_images: int, sharpness: float = 1.0, seed: int = 0) -> Predictions:
     """Labels drawn from the softmax of the logits, which are then multiplied by `sharpness`."""
     random = np.random.default_rng(seed)
     logits = 2 * random.standard_normal((num_images, 10))
     chances = softmax(logits, axis=1).cumsum(axis=1)
     labels = (chances < random.random((num_images, 1))).sum(axis=1)
-    return Predicted(sharpness * logits, labels, np.arange(num_images))
+    return Predictions(sharpness * logits, labels, np.arange(num_images))
 
 
 @settings(deadline=None, max_examples=30)
@@ -33,7 +33,7 @@ def test_the_error_is_the_mean_gap_over_bins_of_equal_mass(
 ) -> None:
     predicted = network(num_images, seed=seed)
     if ties:
-        predicted = Predicted(predicted.logits.round(-1), predicted.labels, predicted.index)
+        predicted = Predictions(predicted.logits.round(-1), predicted.labels, predicted.index)
     images = sorted(range(num_images), key=lambda i: predicted.confidence[i])
     num_bins = min(15, num_images)
     found = reliability(predicted)
@@ -104,15 +104,15 @@ def test_the_temperature_undoes_what_sharpened_the_logits(sharpness: float) -> N
 def test_the_temperature_minimises_the_loss_on_validation() -> None:
     val = network(300, 1.7)
     expected = minimize_scalar(
-        lambda t: nll(Predicted(val.logits / t, val.labels, val.index)), bracket=(0.5, 1, 4)
+        lambda t: nll(Predictions(val.logits / t, val.labels, val.index)), bracket=(0.5, 1, 4)
     ).x
     assert best_temperature(val) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_temperature_exists_where_validation_is_all_right_or_all_wrong() -> None:
     logits = np.eye(3)[[0, 1, 2, 0]] * 4
-    right = Predicted(logits, np.array([0, 1, 2, 0]), np.arange(4))
-    wrong = Predicted(logits, np.array([1, 2, 0, 1]), np.arange(4))
+    right = Predictions(logits, np.array([0, 1, 2, 0]), np.arange(4))
+    wrong = Predictions(logits, np.array([1, 2, 0, 1]), np.arange(4))
     assert 0.05 <= best_temperature(right) < 0.1
     assert 19 < best_temperature(wrong) <= 20
 
@@ -135,7 +135,7 @@ def test_after_the_temperature_the_same_classes_are_predicted() -> None:
 
 def test_logits_whose_differences_exceed_float32_are_calibrated_too() -> None:
     logits = np.array([[3e38, -3e38], [0, 1e38]], dtype=np.float32)
-    extreme = Predicted(logits, np.array([0, 1]), np.arange(2))
+    extreme = Predictions(logits, np.array([0, 1]), np.arange(2))
     found = calibrate(extreme, extreme)
     assert found.before.error == 0
     assert np.isfinite(found.temperature)

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from triptych.tools.statistics.intervals import Paired, holm, paired, simultaneous, wilson
+from triptych.tools.statistics.intervals import (
+    PairedDifference,
+    bonferroni_level,
+    holm,
+    paired_difference,
+    wilson,
+)
 
 
 @settings(deadline=None)
@@ -38,23 +44,23 @@ def test_wilson_s_95_percent_interval_holds_the_accuracy_in_93_to_97_percent(
 def test_a_pair_counts_the_images_that_only_one_gets_right() -> None:
     a = np.array([True, True, True, False, False, True])
     b = np.array([True, False, False, True, False, True])
-    assert paired(a, b) == Paired(only_a=2, only_b=1, num_images=6)
-    assert paired(a, b).value == pytest.approx(a.mean() - b.mean())
-    assert paired(b, a).value == -paired(a, b).value
-    assert paired(b, a).p_value == paired(a, b).p_value
+    assert paired_difference(a, b) == PairedDifference(only_a=2, only_b=1, num_images=6)
+    assert paired_difference(a, b).value == pytest.approx(a.mean() - b.mean())
+    assert paired_difference(b, a).value == -paired_difference(a, b).value
+    assert paired_difference(b, a).p_value == paired_difference(a, b).p_value
 
 
 @settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_exact_binomial_test_of_the_images_they_disagree_on(a: int, b: int) -> None:
     expected = binomtest(a, a + b).pvalue if a + b else 1
-    assert Paired(a, b, 1000).p_value == pytest.approx(expected)
+    assert PairedDifference(a, b, 1000).p_value == pytest.approx(expected)
 
 
 def test_whatever_the_overlap_the_study_s_two_networks_are_told_apart() -> None:
     """91.55 against 88.06 % of the same 10,000 images: at least 349 are right for one alone."""
     for overlapping in (0, 400, 845):
-        pair = Paired(1194 - overlapping, 845 - overlapping, 10_000)
+        pair = PairedDifference(1194 - overlapping, 845 - overlapping, 10_000)
         assert pair.value == pytest.approx(0.0349)
         assert pair.p_value < 1e-13
         assert pair.interval(0.999).low > 0
@@ -72,7 +78,7 @@ def test_a_paired_95_percent_interval_holds_the_difference_in_93_to_97_percent(
     counts, repeats = np.unique(
         random.multinomial(num_images, shares, size=20_000)[:, :2], axis=0, return_counts=True
     )
-    intervals = [Paired(int(a), int(b), num_images).interval() for a, b in counts]
+    intervals = [PairedDifference(int(a), int(b), num_images).interval() for a, b in counts]
     holds = [low <= only_a - only_b <= high for low, high in intervals]
     assert 0.93 <= np.average(holds, weights=repeats) <= 0.97
 
@@ -82,13 +88,13 @@ def test_a_paired_95_percent_interval_holds_the_difference_in_93_to_97_percent(
 def test_a_paired_interval_widens_with_its_level_and_stays_a_difference(
     only_a: int, only_b: int, same: int
 ) -> None:
-    pair = Paired(only_a, only_b, only_a + only_b + same + 1)
+    pair = PairedDifference(only_a, only_b, only_a + only_b + same + 1)
     narrow, wide = pair.interval(0.9), pair.interval(0.9999)
     assert -1 <= wide.low <= narrow.low < narrow.high <= wide.high <= 1
 
 
 def test_networks_that_agree_on_every_image_have_an_interval_around_zero() -> None:
-    pair = Paired(0, 0, 1000)
+    pair = PairedDifference(0, 0, 1000)
     assert (pair.value, pair.p_value) == (0, 1)
     assert pair.interval() == pytest.approx((-0.0028, 0.0028), abs=1e-4)
 
@@ -109,6 +115,6 @@ def test_holm_of_no_test_is_empty() -> None:
 
 
 def test_intervals_of_several_pairs_hold_together() -> None:
-    assert simultaneous(1) == simultaneous(0) == pytest.approx(0.95)
-    assert simultaneous(10) == pytest.approx(0.995)
-    assert simultaneous(3, 0.9) == pytest.approx(1 - 0.1 / 3)
+    assert bonferroni_level(1) == bonferroni_level(0) == pytest.approx(0.95)
+    assert bonferroni_level(10) == pytest.approx(0.995)
+    assert bonferroni_level(3, 0.9) == pytest.approx(1 - 0.1 / 3)

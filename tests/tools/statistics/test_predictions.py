@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.statistics.predictions import Predicted, read_predictions
+from triptych.tools.statistics.predictions import Predictions, read_predictions
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -50,7 +50,7 @@ def test_what_a_record_wrote_is_read_back(tmp_path: Path) -> None:
 
 def test_probabilities_classes_and_confidence_come_from_the_logits() -> None:
     logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.4, 0.4, 0.2]]) + 5
-    predicted = Predicted(logits, np.array([0, 1, 1]), np.arange(3))
+    predicted = Predictions(logits, np.array([0, 1, 1]), np.arange(3))
     np.testing.assert_allclose(
         predicted.probabilities, [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.4, 0.4, 0.2]]
     )
@@ -61,7 +61,7 @@ def test_probabilities_classes_and_confidence_come_from_the_logits() -> None:
 
 def test_huge_float32_logits_have_finite_probabilities() -> None:
     logits = np.array([[3e38, -3e38], [0, 3e38]], dtype=np.float32)
-    predicted = Predicted(logits, np.array([0, 1]), np.arange(2))
+    predicted = Predictions(logits, np.array([0, 1]), np.arange(2))
     assert predicted.probabilities.tolist() == [[1, 0], [0, 1]]
 
 

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from scipy.stats import multivariate_normal, norm, ttest_1samp, ttest_ind
 
 from triptych.errors import UserError
-from triptych.tools.statistics.intervals import paired
+from triptych.tools.statistics.intervals import paired_difference
 from triptych.tools.statistics.recipes import Estimate, recipe_accuracy, recipe_difference
 
 ACCURACY, NUM_IMAGES = 0.9, 10_000
@@ -73,7 +73,7 @@ def share_found_by_mcnemar(repetitions: int, **how: float) -> list[float]:
     found = np.zeros(len(SEED_SDS))
     for _ in range(repetitions):
         for i, (a, b) in enumerate(equal_recipes(random, 1, **how)):
-            found[i] += paired(a[0], b[0]).p_value < 0.05
+            found[i] += paired_difference(a[0], b[0]).p_value < 0.05
     return [float(share) for share in found / repetitions]
 
 

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from triptych import metrics
-from triptych.tools.statistics.predictions import Predicted
-from triptych.tools.statistics.scores import confusion_matrix, per_class, score, top_k
+from triptych.tools.statistics.predictions import Predictions
+from triptych.tools.statistics.scores import confusion_matrix, per_class, score_predictions, top_k
 
 NUM_CLASSES = 5
 CLASSES = list(range(NUM_CLASSES))
 
 
 @st.composite
-def predictions(draw: st.DrawFn) -> Predicted:
+def predictions(draw: st.DrawFn) -> Predictions:
     """Unequal counts, some classes absent, some never predicted, and ties."""
     n = draw(st.integers(1, 60))
     present = draw(st.lists(st.integers(0, NUM_CLASSES - 1), min_size=1, max_size=NUM_CLASSES))
@@ -27,13 +27,13 @@ def predictions(draw: st.DrawFn) -> Predicted:
     logits[:, sorted(favoured)] += 5
     if draw(st.booleans()):
         logits = logits.round()
-    return Predicted(logits, np.array(labels), np.arange(n))
+    return Predictions(logits, np.array(labels), np.arange(n))
 
 
 @settings(deadline=None, max_examples=30)
 @given(predictions())
-def test_averages_and_classes_equal_those_of_scikit_learn(predicted: Predicted) -> None:
-    labels, classes, scores = predicted.labels, predicted.classes, score(predicted)
+def test_averages_and_classes_equal_those_of_scikit_learn(predicted: Predictions) -> None:
+    labels, classes, scores = predicted.labels, predicted.classes, score_predictions(predicted)
     assert scores.accuracy == pytest.approx(sklearn_metrics.accuracy_score(labels, classes))
     expected = sklearn_metrics.confusion_matrix(labels, classes, labels=CLASSES)
     np.testing.assert_array_equal(scores.confusion, expected)
@@ -49,8 +49,8 @@ def test_averages_and_classes_equal_those_of_scikit_learn(predicted: Predicted) 
 
 @settings(deadline=None, max_examples=30)
 @given(predictions())
-def test_losses_equal_those_of_scikit_learn(predicted: Predicted) -> None:
-    scores = score(predicted)
+def test_losses_equal_those_of_scikit_learn(predicted: Predictions) -> None:
+    scores = score_predictions(predicted)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # sums of 1 - 1e-16
         nll = sklearn_metrics.log_loss(predicted.labels, predicted.probabilities, labels=CLASSES)
         brier = sklearn_metrics.brier_score_loss(
@@ -62,7 +62,7 @@ def test_losses_equal_those_of_scikit_learn(predicted: Predicted) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(predictions(), st.integers(1, NUM_CLASSES))
-def test_top_k_takes_the_first_of_equal_classes(predicted: Predicted, k: int) -> None:
+def test_top_k_takes_the_first_of_equal_classes(predicted: Predictions, k: int) -> None:
     best_first = np.argsort(-predicted.logits, axis=1, kind="stable")[:, :k]
     found = [label in best for label, best in zip(predicted.labels, best_first, strict=True)]
     assert top_k(predicted, k) == np.mean(found)
@@ -72,7 +72,7 @@ def test_top_k_takes_the_first_of_equal_classes(predicted: Predicted, k: int) ->
 def test_top_k_equals_that_of_scikit_learn_without_ties() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(NUM_CLASSES, size=200)
-    predicted = Predicted(random.standard_normal((200, NUM_CLASSES)), labels, np.arange(200))
+    predicted = Predictions(random.standard_normal((200, NUM_CLASSES)), labels, np.arange(200))
     for k in (1, 2, 4):
         expected = sklearn_metrics.top_k_accuracy_score(labels, predicted.logits, k=k)
         assert top_k(predicted, k) == pytest.approx(expected)
@@ -80,13 +80,13 @@ def test_top_k_equals_that_of_scikit_learn_without_ties() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(predictions())
-def test_scores_are_those_that_training_logged(predicted: Predicted) -> None:
+def test_scores_are_those_that_training_logged(predicted: Predictions) -> None:
     logged = metrics.compute_scores(
         metrics.build_metrics(NUM_CLASSES),
         torch.from_numpy(predicted.logits),
         torch.from_numpy(predicted.labels),
     )
-    scores = score(predicted)
+    scores = score_predictions(predicted)
     ours = scores.macro._asdict() | {
         "accuracy": scores.accuracy,
         "loss": scores.nll,
@@ -106,8 +106,8 @@ def test_a_value_that_is_undefined_is_nan() -> None:
 
 def test_losses_and_weights_by_hand() -> None:
     logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]])
-    predicted = Predicted(logits, np.array([0, 1, 2, 0]), np.arange(4))
-    scores = score(predicted)
+    predicted = Predictions(logits, np.array([0, 1, 2, 0]), np.arange(4))
+    scores = score_predictions(predicted)
     assert scores.nll == pytest.approx(-np.log([0.5, 0.8, 0.2, 0.9]).mean())
     squares = [0.25 + 0.09 + 0.04, 0.06, 0.36 + 0.04 + 0.64, 0.01 + 0.005]
     assert scores.brier == pytest.approx(np.mean(squares))

@@ -22,7 +22,7 @@ from triptych.tools.benchmark.roofline import roofline
 from triptych.tools.benchmark.subject import Subject, made_subject
 from triptych.tools.benchmark.turns import Plan, Way, ratios, spread, taken_in_turn
 from triptych.tools.benchmark.usual import Usual
-from triptych.tools.evaluate.cost import peak_bytes
+from triptych.tools.evaluate.cost import measure_peak_bytes
 
 MOST_STEPS = 2000
 
@@ -100,7 +100,7 @@ def peaks(subject: Subject, record: Record, plan: Plan) -> dict[str, int]:
         way: Way = Bound(subject) if name == "bound" else Ours(subject, record)
         way.seconds(1, 1, plan.mode)  # searches for kernels, and takes memory for that
         gc.collect()
-        found[name] = peak_bytes(partial(way.seconds, 1, 1, plan.mode), subject.device)
+        found[name] = measure_peak_bytes(partial(way.seconds, 1, 1, plan.mode), subject.device)
         del way
         gc.collect()
     return found

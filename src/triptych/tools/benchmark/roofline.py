@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.tools.benchmark.bound import Bound
-from triptych.tools.evaluate.cost import durations
+from triptych.tools.evaluate.cost import time_calls
 from triptych.tools.evaluate.rebuild import AUTOCAST
 
 MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
@@ -58,8 +58,8 @@ def rates(device: torch.device, precision: str) -> tuple[float, float]:
     matrix = torch.randn(side, side, device=device, dtype=AUTOCAST.get(precision, torch.float32))
     source = torch.ones(COPIED_BYTES[kind], device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    product = min(durations(lambda: matrix @ matrix, device, SECONDS, 2))
-    copy = min(durations(lambda: target.copy_(source), device, SECONDS, 2))
+    product = min(time_calls(lambda: matrix @ matrix, device, SECONDS, 2))
+    copy = min(time_calls(lambda: target.copy_(source), device, SECONDS, 2))
     return 2 * side**3 / product, 2 * COPIED_BYTES[kind] / copy
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.evaluate.degradation import Degradation, Level, Outcomes
+from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
 from triptych.tools.evaluate.findings import Slice
 
 
@@ -50,7 +50,7 @@ class ImageTypes:
     """How one trained network fares on image types."""
 
     label: str
-    rows: tuple[Level, ...]  # of image_types.csv
+    rows: tuple[VariantAccuracy, ...]  # of image_types.csv
     degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
     outcomes: Outcomes | None  # image by image; None where they were not kept
 

@@ -19,9 +19,9 @@ from triptych.runs.reader import MEASURED, sanitize
 from triptych.tools.compare.exhibits import Curve, GradCam, ImageTypes, Slices
 from triptych.tools.compare.groups import TrainedNetwork
 from triptych.tools.compare.runs import FRACTION
-from triptych.tools.evaluate.degradation import Level, degradations, read_outcomes
+from triptych.tools.evaluate.degradation import VariantAccuracy, degradations, read_outcomes
 from triptych.tools.evaluate.findings import Slice
-from triptych.tools.statistics.predictions import Predicted, read_arrays, read_validation
+from triptych.tools.statistics.predictions import Predictions, read_arrays, read_validation
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COST: dict[str, Rule] = {
@@ -56,7 +56,7 @@ def cost(network: TrainedNetwork) -> dict[str, Any] | None:
     }
 
 
-def validation(network: TrainedNetwork) -> Predicted | None:
+def validation(network: TrainedNetwork) -> Predictions | None:
     exists = (network.folder / "predictions" / "val.npz").exists()
     return read_validation(network.folder, network.test.num_classes) if exists else None
 
@@ -161,12 +161,12 @@ def _whole(text: str, rule: Rule) -> int:
     return number
 
 
-def _level(row: dict[str, str]) -> Level:
-    shares = [float(row[name]) for name in Level._fields[3:]]
+def _level(row: dict[str, str]) -> VariantAccuracy:
+    shares = [float(row[name]) for name in VariantAccuracy._fields[3:]]
     if not all(map(FRACTION.holds, shares)):
         raise ValueError("accuracies must be fractions")
     severity, num_images = _whole(row["severity"], SEVERITY), _whole(row["num_images"], count(1))
-    return Level(sanitize(row["type"]), severity, num_images, *shares)
+    return VariantAccuracy(sanitize(row["type"]), severity, num_images, *shares)
 
 
 def _slice(found: Any, num_classes: int) -> Slice:

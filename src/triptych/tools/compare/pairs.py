@@ -12,8 +12,13 @@ from triptych.tools.compare.comparable import blocks
 from triptych.tools.compare.content import Pair, Pairs
 from triptych.tools.compare.exhibits import WithInterval
 from triptych.tools.compare.groups import Group
-from triptych.tools.statistics.bootstrap import drawn_interval, macro_f1_draws
-from triptych.tools.statistics.intervals import Paired, holm, paired, simultaneous
+from triptych.tools.statistics.bootstrap import bootstrap_interval, bootstrap_macro_f1
+from triptych.tools.statistics.intervals import (
+    PairedDifference,
+    bonferroni_level,
+    holm,
+    paired_difference,
+)
 from triptych.tools.statistics.recipes import Estimate, recipe_difference
 
 MAX_ALL_PAIRS = 10  # of networks or recipes; beyond, each is asked about against one
@@ -25,7 +30,7 @@ Validated = Callable[[Group], float | None]
 def network_pairs(groups: Sequence[Group]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
     twos = chosen(groups, of_first)
-    differences = [paired(a.first.test.correct, b.first.test.correct) for a, b in twos]
+    differences = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
     draws = _f1_draws(groups) if twos else {}
     own = [
         {
@@ -35,7 +40,7 @@ def network_pairs(groups: Sequence[Group]) -> Pairs:
             "num_seeds": (1, 1),
             "only_a": counts.only_a,
             "only_b": counts.only_b,
-            "f1_difference": _f1_difference(a, b, draws, simultaneous(len(twos))),
+            "f1_difference": _f1_difference(a, b, draws, bonferroni_level(len(twos))),
         }
         for (a, b), counts in zip(twos, differences, strict=True)
     ]
@@ -73,10 +78,10 @@ def of_all(group: Group) -> float | None:
 
 
 def _tested(
-    differences: Sequence[Paired | Estimate], own: Sequence[dict[str, Any]]
+    differences: Sequence[PairedDifference | Estimate], own: Sequence[dict[str, Any]]
 ) -> tuple[Pair, ...]:
     """Pairs, adjusted and simultaneous over all of them; `own` is what else each has."""
-    level = simultaneous(len(differences))
+    level = bonferroni_level(len(differences))
     adjusted = holm([difference.p_value for difference in differences])
     pairs = (
         Pair(
@@ -116,7 +121,7 @@ def _f1_draws(groups: Sequence[Group]) -> dict[Group, NDArray[np.float64]]:
     for block in blocks(groups):
         tests = [group.first.test for group in block]
         predicted = np.stack([test.classes for test in tests])
-        draws = macro_f1_draws(tests[0].labels, predicted, tests[0].num_classes)
+        draws = bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
         found.update(zip(block, draws, strict=True))
     return found
 
@@ -125,4 +130,4 @@ def _f1_difference(
     a: Group, b: Group, draws: dict[Group, NDArray[np.float64]], level: float
 ) -> WithInterval:
     value = a.first.scores.macro.f1 - b.first.scores.macro.f1
-    return WithInterval(value, *drawn_interval(value, draws[a] - draws[b], level))
+    return WithInterval(value, *bootstrap_interval(value, draws[a] - draws[b], level))

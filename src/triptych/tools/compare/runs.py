@@ -11,8 +11,8 @@ from triptych.config import Config, Rule, format_value
 from triptych.errors import UserError
 from triptych.runs.reader import MEASURED, read_finished, sanitize
 from triptych.tools.compare.content import Problem
-from triptych.tools.statistics.predictions import Predicted, read_predictions
-from triptych.tools.statistics.scores import Scores, score
+from triptych.tools.statistics.predictions import Predictions, read_predictions
+from triptych.tools.statistics.scores import Scores, score_predictions
 
 ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
 
@@ -26,7 +26,7 @@ class Run:
     folder: Path
     metadata: dict[str, Any]  # of a `finished` record
     config: Config
-    test: Predicted
+    test: Predictions
     scores: Scores  # of `test`
 
     @property
@@ -68,7 +68,7 @@ def read_run(folder: Path) -> Run:
     record = read_finished(folder)
     metadata = sanitize(record.metadata)
     test = read_predictions(folder / "predictions" / "test.npz")
-    run = Run(folder, metadata, sanitize(record.config), test, score(test))
+    run = Run(folder, metadata, sanitize(record.config), test, score_predictions(test))
     if metadata["classes"] and len(metadata["classes"]) != run.test.num_classes:
         few = f"{len(metadata['classes'])} classes, its predictions {run.test.num_classes}"
         raise UserError(f"run.json: names {few}")

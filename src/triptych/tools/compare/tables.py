@@ -9,10 +9,10 @@ from triptych.runs.reader import sanitize
 from triptych.tools.compare.content import Circumstances, Row
 from triptych.tools.compare.costs import COSTS
 from triptych.tools.compare.groups import TrainedNetwork
-from triptych.tools.evaluate.findings import top
 from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
 from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.scores import top_k_accuracies
 
 COLUMNS = (
     *("model", "weights", "data", "seed", "num_test", "accuracy", "accuracy_low", "accuracy_high"),
@@ -54,7 +54,7 @@ def row(network: TrainedNetwork, cost: dict[str, Any] | None) -> Row:
         ece=calibration_error(network.test),
         weighted=scores.weighted,
         brier=scores.brier,
-        top_k=top(network.test),
+        top_k=top_k_accuracies(network.test),
         **paper,
         **costs,
         trained_on=Circumstances(*(metadata[name] for name in WHERE)),

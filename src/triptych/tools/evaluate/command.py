@@ -28,12 +28,11 @@ from triptych.tools.evaluate.grad_cam import check_places, chosen, explain
 from triptych.tools.evaluate.image_types import examples, score_image_types, summary
 from triptych.tools.evaluate.paper import by_the_paper
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
-from triptych.tools.evaluate.rescore import Rescored, find_device, rescore, scorer
-from triptych.tools.evaluate.slices import slices
+from triptych.tools.evaluate.rescore import Rescored, build_scorer, find_device, rescore
 from triptych.tools.report import diagrams
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.predictions import Predicted, read_validation
-from triptych.tools.statistics.scores import score
+from triptych.tools.statistics.predictions import Predictions, read_validation
+from triptych.tools.statistics.scores import score_predictions
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
@@ -69,7 +68,7 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
         raise UserError(f"{folder}: cannot be written to")
     run = rebuild_run(folder, config["trusted_targets"])
     try:
-        trainer = scorer(run, device)
+        trainer = build_scorer(run, device)
         memory = cost.peak_memory(run) if config["cost"] else 0
         written = look_closely(run, config, trainer)
         if config["cost"]:
@@ -111,7 +110,7 @@ def look_closely(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list[s
 def described(run: RebuiltRun, found: Rescored, split: str) -> dict[str, Any]:
     """What the predictions say, beside what was logged; draws its figures."""
     predicted, folder = found.predicted, run.record.folder
-    scores = score(predicted)
+    scores = score_predictions(predicted)
     val = validation(folder, predicted.num_classes) if split == "test" else None
     calibration = calibrate(predicted, val)
     heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {len(predicted.labels)} images"
@@ -123,7 +122,7 @@ def described(run: RebuiltRun, found: Rescored, split: str) -> dict[str, Any]:
     return {**findings(split, predicted, scores, calibration, run.classes), **found.metadata}
 
 
-def validation(folder: Path, num_classes: int) -> Predicted | None:
+def validation(folder: Path, num_classes: int) -> Predictions | None:
     """What the run answered in validation, which a temperature is fitted to, if it can be read."""
     try:
         return read_validation(folder, num_classes)
@@ -133,26 +132,24 @@ def validation(folder: Path, num_classes: int) -> Predicted | None:
 
 
 def by_image_type(
-    run: RebuiltRun, predicted: Predicted, images: Tensor, config: Config
+    run: RebuiltRun, predicted: Predictions, images: Tensor, config: Config
 ) -> dict[str, Any]:
-    """Scores of slices of the test images, and of variants of them where asked for."""
-    index, labels = torch.from_numpy(predicted.index), torch.from_numpy(predicted.labels)
-    images, folder, model = images[index], run.record.folder, run.record.metadata["model"]
-    parts = slices(images, predicted.labels, predicted.correct, len(run.classes))
-    scored = {"slices": [part._asdict() for part in parts]}
+    """Scores of variants of the test images, where `config` names types of them."""
     types, num_images = (config["image_types"][name] for name in ("types", "num_images"))
     if not types:
-        return scored
+        return {}
+    index, labels = torch.from_numpy(predicted.index), torch.from_numpy(predicted.labels)
+    images, folder, model = images[index], run.record.folder, run.record.metadata["model"]
     batch_size = config["batch_size"] or run.config["data"]["batch_size"]
     told = (types, num_images, batch_size)
     outcomes = score_image_types(run.logits, images, labels, index, *told)
     write_outcomes(outcomes, folder)
     draw(diagrams.type_sheet(examples(images, labels, index, types)), folder, "image_types")
     draw(diagrams.severity_curves(rows(outcomes), model), folder, "image_types_by_severity")
-    return scored | {"image_types": summary(outcomes)}
+    return {"image_types": summary(outcomes)}
 
 
-def try_grad_cam(run: RebuiltRun, predicted: Predicted, images: Tensor, config: Config) -> None:
+def try_grad_cam(run: RebuiltRun, predicted: Predictions, images: Tensor, config: Config) -> None:
     """Draw where the network looked; a network that Grad-CAM cannot be used on gets a line."""
     split, settings = config["split"], config["grad_cam"]
     try:

@@ -34,7 +34,9 @@ def measure(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dict[str
     image: half of what torch's counter, which has two operations to each, reports.
     """
     with torch.inference_mode():
-        latencies = 1000 * np.array([*durations(caller(run, 1), run.device, seconds, NUM_WARM_UPS)])
+        latencies = 1000 * np.array(
+            [*time_calls(inference_call(run, 1), run.device, seconds, NUM_WARM_UPS)]
+        )
         throughput, batch_size = best_throughput(run, seconds)
         macs = count_macs(run)
     return {
@@ -64,7 +66,7 @@ def training_cost(record: Record) -> dict[str, float | None]:
     }
 
 
-def caller(run: RebuiltRun, batch_size: int) -> Callable[[], Tensor]:
+def inference_call(run: RebuiltRun, batch_size: int) -> Callable[[], Tensor]:
     """Inference on a batch of grey images, as a call without arguments."""
     size = run.backbone.preprocessing.input_size
     images = torch.zeros(batch_size, 3, size, size, device=run.device)
@@ -73,11 +75,11 @@ def caller(run: RebuiltRun, batch_size: int) -> Callable[[], Tensor]:
 
 def count_macs(run: RebuiltRun) -> int:
     with FlopCounterMode(display=False) as counter:
-        caller(run, 1)()
+        inference_call(run, 1)()
     return int(counter.get_total_flops()) // 2
 
 
-def durations(
+def time_calls(
     call: Callable[[], Tensor], device: torch.device, seconds: float, num_warm_ups: int
 ) -> Iterator[float]:
     """Seconds of single calls, each awaited, for about `seconds` in all; one call at least."""
@@ -110,7 +112,9 @@ def best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
     end = time.perf_counter() + seconds
     while size <= min(LARGEST_BATCH, 4 * best_size):
         try:
-            taken = [*durations(caller(run, size), run.device, seconds / 20, num_warm_ups=1)]
+            taken = [
+                *time_calls(inference_call(run, size), run.device, seconds / 20, num_warm_ups=1)
+            ]
         except torch.OutOfMemoryError:
             break
         throughput = size / float(np.median(taken))
@@ -124,10 +128,10 @@ def best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
 
 def peak_memory(run: RebuiltRun) -> int:
     """Bytes at the peak of inference on one image; images read before would count on a CPU."""
-    return peak_bytes(torch.inference_mode()(caller(run, 1)), run.device)
+    return measure_peak_bytes(torch.inference_mode()(inference_call(run, 1)), run.device)
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+def measure_peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """Bytes at the peak of a call.
 
     On a GPU what torch has allocated; elsewhere what the whole process holds, Python and torch

@@ -20,7 +20,7 @@ UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
 
 
-class Level(NamedTuple):
+class VariantAccuracy(NamedTuple):
     """A line of `image_types.csv`; the unmodified images' has severity 0."""
 
     type: str
@@ -48,12 +48,12 @@ class Outcomes(NamedTuple):
     correct: NDArray[np.bool_]  # (V, N)
 
 
-def rows(outcomes: Outcomes) -> list[Level]:
+def rows(outcomes: Outcomes) -> list[VariantAccuracy]:
     """Accuracy of every variant with Wilson's 95 % interval."""
     n = len(outcomes.index)
     columns = (outcomes.types, outcomes.severities, outcomes.correct.sum(axis=1))
     return [
-        Level(name, severity, n, right / n, *wilson(right, n))
+        VariantAccuracy(name, severity, n, right / n, *wilson(right, n))
         for name, severity, right in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
@@ -98,7 +98,7 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
     """`image_types.csv` and `predictions/image_types.npz` of a run folder."""
     with atomic_write(folder / "image_types.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Level._fields)
+        writer.writerow(VariantAccuracy._fields)
         writer.writerows(rows(outcomes))
     (folder / "predictions").mkdir(exist_ok=True)
     with atomic_write(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.tools.evaluate.paper import last_batch, paper_scores
 from triptych.tools.statistics.calibration import Calibration, Reliability
-from triptych.tools.statistics.predictions import Predicted
-from triptych.tools.statistics.scores import Scores, top_k
-
-TOP = (1, 3, 5)
+from triptych.tools.statistics.predictions import Predictions
+from triptych.tools.statistics.scores import Scores, top_k_accuracies
 
 
 class Slice(NamedTuple):
@@ -31,7 +29,7 @@ class Slice(NamedTuple):
 
 def findings(
     split: str,
-    predicted: Predicted,
+    predicted: Predictions,
     scores: Scores,
     calibration: Calibration,
     classes: Sequence[str],
@@ -46,7 +44,7 @@ def findings(
         "num_images": len(predicted.labels),
         "nll": scores.nll,
         "brier": scores.brier,
-        "top_k": {str(k): share for k, share in top(predicted).items()},
+        "top_k": {str(k): share for k, share in top_k_accuracies(predicted).items()},
         "macro": scores.macro._asdict(),
         "weighted": scores.weighted._asdict(),
         "undefined_classes": scores.undefined_classes,
@@ -63,12 +61,7 @@ def findings(
     }
 
 
-def top(predicted: Predicted) -> dict[int, float]:
-    """The share of images whose class is among the k most probable, by k."""
-    return {k: top_k(predicted, k) for k in TOP if k <= predicted.num_classes}
-
-
-def circumstances(device: str | None, precision: str | None, num_threads: int | None) -> str:
+def describe_hardware(device: str | None, precision: str | None, num_threads: int | None) -> str:
     """What is known of them: cpu, 32-true, 2 threads."""
     threads = None if num_threads is None else f"{num_threads} thread{'s' * (num_threads != 1)}"
     known = (device, precision, threads)
@@ -88,7 +81,7 @@ def of_reliability(found: Reliability) -> dict[str, Any]:
     }
 
 
-def of_the_paper(predicted: Predicted) -> dict[str, Any]:
+def of_the_paper(predicted: Predictions) -> dict[str, Any]:
     """The reference study's own protocol, over the last of the test images alone."""
     num_images = last_batch(len(predicted.labels))
     return {"num_images": num_images, **paper_scores(predicted)._asdict()}

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 
 
-class Explained(NamedTuple):
+class Explanation(NamedTuple):
     """An image and where a network found two classes in it; heat is scaled by its own maximum."""
 
     image: NDArray[np.uint8]  # (3, H, W)
@@ -83,7 +83,7 @@ def channels_first(maps: Tensor) -> Tensor:
     return maps.movedim(-1, 1) if are_last else maps
 
 
-def chosen(images: str | list[int], num_images: int, predicted: Predicted) -> list[int]:
+def chosen(images: str | list[int], num_images: int, predicted: Predictions) -> list[int]:
     """Rows of the predictions: of places in the official set, or of the `most_confused`.
 
     Those are the mistakes that gave the true class the least probability, the worst first.
@@ -107,7 +107,7 @@ def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
         )
 
 
-def explain(run: RebuiltRun, image: Tensor, predicted: Predicted, row: int) -> Explained:
+def explain(run: RebuiltRun, image: Tensor, predicted: Predictions, row: int) -> Explanation:
     """Where the network found the class it predicted, and the true one, in image (3, H, W)."""
     classes = (int(predicted.classes[row]), int(predicted.labels[row]))
     prepared = run.pipeline.evaluation(image[None].to(run.device))
@@ -115,7 +115,7 @@ def explain(run: RebuiltRun, image: Tensor, predicted: Predicted, row: int) -> E
     heats = [
         grad_cam(run.backbone, prepared, torch.tensor([c], device=run.device)) for c in classes
     ]
-    return Explained(
+    return Explanation(
         image.numpy(),
         torch.cat(heats).cpu().numpy(),
         names=(run.classes[classes[0]], run.classes[classes[1]]),

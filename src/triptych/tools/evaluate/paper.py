@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import confusion_matrix, per_class
 
 BATCH_SIZE = 64
@@ -51,17 +51,17 @@ class PaperScores(NamedTuple):
     recall: float
 
 
-def paper_scores(predicted: Predicted) -> PaperScores:
+def paper_scores(predicted: Predictions) -> PaperScores:
     """F1, precision and recall of the last batch of the test set in its official order."""
     last = slice(-last_batch(len(predicted.labels)), None)
     return paper_averages(
         confusion_matrix(
-            Predicted(predicted.logits[last], predicted.labels[last], predicted.index[last])
+            Predictions(predicted.logits[last], predicted.labels[last], predicted.index[last])
         )
     )
 
 
-def by_the_paper(predicted: Predicted) -> str:
+def by_the_paper(predicted: Predictions) -> str:
     """The protocol's figures in a line, with how few images they are of."""
     num_images = len(predicted.labels)
     scores = paper_scores(predicted)._asdict().items()

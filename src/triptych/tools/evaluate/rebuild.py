@@ -74,7 +74,7 @@ def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     config = record.config
     check_untrusted_config(config, trusted)
     state: Any = checkpoint.load_checkpoint(record.checkpoint_path("best")).get("state_dict")
-    classes = record.metadata["classes"] or numbered(record)
+    classes = record.metadata["classes"] or number_classes(record)
     network: BackboneFactory = instantiate("model", config["model"])
     backbone = network.build(num_classes=len(classes), load=False)
     try:
@@ -96,7 +96,7 @@ def misfit(record: Record, backbone: Backbone, state: Any, error: Exception) -> 
     return f"{path}: no weights of config.yaml's network\n{reason[:200]}"
 
 
-def numbered(record: Record) -> list[str]:
+def number_classes(record: Record) -> list[str]:
     """Names for the classes of a record that has none."""
     predicted = read_predictions(record.folder / "predictions" / "test.npz")
     return [str(number) for number in range(predicted.num_classes)]

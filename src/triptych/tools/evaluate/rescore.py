@@ -14,10 +14,10 @@ from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.module import ImageClassifier
 from triptych.runs.reader import MEASURED
-from triptych.tools.evaluate.findings import circumstances
+from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 
 # What of a run's Trainer bears on its scores.
 BEARING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
@@ -31,7 +31,7 @@ class Rescored(NamedTuple):
 
     metrics: dict[str, float]
     logged: dict[str, float]
-    predicted: Predicted
+    predicted: Predictions
     device: str
     precision: str
     num_threads: int
@@ -68,8 +68,8 @@ class Rescored(NamedTuple):
             return f"{name} is NaN here, logged was {self.logged[name]:.4g}"
         if largest == 0:
             return "exactly as logged"
-        there = circumstances(*map(metadata.get, ("device", "precision", "num_threads")))
-        here = circumstances(self.device, self.precision, self.num_threads)
+        there = describe_hardware(*map(metadata.get, ("device", "precision", "num_threads")))
+        here = describe_hardware(self.device, self.precision, self.num_threads)
         more = ", others by no more," if any(gap for _, gap in others) else ""
         return f"{name} off by {largest:.2g}{more} from what was logged ({there}); here {here}"
 
@@ -83,7 +83,7 @@ def find_device(word: str) -> torch.device:
     return found if usable and found else torch.device("cpu")
 
 
-def scorer(run: RebuiltRun, device: torch.device) -> pl.Trainer:
+def build_scorer(run: RebuiltRun, device: torch.device) -> pl.Trainer:
     """The Trainer that scores a run on a device; the run's network goes there, in its precision.
 
     That is the precision of training where that was on the same kind of device, else the one that
@@ -106,7 +106,7 @@ def scorer(run: RebuiltRun, device: torch.device) -> pl.Trainer:
 
 
 def rescore(run: RebuiltRun, data: ImageDataModule, split: str, trainer: pl.Trainer) -> Rescored:
-    """Score `split` (test or val) with the run's `scorer`, and leave its network where it is.
+    """Score `split` (test or val) with the run's scoring Trainer, and leave its network where it is.
 
     With as many threads as in training, if there are processors for them.
     """
@@ -120,7 +120,7 @@ def rescore(run: RebuiltRun, data: ImageDataModule, split: str, trainer: pl.Trai
     return Rescored(
         metrics={f"{split}/{name}": value for name, value in task.scores.values.items()},
         logged=logged_metrics(metadata["metrics"], split),
-        predicted=Predicted(logits, labels, index),
+        predicted=Predictions(logits, labels, index),
         device=device_name(device),
         precision=run.precision,
         num_threads=num_threads,

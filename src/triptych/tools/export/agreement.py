@@ -16,7 +16,7 @@ from triptych.runs.reader import sanitize_log_record
 from triptych.tools.compare.groups import TrainedNetwork
 from triptych.tools.compare.optional import pixels
 from triptych.tools.compare.sentences import counted
-from triptych.tools.evaluate.cost import NUM_WARM_UPS, durations
+from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data
 from triptych.tools.export.formats import Predict
 
@@ -69,7 +69,7 @@ def largest(network: Predict, exported: Predict, batches: Sequence[Tensor]) -> f
 
 def milliseconds(predict: Predict, image: Tensor, seconds: float) -> float:
     """Of one call, the median over about so many seconds."""
-    taken = durations(lambda: predict(image), torch.device("cpu"), seconds, NUM_WARM_UPS)
+    taken = time_calls(lambda: predict(image), torch.device("cpu"), seconds, NUM_WARM_UPS)
     return 1000 * float(np.median([*taken]))
 
 

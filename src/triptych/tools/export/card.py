@@ -27,7 +27,7 @@ from triptych.tools.compare.content import Circumstances
 from triptych.tools.compare.groups import TrainedNetwork
 from triptych.tools.compare.sentences import percent
 from triptych.tools.compare.tables import row
-from triptych.tools.evaluate.findings import circumstances
+from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.export.agreement import Agreement
 from triptych.tools.report.markdown import escaped
 from triptych.tools.statistics.calibration import calibrate
@@ -162,7 +162,7 @@ def duration(seconds: float | None) -> str:
 
 
 def place(measured: Circumstances) -> str:
-    return circumstances(measured.device, measured.precision, measured.num_threads)
+    return describe_hardware(measured.device, measured.precision, measured.num_threads)
 
 
 def typed(text: str | None) -> Markup:

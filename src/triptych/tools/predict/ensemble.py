@@ -18,7 +18,7 @@ from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.groups import labels
 from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
-from triptych.tools.evaluate.rescore import scorer
+from triptych.tools.evaluate.rescore import build_scorer
 from triptych.tools.predict.decoding import Photo, View
 
 TEMPERATURE = number(0, above=True)
@@ -84,7 +84,7 @@ def assemble(
         check_classes(runs[0], run)
         run.classes = tuple(sanitize([*run.classes]))
     for run in runs:
-        scorer(run, device)
+        build_scorer(run, device)
     return Ensemble(runs, names_of([run.record for run in runs]), temperatures)
 
 

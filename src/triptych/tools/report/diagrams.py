@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from triptych.figures import shorten
-from triptych.tools.evaluate.degradation import UNMODIFIED, Level
-from triptych.tools.evaluate.grad_cam import Explained
+from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
+from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.formats import spaced
 from triptych.tools.statistics.calibration import Calibration
 
@@ -50,7 +50,7 @@ def reliability_diagram(calibration: Calibration, heading: str) -> Figure:
     return figure
 
 
-def heat_maps(explained: Sequence[Explained], heading: str) -> Figure:
+def heat_maps(explained: Sequence[Explanation], heading: str) -> Figure:
     """A column an image: the image, then the heat over it for the predicted and the true class."""
     columns = min(len(explained), MAX_COLUMNS)
     bands = -(-len(explained) // columns)
@@ -87,7 +87,7 @@ def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
     return figure
 
 
-def severity_curves(rows: Sequence[Level], heading: str) -> Figure:
+def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
     """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
     unmodified = [row for row in rows if row.type == UNMODIFIED]
     types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
@@ -111,7 +111,7 @@ def severity_curves(rows: Sequence[Level], heading: str) -> Figure:
     return figure
 
 
-def _draw(column: NDArray[np.object_], each: Explained) -> None:
+def _draw(column: NDArray[np.object_], each: Explanation) -> None:
     picture = each.image.transpose(1, 2, 0)
     titles = [f"image {each.place}"]
     for name, probability in zip(each.names, each.probabilities, strict=True):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from triptych.tools.compare.content import Circumstances, Row
 from triptych.tools.compare.exhibits import Curve, WithInterval
-from triptych.tools.evaluate.degradation import OVERALL, Degradation, Level
-from triptych.tools.evaluate.findings import Slice, circumstances
+from triptych.tools.evaluate.degradation import OVERALL, Degradation, VariantAccuracy
+from triptych.tools.evaluate.findings import Slice, describe_hardware
 from triptych.tools.statistics.intervals import Interval
 
 DASH = "–"
@@ -76,10 +76,10 @@ def place(measured: Circumstances | None) -> str:
     """cpu, 32-true, 2 threads."""
     if measured is None:
         return DASH
-    return circumstances(measured.device, measured.precision, measured.num_threads)
+    return describe_hardware(measured.device, measured.precision, measured.num_threads)
 
 
-def accuracy_of(row: Row | Level) -> WithInterval:
+def accuracy_of(row: Row | VariantAccuracy) -> WithInterval:
     return WithInterval(row.accuracy, row.accuracy_low, row.accuracy_high)
 
 

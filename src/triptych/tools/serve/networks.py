@@ -16,8 +16,8 @@ from triptych.tools.compare.content import Problem
 from triptych.tools.compare.groups import labels
 from triptych.tools.compare.runs import FRACTION, problem
 from triptych.tools.compare.sentences import counted
-from triptych.tools.evaluate.cost import caller
-from triptych.tools.evaluate.rebuild import RebuiltRun, numbered, rebuild_run
+from triptych.tools.evaluate.cost import inference_call
+from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
 from triptych.tools.evaluate.rescore import find_device
 from triptych.tools.predict.decoding import View
 
@@ -71,7 +71,7 @@ def read_groups(folders: Iterable[Path], config: Config) -> tuple[list[Group], l
     for folder in folders:
         try:
             record = read_finished(folder)
-            names = tuple(record.metadata["classes"] or numbered(record))
+            names = tuple(record.metadata["classes"] or number_classes(record))
             of_classes.setdefault(names, []).append(record)
         except UserError as refused:
             problems.append(problem(folder, refused))
@@ -134,7 +134,7 @@ def _working(
             network = Network(name, run, View.of(run))
             run.to(device)
             with torch.inference_mode():
-                caller(run, 1)()
+                inference_call(run, 1)()
         except (UserError, torch.OutOfMemoryError) as error:
             problems.append(problem(record.folder, error))
         else:

@@ -28,7 +28,7 @@ def weights(num_images: int, num_draws: int = NUM_DRAWS, seed: int = 0) -> NDArr
     return counts
 
 
-def macro_f1_draws(
+def bootstrap_macro_f1(
     labels: NDArray[np.int64],
     predicted: NDArray[np.int64],
     num_classes: int,
@@ -56,7 +56,7 @@ def macro_f1_draws(
     return np.concatenate(draws, axis=1)
 
 
-def drawn_interval(value: float, draws: NDArray[np.float64], level: float = LEVEL) -> Interval:
+def bootstrap_interval(value: float, draws: NDArray[np.float64], level: float = LEVEL) -> Interval:
     """An interval around a figure, or a difference of two, from its draws (R,).
 
     Normal, with the draws' standard deviation: at a level that is simultaneous over many pairs a

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from triptych.tools.statistics.bootstrap import weights
 from triptych.tools.statistics.intervals import LEVEL, Interval, wilson
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import nll
 
 NUM_BINS = 15
@@ -52,7 +52,7 @@ class Calibration(NamedTuple):
     after: Reliability | None
 
 
-def calibrate(test: Predicted, val: Predicted | None, *, seed: int = 0) -> Calibration:
+def calibrate(test: Predictions, val: Predictions | None, *, seed: int = 0) -> Calibration:
     """The calibration on `test`, and after the best temperature on `val` where that is given.
 
     Validation chose the checkpoint too, so its temperature may come out a little too small.
@@ -61,18 +61,18 @@ def calibrate(test: Predicted, val: Predicted | None, *, seed: int = 0) -> Calib
     if val is None:
         return Calibration(before, None, None)
     temperature = best_temperature(val)
-    cooled = Predicted(test.logits.astype(np.float64) / temperature, test.labels, test.index)
+    cooled = Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
     return Calibration(before, temperature, reliability(cooled, seed=seed))
 
 
-def calibration_error(predicted: Predicted) -> float:
+def calibration_error(predicted: Predictions) -> float:
     """`reliability(predicted).error` alone, forty times as fast."""
     order, bins = _binned(predicted)
     gaps = (predicted.confidence - predicted.correct)[order]
     return float(sum(abs(gaps[bin].sum()) for bin in bins)) / len(order)
 
 
-def reliability(predicted: Predicted, *, seed: int = 0) -> Reliability:
+def reliability(predicted: Predictions, *, seed: int = 0) -> Reliability:
     """The calibration error with what it is to be measured against."""
     order, bins = _binned(predicted)
     confidence, correct = predicted.confidence[order], predicted.correct[order]
@@ -103,7 +103,7 @@ def reliability(predicted: Predicted, *, seed: int = 0) -> Reliability:
     )
 
 
-def _binned(predicted: Predicted) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _binned(predicted: Predictions) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Places (N,) by rising confidence (equal ones by index), and bins that differ by one."""
     order = np.argsort(predicted.confidence, kind="stable")
     return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))
@@ -124,7 +124,7 @@ def _bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:
     return Bin(float(confidence.mean()), float(correct.mean()), interval, len(correct))
 
 
-def best_temperature(val: Predicted) -> float:
+def best_temperature(val: Predictions) -> float:
     """The temperature that minimises the mean negative log-likelihood, over its logarithm."""
     logits = val.logits.astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)

@@ -31,7 +31,7 @@ def wilson(correct: float, num_images: float, level: float = LEVEL) -> Interval:
     return Interval(centre - half if k else 0.0, centre + half if k < n else 1.0)
 
 
-class Paired(NamedTuple):
+class PairedDifference(NamedTuple):
     """Two trained networks A and B on the same images: how many only one of them gets right."""
 
     only_a: int
@@ -57,9 +57,9 @@ class Paired(NamedTuple):
         return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
 
 
-def paired(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Count two networks' correctness (N,) over the same images."""
-    return Paired(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
+    return PairedDifference(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
 
 
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
@@ -71,6 +71,6 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     return np.minimum(adjusted, 1)
 
 
-def simultaneous(num_pairs: int, level: float = LEVEL) -> float:
+def bonferroni_level(num_pairs: int, level: float = LEVEL) -> float:
     """The level of each interval so that all `num_pairs` hold together at `level` (Bonferroni)."""
     return 1 - (1 - level) / max(num_pairs, 1)

@@ -45,7 +45,7 @@ MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
+class Predictions:
     """Logits (N, C), labels int64 (N,), and where in the official set, ascending int64 (N,)."""
 
     logits: NDArray[np.floating]
@@ -77,16 +77,16 @@ class Predicted:
         return np.asarray(self.probabilities.max(axis=1))
 
 
-def read_predictions(path: Path) -> Predicted:
+def read_predictions(path: Path) -> Predictions:
     """Read what `Record.add_predictions` wrote; raises UserError in one line where it is not that."""
     arrays = read_arrays(path, ARRAYS)
     problem = _misshapen(**arrays) or _impossible(**arrays)
     if problem:
         raise UserError(f"{path}: {problem}")
-    return Predicted(**arrays)
+    return Predictions(**arrays)
 
 
-def read_validation(folder: Path, num_classes: int) -> Predicted:
+def read_validation(folder: Path, num_classes: int) -> Predictions:
     """A run's answers in validation; raises UserError too where they are of other classes."""
     path = folder / "predictions" / "val.npz"
     found = read_predictions(path)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from triptych.tools.statistics.predictions import Predicted
+from triptych.tools.statistics.predictions import Predictions
+
+TOP_K = (1, 3, 5)
 
 
 class PerClass(NamedTuple):
@@ -46,7 +48,7 @@ class Scores(NamedTuple):
     confusion: NDArray[np.int64]  # (C, C), a row for each true class
 
 
-def score(predicted: Predicted) -> Scores:
+def score_predictions(predicted: Predictions) -> Scores:
     confusion = confusion_matrix(predicted)
     num_true, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     values = per_class(confusion)
@@ -63,7 +65,7 @@ def score(predicted: Predicted) -> Scores:
     )
 
 
-def confusion_matrix(predicted: Predicted) -> NDArray[np.int64]:
+def confusion_matrix(predicted: Predictions) -> NDArray[np.int64]:
     """Counts (C, C): a row for each true class, a column for each predicted one."""
     num_classes = predicted.num_classes
     pairs = predicted.labels * num_classes + predicted.classes
@@ -78,10 +80,10 @@ def per_class(confusion: NDArray[np.int64]) -> PerClass:
         return PerClass(f1=f1, precision=right / num_predicted, recall=right / num_true)
 
 
-def top_k(predicted: Predicted, k: int) -> float:
+def top_k(predicted: Predictions, k: int) -> float:
     """The share of images whose class is among the k most probable; top 1 is the accuracy.
 
-    Of equal logits the first class comes first, as in `Predicted.classes`.
+    Of equal logits the first class comes first, as in `Predictions.classes`.
     """
     logits, labels = predicted.logits, predicted.labels[:, None]
     own = np.take_along_axis(logits, labels, axis=1)
@@ -90,17 +92,22 @@ def top_k(predicted: Predicted, k: int) -> float:
     return float((rank < k).mean())
 
 
-def nll(predicted: Predicted) -> float:
+def top_k_accuracies(predicted: Predictions) -> dict[int, float]:
+    """`top_k` by each k of `TOP_K` that there are classes for."""
+    return {k: top_k(predicted, k) for k in TOP_K if k <= predicted.num_classes}
+
+
+def nll(predicted: Predictions) -> float:
     """Mean negative log-likelihood of the true classes."""
     return float(-log_softmax(predicted.logits.astype(np.float64), axis=1)[_true(predicted)].mean())
 
 
-def brier(predicted: Predicted) -> float:
+def brier(predicted: Predictions) -> float:
     """Mean over images of the sum over classes of (probability - truth)², from 0 to 2."""
     p = predicted.probabilities
     return float(((p**2).sum(axis=1) - 2 * p[_true(predicted)] + 1).mean())
 
 
-def _true(predicted: Predicted) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _true(predicted: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where in an array (N, C) the true classes stand."""
     return np.arange(len(predicted.labels)), predicted.labels
