@@ -199,7 +199,8 @@ def test_the_planned_steps_are_the_steps_taken(
     options: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:
     data = ImageDataModule(
-        source=Shapes(num_train=60, num_test=10, seed=0),
+        image_set=Shapes(num_train=60, num_test=10, seed=0).read(),
+        preprocessing=EXPECTS,
         batch_size=8,
         augment="none",
         mix="none",
@@ -210,8 +211,6 @@ def test_the_planned_steps_are_the_steps_taken(
         num_workers=0,
         seed=0,
     )
-    data.setup()
-    data.expect(EXPECTS)
     task = ImageClassifier(small(), sgd(schedule="onecycle"), num_classes=10)
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(

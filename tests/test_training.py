@@ -22,6 +22,7 @@ from triptych.callbacks.recorder import Journal
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
+from triptych.models.backbone import Preprocessing
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
@@ -121,8 +122,8 @@ def test_the_best_weights_fit_the_plain_network_and_give_the_saved_logits(finish
     network.fc = torch.nn.Linear(1024, 10)
     network.load_state_dict(best["state_dict"])
     config = finished.config
-    data = build_datamodule(config, Shapes(6000, 1000, 0))
-    data.setup()
+    anything = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    data = build_datamodule(config, Shapes(6000, 1000, 0).read(), anything)
     saved = predictions(finished)
     images = data.test.data.images[torch.from_numpy(saved["index"])]
     pixels = images.float() / 255

@@ -19,11 +19,10 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.callbacks.progress import make_progress_callback
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
-from triptych.data.source import Source
+from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import rank
 from triptych.errors import UserError, summarize_error
-from triptych.models.backbone import Backbone
-from triptych.models.custom import BackboneFactory
+from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.optim import Optim
 from triptych.runs.record import Record
 
@@ -39,10 +38,14 @@ def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
         raise UserError(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
 
 
-def build_datamodule(config: Config, source: Source) -> ImageDataModule:
+def build_datamodule(
+    config: Config, images: ImageSet, preprocessing: Preprocessing
+) -> ImageDataModule:
     elsewhere = ("name", "root", "size", "fit", "max_pixels", "source")
     settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
-    return ImageDataModule(source=source, seed=config["seed"], **settings)
+    return ImageDataModule(
+        image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings
+    )
 
 
 def on_cuda(config: Config) -> bool:
@@ -118,7 +121,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
     if options.pop("enable_progress_bar", True) and rank() == 0:
         theirs.append(make_progress_callback())
     options.setdefault("default_root_dir", record.folder)
-    options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/images.py
+    options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
     try:
         trainer = pl.Trainer(
             **options,

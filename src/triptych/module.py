@@ -47,12 +47,12 @@ class ImageClassifier(pl.LightningModule):
         self.epoch_loss = EpochLoss()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.criterion(self(batch.images), batch.labels)
-        self.epoch_loss.add(loss, len(batch.images))
+        loss: Tensor = self.criterion(self(batch.inputs), batch.labels)
+        self.epoch_loss.add(loss, len(batch.inputs))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.gathered.update(self(batch.images), batch.labels, batch.index)
+        self.gathered.update(self(batch.inputs), batch.labels, batch.index)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

@@ -24,8 +24,7 @@ from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed.launch import launch_ranks, num_ranks
 from triptych.distributed.ranks import create_on_rank_zero
-from triptych.models.backbone import Backbone
-from triptych.models.custom import BackboneFactory
+from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.module import ImageClassifier
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.record import Record
@@ -61,7 +60,7 @@ def train(
     network: BackboneFactory = build.instantiate("model", config["model"])
     check_available([source] if goes_on else [source, network], overrides)
     if num_ranks(config) > 1:
-        source.fetch()
+        source.download()
         return launch_ranks(asked, overrides, num_ranks(config), started)
 
     pl.seed_everything(config["seed"], verbose=False)
@@ -83,11 +82,10 @@ def prepare(
     config: Config, source: Source, network: BackboneFactory, *, load: bool = True
 ) -> tuple[ImageDataModule, ImageClassifier]:
     """The images as the backbone expects them, and the task that learns from them."""
-    data = build.build_datamodule(config, source)
-    data.prepare_data()
-    data.setup()
-    backbone = network.build(num_classes=len(data.classes), load=load)
-    data.expect(backbone.preprocessing)
+    source.download()
+    images = source.read()
+    backbone = network.build(num_classes=len(images.classes), load=load)
+    data = build.build_datamodule(config, images, backbone.preprocessing)
     return data, ImageClassifier(
         backbone, build.build_optim(config), len(data.classes), data.num_per_class
     )

@@ -217,7 +217,7 @@ def frozen(backbone: Backbone, precision: Precision | None = None, world_size: i
         world_size=world_size,
     )
     data: Any = SimpleNamespace(
-        pipeline=DeviceTransforms(*backbone.preprocessing, augment=False), batch_size=8 * world_size
+        transforms=DeviceTransforms(backbone.preprocessing), batch_size=8 * world_size
     )
 
     class Task(nn.Module):  # what of the task counts here
@@ -260,7 +260,7 @@ def test_features_are_what_the_network_gives_without_its_head_by_place(
     backbone = TorchvisionModel(name, None, 32, "backbone").build(num_classes=5)
     made, part = frozen(backbone), images(32)
     found = torch.cat(list(made.all_features(part, "")))
-    pixels = made.data.pipeline.evaluation(part.data.images.flip(0))
+    pixels = made.data.transforms.evaluation(part.data.images.flip(0))
     assert found.shape == (12, num_features)
     torch.testing.assert_close(found, without_head(backbone, pixels), rtol=1e-4, atol=1e-6)
     assert is_close(made.first_features(part), found[:8])
@@ -313,7 +313,7 @@ def test_in_half_precision_features_keep_every_bit_that_the_head_sees(precision:
     kept = made.first_features(part)
     assert kept.dtype is torch.float32
     with torch.no_grad(), precision.forward_context():
-        logits = made.task(made.data.pipeline.evaluation(part.data.images.flip(0)[:8]))
+        logits = made.task(made.data.transforms.evaluation(part.data.images.flip(0)[:8]))
         assert made.task(kept).equal(logits)
     assert logits.dtype.itemsize == 2
     assert kept.equal(kept.to(logits.dtype).float())

@@ -151,7 +151,7 @@ def test_files_on_disk_are_read_where_nothing_may_be_written(tmp_path: Path) -> 
     before = sorted(tmp_path.rglob("*"))
     assert source.missing() is None
     assert source.can_download()
-    source.fetch()
+    source.download()
     source.read()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -171,7 +171,7 @@ def test_the_archive_alone_is_enough_and_only_the_named_files_leave_it(tmp_path:
 def test_a_file_that_is_gone_comes_back_from_the_archive(tmp_path: Path) -> None:
     files = official(tmp_path).write_folder().write_archive()
     (files.folder / "test_batch").unlink()
-    files.source().fetch()
+    files.source().download()
     assert (files.folder / "test_batch").read_bytes() == files.contents["test_batch"]
 
 
@@ -196,7 +196,7 @@ def test_what_is_nowhere_on_disk_is_fetched(
     source = files.source(tmp_path / "new", urls=[f"{site}/{files.archive.name}"])
     assert source.missing()
     assert source.can_download()
-    source.fetch()
+    source.download()
     assert source.missing() is None
     assert len(source.read().test.images) == 3
 
@@ -214,7 +214,7 @@ def test_what_is_missing_is_named_with_the_places_looked_at(
         assert str(place) in missing
     assert not source.can_download()
     with pytest.raises(UserError, match="No address"):
-        source.fetch()
+        source.download()
     with pytest.raises(UserError, match=r"batches\.meta: No such file"):
         source.read()
 

@@ -54,8 +54,8 @@ def read(root: Path, size: int = 16) -> ImageSet:
 
 
 def files_of(data: ImageSet, name: str) -> list[int]:
-    assert data.places
-    return data.places[name].tolist()
+    assert data.splits
+    return data.splits[name].tolist()
 
 
 def refused(root: Path) -> str:
@@ -78,8 +78,8 @@ def test_a_folder_is_a_class_and_its_photos_are_squares(tmp_path: Path) -> None:
     assert data.train.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     for label, colour in enumerate(COLOURS.values()):
         assert data.train.images[8 * label, :, 0, 0].tolist() == list(colour)
-    assert data.places
-    assert data.places["train"].tolist() == list(range(24))
+    assert data.splits
+    assert data.splits["train"].tolist() == list(range(24))
     assert data.notes == ()
 
 
@@ -90,10 +90,10 @@ def test_train_val_and_test_are_taken_as_they_are(tmp_path: Path, val: str, test
     photos(tmp_path / "annotations", num=1)
     data = read(tmp_path)
     assert data.classes == ("blue", "green", "red")
-    assert data.places
-    assert list(data.places) == (["train", "val", "test"] if test else ["train", "val"])
+    assert data.splits
+    assert list(data.splits) == (["train", "val", "test"] if test else ["train", "val"])
     assert files_of(data, "val") == list(range(6, 12))
-    assert data.train.labels[data.places["val"]].tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.train.labels[data.splits["val"]].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_class_may_be_named_test_where_there_is_no_train(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_copies_of_a_photo_are_not_split_into_training_and_test(tmp_path: Path) 
         for path in sorted((tmp_path / name).glob("*.png")):
             shutil.copy(path, path.with_name(f"copy_{path.name}"))
     found = read(tmp_path)
-    assert found.places is not None
-    pixels = [bytes(found.train.images[place].numpy()) for place in found.places["train"]]
+    assert found.splits is not None
+    pixels = [bytes(found.train.images[place].numpy()) for place in found.splits["train"]]
     assert len(pixels) == len(set(pixels)) == 30
     assert len(found.train.images) == 50
 

@@ -85,7 +85,7 @@ def test_nothing_is_ever_missing() -> None:
     shapes = Shapes(10, 10, seed=0)
     assert shapes.missing() is None
     assert shapes.can_download()
-    shapes.fetch()
+    shapes.download()
 
 
 @pytest.mark.parametrize(("num_train", "num_test", "key"), [(9, 10, "train"), (10, -1, "test")])

@@ -20,11 +20,11 @@ ALL = dict.fromkeys(("train", "val", "test"))
 def folder(labels: Tensor, parts: list[str]) -> ImageSet:
     """One table of images, of which `parts` names each one's."""
     table = LabelledImages(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels)
-    places = {
+    splits = {
         part: torch.tensor([i for i, name in enumerate(parts) if name == part])
         for part in dict.fromkeys(parts)
     }
-    return ImageSet(table, table, ("a", "b"), places)
+    return ImageSet(table, table, ("a", "b"), splits)
 
 
 def counts(data: ImageSet, parts: dict[str, Tensor]) -> dict[str, list[int]]:
@@ -46,8 +46,8 @@ def test_every_image_is_in_one_part_and_given_parts_stay(
     covered = [i for index in parts.values() for i in index.tolist()]
     assert sorted(covered) == list(range(len(labels)))
     for part in set(given_parts) - {"train"}:
-        assert data.places
-        assert parts[part].equal(data.places[part])
+        assert data.splits
+        assert parts[part].equal(data.splits[part])
     split_off = [len(parts[name]) for name in ("val", "test") if name not in given_parts]
     assert split_off == [round(0.15 * names.count("train"))] * len(split_off)
 
@@ -65,9 +65,9 @@ def test_a_size_takes_a_stratified_part_of_what_is_given() -> None:
     data = folder(torch.tensor([0, 1] * 45), ["train", "train", "val", "val", "test", "test"] * 15)
     parts = split_indices(data, {"train": 6, "val": 4, "test": 8}, 0)
     assert counts(data, parts) == {"train": [3, 3], "val": [2, 2], "test": [4, 4]}
-    assert data.places
+    assert data.splits
     for name, index in parts.items():
-        assert set(index.tolist()) < set(data.places[name].tolist())
+        assert set(index.tolist()) < set(data.splits[name].tolist())
 
 
 def test_a_set_of_train_and_test_is_split_as_it_always_was() -> None:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from triptych.data import transforms
 from triptych.data.transforms import DeviceTransforms, augment, crop, cutmix, erase, flip, mixup
+from triptych.models.backbone import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KEYS = (3, 5, torch.arange(100, 108))  # seed, epoch, index
@@ -28,9 +29,9 @@ def draws(n: int, column: int = 0) -> Tensor:
     return torch.rand(n, generator=torch.Generator().manual_seed(column))
 
 
-def make(input_size: int = 32, augment: bool = False, **options: object) -> DeviceTransforms:
-    settings = {"mean": MEAN, "std": STD, "interpolation": "bilinear"} | options
-    return DeviceTransforms(input_size, augment=augment, **settings)  # type: ignore[arg-type]
+def make(input_size: int = 32, augment: bool = False, **options: Any) -> DeviceTransforms:
+    mix = options.pop("mix", None)
+    return DeviceTransforms(Preprocessing(input_size, MEAN, STD, **options), augment, mix)
 
 
 @pytest.mark.parametrize("input_size", [32, 75, 20])

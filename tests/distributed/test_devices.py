@@ -89,10 +89,9 @@ def on_one_process(record: Record) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Logits, labels, index of the best weights on one device."""
     config = record.config
     config["trainer"] |= {"devices": 1, "strategy": "auto", "logger": False}
-    data = build_datamodule(config, instantiate("data.source", config["data"]["source"]))
-    data.setup()
+    images = instantiate("data.source", config["data"]["source"]).read()
     backbone = instantiate("model", config["model"]).build(num_classes=10, load=False)
-    data.expect(backbone.preprocessing)
+    data = build_datamodule(config, images, backbone.preprocessing)
     task = ImageClassifier(backbone, build_optim(config), num_classes=10)
     best = checkpoint.load_checkpoint(record.checkpoint_path("best"))
     backbone.network.load_state_dict(best["state_dict"])

@@ -22,9 +22,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.filesize import decimal
 from torch import Tensor
 
-from triptych import download
 from triptych.data.datamodule import ImageDataModule, ImageSubset
-from triptych.data.disk_cache import data_dir, hash_json, memmap_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, memmap_tensor, track_progress
 from triptych.data.source import hash_tensors
 from triptych.errors import UserError, summarize_error
 from triptych.module import ImageClassifier
@@ -62,7 +61,7 @@ def load_or_compute(
     if (features := _open(path, shape, first)) is not None:
         return Features(features, 0.0)
     started, is_awaited = time.monotonic(), True
-    with download.locked(path, "DATA_DIR"):
+    with lock_file(path):
         if (features := _open(path, shape, first)) is None:
             _write(path, num_images * first[0].nbytes, batches)
             features = _open(path, shape, first)
@@ -98,7 +97,7 @@ def is_close(found: Tensor, expected: Tensor) -> bool:
 def _write(path: Path, num_bytes: int, batches: Iterable[Tensor]) -> None:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with download.locked(path.with_name("room"), "DATA_DIR"):
+        with lock_file(path.with_name("room")):
             _make_room(path.parent, num_bytes)
             file.truncate(num_bytes)  # it counts from now on
         for batch in batches:
@@ -228,7 +227,7 @@ class Frozen:
                 self.trainer.precision_plugin.forward_context(),
                 torch.compiler.set_stance("force_eager"),
             ):
-                logits = self.task(self.data.pipeline.evaluation(images))
+                logits = self.task(self.data.transforms.evaluation(images))
         finally:
             hook.remove()
         if len(taken) != 1:

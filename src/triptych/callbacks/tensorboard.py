@@ -61,7 +61,7 @@ class TensorBoardCallback(Callback):
         index = data.train.index[chosen[:NUM_SHOWN]]
         images, labels = (tensor[index] for tensor in data.train.data)
         names = [data.classes[label] for label in labels]
-        seen, _ = data.pipeline.training(images, labels, (data.seed, 0, index))
+        seen, _ = data.transforms.training(images, labels, (data.seed, 0, index))
         low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
         seen = ((seen - low) / (high - low).clamp(min=1e-6) * 255).byte()
         shown = {

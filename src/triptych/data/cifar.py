@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from triptych import download
+from triptych.data.disk_cache import lock_file
 from triptych.data.source import ImageSet, LabelledImages
 from triptych.errors import UserError
 
@@ -28,7 +29,7 @@ _ADMITTED = {
 
 
 def unpickle(data: bytes) -> Any:
-    """What Python 2 pickled, its strings as bytes; raises UserError where that would import more."""
+    """What Python 2 pickled, strings as bytes; raises UserError where that would import more."""
     return _Unpickler(io.BytesIO(data), encoding="bytes").load()
 
 
@@ -85,7 +86,7 @@ class Cifar:
     def can_download(self) -> bool:
         return self.missing() is None or download.can_download(self._urls)
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         if self.missing():
             download.fetch(self._urls, self._archive, self._archive_size, self._archive_md5)
         self._unpack()
@@ -109,7 +110,7 @@ class Cifar:
         """Take what the folder lacks out of the archive."""
         if not self._absent():
             return
-        with download.locked(self._archive):
+        with lock_file(self._archive, "DATA_DIR or data.root"):
             wanted = {f"{self._folder.name}/{name}": name for name in self._absent()}
             if not wanted:
                 return  # another process was first

@@ -1,6 +1,7 @@
-"""Images in, batches out: one DataModule for every source of images.
+"""Images in, batches out: one DataModule for every set of images.
 
-Shapes: N images, C classes, B images of a batch on one device.
+Shapes: N images, C classes, B images of a batch on one device; H, W stored pixels; S pixels a side
+of the network's input; F features of an image.
 """
 
 import math
@@ -15,60 +16,37 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.rng import permutation
-from triptych.data.source import LabelledImages, Source, hash_tensors, num_per_class, split_indices
+from triptych.data.source import (
+    ImageSet,
+    LabelledImages,
+    hash_tensors,
+    num_per_class,
+    split_indices,
+)
 from triptych.data.transforms import DeviceTransforms, make_mix
 from triptych.models.backbone import Preprocessing
 
-# Which images come in which batch, on which device.
-
-
-class KeyedBatchSampler(Sampler[Tensor]):
-    """Positions of every batch on this device: `order[b * B : (b + 1) * B][rank::world_size]`.
-
-    The images of a global batch are the same on any number of devices. In training, the order is
-    keyed by seed and epoch, and a last batch of fewer than two images a device is left out:
-    BatchNorm cannot normalise one image. In evaluation every image comes once.
-    """
-
-    def __init__(
-        self, n: int, batch_size: int, rank: int, world_size: int, seed: int | None
-    ) -> None:
-        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
-        self.seed = seed
-        self.epoch = 0
-        self.skipped_batches = 0
-        self.sampler = self  # where Lightning looks for `set_epoch`
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        rest = self.n % self.batch_size
-        too_few = self.seed is not None and 0 < rest < 2 * self.world_size and rest < self.n
-        return math.ceil(self.n / self.batch_size) - too_few
-
-    def __iter__(self) -> Iterator[Tensor]:
-        # A generator, for a loader with workers calls iter() twice and draws from the second.
-        order = torch.arange(self.n)
-        if self.seed is not None:
-            order = permutation(self.n, self.seed, self.epoch)
-        first, self.skipped_batches = self.skipped_batches, 0
-        for batch in torch.split(order, self.batch_size)[first : len(self)]:
-            yield batch[self.rank :: self.world_size]
-
 
 class Batch(NamedTuple):
-    """Of a probe (probe.py), `images` are what the network's head takes of them: float (B, F)."""
+    """What a step works on.
 
-    images: Tensor  # uint8 (B, 3, H, W) from the loader; float (B, 3, S, S) from the pipeline
-    labels: Tensor  # int64 (B,), or probabilities (B, C) where images were mixed
-    index: Tensor  # type: ignore[assignment]  # int64 (B,), place in the official set
+    The loader gives images as they are stored, a step gets them as the network expects them. If
+    the feature cache has run a frozen backbone before, both have the features that its head takes.
+    """
+
+    inputs: Tensor  # stored: uint8 (B, 3, H, W); in a step: float (B, 3, S, S); features: (B, F)
+    labels: Tensor  # int64 (B,), or probabilities (B, C) of mixed images
+    index: Tensor  # type: ignore[assignment]  # int64 (B,), in the official set
+
+    @property
+    def has_features(self) -> bool:
+        return self.inputs.ndim == 2
 
 
 class ImageSubset(Dataset[Batch]):
-    """Some of a set's images, answering a whole batch of positions at once.
+    """The images of one split, a whole batch of positions at once.
 
-    Where it has `features`, float (N, F) by position, they stand for the images.
+    If `features`, float (N, F) by position, is set (by the feature cache), they replace the images.
     """
 
     features: Tensor | None = None
@@ -82,20 +60,56 @@ class ImageSubset(Dataset[Batch]):
 
     def __getitems__(self, positions: Tensor) -> Batch:
         index = self.index[positions]
-        images = self.data.images[index] if self.features is None else self.features[positions]
-        return Batch(images, self.data.labels[index], index)
+        inputs = self.data.images[index] if self.features is None else self.features[positions]
+        return Batch(inputs, self.data.labels[index], index)
+
+
+class KeyedBatchSampler(Sampler[Tensor]):
+    """The positions of every batch on this device: `order[b * B : (b + 1) * B][rank::world_size]`.
+
+    A global batch, of `batch_size` images, holds the same ones on any number of devices. With a
+    seed, for training, the order is keyed by seed and epoch, and a last batch of fewer than two
+    images a device is left out: BatchNorm cannot normalise one image. Without, for evaluation,
+    every image comes once, in order.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, rank: int, world_size: int, seed: int | None
+    ) -> None:
+        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
+        self.seed = seed
+        self.epoch = 0
+        self.skipped_batches = 0  # of the next epoch: those before a resumed run's checkpoint
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rest = self.n % self.batch_size
+        too_few = self.seed is not None and 0 < rest < 2 * self.world_size and rest < self.n
+        return math.ceil(self.n / self.batch_size) - too_few
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator, because a loader with workers calls iter() twice and uses the second.
+        order = torch.arange(self.n)
+        if self.seed is not None:
+            order = permutation(self.n, self.seed, self.epoch)
+        first, self.skipped_batches = self.skipped_batches, 0
+        for batch in torch.split(order, self.batch_size)[first : len(self)]:
+            yield batch[self.rank :: self.world_size]
 
 
 @dataclass(eq=False, kw_only=True)
 class ImageDataModule(pl.LightningDataModule):
-    """Training, validation and test images of one source, made ready on the device.
+    """Training, validation and test images of one set, made ready for one network on its device.
 
-    Validation images are taken from the official training set, the test set is never touched.
-    `num_train` and `num_test` take a stratified part; see `splits.parted` for what is not given.
-    Call `expect` before the first batch.
+    `source.split_indices` says what `num_train`, `num_val`, `num_test` and `split_seed` do.
+    Validation images come from the training images; the test set never chooses anything.
     """
 
-    source: Source
+    image_set: ImageSet
+    preprocessing: Preprocessing
     batch_size: int
     augment: str
     mix: str
@@ -108,44 +122,31 @@ class ImageDataModule(pl.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.classes: tuple[str, ...] = ()
-        self._resume_at = {"epoch": 0, "batch": 0}
-
-    def prepare_data(self) -> None:
-        self.source.fetch()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self.classes:
-            return
-        whole = self.source.read()
+        data = self.image_set
+        self.classes, self.notes = data.classes, data.notes
         sizes = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
-        index = split_indices(whole, sizes, self.split_seed)
-        self.train, self.val = (ImageSubset(whole.train, index[name]) for name in ("train", "val"))
-        self.test = ImageSubset(whole.test, index["test"])
-        self.classes, self.notes = whole.classes, whole.notes
-
-    def expect(self, preprocessing: Preprocessing) -> None:
-        """Make batches as the network expects them."""
+        index = split_indices(data, sizes, self.split_seed)
+        self.train, self.val = (ImageSubset(data.train, index[name]) for name in ("train", "val"))
+        self.test = ImageSubset(data.test, index["test"])
         mix = make_mix(self.mix, len(self.classes))
-        self.pipeline = DeviceTransforms(
-            *preprocessing, augment=self.augment == "standard", mix=mix
-        )
+        self.transforms = DeviceTransforms(self.preprocessing, self.augment == "standard", mix)
+        self._resume_at = {"epoch": 0, "batch": 0}
 
     @property
     def split_hash(self) -> str:
         return hash_tensors([self.train.index, self.val.index])
 
     @property
-    def num_per_class(self) -> list[int]:
-        """Training images of each class."""
-        return num_per_class(self.train.data.labels[self.train.index], len(self.classes))
-
-    @property
     def test_hash(self) -> str:
         images, labels = self.test.data
         index = self.test.index
-        pieces = (images[some] for some in torch.split(index, 256))  # all of them may exceed memory
-        return hash_tensors(chain(pieces, [labels[index]]))
+        chunks = (images[some] for some in torch.split(index, 256))  # the set may exceed memory
+        return hash_tensors(chain(chunks, [labels[index]]))
+
+    @property
+    def num_per_class(self) -> list[int]:
+        """Training images of each class."""
+        return num_per_class(self.train.data.labels[self.train.index], len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, seed=self.seed)
@@ -156,16 +157,17 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.test)
 
-    def _loader(self, part: ImageSubset, seed: int | None = None) -> DataLoader[Batch]:
+    def _loader(self, subset: ImageSubset, seed: int | None = None) -> DataLoader[Batch]:
         rank = self.trainer.global_rank if self.trainer else 0
         world_size = self.trainer.world_size if self.trainer else 1
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        order = KeyedBatchSampler(len(part), self.batch_size, rank, world_size, seed)
+        sampler = KeyedBatchSampler(len(subset), self.batch_size, rank, world_size, seed)
         if seed is not None:
-            order.epoch, order.skipped_batches = self._resume_at["epoch"], self._resume_at["batch"]
+            sampler.epoch = self._resume_at["epoch"]
+            sampler.skipped_batches = self._resume_at["batch"]
         return DataLoader(
-            part,
-            batch_sampler=order,  # type: ignore[arg-type]
+            subset,
+            batch_sampler=sampler,  # type: ignore[arg-type]
             collate_fn=collate_batch,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -175,17 +177,17 @@ class ImageDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
-        images, labels, index = batch
-        if images.ndim == 2:
+        if batch.has_features:
             return batch
+        images, labels, index = batch
         if not self.trainer.training:
-            return Batch(self.pipeline.evaluation(images), labels, index)
+            return Batch(self.transforms.evaluation(images), labels, index)
         keys = (self.seed, self.trainer.current_epoch, index)
         batch_idx = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return Batch(*self.pipeline.training(images, labels, keys, batch_idx), index)
+        return Batch(*self.transforms.training(images, labels, keys, batch_idx), index)
 
     def state_dict(self) -> dict[str, int]:
-        """Where training goes on: the epoch and the batch in it."""
+        """Where a resumed run goes on: the epoch, and the batch in it."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.ready - 1
@@ -198,5 +200,5 @@ class ImageDataModule(pl.LightningDataModule):
 
 
 def collate_batch(batch: Batch) -> Batch:
-    """The collate function of batches that are whole already."""
+    """The loader's collate function: `__getitems__` gives a whole batch already."""
     return batch

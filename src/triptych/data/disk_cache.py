@@ -1,11 +1,12 @@
-"""What is made of images once, kept on disk and mapped from there: where, by what name."""
+"""What is made of images once and kept on disk: where it lies, under what name, who makes it."""
 
+import fcntl
 import hashlib
 import json
 import os
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-LINE_SECONDS = 10.0
+from triptych.errors import UserError
 
 
 def data_dir() -> Path:
-    """Where what is large lies: DATA_DIR, else `data/`."""
+    """Where large files lie: DATA_DIR, else `data/`."""
     return Path(os.environ.get("DATA_DIR") or "data").expanduser().absolute()
 
 
@@ -28,21 +29,37 @@ def hash_json(*parts: object) -> str:
 
 
 def memmap_tensor(mapped: NDArray[Any]) -> Tensor:
-    """A map that may only be read, as a tensor that nobody writes to."""
+    """A read-only map as a tensor, which nobody may write to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
         return torch.from_numpy(mapped)
 
 
-def track_progress(starts: range, doing: str) -> Iterator[int]:
-    """The starts, with a bar on a terminal, elsewhere a line now and then."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(starts, doing, console=console)
-        return
-    said_at = time.monotonic()
-    for start in starts:
-        if time.monotonic() - said_at >= LINE_SECONDS:
-            said_at = time.monotonic()
-            console.print(f"{doing}: {start} of {starts.stop}", soft_wrap=True)
-        yield start
+def track_progress(starts: range, description: str) -> Iterable[int]:
+    """The starts, with a progress bar on a terminal."""
+    return track(starts, description, console=Console(stderr=True))
+
+
+@contextmanager
+def lock_file(path: Path, settings: str = "DATA_DIR") -> Iterator[None]:
+    """Keep other processes from making `path` at the same time (flock on `<path>.lock`).
+
+    Raises UserError if the disk refuses something meanwhile (no space, no permission, a file in
+    place of a folder); the message names the `settings` that say where `path` lies.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                Console(stderr=True).print(
+                    f"{path.name}: waiting for another process that is making it", soft_wrap=True
+                )
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: {error.strerror or error}\n"
+            f"set {settings} to a folder with space that can be written"
+        ) from error

@@ -189,7 +189,7 @@ class Folder:
         # Nobody wants drawings instead, which is what a run offers where a download fails.
         raise UserError(f"data.root={self._root}: no such folder")
 
-    def fetch(self) -> None:
+    def download(self) -> None:
         self._stored()
 
     def read(self) -> ImageSet:
@@ -211,9 +211,9 @@ class Folder:
             parts["train"] = [*{squares.sums[i]: i for i in reversed(parts["train"])}.values()][
                 ::-1
             ]
-        places = {part: torch.tensor(chosen) for part, chosen in parts.items()}
+        splits = {part: torch.tensor(chosen) for part, chosen in parts.items()}
         return ImageSet(
-            images, images, tuple(found.classes), places, tuple(notes(found, photos, squares))
+            images, images, tuple(found.classes), splits, tuple(notes(found, photos, squares))
         )
 
     @cached_property

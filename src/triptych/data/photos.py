@@ -25,8 +25,7 @@ from PIL import __version__ as pillow
 from rich.filesize import decimal
 from torch import Tensor
 
-from triptych import download
-from triptych.data.disk_cache import data_dir, hash_json, memmap_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, memmap_tensor, track_progress
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.storage import atomic_write
 
@@ -190,15 +189,15 @@ def stored(root: Path, files: Sequence[File], kind: Square) -> Stored:
     """The squares of files below a root, decoded if they are new or changed since.
 
     They lie in DATA_DIR (else `data/`), for the photos' own folder may be read-only; what was
-    stored of an earlier state of the folder goes. Of several processes one decodes. Raises UserError
-    where the disk does not take them.
+    stored of an earlier state of the folder goes. Of several processes one decodes.
+    Raises UserError where the disk does not take them.
     """
     folder = data_dir() / ".folders"
     place = hash_json(str(root.resolve()), kind)
     index = folder / f"{place}-{hash_json(kind, files, pillow)}.json"
     found = _opened(index, kind)
     if found is None:
-        with download.locked(folder / place, "DATA_DIR"):
+        with lock_file(folder / place):
             found = _opened(index, kind)
             if found is None:
                 _decode(root, files, kind, index)

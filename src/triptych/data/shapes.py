@@ -42,7 +42,7 @@ class Shapes:
     def can_download(self) -> bool:
         return True
 
-    def fetch(self) -> None: ...
+    def download(self) -> None: ...
 
     def read(self) -> ImageSet:
         return ImageSet(

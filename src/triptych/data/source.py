@@ -1,6 +1,6 @@
-"""What a source of images gives, and what it must answer.
+"""What a source of images gives, and which of its images train, validate and test.
 
-Shapes: N images of H x W pixels.
+Shapes: N images of H x W pixels, C classes.
 """
 
 import hashlib
@@ -13,6 +13,9 @@ from torch import Tensor
 from triptych.data.rng import split_stratified
 from triptych.errors import UserError
 
+HELD_OUT_SHARE = 0.15  # of the training images, for a split without images and size of its own
+MOST_CLASSES_NAMED = 12
+
 
 class LabelledImages(NamedTuple):
     images: Tensor  # uint8 (N, 3, H, W)
@@ -20,14 +23,16 @@ class LabelledImages(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """`places` are of images that train, validate and test, where a set has its own: int64, `train`
-    and perhaps `val` (both of `train`) and `test`. `notes` are lines for whoever trains on it.
+    """All images of a set. An image's index in `train` or `test` names it in every run.
+
+    `splits` are indices, int64, of a set that comes split: of `train` and perhaps `val`, both into
+    the training images, and perhaps of `test`. `notes` are lines for whoever trains on the set.
     """
 
     train: LabelledImages
     test: LabelledImages
     classes: tuple[str, ...]
-    places: dict[str, Tensor] | None = None
+    splits: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -35,57 +40,50 @@ class Source(Protocol):
     """Where images come from: what `data=` chooses."""
 
     def missing(self) -> str | None:
-        """What is not on disk and where it was looked for; None when nothing is."""
+        """What is not on disk, and where it was looked for; None if all is."""
 
     def can_download(self) -> bool:
-        """Whether what is missing could be fetched now."""
+        """Whether what is missing could be downloaded now."""
 
-    def fetch(self) -> None:
-        """Bring what is missing; several processes may try at once."""
+    def download(self) -> None:
+        """Bring what is missing; several processes may call this at once."""
 
     def read(self) -> ImageSet:
-        """All images and labels, in the official order."""
-
-
-# Which images train, validate and test; how many of a class learn.
-#
-# Shapes: N images, C classes.
-
-SHARE = 0.15  # of the training images, for a part that is neither given nor counted
-MOST_NAMED = 12
+        """All images and labels, in the same order at every call."""
 
 
 def split_indices(data: ImageSet, sizes: dict[str, int | None], seed: int) -> dict[str, Tensor]:
-    """Places (int64, ascending) of the `train`, `val` and `test` images.
+    """Indices (int64, ascending) of the `train`, `val` and `test` images.
 
-    What the set does not give is split off its training images. A size takes a stratified part,
-    None all there are, or `SHARE` of the training images where they are split off.
+    A split that the set does not have is held out of its training images: `HELD_OUT_SHARE` of
+    them if its size is None. Any other size of None takes all images, a number a stratified part.
     """
-    given = data.places or {
+    splits = data.splits or {
         "train": torch.arange(len(data.train.labels)),
         "test": torch.arange(len(data.test.labels)),
     }
-    pool = given["train"]
-    lacking = [name for name in ("test", "val") if name not in given]
-    wanted = [sizes[name] or max(1, round(SHARE * len(pool))) for name in lacking]
-    cut = split_stratified(data.train.labels[pool], [*wanted, sizes["train"]], seed)
-    parts = {name: pool[part] for name, part in zip([*lacking, "train"], cut, strict=True)}
-    for name in given.keys() - parts.keys():
-        labels = data.test.labels[given[name]]
-        parts[name] = given[name][split_stratified(labels, [sizes[name]], seed)[0]]
-    if sizes["train"] is None:  # who takes a part for a quick run may lose a class
-        check_classes_trained(data, parts)
-    return parts
+    pool = splits["train"]
+    held_out = [name for name in ("test", "val") if name not in splits]
+    nums = [sizes[name] or max(1, round(HELD_OUT_SHARE * len(pool))) for name in held_out]
+    parts = split_stratified(data.train.labels[pool], [*nums, sizes["train"]], seed)
+    indices = {name: pool[part] for name, part in zip([*held_out, "train"], parts, strict=True)}
+    for name in splits.keys() - indices.keys():
+        labels = (data.test if name == "test" else data.train).labels[splits[name]]
+        [part] = split_stratified(labels, [sizes[name]], seed)
+        indices[name] = splits[name][part]
+    if sizes["train"] is None:  # a quick run on a few images may lose a class
+        check_classes_trained(data, indices)
+    return indices
 
 
-def check_classes_trained(data: ImageSet, parts: dict[str, Tensor]) -> None:
-    """Raise UserError where no image is left to train, or none of a class that is then asked for."""
-    learned = set(data.train.labels[parts["train"]].tolist())
+def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
+    """Raise UserError if a class is validated or tested of which no image trains."""
+    trained = set(data.train.labels[indices["train"]].tolist())
     for name, labels in (("val", data.train.labels), ("test", data.test.labels)):
-        unlearned = set(labels[parts[name]].tolist()) - learned
-        if unlearned:
+        untrained = set(labels[indices[name]].tolist()) - trained
+        if untrained:
             raise UserError(
-                f"{data.classes[min(unlearned)]}: no image of this class is left for training, "
+                f"{data.classes[min(untrained)]}: no image of this class is left for training, "
                 f"some are in {name}; lower data.num_val or data.num_test, or add images"
             )
 
@@ -107,8 +105,8 @@ def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
         return f"{len(classes)} classes, {most} training images each"
     pairs = sorted(zip(counts, classes, strict=True), key=lambda pair: -pair[0])
     named = [f"{name} {count}" for count, name in pairs]
-    if len(named) > MOST_NAMED:
-        named[MOST_NAMED // 2 : -MOST_NAMED // 2] = ["..."]
+    if len(named) > MOST_CLASSES_NAMED:
+        named[MOST_CLASSES_NAMED // 2 : -MOST_CLASSES_NAMED // 2] = ["..."]
     ratio = f"{most / least:.1f} to 1" if least else "some have none"
     return f"{len(classes)} classes of {', '.join(named)} training images ({ratio})"
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.data.rng import uniform
+from triptych.models.backbone import Preprocessing
 
 # MixUp (Zhang et al., 2018) and CutMix (Yun et al., 2019), the same on any number of devices.
 #
@@ -85,18 +86,12 @@ class DeviceTransforms:
     """
 
     def __init__(
-        self,
-        input_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        interpolation: str,
-        augment: bool,
-        mix: Mix | None = None,
+        self, preprocessing: Preprocessing, augment: bool = False, mix: Mix | None = None
     ) -> None:
-        self.input_size = input_size
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
-        self.interpolation = interpolation
+        self.input_size = preprocessing.input_size
+        self.mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
+        self.std = torch.tensor(preprocessing.std).view(3, 1, 1)
+        self.interpolation = preprocessing.interpolation
         self.augment = augment
         self.mix = mix
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -98,15 +98,34 @@ class Backbone(nn.Module):
         """The layer that gives the logits."""
         return self.network.get_submodule(self.head_name)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of images, or of what the head takes of them: float (N, F)."""
-        logits: Tensor = self.head(images) if images.ndim == 2 else self.network(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits of images (N, 3, S, S), or of features (N, F) as the head takes them."""
+        logits: Tensor = self.head(inputs) if inputs.ndim == 2 else self.network(inputs)
         return logits
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode and not self.frozen)
         self.head.train(mode)
         return self
+
+
+class BackboneFactory(Protocol):
+    """A network that says what it needs before it is built: what `model=` chooses."""
+
+    name: str
+
+    @property
+    def weights_name(self) -> str | None:
+        """The weights by their own name (never DEFAULT) or path; None from scratch."""
+
+    def missing(self) -> str | None:
+        """Which weights are not on disk, and where they were looked for; None if all are."""
+
+    def can_download(self) -> bool:
+        """Whether what is missing could be downloaded now."""
+
+    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
+        """The backbone with its weights, or without them if `load` is False."""
 
 
 def find_head(network: nn.Module) -> str:

@@ -1,32 +1,12 @@
-"""A network of one's own, and what every choice of `model=` must answer."""
+"""A network of your own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
 from triptych.models.backbone import Backbone, Preprocessing, check_forward, load_weights
-
-
-class BackboneFactory(Protocol):
-    """What `model=` chooses: a network that says what it needs before it is built."""
-
-    name: str
-
-    @property
-    def weights_name(self) -> str | None:
-        """The weights by their own name (never DEFAULT) or path; None from scratch."""
-
-    def missing(self) -> str | None:
-        """Which weights are not on disk and where they were looked for; None when all are."""
-
-    def can_download(self) -> bool:
-        """Whether what is missing could be fetched now."""
-
-    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
-        """The backbone with its weights, or without where `load` is False."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.config import CONFIGS, resolve_config
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
+from triptych.models.backbone import Preprocessing
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import read_data, rebuild_run
 
@@ -48,8 +49,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     record = Record.create(config, [])
     save(record, network().state_dict())
-    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0))
-    data.setup()
+    anything = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0).read(), anything)
     hashes = {"split_hash": data.split_hash, "test_hash": data.test_hash}
     record.update(classes=CLASSES, metrics={"test/accuracy": 0.5}, **hashes)
     record.end("finished")

@@ -23,6 +23,7 @@ from triptych.build import build_datamodule
 from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
+from triptych.models.backbone import Preprocessing
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import rebuild_run
 from triptych.tools.export import command as door
@@ -64,8 +65,8 @@ def plant(logs: Path, num_classes: int = len(OUTLINES)) -> Record:
     record = Record.create(config, [])
     state = {"state_dict": network(num_classes).state_dict()}
     AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
-    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0))
-    data.setup()
+    anything = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0).read(), anything)
     logits = np.random.default_rng(0).normal(size=(15, len(OUTLINES))).astype(np.float32)
     predicted = Predictions(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
     record.add_predictions("test", logits=logits, labels=predicted.labels, index=predicted.index)

@@ -36,7 +36,7 @@ def test_the_module_does_exactly_what_the_pipeline_does(
     generator = torch.Generator().manual_seed(num + 10 * height + 1000 * width)
     size = (num, 3, height, width)
     images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-    pipeline = DeviceTransforms(*network.preprocessing, augment=False)
+    pipeline = DeviceTransforms(network.preprocessing)
     with torch.no_grad():
         expected = network(pipeline.evaluation(images)).softmax(dim=1)
         torch.testing.assert_close(Portable(network)(images), expected, rtol=0, atol=1e-6)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from triptych.data.photos import read_image, square
 from triptych.data.transforms import DeviceTransforms
+from triptych.models.backbone import Preprocessing
 from triptych.tools.predict.decoding import Decoder, View, in_order
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,7 +36,7 @@ def test_a_photo_of_any_size_is_seen_as_the_pipeline_sees_all_of_it(
     width: int, height: int, size: int, interpolation: str
 ) -> None:
     image = photo(width, height)
-    pipeline = DeviceTransforms(size, MEAN, STD, interpolation, augment=False)
+    pipeline = DeviceTransforms(Preprocessing(size, MEAN, STD, interpolation))
     stored = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     seen = View(size, interpolation, None)(image)
     torch.testing.assert_close(

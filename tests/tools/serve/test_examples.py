@@ -11,6 +11,7 @@ from PIL import Image
 from tests.tools.serve.conftest import CLASSES, Plant, asked
 from triptych.build import build_datamodule
 from triptych.data.shapes import OUTLINES, Shapes
+from triptych.models.backbone import Preprocessing
 from triptych.runs.reader import find_run_folders
 from triptych.runs.record import Record
 from triptych.tools.serve.examples import MOST, Candidate, _spread, examples
@@ -48,8 +49,10 @@ def test_where_no_run_kept_any_the_data_are_asked_and_where_they_are_gone_there_
     [group], _ = read_groups(find_run_folders([str(tmp_path)]), asked())
     assert examples(group) == ([], False), "the planted record is of other images"
     record = Record.open(folder)
-    data = build_datamodule(record.config, Shapes(num_train=40, num_test=20, seed=0))
-    data.setup()
+    anything = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    data = build_datamodule(
+        record.config, Shapes(num_train=40, num_test=20, seed=0).read(), anything
+    )
     record.update(split_hash=data.split_hash, test_hash=data.test_hash)
     group.networks[0].record.metadata = record.metadata
     shown, are_mistakes = examples(group)

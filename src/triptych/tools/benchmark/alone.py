@@ -35,8 +35,8 @@ class PipelineAlone:
         stopwatch = Stopwatch(self.subject.device, warm_up_steps, warm_up_steps + steps)
         for number in range(1, stopwatch.last + 1):
             if mode == "train":
-                data.pipeline.training(images, labels, (data.seed, 0, index))
+                data.transforms.training(images, labels, (data.seed, 0, index))
             else:
-                data.pipeline.evaluation(images)
+                data.transforms.evaluation(images)
             stopwatch.step_ended(number)
         return stopwatch.seconds

@@ -48,11 +48,11 @@ class Bound:
 
     @torch.inference_mode()
     def infer(self) -> None:
-        pipeline = self.subject.data.pipeline
-        images = pipeline.evaluation(self.stored.images) if self.has_pipeline else self.images
+        pipeline = self.subject.data.transforms
+        images = pipeline.evaluation(self.stored.inputs) if self.has_pipeline else self.images
         with self.subject.autocast():
             self.backbone(images)
 
     def _made_ready(self) -> tuple[Tensor, Tensor]:
         images, labels, _ = self.stored
-        return self.subject.data.pipeline.training(images, labels, self.keys)
+        return self.subject.data.transforms.training(images, labels, self.keys)

@@ -3,7 +3,6 @@
 Both train a network that is next to nothing on stored images as large as they are.
 """
 
-import copy
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -21,11 +20,12 @@ from triptych.tools.benchmark.subject import Subject
 
 def tiny(subject: Subject) -> Subject:
     """The same images and settings, with a network that is next to nothing."""
-    data = copy.copy(subject.data)
-    num_classes, side = len(data.classes), data.train.data.images.shape[-1]
+    num_classes = len(subject.data.classes)
+    side = subject.data.train.data.images.shape[-1]
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
     backbone = Backbone(network, num_classes, Preprocessing(side, (0.5,) * 3, (0.5,) * 3))
-    data.expect(backbone.preprocessing)
+    data = replace(subject.data, preprocessing=backbone.preprocessing)
+    data.trainer = subject.data.trainer
     task = ImageClassifier(backbone, subject.task.optim, num_classes, data.num_per_class)
     return replace(subject, data=data, task=task)
 
@@ -40,7 +40,7 @@ class EmptyModule(pl.LightningModule):
         self.optim = subject.task.optim
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.criterion(self.backbone(batch.images), batch.labels)
+        loss: Tensor = self.criterion(self.backbone(batch.inputs), batch.labels)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -56,7 +56,7 @@ class Empty:
         self.module = EmptyModule(subject)
         images, labels, index = subject.batch()
         keys = (subject.data.seed, 0, index)
-        self.batch = Batch(*subject.data.pipeline.training(images, labels, keys), index)
+        self.batch = Batch(*subject.data.transforms.training(images, labels, keys), index)
 
     def seconds(self, warm_up_steps: int, steps: int, mode: str) -> float:
         """What `steps` training steps take."""

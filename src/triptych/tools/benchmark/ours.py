@@ -18,7 +18,7 @@ from triptych.training import make_trainer
 PARTS = {
     "load": "[_TrainingEpochLoop].train_dataloader_next",
     "transfer": "[LightningModule]Classification.transfer_batch_to_device",
-    "pipeline": "[LightningDataModule]ImageData.on_after_batch_transfer",
+    "pipeline": "[LightningDataModule]ImageDataModule.on_after_batch_transfer",
     "forward": "[Strategy]SingleDeviceStrategy.training_step",
     "backward": "[Strategy]SingleDeviceStrategy.backward",
 }

@@ -19,8 +19,7 @@ from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
-from triptych.models.backbone import Backbone
-from triptych.models.custom import BackboneFactory
+from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
 from triptych.runs.trust import check_untrusted_config
@@ -44,7 +43,7 @@ class RebuiltRun:
 
     def __post_init__(self) -> None:
         self.device = torch.device("cpu")
-        self.pipeline = DeviceTransforms(*self.backbone.preprocessing, augment=False)
+        self.pipeline = DeviceTransforms(self.backbone.preprocessing)
 
     def to(self, device: torch.device) -> None:
         move_to_device(self.backbone, device)
@@ -119,9 +118,7 @@ def read_data(
         raise UserError(
             f"{run.record.folder}: {lost}\ndata_root=<folder> says where the images lie"
         )
-    data = build_datamodule(config, source)
-    data.setup()
-    data.expect(run.backbone.preprocessing)
+    data = build_datamodule(config, source.read(), run.backbone.preprocessing)
     found = {"split_hash": data.split_hash, "test_hash": data.test_hash}
     for name, value in (found | {"classes": list(data.classes)}).items():
         recorded = run.record.metadata.get(name)

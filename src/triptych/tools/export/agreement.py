@@ -84,7 +84,7 @@ def images_to_try(
     kind = "test image"
     try:
         part = read_data(run, root).test
-        tested = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).images
+        tested = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).inputs
     except UserError as refused:
         if root is not None:
             raise
