@@ -315,7 +315,7 @@ def shuffled(node: Any, random: Any) -> Any:
 not_the_experiment = st.sampled_from(
     [
         *[("log_dir", "elsewhere"), ("data.root", "/data"), ("data.source.root", "/data")],
-        *[("data.num_workers", 4), ("data.source.urls", []), ("checkpoint.keep_last", False)],
+        *[("data.num_workers", 4), ("checkpoint.keep_last", False)],
         *[("trainer.devices", 2), ("trainer.accelerator", "gpu"), ("trainer.strategy", "ddp")],
         *[("trainer.logger", []), ("trainer.log_every_n_steps", 7), ("resume", "logs/x")],
         *[("trainer.enable_progress_bar", False), ("checkpoint.every_n_steps", 10)],

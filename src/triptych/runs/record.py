@@ -36,7 +36,7 @@ WHERE_USED = ("timm",)
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
     log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
-    data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
+    checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features
     trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
     trainer.log_every_n_steps trainer.enable_progress_bar trainer.enable_model_summary
