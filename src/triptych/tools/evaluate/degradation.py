@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.runs.storage import atomic_write
-from triptych.tools.statistics.bootstrap import weights
+from triptych.tools.statistics.bootstrap import resample_counts
 from triptych.tools.statistics.intervals import LEVEL, wilson
 from triptych.tools.statistics.predictions import read_arrays
 
@@ -88,8 +88,8 @@ def _intervals(lost: dict[str, NDArray[np.float64]]) -> dict[str, Degradation]:
     if not lost:
         return {}
     values = np.stack([*lost.values(), np.mean([*lost.values()], axis=0)])
-    drawn = weights(values.shape[1]) @ values.T / values.shape[1]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    resampled = resample_counts(values.shape[1]) @ values.T / values.shape[1]
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
     return dict(zip([*lost, OVERALL], map(Degradation._make, columns), strict=True))
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from triptych.tools.statistics.bootstrap import weights
+from triptych.tools.statistics.bootstrap import resample_counts
 from triptych.tools.statistics.intervals import LEVEL, Interval, wilson
 from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import nll
 
 NUM_BINS = 15
 NUM_NULL_DRAWS = 200
-TEMPERATURES = (0.05, 20.0)  # sought between: a validation set that is all right has no best one
+TEMPERATURES = (0.05, 20.0)  # bounds: a validation set that is all right has no best one
 
 
 class Bin(NamedTuple):
@@ -52,74 +52,74 @@ class Calibration(NamedTuple):
     after: Reliability | None
 
 
-def calibrate(test: Predictions, val: Predictions | None, *, seed: int = 0) -> Calibration:
+def calibrate(test: Predictions, val: Predictions | None) -> Calibration:
     """The calibration on `test`, and after the best temperature on `val` where that is given.
 
     Validation chose the checkpoint too, so its temperature may come out a little too small.
     """
-    before = reliability(test, seed=seed)
+    before = reliability(test)
     if val is None:
         return Calibration(before, None, None)
     temperature = best_temperature(val)
-    cooled = Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
-    return Calibration(before, temperature, reliability(cooled, seed=seed))
+    scaled = Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
+    return Calibration(before, temperature, reliability(scaled))
 
 
-def calibration_error(predicted: Predictions) -> float:
-    """`reliability(predicted).error` alone, forty times as fast."""
-    order, bins = _binned(predicted)
-    gaps = (predicted.confidence - predicted.correct)[order]
+def calibration_error(predictions: Predictions) -> float:
+    """`reliability(predictions).error` alone, forty times as fast."""
+    order, bins = _equal_mass_bins(predictions)
+    gaps = (predictions.confidence - predictions.correct)[order]
     return float(sum(abs(gaps[bin].sum()) for bin in bins)) / len(order)
 
 
-def reliability(predicted: Predictions, *, seed: int = 0) -> Reliability:
-    """The calibration error with what it is to be measured against."""
-    order, bins = _binned(predicted)
-    confidence, correct = predicted.confidence[order], predicted.correct[order]
-    num_images, num_bins = len(order), len(bins)
-    starts = [bin[0] for bin in bins]
+def reliability(predictions: Predictions) -> Reliability:
+    """The calibration error, with what it is to be measured against."""
+    order, bins = _equal_mass_bins(predictions)
+    confidence, correct = predictions.confidence[order], predictions.correct[order]
+    gaps, num_images, starts = confidence - correct, len(order), [bin[0] for bin in bins]
 
-    def error(gaps: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Of sums of (confidence - truth) by bin, the last axis."""
-        total: NDArray[np.float64] = np.abs(gaps).sum(axis=-1, dtype=np.float64)
+    def error(gap_sums: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The calibration error, from sums of gaps by bin along the last axis."""
+        total: NDArray[np.float64] = np.abs(gap_sums).sum(axis=-1, dtype=np.float64)
         return total / num_images
 
-    found = float(error(np.add.reduceat(confidence - correct, starts)))
-    gaps = np.zeros((num_images, num_bins), dtype=np.float32)
+    value = float(error(np.add.reduceat(gaps, starts)))
+    gaps_by_bin = np.zeros((num_images, len(bins)), dtype=np.float32)
     for i, bin in enumerate(bins):
-        gaps[order[bin], i] = (confidence - correct)[bin]
-    parts = np.array_split(weights(num_images, seed=seed), 20)  # a product takes floats of a part
-    redrawn = np.concatenate([error(part @ gaps) for part in parts])
-    hits = np.random.default_rng(seed).random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
+        gaps_by_bin[order[bin], i] = gaps[bin]
+    parts = np.array_split(resample_counts(num_images), 20)  # a product makes floats of a part
+    resampled = np.concatenate([error(part @ gaps_by_bin) for part in parts])
+    hits = np.random.default_rng(0).random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
     null = error(np.add.reduceat(hits - confidence, starts, axis=1))
     null_high = float(np.quantile(null, LEVEL))
     return Reliability(
-        error=found,
-        interval=_interval(found, redrawn, null_high),
+        error=value,
+        interval=_error_interval(value, resampled, null_high),
         expected=float(null.mean()),
         expected_high=null_high,
-        nll=nll(predicted),
-        bins=[_bin(confidence[bin], correct[bin]) for bin in bins],
+        nll=nll(predictions),
+        bins=[_summarize_bin(confidence[bin], correct[bin]) for bin in bins],
     )
 
 
-def _binned(predicted: Predictions) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _equal_mass_bins(
+    predictions: Predictions,
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Places (N,) by rising confidence (equal ones by index), and bins that differ by one."""
-    order = np.argsort(predicted.confidence, kind="stable")
+    order = np.argsort(predictions.confidence, kind="stable")
     return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))
 
 
-def _interval(found: float, redrawn: NDArray[np.float64], null_high: float) -> Interval:
-    """The basic bootstrap interval, for redrawn errors exceed `found` as much as it does the truth.
+def _error_interval(value: float, resampled: NDArray[np.float64], null_high: float) -> Interval:
+    """The basic bootstrap interval: resampled errors exceed `value` as much as it the truth.
 
-    It reaches down to 0 where a perfectly calibrated network may well show as much, and always up
-    to `found`.
+    Down to 0 where a perfectly calibrated network may well show `value`; always up to `value`.
     """
-    low, high = 2 * found - np.quantile(redrawn, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
-    return Interval(0.0 if found <= null_high else max(float(low), 0.0), max(float(high), found))
+    low, high = 2 * value - np.quantile(resampled, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    return Interval(0.0 if value <= null_high else max(float(low), 0.0), max(float(high), value))
 
 
-def _bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:
+def _summarize_bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:
     interval = wilson(int(correct.sum()), len(correct))
     return Bin(float(confidence.mean()), float(correct.mean()), interval, len(correct))
 
@@ -128,11 +128,11 @@ def best_temperature(val: Predictions) -> float:
     """The temperature that minimises the mean negative log-likelihood, over its logarithm."""
     logits = val.logits.astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
-    own = float(np.take_along_axis(logits, val.labels[:, None], axis=1).mean())
+    true_logit = float(np.take_along_axis(logits, val.labels[:, None], axis=1).mean())
 
     def loss(log_temperature: float) -> float:
         scale = math.exp(-log_temperature)
-        return float(np.log(np.exp(logits * scale).sum(axis=1)).mean()) - own * scale
+        return float(np.log(np.exp(logits * scale).sum(axis=1)).mean()) - true_logit * scale
 
     bounds = tuple(map(math.log, TEMPERATURES))
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)

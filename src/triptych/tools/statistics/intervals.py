@@ -1,7 +1,6 @@
 """Intervals and tests of accuracy over one set of images, and of many pairs at once.
 
-What is said here of two networks is said of *these two trained networks*; what may be said of the
-recipes that trained them is in `recipes.py`.
+They are about *these trained networks*; statements about recipes are in `recipes.py`.
 """
 
 import math
@@ -20,11 +19,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(correct: float, num_images: float, level: float = LEVEL) -> Interval:
-    """Wilson's score interval for a share; without images it is 0 to 1.
-
-    Weighted images count as many as they are worth, which need not be whole.
-    """
+def wilson(correct: int, num_images: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval for a share; without images it is 0 to 1."""
     k, n, z2 = correct, num_images, float(ndtri((1 + level) / 2)) ** 2
     centre = (k + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (k * (n - k) / max(n, 1) + z2 / 4)) / (n + z2)
@@ -52,13 +48,13 @@ class PairedDifference(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """Exact two-sided McNemar; 1 where the two agree on every image."""
+        """Exact two-sided McNemar test; 1 where the two agree on every image."""
         fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
         return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
 
 
 def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
-    """Count two networks' correctness (N,) over the same images."""
+    """Of two networks' correctness (N,) on the same images."""
     return PairedDifference(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
 
 
@@ -72,5 +68,5 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def bonferroni_level(num_pairs: int, level: float = LEVEL) -> float:
-    """The level of each interval so that all `num_pairs` hold together at `level` (Bonferroni)."""
+    """The level of each interval at which all `num_pairs` hold together at `level`."""
     return 1 - (1 - level) / max(num_pairs, 1)

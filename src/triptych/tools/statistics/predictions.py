@@ -1,4 +1,4 @@
-"""What a network answered for a whole split: `predictions/*.npz`, checked on the way in.
+"""A network's predictions for a whole split: `predictions/*.npz`, checked as they are read.
 
 Shapes: N images, C classes.
 """
@@ -15,38 +15,13 @@ from scipy.special import softmax
 
 from triptych.errors import UserError
 
-# Arrays out of somebody's file.
-
 Array = NDArray[Any]
-
-
-def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
-    """The arrays of those names in an npz file, of whatever shapes; nothing in it is run.
-
-    Raises UserError in one line where the file is missing or broken, or lacks one of them.
-    """
-    try:
-        # numpy leaves open what it cannot read, unless it is given an open file.
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as npz:
-            arrays = {name: np.asarray(npz[name]) for name in names if name in npz}
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except Exception as error:  # of numpy, of zipfile, of the system: many kinds
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read as arrays ({reason})") from error
-    missing = ", ".join(name for name in names if name not in arrays)
-    if missing:
-        raise UserError(f"{path}: has no {missing}")
-    return arrays
-
-
-ARRAYS = ("logits", "labels", "index")
 MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits (N, C), labels int64 (N,), and where in the official set, ascending int64 (N,)."""
+    """Logits (N, C), labels int64 (N,), and places in the official set, ascending int64 (N,)."""
 
     logits: NDArray[np.floating]
     labels: NDArray[np.int64]
@@ -77,51 +52,57 @@ class Predictions:
         return np.asarray(self.probabilities.max(axis=1))
 
 
+def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
+    """The arrays of those names in an npz file, of any shape and type; pickles are not loaded.
+
+    Raises UserError in one line where the file is missing or broken, or lacks one of them.
+    """
+    try:
+        # numpy leaves open what it cannot read, unless it is given an open file.
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as npz:
+            arrays = {name: np.asarray(npz[name]) for name in names if name in npz}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except Exception as error:  # of numpy, of zipfile, of the system: many kinds
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: cannot be read as arrays ({reason})") from error
+    if missing := ", ".join(name for name in names if name not in arrays):
+        raise UserError(f"{path}: has no {missing}")
+    return arrays
+
+
 def read_predictions(path: Path) -> Predictions:
-    """Read what `Record.add_predictions` wrote; raises UserError in one line where it is not that."""
-    arrays = read_arrays(path, ARRAYS)
-    problem = _misshapen(**arrays) or _impossible(**arrays)
-    if problem:
+    """What `Record.add_predictions` wrote; raises UserError in one line where it is not that."""
+    arrays = read_arrays(path, ("logits", "labels", "index"))
+    if problem := _find_problem(**arrays):
         raise UserError(f"{path}: {problem}")
     return Predictions(**arrays)
 
 
 def read_validation(folder: Path, num_classes: int) -> Predictions:
-    """A run's answers in validation; raises UserError too where they are of other classes."""
+    """A run's predictions in validation; raises UserError too unless they have `num_classes`."""
     path = folder / "predictions" / "val.npz"
-    found = read_predictions(path)
-    if found.num_classes != num_classes:
-        raise UserError(f"{path}: has {found.num_classes} classes, the test images {num_classes}")
-    return found
+    val = read_predictions(path)
+    if val.num_classes != num_classes:
+        raise UserError(f"{path}: has {val.num_classes} classes, the test images {num_classes}")
+    return val
 
 
-def _misshapen(logits: Array, labels: Array, index: Array) -> str | None:
-    if logits.ndim != 2 or logits.shape[1] < 2 or logits.dtype.kind != "f":
-        return f"logits must be floats (N, C), they are {_kind(logits)}"
-    if logits.shape[1] > MAX_CLASSES:
-        return f"logits are of {logits.shape[1]:,} classes, there may be {MAX_CLASSES:,}"
+def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:
+    if logits.ndim != 2 or logits.dtype.kind != "f" or not 2 <= logits.shape[1] <= MAX_CLASSES:
+        expected = f"floats (N, C) of 2 to {MAX_CLASSES:,} classes"
+        return f"logits must be {expected}, they are {logits.dtype} {logits.shape}"
+    num_images, num_classes = logits.shape
     for name, values in (("labels", labels), ("index", index)):
-        if values.shape != logits.shape[:1] or values.dtype != np.int64:
-            return f"{name} must be int64 ({len(logits)},) as the logits, they are {_kind(values)}"
-    return None if len(logits) else "holds no image"
-
-
-def _impossible(logits: Array, labels: Array, index: Array) -> str | None:
-    not_finite = ~np.isfinite(logits).all(axis=1)
-    if not_finite.any():
-        first = index[not_finite.argmax()]
-        return f"{not_finite.sum()} images have logits that are not finite, the first is {first}"
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        classes = f"0 to {logits.shape[1] - 1}"
-        return f"labels must be {classes}, they go from {labels.min()} to {labels.max()}"
-    if index[0] < 0:
-        return f"index must not be negative, it begins with {index[0]}"
-    descends = index[1:] <= index[:-1]
-    if descends.any():
-        i = int(descends.argmax())
-        return f"index must ascend, {index[i + 1]} follows {index[i]}"
+        if values.dtype != np.int64 or values.shape != (num_images,):
+            return f"{name} must be int64 ({num_images},), they are {values.dtype} {values.shape}"
+    if not num_images:
+        return "holds no image"
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        return f"the logits of image {index[finite.argmin()]} are not finite"
+    if labels.min() < 0 or labels.max() >= num_classes:
+        return f"labels go from {labels.min()} to {labels.max()}, there are {num_classes} classes"
+    if index[0] < 0 or (index[1:] <= index[:-1]).any():
+        return "index must ascend, from 0 or more"
     return None
-
-
-def _kind(values: Array) -> str:
-    return f"{values.dtype} {values.shape}"

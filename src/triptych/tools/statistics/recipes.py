@@ -1,4 +1,4 @@
-"""What may be said of a recipe that was trained several times, every run on the same test images.
+"""Statements about a recipe that was trained several times, all runs on the same test images.
 
 Shapes: n seeds of a recipe, N images.
 """
@@ -17,7 +17,7 @@ MIN_SEEDS = 3
 
 
 class Estimate(NamedTuple):
-    """An accuracy, or a difference of two, that training again on other images would scatter."""
+    """An accuracy, or a difference of two, and its scatter over trainings and images."""
 
     value: float
     standard_error: float
@@ -49,13 +49,11 @@ def recipe_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Estimate:
     SE² = s²_A/n_A + s²_B/n_B + Var_i(d_i)/N: s² is the variance of accuracy over seeds, d_i the
     difference of mean correctness at image i. Raises UserError below 3 seeds or 2 images.
     """
-    assert a.shape[1] == b.shape[1]
     return _estimate(a.mean(axis=0) - b.mean(axis=0), a, b)
 
 
 def _estimate(by_image: NDArray[np.float64], *recipes: NDArray[np.bool_]) -> Estimate:
-    """The mean over images; its variance over seeds and images, with the degrees of freedom of
-    Welch and Satterthwaite over the components."""
+    """The mean over images, with the degrees of freedom of Welch and Satterthwaite."""
     num_seeds, num_images = min(map(len, recipes)), len(by_image)
     if num_seeds < MIN_SEEDS or num_images < 2:
         raise UserError(
@@ -63,8 +61,8 @@ def _estimate(by_image: NDArray[np.float64], *recipes: NDArray[np.bool_]) -> Est
             f"here are {num_seeds} and {num_images}"
         )
     samples = [*(correct.mean(axis=1) for correct in recipes), by_image]
-    parts = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
     df = np.array([len(sample) - 1 for sample in samples])
-    total = float(parts.sum())
-    df_total = total**2 / float((parts**2 / df).sum()) if total else math.inf
+    total = float(variances.sum())
+    df_total = total**2 / float((variances**2 / df).sum()) if total else math.inf
     return Estimate(float(by_image.mean()), math.sqrt(total), df_total)

@@ -48,66 +48,62 @@ class Scores(NamedTuple):
     confusion: NDArray[np.int64]  # (C, C), a row for each true class
 
 
-def score_predictions(predicted: Predictions) -> Scores:
-    confusion = confusion_matrix(predicted)
+def score_predictions(predictions: Predictions) -> Scores:
+    confusion = confusion_matrix(predictions)
     num_true, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     values = per_class(confusion)
-    defined = [np.nan_to_num(each) for each in values]
+    defined = [np.nan_to_num(value) for value in values]
     return Scores(
-        accuracy=float(predicted.correct.mean()),
-        macro=Averages(*(float(each.mean()) for each in defined)),
-        weighted=Averages(*(float(np.average(each, weights=num_true)) for each in defined)),
+        accuracy=float(predictions.correct.mean()),
+        macro=Averages(*(float(value.mean()) for value in defined)),
+        weighted=Averages(*(float(np.average(value, weights=num_true)) for value in defined)),
         undefined_classes=int(((num_true == 0) | (num_predicted == 0)).sum()),
-        nll=nll(predicted),
-        brier=brier(predicted),
+        nll=nll(predictions),
+        brier=brier(predictions),
         per_class=values,
         confusion=confusion,
     )
 
 
-def confusion_matrix(predicted: Predictions) -> NDArray[np.int64]:
+def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
     """Counts (C, C): a row for each true class, a column for each predicted one."""
-    num_classes = predicted.num_classes
-    pairs = predicted.labels * num_classes + predicted.classes
+    num_classes = predictions.num_classes
+    pairs = predictions.labels * num_classes + predictions.classes
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(confusion: NDArray[np.int64]) -> PerClass:
-    right = confusion.diagonal()
-    num_true, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is wanted
+    right, num_true, num_predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an undefined value
         f1 = 2 * right / (num_true + num_predicted)
         return PerClass(f1=f1, precision=right / num_predicted, recall=right / num_true)
 
 
-def top_k(predicted: Predictions, k: int) -> float:
+def top_k_accuracies(predictions: Predictions) -> dict[int, float]:
+    """`top_k` by each k of `TOP_K` that there are classes for."""
+    return {k: top_k(predictions, k) for k in TOP_K if k <= predictions.num_classes}
+
+
+def top_k(predictions: Predictions, k: int) -> float:
     """The share of images whose class is among the k most probable; top 1 is the accuracy.
 
     Of equal logits the first class comes first, as in `Predictions.classes`.
     """
-    logits, labels = predicted.logits, predicted.labels[:, None]
-    own = np.take_along_axis(logits, labels, axis=1)
-    earlier = np.arange(predicted.num_classes) < labels
-    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    logits, labels = predictions.logits, predictions.labels[:, None]
+    true_logit = np.take_along_axis(logits, labels, axis=1)
+    earlier = np.arange(predictions.num_classes) < labels
+    rank = ((logits > true_logit) | ((logits == true_logit) & earlier)).sum(axis=1)
     return float((rank < k).mean())
 
 
-def top_k_accuracies(predicted: Predictions) -> dict[int, float]:
-    """`top_k` by each k of `TOP_K` that there are classes for."""
-    return {k: top_k(predicted, k) for k in TOP_K if k <= predicted.num_classes}
-
-
-def nll(predicted: Predictions) -> float:
+def nll(predictions: Predictions) -> float:
     """Mean negative log-likelihood of the true classes."""
-    return float(-log_softmax(predicted.logits.astype(np.float64), axis=1)[_true(predicted)].mean())
+    log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
+    return float(-log_p[np.arange(len(log_p)), predictions.labels].mean())
 
 
-def brier(predicted: Predictions) -> float:
+def brier(predictions: Predictions) -> float:
     """Mean over images of the sum over classes of (probability - truth)², from 0 to 2."""
-    p = predicted.probabilities
-    return float(((p**2).sum(axis=1) - 2 * p[_true(predicted)] + 1).mean())
-
-
-def _true(predicted: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where in an array (N, C) the true classes stand."""
-    return np.arange(len(predicted.labels)), predicted.labels
+    p = predictions.probabilities
+    true_p = p[np.arange(len(p)), predictions.labels]
+    return float(((p**2).sum(axis=1) - 2 * true_p + 1).mean())
