@@ -26,7 +26,7 @@ from triptych.callbacks import checkpoint
 from triptych.callbacks.checkpoint import CheckpointSchedule
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.data.datamodule import KeyedBatchSampler
-from triptych.distributed import launch, ranks
+from triptych.distributed import launch, processes, ranks
 from triptych.errors import UserError
 from triptych.metrics import Predictions, build_metrics, compute_scores
 from triptych.module import ImageClassifier
@@ -286,7 +286,7 @@ sys.exit(code)
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
     """Exit code and record of a run whose ranks end with given codes; None: not by themselves."""
     (tmp_path / "rank.py").write_text(RANK)
-    monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
+    monkeypatch.setattr(processes, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
 
     def run(
@@ -348,7 +348,7 @@ def test_ranks_that_find_another_process_at_work_leave_its_run_alone(
 def test_a_rank_killed_before_there_is_a_folder_is_named(
     ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch.Ranks, "folder", lambda _: "")
+    monkeypatch.setattr(launch.Ranks, "folder", lambda _: None)
     assert ended(-9, None)[0] == 1
     assert caplog.messages == ["rank 0 was killed by SIGKILL"]
 
@@ -388,7 +388,7 @@ def test_of_several_ranks_the_first_to_fail_tells_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Record.create(composed(tmp_path), [])
-    monkeypatch.setattr(lifecycle, "environment", lambda: "two ranks")
+    monkeypatch.setattr(lifecycle, "cluster_environment", lambda: "two ranks")
     for rank, error in ((1, ZeroDivisionError("why")), (0, RuntimeError("[gloo/transport/tcp] x"))):
         monkeypatch.setattr(lifecycle, "rank", lambda rank=rank: rank)
         with pytest.raises((ZeroDivisionError, SystemExit)), lifecycle.record_status(record):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from triptych import training
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.distributed.job import work
 from triptych.errors import UserError
@@ -29,7 +30,7 @@ def test_an_error_of_ours_that_comes_before_the_folder_is_recorded_in_one(
     def train(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(train, "train", train)
+    monkeypatch.setattr(training, "train", train)
     with pytest.raises(RuntimeError, match="a bug"):
         work(config, ["seed=0"], tmp_path / "folder")
     record = Record.open(Path((tmp_path / "folder").read_text()))
@@ -46,7 +47,7 @@ def test_a_refusal_before_the_folder_leaves_none(
     def train(*_: Any, **__: Any) -> None:
         raise UserError("data.root: not there")
 
-    monkeypatch.setattr(train, "train", train)
+    monkeypatch.setattr(training, "train", train)
     with pytest.raises(UserError, match="not there"):
         work(config, ["seed=0"], tmp_path / "folder")
     assert not (tmp_path / "logs").exists()
@@ -55,7 +56,7 @@ def test_a_refusal_before_the_folder_leaves_none(
 DEAF = """
 import signal, sys, time
 from pathlib import Path
-from triptych.sweep import job
+from triptych.distributed import job
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 job.SAVE_SECONDS = 0.2
 job.work = lambda *_: print("at work", flush=True) or time.sleep(300)

@@ -144,9 +144,9 @@ def hang(*_: Any) -> None:
 
 def enter(verb: str, arguments: list[str]) -> None:
     """The door of a command, with nothing behind it."""
-    sys.modules["triptych.tools.sweep.sweep"] = SimpleNamespace(run=print)  # type: ignore[assignment]
+    sys.modules["triptych.tools.sweep.sweep"] = SimpleNamespace(run_sweep=print)  # type: ignore[assignment]
     sys.argv = [f"{verb}.py", *arguments]
-    main(verb, "builtins:print")
+    main(verb)
 
 
 def composed(case: Case) -> tuple[int, str, str]:

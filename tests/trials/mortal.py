@@ -37,7 +37,7 @@ from triptych import figures, training
 from triptych.callbacks.recorder import Journal
 from triptych.cli import configure_logging, print_error
 from triptych.config import CONFIGS, Config, check_config, resolve_config
-from triptych.distributed import job, launch, ranks
+from triptych.distributed import job, processes, ranks
 from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs import record
@@ -225,8 +225,8 @@ def main(output: Path) -> None:
     sys.modules["mortal"] = sys.modules["__main__"]  # mortal.Tiny, as a config names it
     figures.image_grid = figures.confusion_matrix = lambda *_: None  # type: ignore[assignment]
     figures.save = lambda *_: np.zeros((3, 2, 2), np.uint8)  # drawing takes longer than all else
-    launch.subprocess = SimpleNamespace(  # type: ignore[assignment]
-        Popen=Forked, PIPE=subprocess.PIPE
+    processes.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT
     )
     composed(TINY)  # the parsers' tables, which are filled in use
     for line in sys.stdin:

@@ -1,7 +1,7 @@
-"""One job of a sweep, in a folder of the sweep's: its frozen config, its run's folder, its output.
+"""A training in a process of its own; `processes.py` starts it and says what lies in its folder.
 
-Standard input is the leash: it closes when the sweep is gone, however that ended, and the job stops
-as at a SIGTERM. One that cannot, for it waits on a device or on another process, is killed.
+Standard input closes when the process that started the job is gone, however that ended. The job
+then stops as at a SIGTERM; one that waits on a device or on another process is killed later.
 """
 
 import json
@@ -14,19 +14,17 @@ from pathlib import Path
 
 from triptych.cli import configure_logging, print_error
 from triptych.config import Config
+from triptych.distributed.processes import SAVE_SECONDS
 from triptych.errors import UserError
-
-COMMAND = [sys.executable, "-m", "triptych.distributed.job"]  # and the job's folder
-SAVE_SECONDS = 30.0  # between a signal and SIGKILL, after which the last checkpoint counts
 
 
 def main(place: Path) -> int:
-    """Do the job of `job.json`, note the run's folder in `folder`, return the exit code."""
-    threading.Thread(target=follow_leash, daemon=True).start()
-    asked = json.loads((place / "job.json").read_text())
+    """Train what `job.json` says, write the run's folder into `folder`; the exit code."""
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    job = json.loads((place / "job.json").read_text())
     configure_logging()
     try:
-        work(asked["config"], asked["overrides"], place / "folder")
+        work(job["config"], job["overrides"], place / "folder")
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:
@@ -34,7 +32,7 @@ def main(place: Path) -> int:
     return 0
 
 
-def follow_leash() -> None:
+def stop_with_parent() -> None:
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SAVE_SECONDS)

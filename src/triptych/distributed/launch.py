@@ -1,15 +1,13 @@
-"""Starts the ranks of a run on this machine, as torchrun would, and sees to a clear end.
+"""Starts the ranks of a run on this machine, as torchrun would, and records how they end.
 
 Lightning's own launchers start the other ranks out of rank 0: by typing its command again, which
-a job of a sweep has none of, or by pickling, which leaves what was learned in the children. And
-they leave nobody to tell how a run ended whose rank 0 was killed.
+a job of a sweep does not have, or by pickling, which leaves what was learned in the children. And
+where rank 0 is killed, nobody is left to record how the run ended.
 """
 
-import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ import torch
 
 from triptych.build import check_shares, on_cuda
 from triptych.config import Config
-from triptych.distributed.job import COMMAND
+from triptych.distributed.processes import read_run_folder, start_process
 from triptych.distributed.ranks import LOCALHOST, cluster_environment, local_store
 from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
@@ -33,7 +31,7 @@ from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
 
 log = logging.getLogger(__name__)
-GRACE_SECONDS = 15.0  # for the others to end by themselves, once one has failed
+GRACE_SECONDS = 15.0  # for the other ranks to end by themselves, once one has failed
 
 
 class Failure(NamedTuple):
@@ -64,20 +62,20 @@ def launch_ranks(
     check_shares(config, num)  # before so many processes are started
     before = Record.open(Path(config["resume"])).metadata if config["resume"] else None
     with tempfile.TemporaryDirectory(prefix="triptych_") as scratch:
-        asked = json.dumps({"config": config, "overrides": overrides})
-        ranks = Ranks(asked, num, Path(scratch))
+        ranks = Ranks({"config": config, "overrides": overrides}, num, Path(scratch))
         failure = ranks.wait(started)
         folder = ranks.folder()
         if failure is None:
-            return Record.open(Path(folder))
+            assert folder
+            return Record.open(folder)
         if failure.rank > 0 and ranks.stopped_by is None:
-            print(ranks.output(failure.rank), end="", file=sys.stderr)
+            print((ranks.places[failure.rank] / "output").read_text(), end="", file=sys.stderr)
     with suppress(OSError, UserError):  # the disk may be full, or the folder gone
-        record = Record.open(Path(folder)) if folder else None
+        record = Record.open(folder) if folder else None
         record_end(record, failure, ranks.stopped_by, before)
-    if ranks.stopped_by is not None:
-        raise SystemExit(exit_code(ranks.stopped_by))
-    raise SystemExit(max(1, failure.code))
+    raise SystemExit(
+        max(1, failure.code) if ranks.stopped_by is None else exit_code(ranks.stopped_by)
+    )
 
 
 def record_end(
@@ -85,96 +83,86 @@ def record_end(
 ) -> None:
     """Record how a run ended whose ranks could not do so themselves.
 
-    `before`: its facts where it was resumed; a run that was refused is left as it was.
+    `before`: its metadata where it was resumed; a run that could not be resumed stays as it was.
     """
     rank, code = failure
-    if record and is_locked(record.folder):  # by another process, whose run it is
+    if record and is_locked(record.folder):  # another process is at work on the run
         record = None
     if code < 0 and stopped_by is None:
         error = f"rank {rank} was killed by {signal.Signals(-code).name}"
         log.error("%s%s", error, f"; to go on: {resume_command(record)}" if record else "")
         if record:
-            (record.folder / "traceback.txt").unlink(missing_ok=True)  # what the others made of it
+            (record.folder / "traceback.txt").unlink(missing_ok=True)  # other ranks' consequence
             record.end("interrupted", error=error)
     elif record and record.metadata.get("status") == "running" and record.metadata != before:
-        how = f"rank {rank} ended with exit code {code}"
-        status = "failed" if stopped_by is None else "interrupted"
-        record.end(status, error=how if status == "failed" else None)
+        if stopped_by is None:
+            record.end("failed", error=f"rank {rank} ended with exit code {code}")
+        else:
+            record.end("interrupted", error=None)
 
 
 class Ranks:
-    """The processes of a run's ranks, each with a place of its own below `scratch`.
+    """The processes of a run's ranks, each with a folder of its own below `scratch`.
 
-    They are jobs as those of a sweep are, and as torchrun's: in its environment, meeting at a
-    store that this process keeps. Rank 0 has the screen; what the others say is kept aside, for
-    it would say everything twice.
+    They have torchrun's environment and meet at a store that this process holds. Rank 0 has the
+    screen; the others' output goes to files, for it repeats rank 0's.
     """
 
-    def __init__(self, asked: str, num: int, scratch: Path) -> None:
+    def __init__(self, job: dict[str, Any], num: int, scratch: Path) -> None:
         self.places = [scratch / str(rank) for rank in range(num)]
         self.store = local_store()
         self.stopped_by: int | None = None
         self.deadline = inf
-        self.processes = []
-        for rank, place in enumerate(self.places):
-            place.mkdir()
-            (place / "job.json").write_text(asked)
-            self.processes.append(self._start(rank, place))
+        self.processes = [
+            start_process(place, job, self._environment(rank), shows_output=rank == 0)
+            for rank, place in enumerate(self.places)
+        ]
 
-    def _start(self, rank: int, place: Path) -> subprocess.Popen[bytes]:
-        num_threads = torch.get_num_threads() // len(self.places)
-        env = {"OMP_NUM_THREADS": str(max(1, num_threads))} | os.environ
-        env |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
-        env |= {name: str(len(self.places)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-        env |= {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(self.store.port)}
-        env |= {"TORCHELASTIC_RUN_ID": "triptych", "TORCHELASTIC_RESTART_COUNT": "0"}
-        env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_RANK": "0"}
-        with (place / "output").open("wb") as output:
-            return subprocess.Popen(
-                [*COMMAND, str(place)],
-                stdin=subprocess.PIPE,  # closed when this process ends, which ends the rank
-                stdout=output if rank else None,
-                stderr=output if rank else None,
-                env=env,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-            )
+    def _environment(self, rank: int) -> dict[str, str]:
+        num = len(self.places)
+        threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num))}
+        return {
+            **threads,
+            **os.environ,
+            **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+            **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num)),
+            **{"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(self.store.port), "GROUP_RANK": "0"},
+            **{"TORCHELASTIC_RUN_ID": "triptych", "TORCHELASTIC_RESTART_COUNT": "0"},
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+
+    def folder(self) -> Path | None:
+        """The run's folder, once there is one."""
+        return read_run_folder(self.places[0])
 
     def wait(self, started: Callable[[str], object]) -> Failure | None:
         """The first rank that failed, when all have ended; None where none did."""
-        failure, is_told = None, False
-        with self._signals_passed_on():
+        failure, is_reported = None, False
+        with self._pass_on_signals():
             while any(process.poll() is None for process in self.processes):
-                if not is_told and (folder := self.folder()):
-                    started(folder)
-                    is_told = True
-                failure = failure or self._failure()
+                if not is_reported and (folder := self.folder()):
+                    started(str(folder))
+                    is_reported = True
+                failure = failure or self._find_failure()
                 if time.monotonic() > self.deadline:
                     self._kill()
                 time.sleep(0.1)
-        return failure or self._failure()
+        return failure or self._find_failure()
 
-    def _failure(self) -> Failure | None:
+    def _find_failure(self) -> Failure | None:
         """A rank that failed, one that was killed before others: it is the likelier cause.
 
         The other ranks have `GRACE_SECONDS` from then on.
         """
-        ended = [Failure(rank, p.returncode) for rank, p in enumerate(self.processes) if p.poll()]
-        if not ended:
-            return None
-        self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
-        return min(ended, key=lambda failure: failure.code)
-
-    def folder(self) -> str:
-        """The run's folder, once there is one."""
-        report = self.places[0] / "folder"
-        return report.read_text() if report.exists() else ""
-
-    def output(self, rank: int) -> str:
-        """What a rank above 0 said."""
-        return (self.places[rank] / "output").read_text(errors="replace")
+        failures = [
+            Failure(rank, p.returncode) for rank, p in enumerate(self.processes) if p.poll()
+        ]
+        if failures:
+            self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
+        return min(failures, key=lambda failure: failure.code, default=None)
 
     @contextmanager
-    def _signals_passed_on(self) -> Iterator[None]:
+    def _pass_on_signals(self) -> Iterator[None]:
         """Pass signals on to the ranks; after the second they have `GRACE_SECONDS` to end."""
 
         def stop(number: int, _: FrameType | None) -> None:

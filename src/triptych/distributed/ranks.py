@@ -1,7 +1,7 @@
 """One run on several devices: every rank, a process with a device of its own, runs the same code.
 
 torchrun or SLURM's srun start the ranks; where neither did, `launch.py` does, as torchrun would.
-Rank 0 makes the run folder and writes into it; the others are told which one it is.
+Rank 0 makes the run folder and writes into it; the others learn its path from rank 0.
 """
 
 import logging
@@ -29,7 +29,7 @@ LOCALHOST = "127.0.0.1"
 
 @cache
 def cluster_environment() -> ClusterEnvironment | None:
-    """What started this process as one rank of several; None where it is alone."""
+    """Lightning's view of what started this process as one rank of several; None if nothing did."""
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
         try:
             if kind.detect() and kind().world_size() > 1:
@@ -40,18 +40,20 @@ def cluster_environment() -> ClusterEnvironment | None:
 
 
 def rank() -> int:
-    here = cluster_environment()
-    return here.global_rank() if here else 0
+    environment = cluster_environment()
+    return environment.global_rank() if environment else 0
 
 
 @cache
 def store() -> Store:
-    """What every rank can write to and read from before Lightning connects them."""
-    here = cluster_environment()
-    assert here
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = here.main_address, str(here.main_port)
-    found: Store = next(rendezvous("env://", here.global_rank(), here.world_size()))[0]
-    return found
+    """torch's key-value store of the run's ranks, usable before Lightning connects them."""
+    environment = cluster_environment()
+    assert environment
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    address = rendezvous("env://", environment.global_rank(), environment.world_size())
+    rank_store: Store = next(address)[0]
+    return rank_store
 
 
 def local_store() -> TCPStore:
@@ -62,28 +64,30 @@ def local_store() -> TCPStore:
     return TCPStore(LOCALHOST, port, None, True, wait_for_workers=False, master_listen_fd=fd)
 
 
-def tell(what: str, text: str = "") -> None:
-    """Let the other ranks `hear` a text under a name that is used once a run."""
+def broadcast_from_rank_zero(name: str, make: Callable[[], str]) -> str:
+    """What `make` returns on rank 0, on every rank; the other ranks wait for it.
+
+    A `name` is used once a run. Where there is one rank, this is `make()`.
+    """
+    if rank() > 0:
+        return str(store().get(f"triptych/{name}").decode())
+    text = make()
     if cluster_environment():
-        store().set(f"triptych/{what}", text)
-
-
-def hear(what: str) -> str:
-    """What rank 0 tells; waits until it does."""
-    return str(store().get(f"triptych/{what}").decode())
+        store().set(f"triptych/{name}", text)
+    return text
 
 
 def create_on_rank_zero(make: Callable[[], Record]) -> Record:
     """The record that rank 0 makes or reopens; on every other rank one that writes nothing."""
     if rank() > 0:
-        return ReadOnlyRecord.open(Path(hear("folder")))
+        return ReadOnlyRecord.open(Path(broadcast_from_rank_zero("folder", str)))
     record = make()
-    tell("folder", str(record.folder))
+    broadcast_from_rank_zero("folder", lambda: str(record.folder))
     return record
 
 
 class ReadOnlyRecord(Record):
-    """The record on a rank above 0: it knows the facts, and leaves the folder to rank 0."""
+    """The record on a rank above 0: it holds the metadata and leaves the folder to rank 0."""
 
     def update(self, **metadata: Any) -> None:
         self.metadata = replace_non_finite(self.metadata | metadata)
@@ -99,6 +103,6 @@ class ReadOnlyRecord(Record):
 
     @contextmanager
     def log_kept(self) -> Iterator[None]:
-        """Rank 0 says how the run goes; of the others, only what goes wrong is heard."""
+        """Rank 0 logs how the run goes; the other ranks log warnings and errors only."""
         logging.getLogger("triptych").setLevel(logging.WARNING)
         yield

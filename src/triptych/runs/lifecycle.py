@@ -13,7 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.callbacks.recorder import NotFinite
 from triptych.config import Config
-from triptych.distributed.ranks import ReadOnlyRecord, cluster_environment, hear, rank, tell
+from triptych.distributed.ranks import (
+    ReadOnlyRecord,
+    broadcast_from_rank_zero,
+    cluster_environment,
+    rank,
+)
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
 from triptych.runs.resume import truncate_to_checkpoint
@@ -34,20 +39,22 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     Raises UserError where another process is at work on the run, or was since it was looked at.
     """
     with nullcontext() if isinstance(record, ReadOnlyRecord) else lock_run(record.folder):
-        if isinstance(record, ReadOnlyRecord):
-            hear("begun")
-        elif Record.open(record.folder).metadata != record.metadata:
-            raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
-        else:
-            with check_writes(record.folder):
-                truncate_to_checkpoint(record)
-            tell("begun")
+        broadcast_from_rank_zero("begun", lambda: prepare_folder(record))
         with ExitStack() as stack:
             with check_writes(record.folder):
                 stack.enter_context(record.log_kept())
             stack.enter_context(signal_handlers(exit_on_signal))
             stack.enter_context(record_status(record, resumed=resumed))
             yield
+
+
+def prepare_folder(record: Record) -> str:
+    """Take back what a resumed run did after its last checkpoint; empty, for there is no result."""
+    if Record.open(record.folder).metadata != record.metadata:
+        raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
+    with check_writes(record.folder):
+        truncate_to_checkpoint(record)
+    return ""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych.callbacks import checkpoint
 from triptych.config import Config
-from triptych.distributed.ranks import hear, rank, tell
+from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
 from triptych.runs.earlier_runs import find_runs, resume_arguments
 from triptych.runs.reader import check_files
@@ -179,9 +179,7 @@ def resume_requeued_job(
     """
     if config["resume"] or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"):
         return config, overrides
-    folder = find_run_of_this_job(config) if rank() == 0 else hear("requeued")
-    if rank() == 0:
-        tell("requeued", folder)
+    folder = broadcast_from_rank_zero("requeued", lambda: find_run_of_this_job(config))
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))

@@ -1,15 +1,28 @@
-"""Jobs: frozen and checked, all before the first starts."""
+"""Jobs: composed and checked before the first starts; which of them were run already."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from hydra_plugins.triptych.processes import ProcessLauncher
+from hydra_plugins.triptych.launchers import ProcessLauncher
 from triptych.config import CONFIGS, check_config
 from triptych.errors import UserError
-from triptych.tools.sweep.jobs import Job, compose_jobs, labels
+from triptych.tools.sweep.jobs import (
+    Job,
+    compose_jobs,
+    find_newest_run,
+    is_done,
+    label_jobs,
+    lock_job,
+)
+from triptych.tools.sweep.sweep import format_scores
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -18,23 +31,19 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def frozen(*overrides: list[str]) -> list[Job]:
+def jobs_of(*overrides: list[str]) -> list[Job]:
     return compose_jobs(lambda job: compose("train", job), overrides)
 
 
-def test_every_job_has_the_config_of_its_overrides() -> None:
-    first, second = frozen(["model=alexnet", "seed=1"], ["model=resnet50", "seed=2"])
-    assert (first.config["model"]["name"], first.config["seed"]) == ("alexnet", 1)
-    assert (second.config["model"]["name"], second.config["seed"]) == ("resnet50", 2)
-    assert first.overrides == ["model=alexnet", "seed=1"]
-
-
-def test_jobs_share_nothing_and_keep_the_environment_they_were_asked_in(
+def test_every_job_has_the_config_of_its_overrides_and_of_the_environment_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LOG_DIR", "before")
-    first, second = frozen(["seed=1"], ["seed=2"])
+    first, second = jobs_of(["model=alexnet", "seed=1"], ["model=resnet50", "seed=2"])
     monkeypatch.setenv("LOG_DIR", "after")
+    assert (first.config["model"]["name"], first.config["seed"]) == ("alexnet", 1)
+    assert (second.config["model"]["name"], second.config["seed"]) == ("resnet50", 2)
+    assert first.overrides == ["model=alexnet", "seed=1"]
     first.config["trainer"]["max_epochs"] = 1
     assert second.config["trainer"]["max_epochs"] == 40
     assert second.config["log_dir"] == "before"
@@ -44,63 +53,156 @@ def test_jobs_share_nothing_and_keep_the_environment_they_were_asked_in(
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["seed=abc"],
         ["optim.lr=-1", "seed=-1", "data.batch_size=0"],
         ["model=nope"],
         ["optim.learning_rate=1"],
         ["log_dir=${oc.env:NOT_SET_ANYWHERE}"],
         ["experiment=demo", "model=torchvision"],
+        ["fresh=maybe"],
     ],
 )
-def test_a_refusal_names_the_job_in_its_last_line_of_three(wrong: list[str]) -> None:
-    with pytest.raises(UserError) as refused:
-        frozen(["seed=0"], wrong)
-    lines = str(refused.value).splitlines()
+def test_an_error_names_the_job_in_its_last_line_of_three(wrong: list[str]) -> None:
+    with pytest.raises(UserError) as raised:
+        jobs_of(["seed=0"], wrong)
+    lines = str(raised.value).splitlines()
     assert lines[-1] == f"in the job {' '.join(wrong)}"
     assert 2 <= len(lines) <= 3
 
 
 def test_two_folders_of_photos_that_have_one_name_are_not_taken_for_one() -> None:
     a, b = (["data=folder", f"data.root={place}/photos"] for place in "ab")
-    with pytest.raises(
-        UserError, match=r"^data\.root=b/photos: data\.name=photos is also that of a/"
-    ):
-        frozen(a, b)
-    frozen(a, [*b, "data.name=others"])
-    frozen(a, a)
+    with pytest.raises(UserError, match=r"^data\.root=b/photos: data\.name=photos .* a/photos"):
+        jobs_of(a, b)
+    jobs_of(a, [*b, "data.name=others"])
+    jobs_of(a, a)
 
 
-def test_what_is_asked_of_the_sweep_is_no_part_of_the_job() -> None:
-    usual, asked = frozen(["seed=1"], ["seed=1", "fresh=true", "++retry_failed=true"])
+def test_settings_of_the_sweep_are_no_part_of_the_job() -> None:
+    usual, again = jobs_of(["seed=1"], ["seed=1", "fresh=true", "++retry_failed=true"])
     assert (usual.fresh, usual.retry_failed) == (False, False)
-    assert (asked.fresh, asked.retry_failed) == (True, True)
-    assert (asked.overrides, asked.config) == (usual.overrides, usual.config)
-    assert asked.config_hash == usual.config_hash
-
-
-@pytest.mark.parametrize("name", ["fresh", "retry_failed"])
-def test_a_single_run_is_not_asked_what_a_sweep_is(name: str) -> None:
-    config = frozen(["seed=1"])[0].config | {name: True}
-    with pytest.raises(UserError, match=rf"{name}=true: must be false, or true in a sweep \(-m\)"):
-        check_config(config)
-
-
-def test_what_is_asked_of_the_sweep_is_true_or_false() -> None:
-    with pytest.raises(UserError, match="fresh=maybe: must be false, or true in a sweep"):
-        frozen(["fresh=maybe"])
+    assert (again.fresh, again.retry_failed) == (True, True)
+    assert again[:3] == usual[:3]
+    for name in ("fresh", "retry_failed"):
+        with pytest.raises(UserError, match=rf"{name}=true: must be false, or true in a sweep"):
+            check_config(usual.config | {name: True})
 
 
 def test_jobs_are_named_by_what_they_do_not_share() -> None:
-    both = ["trainer.max_epochs=1"]
-    named = labels(frozen(["model=alexnet", "seed=0", *both], ["model=alexnet", "seed=1", *both]))
-    assert named == ["seed=0", "seed=1"]
-    assert labels(frozen(["model=alexnet", "seed=0"])) == ["model=alexnet seed=0"]
-    assert labels(frozen([])) == ["as configured"]
+    both = ["model=alexnet", "trainer.max_epochs=1"]
+    assert label_jobs(jobs_of([*both, "seed=0"], [*both, "seed=1"])) == ["seed=0", "seed=1"]
+    assert label_jobs(jobs_of(["model=alexnet", "seed=0"])) == ["model=alexnet seed=0"]
+    assert label_jobs(jobs_of([])) == ["as configured"]
 
 
-def test_a_sweep_that_torchrun_started_on_every_rank_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_sweep_is_not_started_on_every_rank_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(UserError, match="torchrun"):
         ProcessLauncher(num_jobs=1).launch([["seed=0"], ["seed=1"]], 0)
+
+
+# Earlier runs of a job's experiment.
+
+
+def job(log_dir: Path, **settings: bool) -> Job:
+    return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, **settings)
+
+
+METRICS = {"test/accuracy": 0.5, "test/f1": 0.5, "test/loss": None}
+FINISHED = {
+    **{"schema": 1, "status": "finished", "config_hash": "5eed" * 16, "seed": 0, "num_test": 10},
+    **dict.fromkeys(("model", "data", "split_hash", "test_hash", "group_hash"), "a"),
+    **dict.fromkeys(("started_at", "finished_at"), "2026-01-01T00:00:00+00:00"),
+    **{"train_seconds": 1.0, "metrics": METRICS},
+}
+
+
+def make_run(folder: Path, **metadata: Any) -> Path:
+    """A run folder with that record."""
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(FINISHED | metadata))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"metrics": {}},
+        {"metrics": METRICS | {"test/accuracy": 5}},
+        {"metrics": METRICS | {"test/f1": "high"}},
+        {"num_test": None},
+        {"train_seconds": None},
+        {"status": ["finished"]},
+        {"status": "interrupted"},
+        {"status": "failed"},
+        {"config_hash": "0" * 64},
+    ],
+)
+def test_a_finished_run_counts_before_later_ones_that_are_not_or_cannot_be_trusted(
+    tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    finished = make_run(tmp_path / "a")
+    make_run(tmp_path / "z", started_at="2099", **forged)
+    run = find_newest_run(job(tmp_path))
+    assert run
+    assert run.folder == finished
+    assert format_scores(run.metadata)[0] == "50.00%"
+
+
+def test_the_newest_run_counts_wherever_it_lies_also_behind_a_link(tmp_path: Path) -> None:
+    log_dir = tmp_path / "logs"
+    assert find_newest_run(job(log_dir)) is None
+    make_run(log_dir / "shapes" / "old", started_at="2026-01-01T00:00:00+00:00")
+    make_run(log_dir / "z", started_at="2026-01-02T00:00:00+00:00")
+    make_run(tmp_path / "elsewhere" / "latest", started_at="2026-01-03T00:00:00+00:00")
+    (log_dir / "link").symlink_to(tmp_path / "elsewhere")
+    run = find_newest_run(job(log_dir))
+    assert run
+    assert run.folder.resolve() == tmp_path / "elsewhere" / "latest"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', None])
+def test_a_record_that_cannot_be_read_is_no_run_of_the_job(
+    tmp_path: Path, content: str | None
+) -> None:
+    record = make_run(tmp_path / "a") / "run.json"
+    if content is None:
+        record.unlink()
+        os.mkfifo(record)
+    else:
+        record.write_text(content)
+    assert find_newest_run(job(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "done", "done_with_retry_failed"),
+    [
+        ("finished", True, True),
+        ("failed", True, False),
+        ("interrupted", False, False),
+        ("running", False, False),
+    ],
+)
+def test_the_status_of_the_earlier_run_says_what_is_left_to_do(
+    tmp_path: Path, status: str, done: bool, done_with_retry_failed: bool
+) -> None:
+    make_run(tmp_path / "a", status=status)
+    run = find_newest_run(job(tmp_path))
+    assert run
+    assert is_done(run, job(tmp_path)) is done
+    assert is_done(run, job(tmp_path, retry_failed=True)) is done_with_retry_failed
+
+
+def test_an_experiment_is_locked_once_and_a_child_keeps_the_lock_when_the_sweep_is_gone(
+    tmp_path: Path,
+) -> None:
+    lock = lock_job(job(tmp_path))
+    assert lock
+    assert lock_job(job(tmp_path)) is None
+    waiting = [sys.executable, "-c", "input()"]
+    child = subprocess.Popen(waiting, stdin=subprocess.PIPE, pass_fds=[lock.fileno()])
+    lock.close()  # as the system does with a sweep that is killed
+    assert lock_job(job(tmp_path)) is None
+    child.communicate(b"\n")
+    again = lock_job(job(tmp_path))
+    assert again
+    again.close()

@@ -1,4 +1,4 @@
-"""Sweeps of stand-ins, jobs that end as their seed says: what is done, and how it is stopped."""
+"""Sweeps of stand-ins, jobs that end as their seed says: what runs, how it stops, what it shows."""
 
 import itertools
 import json
@@ -17,21 +17,23 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import CONFIGS
+from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep import worker
-from triptych.tools.sweep.board import Board
-from triptych.tools.sweep.jobs import Job, compose_jobs
-from triptych.tools.sweep.sweep import run
+from triptych.tools.sweep import processes as sweep_processes
+from triptych.tools.sweep.jobs import Job, compose_jobs, lock_job
+from triptych.tools.sweep.processes import Outcome, num_gpus, visible_gpus
+from triptych.tools.sweep.sweep import SweepProgress, format_scores, print_table, run_sweep
 
 # Everything but the training is the real thing: the leash, the record, the lock of the folder.
 STAND_IN = """
 import contextlib, json, os, signal, sys, time
 from pathlib import Path
-from triptych import UserError, record as records
-from triptych.runs.storage import hold
+from triptych.distributed import job
+from triptych.errors import UserError
+from triptych.runs import record as records
 from triptych.runs.record import Record
-from triptych.sweep import job
+from triptych.runs.storage import lock_run
 
 FINISHED, FAILED, REFUSED, KILLED, ENDLESS, DEAF, PAIRED = range(7)
 records.git_commit = lambda: None  # asking takes longer than all the rest
@@ -55,7 +57,7 @@ def work(config, overrides, report):
         if seed == ENDLESS:
             record.end("interrupted")
             sys.exit(143)
-    with hold(record.folder):
+    with lock_run(record.folder):
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
         note(log_dir, what="began", seed=config["seed"], resume=resumed, folder=str(record.folder))
@@ -128,14 +130,14 @@ def config() -> DictConfig:
 def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DictConfig) -> StandIns:
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
-    monkeypatch.setattr(worker, "COMMAND", [sys.executable, str(program)])
+    monkeypatch.setattr(processes, "COMMAND", [sys.executable, str(program)])
     (tmp_path / "logs").mkdir()
     return StandIns(tmp_path / "logs", program, config)
 
 
 def exit_code(jobs: list[Job], num_jobs: int = 4) -> int:
     try:
-        run(jobs, num_jobs)
+        run_sweep(jobs, num_jobs)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else -1
     return 0
@@ -168,39 +170,25 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
     assert "seed=2: data.root: not there\nfetch it\nor not\n" in shown
 
 
-def test_a_sweep_in_which_all_finish_ends_as_usual(stand_ins: StandIns) -> None:
-    assert exit_code(stand_ins.jobs("0")) == 0
-
-
-def test_a_job_whose_claim_is_barred_is_refused_and_the_others_go_on(
-    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
-) -> None:
-    barred, other = stand_ins.jobs("0,10")
-    claims = stand_ins.log_dir / ".sweep"
-    claims.mkdir()
-    os.mkfifo(claims / barred.config_hash[:16])
-    assert exit_code([barred, other]) == 1
-    assert stand_ins.statuses() == {10: ["finished"]}
-    assert f"refused in 0 s: {claims}/" in capfd.readouterr().out
-
-
-def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_claim_back(
+def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_lock_back(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     first, other = stand_ins.jobs("0,10")
-    asked = worker.asked
+    train_arguments = sweep_processes.train_arguments
 
     def full_disk(job: Job, earlier: Record | None) -> dict[str, Any]:
         if job is first:
             raise OSError(28, "No space left on device")
-        return asked(job, earlier)
+        return train_arguments(job, earlier)
 
-    monkeypatch.setattr(worker, "asked", full_disk)
+    monkeypatch.setattr(sweep_processes, "train_arguments", full_disk)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     assert exit_code([first, other]) == 1
     assert stand_ins.statuses() == {10: ["finished"]}
-    assert "could not be started: [Errno 28] No space left" in capfd.readouterr().out
-    assert list((stand_ins.log_dir / ".sweep").iterdir()) == []
+    assert "cannot be started: [Errno 28] No space left" in capfd.readouterr().out
+    lock = lock_job(first)
+    assert lock
+    lock.close()
 
 
 def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
@@ -272,14 +260,14 @@ def test_a_job_that_another_process_is_at_work_on_is_waited_for(
     stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job] = stand_ins.jobs("4")
-    say = Board.say
+    print_line = SweepProgress.print_line
 
-    def say_and_mend(board: Board, line: str) -> None:
-        say(board, line)
+    def print_and_mend(progress: SweepProgress, line: str) -> None:
+        print_line(progress, line)
         (stand_ins.log_dir / "mended").touch()  # then the other process ends
 
-    monkeypatch.setattr(Board, "say", say_and_mend)
-    command = [*worker.COMMAND, str(stand_ins.log_dir)]
+    monkeypatch.setattr(SweepProgress, "print_line", print_and_mend)
+    command = [*processes.COMMAND, str(stand_ins.log_dir)]
     (stand_ins.log_dir / "job.json").write_text(
         json.dumps({"config": job.config, "overrides": job.overrides})
     )
@@ -291,7 +279,7 @@ def test_a_job_that_another_process_is_at_work_on_is_waited_for(
     assert len(stand_ins.notes("began")) == 1
     shown = capfd.readouterr().out
     assert shown.count("seed=4 ") >= 2
-    assert "another process is at work on it" in shown
+    assert "another process works on it" in shown
     assert "finished before" in shown
 
 
@@ -302,17 +290,18 @@ def test_a_sweep_that_asks_for_more_gpus_than_there_are_is_refused(
     [job] = stand_ins.jobs("0")
     job.config["trainer"]["devices"] = 4
     with pytest.raises(UserError, match=r"trainer\.devices=4: 2 GPUs"):
-        run([job], 1)
+        run_sweep([job], 1)
 
 
 # Signals, sent to a sweep in a process of its own.
 
 SWEEP = """
 import json, sys
-from triptych.sweep import sweep, worker
+from triptych.distributed import processes
 from triptych.tools.sweep.jobs import Job
-worker.COMMAND = [sys.executable, sys.argv[1]]
-sweep.run([Job(*fields) for fields in json.loads(sys.argv[2])], int(sys.argv[3]))
+from triptych.tools.sweep.sweep import run_sweep
+processes.COMMAND = [sys.executable, sys.argv[1]]
+run_sweep([Job(*fields) for fields in json.loads(sys.argv[2])], int(sys.argv[3]))
 """
 
 
@@ -385,3 +374,117 @@ def test_two_sweeps_of_the_same_jobs_share_them(stand_ins: StandIns) -> None:
             swept.communicate(timeout=60)
             assert swept.returncode == 0
     assert sorted(note["seed"] for note in stand_ins.notes("began")) == [0, 10, 20]
+
+
+# Which GPUs there are, on a machine that has none.
+
+DIVIDED = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
+  MIG 1g.5gb      Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
+  MIG 1g.5gb      Device  1: (UUID: MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-95dcb0a7-2e8a-4c1f-8a7e-0f4c7f2f9c11)
+"""
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ("3,5", ["3", "5"]),
+        (" 0 , GPU-5d5ba0d6 ", ["0", "GPU-5d5ba0d6"]),
+        ("", []),
+        ("-1", []),
+        ("2,-1,3", ["2"]),
+        ("NoDevFiles", ["NoDevFiles"]),
+    ],
+)
+def test_the_environment_says_which_gpus_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, listed: str, names: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_gpus() == names
+
+
+def test_else_the_driver_does_and_a_divided_gpu_counts_as_its_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n[ $1 = -L ] && cat <<'END'\n{DIVIDED}END\n")
+    program.chmod(0o755)
+    names = [name[:12] for name in visible_gpus()]
+    assert names == ["MIG-c6d4f1ef", "MIG-cba663e8", "GPU-95dcb0a7"]
+
+
+def test_without_a_driver_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "num_visible", "num"),
+    [
+        ("auto", 1, 4, 1),
+        ("gpu", 2, 4, 2),
+        ("auto", "auto", 4, 4),
+        ("auto", [2], 4, 0),
+        ("cpu", 2, 4, 0),
+        ("mps", 1, 4, 0),
+        ("auto", 1, 0, 0),
+        ("cuda", "auto", 0, 0),
+    ],
+)
+def test_a_job_gets_the_gpus_that_its_trainer_will_use(
+    accelerator: str, devices: Any, num_visible: int, num: int
+) -> None:
+    config = {"trainer": {"accelerator": accelerator, "devices": devices}}
+    assert num_gpus(config, num_visible) == num
+
+
+# What is shown.
+
+
+def test_the_interval_of_14_in_16_is_wilsons() -> None:
+    # By hand: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.96, is 0.640 and 0.965.
+    scores = {"test/accuracy": 14 / 16, "test/f1": 0.81234, "test/loss": 0.5}
+    metadata = {"metrics": scores, "num_test": 16, "train_seconds": 61.4}
+    accuracy, interval, *rest = format_scores(metadata)
+    assert accuracy == "87.50%"
+    low, high = (float(bound.rstrip("%")) / 100 for bound in interval.split(" to "))
+    assert (low, high) == (pytest.approx(0.640, abs=5e-4), pytest.approx(0.965, abs=5e-4))
+    assert rest == ["0.8123", "0.5000", "61"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Outcome("refused"), ["refused"]),
+        (Outcome("failed", {"status": "failed"}, Path("logs/a")), ["failed", "logs/a"]),
+        (Outcome("interrupted", {"metrics": {}}, Path("logs/[a]")), ["interrupted", "logs/[a]"]),
+        (Outcome("failed", {}, Path("a"), is_earlier=True), ["failed before", "a"]),
+    ],
+)
+def test_a_job_without_result_shows_its_status_and_no_figures(
+    outcome: Outcome, says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table([("seed=0", outcome)])
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "seed=0" in line]
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert [cell for cell in cells if cell] == ["seed=0", *says]
+
+
+def test_below_the_table_stands_why_a_job_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([("seed=0", Outcome("refused", error="data.root: not there\nfetch it"))])
+    assert capsys.readouterr().out.endswith("seed=0: data.root: not there\nfetch it\n")
+
+
+def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    foreign = Outcome("failed", {}, Path("logs/\x1b]0;a\x07"), error="\x1b[31mred")
+    print_table([("seed=0", foreign)])
+    SweepProgress(total=1).print_line(f"seed=0: {foreign.error} {foreign.folder}")
+    shown = capsys.readouterr().out
+    assert shown.count("red") == 2
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)

@@ -10,7 +10,7 @@ from triptych.errors import UserError
 from triptych.tools.benchmark.command import destination
 from triptych.tools.benchmark.table import show_together
 from triptych.tools.sweep.jobs import Job
-from triptych.tools.sweep.worker import STOPPED
+from triptych.tools.sweep.processes import STOPPED
 
 
 def run(jobs: Sequence[Job]) -> None:

@@ -1,7 +1,9 @@
-"""The jobs of a sweep: every one frozen and checked before the first starts."""
+"""The jobs of a sweep: composed and checked before the first starts, and what was run of them."""
 
+import fcntl
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -15,12 +17,15 @@ from triptych.config import (
     setting_name,
 )
 from triptych.errors import UserError
-from triptych.runs.earlier_runs import resume_arguments
+from triptych.runs.earlier_runs import find_runs, resume_arguments
 from triptych.runs.record import Record, config_hash
 
 
 class Job(NamedTuple):
-    """A run to be made. `fresh`: whatever was run before; `retry_failed`: also if it failed."""
+    """A run to be made.
+
+    `fresh`: a new run, whatever runs there are; `retry_failed`: resume an earlier run that failed.
+    """
 
     overrides: list[str]
     config: Config
@@ -32,26 +37,27 @@ class Job(NamedTuple):
 def compose_jobs(
     compose: Callable[[list[str]], DictConfig],
     job_overrides: Sequence[Sequence[str]],
-    verb: str = "train",
+    command: str = "train",
 ) -> list[Job]:
-    """The jobs with their configs as they are now, of a command's settings.
+    """The jobs, with their configs as the environment and the YAML files are now.
 
-    Raises UserError where one is wrong, or two would be taken for the same run and are not.
+    Raises UserError where a setting of `command` is wrong, or where two jobs differ but have the
+    same hash.
     """
     jobs = []
     for overrides in map(list, job_overrides):
         try:
-            with translate_hydra_errors(verb):
-                jobs.append(compose_job(resolve_config(compose(overrides)), overrides, verb))
-        except UserError as refused:
-            wrong = "\n".join(str(refused).splitlines()[:2])
-            raise UserError(f"{wrong}\nin the job {' '.join(overrides)}") from refused
+            with translate_hydra_errors(command):
+                jobs.append(compose_job(resolve_config(compose(overrides)), overrides, command))
+        except UserError as error:
+            message = "\n".join(str(error).splitlines()[:2])
+            raise UserError(f"{message}\nin the job {' '.join(overrides)}") from error
     check_roots(jobs)
     return jobs
 
 
 def check_roots(jobs: Sequence[Job]) -> None:
-    """Raise UserError where nothing but `data.root`, which does not count, tells two jobs apart."""
+    """Raise UserError where two jobs differ in `data.root` alone, which no hash contains."""
     roots: dict[str, str | None] = {}
     for job in jobs:
         name, root = job.config["data"]["name"], job.config["data"].get("root")
@@ -63,13 +69,13 @@ def check_roots(jobs: Sequence[Job]) -> None:
             )
 
 
-def compose_job(config: Config, overrides: list[str], verb: str = "train") -> Job:
-    """A job; what is asked of the sweep stays out of its config, or the run would refuse it."""
-    requested = {name: True for name in SWEEP_ONLY if config.get(name) is True}
-    config |= dict.fromkeys(requested, False)
-    check_config(config, verb)
-    own = [o for o in strip_added_plus(overrides) if setting_name(o) not in SWEEP_ONLY]
-    return Job(own, config, config_hash(config), **requested)
+def compose_job(config: Config, overrides: list[str], command: str = "train") -> Job:
+    """A job without the settings of the sweep: a single run would refuse them."""
+    sweep_settings = {name: True for name in SWEEP_ONLY if config.get(name) is True}
+    config |= dict.fromkeys(sweep_settings, False)
+    check_config(config, command)
+    overrides = [o for o in strip_added_plus(overrides) if setting_name(o) not in SWEEP_ONLY]
+    return Job(overrides, config, config_hash(config), **sweep_settings)
 
 
 def train_arguments(job: Job, earlier: Record | None) -> dict[str, Any]:
@@ -80,8 +86,43 @@ def train_arguments(job: Job, earlier: Record | None) -> dict[str, Any]:
     return {"config": config, "overrides": overrides}
 
 
-def labels(jobs: Sequence[Job]) -> list[str]:
+def label_jobs(jobs: Sequence[Job]) -> list[str]:
     """A name for each job: the overrides that not all of them share."""
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    own = ([o for o in job.overrides if o not in shared] for job in jobs)
-    return [" ".join(overrides) or "as configured" for overrides in own]
+    differing = ([o for o in job.overrides if o not in shared] for job in jobs)
+    return [" ".join(overrides) or "as configured" for overrides in differing]
+
+
+def find_newest_run(job: Job) -> Record | None:
+    """The newest run of the job's experiment below its `log_dir`; one that is finished, if any."""
+
+    def rank(run: Record) -> tuple[bool, str, Path]:
+        return run.metadata["status"] == "finished", str(run.metadata.get("started_at")), run.folder
+
+    return max(find_runs(Path(job.config["log_dir"]), job.config_hash), key=rank, default=None)
+
+
+def is_done(run: Record, job: Job) -> bool:
+    """Whether an earlier run leaves nothing to do of a job."""
+    status = run.metadata.get("status")
+    return status == "finished" or (status == "failed" and not job.retry_failed)
+
+
+def lock_job(job: Job) -> IO[bytes] | None:
+    """Lock an experiment below `log_dir`; None while another process has it locked.
+
+    The lock lasts until the file is closed in every process that inherited it: so a job keeps it
+    where the sweep is killed. Where a file system has no locks, the run folder's own lock is what
+    keeps two processes apart. Raises OSError where the file cannot be written.
+    """
+    path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    return file

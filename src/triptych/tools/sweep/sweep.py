@@ -1,32 +1,43 @@
-"""A sweep: jobs taken up in order, a few at a time, until each has come to its end.
+"""A sweep: jobs in order, `num_jobs` at a time, each in a process of its own, until all have ended.
 
-What an earlier sweep finished is skipped, what it began is resumed, and what another process is at
-work on is waited for. One thread does it all: it polls its children ten times a second.
+What an earlier sweep finished is skipped, what it began is resumed, and what another process works
+on is tried again later. One thread does it all: it polls its children ten times a second.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from triptych.distributed.job import SAVE_SECONDS
-from triptych.errors import UserError
+from rich import get_console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from triptych.distributed.processes import SAVE_SECONDS
+from triptych.errors import UserError, sanitize_text
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
-from triptych.tools.sweep import gpus
-from triptych.tools.sweep.board import Board
-from triptych.tools.sweep.earlier import lock_job, newest, settles, unlock_job
-from triptych.tools.sweep.jobs import Job, labels
-from triptych.tools.sweep.table import show
-from triptych.tools.sweep.worker import Outcome, Worker, settled
+from triptych.tools.sweep.jobs import Job, find_newest_run, is_done, label_jobs, lock_job
+from triptych.tools.sweep.processes import (
+    JobProcess,
+    Outcome,
+    num_gpus,
+    outcome_of_run,
+    visible_gpus,
+)
 
-LOOK_SECONDS = 0.1
-PUT_OFF_SECONDS = 1.0  # until a job that is in other hands is looked at again
+POLL_SECONDS = 0.1
+RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
 
-def run(jobs: Sequence[Job], num_jobs: int) -> None:
-    """Run the jobs and show what they came to.
+def run_sweep(jobs: Sequence[Job], num_jobs: int) -> None:
+    """Run the jobs and print a table of how they ended.
 
     Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
     """
@@ -34,127 +45,180 @@ def run(jobs: Sequence[Job], num_jobs: int) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="triptych-") as scratch,
         signal_handlers(lambda number, _: signals.append(number), SIGNALS),
-        Board(len(jobs)) as board,
+        SweepProgress(len(jobs)) as progress,
     ):
-        sweep = Sweep(jobs, num_jobs, Path(scratch), board, signals)
-        while sweep.waiting or sweep.at_work:
-            sweep.look()
-            time.sleep(LOOK_SECONDS)
+        sweep = Sweep(jobs, num_jobs, Path(scratch), progress, signals)
+        while sweep.waiting or sweep.running:
+            sweep.poll()
+            time.sleep(POLL_SECONDS)
     outcomes = [sweep.outcomes[number] for number in range(len(jobs))]
-    show(list(zip(sweep.labels, outcomes, strict=True)))
+    print_table(list(zip(sweep.labels, outcomes, strict=True)))
     if signals:
         raise SystemExit(exit_code(signals[0]))
     if any(outcome.status != "finished" for outcome in outcomes):
         raise SystemExit(1)
 
 
-def threads(num_jobs: int) -> dict[str, str]:
-    """The cores divided among the jobs at a time; torch would give all of them to each."""
-    if num_jobs == 1:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_jobs))}
+class SweepProgress(Progress):
+    """A bar that counts jobs that ended; below it, on a terminal, a line for each that runs."""
+
+    def __init__(self, total: int) -> None:
+        columns = ("sweep", BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
+        self.running: list[str] = []
+        super().__init__(*columns, console=get_console(), transient=True, refresh_per_second=4)
+        self.bar = self.add_task("", total=total)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for line in self.running:
+            yield Text(sanitize_text(line), no_wrap=True, overflow="ellipsis")
+
+    def print_line(self, line: str) -> None:
+        """Print above the bar, in one write: other programs may share the screen."""
+        with suppress(OSError):  # where the output is a file, its disk may be full
+            self.console.print(sanitize_text(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class Sweep:
-    """The jobs by their place in the order: waiting, at work, or with an outcome."""
+    """The jobs by their number in the order: waiting, running, or with an outcome."""
 
     def __init__(
-        self, jobs: Sequence[Job], num_jobs: int, scratch: Path, board: Board, signals: list[int]
+        self,
+        jobs: Sequence[Job],
+        num_jobs: int,
+        scratch: Path,
+        progress: SweepProgress,
+        signals: list[int],
     ) -> None:
         self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
-        self.board, self.signals = board, signals
-        self.labels = labels(jobs)
-        self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # each until that time, at least
-        self.at_work: dict[int, Worker] = {}
+        self.progress, self.signals = progress, signals
+        self.labels = label_jobs(jobs)
+        self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and when to try each, at the earliest
+        self.running: dict[int, JobProcess] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self.free_gpus = gpus.visible()
-        self.env = threads(num_jobs)
-        self.wanted = [gpus.num_wanted(job.config, len(self.free_gpus)) for job in jobs]
-        if max(self.wanted) > len(self.free_gpus):
-            raise UserError(f"trainer.devices={max(self.wanted)}: {len(self.free_gpus)} GPUs here")
-        self.stops_at: float | None = None
+        self.free_gpus = visible_gpus()
+        self.num_gpus = [num_gpus(job.config, len(self.free_gpus)) for job in jobs]
+        if max(self.num_gpus) > len(self.free_gpus):
+            raise UserError(
+                f"trainer.devices={max(self.num_gpus)}: {len(self.free_gpus)} GPUs here"
+            )
+        # Jobs at a time share the cores; torch would give all of them to each.
+        num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
+        self.env = {"OMP_NUM_THREADS": str(num_threads)} if num_jobs > 1 else {}
+        self.kill_time: float | None = None
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note which jobs have ended, then stop the others or start more."""
-        for number, worker in list(self.at_work.items()):
-            outcome = worker.ended()
+        for number, process in list(self.running.items()):
+            outcome = process.poll()
             if outcome:
-                del self.at_work[number]
-                self.free_gpus += worker.gpus
-                unlock_job(worker.claimed)
-                self._close(number, outcome, time.monotonic() - worker.started)
+                del self.running[number]
+                self.free_gpus += process.gpus
+                self._end(number, outcome, f"in {time.monotonic() - process.started:.0f} s")
         if self.signals:
-            self._stop()
+            self._stop_jobs()
         else:
-            self._start()
-        self.board.at_work = [
-            f"{self._name(number)}: {worker.last_line()}" for number, worker in self.at_work.items()
+            self._start_jobs()
+        self.progress.running = [
+            f"{self._name(number)}: {process.last_line()}"
+            for number, process in self.running.items()
         ]
 
-    def _start(self) -> None:
+    def _start_jobs(self) -> None:
         for number, not_before in list(self.waiting.items()):
-            is_short = self.wanted[number] > len(self.free_gpus)
-            if is_short or self.signals or len(self.at_work) == self.num_jobs:
+            lacks_gpus = self.num_gpus[number] > len(self.free_gpus)
+            if lacks_gpus or self.signals or len(self.running) == self.num_jobs:
                 return
             if not_before <= time.monotonic():
                 try:
-                    self._take_up(number)
-                except UserError as refused:
-                    del self.waiting[number]
-                    self._close(number, Outcome("refused", error=str(refused)), 0)
+                    self._start(number)
+                except OSError as error:
+                    self._end(number, Outcome("refused", error=f"cannot be started: {error}"))
 
-    def _take_up(self, number: int) -> None:
-        """Start a job, resume it, or leave it as an earlier run settled it."""
+    def _start(self, number: int) -> None:
+        """Start a job, resume it, or take over the outcome of an earlier run."""
         job = self.jobs[number]
-        claimed = lock_job(job)
-        earlier = None if job.fresh or job.config["resume"] or not claimed else newest(job)
-        if claimed is None or (earlier and is_locked(earlier.folder)):
-            if claimed:
-                unlock_job(claimed)
-            self._put_off(number, earlier.folder if earlier else None)
+        lock = lock_job(job)
+        if lock is None:
+            self._retry_later(number)
             return
-        del self.waiting[number]
-        if earlier and settles(earlier, job):
-            unlock_job(claimed)
-            self._close(number, settled(earlier))
-            return
-        wanted = self.wanted[number]
-        lent, self.free_gpus = self.free_gpus[:wanted], self.free_gpus[wanted:]
-        place = self.scratch / str(number)
-        try:
-            self.at_work[number] = Worker(job, place, claimed, lent, earlier, self.env)
-        except OSError as error:
-            unlock_job(claimed)
-            self.free_gpus += lent
-            self._close(number, Outcome("refused", error=f"could not be started: {error}"), 0)
+        with lock:  # which the process of the job inherits, and holds from then on
+            earlier = None if job.fresh or job.config["resume"] else find_newest_run(job)
+            if earlier and is_locked(earlier.folder):
+                self._retry_later(number, earlier.folder)
+            elif earlier and is_done(earlier, job):
+                self._end(number, outcome_of_run(earlier, is_earlier=True), "before")
+            else:
+                gpus = self.free_gpus[: self.num_gpus[number]]
+                place = self.scratch / str(number)
+                self.running[number] = JobProcess(job, place, lock, gpus, earlier, self.env)
+                self.free_gpus = self.free_gpus[len(gpus) :]
+                del self.waiting[number]
 
-    def _put_off(self, number: int, folder: Path | None) -> None:
+    def _retry_later(self, number: int, folder: Path | None = None) -> None:
         if not self.waiting[number]:
             lock = f"; if there is none, delete {folder}/.lock" if folder else ""
-            self.board.say(f"{self._name(number)}: waits, another process is at work on it{lock}")
-        self.waiting[number] = time.monotonic() + PUT_OFF_SECONDS
+            self.progress.print_line(
+                f"{self._name(number)}: waits, another process works on it{lock}"
+            )
+        self.waiting[number] = time.monotonic() + RETRY_SECONDS
 
-    def _stop(self) -> None:
+    def _stop_jobs(self) -> None:
         """At the first signal ask every job to save and end; at the second, kill it."""
-        for number in list(self.waiting):
-            del self.waiting[number]
-            self.outcomes[number] = Outcome("not started")
-        if self.stops_at is None:
-            self.stops_at = time.monotonic() + SAVE_SECONDS
-            self.board.say(f"stopping {len(self.at_work)} jobs; once more to kill them")
-            for worker in self.at_work.values():
-                worker.stop()
-        elif len(self.signals) > 1 or time.monotonic() > self.stops_at:
-            for worker in self.at_work.values():
-                worker.kill()
+        self.outcomes |= dict.fromkeys(self.waiting, Outcome("not started"))
+        self.waiting.clear()
+        if self.kill_time is None:
+            self.kill_time = time.monotonic() + SAVE_SECONDS
+            self.progress.print_line(f"stopping {len(self.running)} jobs; once more to kill them")
+            for process in self.running.values():
+                process.stop()
+        elif len(self.signals) > 1 or time.monotonic() > self.kill_time:
+            for process in self.running.values():
+                process.kill()
 
-    def _close(self, number: int, outcome: Outcome, seconds: float | None = None) -> None:
+    def _end(self, number: int, outcome: Outcome, when: str = "") -> None:
+        self.waiting.pop(number, None)
         self.outcomes[number] = outcome
-        self.board.advance(self.board.bar)
-        when = "before" if seconds is None else f"in {seconds:.0f} s"
+        self.progress.advance(self.progress.bar)
         why = f": {outcome.error.splitlines()[0]}" if outcome.error else ""
         where = f"  {outcome.folder}" if outcome.folder else ""
-        self.board.say(f"{self._name(number)}: {outcome.status} {when}{why}{where}")
+        self.progress.print_line(f"{self._name(number)}: {outcome.status} {when}{why}{where}")
 
     def _name(self, number: int) -> str:
         return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"
+
+
+def print_table(outcomes: Sequence[tuple[str, Outcome]]) -> None:
+    """A row a job, by its label; below, why jobs failed."""
+    table = Table(title="Test images; 95 % Wilson intervals")
+    for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
+        table.add_column(heading, overflow="fold")
+    for label, outcome in outcomes:
+        scores = format_scores(outcome.metadata) if outcome.status == "finished" else [""] * 5
+        status = f"{outcome.status}{' before' if outcome.is_earlier else ''}"
+        folder = sanitize_text(str(outcome.folder or ""))
+        table.add_row(*map(escape, (label, status)), *scores, escape(folder))
+    console = Console()
+    console.width = console.width if console.is_terminal else 160
+    console.print(table)
+    for label, outcome in outcomes:
+        if outcome.error:
+            message = sanitize_text(f"{label}: {outcome.error}")
+            console.print(message, markup=False, highlight=False)
+    if any(outcome.is_earlier and outcome.status == "failed" for _, outcome in outcomes):
+        console.print("failed before: retry_failed=true resumes them", highlight=False)
+
+
+def format_scores(metadata: Mapping[str, Any]) -> list[str]:
+    """Accuracy, its interval, macro F1, loss and training seconds of a finished run."""
+    from triptych.tools.statistics.intervals import wilson  # scipy takes seconds to import
+
+    metrics, num_test = metadata["metrics"], metadata["num_test"]
+    interval = wilson(round(metrics["test/accuracy"] * num_test), num_test)
+    return [
+        f"{metrics['test/accuracy']:.2%}",
+        f"{interval.low:.2%} to {interval.high:.2%}",
+        f"{metrics['test/f1']:.4f}",
+        "" if metrics["test/loss"] is None else f"{metrics['test/loss']:.4f}",
+        f"{metadata['train_seconds']:.0f}",
+    ]

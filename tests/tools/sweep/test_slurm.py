@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep import submitted
+from triptych.tools.sweep import slurm
 from triptych.tools.sweep.jobs import Job, compose_jobs
 
 TINY = """
@@ -20,15 +20,17 @@ TINY = """
 """.split()
 
 
-def jobs(log_dir: Path, *overrides: list[str]) -> list[Job]:
+def compose_job(log_dir: Path, *overrides: str) -> Job:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        typed = [[*TINY, f"log_dir={log_dir}", *more] for more in overrides]
-        return compose_jobs(lambda job: compose("train", job), typed)
+        [job] = compose_jobs(
+            lambda job: compose("train", job), [[*TINY, f"log_dir={log_dir}", *overrides]]
+        )
+        return job
 
 
 def local(folder: Path) -> Any:
     options = {"timeout_min": 10, "gpus_per_node": 0}
-    return submitted.executor("local", str(folder), max_num_timeout=1, parameters=options)
+    return slurm.make_executor("local", str(folder), max_num_timeout=1, parameters=options)
 
 
 def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,29 +39,29 @@ def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         local(Path("nowhere"))
 
 
-def test_without_slurm_a_sweep_is_refused(tmp_path: Path) -> None:
+def test_a_machine_without_slurm_is_a_user_error(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     with pytest.raises(UserError, match=r"cluster=slurm: .*srun"):
-        submitted.executor("slurm", str(tmp_path), max_num_timeout=1, parameters={})
+        slurm.make_executor("slurm", str(tmp_path), max_num_timeout=1, parameters={})
 
 
-def test_a_submitted_job_runs_as_frozen_and_a_finished_one_is_not_run_again(
+def test_a_submitted_job_trains_its_config_and_a_finished_one_is_not_trained_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
-    [job] = jobs(tmp_path / "logs", ["seed=3"])
-    submitted.run([job], local(tmp_path / "submitit"))
+    job = compose_job(tmp_path / "logs", "seed=3")
+    slurm.submit_sweep([job], local(tmp_path / "submitit"))
     [path] = (tmp_path / "logs").rglob("run.json")
     record = Record.open(path.parent)
     assert (record.metadata["status"], record.metadata["seed"]) == ("finished", 3)
     assert record.metadata["config_hash"] == job.config_hash
     assert "finished" in capsys.readouterr().out
-    assert submitted.Submitted(job)() == ""
+    assert slurm.SubmittedJob(job)() == ""
     assert len([*(tmp_path / "logs").rglob("run.json")]) == 1
 
 
-def test_a_job_that_slurm_cut_off_is_put_back_as_it_was(tmp_path: Path) -> None:
+def test_a_job_that_slurm_cuts_off_is_requeued_to_be_resumed(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
-    [job] = jobs(tmp_path, ["fresh=true"])
-    again = submitted.Submitted(job).checkpoint().function
-    assert again.job == job._replace(fresh=False), "anew once, then from where it stopped"
+    job = compose_job(tmp_path, "fresh=true")
+    requeued = slurm.SubmittedJob(job).checkpoint().function
+    assert requeued.job == job._replace(fresh=False)

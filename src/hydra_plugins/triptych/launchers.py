@@ -1,0 +1,82 @@
+"""Hydra's launchers for sweeps: each job in a process of its own, here or on a cluster.
+
+Hydra imports this file for every command, so each function imports what it needs.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.errors import UserError
+
+if TYPE_CHECKING:
+    from triptych.tools.sweep.jobs import Job
+
+
+class ProcessLauncher(Launcher):
+    """Runs `num_jobs` jobs at a time; one that fails does not stop the others."""
+
+    command = "train"
+
+    def __init__(self, num_jobs: int) -> None:
+        self.num_jobs = num_jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.compose = hydra_context.config_loader.load_sweep_config
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Check every job before the first starts; then run them, or exit with 1."""
+        from triptych.tools.sweep.jobs import compose_jobs
+
+        if not job_overrides:
+            raise UserError("-m: no jobs to run; a glob(...) or range(...) matches nothing")
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UserError("-m: under torchrun every rank would sweep; start the sweep by python")
+        jobs = compose_jobs(
+            lambda overrides: self.compose(self.config, overrides), job_overrides, self.command
+        )
+        self.run(jobs)
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        if type(self.num_jobs) is not int or self.num_jobs < 1:
+            raise UserError(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
+        from triptych.tools.sweep.sweep import run_sweep
+
+        run_sweep(jobs, self.num_jobs)
+
+
+class MeasuringLauncher(ProcessLauncher):
+    """Runs measurements one at a time: two would measure each other."""
+
+    command = "benchmark"
+
+    def __init__(self) -> None:
+        super().__init__(num_jobs=1)
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.tools.benchmark.together import run
+
+        run(jobs)
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Submits all jobs at once to SLURM and waits for them; the options are submitit's."""
+
+    def __init__(self, parameters: DictConfig, **options: Any) -> None:
+        self.options = options | {"parameters": OmegaConf.to_container(parameters, resolve=True)}
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.tools.sweep.slurm import make_executor, submit_sweep
+
+        submit_sweep(jobs, make_executor(**self.options))

@@ -1,0 +1,81 @@
+"""A sweep on a cluster: SLURM runs the jobs, on machines that share the folder of the runs."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import UserError
+from triptych.tools.sweep.jobs import Job, find_newest_run, is_done, label_jobs, train_arguments
+from triptych.tools.sweep.processes import Outcome, outcome_of_run
+from triptych.tools.sweep.sweep import print_table
+
+
+class SubmittedJob:
+    """A job as submitit pickles it: with its config as it was when the sweep was started."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self) -> str:
+        """Train, or resume an earlier run of the job; the message of a UserError, else empty."""
+        from triptych.cli import configure_logging
+        from triptych.training import train
+
+        configure_logging()
+        earlier = None if self.job.fresh else find_newest_run(self.job)
+        if earlier and is_done(earlier, self.job):
+            return ""
+        try:
+            train(**train_arguments(self.job, earlier))
+        except UserError as error:
+            return str(error)
+        except SystemExit:  # the record says why
+            pass
+        return ""
+
+    def checkpoint(self) -> Any:
+        """What submitit requeues where SLURM cuts a job off: the same, to be resumed."""
+        job = SubmittedJob(self.job._replace(fresh=False))
+        return import_module("submitit.helpers").DelayedSubmission(job)
+
+
+def make_executor(
+    cluster: str, folder: str, max_num_timeout: int, parameters: Mapping[str, Any]
+) -> Any:
+    """submitit's executor of a cluster; raises UserError where there is none."""
+    try:
+        submitit = import_module("submitit")
+    except ImportError as error:
+        raise UserError("hydra/launcher=slurm: pip install submitit (extra `slurm`)") from error
+    try:
+        executor = submitit.AutoExecutor(
+            Path(folder, "%j"), cluster, slurm_max_num_timeout=max_num_timeout
+        )
+        executor.update_parameters(**parameters)
+    except (RuntimeError, ValueError, TypeError, NameError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"hydra.launcher: cluster={cluster}: {reason}") from error
+    return executor
+
+
+def submit_sweep(jobs: Sequence[Job], executor: Any) -> None:
+    """Submit the jobs, wait for them, print how they ended; exits with 1 unless all finished."""
+    submitted = executor.submit_array([SubmittedJob(job) for job in jobs])
+    print(f"submitted: {' '.join(job.job_id for job in submitted)}", flush=True)
+    outcomes = list(map(wait_for_job, jobs, submitted))
+    print_table(list(zip(label_jobs(jobs), outcomes, strict=True)))
+    if any(outcome.status != "finished" for outcome in outcomes):
+        raise SystemExit(1)
+
+
+def wait_for_job(job: Job, submitted: Any) -> Outcome:
+    """How a job ended, once it has; `submitted` is submitit's handle of it."""
+    exception = submitted.exception()  # waits
+    error = str(exception) if exception else submitted.result()
+    record = find_newest_run(job)
+    if record is None:
+        return Outcome("failed" if exception else "refused", error=error)
+    if record.metadata["status"] == "running":
+        return Outcome("killed", record.metadata, record.folder, error)
+    return outcome_of_run(record, is_earlier=False)
