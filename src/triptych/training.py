@@ -15,7 +15,7 @@ from triptych import build
 from triptych.build import check_available
 from triptych.callbacks import checkpoint
 from triptych.callbacks.checkpoint import CheckpointSchedule
-from triptych.callbacks.feature_cache import Probe
+from triptych.callbacks.feature_cache import FeatureCache
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import Journal
 from triptych.callbacks.tensorboard import TensorBoardCallback, log_hyperparameters
@@ -136,7 +136,7 @@ def make_trainer(
     journal = Journal(record, keeps["score"], due)
     ours = [TensorBoardCallback(record, str(task.backbone.head)), journal]
     if config.get("speed", {}).get("cache_features"):  # nor do they have this
-        ours.insert(0, Probe(record))
+        ours.insert(0, FeatureCache(record))
     return build.build_trainer(config, record, ours), journal
 
 

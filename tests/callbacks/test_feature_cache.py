@@ -1,8 +1,11 @@
-"""A frozen backbone that runs once: which networks, when not, and that nothing else changes."""
+"""A frozen backbone runs once over every image, and nothing else of the training changes."""
 
 import json
+import os
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +20,8 @@ from torch import Tensor, nn
 
 from tests.runs.test_survival import assert_same_run
 from tests.trials.mortal import Tiny
-from triptych.callbacks.feature_cache import Frozen, check_same_in_every_epoch, is_close
+from triptych.callbacks import feature_cache
+from triptych.callbacks.feature_cache import FrozenBackbone, check_features_stay
 from triptych.data.datamodule import ImageSubset
 from triptych.data.source import LabelledImages
 from triptych.data.transforms import DeviceTransforms
@@ -28,11 +32,9 @@ from triptych.models.torchvision_models import TorchvisionModel
 
 Ask = Callable[..., dict[str, Any]]
 
-# Whole runs, of a network with BatchNorm and dropout below its head.
-
 
 class World:
-    """Runs of a probe on the same weights, which share what is kept of their images."""
+    """Runs of one probe, of a network with BatchNorm and dropout below its head."""
 
     def __init__(self, ask: Ask, folder: Path) -> None:
         self.ask, self.folder = ask, folder
@@ -40,240 +42,154 @@ class World:
         torch.save(Tiny(10).state_dict(), folder / "tiny.pth")
         self.env = {"DATA_DIR": str(folder / "data")}
 
-    def answer(self, name: str, *typed: str, **fault: Any) -> dict[str, Any]:
+    def start(self, name: str, *overrides: str, **fault: Any) -> dict[str, Any]:
         probe = ("++model.freeze=backbone", f"++model.weights={self.folder / 'tiny.pth'}")
-        asked = (*probe, "data.augment=none", f"log_dir={self.folder / name}")
-        return self.ask(*asked, *typed, **{"env": self.env} | fault)
+        place = ("data.augment=none", f"log_dir={self.folder / name}")
+        return self.ask(*probe, *place, *overrides, **{"env": self.env} | fault)
 
-    def run(self, name: str, *typed: str, **fault: Any) -> Path:
+    def run(self, name: str, *overrides: str, **fault: Any) -> Path:
         """The folder of a finished run."""
-        answer = self.answer(name, *typed, **fault)
+        answer = self.start(name, *overrides, **fault)
         assert answer["code"] == 0, answer["output"]
-        return self.of(name)
+        return self.run_folder(name)
 
-    def of(self, name: str) -> Path:
+    def run_folder(self, name: str) -> Path:
         [path] = (self.folder / name).rglob("run.json")
         return path.parent
 
-    def kept(self) -> list[Path]:
+    def feature_files(self) -> list[Path]:
         return sorted((self.folder / "data" / ".features").glob("*.features"))
 
 
-@pytest.fixture
-def world(ask: Ask, tmp_path: Path) -> World:
-    return World(ask, tmp_path)
+@pytest.fixture(scope="module")
+def world(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(ask, tmp_path_factory.mktemp("world"))
 
 
-def metadata(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return read
+@pytest.fixture(scope="module")
+def without_cache(world: World) -> Path:
+    return world.run("without", "speed.cache_features=false")
+
+
+def feature_seconds(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())["feature_seconds"]
 
 
 def logged(folder: Path) -> str:
     return (folder / "train.log").read_text()
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / "checkpoints" / "best.ckpt"
-    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
-
-
-def test_features_change_no_bit_of_a_run_whether_computed_or_read(world: World) -> None:
-    plain = world.run("plain", "speed.cache_features=false")
-    assert world.kept() == []
-    assert metadata(plain)["feature_seconds"] is None
+def test_features_change_no_bit_of_a_run_whether_computed_or_read(
+    world: World, without_cache: Path
+) -> None:
+    assert world.feature_files() == []
+    assert feature_seconds(without_cache) is None
     computed, read = world.run("computed"), world.run("read")
-    assert_same_run(computed, plain)
-    assert_same_run(read, plain)
-    assert metadata(computed)["feature_seconds"] > 0 == metadata(read)["feature_seconds"]
-    assert "features of 40 training images computed in" in logged(computed)
-    assert "features of 25 test images read from" in logged(read)
-    sizes = sorted(path.stat().st_size for path in world.kept())
-    assert sizes == [num_images * 8 * 7 * 7 * 4 for num_images in (20, 25, 40)]
-    assert weights(computed).keys() == Tiny(10).state_dict().keys()
+    assert_same_run(computed, without_cache)
+    assert_same_run(read, without_cache)
+    assert feature_seconds(computed) > 0 == feature_seconds(read)
+    assert "features computed in" in logged(computed)
+    assert "features read from" in logged(read)
+    [path] = world.feature_files()
+    assert path.stat().st_size == (40 + 20 + 25) * 8 * 7 * 7 * 4
 
 
-def test_a_smaller_last_batch_changes_weights_by_rounding_alone(world: World) -> None:
-    odd = ("data.num_train=39", "data.batch_size=9")
-    plain, probe = world.run("plain", *odd, "speed.cache_features=false"), world.run("probe", *odd)
-    assert "computed in" in logged(probe)
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(weights(probe)[name], value, rtol=0, atol=1e-6)
-    assert metadata(probe)["best_epoch"] == metadata(plain)["best_epoch"]
-    assert (
-        metadata(probe)["metrics"]["test/accuracy"] == metadata(plain)["metrics"]["test/accuracy"]
-    )
-
-
-def test_another_head_reads_what_the_first_computed_and_other_images_are_other_features(
-    world: World,
+def test_a_killed_run_resumes_where_its_features_and_the_file_of_its_weights_are_gone(
+    world: World, without_cache: Path
 ) -> None:
-    world.run("first")
-    other = world.run("other", "seed=1", "optim.lr=0.1", "optim=sgd")
-    assert metadata(other)["feature_seconds"] == 0
-    assert len(world.kept()) == 3
-    fewer = world.run("fewer", "data.num_train=30")
-    assert "features of 30 training images computed" in logged(fewer)
-    assert "features of 25 test images read" in logged(fewer)
-    assert len(world.kept()) == 4
-    torch.manual_seed(1)
-    torch.save(Tiny(10).state_dict(), world.folder / "tiny.pth")
-    assert "features of 25 test images computed" in logged(world.run("other weights"))
-
-
-def test_a_killed_run_goes_on_with_the_features_it_began_with(world: World) -> None:
-    whole = world.run("whole")
-    assert world.answer("killed", at="step", nth=8)["code"] == -signal.SIGKILL
-    folder = world.of("killed")
+    assert world.start("killed", at="step", nth=8)["code"] == -signal.SIGKILL
+    weights = world.folder / "tiny.pth"
+    for path in (*world.feature_files(), weights):
+        path.rename(path.with_suffix(".away"))
+    folder = world.run_folder("killed")
     assert world.ask(f"resume={folder}", env=world.env)["code"] == 0
-    assert_same_run(folder, whole)
-    assert logged(folder).count("features of 40 training images read") == 2
+    assert_same_run(folder, without_cache)
+    assert "features computed in" in logged(folder).rpartition("resumed")[2]
+    weights.with_suffix(".away").rename(weights)
 
 
-def test_a_run_goes_on_where_its_features_and_the_file_of_its_weights_are_gone(
-    world: World,
+def test_two_devices_share_one_pass_and_learn_what_one_does(
+    world: World, without_cache: Path, tmp_path: Path
 ) -> None:
-    whole = world.run("whole")
-    world.answer("killed", at="step", nth=8)
-    for path in (*world.kept(), world.folder / "tiny.pth"):
-        path.unlink()
-    folder = world.of("killed")
-    assert world.ask(f"resume={folder}", env=world.env)["code"] == 0
-    assert_same_run(folder, whole)
-    assert "features of 40 training images computed" in logged(folder)
+    devices = ("trainer=ddp", "trainer.devices=2", "++trainer.accelerator=cpu")
+    both = world.run("both", *devices, env={"DATA_DIR": str(tmp_path)})
+    assert len([*(tmp_path / ".features").glob("*.features")]) == 1
+    assert feature_seconds(both) > 0
+    weights = [
+        torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for folder in (both, without_cache)
+    ]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
 
 
-def test_two_devices_share_one_pass_and_learn_what_one_does(world: World) -> None:
-    alone = world.run("alone")
-    for path in world.kept():
-        path.unlink()
-    both = world.run("both", "trainer=ddp", "trainer.devices=2", "++trainer.accelerator=cpu")
-    assert len(world.kept()) == 3
-    assert metadata(both)["feature_seconds"] > 0
-    for name, value in weights(alone).items():
-        torch.testing.assert_close(weights(both)[name], value, rtol=0, atol=1e-5)
-    saved, expected = (np.load(f / "predictions" / "test.npz") for f in (both, alone))
-    assert saved["index"].tolist() == expected["index"].tolist()
-
-
-def test_a_disk_that_takes_no_features_costs_time_but_not_the_run(world: World) -> None:
-    (world.folder / "file").touch()
-    plain = world.run("plain", "speed.cache_features=false")
-    full = world.run("full", env={"DATA_DIR": str(world.folder / "file")})
-    assert_same_run(full, plain)
-    assert "the backbone runs in every epoch:" in logged(full)
-    assert "Not a directory" in logged(full)
-
-
-def test_augmentation_is_the_reason_to_keep_nothing(world: World) -> None:
-    folder = world.run("run", "data.augment=standard", "trainer.max_epochs=1")
-    reason = "data.augment=standard, so images differ from epoch to epoch"
-    assert logged(folder).count(f"the backbone runs in every epoch: {reason}") == 1
-    assert metadata(folder)["feature_seconds"] is None
-    assert world.kept() == []
-
-
-# When not.
-
-
-def asked(**trainer: Any) -> SimpleNamespace:
-    alone = {"callbacks": [], "fast_dev_run": 0, "strategy": SingleDeviceStrategy("cpu")}
-    return SimpleNamespace(**alone | trainer)
-
-
-def test_the_same_images_in_every_epoch_are_no_hindrance() -> None:
-    check_same_in_every_epoch(asked(), SimpleNamespace(augment="none", mix="none"))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("augment", "mix", "trainer", "reason"),
-    [
-        ("standard", "none", {}, "data.augment=standard, so images differ"),
-        ("none", "mixup", {}, "data.mix=mixup, so images differ"),
-        ("none", "none", {"callbacks": [BackboneFinetuning()]}, "a callback may train it"),
-        ("none", "none", {"strategy": FSDPStrategy()}, "FSDPStrategy spreads it over devices"),
-        ("none", "none", {"fast_dev_run": 1}, "trainer.fast_dev_run takes but a few images"),
-    ],
-)
-def test_what_is_in_the_way_is_said(
-    augment: str, mix: str, trainer: dict[str, Any], reason: str
+def test_a_disk_that_takes_no_features_costs_time_but_not_the_run(
+    world: World, without_cache: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=reason):
-        check_same_in_every_epoch(asked(**trainer), SimpleNamespace(augment=augment, mix=mix))  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    folder = world.run("full", env={"DATA_DIR": str(tmp_path / "file")})
+    assert_same_run(folder, without_cache)
+    assert logged(folder).count("the backbone runs in every epoch:") == 1
+    assert feature_seconds(folder) is None
 
 
-# Which networks: those whose head gives the logits by itself.
+# One backbone under a trainer of which only what counts is real.
 
 
-def frozen(backbone: Backbone, precision: Precision | None = None, world_size: int = 1) -> Frozen:
-    """As under a trainer on a CPU."""
+class Task(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(images.to(self.dtype))
+        return logits
+
+
+def trainer_of(backbone: Backbone, precision: Precision | None = None, **settings: Any) -> Any:
     precision = precision or Precision()
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    trainer: Any = SimpleNamespace(
-        strategy=strategy,
+    data = SimpleNamespace(
+        transforms=DeviceTransforms(backbone.preprocessing, augment=False, mix=None),
+        **{"batch_size": 8, "augment": "none", "mix": "none"} | settings.pop("data", {}),
+    )
+    return SimpleNamespace(
+        **{"strategy": SingleDeviceStrategy("cpu"), "callbacks": [], "fast_dev_run": 0} | settings,
         precision_plugin=precision,
         precision=precision.precision,
-        world_size=world_size,
+        world_size=1,
+        datamodule=data,
+        lightning_module=precision.convert_module(Task(backbone)),
     )
-    data: Any = SimpleNamespace(
-        transforms=DeviceTransforms(backbone.preprocessing), batch_size=8 * world_size
-    )
-
-    class Task(nn.Module):  # what of the task counts here
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = backbone
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = backbone(images.to(next(backbone.parameters()).dtype))
-            return logits
-
-    task: Any = precision.convert_module(Task())
-    return Frozen(trainer, task, data)
 
 
 def images(size: int, n: int = 12) -> ImageSubset:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
-    return ImageSubset(
-        LabelledImages(pixels, torch.zeros(n, dtype=torch.int64)), torch.arange(n).flip(0)
-    )
+    labels = torch.zeros(n, dtype=torch.int64)
+    return ImageSubset(LabelledImages(pixels, labels), torch.arange(n).flip(0))
 
 
-def without_head(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """What the network gives with nothing in place of its head."""
-    head = backbone.head
+def frozen(backbone: Backbone, precision: Precision | None = None) -> FrozenBackbone:
+    splits = (images(backbone.preprocessing.input_size),)
+    return FrozenBackbone(trainer_of(backbone, precision), splits, "mine")
+
+
+def test_features_are_what_the_network_gives_without_its_head() -> None:
+    backbone = TorchvisionModel("mobilenet_v3_small", None, 32, "backbone").build(num_classes=5)
+    made = frozen(backbone)
+    features, _ = made.load_or_compute()
+    pixels = made.trainer.datamodule.transforms.evaluation(images(32).data.images.flip(0))
     backbone.network.set_submodule(backbone.head_name, nn.Identity())
     with torch.no_grad():
-        features: Tensor = backbone.network(pixels)
-    backbone.network.set_submodule(backbone.head_name, head)
-    return features
-
-
-@pytest.mark.parametrize(
-    ("name", "num_features"), [("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024)]
-)
-def test_features_are_what_the_network_gives_without_its_head_by_place(
-    name: str, num_features: int
-) -> None:
-    backbone = TorchvisionModel(name, None, 32, "backbone").build(num_classes=5)
-    made, part = frozen(backbone), images(32)
-    found = torch.cat(list(made.all_features(part, "")))
-    pixels = made.data.transforms.evaluation(part.data.images.flip(0))
-    assert found.shape == (12, num_features)
-    torch.testing.assert_close(found, without_head(backbone, pixels), rtol=1e-4, atol=1e-6)
-    assert is_close(made.first_features(part), found[:8])
-
-
-def test_a_head_that_is_followed_by_more_is_no_reason_to_be_wrong() -> None:
-    backbone = TorchvisionModel("squeezenet1_1", None, 32, "backbone").build(num_classes=5)
-    with pytest.raises(UserError, match=r"its head classifier\.1 takes 512x1x1 numbers and is not"):
-        frozen(backbone).first_features(images(32))
+        torch.testing.assert_close(features, backbone.network(pixels), rtol=1e-4, atol=1e-6)
+    assert features.shape == (12, 1024)
 
 
 class Twice(nn.Module):
-    """A network that asks its head for both halves of an image."""
+    """A network that runs its head on both halves of an image."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -281,68 +197,168 @@ class Twice(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         top, bottom = images.flatten(2).chunk(2, dim=2)
-        answers: Tensor = self.head(top.flatten(1)) + self.head(bottom.flatten(1))
-        return answers
+        logits: Tensor = self.head(top.flatten(1)) + self.head(bottom.flatten(1))
+        return logits
 
 
-class Scaled(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(192, num_classes), nn.Softmax(1))
+def scaled(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), nn.Softmax(1))
 
 
 @pytest.mark.parametrize(
-    ("network", "reason"), [(Twice, "runs 2 times an image"), (Scaled, "is not its last layer")]
+    "model",
+    [
+        TorchvisionModel("squeezenet1_1", None, 32, "backbone"),
+        CustomModel("mine", Twice, 8, freeze="backbone"),  # type: ignore[arg-type]
+        CustomModel("mine", scaled, 8, freeze="backbone"),  # type: ignore[arg-type]
+    ],
 )
-def test_a_network_of_ones_own_is_tried_with_images(network: Any, reason: str) -> None:
-    backbone = CustomModel("mine", network, 8, freeze="backbone").build(num_classes=5)
-    with pytest.raises(UserError, match=reason):
-        frozen(backbone).first_features(images(8))
+def test_a_network_whose_head_is_not_all_that_follows_is_refused(model: Any) -> None:
+    with pytest.raises(UserError, match=r"its head [\w.]+ is not its last layer"):
+        frozen(model.build(num_classes=5)).load_or_compute()
 
 
-class Flat(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        convolution = nn.Conv2d(3, 16, 4)
-        super().__init__(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(400, num_classes))
+def small(num_classes: int) -> nn.Module:
+    layers = nn.Conv2d(3, 16, 4), nn.ReLU(), nn.Flatten(), nn.Linear(400, num_classes)
+    return nn.Sequential(*layers)
+
+
+def flat() -> Backbone:
+    torch.manual_seed(0)
+    return CustomModel("flat", small, 8, freeze="backbone").build(num_classes=5)
 
 
 @pytest.mark.parametrize("precision", [MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()])
-def test_in_half_precision_features_keep_every_bit_that_the_head_sees(precision: Any) -> None:
-    torch.manual_seed(0)
-    backbone = CustomModel("flat", Flat, 8, freeze="backbone").build(num_classes=5)
-    made, part = frozen(backbone, precision), images(8)
-    kept = made.first_features(part)
-    assert kept.dtype is torch.float32
+def test_in_half_precision_features_keep_every_bit_that_the_head_takes(precision: Any) -> None:
+    made = frozen(flat(), precision)
+    features, _ = made.load_or_compute()
+    assert features.dtype is torch.float32
     with torch.no_grad(), precision.forward_context():
-        logits = made.task(made.data.transforms.evaluation(part.data.images.flip(0)[:8]))
-        assert made.task(kept).equal(logits)
+        batch = made.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0)[:8])
+        logits = made.task(batch)
+        assert made.head(features[:8].to(made.task.dtype)).equal(logits)
     assert logits.dtype.itemsize == 2
-    assert kept.equal(kept.to(logits.dtype).float())
 
 
-def test_each_change_of_what_makes_features_changes_their_name() -> None:
-    def identity(
+def test_each_change_of_what_makes_features_changes_the_name_of_their_file() -> None:
+    def name(
         model: str = "flat",
         precision: Precision | None = None,
         preprocessing: Preprocessing | None = None,
-        **harm: Any,
+        n: int = 12,
+        **changes: float,
     ) -> str:
-        torch.manual_seed(0)
-        backbone = CustomModel("flat", Flat, 8, freeze="backbone").build(num_classes=5)
+        backbone = flat()
         backbone.preprocessing = preprocessing or backbone.preprocessing
-        for name, value in harm.items():
-            backbone.network.get_parameter(name.replace("_", ".")).data[0] += value
-        return frozen(backbone, precision).identity(model)
+        for parameter, value in changes.items():
+            backbone.network.get_parameter(parameter.replace("_", ".")).data[0] += value
+        return FrozenBackbone(trainer_of(backbone, precision), (images(8, n),), model).path.name
 
-    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    assert identity() == identity(**{"3_weight": 0.1}), "another head"
+    half = (0.5, 0.5, 0.5)
+    assert name() == name(**{"3_weight": 0.1}), "another head"
     names = {
-        identity(),
-        identity("other"),
-        identity(precision=MixedPrecision("bf16-mixed", "cpu")),
-        identity(preprocessing=Preprocessing(9, mean, std)),
-        identity(preprocessing=Preprocessing(8, (0.4, 0.5, 0.5), std)),
-        identity(preprocessing=Preprocessing(8, mean, std, "bicubic")),
-        identity(**{"0_weight": 1e-6}),
-        identity(**{"0_bias": 1e-6}),
+        name(),
+        name("other"),
+        name(precision=MixedPrecision("bf16-mixed", "cpu")),
+        name(preprocessing=Preprocessing(9, half, half)),
+        name(preprocessing=Preprocessing(8, (0.4, 0.5, 0.5), half)),
+        name(preprocessing=Preprocessing(8, half, half, "bicubic")),
+        name(n=11),
+        name(**{"0_weight": 1e-6}),
+        name(**{"0_bias": 1e-6}),
     }
-    assert len(names) == 8
+    assert len(names) == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"data": {"augment": "standard"}}, "data.augment=standard, so images differ"),
+        ({"data": {"mix": "mixup"}}, "data.mix=mixup, so images differ"),
+        ({"callbacks": [BackboneFinetuning()]}, "a callback may train it"),
+        ({"strategy": FSDPStrategy()}, "FSDPStrategy spreads it over devices"),
+        ({"fast_dev_run": 1}, "trainer.fast_dev_run takes but a few images"),
+    ],
+)
+def test_the_reason_for_running_the_backbone_in_every_epoch_is_named(
+    settings: dict[str, Any], reason: str
+) -> None:
+    check_features_stay(trainer_of(flat()))
+    with pytest.raises(UserError, match=reason):
+        check_features_stay(trainer_of(flat(), **settings))
+
+
+# The files.
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def cache(name: str = "mine") -> FrozenBackbone:
+    return FrozenBackbone(trainer_of(flat()), (images(8, 5), images(8, 7)), name)
+
+
+@pytest.mark.parametrize("harm", ["short", "empty", "other", "not a number"])
+def test_a_file_that_does_not_fit_is_computed_again(harm: str, data_dir: Path) -> None:
+    made = cache()
+    features, _ = made.load_or_compute()
+    content, other = made.path.read_bytes(), features.flip(0).numpy().tobytes()
+    nan = np.full(features.shape, np.nan, np.float32).tobytes()
+    harmed = {"short": content[:-1], "empty": b"", "other": other, "not a number": nan}
+    made.path.write_bytes(harmed[harm])
+    again, seconds = made.load_or_compute()
+    assert seconds > 0
+    assert again.numpy().tobytes() == content == made.path.read_bytes()
+
+
+def test_of_two_processes_at_once_one_computes(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, writes, write = threading.Barrier(2), [], FrozenBackbone._write
+
+    def count(made: FrozenBackbone, num_bytes: int) -> None:
+        writes.append(made)
+        write(made, num_bytes)
+
+    def start(made: FrozenBackbone) -> Tensor:
+        together.wait(10)
+        return made.load_or_compute()[0]
+
+    monkeypatch.setattr(FrozenBackbone, "_write", count)
+    with ThreadPoolExecutor() as pool:
+        features = [*pool.map(start, [cache(), cache()], timeout=10)]
+    assert len(writes) == 1
+    assert features[0].equal(features[1])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_nothing_half_written_is_left(
+    error: BaseException, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise error
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        cache().load_or_compute()
+    assert {path.suffix for path in (data_dir / ".features").iterdir()} == {".lock"}
+
+
+def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {name: cache(name).path for name in "abcd"}
+    monkeypatch.setattr(feature_cache, "MAX_BYTES", 3 * 12 * 400 * 4)
+    in_use = [cache(name).load_or_compute()[0] for name in "abc"]
+    for seconds, name in enumerate("bac"):
+        os.utime(paths[name], (seconds, seconds))
+    cache("b").load_or_compute()
+    cache("d").load_or_compute()
+    assert [name for name in "abcd" if paths[name].exists()] == ["b", "c", "d"]
+    assert in_use[0].equal(in_use[2])
+    monkeypatch.setattr(feature_cache, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match=r"features take 19\.2 kB, more than 1\.0 kB"):
+        cache("a").load_or_compute()
