@@ -186,7 +186,7 @@ def read_only(stopped: Path) -> Iterator[Path]:
 
 def test_a_read_only_folder_is_refused_by_name(ask: Ask, read_only: Path) -> None:
     said = told(ask(f"resume={read_only}", uid=65534))
-    assert f"{read_only}: cannot be written to (Permission denied)" in said
+    assert f"{read_only}: cannot be written to" in said
 
 
 # Files in the folder that are not what a run writes.
@@ -405,7 +405,7 @@ def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: st
 def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(UserError, match=r"no regular file|neither a file|not seekable"):
+    with pytest.raises(UserError, match=r"no regular file|not seekable"):
         reopen_run({"resume": str(folder), "trusted_targets": []}, [])
     assert not is_locked(folder)
 
@@ -423,7 +423,7 @@ def test_a_fifo_in_a_finished_run_is_refused(whole: Path, tmp_path: Path, name: 
     folder = shutil.copytree(whole, tmp_path / "run")
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(UserError, match=f"{name}: neither a file nor a folder"):
+    with pytest.raises(UserError, match=f"{name} is no regular file"):
         read_finished(folder)
 
 

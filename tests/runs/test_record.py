@@ -187,7 +187,7 @@ def test_objects_are_no_predictions(record: Record) -> None:
 
 def test_lines_of_the_log_are_kept_while_the_run_lasts(record: Record) -> None:
     log = logging.getLogger("triptych.test")
-    with record.log_kept():
+    with record.log_to_file():
         log.warning("epoch 1 batch 100 loss 1.342")
     log.warning("afterwards")
     [line] = (record.folder / "train.log").read_text().splitlines()

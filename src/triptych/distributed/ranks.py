@@ -102,7 +102,7 @@ class ReadOnlyRecord(Record):
     def drop_predictions(self, split: str) -> None: ...
 
     @contextmanager
-    def log_kept(self) -> Iterator[None]:
+    def log_to_file(self) -> Iterator[None]:
         """Rank 0 logs how the run goes; the other ranks log warnings and errors only."""
         logging.getLogger("triptych").setLevel(logging.WARNING)
         yield

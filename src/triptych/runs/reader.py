@@ -1,4 +1,4 @@
-"""Run folders as they are found: anybody's, half-written, edited by hand. Data until checked."""
+"""Run folders of anybody, half-written or edited by hand: data until checked."""
 
 import glob
 import logging
@@ -7,16 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from triptych.config import NAMES, TEXT, Rule, count, format_value, number
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.record import Record
-from triptych.runs.storage import LONGEST_TEXT, is_too_long
+from triptych.runs.storage import check_regular_file
 
-MAX_DEPTH = 50  # of what is nested in a file: no run comes near it
-# What is measured in a run is far below, and what is drawn of it stays finite.
-MEASURED = number(0, 1e18)
+MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
+MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 REQUIRED_METADATA: dict[str, Rule] = {
     **dict.fromkeys(("model", "data", "split_hash", "test_hash"), TEXT),
@@ -36,54 +33,57 @@ OPTIONAL_METADATA: dict[str, Rule] = {
 
 
 def find_run_folders(places: str | Sequence[str], setting: str = "runs") -> list[Path]:
-    """Every folder with a `run.json` at or below a folder or a glob, or a list of them, each once.
+    """Every folder with a `run.json` at or below the places, each once.
 
-    Raises UserError, by the name of the `setting`, where a place has none.
+    A place is a folder or a glob. Raises UserError, which names the `setting`, where a place has
+    no run.
     """
-    found: dict[Path, Path] = {}
+    by_real_path: dict[Path, Path] = {}
     empty: list[str] = []
     for place in sorted([places] if isinstance(places, str) else places):
         starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
         folders = [folder for start in starts for folder in walk_run_folders(Path(start))]
-        found = {folder.resolve(): folder for folder in folders} | found
+        by_real_path = {folder.resolve(): folder for folder in folders} | by_real_path
         empty += [] if folders else [place]
     if empty:
         raise UserError(
             f"{setting}={','.join(empty)}: no run there or below (a folder with a run.json)"
         )
-    return list(found.values())
+    return list(by_real_path.values())
 
 
 def walk_run_folders(start: Path) -> Iterator[Path]:
     """Folders with a `run.json` at or below another.
 
-    Links are followed, behind all else, but into no folder a second time."""
+    Links are followed after everything else, but into no folder a second time.
+    """
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(start, followlinks=True):
         subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
-        real = os.path.realpath(folder)
-        is_run = "run.json" in files
-        if is_run or real in seen:
+        real_path = os.path.realpath(folder)
+        is_run, is_new = "run.json" in files, real_path not in seen
+        if is_run or not is_new:
             subfolders.clear()
-        if is_run and real not in seen:
+        if is_run and is_new:
             yield Path(folder)
-        seen.add(real)
+        seen.add(real_path)
 
 
 def check_files(folder: Path) -> None:
-    """Raise UserError at what no reader comes to the end of: a FIFO, a text without end."""
+    """Raise UserError at a file that would block its reader or fill its memory."""
     for path in folder.rglob("*"):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise UserError(f"{path}: neither a file nor a folder; delete it")
-        if is_too_long(path):
-            raise UserError(f"{path}: a text longer than {decimal(LONGEST_TEXT)}; delete it")
+        try:
+            if not path.is_dir():
+                check_regular_file(path)
+        except OSError as error:
+            raise UserError(f"{error}; delete it") from error
 
 
 def read_finished(folder: Path) -> Record:
-    """The record of a finished run, whose facts are as `FACTS` and `OPTIONAL_FACTS` have them.
+    """The record of a finished run, with metadata as `REQUIRED_METADATA` and `OPTIONAL_METADATA`
+    have them; an optional entry that is missing is None.
 
-    An optional fact that is not there is None. Raises UserError where the run is not finished, or a
-    fact is not what it may be.
+    Raises UserError where the run is not finished, or where an entry breaks its rule.
     """
     record = Record.open(folder)
     check_files(folder)
@@ -91,9 +91,8 @@ def read_finished(folder: Path) -> Record:
     if status != "finished":
         reason = f" ({error})" if error else ""
         raise UserError(f"{folder}: not finished, its status is {format_value(status)}{reason}")
-    for name, rule in (
-        REQUIRED_METADATA | {k: r.or_null() for k, r in OPTIONAL_METADATA.items()}
-    ).items():
+    optional = {name: rule.or_null() for name, rule in OPTIONAL_METADATA.items()}
+    for name, rule in (REQUIRED_METADATA | optional).items():
         if not rule.holds(value := record.metadata.get(name)):
             raise UserError(
                 f"{folder}/run.json: {name} must be {rule.says}, it is {format_value(value)}"
@@ -103,9 +102,9 @@ def read_finished(folder: Path) -> Record:
 
 
 def sanitize(value: Any, depth: int = 0) -> Any:
-    """Strings, at any depth, in one line of what can be printed and written as UTF-8.
+    """The value, each string in it on one line of printable letters that UTF-8 can encode.
 
-    Raises UserError where lists and mappings are nested deeper than 50.
+    Raises UserError where lists and mappings are nested deeper than `MAX_DEPTH`.
     """
     if depth > MAX_DEPTH:
         raise UserError(f"nested deeper than {MAX_DEPTH}")
@@ -117,6 +116,6 @@ def sanitize(value: Any, depth: int = 0) -> Any:
 
 
 def sanitize_log_record(record: logging.LogRecord) -> bool:
-    """A filter for a log that names folders and what stands in them."""
+    """A logging filter for lines that quote names and texts out of run folders."""
     record.msg, record.args = sanitize_text(record.getMessage()), None
     return True

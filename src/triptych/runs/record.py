@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, all that later work needs. Knows nothing of torch."""
+"""The run folder and its record, `run.json`: all that later work needs. Knows nothing of torch."""
 
 import csv
 import hashlib
@@ -20,18 +20,22 @@ from omegaconf import OmegaConf
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.storage import (
-    LogFile,
     atomic_write,
     check_regular_file,
     make_folder,
     replace_non_finite,
+    translate_write_errors,
 )
 from triptych.runs.trust import check_yaml
 
-# What makes a run this run: its experiment, its code, its libraries.
-
+SCHEMA = 1
+SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
+COLUMNS = (
+    *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
+    *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
+)
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
-WHERE_USED = ("timm",)
+OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
@@ -46,62 +50,51 @@ NOT_THE_EXPERIMENT = """
 
 
 def experiment_settings(config: Config, *, less: Iterable[str] = ()) -> Config:
-    """A copy of the config without what is not part of the experiment, and what `less` names."""
-    kept: Config = json.loads(json.dumps(config))
+    """A copy of the config without `NOT_THE_EXPERIMENT` and the settings named in `less`."""
+    settings: Config = json.loads(json.dumps(config))
     for key in (*NOT_THE_EXPERIMENT, *less):
         *path, last = key.split(".")
-        node = kept
+        node = settings
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
-    return kept
+    return settings
 
 
 def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
-    """SHA-256 of the experiment, as canonical JSON, without the settings named in `less`."""
-    kept = experiment_settings(config, less=less)
-    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    """SHA-256 of the `experiment_settings` as canonical JSON."""
+    settings = experiment_settings(config, less=less)
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def library_versions() -> dict[str, str | None]:
-    """Versions of what the figures depend on; None where a library is not installed."""
-
-    def installed(name: str) -> str | None:
+    """Versions of the libraries that results depend on; None where one is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in (*LIBRARIES, *(name for name in OPTIONAL_LIBRARIES if name in sys.modules)):
         try:
-            return version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            return None
-
-    used = (name for name in WHERE_USED if name in sys.modules)
-    return {name: installed(name) for name in (*LIBRARIES, *used)}
+            versions[name] = None
+    return versions
 
 
 def git_commit() -> str | None:
     """The commit of code and configs, `+dirty` where they differ from it; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parents[2])]
+
+    def run_git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "src", "configs"], capture_output=True, text=True
-        )
+        is_dirty = bool(run_git("status", "--porcelain", "src", "configs"))
+        return run_git("rev-parse", "HEAD") + ("+dirty" if is_dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
-
-
-SCHEMA = 1
-SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
-COLUMNS = (
-    *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
-    *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
-)
 
 
 class Record:
-    """One run's folder and its `run.json`, which is rewritten whole at every change."""
+    """One run's folder and the content of its `run.json`, which every change rewrites whole."""
 
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
@@ -109,17 +102,13 @@ class Record:
 
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
-        """Make a new folder with the frozen config; raises UserError where that cannot be."""
+        """Make a new folder with its `config.yaml`; raises UserError where that cannot be."""
         now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
         name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
-        try:
+        with translate_write_errors(f"log_dir={config['log_dir']}"):
             record = cls(make_folder(parent / f"seed{config['seed']}", name), {})
             record.write_config(config)
-        except OSError as error:
-            raise UserError(
-                f"log_dir={config['log_dir']}: cannot be written to ({error})"
-            ) from error
         record.update(
             schema=SCHEMA,
             status="running",
@@ -146,10 +135,9 @@ class Record:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """The record of an existing folder; raises UserError where it has none."""
+        path = folder / "run.json"
         try:
-            metadata = replace_non_finite(
-                json.loads(check_regular_file(folder / "run.json").read_text())
-            )
+            metadata = replace_non_finite(json.loads(check_regular_file(path).read_text()))
             if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
                 raise ValueError(f"no record of schema {SCHEMA}")
         except (OSError, ValueError, RecursionError) as error:
@@ -160,13 +148,13 @@ class Record:
 
     @property
     def config(self) -> Config:
-        """The frozen config; raises UserError where it cannot be read."""
+        """The run's resolved config; raises UserError where it cannot be read."""
         path = self.folder / "config.yaml"
         try:
             text = check_regular_file(path).read_text()
             check_yaml(text)
             config = OmegaConf.to_container(OmegaConf.create(text))
-        except Exception as error:  # of yaml, of omegaconf, of the system: many kinds
+        except Exception as error:  # yaml, omegaconf and the system raise many types
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: cannot be read ({reason})") from error
         if not isinstance(config, dict):
@@ -178,7 +166,7 @@ class Record:
         return (self.folder / "config.yaml").read_text()
 
     def checkpoint_path(self, name: str) -> Path:
-        """Where the checkpoint `best` or `last` lies."""
+        """The path of the checkpoint `best` or `last`."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
     def write_config(self, config: Config) -> None:
@@ -186,14 +174,14 @@ class Record:
             path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def update(self, **metadata: Any) -> None:
-        """Set facts; NaN and infinities become null."""
+        """Set entries of `run.json`; NaN and infinities become null."""
         changed = replace_non_finite(self.metadata | metadata)
         with atomic_write(self.folder / "run.json") as path:
             path.write_text(json.dumps(changed, indent=2, allow_nan=False) + "\n")
         self.metadata = changed
 
     def begin(self, config: Config, **metadata: Any) -> None:
-        """Start or resume, with the facts of data and network; forget how the run ended before."""
+        """Record that the run starts or goes on; how it ended before is forgotten."""
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
@@ -204,12 +192,12 @@ class Record:
         self.update(status=status, finished_at=finished_at, **metadata)
 
     def add_metrics(self, row: dict[str, float]) -> None:
-        """Append a line to `metrics.csv`; what was not measured stays empty."""
+        """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""
         path = self.folder / "metrics.csv"
-        new = not path.exists()
+        is_new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-            if new:
+            if is_new:
                 writer.writeheader()
             writer.writerow(row)
 
@@ -227,9 +215,10 @@ class Record:
         (self.folder / "predictions" / f"{split}.npz").unlink(missing_ok=True)
 
     @contextmanager
-    def log_kept(self) -> Iterator[None]:
-        """Send log lines to `train.log` as well."""
-        handler = LogFile(self.folder / "train.log")
+    def log_to_file(self) -> Iterator[None]:
+        """Append log lines to `train.log` as well; raises UserError where it cannot be written."""
+        with translate_write_errors(str(self.folder)):
+            handler = LogFile(self.folder / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger("triptych").setLevel(logging.INFO)
         logging.getLogger().addHandler(handler)
@@ -239,3 +228,10 @@ class Record:
             logging.getLogger().removeHandler(handler)
             with suppress(OSError):
                 handler.close()
+
+
+class LogFile(logging.FileHandler):
+    """Silent on a full disk: the run ends at its next write of a result, with one message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass

@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, SIGUSR1, and the exit codes they ask for."""
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM and SIGUSR1, and their exit codes."""
 
 import os
 import signal
@@ -18,31 +18,33 @@ def exit_code(number: int) -> int:
 def install_handlers(handler: Handler, signals: Sequence[int] = ()) -> dict[int, Any]:
     """Install a handler, in the main thread; returns the handlers that it replaces.
 
-    `signals`: by default all, but not SIGUSR1 where Lightning answers it.
+    `signals`: by default `SIGNALS`, without SIGUSR1 where Lightning handles it.
     """
-    usual = SIGNALS[:2] if requeues_on_sigusr1() else SIGNALS
-    return {number: signal.signal(number, handler) for number in signals or usual}
+    default = SIGNALS[:2] if requeues_on_sigusr1() else SIGNALS
+    return {number: signal.signal(number, handler) for number in signals or default}
 
 
 def requeues_on_sigusr1() -> bool:
-    """Whether this is a task of SLURM's srun: SIGUSR1 announces the end of its time, and Lightning
-    asks for a requeue then. As Lightning finds it, without importing it."""
+    """Whether this is a task of SLURM's srun, whose job Lightning requeues at SIGUSR1.
+
+    The rule is Lightning's own, written out because its import takes seconds.
+    """
     is_task = "SLURM_NTASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     return is_task and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def exit_on_signal(number: int, _: FrameType | None) -> None:
-    """Raise SystemExit; further signals are ignored, so that the end is recorded in peace."""
+    """Raise SystemExit, and ignore further signals while the end of the run is recorded."""
     install_handlers(signal.SIG_IGN)
     raise SystemExit(exit_code(number))
 
 
 @contextmanager
 def signal_handlers(handler: Handler, signals: Sequence[int] = ()) -> Iterator[None]:
-    """`handle` while the block lasts."""
+    """Install a handler while the block lasts."""
     before = install_handlers(handler, signals)
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number, previous in before.items():
+            signal.signal(number, previous)

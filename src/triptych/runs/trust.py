@@ -1,4 +1,4 @@
-"""Run folders that may be somebody else's: data until checked."""
+"""Configs out of run folders that may be somebody else's: data until checked."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -11,36 +11,34 @@ from omegaconf import OmegaConf
 from triptych.config import CONFIGS, Config, check_config
 from triptych.errors import UserError
 
-DEEPEST = 50
+MAX_DEPTH = 50
 
 
 def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
-    """Check a config out of a run folder, which may be somebody else's.
-
-    Raises UserError where it names a `_target_` that neither the installed configs nor `trusted`
-    do, or holds an interpolation, which could make one: a run folder's config is resolved.
-    """
+    """Raise UserError where the config of a run folder breaks a rule of `check_config`, names a
+    `_target_` that neither the installed configs nor `trusted` name, or has an interpolation, which
+    could resolve to one: what a run writes is resolved."""
     if "${" in repr(config):
         raise UserError("config.yaml: holds an interpolation ${...}; write its value there instead")
     unknown = find_unknown_targets(config) - set(trusted)
     if unknown:
-        listed = ",".join(sorted(unknown))
+        names = ",".join(sorted(unknown))
         raise UserError(
-            f"_target_={listed}: not in the installed configs\n"
-            f"if you trust what it runs, add 'trusted_targets=[{listed}]'"
+            f"_target_={names}: not in the installed configs\n"
+            f"if you trust what it runs, add 'trusted_targets=[{names}]'"
         )
     check_config(config)
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError at what no run writes, and what would take a reader all its memory or time:
-    aliases, which unfold, and deep nesting."""
+    """Raise ValueError at aliases, which unfold into any size, and at deep nesting, which exhausts
+    the parser: no run writes either."""
     depth = 0
     for event in yaml.parse(text):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
-            raise ValueError(f"it has aliases, or is nested deeper than {DEEPEST}")
+        if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+            raise ValueError(f"it has aliases, or is nested deeper than {MAX_DEPTH}")
 
 
 def find_unknown_targets(config: Config) -> set[str]:
