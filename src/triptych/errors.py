@@ -19,6 +19,13 @@ class UserError(ValueError):
     """
 
 
+class RunFailed(RuntimeError):
+    """A run that cannot go on though its input can be used: what happened, what to try.
+
+    The program ends with exit code 1 and prints no traceback.
+    """
+
+
 def closest_matches(word: str, words: Iterable[str], n: int = 3) -> str:
     """The `n` words most alike, for a refusal to offer."""
     return ", ".join(get_close_matches(word, list(words), n, cutoff=0))

@@ -6,6 +6,7 @@ backbone expects them; the task learns; its best weights are scored once on the 
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,9 +25,10 @@ from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed.launch import launch_ranks, num_ranks
 from triptych.distributed.ranks import create_on_rank_zero
+from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.module import ImageClassifier
-from triptych.runs.lifecycle import run_lifecycle
+from triptych.runs.lifecycle import is_out_of_memory, run_lifecycle
 from triptych.runs.record import Record
 from triptych.runs.resume import (
     apply_resume_overrides,
@@ -156,8 +158,7 @@ def fit_and_test(
     record.update(device=build.device_name(device), precision=str(trainer.precision))
 
     last = record.checkpoint_path("last")
-    path = last if last.exists() else None  # of a run stopped after its training: fit ends at once
-    trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+    fit(trainer, journal, task, data, last if last.exists() else None)
     record.update(
         num_epochs=journal.num_epochs,
         best_epoch=journal.best["epoch"],
@@ -176,3 +177,28 @@ def fit_and_test(
     record.end("finished")
     if trainer.is_global_zero and not config["checkpoint"]["keep_last"]:
         last.unlink()
+
+
+def fit(
+    trainer: pl.Trainer,
+    journal: Journal,
+    task: ImageClassifier,
+    data: ImageDataModule,
+    path: Path | None,
+) -> None:
+    """Train, from the checkpoint at `path` if any: one saved after training ends at once.
+
+    Raises UserError where Lightning refuses a setting, or the checkpoint does not fit.
+    """
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+    except Exception as error:
+        is_known = isinstance(error, OSError | UserError | RunFailed) or is_out_of_memory(error)
+        if journal.has_started or is_known:
+            raise
+        if path:
+            reason = summarize_error(error)
+            raise UserError(f"{path}: of another run, or damaged ({reason})") from error
+        if isinstance(error, ValueError):
+            raise UserError(f"trainer: {summarize_error(error)}") from error
+        raise

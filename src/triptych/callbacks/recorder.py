@@ -19,13 +19,14 @@ from triptych.callbacks.checkpoint import (
     restore_generators,
 )
 from triptych.data.datamodule import Batch
+from triptych.errors import RunFailed
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 
 log = logging.getLogger(__name__)
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(RunFailed):
     """The training loss was NaN or infinite."""
 
 
@@ -54,6 +55,7 @@ class Journal(Checkpoint):
         self._clock = self._validation_began = 0.0
         self._chosen: Chosen | None = None
         self._generators: list[dict[str, Any]] = []
+        self.has_started = False  # then the settings and the checkpoint have been accepted
 
     def state_dict(self) -> dict[str, Any]:
         kept = "best train_seconds num_images num_epochs _unread_images _unread_seconds".split()
@@ -200,3 +202,4 @@ class Journal(Checkpoint):
         self._step = trainer.global_step
         restore_generators(self._generators, trainer.strategy.root_device)
         self.due.listen()
+        self.has_started = True

@@ -1,4 +1,4 @@
-"""Resuming a run, in its folder and from its last checkpoint."""
+"""Resuming a run: in its own folder, from its last checkpoint."""
 
 import csv
 import logging
@@ -15,30 +15,36 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych.callbacks import checkpoint
-from triptych.config import Config
+from triptych.config import Config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
 from triptych.runs.earlier_runs import find_runs, resume_arguments
 from triptych.runs.reader import check_files
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
-from triptych.runs.storage import atomic_write, find_temporary_files, lock_run, replace_non_finite
+from triptych.runs.storage import (
+    atomic_write,
+    find_temporary_files,
+    lock_run,
+    replace_non_finite,
+    translate_write_errors,
+)
 from triptych.runs.trust import check_untrusted_config
 
-OF_THE_TEST = ("test/", "best/", "_hparams_/")  # curves written after the last checkpoint
+log = logging.getLogger(__name__)
+TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
 
 
 def reopen_run(config: Config, overrides: list[str]) -> Record:
     """The record of the run to resume.
 
-    The folder's config holds, but for `overrides` that are no part of the experiment: where data
+    Its own config holds, but for `overrides` that are no part of the experiment: where the data
     lie, which device. Raises UserError at any other override, at a folder that is damaged, edited
-    or somebody else's, and where another process is at work on the run.
+    or untrusted, and where another process is at work on the run.
     """
-    keys = {override.lstrip("+").partition("=")[0]: override for override in overrides}
-    others = [typed for key, typed in keys.items() if key not in NOT_THE_EXPERIMENT]
-    if others:
-        raise UserError(f"resume= takes the folder's own config, without {' '.join(others)}")
     folder = Path(config["resume"])
+    changed = [o for o in overrides if setting_name(o) not in NOT_THE_EXPERIMENT]
+    if changed:
+        raise UserError(f"resume= takes the folder's own config, without {' '.join(changed)}")
     record = Record.open(folder)
     if record.metadata.get("status") == "finished":
         raise UserError(f"resume={folder}: this run is finished")
@@ -47,17 +53,17 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
             if path.is_symlink():
                 raise UserError(f"{path}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
-        own = record.config
-        check_untrusted_config(own, config["trusted_targets"])
-        if config_hash(own) != record.metadata.get("config_hash"):
+        run_config = record.config
+        check_untrusted_config(run_config, config["trusted_targets"])
+        if config_hash(run_config) != record.metadata.get("config_hash"):
             raise UserError(f"{folder}/config.yaml: edited since; start a new run instead")
-    if "trainer.devices" not in keys:
+    if "trainer.devices" not in map(setting_name, overrides):
         restore_num_threads(record)
     return record
 
 
 def restore_num_threads(record: Record) -> None:
-    """Take as many threads as before, if there are cores: sums depend on it in their last bits."""
+    """Take as many threads as before where there are cores: the last bits of sums depend on it."""
     number = record.metadata.get("num_threads")
     if type(number) is int and 1 <= number <= (os.cpu_count() or 1):
         torch.set_num_threads(number)
@@ -74,45 +80,45 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
             )
 
 
-def apply_resume_overrides(own: Config, typed: Config, overrides: list[str]) -> Config:
-    """A run's own config with the typed values of what `reopen` lets pass."""
-    apply_resume_overrides = dict(own)
-    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
-    for key in sorted(keys - {"resume", "trusted_targets"}):
+def apply_resume_overrides(run_config: Config, config: Config, overrides: list[str]) -> Config:
+    """The run's own config with the values that `overrides` set in `config`."""
+    merged = dict(run_config)
+    for key in sorted({*map(setting_name, overrides)} - {"resume", "trusted_targets"}):
         *path, last = key.split(".")
-        node, source = apply_resume_overrides, typed
+        node, source = merged, config
         for name in path:
             node[name] = dict(node.get(name) or {})
             node, source = node[name], source[name]
         node[last] = source[last]
-        if key == "data.root" and "root" in apply_resume_overrides["data"]["source"]:
+        if key == "data.root" and "root" in merged["data"]["source"]:
             node["source"] = node["source"] | {"root": source[last]}
-    assert config_hash(apply_resume_overrides) == config_hash(own)
-    return apply_resume_overrides
+    assert config_hash(merged) == config_hash(run_config)
+    return merged
 
 
 def truncate_to_checkpoint(record: Record) -> None:
-    """Take back what the run did after its last checkpoint: all of it will be done again.
+    """Remove what the run wrote after its last checkpoint: it will be done again.
 
-    Raises UserError where that checkpoint cannot be read, OSError where a file cannot be written.
+    Raises UserError where the checkpoint cannot be read, or the folder cannot be written to.
     """
     last, folder = record.checkpoint_path("last"), record.folder
-    # Beside `last.ckpt` Lightning's own is none: it saves one before it has SLURM requeue a job.
-    for path in [*find_temporary_files(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
-        path.unlink()
     try:
         step = checkpoint.checkpoint_step(last) if last.exists() else -1
-    except UserError as refused:
+    except UserError as error:
         raise UserError(
             f"{last}: no checkpoint, or damaged; nothing of it was run\n"
             "without it the run can start from its beginning: delete it, and resume"
-        ) from refused
-    truncate_metrics(folder / "metrics.csv", step)
-    truncate_events(folder / "tensorboard", step)
+        ) from error
+    with translate_write_errors(str(folder)):
+        # Lightning saves a checkpoint of its own when it has SLURM requeue a job: `last` is newer.
+        for path in [*find_temporary_files(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
+            path.unlink()
+        truncate_metrics(folder / "metrics.csv", step)
+        truncate_events(folder / "tensorboard", step)
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Leave the whole lines up to a step, less those of the test."""
+    """Keep the lines up to a step, without those of the test."""
     if not path.exists():
         return
     try:
@@ -127,55 +133,50 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 def step_of_row(row: dict[str, str | None]) -> int:
-    """The step of a line; -1 where a killed run left half of it."""
+    """The step of a line; -1 where a killed run wrote only half of it."""
     step = row.get("step") or ""
     return int(step) if step.isdecimal() and None not in row.values() else -1
 
 
 def truncate_events(folder: Path, step: int) -> None:
-    """Leave one event file, of what was logged up to a step, every event once; its name sorts
-    before newer ones, whatever the clock says."""
+    """Merge the event files into one, of every event up to a step, once."""
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files:
         return
-    kept = folder / "events.out.tfevents.0000000000.before"
-    with atomic_write(kept) as path, path.open("wb") as file:
+    merged = folder / "events.out.tfevents.0000000000.before"  # sorts before every later file
+    with atomic_write(merged) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        every = (raw for source in files for raw in read_events(source))
-        # Where this was cut off before, events lie in the kept file and in their own.
-        for raw in dict.fromkeys(raw for raw in every if is_before(raw, step)):
-            writer.write(raw)
+        events = (event for source in files for event in read_events(source))
+        # A merge that was killed leaves events both in the merged file and in their own.
+        for event in dict.fromkeys(event for event in events if is_up_to(step, event)):
+            writer.write(event)
     for path in files:
-        if path != kept:
+        if path != merged:
             path.unlink()
 
 
 def read_events(path: Path) -> Iterator[bytes]:
-    """The whole events of a file, up to the first that is not."""
-    with suppress(MemoryError, OverflowError):  # at a length that nobody has written
+    """The serialized events of a file, up to the first that is not whole."""
+    with suppress(MemoryError, OverflowError):  # at a length that no writer wrote
         yield from RawEventFileLoader(str(path)).Load()
 
 
-def is_before(raw: bytes, step: int) -> bool:
+def is_up_to(step: int, serialized: bytes) -> bool:
     try:
-        event: Any = Event.FromString(raw)
+        event: Any = Event.FromString(serialized)
     except DecodeError:
         return False
     tags = [value.tag for value in event.summary.value]
-    return 0 <= event.step <= step and not any(tag.startswith(OF_THE_TEST) for tag in tags)
-
-
-# A job that SLURM has put back into its queue: the same command again, in the folder it had.
-
-log = logging.getLogger(__name__)
+    return 0 <= event.step <= step and not any(tag.startswith(TEST_TAGS) for tag in tags)
 
 
 def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
 ) -> tuple[Config, list[str]]:
-    """What to train: the run that this job began before it was requeued, or what was asked for.
+    """Config and overrides of what to train: where SLURM has put this job back into its queue, the
+    run that it began is resumed.
 
-    Raises SystemExit where there is nothing left to do.
+    Raises SystemExit where that run is finished; then `started` is told its folder.
     """
     if config["resume"] or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"):
         return config, overrides
@@ -184,7 +185,7 @@ def resume_requeued_job(
         return config, overrides
     run = Record.open(Path(folder))
     if run.metadata["status"] == "finished":
-        for path in Path(folder).glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
+        for path in run.folder.glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
             path.unlink(missing_ok=True)
         log.info("finished before SLURM started this job again: %s", folder)
         started(folder)
@@ -193,8 +194,12 @@ def resume_requeued_job(
 
 
 def find_run_of_this_job(config: Config) -> str:
-    """The folder of the newest run of that config that this SLURM job began; empty if none."""
+    """The folder of the newest run of the config that this SLURM job began; empty if none."""
     job_id = os.environ.get("SLURM_JOB_ID")
-    runs = find_runs(Path(config["log_dir"]), config_hash(config))
-    own = [run for run in runs if job_id and run.metadata.get("slurm_job_id") == job_id]
-    return str(max(own, key=lambda run: str(run.metadata.get("started_at"))).folder) if own else ""
+    runs = [
+        run
+        for run in find_runs(Path(config["log_dir"]), config_hash(config))
+        if job_id and run.metadata.get("slurm_job_id") == job_id
+    ]
+    newest = max(runs, key=lambda run: str(run.metadata.get("started_at")), default=None)
+    return str(newest.folder) if newest else ""

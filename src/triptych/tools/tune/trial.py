@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from triptych.build import build_trainer, instantiate, move_to_device
 from triptych.config import Config
 from triptych.errors import UserError, summarize_error
-from triptych.runs.lifecycle import ALLOCATOR, comes_from_lightning
+from triptych.runs.lifecycle import is_out_of_memory
 from triptych.runs.record import Record
 from triptych.runs.stopping import exit_on_signal, install_handlers
 from triptych.training import prepare
@@ -67,9 +66,10 @@ def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
     try:
         fit(config, folder, watch)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
-        if isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error):
+        if is_out_of_memory(error):
             return Trained(0.0, "out of memory", is_pruned=True)
-        if comes_from_lightning(error):
+        is_refused = isinstance(error, ValueError | MisconfigurationException)
+        if is_refused and not isinstance(error, UserError):
             raise UserError(f"trainer: {summarize_error(error)}") from error
         raise
     finally:
