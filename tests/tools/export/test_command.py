@@ -32,7 +32,7 @@ from triptych.tools.export.agreement import PHOTOGRAPHS, photographs
 from triptych.tools.export.command import destination, export
 from triptych.tools.export.formats import FORMATS, METADATA, Format
 from triptych.tools.export.portable import program
-from triptych.tools.predict.decoding import View
+from triptych.tools.predict.images import View
 from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import score_predictions
 
@@ -338,7 +338,7 @@ def test_a_file_of_a_run_on_a_folder_fits_photos_into_squares_as_that_did(
     run = rebuild_run(folder)
     source = {"_target_": "triptych.data.folder.Folder", "root": "none", "size": 24, "fit": fit}
     run.config = {**run.config, "data": {**run.config["data"], "source": source}}
-    view, shown, way = View.of(run), {PHOTOGRAPHS: photographs()}, FORMATS[form]
+    view, shown, way = View.from_run(run), {PHOTOGRAPHS: photographs()}, FORMATS[form]
     way.write(program(run), tmp_path / form, {})
     found = delivery.tried(run, view, way, tmp_path / form, shown, 0.01)
     assert found.differences[PHOTOGRAPHS] < 1e-3

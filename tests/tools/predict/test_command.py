@@ -1,11 +1,11 @@
-"""Images predicted by runs that were planted, against the networks themselves."""
+"""Which runs and images are meant, and predictions of untrained runs against their networks."""
 
 import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,14 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.predict import work
-from triptych.tools.predict.command import predict, runs_to_ask
+from triptych.tools.predict import prediction
+from triptych.tools.predict.command import (
+    check_output,
+    find_images,
+    predict_images,
+    read_paths,
+    select_runs,
+)
 
 CLASSES = tuple(f"class {n}" for n in range(10))
 TINY = [
@@ -33,11 +39,12 @@ TINY = [
     *("data.source.num_train=40", "data.source.num_test=20", "data.num_test=15"),
 ]
 MEAN, STD = torch.tensor([[[0.485, 0.456, 0.406]], [[0.229, 0.224, 0.225]]]).view(2, 3, 1, 1)
+TOLERANCE = 1e-5  # kernels differ between batch sizes
 
 
 @cache
 def network(seed: int) -> torch.nn.Module:
-    """With statistics of some images, without which all images look alike to it."""
+    """Untrained, with BatchNorm statistics, without which all images look alike to it."""
     torch.manual_seed(seed)
     made = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
     for layer in made.modules():
@@ -50,7 +57,7 @@ def network(seed: int) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes the folder of a finished run."""
     config = composed("train", *TINY, log_dir=str(tmp_path_factory.mktemp("logs")))
 
@@ -67,118 +74,122 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="module")
-def runs(planted: Callable[..., Path]) -> list[Path]:
-    return [planted(0), planted(1)]
+def runs(plant: Callable[..., Path]) -> list[Path]:
+    return [plant(0), plant(1)]
 
 
 @pytest.fixture(scope="module")
-def images() -> NDArray[np.uint8]:
+def pixels() -> NDArray[np.uint8]:
     return Shapes(10, 12, seed=1).read().test.images.numpy()
 
 
 @pytest.fixture
-def photos(tmp_path: Path, images: NDArray[np.uint8]) -> Path:
+def photos(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for place, image in enumerate(images):
+    for place, image in enumerate(pixels):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{place:02}.png")
     return folder
 
 
-def asked(run: Path | list[Path], photos: Path, **settings: Any) -> None:
+def predict(run: Path | list[Path], photos: Path, **settings: Any) -> None:
     runs = [*map(str, run)] if isinstance(run, list) else str(run)
-    given = {"run": runs, "images": str(photos), **settings}
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    predict(composed("predict", "run=none", "images=none", "device=cpu", **given), [])
+    settings = {"run": runs, "images": str(photos), **settings}
+    settings = {
+        k: str(value) if isinstance(value, Path) else value for k, value in settings.items()
+    }
+    predict_images(composed("predict", "run=none", "images=none", "device=cpu", **settings))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return [*csv.DictReader(file)]
 
 
-def probabilities(images: NDArray[np.uint8], seed: int, temperature: float = 1) -> NDArray[Any]:
-    pixels = (torch.from_numpy(images) / 255 - MEAN) / STD
+def probabilities(pixels: NDArray[np.uint8], seed: int, temperature: float = 1) -> NDArray[Any]:
+    images = (torch.from_numpy(pixels) / 255 - MEAN) / STD
     with torch.no_grad():
-        return (network(seed)(pixels) / temperature).softmax(1).numpy()
+        return (network(seed)(images) / temperature).softmax(1).numpy()
 
 
-def test_every_image_gets_the_networks_own_answer_in_order(
-    runs: list[Path], photos: Path, images: NDArray[np.uint8], tmp_path: Path
+def test_every_image_gets_the_networks_own_prediction_in_order(
+    runs: list[Path], photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    asked(runs[0], photos, out=tmp_path / "a.csv", batch_size=5, top_k=10)
-    found = rows(tmp_path / "a.csv")
-    expected = probabilities(images, 0)
-    assert [row["path"] for row in found] == sorted(map(str, photos.iterdir()))
-    assert [row["class"] for row in found] == [CLASSES[c] for c in expected.argmax(1)]
+    predict(runs[0], photos, out=tmp_path / "a.csv", batch_size=5, top_k=10)
+    rows = read_csv(tmp_path / "a.csv")
+    expected = probabilities(pixels, 0)
+    assert [row["path"] for row in rows] == sorted(map(str, photos.iterdir()))
+    assert [row["class"] for row in rows] == [CLASSES[c] for c in expected.argmax(1)]
     assert len(set(expected.argmax(1))) > 1
     places = ["", *(f"_{place}" for place in range(2, 11))]
-    shown = [[float(row[f"probability{place}"]) for place in places] for row in found]
-    np.testing.assert_allclose(shown, -np.sort(-expected, axis=1), atol=2e-6)
+    shown = [[float(row[f"probability{place}"]) for place in places] for row in rows]
+    np.testing.assert_allclose(shown, -np.sort(-expected, axis=1), atol=TOLERANCE)
 
 
-def test_an_ensemble_answers_with_the_mean_and_shows_each_vote(
-    runs: list[Path], photos: Path, images: NDArray[np.uint8], tmp_path: Path
+def test_an_ensemble_predicts_the_mean_and_shows_each_vote(
+    runs: list[Path], photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    asked(runs, photos, out=tmp_path / "a.jsonl", grid=tmp_path / "a.png")
-    found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    each = [probabilities(images, seed) for seed in (0, 1)]
+    predict(runs, photos, out=tmp_path / "a.jsonl", grid=tmp_path / "a.png")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    each = [probabilities(pixels, seed) for seed in (0, 1)]
     mean = np.mean(each, axis=0)
-    assert [row["class"] for row in found] == [CLASSES[c] for c in mean.argmax(1)]
-    np.testing.assert_allclose([row["probability"] for row in found], mean.max(1), atol=2e-6)
-    for seed, own in enumerate(each):
-        votes = [row["votes"][f"shufflenet_v2_x0_5, seed={seed}"] for row in found]
-        assert [vote["class"] for vote in votes] == [CLASSES[c] for c in own.argmax(1)]
-        np.testing.assert_allclose([v["probability"] for v in votes], own.max(1), atol=2e-6)
+    assert [row["class"] for row in rows] == [CLASSES[c] for c in mean.argmax(1)]
+    np.testing.assert_allclose([row["probability"] for row in rows], mean.max(1), atol=TOLERANCE)
+    for seed, expected in enumerate(each):
+        votes = [row["votes"][f"shufflenet_v2_x0_5, seed={seed}"] for row in rows]
+        assert [vote["class"] for vote in votes] == [CLASSES[c] for c in expected.argmax(1)]
+        shares = [vote["probability"] for vote in votes]
+        np.testing.assert_allclose(shares, expected.max(1), atol=TOLERANCE)
     with Image.open(tmp_path / "a.png") as grid:
         assert grid.width > grid.height > 400  # two rows of six
 
 
-def test_a_run_that_is_not_finished_is_left_out_with_a_line_unless_it_is_named(
+def test_an_unfinished_run_is_skipped_with_a_warning_unless_it_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = write_run(tmp_path, "alexnet")
-    begun = write_run(tmp_path, "vgg11", status="running")
-    assert runs_to_ask([str(tmp_path)]) == [done]
-    assert caplog.messages == [f"left out: {begun}: not finished, its status is running"]
-    assert {*runs_to_ask([str(tmp_path), str(begun)])} == {done, begun}
-    assert runs_to_ask([str(begun.parent)]) == [begun]
-    assert len(caplog.messages) == 1
+    running = write_run(tmp_path, "vgg11", status="running")
+    assert select_runs([str(tmp_path)]) == [done]
+    [message] = caplog.messages
+    assert f"{running}: not finished" in message
+    for places in ([str(tmp_path), str(running)], [str(running.parent)]):
+        with pytest.raises(UserError, match="status is running"):
+            select_runs(places)
 
 
 def test_networks_of_other_classes_cannot_vote_together(
-    runs: list[Path], planted: Callable[..., Path], photos: Path, tmp_path: Path
+    runs: list[Path], plant: Callable[..., Path], photos: Path, tmp_path: Path
 ) -> None:
-    other = planted(2, (*CLASSES[:9], "another"))
-    with pytest.raises(UserError, match="their classes differ"):
-        asked([runs[0], other], photos, out=tmp_path / "a.csv")
+    other = plant(2, (*CLASSES[:9], "another"))
+    with pytest.raises(UserError, match="differ"):
+        predict([runs[0], other], photos, out=tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
 
 
-def test_a_temperature_is_that_of_each_runs_evaluation(
-    planted: Callable[..., Path], photos: Path, images: NDArray[np.uint8], tmp_path: Path
+def test_calibrated_takes_the_temperature_of_each_runs_evaluation(
+    plant: Callable[..., Path], photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    run, out = planted(3), tmp_path / "a.csv"
+    run, out = plant(3), tmp_path / "a.csv"
     with pytest.raises(UserError, match=r"was not evaluated\npython evaluate.py run="):
-        asked(run, photos, out=out, calibrated=True)
+        predict(run, photos, out=out, calibrated=True)
     (run / "evaluation.json").write_text('{"calibration": {"temperature": 2.5}}')
-    asked(run, photos, out=out, calibrated=True)
-    shown = [float(row["probability"]) for row in rows(out)]
-    np.testing.assert_allclose(shown, probabilities(images, 3, 2.5).max(1), atol=2e-6)
+    predict(run, photos, out=out, calibrated=True)
+    shown = [float(row["probability"]) for row in read_csv(out)]
+    np.testing.assert_allclose(shown, probabilities(pixels, 3, 2.5).max(1), atol=TOLERANCE)
 
 
-def test_images_that_cannot_be_read_are_rows_with_their_error_among_the_rest(
+def test_images_that_cannot_be_read_are_rows_with_their_error(
     runs: list[Path], photos: Path, tmp_path: Path
 ) -> None:
     for name in ("00.png", "05.png", "06.png", "07.png", "11.png"):
         (photos / name).write_text("no image")
     Image.new("RGB", (200, 100)).save(photos / "03.png")
     settings = {"batch_size": 2, "max_pixels": 19999, "grid_images": 3}
-    asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", **settings)
-    found = rows(tmp_path / "a.csv")
-    assert [place for place, row in enumerate(found) if row["error"]] == [0, 3, 5, 6, 7, 11]
-    assert all(bool(row["class"]) != bool(row["error"]) for row in found)
-    assert found[3]["error"] == "200x100 pixels, more than max_pixels=19999"
+    predict(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", **settings)
+    rows = read_csv(tmp_path / "a.csv")
+    assert [place for place, row in enumerate(rows) if row["error"]] == [0, 3, 5, 6, 7, 11]
+    assert all(bool(row["class"]) != bool(row["error"]) for row in rows)
+    assert "200x100 pixels, more than max_pixels=19999" in rows[3]["error"]
     assert (tmp_path / "a.png").exists()
 
 
@@ -189,61 +200,52 @@ def test_where_no_image_can_be_read_nothing_is_written(
         path.write_text("no image")
     before = set(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"none of 12 could be predicted\n.*00.png: no image"):
-        asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png")
+        predict(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png")
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("lost", ["out", "grid", "images", "run"])
-def test_what_cannot_be_done_is_refused_before_any_work(
-    lost: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("setting", ["out", "grid", "images", "run"])
+def test_an_unusable_setting_is_an_error_before_any_work(
+    setting: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "work", lambda *_: pytest.fail("at work"))
-    (tmp_path / "run.json").touch()
-    (tmp_path / "kept.csv").write_text("kept")
-    (tmp_path / "kept.png").write_text("kept")
-    given: dict[str, Any] = {"run": tmp_path, "photos": photos}
-    given |= {
-        "out": {"out": tmp_path / "kept.csv"},
-        "grid": {"grid": tmp_path / "kept.png"},
-        "images": {"photos": tmp_path / "kept.gif"},
+    monkeypatch.setattr(prediction, "write_predictions", lambda *_: pytest.fail("at work"))
+    run = write_run(tmp_path / "logs")
+    (tmp_path / "earlier.csv").write_text("earlier")
+    (tmp_path / "earlier.png").write_text("earlier")
+    wrong: dict[str, dict[str, Any]] = {
+        "out": {"out": tmp_path / "earlier.csv"},
+        "grid": {"grid": tmp_path / "earlier.png"},
+        "images": {"photos": tmp_path / "missing.gif"},
         "run": {"run": photos},
-    }[lost]
-    with pytest.raises(UserError, match=f"^{lost}="):
-        asked(**given)
-    assert (tmp_path / "kept.csv").read_text() == "kept"
+    }
+    with pytest.raises(UserError, match=f"^{setting}="):
+        predict(**{"run": run, "photos": photos} | wrong[setting])
+    assert (tmp_path / "earlier.csv").read_text() == "earlier"
 
 
 def test_an_interrupted_prediction_leaves_the_earlier_output_as_it_was(
     runs: list[Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    (tmp_path / "a.csv").write_text("kept")
+    (tmp_path / "a.csv").write_text("earlier")
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(work, "save_grid", interrupted)  # when all rows are written
+    monkeypatch.setattr(prediction, "save_grid", interrupt)  # after all rows are written
     with pytest.raises(KeyboardInterrupt):
-        asked(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", overwrite=True)
-    assert (tmp_path / "a.csv").read_text() == "kept"
+        predict(runs[0], photos, out=tmp_path / "a.csv", grid=tmp_path / "a.png", overwrite=True)
+    assert (tmp_path / "a.csv").read_text() == "earlier"
     assert set(tmp_path.iterdir()) == before
 
 
-def test_paths_come_through_one_pipe_and_nothing_but_rows_goes_into_the_other(
+def test_paths_come_through_one_pipe_and_only_rows_go_into_the_other(
     runs: list[Path], photos: Path
 ) -> None:
     odd = photos / os.fsdecode(b"caf\xe9, \xe5\x86\x99.png")
     (photos / "03.png").rename(odd)
-    typed = b"%b\n%b\n" % (os.fsencode(odd), os.fsencode(photos / "lost.png"))
-    command = [
-        sys.executable,
-        "-m",
-        "triptych",
-        "predict",
-        f"run={runs[0]}",
-        "images=-",
-        "device=cpu",
-    ]
-    ended = subprocess.run(command, input=typed, capture_output=True, cwd=photos)
+    lines = b"%b\n%b\n" % (os.fsencode(odd), os.fsencode(photos / "lost.png"))
+    command = [sys.executable, "-m", "triptych", "predict", f"run={runs[0]}", "images=-"]
+    ended = subprocess.run([*command, "device=cpu"], input=lines, capture_output=True, cwd=photos)
     assert ended.returncode == 0, ended.stderr
     header, good, bad = csv.reader(ended.stdout.decode().splitlines())
     assert good[0] == f"{photos}/caf\\udce9, 写.png"
@@ -254,6 +256,92 @@ def test_paths_come_through_one_pipe_and_nothing_but_rows_goes_into_the_other(
     assert b"Warning" not in ended.stderr
 
 
-def test_a_refusal_does_not_wait_for_torch() -> None:
-    program = "import sys, triptych.tools.predict.command; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (["."], ["a.JPG", "a[1].png", "x1/c.png", "x2/b.webp"]),
+        (["e.dat", "a.JPG", "e.dat"], ["e.dat", "a.JPG", "e.dat"]),
+        (["x*"], ["x1/c.png", "x2/b.webp"]),
+        (["a[1].png"], ["a[1].png"]),
+    ],
+    ids=["of a folder, images by name", "files as named", "a glob", "a name like a glob"],
+)
+def test_images_are_found_by_file_folder_or_glob(
+    tmp_path: Path, places: list[str], expected: list[str]
+) -> None:
+    touch(tmp_path, "a[1].png", "a.JPG", "x2/b.webp", "x1/c.png", "e.dat", "notes.txt")
+    touch(tmp_path, ".hidden.png", ".cache/d.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    paths = find_images([str(tmp_path / place) for place in places])
+    assert [os.path.relpath(path, tmp_path) for path in paths] == expected
+
+
+def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
+    names = {"two\nlines.png", os.fsdecode(b"caf\xe9.png"), "写真.png"}
+    touch(tmp_path, *names)
+    assert {Path(path).name for path in find_images([str(tmp_path)])} == names
+
+
+def test_a_subfolder_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def forbid(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", forbid)
+    with pytest.raises(UserError, match=rf"images: {tmp_path}/\S*locked: Permission denied"):
+        find_images([str(tmp_path)])
+
+
+@pytest.mark.parametrize("place", ["lost.png", "*.gif", "texts", "empty"])
+def test_a_place_without_images_is_an_error_though_another_has_some(
+    tmp_path: Path, place: str
+) -> None:
+    touch(tmp_path, "a.png", "texts/notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"^images={tmp_path}/"):
+        find_images([f"{tmp_path}/a.png", f"{tmp_path}/{place}"])
+
+
+def test_standard_input_names_a_path_a_line_and_is_read_as_it_arrives() -> None:
+    reading, writing = os.pipe()
+    with open(writing, "wb", buffering=0) as end, open(reading, "rb") as start:
+        end.write(b"a.png\n")
+        paths = read_paths(start)
+        assert next(paths) == "a.png"
+        end.write(b"\nb c.png\r\ncaf\xe9.png\n last.png")
+        end.close()
+        assert [*paths] == ["b c.png", os.fsdecode(b"caf\xe9.png"), " last.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.json", r"must end in .csv or .jsonl"),
+        ("a", "must end in"),
+        ("earlier.CSV", "overwrite=true"),
+        ("folder.csv", "is a folder"),
+        ("lost/a.csv", "cannot write"),
+        (f"{'x' * 300}.csv", r"cannot be written \(File name too long\)"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_an_error(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "earlier.CSV").touch()
+    with pytest.raises(UserError, match=reason):
+        check_output("out", tmp_path / name, [".csv", ".jsonl"], overwrite=False)
+    check_output("out", tmp_path / "earlier.CSV", [".csv"], overwrite=True)

@@ -30,7 +30,7 @@ from triptych.tools.export.card import card, describe_file
 from triptych.tools.export.command import card_of
 from triptych.tools.export.formats import FORMATS, Format
 from triptych.tools.export.portable import program
-from triptych.tools.predict.decoding import View
+from triptych.tools.predict.images import View
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
@@ -45,7 +45,7 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     silence_lightning()
     network = read_network(folder)
     run = rebuild_run(folder, config["trusted_targets"])
-    view = View.of(run)
+    view = View.from_run(run)
     log.info(
         "%s seed %d on %s: exporting", *(network.metadata[k] for k in ("model", "seed", "data"))
     )

@@ -12,7 +12,7 @@ from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.export.fitted import fitted
-from triptych.tools.predict.decoding import View
+from triptych.tools.predict.images import View
 
 IMAGES, PROBABILITIES = "images", "probabilities"  # the names of what goes in and comes out
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
@@ -51,7 +51,7 @@ class Portable(nn.Module):
 
 def program(run: RebuiltRun) -> ExportedProgram:
     """The network, in float32, for any N, H and W; raises UserError where torch cannot trace it."""
-    module = Portable(run.backbone, View.of(run).stored).eval().float()
+    module = Portable(run.backbone, View.from_run(run).stored).eval().float()
     axes = {IMAGES: {axis: Dim(name) for axis, name in DYNAMIC.items()}}
     try:
         with torch.no_grad():

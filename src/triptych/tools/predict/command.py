@@ -1,15 +1,17 @@
-"""What trained networks make of your own images: class, probability, the next in line.
+"""Predict the classes of a user's own images by trained networks. Imports no torch.
 
-An image is seen as the network's test images were: squeezed into a square, or, where the run was
-trained on `data=folder`, fitted into one as its settings say.
+An image is resized as the run's test images were: stretched to a square or, for a run on
+`data=folder`, fitted into one by that run's settings.
 """
 
+import glob
 import logging
+import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
-from io import BufferedReader
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import rich
 
@@ -17,64 +19,117 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished, sanitize_log_record
 from triptych.runs.stopping import exit_on_signal
-from triptych.tools.predict.paths import check_output, find_images, read_paths
-from triptych.tools.predict.rows import WAYS
+from triptych.runs.storage import check_writable
 
-MOST_NAMED = 2  # runs that are left out, a line each
+OUTPUT_SUFFIXES = {"out": (".csv", ".jsonl", ".ndjson"), "grid": (".png",)}
 
-log = logging.getLogger("triptych.tools.predict.command")  # also where this file is the program
+log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
 
 
 def predict(config: Config, overrides: list[str]) -> None:
-    """The command: `predict_images` in a process whose standard output is for predictions."""
+    """Run `predict_images` in a process whose standard output is for predictions alone."""
     rich.reconfigure(stderr=True)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
-    signal.signal(signal.SIGTERM, exit_on_signal)  # which takes the unfinished output away
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the process without a message
+    signal.signal(signal.SIGTERM, exit_on_signal)  # which deletes an unfinished output
     predict_images(config)
 
 
 def predict_images(config: Config) -> None:
-    """Write what the runs' networks say of every image, in the order of the images.
+    """Write a prediction for every image, in the order of the images; all output files or none.
 
-    An image that cannot be read is a row with its error. Raises UserError, before any output is
-    touched, where there is nothing to predict, or to predict by.
+    An image that cannot be read gets a row with its error. Raises UserError, before any output is
+    touched, where a setting, a run or every image cannot be used.
     """
-    for setting, suffixes in (("out", [*WAYS]), ("grid", [".png"])):
+    for setting, suffixes in OUTPUT_SUFFIXES.items():
         if config[setting]:
             check_output(setting, Path(config[setting]), suffixes, config["overwrite"])
-    runs, images = config["run"], config["images"]
-    folders = runs_to_ask([runs] if isinstance(runs, str) else runs)
-    paths: Iterable[str]
-    if images in ("-", ["-"]):
-        assert isinstance(sys.stdin.buffer, BufferedReader)
-        paths, total = read_paths(sys.stdin.buffer), None
-    else:
-        paths = find_images([images] if isinstance(images, str) else images)
-        total = len(paths)
+    runs, images = ([v] if isinstance(v, str) else v for v in (config["run"], config["images"]))
+    folders = select_runs(runs)
+    paths = read_paths(sys.stdin.buffer) if images == ["-"] else find_images(images)
 
-    from triptych.tools.predict.work import work  # torch, behind what can be refused
+    from triptych.tools.predict.prediction import write_predictions  # torch, behind the checks
 
-    work(config, folders, paths, total)
+    write_predictions(config, folders, paths)
 
 
-def runs_to_ask(places: Sequence[str]) -> list[Path]:
-    """The runs at or below the places; those that are not finished are left out with a line.
+def check_output(setting: str, path: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Raise UserError unless a file with one of the suffixes can be written there."""
+    label = f"{setting}={path}"
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{label}: must end in {' or '.join(suffixes)}")
+    check_writable(label, path)
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{label}: exists; overwrite=true replaces it")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{label}: cannot write to the folder {path.parent}")
 
-    Not so one that a place names itself, nor where none is finished: these are refused later.
+
+def select_runs(places: Sequence[str]) -> list[Path]:
+    """The finished runs at or below the places; the others are skipped with a warning.
+
+    Raises UserError where a place itself is an unfinished run, or no run is finished.
     """
     named = {Path(place).resolve() for place in places}
-    folders, problems = find_run_folders(places, "run"), dict[Path, str]()
-    for folder in folders:
+    finished, problems = list[Path](), list[UserError]()
+    for folder in find_run_folders(places, "run"):
         try:
             read_finished(folder)
-        except UserError as refused:
-            problems[folder] = " ".join(str(refused).split())
-    if len(problems) == len(folders):
-        return folders
-    left_out = [folder for folder in problems if folder.resolve() not in named]
-    for folder in left_out[:MOST_NAMED]:
-        log.warning("left out: %s", problems[folder])
-    if more := left_out[MOST_NAMED:]:
-        log.warning("left out: %d more", len(more))
-    return [folder for folder in folders if folder not in left_out]
+            finished.append(folder)
+        except UserError as error:
+            if folder.resolve() in named:
+                raise
+            problems.append(error)
+    if not finished:
+        raise problems[0]
+    if problems:
+        log.warning("skipped %d of the runs, the first: %s", len(problems), problems[0])
+    return finished
+
+
+def find_images(places: Sequence[str]) -> list[str]:
+    """Paths of image files in the order of the places; within a folder or a glob by name.
+
+    A place that is a file is taken whatever its name. Of a folder, at any depth, files with an
+    image's suffix are taken, without hidden ones. Raises UserError where a place has no image or a
+    folder cannot be read.
+    """
+    paths: list[str] = []
+    for place in places:
+        starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
+        here = [path for start in starts for path in walk_images(start)]
+        if not here:
+            raise UserError(
+                f"images={place}: no image there{'' if starts else ', there is no such file'}; "
+                "give a file, a folder, a glob in quotes, a list of them, or - for standard input"
+            )
+        paths += here
+    return paths
+
+
+def walk_images(start: str) -> Iterator[str]:
+    if not os.path.isdir(start):
+        yield start
+        return
+    from triptych.data.photos import IMAGE_SUFFIXES  # torch comes with it
+
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(start, onerror=raise_unreadable, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back
+            subfolders.clear()
+            continue
+        seen.add(real)
+        for name in sorted(names):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield os.path.join(folder, name)
+
+
+def raise_unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"images: {error.filename}: {error.strerror}") from error
+
+
+def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
+    """Paths as they arrive, one a line."""
+    return (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r\n")))

@@ -1,6 +1,6 @@
-"""Networks that answer together, one alone among them.
+"""Networks whose mean probability is the prediction; one network is an ensemble of one.
 
-Shapes: M networks, B photos of a batch, S pixels a side of a network's input, C classes.
+Shapes: M networks, B images of a batch, C classes.
 """
 
 import json
@@ -19,14 +19,14 @@ from triptych.runs.record import Record
 from triptych.tools.compare.groups import labels
 from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
 from triptych.tools.evaluate.rescore import build_scorer
-from triptych.tools.predict.decoding import Photo, View
+from triptych.tools.predict.images import DecodedImage, View
 
 TEMPERATURE = number(0, above=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """`runs` of the same classes on the same device, a name and a temperature each."""
+    """Runs with the same classes on the same device, with a name and a temperature each."""
 
     runs: Sequence[RebuiltRun]
     names: Sequence[str]
@@ -38,81 +38,73 @@ class Ensemble:
 
     @property
     def voters(self) -> Sequence[str]:
-        """The names of those whose votes are shown; a network alone has none."""
+        """The names of the networks whose votes are shown; none for a single network."""
         return self.names if len(self.runs) > 1 else ()
 
     @cached_property
     def view_of_each(self) -> list[View]:
-        return [*map(View.of, self.runs)]
+        return [View.from_run(run) for run in self.runs]
 
     @property
     def views(self) -> list[View]:
-        """Every way in which one of the networks sees a photo, once."""
+        """The distinct views of the networks."""
         return list(dict.fromkeys(self.view_of_each))
 
-    def probabilities(self, photos: Sequence[Photo]) -> Tensor:
-        """Float32 (B, M, C), on the device, which may still be at work on them."""
-        device = self.runs[0].device
-        seen = [
-            torch.stack([photo.seen[place] for photo in photos]) for place in range(len(self.views))
-        ]
-        if device.type == "cuda":
-            seen = [pixels.pin_memory() for pixels in seen]
-        batches = dict(
-            zip(self.views, (p.to(device, non_blocking=True) for p in seen), strict=True)
+    def probabilities(self, images: Sequence[DecodedImage]) -> Tensor:
+        """Float32 (B, M, C), on the device."""
+        batches = {
+            view: torch.stack([image.pixels[place] for image in images]).to(self.runs[0].device)
+            for place, view in enumerate(self.views)
+        }
+        each = zip(self.runs, self.view_of_each, self.temperatures, strict=True)
+        return torch.stack(
+            [(run.logits(batches[view]) / t).softmax(dim=1) for run, view, t in each], dim=1
         )
-        answers = [
-            (run.logits(batches[view]) / temperature).softmax(dim=1)
-            for run, view, temperature in zip(
-                self.runs, self.view_of_each, self.temperatures, strict=True
-            )
-        ]
-        return torch.stack(answers, dim=1)
 
 
-def assemble(
+def build_ensemble(
     folders: Sequence[Path], device: torch.device, calibrated: bool, trusted: Iterable[str]
 ) -> Ensemble:
-    """The networks of finished runs, on the device in the precision that evaluation would take.
+    """The networks of finished runs on the device, in the precision of an evaluation.
 
-    Raises UserError where one cannot be rebuilt, has other classes than the first, or is to be
-    calibrated and no temperature was found for it.
+    Raises UserError where a run cannot be rebuilt, has other classes than the first, or lacks the
+    temperature for `calibrated`.
     """
     temperatures = [read_temperature(folder) if calibrated else 1.0 for folder in folders]
     runs = [rebuild_run(folder, trusted) for folder in folders]
     for run in runs:
         check_classes(runs[0], run)
-        run.classes = tuple(sanitize([*run.classes]))
     for run in runs:
+        run.classes = tuple(sanitize([*run.classes]))
         build_scorer(run, device)
-    return Ensemble(runs, names_of([run.record for run in runs]), temperatures)
+    return Ensemble(runs, name_runs([run.record for run in runs]), temperatures)
 
 
 def check_classes(first: RebuiltRun, other: RebuiltRun) -> None:
     if first.classes != other.classes:
         raise UserError(
-            "run: these cannot vote together, their classes differ\n"
+            "run: the classes of these runs differ, so they cannot vote together\n"
             f"{first.record.folder}: {format_value(', '.join(first.classes))}\n"
             f"{other.record.folder}: {format_value(', '.join(other.classes))}"
         )
 
 
-def names_of(records: Sequence[Record]) -> list[str]:
-    """The model of each run, with seed and folder where they are needed to tell them apart."""
-    told = [{"seed": str(r.metadata["seed"]), "folder": r.folder.name} for r in records]
+def name_runs(records: Sequence[Record]) -> list[str]:
+    """The model of each run, with seed and folder where a model occurs several times."""
+    details = [{"seed": str(r.metadata["seed"]), "folder": r.folder.name} for r in records]
     models = [r.metadata["model"] for r in records]
-    return [str(sanitize(name)) for name in labels([*zip(models, told, strict=True)])]
+    return [str(sanitize(name)) for name in labels([*zip(models, details, strict=True)])]
 
 
 def read_temperature(folder: Path) -> float:
-    """The temperature that an evaluation fitted to the run's validation images."""
-    path, remedy = folder / "evaluation.json", f"python evaluate.py run={folder} finds it"
+    """The temperature that `evaluate` fitted on the run's validation images."""
+    path, remedy = folder / "evaluation.json", f"python evaluate.py run={folder} measures it"
     try:
-        found = json.loads(path.read_text())["calibration"]["temperature"]
+        temperature = json.loads(path.read_text())["calibration"]["temperature"]
     except FileNotFoundError:
         raise UserError(f"calibrated=true: {folder} was not evaluated\n{remedy}") from None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        found = None
-    if not TEMPERATURE.holds(found):
+    except (OSError, ValueError, LookupError, TypeError):
+        temperature = None
+    if not TEMPERATURE.holds(temperature):
         raise UserError(f"calibrated=true: {path} has no temperature\n{remedy}")
-    return float(found)
+    return float(temperature)

@@ -16,7 +16,7 @@ from triptych.errors import UserError
 from triptych.tools.compare.sentences import listed, some
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
-from triptych.tools.predict.decoding import View
+from triptych.tools.predict.images import View
 from triptych.tools.report.formats import data_uri
 from triptych.tools.serve.networks import Group, Network
 

@@ -19,7 +19,7 @@ from triptych.tools.compare.sentences import counted
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
 from triptych.tools.evaluate.rescore import find_device
-from triptych.tools.predict.decoding import View
+from triptych.tools.predict.images import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def _working(
     for record in records:
         try:
             run = rebuild_run(record.folder, trusted)
-            network = Network(name, run, View.of(run))
+            network = Network(name, run, View.from_run(run))
             run.to(device)
             with torch.inference_mode():
                 inference_call(run, 1)()

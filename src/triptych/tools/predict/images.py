@@ -1,0 +1,105 @@
+"""Decode image files to tensors in threads, in order, a bounded number ahead of their use.
+
+Shapes: H, W pixels of an image; S pixels a side of a network's input.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from triptych.build import instantiate
+from triptych.data.folder import Folder
+from triptych.data.photos import Unreadable, read_image, square
+from triptych.tools.evaluate.rebuild import RebuiltRun
+
+STRIPE = 256  # rows of a large image that are converted to float at a time, to stay in the cache
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class View(NamedTuple):
+    """How a network sees an image: S, the interpolation, and how training stored its images."""
+
+    input_size: int
+    interpolation: str
+    stored: tuple[int, str] | None  # pixels a side and the fit, for `data=folder`
+
+    @classmethod
+    def from_run(cls, run: RebuiltRun) -> "View":
+        """Raises UserError where the run's data source refuses its settings."""
+        source = instantiate("data.source", run.config["data"]["source"])
+        stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
+        preprocessing = run.backbone.preprocessing
+        return cls(preprocessing.input_size, preprocessing.interpolation, stored)
+
+    @property
+    def side(self) -> int | None:
+        """The size a JPEG decoder may reduce to, as in training."""
+        return self.stored and self.stored[0]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, S, S) in [0, 255]: uint8 of the stored size, or float of the network's.
+
+        `DeviceTransforms.evaluation` makes the same of it as of the whole image.
+        """
+        if self.stored:
+            return torch.from_numpy(square(image, *self.stored))
+        mode = v2.InterpolationMode(self.interpolation)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if image.height > 2 * STRIPE:  # the resize is separable, and torch shrinks rows first
+            stripes = torch.split(pixels, STRIPE, 1)
+            pixels = torch.cat([resize(s, s.shape[1], self.input_size, mode) for s in stripes], 1)
+        return resize(pixels.contiguous(), self.input_size, self.input_size, mode)
+
+
+def resize(pixels: Tensor, height: int, width: int, mode: v2.InterpolationMode) -> Tensor:
+    image: Tensor = v2.functional.resize_image(
+        pixels.float(), [height, width], mode, antialias=True
+    )
+    return image
+
+
+class DecodedImage(NamedTuple):
+    """A file's pixels, one tensor a view, or the error that left it without."""
+
+    path: str
+    pixels: tuple[Tensor, ...] = ()
+    error: str | None = None
+
+
+def decode_image(path: str, views: Sequence[View], max_pixels: int) -> DecodedImage:
+    try:
+        images = {
+            side: read_image(Path(path), max_pixels=max_pixels, side=side)
+            for side in {view.side for view in views}
+        }
+        return DecodedImage(path, tuple(view(images[view.side]) for view in views))
+    except (Unreadable, MemoryError) as error:
+        return DecodedImage(path, error=str(error) or type(error).__name__)
+
+
+def map_ahead(
+    call: Callable[[Item], Result], items: Iterable[Item], num_threads: int, num_ahead: int
+) -> Generator[Result]:
+    """`map` in threads, which starts an item at most `num_ahead` before its result is taken."""
+    # One torch thread in each, as in torch's own data workers.
+    pool = ThreadPoolExecutor(num_threads, "decoder", lambda: torch.set_num_threads(1))
+    futures: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            futures.append(pool.submit(call, item))
+            if len(futures) > num_ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,206 @@
+"""A prediction, the three ways to write it as a row, and the grid of the first images.
+
+Shapes: M networks, C classes.
+"""
+
+import csv
+import io
+import json
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from triptych.data.photos import Unreadable, read_image
+from triptych.errors import sanitize_text
+from triptych.figures import save, shorten
+from triptych.runs.storage import atomic_write
+
+SCREEN_LETTERS = 20  # of a class on the screen
+COLUMNS = 6
+PIXELS = 192  # of an image's longer side in the grid
+CELL_LETTERS = 25  # that fit above an image
+
+
+class Choice(NamedTuple):
+    label: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """`top`: the most probable classes, best first; `votes`: each network's own best.
+
+    A single network has no votes. With an `error` the rest is empty.
+    """
+
+    path: str
+    top: tuple[Choice, ...] = ()
+    votes: tuple[Choice, ...] = ()
+    error: str | None = None
+
+    @property
+    def agreement(self) -> str:
+        """How many networks vote for the class, as 2 of 3; empty without votes."""
+        agree = sum(vote.label == self.top[0].label for vote in self.votes)
+        return f"{agree} of {len(self.votes)}" if self.votes else ""
+
+
+class Layout(NamedTuple):
+    """What all rows share: the length of the top, the names of the voters, the classes."""
+
+    num_top: int
+    voters: Sequence[str]
+    classes: Sequence[str]
+
+
+Write = Callable[[Prediction], Any]
+
+
+def make_prediction(path: str, probabilities: NDArray[np.floating], layout: Layout) -> Prediction:
+    """The prediction of networks with probabilities (M, C); of equal ones the first class wins."""
+    mean = probabilities.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        return Prediction(path, error="the network's output is not finite")
+    order = np.argsort(-mean, kind="stable")[: layout.num_top]
+    best = probabilities.argmax(axis=1) if layout.voters else ()
+    return Prediction(
+        path,
+        tuple(Choice(layout.classes[c], float(mean[c])) for c in order),
+        tuple(Choice(layout.classes[c], float(probabilities[m, c])) for m, c in enumerate(best)),
+    )
+
+
+@contextmanager
+def open_output(out: Path | None, layout: Layout) -> Iterator[Write]:
+    """A writer of predictions: into the file, complete when the block ends, or standard output.
+
+    Bytes of a file name that are not UTF-8 are written as escapes.
+    """
+    if out:
+        write_rows = write_csv if out.suffix.lower() == ".csv" else write_json_lines
+        with (
+            atomic_write(out) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            yield write_rows(file, layout)
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    stdout = sys.stdout  # a progress bar replaces it
+    yield (write_lines if stdout.isatty() else write_csv)(stdout, layout)
+    stdout.flush()
+
+
+def write_csv(file: TextIO, layout: Layout) -> Write:
+    """A header now, then a row an image."""
+    places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
+    columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
+    columns += [f"{voter}{what}" for voter in layout.voters for what in (" class", " probability")]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", *columns, "error"])
+
+    def write(prediction: Prediction) -> None:
+        choices = (*prediction.top, *prediction.votes)
+        cells = [cell for label, p in choices for cell in (label, round_probability(p))]
+        cells = cells or [""] * len(columns)
+        writer.writerow([prediction.path, *cells, prediction.error])
+
+    return write
+
+
+def write_json_lines(file: TextIO, layout: Layout) -> Write:
+    """An object a line, all with the same keys."""
+
+    def write(prediction: Prediction) -> None:
+        top, votes = ([as_json(c) for c in each] for each in (prediction.top, prediction.votes))
+        content = {
+            "path": prediction.path,
+            **(top[0] if top else {"class": None, "probability": None}),
+            "top": top,
+            "votes": dict(zip(layout.voters, votes, strict=False)),
+            "error": prediction.error,
+        }
+        file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+
+    return write
+
+
+def write_lines(file: TextIO, layout: Layout) -> Write:
+    """Lines for a person; the path is last because its length has no bound."""
+    width = min(SCREEN_LETTERS, max(map(len, layout.classes)))
+
+    def write(prediction: Prediction) -> None:
+        path = sanitize_line(prediction.path)
+        if prediction.error:
+            print(f"{path}: {prediction.error}", file=file)
+            return
+        choices = [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in prediction.top]
+        votes = [prediction.agreement] if prediction.votes else []
+        print("  ".join([*choices, *votes, path]), file=file)
+
+    return write
+
+
+def sanitize_line(text: str) -> str:
+    """As `sanitize_text`, line ends included."""
+    return sanitize_text(text).replace("\n", "\ufffd")
+
+
+def as_json(choice: Choice) -> dict[str, Any]:
+    return {"class": choice.label, "probability": round_probability(choice.probability)}
+
+
+def round_probability(probability: float) -> float:
+    """To six digits, the precision of float32."""
+    return round(probability, 6)
+
+
+def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:
+    """Write a PNG; letters that the font lacks are boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        save(draw_grid(predictions, heading, max_pixels), path)
+
+
+def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) -> Figure:
+    """Each image, in its own proportions, under its class and its file's name; in that order."""
+    columns = min(len(predictions), COLUMNS)
+    rows = -(-len(predictions) // columns)
+    height = 2.4 * rows + 0.35  # inches
+    figure = Figure(figsize=(2 * max(columns, 2), height), dpi=100)
+    figure.suptitle(
+        sanitize_line(heading), x=0.01, y=1 - 0.1 / height, ha="left", va="top", size=11
+    )
+    figure.subplots_adjust(0.01, 0.02, 0.99, 1 - 0.75 / height, wspace=0.06, hspace=0.25)
+    axes_list = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in axes_list:
+        axes.set_axis_off()
+    for axes, prediction in zip(axes_list, predictions, strict=False):
+        name = shorten(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
+        axes.set_title(f"{cell_title(prediction)}\n{name}", loc="left", size=9, y=1)
+        try:
+            image = read_image(Path(prediction.path), max_pixels=max_pixels)
+            image.thumbnail((PIXELS, PIXELS))
+            axes.imshow(image)
+            axes.set_anchor("NW")
+        except Unreadable as error:
+            reason = textwrap.fill(str(error), CELL_LETTERS, max_lines=6)
+            axes.text(0, 0.95, reason, va="top", size=8, color="0.4")
+    return figure
+
+
+def cell_title(prediction: Prediction) -> str:
+    """The class, its probability, and the number of networks that agree."""
+    if prediction.error:
+        return "not predicted"
+    label, probability = prediction.top[0]
+    votes = f", {prediction.agreement}" if prediction.votes else ""
+    share = f"  {probability:.1%}{votes}"
+    return shorten(label, CELL_LETTERS - len(share)) + share

@@ -1,0 +1,137 @@
+"""Predictions out of probabilities, read back from every format, and drawn."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.image import imread
+from PIL import Image
+
+from triptych.tools.predict.output import (
+    Choice,
+    Layout,
+    Prediction,
+    Write,
+    draw_grid,
+    make_prediction,
+    save_grid,
+    write_csv,
+    write_json_lines,
+    write_lines,
+)
+
+CLASSES = ("cat", "dog, or not", "hip\npo")
+ALONE = Layout(2, (), CLASSES)
+THREE = Layout(2, ("one", "two, seed=1", "three"), CLASSES)
+PATHS = st.binary(min_size=1, max_size=12).map(os.fsdecode)
+VOTES = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.45, 0.1, 0.45]], np.float32)
+CAT = Choice("cat", 0.901)
+
+
+def test_the_most_probable_classes_of_a_network_come_best_first() -> None:
+    prediction = make_prediction("a.png", np.array([[0.2, 0.5, 0.3]]), ALONE)
+    assert prediction == Prediction("a.png", (Choice("dog, or not", 0.5), Choice("hip\npo", 0.3)))
+
+
+def test_an_ensemble_predicts_the_mean_and_has_each_networks_own_choice() -> None:
+    prediction = make_prediction("a.png", VOTES, THREE)
+    assert [choice.label for choice in prediction.top] == ["hip\npo", "cat"]
+    shares = [choice.probability for choice in prediction.top]
+    np.testing.assert_allclose(shares, [1.35 / 3, 1.05 / 3])
+    assert [vote.label for vote in prediction.votes] == ["cat", "hip\npo", "cat"]
+    np.testing.assert_allclose([vote.probability for vote in prediction.votes], [0.5, 0.7, 0.45])
+    assert prediction.agreement == "1 of 3"
+
+
+def test_of_equal_probabilities_the_first_class_wins_everywhere() -> None:
+    prediction = make_prediction("a.png", np.full((3, 3), 1 / 3), THREE)
+    assert [choice.label for choice in prediction.top] == list(CLASSES[:2])
+    assert {vote.label for vote in prediction.votes} == {"cat"}
+
+
+def test_probabilities_that_are_not_finite_are_an_error() -> None:
+    prediction = make_prediction("a.png", np.array([[0.2, np.nan, 0.3]]), ALONE)
+    assert prediction.error
+    assert prediction.top == ()
+
+
+def text_of(writer: Callable[..., Write], layout: Layout, *predictions: Prediction) -> str:
+    """As a file takes it: bytes that are not UTF-8 become escapes."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="")
+    write = writer(file, layout)
+    for prediction in predictions:
+        write(prediction)
+    file.flush()
+    return raw.getvalue().decode()
+
+
+@given(PATHS.filter(lambda path: not {"\0", "\r"} & {*path}))
+def test_a_csv_file_gives_back_every_path_and_has_a_cell_for_every_column(path: str) -> None:
+    rows = [make_prediction(path, VOTES, THREE), Prediction(path, error="broken, or so")]
+    text = text_of(write_csv, THREE, *rows)
+    assert text.splitlines()[0].endswith("probability,error")
+    header, good, bad = csv.reader(io.StringIO(text, newline=""))
+    assert len(header) == len(good) == len(bad) == len(set(header))
+    row = dict(zip(header, good, strict=True))
+    assert row["path"].encode(errors="backslashreplace") == path.encode(errors="backslashreplace")
+    assert (row["class"], row["probability"], row["class_2"]) == ("hip\npo", "0.45", "cat")
+    assert (row["two, seed=1 class"], row["two, seed=1 probability"]) == ("hip\npo", "0.7")
+    assert [cell for cell in bad[1:] if cell] == ["broken, or so"]
+
+
+@given(PATHS)
+def test_json_lines_give_back_every_path_whatever_its_bytes(path: str) -> None:
+    rows = [make_prediction(path, VOTES, THREE), Prediction(path, error="broken")]
+    good, bad = map(json.loads, text_of(write_json_lines, THREE, *rows).split("\n")[:-1])
+    assert good.keys() == bad.keys()
+    assert good["path"] == bad["path"] == path
+    assert (good["class"], good["probability"], good["error"]) == ("hip\npo", 0.45, None)
+    assert good["top"][1] == {"class": "cat", "probability": 0.35}
+    assert good["votes"]["one"] == {"class": "cat", "probability": 0.5}
+    assert (bad["class"], bad["top"], bad["votes"], bad["error"]) == (None, [], {}, "broken")
+
+
+def test_on_the_screen_an_image_takes_one_line_that_no_name_can_break() -> None:
+    layout = Layout(2, (), ("cat", "dog"))
+    good = make_prediction("a\n\x1b[31m.png", np.array([[0.25, 0.75, 0]]), layout)
+    assert text_of(
+        write_lines, layout, good, Prediction("b\n.png", error="no file")
+    ).splitlines() == [
+        "dog  75.0%  cat  25.0%  a��[31m.png",
+        "b�.png: no file",
+    ]
+
+
+def test_each_image_of_a_grid_stands_under_its_class_its_votes_and_its_name(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.png", "c" * 40):
+        Image.new("RGB", (30, 20)).save(tmp_path / name, "PNG")
+    voted = Prediction(f"{tmp_path}/a.png", (CAT,), (CAT, Choice("dog", 0.5)))
+    broken = Prediction(f"{tmp_path}/b.png", error="no file")
+    long = Prediction(f"{tmp_path}/{'c' * 40}", (Choice("a class with a long, long name", 1.0),))
+    figure = draw_grid([voted, broken, long], "two networks", max_pixels=600)
+    titles = [axes.get_title("left").split("\n") for axes in figure.axes]
+    assert titles[:2] == [["cat  90.1%, 1 of 2", "a.png"], ["not predicted", "b.png"]]
+    assert titles[2][0].endswith("…  100.0%")
+    assert max(len(line) for title in titles for line in title) <= 25
+    assert figure.axes[1].texts[0].get_text() == "no file"
+    assert [len(axes.images) for axes in figure.axes] == [1, 0, 1]
+
+
+def test_a_grid_is_written_whatever_letters_names_have(tmp_path: Path) -> None:
+    path = tmp_path / "写真 $a_$\n.png"
+    Image.new("RGB", (20, 30), "red").save(path)
+    save_grid(tmp_path / "grid.png", [Prediction(str(path), (CAT,))] * 7, "network\n$x$", 600)
+    picture = imread(tmp_path / "grid.png")
+    red = (picture[..., :3] == [1, 0, 0]).all(axis=2)
+    across = red.any(axis=0)
+    assert red.any(axis=1).sum() > 300  # two rows of images
+    assert (across[1:] > across[:-1]).sum() == 6  # that begin, side by side
