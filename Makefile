@@ -50,15 +50,15 @@ lock: ## write requirements.lock anew from pyproject.toml; newest versions: make
 		--python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --output-file requirements.lock --quiet $(ARGS)
 
+# A variable as the commands read it: from the environment, else from .env, else a default.
+variable = $(BIN)/python -c 'import os; from dotenv import dotenv_values as values; \
+	print(os.path.expanduser(os.environ.get("$(1)") or values(".env").get("$(1)") or "$(2)"))'
+
 tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine only
-	@logs="$$($(BIN)/python -c 'import os; from triptych.cli import ROOT, read_env; \
-	read_env(ROOT / ".env"); print(os.environ.get("LOG_DIR", "logs"))')"; set -x; \
-	$(BIN)/tensorboard --host localhost --logdir "$$logs"
+	$(BIN)/tensorboard --host localhost --logdir "$$($(call variable,LOG_DIR,logs))"
 
 clean: ## remove caches, build products, features of probes; logs/, other data, .env and .venv stay
-	-@test ! -x $(BIN)/python || $(BIN)/python -c 'import os, shutil; from triptych.cli import ROOT, read_env; \
-	read_env(ROOT / ".env"); data = os.path.expanduser(os.environ.get("DATA_DIR") or "data"); \
-	shutil.rmtree(os.path.join(data, ".features"), ignore_errors=True)'
+	-@test ! -x $(BIN)/python || { data="$$($(call variable,DATA_DIR,data))" && rm -rf "$$data/.features"; }
 	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -13,7 +13,7 @@ import triptych.model
 from hydra import compose, initialize_config_dir
 
 import triptych.data
-from triptych.cli import normalize_argument
+from triptych.cli import add_plus
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.tools.compare.command import compare
 from triptych.training import train
@@ -47,7 +47,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def composed(configs: Path, overrides: list[str], verb: str = "train") -> Config:
     with initialize_config_dir(str(configs), version_base="1.3"):
         config = resolve_config(
-            compose(verb, [normalize_argument(override) for override in overrides])
+            compose(verb, [add_plus(override) for override in overrides])
         )
     check_config(config, verb)
     return config

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from triptych import cli
 from triptych.config import CONFIGS, TRAINER_ARGUMENTS, rules_of
 
 SECONDS = 30  # for one command line; most take a quarter of one
@@ -143,10 +144,11 @@ def hang(*_: Any) -> None:
 
 
 def enter(verb: str, arguments: list[str]) -> None:
-    """The door of a command, with nothing behind it."""
+    """Start a command that does nothing but print its config."""
+    cli.load_function = lambda command: print  # type: ignore[assignment]
     sys.modules["triptych.tools.sweep.sweep"] = SimpleNamespace(run_sweep=print)  # type: ignore[assignment]
     sys.argv = [f"{verb}.py", *arguments]
-    main(verb)
+    cli.main(verb)
 
 
 def composed(case: Case) -> tuple[int, str, str]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from triptych.cli import normalize_argument
+from triptych.cli import add_plus
 from triptych.config import CONFIGS, resolve_config
 from triptych.runs.record import Record
 from triptych.training import train
@@ -54,7 +54,7 @@ def undisturbed(log_dir: Path, plan: Plan) -> list[Record]:
     for seed, rate in itertools.product(range(plan.num_seeds), plan.rates):
         overrides = [*TINY, f"seed={seed}", f"optim.lr={rate}", f"log_dir={log_dir}"]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = resolve_config(compose("train", list(map(normalize_argument, overrides))))
+            config = resolve_config(compose("train", list(map(add_plus, overrides))))
         with suppress(SystemExit):  # of those that are made to fail
             train(config, overrides)
     return records(log_dir)
