@@ -261,11 +261,11 @@ def other_optimizer(content: dict[str, Any]) -> None:
         *(other_shape, other_network, other_optimizer),
         lambda content: content.update(generators=[3]),
         lambda content: content.update(global_step="three"),
-        lambda content: content.update(callbacks={"Journal": 3}),
+        lambda content: content.update(callbacks={"RunRecorder": 3}),
         lambda content: content.update(callbacks={}),
         lambda content: content.update(epoch_loss=["x", 0, 0]),
-        lambda content: content["callbacks"]["Journal"].update(train_seconds="long"),
-        lambda content: content["callbacks"]["Journal"]["best"].pop("epoch"),
+        lambda content: content["callbacks"]["RunRecorder"].update(train_seconds="long"),
+        lambda content: content["callbacks"]["CheckpointCallback"].pop("epoch"),
         lambda content: content.update(global_step=float("inf")),
         lambda content: content.update(optimizer_states=[]),
         lambda content: content.update(loops={"fit_loop": {}}),
@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_run_is_named(
 def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, whole: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True) | {"extra": [torch.zeros(3)]}
-    content["callbacks"]["Journal"].update(record=3, due=None)
+    content["callbacks"]["RunRecorder"].update(record=3)
     torch.save(content, last)
     assert ask(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)

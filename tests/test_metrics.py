@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from triptych.metrics import EpochLoss, Predictions, build_metrics, compute_scores
+from triptych.metrics import EpochLoss, SplitPredictions, build_metrics, compute_scores
 
 NUM_CLASSES = 5
 shared_collection = build_metrics(NUM_CLASSES)  # as one task uses it, epoch after epoch
@@ -86,7 +86,7 @@ def test_predictions_do_not_depend_on_order_or_batches(order: list[int], cuts: l
     logits = torch.randn(17, 3, generator=generator)
     labels = torch.randint(3, (17,), generator=generator)
     index = 5 * torch.arange(17)
-    gathered = Predictions()
+    gathered = SplitPredictions()
     for part in torch.tensor_split(torch.tensor(order), sorted(cuts)):
         gathered.update(logits[part], labels[part], index[part])
     found = gathered.compute()
@@ -97,7 +97,7 @@ def test_predictions_do_not_depend_on_order_or_batches(order: list[int], cuts: l
 
 
 def test_predictions_are_float32_and_forgotten_on_reset() -> None:
-    gathered = Predictions()
+    gathered = SplitPredictions()
     gathered.update(torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2).long(), torch.arange(2))
     assert gathered.compute()[0].dtype == torch.float32
     gathered.reset()
@@ -108,8 +108,8 @@ def test_predictions_are_float32_and_forgotten_on_reset() -> None:
 def test_the_epoch_loss_is_the_mean_over_images_of_uneven_batches() -> None:
     loss = EpochLoss()
     for value, num_images in ((1.0, 64), (2.0, 64), (5.0, 2)):
-        loss.add(torch.tensor(value), num_images)
-    assert loss.include(loss.read()) is None
+        loss.append(torch.tensor(value), num_images)
+    assert loss.add(loss.take_unread()) is None
     assert loss.mean == pytest.approx((64 + 128 + 10) / 130)
     assert loss.num_batches == 3
 
@@ -117,9 +117,9 @@ def test_the_epoch_loss_is_the_mean_over_images_of_uneven_batches() -> None:
 def test_the_epoch_loss_adds_up_over_several_readings_and_processes() -> None:
     loss, other = EpochLoss(), EpochLoss()
     for value in (1.0, 2.0):
-        loss.add(torch.tensor(value), 3)
-        other.add(torch.tensor(3 * value), 1)
-        assert loss.include(loss.read() + other.read()) is None
+        loss.append(torch.tensor(value), 3)
+        other.append(torch.tensor(3 * value), 1)
+        assert loss.add(loss.take_unread() + other.take_unread()) is None
     assert loss.mean == pytest.approx((3 + 3 + 6 + 6) / 8)
     assert loss.num_batches == 2
 
@@ -127,26 +127,26 @@ def test_the_epoch_loss_adds_up_over_several_readings_and_processes() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_batch_that_is_not_finite_is_named_by_its_number_in_the_epoch(bad: float) -> None:
     loss = EpochLoss()
-    loss.add(torch.tensor(1.0), 4)
-    assert loss.include(loss.read()) is None
+    loss.append(torch.tensor(1.0), 4)
+    assert loss.add(loss.take_unread()) is None
     for value in (1.0, bad, 1.0, bad):
-        loss.add(torch.tensor(value), 4)
-    assert loss.include(loss.read()) == 3
+        loss.append(torch.tensor(value), 4)
+    assert loss.add(loss.take_unread()) == 3
 
 
 def test_an_epoch_loss_goes_on_from_its_state() -> None:
     loss = EpochLoss()
-    loss.add(torch.tensor(1.0), 3)
-    loss.include(loss.read())
+    loss.append(torch.tensor(1.0), 3)
+    loss.add(loss.take_unread())
     resumed = EpochLoss(*loss.state())
     for each in (loss, resumed):
-        each.add(torch.tensor(2.0), 1)
-        each.include(each.read())
+        each.append(torch.tensor(2.0), 1)
+        each.add(each.take_unread())
     assert resumed.state() == loss.state()
     assert resumed.mean == 1.25
 
 
 def test_the_epoch_loss_keeps_no_graph() -> None:
     loss = EpochLoss()
-    loss.add(torch.ones(1, requires_grad=True).sum(), 1)
-    assert not loss.read().requires_grad
+    loss.append(torch.ones(1, requires_grad=True).sum(), 1)
+    assert not loss.take_unread().requires_grad

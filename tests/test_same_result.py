@@ -27,7 +27,7 @@ from triptych.config import Config
 from triptych.data.rng import permutation
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.training import fit_and_test, make_trainer, prepare
+from triptych.training import fit, make_trainer, prepare
 
 NUM_STEPS, BATCH_SIZE = 10, 8
 SETTINGS = (
@@ -61,11 +61,11 @@ def fast(config: Config, folder: Path) -> tuple[list[float], dict[str, Tensor]]:
     pl.seed_everything(0, verbose=False)
     data, task = made(config)
     record = Record.create(config | {"log_dir": str(folder)}, [])
-    trainer, journal = make_trainer(config, record, task)
+    trainer = make_trainer(config, record, task)
     first = FirstGradients()
     trainer.callbacks.insert(0, first)  # type: ignore[attr-defined]
     torch.manual_seed(1)
-    fit_and_test(config, record, trainer, journal, task, data)
+    fit(config, record, trainer, task, data)
     with (record.folder / "metrics.csv").open() as file:
         means = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     sums = [0.0, *(mean * number for number, mean in enumerate(means, start=1))]
@@ -190,7 +190,7 @@ def test_no_step_waits_for_the_device(overrides: tuple[str, ...], tmp_path: Path
     config["trainer"]["log_every_n_steps"] = 100
     data, task = made(config)
     record = Record.create(config | {"log_dir": str(tmp_path)}, [])
-    trainer, _ = make_trainer(config, record, task)
+    trainer = make_trainer(config, record, task)
     with Waits() as waits:
         trainer.callbacks.append(Counting(waits))  # type: ignore[attr-defined]
         trainer.fit(task, datamodule=data)

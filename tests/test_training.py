@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import get_model
 
 from triptych.build import build_datamodule
-from triptych.callbacks.recorder import Journal
+from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
@@ -199,15 +199,15 @@ def test_the_same_config_and_seed_give_the_same_run_to_the_last_bit(
 
 def stopped(log_dir: Path, monkeypatch: pytest.MonkeyPatch, step: int, *overrides: str) -> Path:
     """The folder of a run that SIGTERM reached at the end of a batch."""
-    keep = Journal.on_train_batch_end
+    keep = CheckpointCallback.on_train_batch_end
 
-    def stop(self: Journal, trainer: Any, *args: Any) -> None:
+    def stop(self: CheckpointCallback, trainer: Any, *args: Any) -> None:
         if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         keep(self, trainer, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "on_train_batch_end", stop)
+        patched.setattr(CheckpointCallback, "on_train_batch_end", stop)
         with pytest.raises(SystemExit) as ended:
             train(composed(log_dir, *overrides), list(overrides))
     assert ended.value.code == 143

@@ -1,9 +1,10 @@
-"""The config's leaves, built; what they refuse is the input's fault."""
+"""Makes what a config names: data, optimizer, trainer; what they refuse is the user's to mend."""
 
 import inspect
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from triptych.callbacks.checkpoint import AtomicCheckpointIO
@@ -30,7 +32,7 @@ COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile ne
 
 
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
-    """What a `_target_` of the config makes; raises UserError where it does not take its settings."""
+    """What a `_target_` of the config makes; raises UserError where it refuses its settings."""
     try:
         return hydra_instantiate(node, **more)
     except HydraException as error:
@@ -41,8 +43,8 @@ def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
 def build_datamodule(
     config: Config, images: ImageSet, preprocessing: Preprocessing
 ) -> ImageDataModule:
-    elsewhere = ("name", "root", "size", "fit", "max_pixels", "source")
-    settings = {key: value for key, value in config["data"].items() if key not in elsewhere}
+    of_the_source = ("name", "root", "size", "fit", "max_pixels", "source")
+    settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     return ImageDataModule(
         image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings
     )
@@ -50,22 +52,22 @@ def build_datamodule(
 
 def on_cuda(config: Config) -> bool:
     """Whether the run will use an NVIDIA GPU."""
-    wanted = config["trainer"].get("accelerator", "auto") in ("auto", "gpu", "cuda")
-    return wanted and torch.cuda.is_available()
+    accelerator = config["trainer"].get("accelerator", "auto")
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def build_optim(config: Config) -> Optim:
     """The recipe of learning, with the optimizer's fused kernels where it has them."""
     settings = {name: value for name, value in config["optim"].items() if name != "name"}
     node = settings.pop("optimizer")
-    takes = inspect.signature(get_object(node["_target_"]))
+    signature = inspect.signature(get_object(node["_target_"]))
     try:
-        takes.bind([], **{name: value for name, value in node.items() if name != "_target_"})
+        signature.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except TypeError as error:
         raise UserError(f"optim.optimizer: {node['_target_']} has {error}") from error
     # Under autocast Lightning refuses to clip the gradients of a fused optimizer.
     clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
-    fused = {"fused": True} if "fused" in takes.parameters and not clips else {}
+    fused = {"fused": True} if "fused" in signature.parameters and not clips else {}
     return Optim(
         optimizer=instantiate("optim.optimizer", node, **fused, _partial_=True), **settings
     )
@@ -84,7 +86,7 @@ def compile_network(backbone: Backbone, config: Config) -> None:
 
     Its state keeps its names. torch keeps what it compiled for the next process.
     """
-    mode = config.get("speed", {}).get("compile", "none")  # older folders lack it
+    mode = config["speed"]["compile"]
     if mode == "none":
         return
     if not any(map(shutil.which, COMPILERS)):
@@ -94,7 +96,7 @@ def compile_network(backbone: Backbone, config: Config) -> None:
 
 def compile_seconds(config: Config) -> float | None:
     """What compiling took so far in this process; None where it was not asked for."""
-    if config.get("speed", {}).get("compile", "none") == "none":
+    if config["speed"]["compile"] == "none":
         return None
     from torch._dynamo.utils import calculate_time_spent  # half of torch's import again
 
@@ -106,11 +108,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Trainer:
+def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's Trainer with the config's callbacks and loggers, and ours after them."""
     options = dict(config["trainer"])
     nodes = {name: options.pop(name, None) or [] for name in ("callbacks", "plugins", "logger")}
-    theirs = [instantiate("trainer.callbacks", node) for node in nodes["callbacks"]]
+    configured = [instantiate("trainer.callbacks", node) for node in nodes["callbacks"]]
     plugins = [instantiate("trainer.plugins", node) for node in nodes["plugins"]]
     loggers = [build_logger(node, record) for node in nodes["logger"]]
     if options.get("precision") is None:
@@ -119,16 +121,16 @@ def build_trainer(config: Config, record: Record, callbacks: list[Any]) -> pl.Tr
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     if options.pop("enable_progress_bar", True) and rank() == 0:
-        theirs.append(make_progress_callback())
+        configured.append(make_progress_callback())
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
     try:
         trainer = pl.Trainer(
             **options,
-            callbacks=[*theirs, *callbacks],
+            callbacks=[*configured, *callbacks],
             logger=loggers,
             plugins=[AtomicCheckpointIO(), *plugins],
-            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in theirs),
+            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in configured),
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {summarize_error(error)}") from error
@@ -162,21 +164,25 @@ def build_logger(node: dict[str, Any], record: Record) -> Any:
     return logger
 
 
-# What a run needs before it can start: images, and pretrained weights.
+def check_available(needed: Sequence[Source | BackboneFactory], overrides: Sequence[str]) -> None:
+    """Raise UserError unless images and weights are on disk or can be downloaded.
 
-
-def check_available(needed: list[Source | BackboneFactory], overrides: list[str]) -> None:
-    """Raise UserError unless all that is needed is on disk or can be fetched; fetches nothing."""
-    lost = [what for part in needed if (what := part.missing()) and not part.can_download()]
-    if lost:
-        own = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
-        elsewhere = [o for o in own if not o.startswith(("data=", "data.", "experiment="))]
-        drawn = ["data=shapes", "model.weights=null"]
-        offers = dict.fromkeys(
-            f"\npython train.py {shlex.join(offer)}"
-            for offer in ([*own, "model.weights=null"], [*elsewhere, *drawn])
-            if sorted(offer) != sorted(overrides)
+    Downloads nothing. The message ends with commands that run without what is missing.
+    """
+    missing = [what for part in needed if (what := part.missing()) and not part.can_download()]
+    if not missing:
+        return
+    same = [o for o in overrides if not o.startswith(("model.weights=", "resume="))]
+    same_but_data = [o for o in same if not o.startswith(("data=", "data.", "experiment="))]
+    commands = dict.fromkeys(
+        f"\npython train.py {shlex.join(command)}"
+        for command in (
+            [*same, "model.weights=null"],
+            [*same_but_data, "data=shapes", "model.weights=null"],
         )
-        raise UserError(
-            f"missing, and not to be fetched: {'; '.join(lost)}. These do without:{''.join(offers)}"
-        )
+        if sorted(command) != sorted(overrides)
+    )
+    raise UserError(
+        f"not on this machine, and cannot be downloaded: {'; '.join(missing)}. "
+        f"To run without:{''.join(commands)}"
+    )

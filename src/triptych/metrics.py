@@ -21,7 +21,7 @@ from torchmetrics.classification import (
 PER_CLASS = ("f1", "precision", "recall")
 
 
-class Predictions(Metric):
+class SplitPredictions(Metric):
     """Logits (N, C), labels (N,) and indices (N,) of a whole split, from every device, by index.
 
     Gathered before anything is computed, so that a metric does not depend on how the images were
@@ -44,8 +44,8 @@ class Predictions(Metric):
         self.labels.append(labels)
         self.index.append(index)
 
-    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`compute`, whose labels and index torchmetrics would squeeze to scalars where N is 1."""
+    def gather(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`compute`, but labels and index stay (N,) where N is 1: torchmetrics squeezes them."""
         logits, labels, index = self.compute()
         return logits, labels.view(-1), index.view(-1)
 
@@ -64,6 +64,10 @@ class Scores(NamedTuple):
     values: dict[str, float]
     per_class: dict[str, Tensor]
     confusion: Tensor  # int64 (C, C), rows true, columns predicted
+
+    def named(self, split: str) -> dict[str, float]:
+        """The values as they are logged: `val/accuracy` and so on."""
+        return {f"{split}/{name}": value for name, value in self.values.items()}
 
 
 def build_metrics(num_classes: int) -> MetricCollection:
@@ -100,28 +104,32 @@ def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
 
 
 class EpochLoss:
-    """The mean training loss of the epoch so far, in nats, kept on the device until it is read."""
+    """The mean training loss of the epoch so far, in nats.
+
+    A step appends its loss without waiting for the device; now and then what is unread is taken,
+    summed over the ranks and added.
+    """
 
     def __init__(self, total: float = 0.0, num_images: int = 0, num_batches: int = 0) -> None:
         self.total, self.num_images, self.num_batches = total, num_images, num_batches
         self.unread: list[tuple[Tensor, int]] = []
 
     def state(self) -> list[float | int]:
-        """What has been read, as the constructor takes it."""
+        """What was added, as the constructor takes it."""
         return [self.total, self.num_images, self.num_batches]
 
-    def add(self, loss: Tensor, num_images: int) -> None:
+    def append(self, loss: Tensor, num_images: int) -> None:
         self.unread.append((loss.detach(), num_images))
 
-    def read(self) -> Tensor:
-        """Sums per unread batch, float32 (batches, 2): loss times images, images. Empties them."""
+    def take_unread(self) -> Tensor:
+        """Of each unread batch loss times images, and images: float32 (batches, 2)."""
         losses = torch.stack([loss for loss, _ in self.unread]).float()
         num_images = losses.new_tensor([n for _, n in self.unread])
         self.unread.clear()
         return torch.stack([losses * num_images, num_images], dim=1)
 
-    def include(self, sums: Tensor) -> int | None:
-        """Add what was read; the number of the first batch that is not finite, from 1."""
+    def add(self, sums: Tensor) -> int | None:
+        """Add what `take_unread` gave; the number of the first batch not finite, from 1."""
         for loss, num_images in sums.tolist():
             self.num_batches += 1
             self.total += loss

@@ -1,6 +1,6 @@
-"""The one LightningModule: a backbone learns to classify.
+"""The one LightningModule: a backbone learns to classify images.
 
-Shapes: B images of a batch, C classes.
+Shapes: B images of a batch, N of a split, C classes.
 """
 
 import math
@@ -11,48 +11,51 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from triptych.data.datamodule import Batch
-from triptych.metrics import EpochLoss, Predictions, Scores, build_metrics, compute_scores
+from triptych.metrics import EpochLoss, Scores, SplitPredictions, build_metrics, compute_scores
 from triptych.models.backbone import Backbone
 from triptych.optim import Optim
 
 
 class ImageClassifier(pl.LightningModule):
-    """Cross-entropy on the backbone's logits, scored over whole splits.
+    """Learns by cross-entropy on the backbone's logits; is scored over whole splits.
 
-    `counts` (C,) are of training images, for an `optim` that weighs classes.
-
-    After a validation or test epoch, `scores` and `predictions` (logits, labels, index) hold its
-    results on every device.
+    `num_per_class` (C,) counts training images, for an `optim` that weighs classes. After a
+    validation or test epoch, `scores` and `predictions` hold its results on every rank.
     """
 
     scores: Scores
-    predictions: tuple[Tensor, Tensor, Tensor]
+    predictions: tuple[Tensor, Tensor, Tensor]  # logits (N, C), labels (N,), index (N,)
 
     def __init__(
-        self, backbone: Backbone, optim: Optim, num_classes: int, counts: list[int] | None = None
+        self,
+        backbone: Backbone,
+        optim: Optim,
+        num_classes: int,
+        num_per_class: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.optim = optim
-        self.criterion = optim.criterion(counts)
-        self.gathered = Predictions()
+        self.criterion = optim.criterion(num_per_class)
         self.metrics = build_metrics(num_classes)
+        self.split_predictions = SplitPredictions()
         self.epoch_loss = EpochLoss()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C)."""
         logits: Tensor = self.backbone(images.to(self.dtype))
         return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.criterion(self(batch.inputs), batch.labels)
+        self.epoch_loss.append(loss, len(batch.inputs))
+        return loss
 
     def on_train_epoch_end(self) -> None:
         self.epoch_loss = EpochLoss()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.criterion(self(batch.inputs), batch.labels)
-        self.epoch_loss.add(loss, len(batch.inputs))
-        return loss
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.gathered.update(self(batch.inputs), batch.labels, batch.index)
+        self.split_predictions.update(self(batch.inputs), batch.labels, batch.index)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -64,22 +67,20 @@ class ImageClassifier(pl.LightningModule):
         self._score("test")
 
     def _score(self, split: str) -> None:
-        self.predictions = self.gathered.whole()
-        self.gathered.reset()
+        self.predictions = self.split_predictions.gather()
+        self.split_predictions.reset()
         logits, labels, _ = self.predictions
         self.scores = compute_scores(self.metrics, logits, labels)
-        named = {f"{split}/{name}": value for name, value in self.scores.values.items()}
-        self.log_dict(named, logger=False)  # for callbacks such as EarlyStopping
+        self.log_dict(self.scores.named(split), logger=False)  # for callbacks as EarlyStopping
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        steps_per_epoch, total_steps = self.planned_steps()
-        optimizer, schedule = self.optim.build(self.backbone, steps_per_epoch, total_steps)
+        optimizer, schedule = self.optim.build(self.backbone, *self.count_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def planned_steps(self) -> tuple[int, int]:
-        """Optimizer steps of an epoch and of the whole training.
+    def count_steps(self) -> tuple[int, int]:
+        """Optimizer steps of an epoch, and of the whole training.
 
-        Lightning's own estimate sets the loader up too early for a resumed run to find its place.
+        Not Lightning's own estimate: it sets the loader up before a resumed run knows its place.
         """
         trainer: Any = self.trainer
         batches = len(trainer.datamodule.train_dataloader())

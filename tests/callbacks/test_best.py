@@ -1,7 +1,6 @@
 """The weights to be scored, as they come back from the disk."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,9 +29,11 @@ def test_best_weights_keep_what_their_modules_ask_for(
     (tmp_path / "config.yaml").write_text("")
     state = dict(task.state_dict()) if averaged else task.state_dict()  # as Lightning averages them
     content: dict[str, Any] = {"state_dict": state}
-    checkpoint.include({"val": None}, content, task.backbone.network)
-    checkpoint.keep(content["chosen"], Record(tmp_path, {}), SimpleNamespace(is_global_zero=True))  # type: ignore[arg-type]
-    path = tmp_path / "checkpoints" / "checkpoint.ckpt"
+    best = checkpoint.BestWeights()
+    best.choose(1, {}, None)
+    best.capture(content["state_dict"], task.backbone.network)
+    best.save(Record(tmp_path, {}))
+    path = tmp_path / "checkpoints" / "best.ckpt"
     scored, taken = mnasnet0_5(num_classes=3), mnasnet0_5(num_classes=5)
     checkpoint.load_weights_into(scored, path)
     load_weights(taken, "classifier.1", path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from triptych.callbacks import checkpoint
-from triptych.callbacks.checkpoint import CheckpointSchedule
+from triptych.callbacks.checkpoint import SaveSchedule
 from triptych.runs.stopping import signal_handlers
 
 
@@ -26,33 +26,33 @@ def trainer(step: int = 1) -> Any:
 
 
 def test_steps_and_minutes_make_one_due(clock: SimpleNamespace) -> None:
-    checkpoint = CheckpointSchedule(every_n_steps=3, every_minutes=2)
-    assert [step for step in range(1, 8) if checkpoint.now(trainer(step))] == [3, 6]
+    schedule = SaveSchedule(every_n_steps=3, every_minutes=2)
+    assert [step for step in range(1, 8) if schedule.should_save(trainer(step))] == [3, 6]
     clock.now += 120
-    assert checkpoint.now(trainer(7))
-    checkpoint.saved(trainer(7))
-    assert not checkpoint.now(trainer(7)), "the minutes begin anew"
+    assert schedule.should_save(trainer(7))
+    schedule.restart()
+    assert not schedule.should_save(trainer(7)), "the minutes begin anew"
 
 
 def test_a_signal_waits_for_the_checkpoint_and_ends_the_run_after_it(
     clock: SimpleNamespace,
 ) -> None:
-    checkpoint = CheckpointSchedule(None, None)
-    checkpoint._stop(signal.SIGTERM, None)
-    assert checkpoint.now(trainer())
+    schedule = SaveSchedule(None, None)
+    schedule._request_stop(signal.SIGTERM, None)
+    assert schedule.should_save(trainer())
     with pytest.raises(SystemExit) as ended:
-        checkpoint.saved(trainer())
+        schedule.stop_if_requested(trainer())
     assert ended.value.code == 143
 
 
 def test_two_signals_within_a_second_are_one_request(clock: SimpleNamespace) -> None:
-    checkpoint = CheckpointSchedule(None, None)
-    checkpoint._stop(signal.SIGINT, None)
+    schedule = SaveSchedule(None, None)
+    schedule._request_stop(signal.SIGINT, None)
     clock.now += 0.5
-    checkpoint._stop(signal.SIGTERM, None)  # as torchrun passes Ctrl-C on
+    schedule._request_stop(signal.SIGTERM, None)  # as torchrun passes Ctrl-C on
     clock.now += 1
     with pytest.raises(SystemExit) as ended:
-        checkpoint._stop(signal.SIGINT, None)
+        schedule._request_stop(signal.SIGINT, None)
     assert ended.value.code == 130
 
 
@@ -68,15 +68,15 @@ def test_ranks_ask_each_other_about_once_a_second_and_steps_need_no_asking(
 
     strategy = SimpleNamespace(reduce=reduce, root_device="cpu")
     two: Any = SimpleNamespace(global_step=0, strategy=strategy, world_size=2)
-    checkpoint = CheckpointSchedule(every_n_steps=7, every_minutes=None)
+    schedule = SaveSchedule(every_n_steps=7, every_minutes=None)
     due = []
     for step in range(1, 3001):
         clock.now += 0.01 if step < 2000 else 0.5  # it becomes slow
         if step == 2500:
-            checkpoint._stop(signal.SIGTERM, None)
+            schedule._request_stop(signal.SIGTERM, None)
         two.global_step = step
-        if checkpoint.now(two) and step % 7:
-            checkpoint.append(step)
+        if schedule.should_save(two) and step % 7:
+            due.append(step)
     assert due[0] - 2500 <= 2
     fast = [at for at in asked if at < 120]
     assert 15 <= len(fast) <= 30, "twenty seconds of fast steps"
@@ -85,23 +85,23 @@ def test_ranks_ask_each_other_about_once_a_second_and_steps_need_no_asking(
 
 def test_one_device_asks_nobody(clock: SimpleNamespace) -> None:
     alone = SimpleNamespace(global_step=1, world_size=1)  # and no strategy
-    assert not CheckpointSchedule(None, None).now(alone)  # type: ignore[arg-type]
+    assert not SaveSchedule(None, None).should_save(alone)  # type: ignore[arg-type]
 
 
 def test_a_job_that_slurm_would_requeue_is_saved_first(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "lightning_requeues", lambda: True)
+    monkeypatch.setattr(checkpoint, "requeues_on_sigusr1", lambda: True)
     requeued: list[int] = []
     with (
         signal_handlers(signal.SIG_IGN),
         signal_handlers(lambda n, _: requeued.append(n), [signal.SIGUSR1]),
     ):
-        checkpoint = CheckpointSchedule(None, None)
-        checkpoint.listen()
+        schedule = SaveSchedule(None, None)
+        schedule.catch_signals()
         signal.raise_signal(signal.SIGUSR1)
         assert requeued == []
-        assert checkpoint.now(trainer())
+        assert schedule.should_save(trainer())
         with pytest.raises(SystemExit) as ended:
-            checkpoint.saved(trainer())
+            schedule.stop_if_requested(trainer())
     assert (ended.value.code, requeued) == (143, [signal.SIGUSR1])

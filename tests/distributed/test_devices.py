@@ -23,12 +23,12 @@ from torch import Tensor, distributed
 
 from triptych.build import build_datamodule, build_optim, build_trainer, check_ranks, instantiate
 from triptych.callbacks import checkpoint
-from triptych.callbacks.checkpoint import CheckpointSchedule
+from triptych.callbacks.checkpoint import SaveSchedule
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.data.datamodule import KeyedBatchSampler
 from triptych.distributed import launch, processes, ranks
 from triptych.errors import UserError
-from triptych.metrics import Predictions, build_metrics, compute_scores
+from triptych.metrics import SplitPredictions, build_metrics, compute_scores
 from triptych.module import ImageClassifier
 from triptych.runs import lifecycle
 from triptych.runs.record import Record, config_hash
@@ -208,10 +208,10 @@ def scored(rank: int, world_size: int) -> list[tuple[np.ndarray, np.ndarray, dic
         generator = torch.Generator().manual_seed(n)
         logits = torch.randn(n, 4, generator=generator)
         labels = torch.randint(4, (n,), generator=generator)
-        gathered = Predictions()
+        gathered = SplitPredictions()
         for batch in KeyedBatchSampler(n, 8, rank, world_size, seed=None):
             gathered.update(logits[batch], labels[batch], batch)
-        every, targets, index = gathered.whole()
+        every, targets, index = gathered.gather()
         results.append(
             (every.numpy(), index.numpy(), compute_scores(build_metrics(4), every, targets).values)
         )
@@ -233,14 +233,14 @@ def test_metrics_of_any_number_of_images_are_those_of_one_device(
 
 def saving_step(rank: int, world_size: int) -> int:
     """The step that one of the ranks saves at, where only the last one heard a signal."""
-    due = CheckpointSchedule(None, None)
+    due = SaveSchedule(None, None)
     strategy = types.SimpleNamespace(root_device="cpu", reduce=most)
     trainer: Any = types.SimpleNamespace(strategy=strategy, world_size=world_size, global_step=0)
-    while not due.now(trainer):
+    while not due.should_save(trainer):
         trainer.global_step += 1
         time.sleep(0.001 * (1 + rank))
         if trainer.global_step == 40 and rank == world_size - 1:
-            due._stop(signal.SIGTERM, None)
+            due._request_stop(signal.SIGTERM, None)
     return int(trainer.global_step)
 
 

@@ -34,7 +34,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from triptych import figures, training
-from triptych.callbacks.recorder import Journal
+from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.cli import configure_logging, print_error
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.distributed import job, processes, ranks
@@ -46,8 +46,8 @@ from triptych.runs.record import Record
 MOMENTS = {
     "step": (ImageClassifier, "training_step"),
     "validation": (ImageClassifier, "validation_step"),
-    "scored": (Journal, "on_validation_end"),
-    "epoch over": (Journal, "on_train_epoch_end"),
+    "scored": (CheckpointCallback, "on_validation_end"),
+    "epoch over": (CheckpointCallback, "on_train_epoch_end"),
     "fitted": (pl.Trainer, "test"),
     "test": (ImageClassifier, "test_step"),
     "end": (Record, "end"),

@@ -1,11 +1,13 @@
-"""Checkpoints that are whole or not there, and hold nothing but data."""
+"""When a checkpoint is saved, what it holds, and the best epoch's weights.
+
+A checkpoint is whole or not there, and holds nothing but data: it loads with `weights_only=True`.
+"""
 
 import copy
 import logging
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,9 +15,12 @@ from zipfile import ZipFile
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, distributed, nn
 
+from triptych.callbacks.loop import dump_checkpoint, is_accumulating, is_last_batch, validates_next
+from triptych.callbacks.recorder import RunRecorder
 from triptych.errors import UserError
 from triptych.models.backbone import strip_prefix
 from triptych.runs.record import Record
@@ -27,6 +32,236 @@ from triptych.runs.stopping import (
     requeues_on_sigusr1,
 )
 from triptych.runs.storage import atomic_write
+
+log = logging.getLogger(__name__)
+AGREE_SECONDS = 1.0  # between two exchanges of the ranks: each waits for all of them
+REPEAT_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
+
+
+class BestWeights:
+    """The epoch to be scored: its weights and validation predictions, until they are written.
+
+    Weights are taken from what a checkpoint holds, for callbacks may change that (averaged
+    weights). `last.ckpt` holds them, too, until both files are written: a run that is killed
+    in between writes them when it is resumed.
+    """
+
+    def __init__(self) -> None:
+        self.epoch, self.accuracy = 0, -1.0  # epochs from 1; no validation yet
+        self.metrics: dict[str, float] = {}
+        self.unwritten: dict[str, Any] | None = None  # `val` predictions; then `state_dict`
+
+    def choose(
+        self, epoch: int, metrics: dict[str, float], predictions: list[Tensor] | None
+    ) -> None:
+        """Make the present weights the ones to be scored."""
+        self.epoch, self.accuracy = epoch, metrics.get("val/accuracy", -1.0)
+        self.metrics = metrics
+        self.unwritten = {"val": predictions}
+
+    def capture(self, state: dict[str, Tensor], network: nn.Module) -> None:
+        """Take the weights out of a checkpoint's state, by the network's own names."""
+        if self.unwritten and "state_dict" not in self.unwritten:
+            weights = OrderedDict(strip_prefix(state))
+            weights._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+            self.unwritten["state_dict"] = weights
+
+    def save(self, record: Record) -> None:
+        """Write `best.ckpt` and `predictions/val.npz`, once."""
+        unwritten, self.unwritten = self.unwritten, None
+        if unwritten is None:
+            return
+        content = {"state_dict": unwritten["state_dict"], "config": record.config_yaml}
+        AtomicCheckpointIO().save_checkpoint(content, record.checkpoint_path("best"))
+        if unwritten["val"] is None:
+            record.drop_predictions("val")
+            return
+        logits, labels, index = (tensor.numpy() for tensor in unwritten["val"])
+        record.add_predictions("val", logits=logits, labels=labels, index=index)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "unwritten"}
+
+
+class CheckpointCallback(Checkpoint):
+    """Saves `last.ckpt` and `best.ckpt`. Lightning runs it after all other callbacks.
+
+    `last.ckpt`, all that resuming needs, is saved at the end of an epoch, after its validation,
+    and within an epoch when the schedule says so, where an optimizer step is complete; never on a
+    batch that a validation follows, or a run resumed there would skip it. `best.ckpt` follows it:
+    the epoch of the highest `val/accuracy`, the earlier one on a tie; with `score="last"`, or
+    without validation, the last.
+    """
+
+    def __init__(
+        self, record: Record, recorder: RunRecorder, schedule: "SaveSchedule", score: str
+    ) -> None:
+        self.record, self.recorder, self.schedule = record, recorder, schedule
+        self.score = score
+        self.best = BestWeights()
+        self._step = 0
+        self._generators: list[dict[str, Tensor]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self.best).update(state)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save_best(trainer)  # of a run that was killed before it wrote them
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
+        restore_generators(self._generators, trainer.strategy.root_device)
+        self.schedule.catch_signals()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        has_stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not has_stepped or is_last_batch(trainer) or validates_next(trainer):
+            return
+        if self.schedule.should_save(trainer):
+            self.recorder.read_loss(trainer, pl_module)
+            self.save(trainer)
+            self.schedule.stop_if_requested(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        values = pl_module.scores.named("val")
+        if self.score == "last" or values["val/accuracy"] > self.best.accuracy:
+            self._choose(trainer, values, [tensor.cpu() for tensor in pl_module.predictions])
+        if is_accumulating(trainer):
+            self.schedule.is_overdue = True  # at the end of the step
+        elif not is_last_batch(trainer):
+            self.save(trainer)
+            self.schedule.stop_if_requested(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_validated = self.best.epoch == trainer.current_epoch + 1
+        if not is_validated and (self.score == "last" or self.best.accuracy < 0):
+            self._choose(trainer, {}, None)
+        self.save(trainer)
+        self.schedule.stop_if_requested(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.record.update(best_epoch=self.best.epoch, metrics=self.best.metrics)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`, and `best.ckpt` where there is a better epoch."""
+        for logger in trainer.loggers:
+            logger.save()  # curves must reach as far as the checkpoint
+        trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
+        self._save_best(trainer)
+        self.schedule.restart()
+
+    def _save_best(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            self.best.save(self.record)
+        self.best.unwritten = None
+
+    def _choose(
+        self, trainer: pl.Trainer, values: dict[str, float], predictions: list[Tensor] | None
+    ) -> None:
+        metrics = {"train/loss": self.recorder.train_loss} | values
+        self.best.choose(trainer.current_epoch + 1, metrics, predictions)
+        if is_accumulating(trainer):  # the next checkpoint will hold other weights
+            self.best.unwritten = copy.deepcopy(dump_checkpoint(trainer)["best"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["generators"] = generator_states(trainer.strategy.root_device)
+        checkpoint["should_stop"] = trainer.should_stop  # an early stop, which Lightning forgets
+        self.best.capture(checkpoint["state_dict"], pl_module.backbone.network)
+        checkpoint["best"] = self.best.unwritten
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        self._generators = checkpoint["generators"]
+        trainer.should_stop = checkpoint["should_stop"]
+        self.best.unwritten = checkpoint["best"]
+
+
+class SaveSchedule:
+    """When a checkpoint is due within an epoch: after steps, after minutes, or before a stop.
+
+    Asked after every optimizer step, by all ranks alike, and they agree on the answer. Steps they
+    can count; about minutes and signals they exchange a word once a second.
+    """
+
+    def __init__(self, every_n_steps: int | None, every_minutes: float | None) -> None:
+        self.every_n_steps = every_n_steps
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.is_overdue = False  # a validation within a step could not be saved
+        self.stopped_by: int | None = None
+        self._stopped_at = 0.0
+        self._requeue: Handler | None = None  # Lightning's answer to SIGUSR1
+        self._saved_at = self._agreed_at = time.monotonic()
+        self._agreed_step = 0
+        self._num_steps = 1  # from one exchange to the next, the same on every rank
+
+    def catch_signals(self) -> None:
+        """Let the first signal wait for the checkpoint after the present step; not the second.
+
+        To be called when Lightning has installed its own handlers, which it takes back after
+        training. Where Lightning would requeue the job at SIGUSR1, that waits as well.
+        """
+        before = install_handlers(self._request_stop, SIGNALS)
+        self._requeue = before[signal.SIGUSR1] if requeues_on_sigusr1() else None
+
+    def _request_stop(self, number: int, _: FrameType | None) -> None:
+        if self.stopped_by is not None:
+            if time.monotonic() - self._stopped_at > REPEAT_SECONDS:
+                raise SystemExit(exit_code(number))
+            return
+        self.stopped_by, self._stopped_at = number, time.monotonic()
+        log.info("stopping after this batch; once more to stop at once, without saving")
+
+    def should_save(self, trainer: pl.Trainer) -> bool:
+        """Whether to save a checkpoint at this step."""
+        if self.is_overdue:
+            return True
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            return True
+        seconds = time.monotonic() - self._saved_at
+        is_late = self.every_seconds is not None and seconds >= self.every_seconds
+        is_due = is_late or self.stopped_by is not None
+        return is_due if trainer.world_size == 1 else self._agree_in_turn(trainer, is_due)
+
+    def restart(self) -> None:
+        """Count from now: a checkpoint was saved."""
+        self._saved_at, self.is_overdue = time.monotonic(), False
+
+    def stop_if_requested(self, trainer: pl.Trainer) -> None:
+        """Raise SystemExit where a signal asked any rank to stop."""
+        if not self._agree(trainer, self.stopped_by is not None):
+            return
+        if self._agree(trainer, self.stopped_by == signal.SIGUSR1) and callable(self._requeue):
+            self._requeue(signal.SIGUSR1, None)
+        raise SystemExit(exit_code(self.stopped_by or 0))
+
+    def _agree(self, trainer: pl.Trainer, is_so_here: bool) -> bool:
+        """Whether it is so on any rank."""
+        is_so: bool = trainer.strategy.reduce_boolean_decision(is_so_here, all=False)
+        return is_so
+
+    def _agree_in_turn(self, trainer: pl.Trainer, is_so_here: bool) -> bool:
+        """`_agree`, about once in `AGREE_SECONDS`: after as many steps as that takes."""
+        steps = trainer.global_step - self._agreed_step
+        if 0 <= steps < self._num_steps:
+            return False
+        step_seconds = (time.monotonic() - self._agreed_at) / max(1, steps)
+        here = torch.tensor([float(is_so_here), step_seconds], device=trainer.strategy.root_device)
+        is_so, slowest = trainer.strategy.reduce(here, reduce_op="max").tolist()
+        # Doubled at most: a few fast steps say little of those to come.
+        num_steps = min(2 * self._num_steps, int(AGREE_SECONDS / max(slowest, 1e-6)))
+        self._num_steps = max(1, num_steps)
+        self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
+        return bool(is_so)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,18 +278,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise OSError(f"{path}: could not be written; is the disk full?") from error
 
 
-def load_weights_into(network: nn.Module, path: Path) -> None:
-    """Give a network the weights of `best.ckpt`; raises UserError where they are another's."""
-    content = load_checkpoint(path)
-    try:
-        network.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: of another network, or damaged") from error
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, its tensors read when used; raises UserError at code, and
-    where a byte has changed: torch writes checksums, but does not look at them."""
+    """A checkpoint's content on the CPU, its tensors read when used.
+
+    Raises UserError where it holds code, and where a byte has changed: torch writes checksums, but
+    does not look at them.
+    """
     try:
         with ZipFile(path) as archive:
             if changed := archive.testzip():
@@ -67,18 +296,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def checkpoint_step(path: Path) -> int:
+def load_weights_into(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of `best.ckpt`; raises UserError where they do not fit."""
+    content = load_checkpoint(path)
+    try:
+        network.load_state_dict(content["state_dict"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: of another network, or damaged") from error
+
+
+def read_step(path: Path) -> int:
     """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
     content = load_checkpoint(path)
     try:
         place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
-        counts = [content["global_step"], place["epoch"], place["batch"]]
+        recorded = content["callbacks"]["RunRecorder"]
+        best = content["callbacks"]["CheckpointCallback"]
+        counts = [content["global_step"], place["epoch"], place["batch"], best["epoch"]]
         counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
-        kept = content["callbacks"]["Journal"]
-        counts += [kept["num_images"], kept["num_epochs"], kept["best"]["epoch"]]
+        counts += [recorded["num_images"], recorded["num_epochs"]]
         if not all(type(n) is int and n >= 0 for n in counts):
             raise ValueError("no place in the training")
-        measured = [kept["train_seconds"], kept["best"]["accuracy"], *content["epoch_loss"]]
+        measured = [recorded["train_seconds"], best["accuracy"], *content["epoch_loss"]]
         if not all(type(n) in (int, float) for n in measured):
             raise ValueError("no account of the training")
         if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
@@ -88,18 +327,18 @@ def checkpoint_step(path: Path) -> int:
     return int(content["global_step"])
 
 
-def generator_states(device: torch.device) -> list[dict[str, torch.Tensor]]:
+def generator_states(device: torch.device) -> list[dict[str, Tensor]]:
     """The states of the global generators that dropout draws from, of every rank."""
     states = {"cpu": torch.get_rng_state()}
     states |= {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     if not distributed.is_initialized():
         return [states]
-    every: list[dict[str, torch.Tensor]] = [{}] * distributed.get_world_size()
+    every: list[dict[str, Tensor]] = [{}] * distributed.get_world_size()
     distributed.all_gather_object(every, states)
     return every
 
 
-def restore_generators(every: list[dict[str, torch.Tensor]], device: torch.device) -> None:
+def restore_generators(every: list[dict[str, Tensor]], device: torch.device) -> None:
     """Go on with this rank's generators; a rank that had none yet gets its own seed."""
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     if rank >= len(every):
@@ -108,137 +347,3 @@ def restore_generators(every: list[dict[str, torch.Tensor]], device: torch.devic
     torch.set_rng_state(every[rank]["cpu"])
     if "cuda" in every[rank] and device.type == "cuda":
         torch.cuda.set_rng_state(every[rank]["cuda"], device)
-
-
-# When a checkpoint is due within an epoch: after steps, after minutes, or before a stop.
-
-log = logging.getLogger(__name__)
-AGREE_SECONDS = 1.0  # between two questions of the ranks to each other: each waits for all
-ONE_REQUEST_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
-
-
-def accumulates(trainer: pl.Trainer) -> bool:
-    """Whether gradients wait for further batches: an optimizer step is under way."""
-    within: bool = trainer.fit_loop.epoch_loop._should_accumulate()
-    return within and not trainer.testing
-
-
-def logged_step(trainer: pl.Trainer) -> int:
-    """The step that something is logged at: one under way counts, for no checkpoint has it yet."""
-    return trainer.global_step + accumulates(trainer)
-
-
-class CheckpointSchedule:
-    """Asked after every optimizer step, by all ranks alike, for they agree on the answer.
-
-    Steps they can count; of minutes and signals they tell each other about once a second.
-    """
-
-    def __init__(self, every_n_steps: int | None, every_minutes: float | None) -> None:
-        self.every_n_steps = every_n_steps
-        self.every_seconds = None if every_minutes is None else 60 * every_minutes
-        self.saved_at = time.monotonic()
-        self.is_owed = False  # after a validation that could not be saved within a step
-        self.stopped_by: int | None = None
-        self.stopped_at = 0.0
-        self.requeue: Handler | None = None  # Lightning's answer to SIGUSR1
-        self.asked_at, self.asked_step = self.saved_at, 0
-        self.num_steps = 1  # from one question to the next, the same on every rank
-
-    def listen(self) -> None:
-        """Let the first signal wait for the checkpoint after the present step.
-
-        To be called when Lightning has installed its own handlers: it restores what was before
-        them after training. Where it would requeue the job at SIGUSR1, in the middle of whatever
-        goes on, that waits for the checkpoint, too.
-        """
-        before = install_handlers(self._stop, SIGNALS)
-        self.requeue = before[signal.SIGUSR1] if requeues_on_sigusr1() else None
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        if self.stopped_by is not None:
-            if time.monotonic() - self.stopped_at > ONE_REQUEST_SECONDS:
-                raise SystemExit(exit_code(number))
-            return
-        self.stopped_by, self.stopped_at = number, time.monotonic()
-        log.info("stopping after this batch; once more to stop at once, without saving")
-
-    def now(self, trainer: pl.Trainer) -> bool:
-        """Whether to save a checkpoint at this step."""
-        if self.is_owed:
-            return True
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            return True
-        seconds = time.monotonic() - self.saved_at
-        is_late = self.every_seconds is not None and seconds >= self.every_seconds
-        is_due = is_late or self.stopped_by is not None
-        return is_due if trainer.world_size == 1 else self._agreed_now(trainer, is_due)
-
-    def saved(self, trainer: pl.Trainer) -> None:
-        """Note that a checkpoint was saved; raises SystemExit where a signal asked to stop."""
-        self.saved_at, self.is_owed = time.monotonic(), False
-        if self._agreed(trainer, self.stopped_by is not None):
-            if self._agreed(trainer, self.stopped_by == signal.SIGUSR1) and callable(self.requeue):
-                self.requeue(signal.SIGUSR1, None)
-            raise SystemExit(exit_code(self.stopped_by or 0))
-
-    def _agreed(self, trainer: pl.Trainer, here: bool) -> bool:
-        """Whether it holds on any rank: all of them take part in saving."""
-        agreed: bool = trainer.strategy.reduce_boolean_decision(here, all=False)
-        return agreed
-
-    def _agreed_now(self, trainer: pl.Trainer, here: bool) -> bool:
-        """`_agreed`, but about once in `AGREE_SECONDS` only, after as many steps as that takes."""
-        steps = trainer.global_step - self.asked_step
-        if 0 <= steps < self.num_steps:
-            return False
-        pace = (time.monotonic() - self.asked_at) / max(1, steps)
-        told = torch.tensor([float(here), pace], device=trainer.strategy.root_device)
-        agreed, slowest = trainer.strategy.reduce(told, reduce_op="max").tolist()
-        # Doubled at most: a few fast steps say little of those to come.
-        self.num_steps = max(1, min(2 * self.num_steps, int(AGREE_SECONDS / max(slowest, 1e-6))))
-        self.asked_at, self.asked_step = time.monotonic(), trainer.global_step
-        return bool(agreed)
-
-
-# The best epoch's weights and answers, on their way to `best.ckpt` and `predictions/val.npz`.
-#
-# `last.ckpt` holds them, too, until both are written: they come after it, and again where a run is
-# resumed that was killed between. So they never belong to an epoch that the record does not name.
-
-Chosen = dict[str, Any]  # `val`: logits, labels, index, or None; in a checkpoint also `state_dict`
-
-
-def weights(state: Mapping[str, Tensor], network: nn.Module) -> OrderedDict[str, Tensor]:
-    """The network's part of the task's state, by the network's own names and versions."""
-    own = OrderedDict(strip_prefix(state))
-    own._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
-    return own
-
-
-def include(chosen: Chosen | None, checkpoint: dict[str, Any], network: nn.Module) -> None:
-    """Let a checkpoint hold what was chosen, with the weights of that moment."""
-    if chosen and "state_dict" not in chosen:
-        chosen["state_dict"] = weights(checkpoint["state_dict"], network)
-    checkpoint["chosen"] = chosen
-
-
-def captured(chosen: Chosen, trainer: pl.Trainer) -> Chosen:
-    """What was chosen, with the present weights where the next checkpoint will have others."""
-    if not accumulates(trainer):
-        return chosen
-    content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    return copy.deepcopy(content["chosen"])
-
-
-def keep(chosen: Chosen | None, record: Record, trainer: pl.Trainer) -> None:
-    """Write both files, on rank 0; none where nothing was chosen."""
-    if chosen is None or not trainer.is_global_zero:
-        return
-    content = {"state_dict": chosen["state_dict"], "config": record.config_yaml}
-    AtomicCheckpointIO().save_checkpoint(content, record.checkpoint_path("best"))
-    if chosen["val"] is None:
-        record.drop_predictions("val")
-        return
-    logits, labels, index = (tensor.numpy() for tensor in chosen["val"])
-    record.add_predictions("val", logits=logits, labels=labels, index=index)

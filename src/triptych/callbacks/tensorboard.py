@@ -1,5 +1,9 @@
-"""What TensorBoard and `figures/` show of a run besides its curves."""
+"""What TensorBoard and `figures/` show of a run besides its curves.
 
+Shapes: N images of a split, C classes.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,30 +11,33 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms import v2
 
 from triptych import figures
-from triptych.callbacks.checkpoint import logged_step
+from triptych.callbacks.loop import current_step
 from triptych.data.datamodule import ImageDataModule
-from triptych.metrics import PER_CLASS
+from triptych.metrics import PER_CLASS, Scores
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 
-NUM_SHOWN = 32
-NUM_KEPT = 64  # mistakes whose pictures stay with the predictions
-LARGEST_KEPT = 64  # pixels a side
+NUM_TRAINING_IMAGES = 32  # shown
+NUM_MISTAKES = 64  # whose images are saved with the predictions
+MISTAKE_SIZE = 64  # pixels a side, at most
 
 
 class TensorBoardCallback(Callback):
-    """Training images, confusion matrices, per-class scores, config and head."""
+    """Training images, confusion matrices, per-class scores, config, head and hyperparameters.
 
-    def __init__(self, record: Record, head: str) -> None:
+    Figures are saved as PNG, too; images of the most confident mistakes beside the predictions.
+    """
+
+    def __init__(self, record: Record, module: ImageClassifier) -> None:
         self.record = record
-        self.folder = record.folder / "figures"
-        self.head = head
+        self.head = str(module.backbone.head)
         self.has_shown_images = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,100 +50,105 @@ class TensorBoardCallback(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         if not self.has_shown_images:
-            self._show_images(trainer)
+            self._show_training_images(trainer)
+            self._show_texts(trainer)
             self.has_shown_images = True
-        self._show_confusion(trainer, pl_module, "val")
+        self._show_confusion(trainer, pl_module.scores, "val")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            self._show_confusion(trainer, pl_module, "test")
-            self._keep_mistakes(trainer, pl_module)
-            table = per_class_table(trainer, pl_module)
-            for writer in find_writers(trainer):
-                writer.add_text("test/per_class", table, logged_step(trainer))
+        if not trainer.is_global_zero:
+            return
+        self._show_confusion(trainer, pl_module.scores, "test")
+        self._save_mistakes(trainer, *pl_module.predictions)
+        table = format_per_class(datamodule(trainer).classes, pl_module.scores)
+        for writer in writers(trainer):
+            writer.add_text("test/per_class", table, current_step(trainer))
+        log_hyperparameters(trainer, self.record)
 
-    def _show_images(self, trainer: pl.Trainer) -> None:
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))
-        index = data.train.index[chosen[:NUM_SHOWN]]
+    def _show_training_images(self, trainer: pl.Trainer) -> None:
+        data = datamodule(trainer)
+        generator = torch.Generator().manual_seed(data.seed)
+        positions = torch.randperm(len(data.train), generator=generator)[:NUM_TRAINING_IMAGES]
+        index = data.train.index[positions]
         images, labels = (tensor[index] for tensor in data.train.data)
         names = [data.classes[label] for label in labels]
-        seen, _ = data.transforms.training(images, labels, (data.seed, 0, index))
-        low, high = seen.amin((1, 2, 3), keepdim=True), seen.amax((1, 2, 3), keepdim=True)
-        seen = ((seen - low) / (high - low).clamp(min=1e-6) * 255).byte()
-        shown = {
-            "images": (images, "Training images as on disk"),
-            "images_as_seen": (seen, "The same as the network sees them, contrast stretched"),
-        }
-        for name, (grid, heading) in shown.items():
-            self._show(trainer, name, figures.image_grid(grid.numpy(), names, heading))
-        texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
-        for writer in find_writers(trainer):
-            for name, text in texts.items():
-                writer.add_text(name, f"```{text}```", logged_step(trainer))
+        inputs, _ = data.transforms.training(images, labels, (data.seed, 0, index))
+        low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
+        inputs = ((inputs - low) / (high - low).clamp(min=1e-6) * 255).byte()
+        heading = "The same as the network sees them, contrast stretched"
+        stored = figures.image_grid(images.numpy(), names, "Training images as on disk")
+        self._show(trainer, "images", stored)
+        self._show(trainer, "images_as_seen", figures.image_grid(inputs.numpy(), names, heading))
 
-    def _show_confusion(self, trainer: pl.Trainer, task: ImageClassifier, split: str) -> None:
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        scores = task.scores
-        heading = (
-            f"{split}: accuracy {scores.values['accuracy']:.2%}, {scores.confusion.sum()} images"
-        )
-        figure = figures.confusion_matrix(scores.confusion.numpy(), data.classes, heading)
+    def _show_texts(self, trainer: pl.Trainer) -> None:
+        texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
+        for writer in writers(trainer):
+            for name, text in texts.items():
+                writer.add_text(name, f"```{text}```", current_step(trainer))
+
+    def _show_confusion(self, trainer: pl.Trainer, scores: Scores, split: str) -> None:
+        num_images = scores.confusion.sum()
+        heading = f"{split}: accuracy {scores.values['accuracy']:.2%}, {num_images} images"
+        classes = datamodule(trainer).classes
+        figure = figures.confusion_matrix(scores.confusion.numpy(), classes, heading)
         self._show(trainer, f"{split}/confusion", figure)
 
-    def _keep_mistakes(self, trainer: pl.Trainer, task: ImageClassifier) -> None:
-        """Keep images of the most confident mistakes: a comparison shows them without the data."""
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        logits, labels, index = (tensor.cpu() for tensor in task.predictions)
+    def _save_mistakes(
+        self, trainer: pl.Trainer, logits: Tensor, labels: Tensor, index: Tensor
+    ) -> None:
+        """Images of the most confident mistakes: a comparison shows them without the data."""
+        logits, labels, index = logits.cpu(), labels.cpu(), index.cpu()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses[logits.argmax(1) == labels] = -1
-        worst = losses.topk(min(NUM_KEPT, int((losses >= 0).sum()))).indices
-        images = data.test.data.images[index[worst]]
-        if max(images.shape[-2:]) > LARGEST_KEPT:
-            images = v2.functional.resize(images, [LARGEST_KEPT, LARGEST_KEPT])
-        kept = {"index": index[worst].numpy(), "images": images.numpy()}
-        self.record.add_predictions("test_images", **kept)
+        worst = losses.topk(min(NUM_MISTAKES, int((losses >= 0).sum()))).indices
+        images = datamodule(trainer).test.data.images[index[worst]]
+        if max(images.shape[-2:]) > MISTAKE_SIZE:
+            images = v2.functional.resize(images, [MISTAKE_SIZE, MISTAKE_SIZE])
+        mistakes = {"index": index[worst].numpy(), "images": images.numpy()}
+        self.record.add_predictions("test_images", **mistakes)
 
     def _show(self, trainer: pl.Trainer, name: str, figure: Figure) -> None:
-        self.folder.mkdir(exist_ok=True)
-        drawn = figures.save(figure, self.folder / f"{name.replace('/', '_')}.png")
-        for writer in find_writers(trainer):
-            writer.add_image(name, drawn, logged_step(trainer))
+        folder = self.record.folder / "figures"
+        folder.mkdir(exist_ok=True)
+        pixels = figures.save(figure, folder / f"{name.replace('/', '_')}.png")
+        for writer in writers(trainer):
+            writer.add_image(name, pixels, current_step(trainer))
 
 
-def find_writers(trainer: pl.Trainer) -> list[SummaryWriter]:
+def datamodule(trainer: pl.Trainer) -> ImageDataModule:
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     """The event writers of the run's TensorBoard loggers."""
     return [
         logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
     ]
 
 
-def per_class_table(trainer: pl.Trainer, task: ImageClassifier) -> str:
+def format_per_class(classes: Sequence[str], scores: Scores) -> str:
     """F1, precision and recall of every class, as Markdown."""
-    rows = zip(
-        trainer.datamodule.classes,  # type: ignore[attr-defined]
-        *(task.scores.per_class[name].tolist() for name in PER_CLASS),
-        strict=True,
-    )
-    lines = [
-        f"| {name} | " + " | ".join(f"{v:.4f}" for v in values) + " |" for name, *values in rows
+    columns = (scores.per_class[name].tolist() for name in PER_CLASS)
+    rows = [
+        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
+        for name, *values in zip(classes, *columns, strict=True)
     ]
-    return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *lines])
+    return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *rows])
 
 
-def log_hyperparameters(
-    trainer: pl.Trainer, metadata: dict[str, Any], optim: dict[str, Any]
-) -> None:
+def log_hyperparameters(trainer: pl.Trainer, record: Record) -> None:
     """Fill the HPARAMS tab, a row a run; `best/...` is the scored epoch's validation."""
-    # TensorBoard's table shows five hyper-parameters, and columns in this order.
-    settings = {name: metadata[name] for name in ("model", "data", "seed")}
+    # TensorBoard's table shows five hyperparameters, and columns in this order.
+    optim = record.config["optim"]
+    settings = {name: record.metadata[name] for name in ("model", "data", "seed")}
     settings |= {"optimizer": optim["name"], "lr": optim["lr"]}
-    metrics = metadata["metrics"]
+    metrics = record.metadata["metrics"]
     ordered = sorted(metrics, key=lambda name: ("test/" not in name, "accuracy" not in name))
-    shown = {name.replace("val/", "best/"): metrics[name] for name in ordered}
-    for writer in find_writers(trainer):
-        for name in shown.keys() - metrics.keys():
-            writer.add_scalar(name, shown[name], trainer.global_step)
-        for summary in hparams(settings, shown):  # type: ignore[no-untyped-call]
+    columns = {name.replace("val/", "best/"): metrics[name] for name in ordered}
+    for writer in writers(trainer):
+        for name in columns.keys() - metrics.keys():
+            writer.add_scalar(name, columns[name], trainer.global_step)
+        for summary in hparams(settings, columns):  # type: ignore[no-untyped-call]
             writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
         writer.flush()

@@ -47,7 +47,7 @@ def work(config: Config, overrides: list[str], report: Path) -> None:
     from triptych.training import train
 
     try:
-        train(config, overrides, started=report.write_text)
+        train(config, overrides, report=report.write_text)
     except UserError:
         raise
     except Exception:

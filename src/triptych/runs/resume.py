@@ -103,7 +103,7 @@ def truncate_to_checkpoint(record: Record) -> None:
     """
     last, folder = record.checkpoint_path("last"), record.folder
     try:
-        step = checkpoint.checkpoint_step(last) if last.exists() else -1
+        step = checkpoint.read_step(last) if last.exists() else -1
     except UserError as error:
         raise UserError(
             f"{last}: no checkpoint, or damaged; nothing of it was run\n"

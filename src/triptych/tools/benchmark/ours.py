@@ -23,7 +23,7 @@ PARTS = {
     "backward": "[Strategy]SingleDeviceStrategy.backward",
 }
 OPTIMIZER_STEP = "[LightningModule]Classification.optimizer_step"  # forward and backward in it
-EPOCH_END = "[Callback]Journal.on_train_epoch_end"  # saves
+EPOCH_END = "[Callback]CheckpointCallback.on_train_epoch_end"  # saves
 
 
 class Ours:
@@ -76,7 +76,7 @@ class Ours:
         said.setLevel(logging.WARNING)
         try:
             with redirect_stdout(io.StringIO()), suppress(Enough):
-                trainer, _ = make_trainer(config, self.record, self.task)
+                trainer = make_trainer(config, self.record, self.task)
                 trainer.callbacks.extend(last)  # type: ignore[attr-defined]
                 run = trainer.fit if mode == "train" else trainer.test
                 run(self.task, datamodule=self.subject.data)

@@ -51,7 +51,7 @@ class Watch(Callback):
         self.accuracies.append(accuracy)
         log.info("epoch %d val accuracy %.4f", trainer.current_epoch + 1, accuracy)
         loss = pl_module.epoch_loss
-        if loss.unread and loss.include(loss.read()) is not None:
+        if loss.unread and loss.add(loss.take_unread()) is not None:
             self.error = f"the training loss is {loss.mean} in epoch {trainer.current_epoch + 1}"
         if not self.goes_on(len(self.accuracies), accuracy) or self.error:
             self.is_pruned = trainer.should_stop = True
