@@ -46,9 +46,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(configs: Path, overrides: list[str], verb: str = "train") -> Config:
     with initialize_config_dir(str(configs), version_base="1.3"):
-        config = resolve_config(
-            compose(verb, [add_plus(override) for override in overrides])
-        )
+        config = resolve_config(compose(verb, [add_plus(override) for override in overrides]))
     check_config(config, verb)
     return config
 

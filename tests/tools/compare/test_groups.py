@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from tests.run_folders import drawn_labels, write_run
+from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA, find_run_folders
 from triptych.tools.compare.groups import class_names, grouped, labels, most_confused, summary
 from triptych.tools.compare.runs import Run, read_runs
-from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import score_predictions
 
 TEST = Predictions(np.eye(3, dtype=np.float32), np.arange(3), np.arange(3))

@@ -16,11 +16,11 @@ from sklearn.metrics import f1_score, precision_score, top_k_accuracy_score
 from triptych.config import CONFIGS, check_config, resolve_config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
+from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.record import Record
 from triptych.tools.evaluate.command import evaluate
 from triptych.tools.evaluate.rebuild import rebuild_run
 from triptych.tools.evaluate.rescore import find_device
-from triptych.tools.statistics.predictions import Predictions, read_predictions
 from triptych.training import train
 
 TINY = [

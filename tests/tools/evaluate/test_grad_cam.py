@@ -10,9 +10,9 @@ from torchvision.models import VisionTransformer, get_model
 
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
+from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.grad_cam import chosen, deepest_map, explain, grad_cam
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.statistics.predictions import Predictions
 
 SIDE = 6
 

@@ -5,6 +5,7 @@ import pytest
 import torchvision
 from sklearn import metrics as sklearn_metrics
 
+from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.paper import (
     LAST_LABELS,
     TABLE_1,
@@ -14,7 +15,6 @@ from triptych.tools.evaluate.paper import (
     published_matrix,
 )
 from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.predictions import Predictions
 
 CLASSES = [0, 1, 2, 3, 4, 5, 7, 8]
 MATRICES = {

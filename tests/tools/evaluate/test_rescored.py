@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from triptych.errors import UserError
+from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate import rescore
 from triptych.tools.evaluate.rescore import Rescored, build_scorer, logged_metrics
-from triptych.tools.statistics.predictions import Predictions
 
 NOW = {"loss": 0.5, "accuracy": 0.9, "f1": 0.8, "precision": 0.8, "recall": 0.8}
 

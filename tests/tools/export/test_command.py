@@ -24,6 +24,7 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
 from triptych.models.backbone import Preprocessing
+from triptych.runs.predictions import Predictions
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import rebuild_run
 from triptych.tools.export import command as door
@@ -33,7 +34,6 @@ from triptych.tools.export.command import destination, export
 from triptych.tools.export.formats import FORMATS, METADATA, Format
 from triptych.tools.export.portable import program
 from triptych.tools.predict.images import View
-from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import score_predictions
 
 TINY = [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from triptych.figures import pixels
+from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.degradation import VariantAccuracy
 from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.diagrams import (
@@ -13,7 +14,6 @@ from triptych.tools.report.diagrams import (
     type_sheet,
 )
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.predictions import Predictions
 
 ROWS = [
     VariantAccuracy("unmodified", 0, 100, 0.9, 0.83, 0.94),

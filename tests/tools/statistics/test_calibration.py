@@ -6,6 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binom
 
+from triptych.runs.predictions import Predictions
 from triptych.tools.statistics.calibration import (
     best_temperature,
     calibrate,
@@ -13,7 +14,6 @@ from triptych.tools.statistics.calibration import (
     reliability,
 )
 from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import nll
 
 

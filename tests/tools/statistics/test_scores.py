@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from triptych.tools.statistics.predictions import Predictions
+from triptych.runs.predictions import Predictions
 from triptych.tools.statistics.scores import confusion_matrix, per_class, score_predictions, top_k
 
 NUM_CLASSES = 5

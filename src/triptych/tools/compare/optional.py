@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from triptych.config import TEXT, Rule, count, format_value
 from triptych.errors import UserError
+from triptych.runs.predictions import Predictions, read_arrays, read_validation
 from triptych.runs.reader import MEASURED, sanitize
 from triptych.tools.compare.exhibits import Curve, GradCam, ImageTypes, Slices
 from triptych.tools.compare.groups import TrainedNetwork
 from triptych.tools.compare.runs import FRACTION
 from triptych.tools.evaluate.degradation import VariantAccuracy, degradations, read_outcomes
 from triptych.tools.evaluate.findings import Slice
-from triptych.tools.statistics.predictions import Predictions, read_arrays, read_validation
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COST: dict[str, Rule] = {

@@ -9,9 +9,9 @@ from typing import Any
 
 from triptych.config import Config, Rule, format_value
 from triptych.errors import UserError
+from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import MEASURED, read_finished, sanitize
 from triptych.tools.compare.content import Problem
-from triptych.tools.statistics.predictions import Predictions, read_predictions
 from triptych.tools.statistics.scores import Scores, score_predictions
 
 ROUNDING = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}

@@ -19,6 +19,7 @@ from triptych import figures
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.errors import UserError, sanitize_text
+from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.reader import find_run_folders, sanitize, sanitize_log_record
 from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate import cost
@@ -31,7 +32,6 @@ from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
 from triptych.tools.evaluate.rescore import Rescored, build_scorer, find_device, rescore
 from triptych.tools.report import diagrams
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.predictions import Predictions, read_validation
 from triptych.tools.statistics.scores import score_predictions
 
 log = logging.getLogger(__name__)

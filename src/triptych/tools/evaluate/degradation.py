@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
+from triptych.runs.predictions import read_arrays
 from triptych.runs.storage import atomic_write
 from triptych.tools.statistics.bootstrap import resample_counts
 from triptych.tools.statistics.intervals import LEVEL, wilson
-from triptych.tools.statistics.predictions import read_arrays
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from triptych.runs.predictions import Predictions
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.tools.evaluate.paper import last_batch, paper_scores
 from triptych.tools.statistics.calibration import Calibration, Reliability
-from triptych.tools.statistics.predictions import Predictions
 from triptych.tools.statistics.scores import Scores, top_k_accuracies
 
 

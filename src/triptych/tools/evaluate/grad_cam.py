@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone
+from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.statistics.predictions import Predictions
 
 
 class Explanation(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.statistics.predictions import Predictions
+from triptych.runs.predictions import Predictions
 from triptych.tools.statistics.scores import confusion_matrix, per_class
 
 BATCH_SIZE = 64

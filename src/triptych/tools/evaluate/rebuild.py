@@ -20,10 +20,10 @@ from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
+from triptych.runs.predictions import read_predictions
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
 from triptych.runs.trust import check_untrusted_config
-from triptych.tools.statistics.predictions import read_predictions
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
 

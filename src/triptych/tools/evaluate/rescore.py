@@ -13,11 +13,11 @@ from triptych.build import build_optim, build_trainer, device_name
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.module import ImageClassifier
+from triptych.runs.predictions import Predictions
 from triptych.runs.reader import MEASURED
 from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.predictions import Predictions
 
 # What of a run's Trainer bears on its scores.
 BEARING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")

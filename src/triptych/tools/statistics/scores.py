@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from triptych.tools.statistics.predictions import Predictions
+from triptych.runs.predictions import Predictions
 
 TOP_K = (1, 3, 5)
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
+from triptych.runs.predictions import Predictions, read_predictions, read_validation
 from triptych.runs.record import Record
-from triptych.tools.statistics.predictions import Predictions, read_predictions, read_validation
 
 Arrays = dict[str, NDArray[np.generic]]
 
