@@ -65,9 +65,9 @@ class MeasuringLauncher(ProcessLauncher):
         super().__init__(num_jobs=1)
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.tools.benchmark.together import run
+        from triptych.tools.benchmark.command import benchmark_each
 
-        run(jobs)
+        benchmark_each(jobs)
 
 
 class SlurmLauncher(ProcessLauncher):

@@ -2,26 +2,33 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.storage import atomic_write, check_writable
 
+if TYPE_CHECKING:
+    from triptych.tools.sweep.jobs import Job
+
 
 def benchmark(config: Config, overrides: list[str]) -> None:
-    """Measure, show what came of it, and write it to a JSON file.
+    """Measure, show the result, and write it to a JSON file.
 
-    Raises UserError where it cannot be measured as asked, or `out` exists.
+    Raises UserError where it cannot be measured as requested, or `out` exists.
     """
     if config["resume"]:
         raise UserError("resume: a benchmark measures new steps, and keeps no run")
-    path = destination(config)
+    path = output_path(config)
     check_writable(f"out={path}", path)
     if path.exists():
-        raise UserError(f"out={path}: exists and is kept; give another name")
+        raise UserError(f"out={path}: exists already; give another name")
 
     from triptych.callbacks.progress import silence_lightning
     from triptych.runs.record import Record
@@ -35,11 +42,11 @@ def benchmark(config: Config, overrides: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(measured, indent=2) + "\n")
-    show(measured)
+    show([measured])
     print(path)
 
 
-def destination(config: Config) -> Path:
+def output_path(config: Config) -> Path:
     """Where the JSON file goes."""
     if config["out"]:
         if Path(config["out"]).suffix != ".json":
@@ -48,3 +55,26 @@ def destination(config: Config) -> Path:
     name = f"{config['model']['name']}_{config['mode']}_{config['data']['batch_size']}"
     now = datetime.now(UTC)
     return Path(config["log_dir"], "benchmark", f"{name}_{now:%Y-%m-%d_%H%M%S}.json")
+
+
+def benchmark_each(jobs: "Sequence[Job]") -> None:
+    """Measure one job after the other, each in a process of its own; exits with 1 if one fails.
+
+    Raises UserError where all would write into one file.
+    """
+    from triptych.tools.benchmark.table import show
+
+    if any(job.config["out"] for job in jobs):
+        raise UserError("out: names one file; with -m they go into log_dir/benchmark")
+    # Set by this process's own command line, for which Hydra shall raise; each child has its own.
+    env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    measured = []
+    for job in jobs:
+        path = output_path(job.config).absolute()
+        out = str(path).replace("'", "\\'")
+        program = [sys.executable, "-m", "triptych", "benchmark"]
+        if subprocess.run([*program, *job.overrides, f"out='{out}'"], env=env).returncode == 0:
+            measured.append(json.loads(path.read_text()))
+    show(measured)
+    if len(measured) < len(jobs):
+        raise SystemExit(1)

@@ -1,63 +1,93 @@
 """All that the benchmark measures, in an order that lets a drifting machine cancel out."""
 
-import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
+import lightning.pytorch as pl
 import torch
-from torch._inductor.utils import clear_caches, fresh_cache
 
 from triptych import build
 from triptych.config import Config
-from triptych.errors import UserError
+from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record, git_commit, library_versions
-from triptych.tools.benchmark.alone import LoaderAlone, PipelineAlone
-from triptych.tools.benchmark.bound import Bound
-from triptych.tools.benchmark.fixed import Empty, tiny
-from triptych.tools.benchmark.ours import Ours
-from triptych.tools.benchmark.roofline import roofline
-from triptych.tools.benchmark.subject import Subject, made_subject
-from triptych.tools.benchmark.turns import Plan, Way, ratios, spread, taken_in_turn
-from triptych.tools.benchmark.usual import Usual
+from triptych.tools.benchmark.ways import Bound, Ours, Subject, Usual
 from triptych.tools.evaluate.cost import measure_peak_bytes
+from triptych.training import prepare
 
-MOST_STEPS = 2000
+MAX_STEPS = 2000
+# What a bare loop does: any other value of these is refused.
+PLAIN = {
+    **{"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "callbacks": []},
+    **{"gradient_clip_val": None, "fast_dev_run": False, "overfit_batches": 0.0},
+    **dict.fromkeys(("limit_train_batches", "limit_test_batches")),
+}
+
+
+class Way(Protocol):
+    def seconds(self, steps: int) -> float:
+        """What `steps` steps take, after some that are not counted."""
 
 
 def measure(config: Config, record: Record) -> dict[str, Any]:
-    """What `out` holds; `record` is that of a run which is never finished."""
-    subject = made_subject(config, record)
-    mode = config["mode"]
-    split = subject.data.train if mode == "train" else subject.data.test
-    most_steps = min(MOST_STEPS, len(split) // subject.batch_size - config["warm_up_steps"])
-    if most_steps < 1:
+    """What the JSON file holds; `record` is that of a run which is never finished.
+
+    Raises UserError where a bare loop would not do what the config asks.
+    """
+    subject = build_subject(config, record)
+    batch_size, num_images = subject.data.batch_size, len(subject.split)
+    max_steps = min(MAX_STEPS, num_images // batch_size - subject.warm_up_steps)
+    if max_steps < 1:
         raise UserError(
-            f"data.batch_size={subject.batch_size}: {len(split)} images are no "
-            f"{config['warm_up_steps'] + 1} batches; take more images, or data=many_shapes"
+            f"data.batch_size={batch_size}: {num_images} images are fewer than "
+            f"{subject.warm_up_steps + 1} batches; take more images, or data=many_shapes"
         )
-    plan = Plan(
-        mode, config["rounds"], config["block_seconds"], config["warm_up_steps"], most_steps
+    peak = {name: peak_memory(way, subject) for name, way in (("bound", Bound), ("ours", Ours))}
+    ours = Ours(subject)
+    ways: dict[str, Way] = {"bound": Bound(subject), "ours": ours}
+    if config["usual"]:
+        ways["usual"] = Usual(subject)
+    seconds, errors = measure_in_turn(
+        ways, config["rounds"], config["block_seconds"], max_steps, may_fail=("usual",)
     )
-    found = identity(config, subject)
-    found["compile_seconds"] = compile_cost(subject, plan)
-    found["peak_memory_bytes"] = peaks(subject, record, plan)
-    found |= speeds(config, subject, record, plan)
-    found["compiling_repaid_after_images"] = repaid_after(found)
-    found["fixed_cost_us"] = fixed_cost(subject, record, plan) if mode == "train" else None
-    return found
+    rates = {way: [batch_size / each for each in steps] for way, steps in seconds.items()}
+    return {
+        **describe(subject),
+        "peak_memory_bytes": peak,
+        "images_per_second": {way: spread(values) for way, values in rates.items()},
+        "not_measured": errors,
+        "ratios": ratios(rates),
+        "parts_ms": ours.parts(min(5, max_steps)) if subject.trains else None,
+    }
 
 
-def identity(config: Config, subject: Subject) -> dict[str, Any]:
+def build_subject(config: Config, record: Record) -> Subject:
+    for name, value in PLAIN.items():
+        if config["trainer"].get(name, value) != value:
+            raise UserError(f"trainer.{name}: the benchmark measures plain steps on one device")
+    pl.seed_everything(config["seed"], verbose=False)
+    source = build.instantiate("data.source", config["data"]["source"])
+    network = build.instantiate("model", config["model"])
+    data, task = prepare(config, source, network)
+    trainer = build.build_trainer(config, record, [])
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"trainer.precision={trainer.precision}: may be 32-true or bf16-mixed here")
+    data.trainer = trainer  # a loader asks it for the device, and whether to pin memory
+    return Subject(config, record, data, task, trainer)
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """What was measured, where and when."""
+    config = subject.config
     return {
         "model": config["model"]["name"],
         "mode": config["mode"],
-        "batch_size": subject.batch_size,
+        "batch_size": subject.data.batch_size,
         "input_size": subject.task.backbone.preprocessing.input_size,
         "device": build.device_name(subject.device),
-        "precision": subject.precision,
+        "precision": str(subject.trainer.precision),
         "compile": config["speed"]["compile"],
         "num_threads": torch.get_num_threads(),
         "versions": library_versions(),
@@ -66,75 +96,51 @@ def identity(config: Config, subject: Subject) -> dict[str, Any]:
     }
 
 
-def speeds(config: Config, subject: Subject, record: Record, plan: Plan) -> dict[str, Any]:
-    """Images/s of every way, the ratios of interest, the parts of a step of ours, the roofline."""
-    bound, ours = Bound(subject), Ours(subject, record)
-    plain = bound
-    ways: dict[str, Way] = {
-        "bound": bound,
-        "bound_with_pipeline": Bound(subject, pipeline=True),
-        "ours": ours,
-        "loader": LoaderAlone(subject),
-        "pipeline": PipelineAlone(subject),
-    }
-    if config["speed"]["compile"] != "none":
-        plain = ways["bound_not_compiled"] = Bound(subject, compiled=False)
-    if config["usual"]:
-        ways["usual"] = Usual(subject, record.folder, config["usual_workers"])
-    taken, failed = taken_in_turn(ways, plan, may_fail=["usual"])
-    rates = {way: [subject.batch_size / each for each in taken[way]] for way in taken}
+def peak_memory(kind: type[Bound] | type[Ours], subject: Subject) -> int:
+    """Bytes at the peak of a step of one way, with no other beside it."""
+    way = kind(subject)
+    way.seconds(1)  # the search for kernels takes memory, too
+    return measure_peak_bytes(partial(way.seconds, 1), subject.device)
+
+
+def measure_in_turn(
+    ways: Mapping[str, Way],
+    rounds: int,
+    block_seconds: float,
+    max_steps: int,
+    may_fail: Sequence[str] = (),
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Seconds a step of every way, once a round, and the errors of ways that `may_fail`.
+
+    Each round begins with another way, and takes about `block_seconds` for each.
+    """
+    steps, errors = {}, {}
+    for name, way in ways.items():
+        try:
+            way.seconds(1)  # searches for kernels, allocates, compiles
+            num_steps = round(block_seconds / max(way.seconds(1), 1e-6))
+            steps[name] = max(1, min(num_steps, max_steps))
+        except RuntimeError as error:  # of memory, or of a loader's workers
+            if name not in may_fail:
+                raise
+            errors[name] = summarize_error(error)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(ways[name].seconds(steps[name]) / steps[name])
+    return seconds, errors
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Ours over the others, round by round, so that both saw the machine in the same state."""
     return {
-        "images_per_second": {way: spread(values) for way, values in rates.items()},
-        "not_measured": failed,
-        "ratios": ratios(rates),
-        "parts_ms": ours.parts(plan.warm_up_steps, 5) if plan.mode == "train" else None,
-        # A compiler would hide from counters what it does.
-        "roofline": roofline(plain, plan.mode, median(rates["bound"])),
+        f"ours/{name}": spread([a / b for a, b in zip(rates["ours"], values, strict=True)])
+        for name, values in rates.items()
+        if name != "ours"
     }
-
-
-def peaks(subject: Subject, record: Record, plan: Plan) -> dict[str, int]:
-    """Bytes at the peak of two steps of the bound and of ours, each with nothing beside it."""
-    found = {}
-    for name in ("bound", "ours"):
-        way: Way = Bound(subject) if name == "bound" else Ours(subject, record)
-        way.seconds(1, 1, plan.mode)  # searches for kernels, and takes memory for that
-        gc.collect()
-        found[name] = measure_peak_bytes(partial(way.seconds, 1, 1, plan.mode), subject.device)
-        del way
-        gc.collect()
-    return found
-
-
-def repaid_after(found: Mapping[str, Any]) -> float | None:
-    """Images after which compiling has saved the time it took; None where it saves none."""
-    rates, seconds = found["images_per_second"], found["compile_seconds"]
-    if seconds is None:
-        return None
-    saved = 1 / rates["bound_not_compiled"]["median"] - 1 / rates["bound"]["median"]
-    return seconds["first"] / saved if saved > 0 else None
-
-
-def compile_cost(subject: Subject, plan: Plan) -> dict[str, float] | None:
-    """Seconds that compiling takes at first, and again from what torch has kept on disk."""
-    if subject.config["speed"]["compile"] == "none":
-        return None
-    seconds = {}
-    with fresh_cache():
-        for when in ("first", "again"):
-            torch._dynamo.reset()
-            clear_caches()
-            before = build.compile_seconds(subject.config) or 0.0
-            Bound(subject).seconds(1, 1, plan.mode)
-            seconds[when] = (build.compile_seconds(subject.config) or 0.0) - before
-    return seconds
-
-
-def fixed_cost(subject: Subject, record: Record, plan: Plan) -> dict[str, float]:
-    """Microseconds a step of a network that is next to nothing, in an empty module and in ours."""
-    small = tiny(subject)
-    ways: dict[str, Way] = {"empty": Empty(small), "ours": Ours(small, record)}
-    taken, _ = taken_in_turn(ways, plan)
-    each = {name: 1e6 * median(values) for name, values in taken.items()}
-    both = zip(taken["ours"], taken["empty"], strict=True)
-    return each | {"added": 1e6 * median(ours - empty for ours, empty in both)}
