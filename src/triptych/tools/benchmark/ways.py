@@ -207,7 +207,7 @@ class Ours:
         config = config | {"speed": config["speed"] | {"cache_features": False}}
         config = config | {"trainer": config["trainer"] | limits | settings}
         with redirect_stdout(io.StringIO()), suppress(Enough):
-            trainer, _ = make_trainer(config, self.subject.record, self.task)
+            trainer = make_trainer(config, self.subject.record, self.task)
             trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
             run = trainer.fit if self.subject.trains else trainer.test
             run(self.task, datamodule=self.subject.data)
