@@ -9,14 +9,14 @@ from hydra import compose, initialize_config_dir
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 
 
-def composed(verb: str, *overrides: str, **settings: Any) -> Config:
+def composed(command: str, *overrides: str, **settings: Any) -> Config:
     """The config of a command, checked; `settings` are put in when it is composed."""
-    config = copy.deepcopy(_composed(verb, *overrides)) | settings
-    check_config(config, verb)
+    config = copy.deepcopy(_composed(command, *overrides)) | settings
+    check_config(config, command)
     return config
 
 
 @cache
-def _composed(verb: str, *overrides: str) -> Config:
+def _composed(command: str, *overrides: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return resolve_config(compose(verb, [*overrides]))
+        return resolve_config(compose(command, [*overrides]))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from triptych import cli
 from triptych.cli import CONFIGS, ROOT, format_help, list_commands
-from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, own_rules
+from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_tool_rules
 from triptych.errors import UserError
 
 
@@ -72,7 +72,6 @@ SEVERAL, SETS = (  # with those that somebody added, as the README says
     ("arguments", "says"),
     [
         ("model=googlenett", "model=googlenett: no such choice; nearest: googlenet"),
-        ("data=nope", "data=nope: no such choice"),
         ("model=", f"model=: must be one of {SEVERAL}"),
         ("model=null", f"model=null: must be one of {SEVERAL}"),
         ("model=[alexnet,resnet50]", f"model=[alexnet,resnet50]: must be one of {SEVERAL}"),
@@ -81,20 +80,14 @@ SEVERAL, SETS = (  # with those that somebody added, as the README says
         ("model=alexnet,resnet50", "model=alexnet,resnet50: several values; sweep over them"),
         ("optim.learning_rate=1", "optim.learning_rate: no such setting"),
         ("trainer.max_epoch=3", "trainer.max_epoch: no such setting"),
-        ("+optim.nesterov=1", "optim.nesterov: no such setting"),
         ("model@other=alexnet", "model@other: no such setting"),
-        ("seed=true", "seed=true: must be a whole number"),
-        ("seed=1e3", "seed=1000.0: must be a whole number"),
         ("seed=0,", "seed=0,: cannot be read as key=value"),
         ("seed", "seed: cannot be read as key=value"),
         ("=1", "=1: must be key=value"),
         ("model.name=é", "model.name=é: cannot be read"),
         ("seed='é…\U0001f600'", "seed=é…\U0001f600: must be a whole number"),
         ("optim.lr={a:1}", "optim.lr={'a': 1}: must be a number above 0"),
-        ("optim.lr=nan", "optim.lr=nan: must be a number above 0"),
         ("seed=1" + "0" * 5000, "one of the arguments cannot be set: Exceeds the limit"),
-        ("trainer.max_epochs.deep=1", "trainer.max_epochs={'deep': 1}: must be"),
-        ("optim.optimizer=adam", "optim.optimizer=adam: must be a node"),
         ("~optim.lr", "optim.lr: missing, must be a number above 0"),
         ("~data", "data.name: missing"),
         ("++data=3", "force-add of config groups is not supported: '++data=3'"),
@@ -102,7 +95,6 @@ SEVERAL, SETS = (  # with those that somebody added, as the README says
         ("seed=${seed}", "seed: Recursive interpolation"),
         ("log_dir=${oc.env:NOT_SET_ANYWHERE}", "log_dir: "),
         ("experiment=demo model=torchvision model.name=vgg11", "model.input_size: "),
-        ("model=alexnet model.input_size=62", "model.input_size=62: alexnet takes 63 or more"),
         ("--flag", "unrecognized arguments: --flag"),
         ("--cfg", "argument --cfg/-c: expected one argument"),
         ("--info seed=1", "argument --info/-i: invalid choice: 'seed=1'"),
@@ -235,7 +227,7 @@ def test_help_names_every_choice_of_every_group() -> None:
 @pytest.mark.parametrize("command", list_commands()[1:])
 def test_help_names_every_setting_of_a_command_as_it_is_typed(command: str) -> None:
     shown = set(re.findall(r"^  ([\w.]+)(?:: |=)", format_help(command), flags=re.MULTILINE))
-    own = {name.removesuffix(".types") for name in own_rules(command)}
+    own = {name.removesuffix(".types") for name in load_tool_rules(command)}
     assert own <= shown
     of_a_training = {path.name for path in CONFIGS.iterdir()} | RULES.keys()
     assert shown - own <= (of_a_training if extends_training(command) else set())

@@ -1,7 +1,7 @@
-"""What a config must be. Knows nothing of torch, so that a wrong setting costs no import of it.
+"""What a config must be. Imports no torch, so that a wrong setting is found before it is imported.
 
-`RULES` lists every setting of a run, `tools/<command>/settings.py` those of the other commands. A
-node that names a `_target_` of somebody else's is free: the callable knows its arguments.
+`RULES` lists every setting of a training, `tools/<command>/settings.py` those of other commands. A
+node whose `_target_` is not ours is free: the callable knows its arguments.
 """
 
 import re
@@ -17,19 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.errors import UserError, closest_matches
 
-# Names that a config makes of its other settings.
-
-
-def folder_name(path: str) -> str:
-    """The last part of a path, as a name for a folder: letters, digits, - _ and . of it."""
-    name = re.sub(r"[^\w.-]+", "_", Path(path).expanduser().absolute().resolve().name)
-    return name.lstrip(".") or "folder"
-
-
-# What a setting may be, and how to say so.
+CONFIGS = Path(__file__).parents[2] / "configs"
+Config = dict[str, Any]
 
 
 class Rule(NamedTuple):
+    """What a value may be, in words (`must be {says}`) and as a test of it."""
+
     says: str
     holds: Callable[[Any], bool]
 
@@ -93,10 +87,6 @@ STRATEGY = Rule(
 )
 
 
-Config = dict[str, Any]
-CONFIGS = Path(__file__).parents[2] / "configs"
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-
 # Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
 TRAINER_ARGUMENTS = """
     accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs
@@ -116,7 +106,7 @@ REQUIRED = """
     trainer.max_epochs trainer.accelerator
 """.split()
 
-SWEEP_ONLY = ("retry_failed", "fresh")  # asked of a sweep; its jobs are checked with false
+SWEEP_ONLY = ("retry_failed", "fresh")  # a sweep takes them out of the configs of its jobs
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": TEXT,
@@ -181,48 +171,19 @@ RULES: dict[str, Rule] = {
 }
 
 
-def settings_of(command: str) -> Any:
-    """The settings of a command that is a tool: its module `settings`."""
-    return import_module(f"triptych.tools.{command}.settings")
-
-
-def extends_training(command: str) -> bool:
-    """Whether a command takes the settings of a training."""
-    return command == "train" or getattr(settings_of(command), "EXTENDS_TRAINING", False)
-
-
-def no_sweep_reason(command: str) -> str:
-    """Why a command cannot be swept with -m; empty where it can."""
-    return "" if command == "train" else getattr(settings_of(command), "NO_SWEEP", "")
-
-
-def own_rules(command: str) -> dict[str, Rule]:
-    """The rules of a command's own settings, besides those of a training."""
-    return {} if command == "train" else settings_of(command).RULES
-
-
-def rules_of(command: str) -> dict[str, Rule]:
-    return (RULES if extends_training(command) else {}) | own_rules(command)
-
-
-def resolve_config(config: DictConfig) -> Config:
-    """The resolved config in plain containers; a recipe's table of models has served by then."""
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
-
-
 def check_config(config: Config, command: str = "train") -> None:
     """Raise UserError, a line a setting, three at most, unless every setting is what it must be."""
-    together = find_contradictions
-    if not extends_training(command):
-        together = getattr(settings_of(command), "find_contradictions", lambda config: iter(()))
-    if problems := [*find_broken_rules(config, command)] or [*together(config)]:
+    problems = list(find_broken_rules(config, command))
+    if not problems and extends_training(command):
+        problems = list(find_contradictions(config))
+    elif not problems and hasattr(load_settings(command), "find_contradictions"):
+        problems = list(load_settings(command).find_contradictions(config))
+    if problems:
         raise UserError("\n".join(problems[:3]))
 
 
 def find_broken_rules(config: Config, command: str) -> Iterator[str]:
-    rules = rules_of(command)
+    rules = load_rules(command)
     present = dict(iterate_settings(config, rules))
     for key, value in present.items():
         if key not in rules:
@@ -231,52 +192,49 @@ def find_broken_rules(config: Config, command: str) -> Iterator[str]:
             yield f"{key}: must be given, {rules[key].says}"
         elif not rules[key].holds(value):
             yield f"{key}={format_value(value)}: must be {rules[key].says}"
-    required = [*own_rules(command), *(REQUIRED if extends_training(command) else ())]
+    required = [*load_tool_rules(command), *(REQUIRED if extends_training(command) else ())]
     yield from (
         f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
 
 
-def format_value(value: Any) -> str:
-    """A value in a line of its own, spelled as in YAML where Python spells it otherwise."""
-    spelled = {None: "null", True: "true", False: "false"}
-    is_python = value is None or type(value) is bool
-    return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
-
-
-def setting_name(override: str) -> str:
-    """The setting that an override sets."""
-    return override.lstrip("+").partition("=")[0]
+def describe_unknown_key(key: str, command: str) -> str:
+    """The message about a setting that does not exist."""
+    nearest = closest_matches(key, load_rules(command))
+    return f"{format_value(key)}: no such setting; nearest: {nearest}"
 
 
 def iterate_settings(
     config: Config, rules: dict[str, Rule], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Every setting under its dotted key; of what a foreign `_target_` takes, those of `rules`."""
+    """Every setting by its dotted key; below somebody else's `_target_`, those of `rules`."""
     for name, value in config.items():
         key = f"{prefix}{name}"
         is_setting = key in rules
         if is_setting or not isinstance(value, dict):
             yield key, value
         if isinstance(value, dict):
-            foreign = not str(value.get("_target_", "triptych.")).startswith("triptych.")
+            is_ours = str(value.get("_target_", "triptych.")).startswith("triptych.")
             inner = iterate_settings(value, rules, f"{key}.")
-            yield from ((k, v) for k, v in inner if k in rules or not (is_setting or foreign))
+            yield from ((k, v) for k, v in inner if k in rules or (is_ours and not is_setting))
 
 
 def find_contradictions(config: Config) -> Iterator[str]:
-    """What no setting shows by itself, in a config whose every setting is right by itself."""
+    """What is wrong between settings that are each right by themselves."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
     if config["resume"] and not Path(config["resume"], "run.json").is_file():
         yield f"resume={config['resume']}: no run folder, it has no run.json"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
     if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
-        beside = f"with data.num_train={data['num_train'] or 'null (one at least)'} more than"
-        yield f"data.num_val={format_value(data['num_val'])}: {beside} {for_train} training images"
+        yield (
+            f"data.num_val={format_value(data['num_val'])}: with "
+            f"data.num_train={format_value(data['num_train'])} more than the {for_train} "
+            "training images"
+        )
     if for_test and (data["num_test"] or 1) > for_test:
         yield f"data.num_test={data['num_test']}: there are {for_test} test images"
-    endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
-    if endless and not trainer.get("max_time"):
+    is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
+    if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
     size, least = model.get("input_size"), model.get("min_input_size")
     if size and least and size < least:
@@ -284,10 +242,58 @@ def find_contradictions(config: Config) -> Iterator[str]:
     weights, known = model.get("weights"), model.get("known_weights")
     is_path = weights is not None and weights.endswith((".pth", ".pt", ".ckpt"))
     if weights is not None and known and not is_path and weights not in ["DEFAULT", *known]:
-        may = f"DEFAULT, {', '.join(known)}, null, or a .pth file"
-        yield f"model.weights={format_value(weights)}: must be {may}"
+        choices = ", ".join(["DEFAULT", *known, "null"])
+        yield f"model.weights={format_value(weights)}: must be {choices}, or a .pth file"
 
 
-def describe_unknown_key(key: str, command: str) -> str:
-    """What to say of a setting that does not exist."""
-    return f"{format_value(key)}: no such setting; near: {closest_matches(key, rules_of(command))}"
+def load_settings(command: str) -> Any:
+    """The module `settings` of a command that is a tool."""
+    return import_module(f"triptych.tools.{command}.settings")
+
+
+def extends_training(command: str) -> bool:
+    """Whether a command takes the settings of a training."""
+    return command == "train" or getattr(load_settings(command), "EXTENDS_TRAINING", False)
+
+
+def no_sweep_reason(command: str) -> str:
+    """Why a command cannot be swept with -m; empty where it can."""
+    return "" if command == "train" else getattr(load_settings(command), "NO_SWEEP", "")
+
+
+def load_tool_rules(command: str) -> dict[str, Rule]:
+    """The rules of the settings that a command has besides those of a training."""
+    return {} if command == "train" else load_settings(command).RULES
+
+
+def load_rules(command: str) -> dict[str, Rule]:
+    """The rules of every setting of a command."""
+    return (RULES if extends_training(command) else {}) | load_tool_rules(command)
+
+
+def resolve_config(config: DictConfig) -> Config:
+    """The resolved config in plain containers, without a recipe's table of models, now used up."""
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
+
+
+def setting_name(override: str) -> str:
+    """The setting that an override sets."""
+    return override.lstrip("+").partition("=")[0]
+
+
+def format_value(value: Any) -> str:
+    """A value in one line of at most 80 letters, with YAML's null, true and false."""
+    spelled = {None: "null", True: "true", False: "false"}
+    is_python = value is None or type(value) is bool
+    return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
+
+
+def folder_name(path: str) -> str:
+    """The last part of a path, as a name for a folder: letters, digits, - _ and . of it."""
+    name = re.sub(r"[^\w.-]+", "_", Path(path).expanduser().absolute().resolve().name)
+    return name.lstrip(".") or "folder"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

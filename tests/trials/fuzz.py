@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from triptych import cli
-from triptych.config import CONFIGS, TRAINER_ARGUMENTS, rules_of
+from triptych.config import CONFIGS, TRAINER_ARGUMENTS, load_rules
 
 SECONDS = 30  # for one command line; most take a quarter of one
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -116,7 +116,7 @@ def prefix(chance: random.Random) -> str:
 
 
 def key(chance: random.Random, verb: str) -> str:
-    known = [*rules_of(verb), *(f"trainer.{name}" for name in TRAINER_ARGUMENTS)]
+    known = [*load_rules(verb), *(f"trainer.{name}" for name in TRAINER_ARGUMENTS)]
     name = chance.choice(known)
     kind = chance.random()
     if kind < 0.1:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from triptych import cli
 from triptych.cli import STORAGE, format_help
-from triptych.config import CONFIGS, Config, check_config, own_rules, resolve_config
+from triptych.config import CONFIGS, Config, check_config, load_tool_rules, resolve_config
 from triptych.data.datamodule import ImageSubset
 from triptych.errors import UserError, mask_password
 from triptych.module import ImageClassifier
@@ -71,7 +71,7 @@ def asked(folder: Path, **settings: Any) -> Config:
 def training(folder: Path, **settings: Any) -> Config:
     """The part of it that a training knows."""
     config = asked(folder, **settings)
-    return {key: value for key, value in config.items() if key not in own_rules("tune")}
+    return {key: value for key, value in config.items() if key not in load_tool_rules("tune")}
 
 
 def search(folder: Path, **settings: Any) -> list[FrozenTrial]:
