@@ -5,17 +5,21 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny import StartRun
 
 # Tiny batches gain little from threads, and other tests run beside. Here, so that torch finds it on
 # import, and programs that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 DATA_DIR = os.environ.get("DATA_DIR")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Runs, data and weights of the person who runs the tests are neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME"):
@@ -46,22 +50,38 @@ def _folders_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture(scope="session")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Starts runs that may be killed, with the overrides and the fault that `mortal.py` reads."""
-    program = Path(__file__).parent / "trials" / "mortal.py"
-    command = [sys.executable, str(program), str(tmp_path_factory.mktemp("mortal") / "output")]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, env=os.environ | {"OMP_NUM_THREADS": "1"}) as server:
+def start_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator["StartRun"]:
+    """A function that starts a tiny run, to its end or to a fault: tests/trials/faults.py."""
+    output = tmp_path_factory.mktemp("faults") / "output"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.trials.faults", str(output)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def start(*overrides: str, **fault: Any) -> dict[str, Any]:
         assert server.stdin
         assert server.stdout
+        print(json.dumps({"overrides": overrides, **fault}), file=server.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(server.stdout.readline())
+        return answer
 
-        def answer(*typed: str, **fault: Any) -> dict[str, Any]:
-            print(json.dumps({"typed": typed, **fault}), file=server.stdin, flush=True)
-            answered: dict[str, Any] = json.loads(server.stdout.readline())
-            return answered
+    with server:
+        yield start
 
-        yield answer
-        server.stdin.close()
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tests.tiny.Tiny`. Copy it before you change anything."""
+    from tests.composing import composed
+    from tests.tiny import TINY
+    from triptych.training import train
+
+    config = composed("train", *TINY, f"log_dir={tmp_path_factory.mktemp('trained')}")
+    return train(config, list(TINY)).folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,7 @@ import pickle
 import random
 import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
+from tests.tiny import StartRun
 from triptych.callbacks import checkpoint
 from triptych.cli import print_error
 from triptych.errors import UserError, sanitize_text
@@ -31,8 +31,6 @@ from triptych.runs.resume import (
 )
 from triptych.runs.storage import is_locked, lock_run
 
-Ask = Callable[..., dict[str, Any]]
-
 
 def run_folder(log_dir: Path) -> Path:
     [path] = log_dir.rglob("config.yaml")
@@ -40,10 +38,10 @@ def run_folder(log_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stopped(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in its last epoch."""
     log_dir = tmp_path_factory.mktemp("stopped")
-    ask(f"log_dir={log_dir}", "checkpoint.every_n_steps=1", at="validation", nth=6)
+    start_run(f"log_dir={log_dir}", "checkpoint.every_n_steps=1", at="validation", nth=6)
     return run_folder(log_dir)
 
 
@@ -53,9 +51,9 @@ def folder(stopped: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     log_dir = tmp_path_factory.mktemp("whole")
-    assert ask(f"log_dir={log_dir}", "checkpoint.every_n_steps=1")["code"] == 0
+    assert start_run(f"log_dir={log_dir}", "checkpoint.every_n_steps=1")["code"] == 0
     return run_folder(log_dir)
 
 
@@ -93,11 +91,11 @@ WRITES = ["config.yaml", "run.json", "best.ckpt", "last.ckpt", "val.npz", "metri
 
 
 def test_a_disk_that_fills_up_at_any_write_loses_nothing(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
     typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
     for name in WRITES:
-        answer = ask(
+        answer = start_run(
             *typed, at=f"before {name}", nth=2 if name == "run.json" else 1, errno=errno.ENOSPC
         )
         if name == "config.yaml":
@@ -110,54 +108,42 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(
         assert metadata(folder)["status"] == "failed"
         for path in (folder / "checkpoints").glob("*.ckpt"):
             assert checkpoint.load_checkpoint(path)
-    assert ask(*typed)["code"] == 0
+    assert start_run(*typed)["code"] == 0
     assert_nothing_lost(folder, whole)
 
 
 @pytest.mark.parametrize("num_bytes", [1000, 1500, 20_000])
 def test_files_that_may_grow_no_further_end_a_run_with_one_message(
-    ask: Ask, whole: Path, tmp_path: Path, num_bytes: int
+    start_run: StartRun, whole: Path, tmp_path: Path, num_bytes: int
 ) -> None:
     typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
-    answer = ask(*typed, fsize=num_bytes)
+    answer = start_run(*typed, fsize=num_bytes)
     said = told(answer, 2 if num_bytes == 1000 else 1)
     assert "File too large" in said or "disk full" in said
     if num_bytes == 1000:
         return
     folder = run_folder(tmp_path)
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
 
 
 @pytest.mark.parametrize("moment", ["step", "validation", "test"])
 def test_a_folder_deleted_under_a_running_job_is_told(
-    ask: Ask, tmp_path: Path, moment: str
+    start_run: StartRun, tmp_path: Path, moment: str
 ) -> None:
-    said = told(ask(f"log_dir={tmp_path / 'logs'}", at=moment, nth=2, removed=str(tmp_path)), 1)
-    assert "the run's folder is gone" in said
-
-
-def test_a_clock_that_was_set_back_changes_nothing(ask: Ask, whole: Path, tmp_path: Path) -> None:
-    typed = [f"log_dir={tmp_path}", "checkpoint.every_n_steps=1"]
-    ask(*typed, at="validation", nth=5, clock=10**8)
-    folder = run_folder(tmp_path)
-    ask(f"resume={folder}", at="fitted")
-    assert ask(f"resume={folder}", clock=-(10**8))["code"] == 0
-    assert_nothing_lost(folder, whole)
-    lines = [(f / "metrics.csv").read_text().count("\n") for f in (folder, whole)]
-    assert lines[0] == lines[1]
-    assert metadata(folder)["started_at"] > metadata(folder)["finished_at"], (
-        "it tells what the clock told"
+    said = told(
+        start_run(f"log_dir={tmp_path / 'logs'}", at=moment, nth=2, removed=str(tmp_path)), 1
     )
+    assert "the run's folder is gone" in said
 
 
 # Two processes, a folder that cannot be written.
 
 
-def test_the_second_process_that_resumes_a_run_is_told(ask: Ask, folder: Path) -> None:
+def test_the_second_process_that_resumes_a_run_is_told(start_run: StartRun, folder: Path) -> None:
     before = (folder / "run.json").read_bytes()
     with lock_run(folder):
-        said = told(ask(f"resume={folder}"))
+        said = told(start_run(f"resume={folder}"))
     assert f"process {os.getpid()} on " in said
     assert "at work on this run" in said
     assert (folder / "run.json").read_bytes() == before
@@ -169,24 +155,6 @@ def test_a_run_that_another_process_finished_meanwhile_is_left_alone(folder: Pat
     with pytest.raises(UserError, match="another process has resumed"), run_lifecycle(late):
         pass
     assert metadata(folder)["status"] == "finished"
-
-
-@pytest.fixture
-def read_only(stopped: Path) -> Iterator[Path]:
-    """The stopped run where nobody may write; outside pytest's folders, which are root's alone."""
-    place = Path(tempfile.mkdtemp(prefix="triptych-"))
-    shutil.copytree(stopped, place, dirs_exist_ok=True)
-    for path in [place, *place.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    yield place
-    for path in [place, *place.rglob("*")]:
-        path.chmod(0o755)
-    shutil.rmtree(place)
-
-
-def test_a_read_only_folder_is_refused_by_name(ask: Ask, read_only: Path) -> None:
-    said = told(ask(f"resume={read_only}", uid=65534))
-    assert f"{read_only}: cannot be written to" in said
 
 
 # Files in the folder that are not what a run writes.
@@ -204,30 +172,32 @@ class Code:
 
 @pytest.mark.parametrize("form", ["torch", "pickle"])
 def test_a_checkpoint_that_carries_code_is_named_and_the_code_does_not_run(
-    ask: Ask, folder: Path, form: str
+    start_run: StartRun, folder: Path, form: str
 ) -> None:
     ran, last = folder.parent / "ran", folder / "checkpoints" / "last.ckpt"
     content = {"state_dict": {}, "global_step": Code(ran)}
     last.write_bytes(pickle.dumps(content)) if form == "pickle" else torch.save(content, last)
     before = (folder / "run.json").read_bytes()
-    said = told(ask(f"resume={folder}"))
+    said = told(start_run(f"resume={folder}"))
     assert f"{last}: no checkpoint, or damaged; nothing of it was run" in said
     assert not ran.exists()
     assert (folder / "run.json").read_bytes() == before, "the run stays as it was"
 
 
-def test_best_weights_that_carry_code_are_named(ask: Ask, whole: Path, tmp_path: Path) -> None:
+def test_best_weights_that_carry_code_are_named(
+    start_run: StartRun, whole: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(whole, tmp_path / "run")
     Record.open(folder).end("interrupted")
     best = folder / "checkpoints" / "best.ckpt"
     good = best.read_bytes()
     torch.save({"state_dict": Code(tmp_path / "ran")}, best)
-    assert f"{best}: no checkpoint, or damaged" in told_last(ask(f"resume={folder}"))
+    assert f"{best}: no checkpoint, or damaged" in told_last(start_run(f"resume={folder}"))
     torch.save({"state_dict": {"0.weight": torch.zeros(1)}}, best)
-    assert f"{best}: of another network" in told_last(ask(f"resume={folder}"))
+    assert f"{best}: of another network" in told_last(start_run(f"resume={folder}"))
     assert not (tmp_path / "ran").exists()
     best.write_bytes(good)
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
 
 
@@ -274,25 +244,27 @@ def other_optimizer(content: dict[str, Any]) -> None:
     ],
 )
 def test_a_checkpoint_of_another_run_is_named(
-    ask: Ask, folder: Path, change: Callable[[dict[str, Any]], Any]
+    start_run: StartRun, folder: Path, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     change(content)
     torch.save(content, last)
-    assert str(last) in told_last(ask(f"resume={folder}"))
+    assert str(last) in told_last(start_run(f"resume={folder}"))
 
 
-def test_what_else_a_checkpoint_holds_is_passed_over(ask: Ask, folder: Path, whole: Path) -> None:
+def test_what_else_a_checkpoint_holds_is_passed_over(
+    start_run: StartRun, folder: Path, whole: Path
+) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True) | {"extra": [torch.zeros(3)]}
     content["callbacks"]["RunRecorder"].update(record=3)
     torch.save(content, last)
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
 
 
-def test_a_checkpoint_with_one_byte_changed_is_refused(ask: Ask, folder: Path) -> None:
+def test_a_checkpoint_with_one_byte_changed_is_refused(start_run: StartRun, folder: Path) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     bias = torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"]
     content = bytearray(last.read_bytes())
@@ -301,16 +273,16 @@ def test_a_checkpoint_with_one_byte_changed_is_refused(ask: Ask, folder: Path) -
     assert not torch.equal(
         torch.load(last, weights_only=True)["state_dict"]["backbone.network.0.bias"], bias
     ), "torch takes it"
-    assert f"{last}: no checkpoint, or damaged" in told(ask(f"resume={folder}"))
+    assert f"{last}: no checkpoint, or damaged" in told(start_run(f"resume={folder}"))
 
 
 def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
-    ask: Ask, folder: Path, whole: Path
+    start_run: StartRun, folder: Path, whole: Path
 ) -> None:
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
-    assert "delete it, and resume" in told(ask(f"resume={folder}"))
+    assert "delete it, and resume" in told(start_run(f"resume={folder}"))
     (folder / "checkpoints" / "last.ckpt").unlink()
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, whole)
     assert (folder / "metrics.csv").read_text().count("\n") == (
         whole / "metrics.csv"
@@ -367,34 +339,36 @@ def test_a_config_with_more_than_data_in_it_is_refused(folder: Path, content: st
 
 @pytest.mark.parametrize("target", ["torch.hub.load", "pathlib.Path.unlink"])
 def test_a_planted_target_is_refused_before_anything_is_built(
-    ask: Ask, folder: Path, target: str
+    start_run: StartRun, folder: Path, target: str
 ) -> None:
     config = OmegaConf.load(folder / "config.yaml")
     planted = {"_target_": "lightning.pytorch.callbacks.Timer", "x": [[{"_target_": target}]]}
     config.trainer.callbacks = [planted]
     OmegaConf.save(config, folder / "config.yaml")
-    said = told(ask(f"resume={folder}"))
+    said = told(start_run(f"resume={folder}"))
     assert target in said
     assert "not in the installed configs" in said
 
 
-def test_a_logger_that_would_write_elsewhere_is_refused(ask: Ask, folder: Path) -> None:
+def test_a_logger_that_would_write_elsewhere_is_refused(start_run: StartRun, folder: Path) -> None:
     elsewhere = folder.parent / "precious"
     config = OmegaConf.load(folder / "config.yaml")
     config.trainer.logger[0].name = "../precious"
     OmegaConf.save(config, folder / "config.yaml")
-    assert "not in the run's folder" in told(ask(f"resume={folder}"))
+    assert "not in the run's folder" in told(start_run(f"resume={folder}"))
     assert not elsewhere.exists()
 
 
 @pytest.mark.parametrize("name", ["train.log", "metrics.csv", "tensorboard", "figures"])
-def test_a_link_in_a_run_folder_is_not_followed(ask: Ask, folder: Path, name: str) -> None:
+def test_a_link_in_a_run_folder_is_not_followed(
+    start_run: StartRun, folder: Path, name: str
+) -> None:
     elsewhere = folder.parent / "precious"
     elsewhere.write_text("words")
     shutil.rmtree(folder / name, ignore_errors=True)
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(elsewhere)
-    assert f"{folder / name}: a link" in told(ask(f"resume={folder}"))
+    assert f"{folder / name}: a link" in told(start_run(f"resume={folder}"))
     assert elsewhere.read_text() == "words"
 
 
@@ -427,20 +401,24 @@ def test_a_fifo_in_a_finished_run_is_refused(whole: Path, tmp_path: Path, name: 
         read_finished(folder)
 
 
-def test_what_was_refused_on_resuming_leaves_the_run_as_it_was(ask: Ask, folder: Path) -> None:
+def test_what_was_refused_on_resuming_leaves_the_run_as_it_was(
+    start_run: StartRun, folder: Path
+) -> None:
     before = [(folder / name).read_bytes() for name in ("run.json", "config.yaml")]
-    said = told(ask(f"resume={folder}", "trainer.accelerator=gpu"))
+    said = told(start_run(f"resume={folder}", "trainer.accelerator=gpu"))
     assert "trainer: " in said
     assert [(folder / name).read_bytes() for name in ("run.json", "config.yaml")] == before
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
 
 
 @pytest.mark.parametrize("name", ["train.log", ".run.json.77", "checkpoints/.last.ckpt.77"])
-def test_a_folder_in_a_files_place_is_said_in_a_line(ask: Ask, folder: Path, name: str) -> None:
+def test_a_folder_in_a_files_place_is_said_in_a_line(
+    start_run: StartRun, folder: Path, name: str
+) -> None:
     (folder / name).unlink(missing_ok=True)
     (folder / name).mkdir()
     before = (folder / "run.json").read_bytes()
-    assert f"{folder}: cannot be written to" in told(ask(f"resume={folder}"))
+    assert f"{folder}: cannot be written to" in told(start_run(f"resume={folder}"))
     assert (folder / "run.json").read_bytes() == before
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from tests.runs.test_survival import assert_same_run
-from tests.trials.mortal import Tiny
+from tests.tiny import StartRun, Tiny
 from triptych.callbacks import feature_cache
 from triptych.callbacks.feature_cache import FrozenBackbone, check_features_stay
 from triptych.data.datamodule import ImageSubset
@@ -30,14 +29,12 @@ from triptych.models.backbone import Backbone, Preprocessing
 from triptych.models.custom import CustomModel
 from triptych.models.torchvision_models import TorchvisionModel
 
-Ask = Callable[..., dict[str, Any]]
-
 
 class World:
     """Runs of one probe, of a network with BatchNorm and dropout below its head."""
 
-    def __init__(self, ask: Ask, folder: Path) -> None:
-        self.ask, self.folder = ask, folder
+    def __init__(self, start_run: StartRun, folder: Path) -> None:
+        self.start_run, self.folder = start_run, folder
         torch.manual_seed(0)
         torch.save(Tiny(10).state_dict(), folder / "tiny.pth")
         self.env = {"DATA_DIR": str(folder / "data")}
@@ -45,7 +42,7 @@ class World:
     def start(self, name: str, *overrides: str, **fault: Any) -> dict[str, Any]:
         probe = ("++model.freeze=backbone", f"++model.weights={self.folder / 'tiny.pth'}")
         place = ("data.augment=none", f"log_dir={self.folder / name}")
-        return self.ask(*probe, *place, *overrides, **{"env": self.env} | fault)
+        return self.start_run(*probe, *place, *overrides, **{"env": self.env} | fault)
 
     def run(self, name: str, *overrides: str, **fault: Any) -> Path:
         """The folder of a finished run."""
@@ -62,8 +59,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(ask, tmp_path_factory.mktemp("world"))
+def world(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(start_run, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +99,7 @@ def test_a_killed_run_resumes_where_its_features_and_the_file_of_its_weights_are
     for path in (*world.feature_files(), weights):
         path.rename(path.with_suffix(".away"))
     folder = world.run_folder("killed")
-    assert world.ask(f"resume={folder}", env=world.env)["code"] == 0
+    assert world.start_run(f"resume={folder}", env=world.env)["code"] == 0
     assert_same_run(folder, without_cache)
     assert "features computed in" in logged(folder).rpartition("resumed")[2]
     weights.with_suffix(".away").rename(weights)

@@ -21,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, distributed
 
+from tests.tiny import StartRun
 from triptych.build import build_datamodule, build_optim, build_trainer, check_ranks, instantiate
 from triptych.callbacks import checkpoint
 from triptych.callbacks.checkpoint import SaveSchedule
@@ -43,7 +44,6 @@ TINY = """
     trainer.max_epochs=2 trainer.log_every_n_steps=3 trainer.accelerator=cpu
 """.split()
 ON_TWO = ["trainer=ddp", "trainer.devices=2"]
-Ask = Callable[..., dict[str, Any]]
 Ended = Callable[..., tuple[Any, Record]]
 
 
@@ -151,10 +151,12 @@ def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> No
     assert not every[0]["cpu"].equal(every[1]["cpu"]), "each drops units of its own"
 
 
-def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_with_another_number_of_devices(
+    start_run: StartRun, tmp_path: Path
+) -> None:
     on_two = ["trainer=ddp", "++trainer.devices=2", f"log_dir={tmp_path}"]
     stopping = {"at": "step", "rank": "1", "signal": signal.SIGTERM}
-    answer = ask(*on_two, **stopping)
+    answer = start_run(*on_two, **stopping)
     assert answer["code"] == 143, answer["output"]
     stopped = the_record(tmp_path)
     assert stopped.metadata["status"] == "interrupted"
@@ -163,7 +165,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(ask: Ask, tmp_path
     assert saved["ImageDataModule"] == {"epoch": 0, "batch": 1}, "within the epoch"
 
     on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
-    answer = ask(f"resume={stopped.folder}", *on_one)
+    answer = start_run(f"resume={stopped.folder}", *on_one)
     assert answer["code"] == 0, answer["output"]
     record = the_record(tmp_path)
     assert record.metadata["status"] == "finished"

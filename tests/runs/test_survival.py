@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.tiny import StartRun
 from triptych.runs.storage import is_locked
 
 EMA = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
-OWN = "mortal.Tiny,triptych.models.custom.CustomModel"
 RICH = [
     *("data.mix=mixup", "optim.schedule=onecycle", "checkpoint.every_n_steps=2"),
     *("++trainer.accumulate_grad_batches=2", f"++trainer.callbacks=[{EMA}]"),
@@ -30,7 +29,6 @@ WITHIN = [
 OFTEN = ["checkpoint.every_n_steps=1", "++trainer.val_check_interval=0.4"]
 TIMES = {"train/images_per_second"}
 KINDS = ("scalars", "images", "tensors")
-Ask = Callable[..., dict[str, Any]]
 
 
 def run_folder(log_dir: Path) -> Path:
@@ -38,11 +36,13 @@ def run_folder(log_dir: Path) -> Path:
     return path.parent
 
 
-def survive(ask: Ask, log_dir: Path, overrides: list[str], faults: list[dict[str, Any]]) -> Path:
+def survive(
+    start_run: StartRun, log_dir: Path, overrides: list[str], faults: list[dict[str, Any]]
+) -> Path:
     """The folder of a run that met each fault in turn, and was then left in peace."""
     asked = [*overrides, f"log_dir={log_dir}"]
     for fault in faults:
-        answer = ask(*asked, **fault)
+        answer = start_run(*asked, **fault)
         ends_as = {-signal.SIGKILL, 0} if "after" in fault else {-signal.SIGKILL}
         assert answer["code"] in ends_as, (fault, answer)
         if answer["code"] == 0:
@@ -50,7 +50,7 @@ def survive(ask: Ask, log_dir: Path, overrides: list[str], faults: list[dict[str
         if list(log_dir.rglob("run.json")):  # else it was killed before it had a folder
             asked = [f"resume={run_folder(log_dir)}"]
             assert not is_locked(run_folder(log_dir))
-    answer = ask(*asked)
+    answer = start_run(*asked)
     assert answer["code"] == 0, answer["output"]
     return run_folder(log_dir)
 
@@ -138,14 +138,14 @@ CHOSEN = [
 
 
 @pytest.fixture(scope="module")
-def whole(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return survive(ask, tmp_path_factory.mktemp("whole"), RICH, [])
+def whole(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return survive(start_run, tmp_path_factory.mktemp("whole"), RICH, [])
 
 
 def test_a_run_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
-    assert_same_run(survive(ask, tmp_path, RICH, CHOSEN), whole)
+    assert_same_run(survive(start_run, tmp_path, RICH, CHOSEN), whole)
 
 
 def test_the_comparison_sees_a_single_changed_bit(whole: Path) -> None:
@@ -160,20 +160,20 @@ def test_the_comparison_sees_a_single_changed_bit(whole: Path) -> None:
 
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(0)
     faults = [{"after": chance.uniform(0.05, 1.5)} for _ in range(6)]
-    assert_same_run(survive(ask, tmp_path, RICH, faults), whole)
+    assert_same_run(survive(start_run, tmp_path, RICH, faults), whole)
 
 
 def test_a_run_that_validates_within_the_epoch_skips_no_validation_when_killed_in_one(
-    ask: Ask, tmp_path: Path
+    start_run: StartRun, tmp_path: Path
 ) -> None:
     faults = [{"at": "validation", "nth": 2}, {"at": "scored"}, {"at": "after val.npz"}]
     faults += [{"at": "validation", "nth": 4}, {"at": "step", "nth": 3}]
-    survivor = survive(ask, tmp_path / "survivor", OFTEN, faults)
-    assert_same_run(survivor, survive(ask, tmp_path / "whole", OFTEN, []))
+    survivor = survive(start_run, tmp_path / "survivor", OFTEN, faults)
+    assert_same_run(survivor, survive(start_run, tmp_path / "whole", OFTEN, []))
     assert len([row for row in table(survivor) if row["val/accuracy"]]) == 6
 
 
@@ -182,14 +182,14 @@ def test_a_run_that_validates_within_the_epoch_skips_no_validation_when_killed_i
     [{"at": "step", "nth": 3}, {"at": "validation", "nth": 4}, {"at": "scored", "nth": 2}],
 )
 def test_a_run_that_validates_within_a_step_goes_on_from_a_whole_one(
-    ask: Ask, whole_within: Path, tmp_path: Path, fault: dict[str, Any]
+    start_run: StartRun, whole_within: Path, tmp_path: Path, fault: dict[str, Any]
 ) -> None:
-    assert_same_run(survive(ask, tmp_path, WITHIN, [fault]), whole_within)
+    assert_same_run(survive(start_run, tmp_path, WITHIN, [fault]), whole_within)
 
 
 @pytest.fixture(scope="module")
-def whole_within(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return survive(ask, tmp_path_factory.mktemp("whole"), WITHIN, [])
+def whole_within(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return survive(start_run, tmp_path_factory.mktemp("whole"), WITHIN, [])
 
 
 def test_a_loss_is_logged_once_a_step(whole_within: Path) -> None:
@@ -199,12 +199,12 @@ def test_a_loss_is_logged_once_a_step(whole_within: Path) -> None:
 
 
 def test_best_files_belong_to_the_epoch_of_the_record_whatever_the_resumed_run_comes_to(
-    ask: Ask, tmp_path: Path
+    start_run: StartRun, tmp_path: Path
 ) -> None:
     typed = ["checkpoint.score=last", f"log_dir={tmp_path}"]
-    ask(*typed, at="before last.ckpt", nth=2)
+    start_run(*typed, at="before last.ckpt", nth=2)
     folder = run_folder(tmp_path)
-    ask(f"resume={folder}", at="scored")
+    start_run(f"resume={folder}", at="scored")
     saved = np.load(folder / "predictions" / "val.npz")
     [row] = [row for row in table(folder) if row["val/accuracy"] and row["epoch"] == "1"]
     accuracy = (saved["logits"].argmax(1) == saved["labels"]).mean()
@@ -214,19 +214,21 @@ def test_best_files_belong_to_the_epoch_of_the_record_whatever_the_resumed_run_c
     assert_equal(dict(last["state_dict"]), named)
 
 
-def test_a_run_that_stopped_early_is_not_trained_further(ask: Ask, tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_is_not_trained_further(
+    start_run: StartRun, tmp_path: Path
+) -> None:
     stopping = [
         "++trainer.callbacks=[{_target_: lightning.pytorch.callbacks.EarlyStopping, "
         "monitor: val/accuracy, mode: max, patience: 1, min_delta: 1}]",
         "++trainer.max_epochs=5",
     ]
-    whole = survive(ask, tmp_path / "whole", stopping, [])
+    whole = survive(start_run, tmp_path / "whole", stopping, [])
     assert metadata(whole)["num_epochs"] == 2
     asked = [*stopping, f"log_dir={tmp_path / 'killed'}"]
-    assert ask(*asked, at="fitted")["code"] == -signal.SIGKILL
+    assert start_run(*asked, at="fitted")["code"] == -signal.SIGKILL
     killed = run_folder(tmp_path / "killed")
-    trusted = f"{OWN},lightning.pytorch.callbacks.EarlyStopping"
-    assert ask(f"resume={killed}", trusted=trusted)["code"] == 0
+    trusted = ["lightning.pytorch.callbacks.EarlyStopping"]
+    assert start_run(f"resume={killed}", trusted=trusted)["code"] == 0
     assert_same_run(killed, whole)
 
 
@@ -240,15 +242,15 @@ def test_a_run_that_stopped_early_is_not_trained_further(ask: Ask, tmp_path: Pat
     ],
 )
 def test_a_signal_leaves_a_run_interrupted_and_the_command_that_resumes_it(
-    ask: Ask, whole: Path, tmp_path: Path, number: int, code: int, moment: str
+    start_run: StartRun, whole: Path, tmp_path: Path, number: int, code: int, moment: str
 ) -> None:
-    answer = ask(*RICH, f"log_dir={tmp_path}", at=moment, signal=number)
+    answer = start_run(*RICH, f"log_dir={tmp_path}", at=moment, signal=number)
     folder = run_folder(tmp_path)
     assert answer["code"] == code, answer["output"]
     assert metadata(folder)["status"] == "interrupted"
     assert f"to go on: python train.py resume={folder} 'trusted" in answer["output"]
     assert "Traceback" not in answer["output"]
-    assert ask(f"resume={folder}")["code"] == 0
+    assert start_run(f"resume={folder}")["code"] == 0
     assert_same_run(folder, whole)
 
 
@@ -263,10 +265,12 @@ def as_slurm_task(bin_: Path, **more: str) -> dict[str, str]:
 
 
 def test_a_job_that_slurm_requeues_goes_on_in_its_folder(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
     typed = [*RICH, f"log_dir={tmp_path / 'logs'}"]
-    announced = ask(*typed, at="step", nth=4, signal=signal.SIGUSR1, env=as_slurm_task(tmp_path))
+    announced = start_run(
+        *typed, at="step", nth=4, signal=signal.SIGUSR1, env=as_slurm_task(tmp_path)
+    )
     assert announced["code"] == 143, announced["output"]
     assert (tmp_path / "scontrol.asked").read_text() == "requeue 77\n"
     folder = run_folder(tmp_path / "logs")
@@ -275,34 +279,36 @@ def test_a_job_that_slurm_requeues_goes_on_in_its_folder(
     assert state(folder, "last")["global_step"] == 2
 
     again = as_slurm_task(tmp_path, RESTART_COUNT="1")
-    assert ask(*typed, at="validation", nth=3, env=again)["code"] == -signal.SIGKILL
+    assert start_run(*typed, at="validation", nth=3, env=again)["code"] == -signal.SIGKILL
     again = as_slurm_task(tmp_path, RESTART_COUNT="2")
-    answer = ask(*typed, env=again)
+    answer = start_run(*typed, env=again)
     assert answer["code"] == 0, answer["output"]
     assert_same_run(run_folder(tmp_path / "logs"), whole)
     assert not list(folder.glob("hpc*"))
-    assert "finished before" in ask(*typed, env=again)["output"]
+    assert "finished before" in start_run(*typed, env=again)["output"]
     assert_same_run(run_folder(tmp_path / "logs"), whole)
 
 
 def test_minutes_make_checkpoints_that_change_nothing(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
     timed = [o for o in RICH if "every_n_steps" not in o] + ["checkpoint.every_minutes=1e-9"]
-    survivor = survive(ask, tmp_path, timed, [{"at": "after last.ckpt"}, {"at": "step", "nth": 3}])
+    survivor = survive(
+        start_run, tmp_path, timed, [{"at": "after last.ckpt"}, {"at": "step", "nth": 3}]
+    )
     assert metadata(survivor)["config_hash"] == metadata(whole)["config_hash"]
     assert table(survivor) == table(whole)
     assert_equal(state(survivor, "best"), state(whole, "best"))
 
 
 def test_a_run_may_go_on_with_data_and_settings_that_lie_elsewhere(
-    ask: Ask, whole: Path, tmp_path: Path
+    start_run: StartRun, whole: Path, tmp_path: Path
 ) -> None:
-    assert ask(*RICH, f"log_dir={tmp_path}", at="epoch over")["code"] == -signal.SIGKILL
+    assert start_run(*RICH, f"log_dir={tmp_path}", at="epoch over")["code"] == -signal.SIGKILL
     moved = tmp_path / "moved"
     run_folder(tmp_path).rename(moved)
     typed = ["data.num_workers=1", f"data.root={tmp_path}", "checkpoint.keep_last=false"]
-    answer = ask(f"resume={moved}", *typed)
+    answer = start_run(f"resume={moved}", *typed)
     assert answer["code"] == 0, answer["output"]
     assert_equal(state(moved, "best"), state(whole, "best"))
     assert not (moved / "checkpoints" / "last.ckpt").exists()

@@ -1,0 +1,25 @@
+"""A network and a training that are as small as they can be and still go wrong as large ones do."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+TARGETS = ("tests.tiny.Tiny", "triptych.models.custom.CustomModel")  # not in the installed configs
+TINY = (
+    *("data=shapes", "data.source.num_train=60", "data.source.num_test=30", "data.num_train=40"),
+    *("data.num_val=20", "data.num_test=25", "data.batch_size=8", "data.augment=standard"),
+    *("~model", f"+model._target_={TARGETS[1]}", "+model.name=tiny", "+model.weights=null"),
+    *("+model.network={_target_: tests.tiny.Tiny, _partial_: true}", "+model.input_size=32"),
+    *("optim.lr=0.01", "++trainer.max_epochs=3", "++trainer.accelerator=cpu"),
+    "++trainer.log_every_n_steps=2",
+)
+StartRun = Callable[..., dict[str, Any]]  # what the fixture `start_run` gives
+
+
+class Tiny(nn.Sequential):
+    """A convolution, BatchNorm's statistics, dropout's random numbers, a head."""
+
+    def __init__(self, num_classes: int) -> None:
+        layers = [nn.Conv2d(3, 8, 8, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+        super().__init__(*layers, nn.Dropout(0.5), nn.Linear(8 * 7 * 7, num_classes))

@@ -1,0 +1,193 @@
+"""Runs that meet a fault. Each request starts a tiny run in a process of its own.
+
+A request is a line of JSON on standard input: `overrides` of a tiny run, or of one to resume; and
+a fault. It comes `at` a moment (of `MOMENTS`, or a write, by its file: "before best.ckpt") for the
+`nth` time, or `after` seconds. It is a `signal`, by default SIGKILL, an error of the system by its
+`errno`, or the loss of a folder, `removed`. With a `rank`, of a run on several devices, it comes
+there, and the signal goes to the process that started the ranks. `fsize` limits the bytes of a
+file, `env` is added to the environment, `trusted` names targets. The answer, a line too, has the
+exit code and the output.
+
+torch is imported once, before the forks, in a process with one thread: a run starts at once.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from tests.composing import composed
+from tests.tiny import TARGETS, TINY
+from triptych import figures, training
+from triptych.callbacks.checkpoint import CheckpointCallback
+from triptych.cli import configure_logging, print_error
+from triptych.distributed import job, processes, ranks
+from triptych.errors import UserError
+from triptych.module import ImageClassifier
+from triptych.runs.record import Record
+
+MOMENTS = {
+    "step": (ImageClassifier, "training_step"),
+    "validation": (ImageClassifier, "validation_step"),
+    "scored": (CheckpointCallback, "on_validation_end"),
+    "epoch over": (CheckpointCallback, "on_train_epoch_end"),
+    "fitted": (pl.Trainer, "test"),
+    "test": (ImageClassifier, "test_step"),
+    "end": (Record, "end"),
+}
+
+
+class Fault:
+    """What happens to this process at the nth time that a moment comes."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.at = (request["at"], request.get("nth", 1))
+        self.count: Counter[str] = Counter()
+
+    def install(self) -> None:
+        for moment, (owner, name) in MOMENTS.items():
+            setattr(owner, name, self.announce(moment, getattr(owner, name)))
+        replace = os.replace
+
+        def announce_replace(source: Any, target: Any) -> None:
+            self.reach(f"before {Path(target).name}")
+            replace(source, target)
+            self.reach(f"after {Path(target).name}")
+
+        os.replace = announce_replace  # type: ignore[assignment]
+
+    def announce(self, moment: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def announced(*args: Any, **options: Any) -> Any:
+            self.reach(moment)
+            return function(*args, **options)
+
+        return announced
+
+    def reach(self, moment: str) -> None:
+        if os.environ.get("RANK") != self.request.get("rank"):
+            return
+        self.count[moment] += 1
+        if (moment, self.count[moment]) != self.at:
+            return
+        if "errno" in self.request:
+            number = self.request["errno"]
+            raise OSError(number, os.strerror(number), moment)
+        if "removed" in self.request:
+            shutil.rmtree(self.request["removed"])
+        elif "rank" in self.request:
+            signal_launcher(self.request["signal"])
+        else:
+            os.kill(os.getpid(), self.request.get("signal", signal.SIGKILL))
+
+
+def signal_launcher(number: int) -> None:
+    """Signal the process that started the ranks, and wait until it has passed the signal on."""
+    handler: Any = signal.getsignal(number)
+    arrived = []
+    signal.signal(number, lambda *frame: (arrived.append(number), handler(*frame)))
+    os.kill(os.getppid(), number)
+    while not arrived:
+        time.sleep(0.01)
+
+
+class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-defined,misc]
+    """A rank, with the part of Popen's interface that its launcher uses."""
+
+    def __init__(
+        self, command: list[str], *, stdout: IO[bytes] | None, env: dict[str, str], **_: Any
+    ) -> None:
+        self.leash = os.pipe()
+        super().__init__(target=self.work, args=(Path(command[-1]), stdout, env))
+        self.start()
+
+    def work(self, place: Path, output: IO[bytes] | None, env: dict[str, str]) -> None:
+        os.setsid()
+        os.dup2(self.leash[0], 0)
+        for fd in (1, 2) if output else ():
+            os.dup2(output.fileno(), fd)
+        os.environ.update(env)
+        ranks.cluster_environment.cache_clear()
+        sys.exit(job.main(place))
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self) -> None:
+        self.join()
+
+
+def run(request: dict[str, Any]) -> int:
+    """One run, in the forked process; its exit code."""
+    configure_logging()
+    os.environ.update(request.get("env", {}))
+    if "at" in request:
+        Fault(request).install()
+    if "fsize" in request:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["fsize"], request["fsize"]))
+    overrides = request["overrides"]
+    trusted = ",".join([*TARGETS, *request.get("trusted", ())])
+    is_resumed = any(override.startswith("resume=") for override in overrides)
+    start = [f"trusted_targets=[{trusted}]"] if is_resumed else TINY
+    try:
+        training.train(composed("train", *start, *overrides), overrides)
+    except UserError as error:
+        return print_error(error)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def answer(request: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Run to the end, or to the fault, in a forked process."""
+    child = os.fork()
+    if child == 0:
+        with output.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os._exit(run(request))
+    if "after" in request:
+        time.sleep(request["after"])
+        os.kill(child, request.get("signal", signal.SIGKILL))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {"code": code, "output": output.read_text(errors="replace")}
+
+
+def main(output: Path) -> None:
+    torch.set_num_threads(1)
+    figures.image_grid = figures.confusion_matrix = lambda *_: None  # type: ignore[assignment]
+    figures.save = lambda *_: np.zeros((3, 2, 2), np.uint8)  # drawing takes longer than all else
+    processes.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT
+    )
+    composed("train", *TINY)  # fills the tables of Hydra's parser, which the forks inherit
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), output)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
