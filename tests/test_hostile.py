@@ -240,7 +240,7 @@ def other_optimizer(content: dict[str, Any]) -> None:
         lambda content: content.update(optimizer_states=[]),
         lambda content: content.update(loops={"fit_loop": {}}),
         lambda content: content["ImageDataModule"].update(epoch="a", batch=-5),
-        lambda content: content.update(chosen={"val": 3}),
+        lambda content: content.update(best={"val": 3}),
     ],
 )
 def test_a_checkpoint_of_another_run_is_named(

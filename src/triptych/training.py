@@ -134,9 +134,10 @@ def explain_start_error(
     error: Exception, trainer: pl.Trainer, checkpoint: Path | None
 ) -> UserError | None:
     """What to say where the checkpoint, or a setting, was refused before the first step."""
-    [recorder] = [c for c in trainer.callbacks if isinstance(c, RunRecorder)]  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    has_started = any(c.has_started for c in callbacks if isinstance(c, CheckpointCallback))
     is_known = isinstance(error, OSError | UserError | RunFailed) or is_out_of_memory(error)
-    if recorder.has_started or is_known:
+    if has_started or is_known:
         return None
     reason = summarize_error(error)
     if checkpoint:

@@ -101,6 +101,7 @@ class CheckpointCallback(Checkpoint):
         self.best = BestWeights()
         self._step = 0
         self._generators: list[dict[str, Tensor]] = []
+        self.has_started = False  # then settings and checkpoint have been accepted
 
     def state_dict(self) -> dict[str, Any]:
         return self.best.state_dict()
@@ -115,6 +116,7 @@ class CheckpointCallback(Checkpoint):
         self._step = trainer.global_step
         restore_generators(self._generators, trainer.strategy.root_device)
         self.schedule.catch_signals()
+        self.has_started = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

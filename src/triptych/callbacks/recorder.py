@@ -33,7 +33,6 @@ class RunRecorder(Callback):
         self.num_images, self.train_seconds = 0, 0.0  # up to the last loss line
         self.train_loss = 0.0  # mean of the epoch so far
         self._new_images, self._new_seconds = 0, 0.0  # since the last loss line
-        self.has_started = False  # then settings and checkpoint have been accepted
         self._lr = 0.0
         self._step = 0
         self._clock = self._validation_started = 0.0
@@ -48,7 +47,6 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one
         self._step = trainer.global_step
-        self.has_started = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # leaves out the last epoch's figures and checkpoint
