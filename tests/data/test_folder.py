@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import struct
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ from PIL import Image
 
 from triptych.cli import translate_hydra_errors
 from triptych.config import CONFIGS, Config, check_config, resolve_config
-from triptych.data import photos
+from triptych.data import folder
+from triptych.data.disk_cache import memmap_tensor
 from triptych.data.folder import Folder
+from triptych.data.photos import read_image
 from triptych.data.source import ImageSet
 from triptych.errors import UserError
 from triptych.runs.record import Record, config_hash
@@ -30,8 +31,24 @@ COLOURS = {"blue": (0, 0, 200), "green": (0, 200, 0), "red": (200, 0, 0)}
 
 
 @pytest.fixture(autouse=True)
-def _stored_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))
+def stored(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which squares are stored."""
+    data_dir = tmp_path_factory.mktemp("stored")
+    monkeypatch.setenv("DATA_DIR", str(data_dir))
+    return data_dir / ".folders"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded."""
+    names: list[str] = []
+
+    def note(path: Path, **options: Any) -> Image.Image:
+        names.append(path.name)
+        return read_image(path, **options)
+
+    monkeypatch.setattr(folder, "read_image", note)
+    return names
 
 
 def photo(path: Path, colour: tuple[int, int, int] = (9, 9, 9), grey: int = 0) -> Path:
@@ -53,24 +70,16 @@ def read(root: Path, size: int = 16) -> ImageSet:
     return Folder(str(root), size=size).read()
 
 
-def files_of(data: ImageSet, name: str) -> list[int]:
-    assert data.splits
-    return data.splits[name].tolist()
-
-
-def refused(root: Path) -> str:
-    """The one line that a folder is refused with."""
+def error_of(root: Path) -> str:
+    """The one line of the error that reading a folder raises."""
     with pytest.raises(UserError) as raised:
         read(root)
     assert "\n" not in str(raised.value)
     return str(raised.value).replace(str(root), "photos")
 
 
-# What lies in a folder.
-
-
 def test_a_folder_is_a_class_and_its_photos_are_squares(tmp_path: Path) -> None:
-    data = read(photos(tmp_path))
+    data = read(photos(tmp_path / "photos"))
     assert data.classes == ("blue", "green", "red")
     assert data.train.images.shape == (24, 3, 16, 16)
     assert data.train.images.dtype == torch.uint8
@@ -81,22 +90,23 @@ def test_a_folder_is_a_class_and_its_photos_are_squares(tmp_path: Path) -> None:
     assert data.splits
     assert data.splits["train"].tolist() == list(range(24))
     assert data.notes == ()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"], "nothing is written beside"
 
 
 @pytest.mark.parametrize(("val", "test"), [("val", "test"), ("valid", "Test"), ("validation", "")])
 def test_train_val_and_test_are_taken_as_they_are(tmp_path: Path, val: str, test: str) -> None:
-    for part in filter(None, ("train", val, test)):
-        photos(tmp_path / part, num=2)
+    for split in filter(None, ("train", val, test)):
+        photos(tmp_path / split, num=2)
     photos(tmp_path / "annotations", num=1)
     data = read(tmp_path)
     assert data.classes == ("blue", "green", "red")
     assert data.splits
     assert list(data.splits) == (["train", "val", "test"] if test else ["train", "val"])
-    assert files_of(data, "val") == list(range(6, 12))
+    assert data.splits["val"].tolist() == list(range(6, 12))
     assert data.train.labels[data.splits["val"]].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_class_may_be_named_test_where_there_is_no_train(tmp_path: Path) -> None:
+def test_a_class_may_be_named_test_if_there_is_no_train(tmp_path: Path) -> None:
     assert read(photos(tmp_path, classes=("control", "test"))).classes == ("control", "test")
 
 
@@ -133,7 +143,9 @@ def test_links_are_followed_and_no_circle_is(tmp_path: Path) -> None:
     assert data.train.labels.tolist() == [0, 1, 2, 2, 3]
 
 
-def test_what_cannot_be_read_is_named_counted_and_left_out(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_counted_and_left_out(
+    tmp_path: Path, decoded: list[str]
+) -> None:
     photos(tmp_path, num=3)
     (tmp_path / "red" / "empty.jpg").touch()
     (tmp_path / "red" / "text\x1b[2J.jpg").write_text("no image")
@@ -146,13 +158,13 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(tmp_path: Path) -> No
     data = read(tmp_path)
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     unreadable, others = data.notes
-    assert unreadable.startswith("4 of 13 photos cannot be read and are left out: ")
-    for told in ("red/empty.jpg (", "red/nowhere.jpg (no file)", "red/text\ufffd[2J.jpg ("):
-        assert told in unreadable
-    assert others.startswith("files left out that are no photos of a class: ")
-    assert {"1 .db", "1 .csv", "1 in no class's folder"} == set(
-        others.partition(": ")[2].split(", ")
-    )
+    assert unreadable.startswith("4 of 13 photos ")
+    for named in ("red/empty.jpg (", "red/nowhere.jpg (", "red/text\ufffd[2J.jpg (", "bomb.png"):
+        assert named in unreadable
+    for kind in ("1 .db", "1 .csv", "1 in no class's folder"):
+        assert kind in others
+    assert read(tmp_path).notes == data.notes
+    assert len(decoded) == 13, "what cannot be read is not tried again"
 
 
 def test_of_many_unreadable_files_the_first_are_named(tmp_path: Path) -> None:
@@ -161,8 +173,8 @@ def test_of_many_unreadable_files_the_first_are_named(tmp_path: Path) -> None:
         (tmp_path / "red" / f"bad{i}.jpg").touch()
     [note] = read(tmp_path).notes
     assert note.count("bad") == 10
-    told_in = Path(note.rpartition("all of them in ")[2])
-    assert len(json.loads(told_in.read_text())["unreadable"]) == 12
+    listed_in = Path(note.rpartition("all of them in ")[2])
+    assert len(json.loads(listed_in.read_text())["unreadable"]) == 12
 
 
 def test_copies_of_a_photo_are_not_split_into_training_and_test(tmp_path: Path) -> None:
@@ -170,104 +182,87 @@ def test_copies_of_a_photo_are_not_split_into_training_and_test(tmp_path: Path) 
     for name in ("red", "blue"):
         for path in sorted((tmp_path / name).glob("*.png")):
             shutil.copy(path, path.with_name(f"copy_{path.name}"))
-    found = read(tmp_path)
-    assert found.splits is not None
-    pixels = [bytes(found.train.images[place].numpy()) for place in found.splits["train"]]
+    data = read(tmp_path)
+    assert data.splits
+    pixels = [bytes(data.train.images[i].numpy()) for i in data.splits["train"]]
     assert len(pixels) == len(set(pixels)) == 30
-    assert len(found.train.images) == 50
+    assert len(data.train.images) == 50
+    assert data.notes[0].startswith("20 photos are there more than once")
 
 
-def test_photos_that_are_there_twice_are_told(tmp_path: Path) -> None:
+def test_photos_in_two_splits_or_classes_are_named(tmp_path: Path) -> None:
     photos(tmp_path / "train", num=3)
     photos(tmp_path / "test", num=1)
     shutil.copy(tmp_path / "train" / "red" / "2.png", tmp_path / "train" / "blue" / "copy.png")
-    notes = read(tmp_path).notes
-    told = (
-        "4 photos are there more than once (training takes one copy), such as train/blue/0.png = "
-    )
-    assert notes[0].startswith(told)
-    assert notes[1] == (
-        "3 photos are in more than one of train, val and test, such as "
-        "train/blue/0.png = test/blue/0.png"
-    )
-    assert notes[2].startswith("1 photo is in more than one class, such as train/blue/copy.png")
+    twice, splits, classes = read(tmp_path).notes
+    assert twice.startswith("4 photos are there more than once")
+    assert splits.startswith("3 photos are in more than one of train, val and test")
+    assert splits.endswith("train/blue/0.png = test/blue/0.png")
+    assert classes.startswith("1 photo is in more than one class, such as train/blue/copy.png")
 
 
-# What is refused.
+# Errors.
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_missing(tmp_path: Path) -> None:
     source = Folder(str(tmp_path / "none"))
-    assert source.missing() == f"{tmp_path}/none: no such folder"
-    with pytest.raises(UserError, match="none: no such folder"):
-        source.can_download()
+    assert f"data.root={tmp_path}/none:" in str(source.missing())
+    assert not source.can_download()
 
 
-def test_folders_without_images_are_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path) == ("photos: no images, a folder of them for each class is expected")
+def test_folders_without_images_are_refused_with_what_is_there(tmp_path: Path) -> None:
+    assert error_of(tmp_path).startswith("photos: no images")
     (tmp_path / "a").mkdir()
     for name in ("a/1.txt", "a/2.txt", "b.csv", "LICENSE"):
         (tmp_path / name).write_text("words")
-    assert refused(tmp_path).endswith(" (there are 2 .txt, 1 .csv, 1 without a suffix)")
+    assert error_of(tmp_path).startswith("photos: no images")
+    assert "2 .txt, 1" in error_of(tmp_path)
     photo(tmp_path / "loose.jpg")
-    assert "1 in no class's folder" in refused(tmp_path)
+    assert "1 in no class's folder" in error_of(tmp_path)
 
 
-def test_a_class_of_unreadable_photos_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_a_class_without_readable_photos_is_refused_with_a_reason(tmp_path: Path) -> None:
     photos(tmp_path, num=2)
     (tmp_path / "white").mkdir()
-    assert refused(tmp_path) == "photos/white: a class without images"
+    assert error_of(tmp_path).startswith("photos/white: ")
     (tmp_path / "white" / "a.jpg").touch()
-    assert refused(tmp_path).startswith("photos/white: a class without images (white/a.jpg: no ")
+    assert "photos/white: a class without images (white/a.jpg: no " in error_of(tmp_path)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
-    assert refused(photos(tmp_path, classes=("red",))) == (
-        "photos: one class (red), but two or more can be told apart"
-    )
+    assert error_of(photos(tmp_path, classes=("red",))).startswith("photos: one class (red)")
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_a_class_that_training_lacks_is_refused(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_training_lacks_is_refused(tmp_path: Path, split: str) -> None:
     photos(tmp_path / "train", num=2)
-    photos(tmp_path / part, num=2, classes=("blue", "white"))
-    assert refused(tmp_path) == f"photos/{part}/white: training has no images of this class"
+    photos(tmp_path / split, num=2, classes=("blue", "white"))
+    assert error_of(tmp_path).startswith(f"photos/{split}/white: ")
 
 
-def test_a_test_folder_without_classes_is_refused(tmp_path: Path) -> None:
+def test_a_test_folder_without_classes_or_alone_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "train", num=2)
     photo(tmp_path / "test" / "1.png")
-    assert refused(tmp_path) == "photos/test: no images in folders of classes"
-
-
-def test_a_test_folder_alone_is_refused(tmp_path: Path) -> None:
-    photos(tmp_path / "test", num=2)
-    assert refused(tmp_path) == "photos: it has test, but no train"
+    assert error_of(tmp_path).startswith("photos/test: no images")
+    shutil.rmtree(tmp_path / "train")
+    assert error_of(tmp_path) == "photos: it has test, but no train"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     photos(tmp_path, num=1)
     (tmp_path / "red").chmod(0)
-    assert refused(tmp_path) == "photos/red: Permission denied"
+    assert error_of(tmp_path) == "photos/red: Permission denied"
     (tmp_path / "red").chmod(0o700)
 
 
+@pytest.mark.parametrize("settings", [{"size": 0}, {"size": 2**14 + 1}, {"fit": "zoom"}])
+def test_squares_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"size=.* fit="):
+        Folder("photos", **settings)
+
+
 # What is stored.
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were decoded, as they are."""
-    names: list[str] = []
-    decode = photos._square
-
-    def noted(root: Path, kind: photos.Square, file: photos.File) -> object:
-        names.append(file.name)
-        return decode(root, kind, file)
-
-    monkeypatch.setattr(photos, "_square", noted)
-    return names
 
 
 def test_photos_are_decoded_once_and_again_when_one_changes(
@@ -286,67 +281,48 @@ def test_photos_are_decoded_once_and_again_when_one_changes(
     assert first.train.images[4, :, 0, 0].tolist() == [200, 0, 0], "an open set stays what it was"
 
 
-def test_another_size_is_stored_apart_and_an_older_state_goes(tmp_path: Path) -> None:
+def test_another_size_is_stored_apart_and_an_older_state_is_deleted(
+    tmp_path: Path, stored: Path
+) -> None:
     photos(tmp_path, num=2)
-    folder = Path(os.environ["DATA_DIR"], ".folders")
     read(tmp_path, size=16)
     read(tmp_path, size=8)
-    sizes = sorted(path.stat().st_size for path in folder.glob("*.u8"))
+    sizes = sorted(path.stat().st_size for path in stored.glob("*.u8"))
     assert sizes == [6 * 3 * 8 * 8, 6 * 3 * 16 * 16]
     photo(tmp_path / "red" / "9.png")
     read(tmp_path, size=16)
-    sizes = sorted(path.stat().st_size for path in folder.glob("*.u8"))
+    sizes = sorted(path.stat().st_size for path in stored.glob("*.u8"))
     assert sizes == [6 * 3 * 8 * 8, 7 * 3 * 16 * 16]
-    assert len([*folder.glob("*.json")]) == 2
+    assert len([*stored.glob("*.json")]) == 2
 
 
-@pytest.mark.parametrize("harm", ["cut", "no pixels", "no index", "no json"])
-def test_what_is_stored_by_halves_is_made_again(
-    tmp_path: Path, decoded: list[str], harm: str
+@pytest.mark.parametrize("damage", ["cut", "no pixels", "no index", "no json"])
+def test_what_is_stored_incompletely_is_made_again(
+    tmp_path: Path, stored: Path, decoded: list[str], damage: str
 ) -> None:
     before = read(photos(tmp_path, num=2)).train.images.clone()
-    [pixels] = Path(os.environ["DATA_DIR"], ".folders").glob("*.u8")
+    [pixels] = stored.glob("*.u8")
     index = pixels.with_suffix(".json")
-    if harm == "cut":
+    if damage == "cut":
         os.truncate(pixels, 100)
-    elif harm == "no json":
+    elif damage == "no json":
         index.write_text("{")
     else:
-        (pixels if harm == "no pixels" else index).unlink()
+        (pixels if damage == "no pixels" else index).unlink()
     assert read(tmp_path).train.images.equal(before)
     assert len(decoded) == 12
 
 
-def test_a_photo_that_could_not_be_read_is_not_decoded_for_every_run(
-    tmp_path: Path, decoded: list[str]
-) -> None:
-    photos(tmp_path, num=1)
-    (tmp_path / "red" / "bad.jpg").touch()
-    assert read(tmp_path).notes == read(tmp_path).notes
-    assert len(decoded) == 4
-
-
-def test_nothing_is_written_beside_the_photos(tmp_path: Path) -> None:
-    photos(tmp_path / "photos", num=1)
-    before = sorted(tmp_path.rglob("*"))
-    read(tmp_path / "photos")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_a_disk_that_fills_up_is_refused_and_nothing_half_written_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
+    def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    root = photos(tmp_path / "photos", num=2)
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(
-        UserError, match=r"No space left on device\.\nSet DATA_DIR to a folder with"
-    ):
-        read(root)
-    left = [path.suffix for path in Path(os.environ["DATA_DIR"], ".folders").iterdir()]
-    assert left == [".lock"]
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(UserError, match=r"No space left on device\n.*DATA_DIR"):
+        read(photos(tmp_path / "photos", num=2))
+    assert [path.suffix for path in stored.iterdir()] == [".lock"]
 
 
 def test_a_data_dir_that_cannot_be_made_is_named(
@@ -354,17 +330,8 @@ def test_a_data_dir_that_cannot_be_made_is_named(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"Not a directory\.\nSet DATA_DIR to a folder with"):
+    with pytest.raises(UserError, match=r"Not a directory\n.*DATA_DIR"):
         read(photos(tmp_path / "photos", num=2))
-
-
-def test_a_disk_that_is_too_full_is_refused_before_anything_is_decoded(
-    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(UserError, match=r"6 squares of 16 pixels take 4.6 kB, 100 bytes are free"):
-        read(photos(tmp_path, num=2))
-    assert decoded == []
 
 
 def test_of_two_runs_at_once_one_decodes_and_the_other_waits(
@@ -384,9 +351,8 @@ def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
         os.truncate(path, 2**42)
     except OSError:
         pytest.skip("this file system has no files of 4 TB")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        images = photos._mapped(path, (2**42 // (3 * 2**10), 3, 32, 32))
+    shape = (2**42 // (3 * 2**10), 3, 32, 32)
+    images = memmap_tensor(np.memmap(path, np.uint8, "r", shape=shape))
     assert images[torch.tensor([0, len(images) - 1])].sum() == 0
 
 
@@ -395,7 +361,7 @@ def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
 
 def test_a_set_without_its_folder_is_refused_in_a_line() -> None:
     with (
-        pytest.raises(UserError, match=r"\Adata.root: must be given\Z"),
+        pytest.raises(UserError, match=r"\Adata.root: [^\n]*\Z"),
         translate_hydra_errors("train"),
     ):
         composed()
@@ -436,9 +402,7 @@ def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
     assert metadata["classes"] == ["blue", "red"]
     assert metadata["num_per_class"] == [8, 14]
     assert (metadata["num_train"], metadata["num_val"], metadata["num_test"]) == (22, 4, 4)
-    assert metadata["notes"][0].startswith(
-        "1 of 31 photos cannot be read and are left out: blue/bad"
-    )
+    assert "blue/bad.jpg" in metadata["notes"][0]
     log = (run[1].folder / "train.log").read_text()
     assert "2 classes of red 14, blue 8 training images (1.8 to 1)" in log
     assert metadata["notes"][0] in log
@@ -454,29 +418,29 @@ def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
     batch = data.test.__getitems__(torch.arange(len(data.test)))
     saved = np.load(record.folder / "predictions" / "test.npz")
     assert batch.index.tolist() == saved["index"].tolist()
-    logits = rebuilt.logits(batch.images)
+    logits = rebuilt.logits(batch.inputs)
     np.testing.assert_allclose(logits.numpy(), saved["logits"], atol=1e-4)
-    with pytest.raises(UserError, match="data_root=<folder> says where the images lie"):
+    with pytest.raises(UserError, match="data_root=<folder>"):
         read_data(rebuilt, str(tmp_path / "none"))
     (moved / "red" / "0.png").unlink()
-    with pytest.raises(UserError, match="these are not the images of this run"):
+    with pytest.raises(UserError, match="not the images of this run"):
         read_data(rebuilt, str(moved))
 
 
 def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_path: Path) -> None:
     root, record = run
-    folder = Path(shutil.copytree(record.folder, tmp_path / "run"))
-    Record.open(folder).end("interrupted")
+    copied = Path(shutil.copytree(record.folder, tmp_path / "run"))
+    Record.open(copied).end("interrupted")
     other = Path(shutil.copytree(root, tmp_path / "other"))
     photo(other / "red" / "one more.png", grey=99)
-    asked = [f"resume={folder}", f"data.root={other}"]
-    with pytest.raises(UserError, match=r"the images have changed since the run began"):
-        train(composed(*asked, "++trainer.accelerator=cpu"), asked)
+    overrides = [f"resume={copied}", f"data.root={other}"]
+    with pytest.raises(UserError, match="the images have changed"):
+        train(composed(*overrides, "++trainer.accelerator=cpu"), overrides)
 
 
 def test_what_weighs_the_classes_and_makes_the_squares_is_part_of_the_experiment() -> None:
-    plainly = composed("data.root=a/photos")
-    assert config_hash(plainly) == config_hash(composed("data.root=b/photos"))
+    default = config_hash(composed("data.root=a/photos"))
+    assert default == config_hash(composed("data.root=b/photos"))
     for other in ("optim.class_weights=balanced", "data.size=128", "data.fit=pad"):
-        assert config_hash(composed("data.root=a/photos", other)) != config_hash(plainly)
-    assert config_hash(composed("data.root=a/others")) != config_hash(plainly)
+        assert config_hash(composed("data.root=a/photos", other)) != default
+    assert config_hash(composed("data.root=a/others")) != default

@@ -8,7 +8,7 @@ from scipy.stats import kstest
 from torch import Tensor
 from torchvision.transforms import v2
 
-from triptych.data.transforms import draw, make_mix
+from triptych.data.transforms import draw_number, make_mix
 
 N, C = 16, 5
 
@@ -37,14 +37,14 @@ def test_two_images_become_what_torchvision_makes_of_the_same_draws(
 
     class Drawn:
         def sample(self, _: tuple[()]) -> float:
-            return draw("share", keys)
+            return draw_number("share", keys)
 
     draws = iter([("right", 20), ("down", 12)])
 
     def randint(size_of_side: int, size: tuple[int]) -> Tensor:
         name, side = next(draws)
         assert side == size_of_side
-        return torch.tensor([int(draw(name, keys) * side)])
+        return torch.tensor([int(draw_number(name, keys) * side)])
 
     monkeypatch.setattr(oracle, "_dist", Drawn())
     monkeypatch.setattr(torch, "randint", randint)

@@ -1,128 +1,200 @@
 """Your own photos, a folder a class: `photos/cat/...`, or `photos/train/cat/...` and so on.
 
 A photo is stored once, as a square of `size` pixels: larger than networks take (224), so that they
-shrink it, and small enough that 10,000 photos take 2 GB of disk. Its place in the set is that in
+shrink it, and small enough that 10,000 photos take 2 GB of disk. Its index in the set is that in
 the sorted list of readable files.
 
 Shapes: N photos, S pixels a side.
 """
 
+import hashlib
+import json
+import math
 import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import __version__ as pillow
+from torch import Tensor
 
-from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, File, Square, Stored, stored
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, memmap_tensor, track_progress
+from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages
 from triptych.errors import UserError, sanitize_text
+from triptych.runs.storage import atomic_write
 
-# What lies in a folder of photos: a folder a class, in `train/`, `val/`, `test/` or in none.
-
-PARTS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-THUMBNAILS = ("__MACOSX", "@eaDir")  # what systems leave beside photos; the rest is hidden
-LOOSE = "in no class's folder"
+THUMBNAILS = ("__MACOSX", "@eaDir")  # folders that systems make beside photos without hiding them
+NO_CLASS = "in no class's folder"
+MAX_SIDE = 2**14
+MOST_NAMED = 10  # unreadable files; the rest is counted
+AT_ONCE = 128  # photos decoded between two updates of the progress bar
 
 
 class Photo(NamedTuple):
-    file: File
-    part: str  # train, val, test
+    name: str  # its path below the root
+    num_bytes: int
+    mtime_ns: int
+    split: str  # train, val, test
     class_name: str
-
-    @property
-    def shown(self) -> str:
-        return sanitize_text(self.file.name)
 
 
 class Listing(NamedTuple):
     root: Path
-    parts: dict[str, str]  # the folder of each part that there is; "." where there is one part
-    photos: list[Photo]  # by part, class and name
+    folders: dict[str, str]  # of each split that there is; "." if the root has no split folders
+    photos: list[Photo]  # by split, class and name
     classes: list[str]  # the names of all folders in training, sorted
     others: Counter[str]  # files that are no photos of a class, by suffix
 
+    @property
+    def is_split(self) -> bool:
+        """Whether no training photo will have to validate or test."""
+        return {"val", "test"} <= set(self.folders)
 
-def listed(root: Path) -> Listing:
+
+class SquareFormat(NamedTuple):
+    """How a photo is stored: see `photos.square` and `photos.read_image`."""
+
+    side: int
+    fit: str
+    max_pixels: int
+
+
+class Squares(NamedTuple):
+    images: Tensor  # uint8 (N, 3, S, S), read-only, in the order of the readable photos
+    digests: list[str]  # of each image; equal if the pixels are equal
+    unreadable: dict[str, str]  # why a photo, by its name, gave no image
+    index_path: Path  # of the file with digests and reasons
+
+
+class Folder:
+    """A source of the photos below `root`, in `train/`, `val/`, `test/` or to be split.
+
+    `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
+    is split off the training photos, without `val/` a validation set. Photos that cannot be read,
+    or have more than `max_pixels`, are named and left out. Raises ValueError if `size` is not from
+    1 to 16384, or there is no such `fit`.
+    """
+
+    def __init__(
+        self, root: str, size: int = 256, fit: str = "crop", max_pixels: int = MAX_PIXELS
+    ) -> None:
+        if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
+            raise ValueError(f"no square has size={size} and fit={fit}")
+        self._root = Path(root).expanduser().absolute()
+        self.square = SquareFormat(size, fit, max_pixels)
+
+    def missing(self) -> str | None:
+        return None if self._root.is_dir() else f"data.root={self._root}: no such folder"
+
+    def can_download(self) -> bool:
+        return False
+
+    def download(self) -> None:
+        load_squares(self._listing, self.square)
+
+    def read(self) -> ImageSet:
+        """Raises UserError if a class has no image that can be read."""
+        listing, squares = self._listing, load_squares(self._listing, self.square)
+        photos = [photo for photo in listing.photos if photo.name not in squares.unreadable]
+        check_classes(listing._replace(photos=photos), squares.unreadable)
+        number = {name: label for label, name in enumerate(listing.classes)}
+        labels = torch.tensor([number[photo.class_name] for photo in photos])
+        splits = {
+            split: [i for i, photo in enumerate(photos) if photo.split == split]
+            for split in listing.folders
+        }
+        if not listing.is_split:  # copies of a photo in training and test would flatter
+            firsts = {squares.digests[i]: i for i in reversed(splits["train"])}
+            splits["train"] = [*firsts.values()][::-1]
+        images = LabelledImages(squares.images, labels)
+        return ImageSet(
+            train=images,
+            test=images,
+            classes=tuple(listing.classes),
+            splits={split: torch.tensor(chosen) for split, chosen in splits.items()},
+            notes=tuple(describe_problems(listing, photos, squares)),
+        )
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return list_photos(self._root)
+
+
+def list_photos(root: Path) -> Listing:
     """Everything below a root but what is hidden; links are followed.
 
-    Raises UserError where there are no classes to tell apart, or a folder cannot be read.
+    Raises UserError if there are not two classes at least, or a folder cannot be read.
     """
+    photos, others = [], Counter[str]()
     try:
-        parts = parts_of(root)
-        photos, others = [], Counter[str]()
-        for part, top in parts.items():
-            for path in files_below(root / top):
-                suffix, inner = path.suffix.lower(), path.relative_to(root / top).parts
+        split_folders = find_split_folders(root)
+        for split, folder in split_folders.items():
+            for path in walk_files(root / folder):
+                suffix, (top, *inner) = path.suffix.lower(), path.relative_to(root / folder).parts
                 if suffix not in IMAGE_SUFFIXES:
                     others[suffix or "without a suffix"] += 1
-                elif len(inner) == 1:
-                    others[LOOSE] += 1
+                elif not inner:
+                    others[NO_CLASS] += 1
                 else:
-                    photos.append(Photo(described(root, path), part, class_name(inner[0])))
-        classes = sorted({*map(class_name, folders(root / parts["train"]))})
+                    status = path.stat() if path.exists() else None  # None: a link to nowhere
+                    size, mtime = (status.st_size, status.st_mtime_ns) if status else (0, 0)
+                    name = path.relative_to(root).as_posix()
+                    photos.append(Photo(name, size, mtime, split, class_name(top)))
+        classes = sorted({*map(class_name, subfolders(root / split_folders["train"]))})
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
-    found = Listing(root, parts, photos, classes, others)
-    check(found)
-    return found
+    listing = Listing(root, split_folders, photos, classes, others)
+    check_classes(listing)
+    return listing
 
 
-def parts_of(root: Path) -> dict[str, str]:
-    tops = folders(root)
-    found = {PARTS[top.lower()]: top for top in tops if top.lower() in PARTS}
-    if "train" in found:
-        return {part: found[part] for part in ("train", "val", "test") if part in found}
-    if found and len(found) == len(tops):
-        raise UserError(f"{root}: it has {' and '.join(tops)}, but no train")
+def find_split_folders(root: Path) -> dict[str, str]:
+    names = subfolders(root)
+    split_folders = {SPLIT_NAMES[n.lower()]: n for n in names if n.lower() in SPLIT_NAMES}
+    if "train" in split_folders:
+        return {s: split_folders[s] for s in ("train", "val", "test") if s in split_folders}
+    if split_folders and len(split_folders) == len(names):
+        raise UserError(f"{root}: it has {' and '.join(names)}, but no train")
     return {"train": "."}
 
 
-def folders(parent: Path) -> list[str]:
-    """The names of the folders to look into, sorted."""
-    with os.scandir(parent) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and is_shown(e.name))
+def subfolders(parent: Path) -> list[str]:
+    """The names of the folders that are not hidden, sorted."""
+    return sorted(path.name for path in parent.iterdir() if path.is_dir() and is_visible(path.name))
 
 
-def is_shown(name: str) -> bool:
+def is_visible(name: str) -> bool:
     return not name.startswith(".") and name not in THUMBNAILS
 
 
-def files_below(top: Path) -> Iterator[Path]:
-    """Files in a folder and below; of a class each folder once, wherever links lead."""
-    with os.scandir(top) as entries:
-        names = sorted(e.name for e in entries if not e.is_dir())
-    yield from (top / name for name in names if is_shown(name))
-    for class_folder in folders(top):
-        seen = set()
-        for folder, inner, files in os.walk(top / class_folder, onerror=fail, followlinks=True):
-            inner[:] = sorted(filter(is_shown, inner))
-            real = os.path.realpath(folder)
-            if real in seen or top.resolve().is_relative_to(real):
-                inner.clear()
-                continue
-            seen.add(real)
-            yield from (Path(folder, name) for name in sorted(files) if is_shown(name))
+def walk_files(top: Path) -> Iterator[Path]:
+    """The files in a folder and below, sorted; in a class each folder once, wherever links lead."""
 
+    def fail(error: OSError) -> NoReturn:
+        raise error
 
-def fail(error: OSError) -> NoReturn:
-    raise error
-
-
-def described(root: Path, path: Path) -> File:
-    name = path.relative_to(root).as_posix()
-    try:
-        status = path.stat()
-    except OSError:  # a link to nowhere, which will not be readable
-        return File(name, 0, 0)
-    return File(name, status.st_size, status.st_mtime_ns)
+    seen = set()
+    for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
+        class_folder, real = Path(folder).relative_to(top).parts[:1], os.path.realpath(folder)
+        if (class_folder, real) in seen or (class_folder and top.resolve().is_relative_to(real)):
+            inner.clear()
+            continue
+        seen.add((class_folder, real))
+        inner[:] = sorted(filter(is_visible, inner))
+        yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
 
 
 def class_name(folder: str) -> str:
@@ -130,141 +202,128 @@ def class_name(folder: str) -> str:
     return sanitize_text(unicodedata.normalize("NFC", folder)).replace("\n", "\ufffd")
 
 
-def check(found: Listing, why: str = "") -> None:
-    """Raise UserError unless there are two classes or more, none of them without photos.
-
-    `why` is what to add where there is none.
-    """
-    root, counts = found.root, Counter((photo.part, photo.class_name) for photo in found.photos)
-    if not found.photos:
-        why = why or (f" (there are {kinds(found.others)})" if found.others else "")
-        raise UserError(f"{root}: no images, a folder of them for each class is expected{why}")
-    for name in found.classes:
+def check_classes(listing: Listing, unreadable: dict[str, str] | None = None) -> None:
+    """Raise UserError unless there are two classes or more, all with photos that can be read."""
+    root, counts = listing.root, Counter((p.split, p.class_name) for p in listing.photos)
+    reason = next((f" ({sanitize_text(n)}: {why})" for n, why in (unreadable or {}).items()), "")
+    if not listing.photos:
+        reason = reason or (f" (there are {count_kinds(listing.others)})" if listing.others else "")
+        raise UserError(f"{root}: no images; expected is a folder of images for each class{reason}")
+    for name in listing.classes:
         if not counts["train", name]:
-            raise UserError(f"{root / found.parts['train'] / name}: a class without images{why}")
-    if len(found.classes) == 1:
-        raise UserError(
-            f"{root}: one class ({found.classes[0]}), but two or more can be told apart"
-        )
-    for part, top in found.parts.items():
-        names = {name for of, name in counts if of == part}
+            place = root / listing.folders["train"] / name
+            raise UserError(f"{place}: a class without images{reason}")
+    if len(listing.classes) == 1:
+        raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
+    for split, folder in listing.folders.items():
+        names = {name for of, name in counts if of == split}
         if not names:
-            raise UserError(f"{root / top}: no images in folders of classes{why}")
-        if unknown := sorted(names - set(found.classes)):
-            raise UserError(f"{root / top / unknown[0]}: training has no images of this class")
+            raise UserError(f"{root / folder}: no images in folders of classes{reason}")
+        if unknown := sorted(names - set(listing.classes)):
+            raise UserError(f"{root / folder / unknown[0]}: training has no images of this class")
 
 
-def kinds(others: Counter[str]) -> str:
+def count_kinds(others: Counter[str]) -> str:
     """The commonest kinds of files, as "12 .txt, 3 .csv"."""
-    named = [f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda o: (-o[1], o))]
-    named = [*named[:5], *(["others"] if len(named) > 5 else [])]
-    return sanitize_text(", ".join(named))
+    return sanitize_text(", ".join(f"{num} {kind}" for kind, num in others.most_common(5)))
 
 
-MAX_SIDE = 2**14
-MOST_NAMED = 10  # unreadable files; the rest is counted
+def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -> Iterator[str]:
+    """Lines on what to know before trusting what is learned from these photos.
 
-
-class Folder:
-    """A source of the photos below `root`, as `train/`, `val/`, `test/` or to be split.
-
-    `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
-    is split off the training photos, without `val/` a validation set. Photos that cannot be read,
-    or have more than `max_pixels`, are named and left out. Raises ValueError where `size` is not
-    from 1 to 16384, or there is no such `fit`.
+    Photos of the same pixels weigh double if both train, flatter in training and test, and in two
+    classes one of them is wrong.
     """
-
-    def __init__(
-        self, root: str, size: int = 256, fit: str = "crop", max_pixels: int = MAX_PIXELS
-    ) -> None:
-        self._root = Path(root).expanduser().absolute()
-        if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
-            raise ValueError(f"no square has size={size} and fit={fit}")
-        self.square = Square(size, fit, max_pixels)
-
-    def missing(self) -> str | None:
-        return None if self._root.is_dir() else f"{self._root}: no such folder"
-
-    def can_download(self) -> bool:
-        # Nobody wants drawings instead, which is what a run offers where a download fails.
-        raise UserError(f"data.root={self._root}: no such folder")
-
-    def download(self) -> None:
-        self._stored()
-
-    def read(self) -> ImageSet:
-        """Raises UserError where a class has no image that can be read."""
-        found, squares = self._listing, self._stored()
-        photos = [p for p in found.photos if p.file.name not in squares.unreadable]
-        why = "".join(
-            f" ({sanitize_text(name)}: {why})" for name, why in [*squares.unreadable.items()][:1]
-        )
-        check(found._replace(photos=photos), why)
-        number = {name: label for label, name in enumerate(found.classes)}
-        labels = torch.tensor([number[photo.class_name] for photo in photos])
-        images = LabelledImages(squares.images, labels)
-        parts = {
-            part: [i for i, photo in enumerate(photos) if photo.part == part]
-            for part in found.parts
-        }
-        if is_split(found):  # copies on both sides of a cut would flatter
-            parts["train"] = [*{squares.sums[i]: i for i in reversed(parts["train"])}.values()][
-                ::-1
-            ]
-        splits = {part: torch.tensor(chosen) for part, chosen in parts.items()}
-        return ImageSet(
-            images, images, tuple(found.classes), splits, tuple(notes(found, photos, squares))
-        )
-
-    @cached_property
-    def _listing(self) -> Listing:
-        return listed(self._root)
-
-    def _stored(self) -> Stored:
-        return stored(self._root, [photo.file for photo in self._listing.photos], self.square)
-
-
-def notes(found: Listing, photos: list[Photo], squares: Stored) -> list[str]:
-    """What somebody should know before trusting what is learned from these photos."""
-    lines = []
     if unreadable := squares.unreadable:
-        named = [
-            f"{sanitize_text(name)} ({why})" for name, why in [*unreadable.items()][:MOST_NAMED]
-        ]
-        more = f"; all of them in {squares.told_in}" if len(unreadable) > MOST_NAMED else ""
-        count = f"{len(unreadable)} of {len(found.photos)} photos"
-        lines.append(f"{count} cannot be read and are left out: {', '.join(named)}{more}")
-    if found.others:
-        lines.append(f"files left out that are no photos of a class: {kinds(found.others)}")
-    return lines + repeated(
-        photos, squares.sums, " (training takes one copy)" if is_split(found) else ""
-    )
+        named = [f"{sanitize_text(n)} ({why})" for n, why in [*unreadable.items()][:MOST_NAMED]]
+        rest = f"; all of them in {squares.index_path}" if len(unreadable) > MOST_NAMED else ""
+        count = f"{len(unreadable)} of {len(listing.photos)} photos"
+        yield f"{count} cannot be read and are left out: {', '.join(named)}{rest}"
+    if listing.others:
+        yield f"files left out that are no photos of a class: {count_kinds(listing.others)}"
+    copies = defaultdict(list)
+    for photo, digest in zip(photos, squares.digests, strict=True):
+        copies[digest].append(photo)
+    use = "" if listing.is_split else " (training takes one copy)"
+    for differs, where in (
+        (lambda photo: photo.name, f"there more than once{use}"),
+        (lambda photo: photo.split, "in more than one of train, val and test"),
+        (lambda photo: photo.class_name, "in more than one class"),
+    ):
+        same = [group for group in copies.values() if len(set(map(differs, group))) > 1]
+        if same:
+            one, other, *_ = (sanitize_text(photo.name) for photo in same[0])
+            count = f"{len(same)} photo{' is' if len(same) == 1 else 's are'}"
+            yield f"{count} {where}, such as {one} = {other}"
 
 
-def is_split(found: Listing) -> bool:
-    """Whether some of the training photos are to validate or to test."""
-    return not {"val", "test"} <= set(found.parts)
+def load_squares(listing: Listing, form: SquareFormat) -> Squares:
+    """The squares of all photos, decoded if photos are new or have changed.
+
+    They lie in DATA_DIR (else `data/`), because the photos' own folder may be read-only; what was
+    stored of an earlier state of the folder is deleted. Of several processes one decodes. Raises
+    UserError if the disk does not take them.
+    """
+    folder = data_dir() / ".folders"
+    place = hash_json(str(listing.root.resolve()), form)
+    index = folder / f"{place}-{hash_json(form, listing.photos, pillow)}.json"
+    squares = open_squares(index, form.side)
+    if squares is None:
+        with lock_file(folder / place):
+            squares = open_squares(index, form.side)
+            if squares is None:
+                for old in folder.glob(f"*{place}-*"):
+                    old.unlink()
+                decode_squares(listing, form, index)
+                squares = open_squares(index, form.side)
+                assert squares
+    return squares
 
 
-def repeated(photos: list[Photo], sums: list[str], use: str = "") -> list[str]:
-    """A line on photos of the same pixels: twice in training they weigh double, in training and
-    test they flatter, in two classes one of them is wrong."""
-    alike = defaultdict(list)
-    for photo, pixels in zip(photos, sums, strict=True):
-        alike[pixels].append(photo)
-    twins = [same for same in alike.values() if len(same) > 1]
-    parts, classes = (
-        [same for same in twins if len({getattr(photo, key) for photo in same}) > 1]
-        for key in ("part", "class_name")
-    )
-    told = (
-        (twins, f"there more than once{use}"),
-        (parts, "in more than one of train, val and test"),
-        (classes, "in more than one class"),
-    )
-    return [
-        f"{len(found)} photo{' is' if len(found) == 1 else 's are'} {where}, such as "
-        f"{found[0][0].shown} = {found[0][1].shown}"
-        for found, where in told
-        if found
-    ]
+def open_squares(index: Path, side: int) -> Squares | None:
+    """What is stored, mapped; None if there is nothing, or less than there should be."""
+    pixels = index.with_suffix(".u8")
+    try:
+        stored = json.loads(index.read_text())
+        shape = (len(stored["digests"]), 3, side, side)
+        if pixels.stat().st_size != math.prod(shape):
+            return None
+        images = torch.empty(shape, dtype=torch.uint8)
+        if shape[0]:
+            # A map that may be written, as torch makes them, would have to fit into memory.
+            images = memmap_tensor(np.memmap(pixels, np.uint8, "r", shape=shape))
+    except (OSError, ValueError):
+        return None
+    return Squares(images, stored["digests"], stored["unreadable"], index)
+
+
+def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
+    digests, unreadable = [], {}
+    with atomic_write(index.with_suffix(".u8")) as path, path.open("wb") as file:
+        for photo, pixels in iterate_squares(listing, form):
+            if isinstance(pixels, Unreadable):
+                unreadable[photo.name] = str(pixels)
+            else:
+                file.write(pixels.data)
+                digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+    with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
+        path.write_text(json.dumps({"unreadable": unreadable, "digests": digests}))
+
+
+def iterate_squares(
+    listing: Listing, form: SquareFormat
+) -> Iterator[tuple[Photo, NDArray[np.uint8] | Unreadable]]:
+    """The photos in their order, decoded in threads: Pillow releases Python's lock meanwhile."""
+
+    def decode(photo: Photo) -> NDArray[np.uint8] | Unreadable:
+        try:
+            path = listing.root / photo.name
+            image = read_image(path, max_pixels=form.max_pixels, side=form.side)
+            return square(image, form.side, form.fit)
+        except Unreadable as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for start in track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos"):
+            some = listing.photos[start : start + AT_ONCE]
+            yield from zip(some, pool.map(decode, some), strict=True)

@@ -1,6 +1,9 @@
 """From stored pixels to what a network expects, on the device, a whole batch at a time.
 
-Shapes: B images of a batch; H, W stored pixels; S pixels a side of the network's input.
+All randomness is keyed (see rng.py): each image is augmented by (seed, epoch, index), each batch is
+mixed by (seed, epoch, batch), whatever the number of devices.
+
+Shapes: B images of a batch; H, W stored pixels; S pixels a side of the network's input; C classes.
 """
 
 import math
@@ -15,67 +18,13 @@ from torchvision.transforms import v2
 from triptych.data.rng import uniform
 from triptych.models.backbone import Preprocessing
 
-# MixUp (Zhang et al., 2018) and CutMix (Yun et al., 2019), the same on any number of devices.
-#
-# What torchvision's transforms do with alpha 1, but keyed, and with the image half a batch away as
-# partner: of a global batch dealt out evenly, both lie on the same device. All images are
-# mixed in the same proportion.
-#
-# Shapes: B images of a batch (an even number has pairs), C classes.
-
-Mix = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
-COLUMNS = {"share": 8, "down": 9, "right": 10}  # those of augmentation end at 7
-
-
-def mixup(images: Tensor, labels: Tensor, *keys: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Weighted means of two images, and of their labels: probabilities (B, C)."""
-    share = 1 - draw("share", keys)
-    return images.lerp(roll_half(images), share), mix_labels(labels, share, num_classes)
-
-
-def cutmix(images: Tensor, labels: Tensor, *keys: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """A box of the partner laid over the image; labels, as probabilities (B, C), by area."""
-    height, width = images.shape[-2:]
-    half = math.sqrt(1 - draw("share", keys)) / 2  # of a side
-    top, bottom = box_span(draw("down", keys), half, height)
-    left, right = box_span(draw("right", keys), half, width)
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = roll_half(images)[..., top:bottom, left:right]
-    covered = (bottom - top) * (right - left) / (height * width)
-    return mixed, mix_labels(labels, covered, num_classes)
-
-
-def make_mix(kind: str, num_classes: int) -> Mix | None:
-    """What `data.mix` names; None for none."""
-    mixes = {"mixup": mixup, "cutmix": cutmix}
-    return partial(mixes[kind], num_classes=num_classes) if kind in mixes else None
-
-
-def mix_labels(labels: Tensor, share: float, num_classes: int) -> Tensor:
-    """Probabilities (B, C) of which the partner has `share`."""
-    certain = F.one_hot(labels, num_classes).float()
-    return certain.lerp(roll_half(certain), share)
-
-
-def roll_half(batch: Tensor) -> Tensor:
-    return batch.roll(len(batch) // 2, 0)
-
-
-def box_span(centre: float, half: float, size: int) -> tuple[int, int]:
-    """Start and stop of the box along a side of `size` pixels; centre and half are shares of it."""
-    middle, reach = int(centre * size), int(half * size)
-    return max(0, middle - reach), min(size, middle + reach)
-
-
-def draw(column: str, keys: tuple[int, ...]) -> float:
-    """A number in [0, 1), on the host: no batch waits for the device."""
-    return float(uniform(*keys, COLUMNS[column]))
-
-
 PAD = 4  # pixels around an image for each 32 of its height: He et al. (2016) on CIFAR-10
+ERASED_SHARE = 0.5  # of the images
 ERASED_AREA = (0.02, 0.33)  # of the image; this and the aspect as in Zhong et al. (2017)
 ERASED_ASPECT = (0.3, 3.3)
-ERASED_SHARE = 0.5  # of the images
+MIX_COLUMNS = {"share": 8, "down": 9, "right": 10}  # keys of draws; augmentation has 0 to 7
+
+Mix = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
 
 
 class DeviceTransforms:
@@ -91,7 +40,7 @@ class DeviceTransforms:
         self.input_size = preprocessing.input_size
         self.mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
         self.std = torch.tensor(preprocessing.std).view(3, 1, 1)
-        self.interpolation = preprocessing.interpolation
+        self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
         self.augment = augment
         self.mix = mix
 
@@ -107,10 +56,9 @@ class DeviceTransforms:
     def evaluation(self, images: Tensor) -> Tensor:
         """Images as the network expects them, without augmentation."""
         pixels = images.float() / 255
-        if pixels.shape[-2:] != (self.input_size, self.input_size):
-            size = [self.input_size, self.input_size]
-            mode = v2.InterpolationMode(self.interpolation)
-            pixels = v2.functional.resize_image(pixels, size, mode, antialias=True)
+        size = [self.input_size, self.input_size]
+        if list(pixels.shape[-2:]) != size:
+            pixels = v2.functional.resize_image(pixels, size, self.interpolation, antialias=True)
         self.mean, self.std = self.mean.to(pixels), self.std.to(pixels)
         # Normalising the small stored images would be cheaper, but rounds otherwise: a deep network
         # makes gradients of it that differ in their second digit (NOTES.md, 2026-11-25).
@@ -118,7 +66,7 @@ class DeviceTransforms:
 
 
 def augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Flip, crop from a padded image and erase: each image by its own key, (B, 3, H, W) uint8."""
+    """Flip, crop from a padded image and erase, each image by its own key; uint8 (B, 3, H, W)."""
     draws = [uniform(seed, epoch, index, column) for column in range(8)]
     images = flip(images, draws[0] < 0.5)
     images = crop(images, draws[1], draws[2])
@@ -126,7 +74,7 @@ def augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror the chosen images left to right; `chosen` is bool (B,)."""
+    """Mirror the chosen images; `chosen` is bool (B,)."""
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
@@ -159,3 +107,53 @@ def erase(
     top, tall, left, wide, chosen = (x.view(-1, 1, 1) for x in (top, tall, left, wide, chosen))
     inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
     return images.masked_fill((inside & chosen)[:, None], 0)
+
+
+def make_mix(kind: str, num_classes: int) -> Mix | None:
+    """What `data.mix` names: MixUp (Zhang et al., 2018), CutMix (Yun et al., 2019) or none.
+
+    As torchvision's with alpha 1, but keyed, in one proportion for all images of a batch, and with
+    the image half a batch away as partner: of a global batch dealt out evenly, both lie on the same
+    device.
+    """
+    mixes = {"mixup": mixup, "cutmix": cutmix}
+    return partial(mixes[kind], num_classes=num_classes) if kind in mixes else None
+
+
+def mixup(images: Tensor, labels: Tensor, *keys: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Weighted means of two images, and of their labels: probabilities (B, C)."""
+    share = 1 - draw_number("share", keys)
+    return images.lerp(roll_half(images), share), mix_labels(labels, share, num_classes)
+
+
+def cutmix(images: Tensor, labels: Tensor, *keys: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """A box of the partner laid over the image; labels, as probabilities (B, C), by area."""
+    height, width = images.shape[-2:]
+    half = math.sqrt(1 - draw_number("share", keys)) / 2  # of a side
+    top, bottom = box_span(draw_number("down", keys), half, height)
+    left, right = box_span(draw_number("right", keys), half, width)
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = roll_half(images)[..., top:bottom, left:right]
+    covered = (bottom - top) * (right - left) / (height * width)
+    return mixed, mix_labels(labels, covered, num_classes)
+
+
+def mix_labels(labels: Tensor, share: float, num_classes: int) -> Tensor:
+    """Probabilities (B, C) of which the partner has `share`."""
+    certain = F.one_hot(labels, num_classes).float()
+    return certain.lerp(roll_half(certain), share)
+
+
+def roll_half(batch: Tensor) -> Tensor:
+    return batch.roll(len(batch) // 2, 0)
+
+
+def box_span(centre: float, half: float, size: int) -> tuple[int, int]:
+    """Start and stop of the box along a side of `size` pixels; centre and half are shares of it."""
+    middle, reach = int(centre * size), int(half * size)
+    return max(0, middle - reach), min(size, middle + reach)
+
+
+def draw_number(column: str, keys: tuple[int, ...]) -> float:
+    """A number in [0, 1), on the host: no batch waits for the device."""
+    return float(uniform(*keys, MIX_COLUMNS[column]))

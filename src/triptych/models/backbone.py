@@ -1,6 +1,6 @@
-"""A backbone: a network with a head of its own, and what its weights expect of an image.
+"""A backbone: a network with a new head, its weights, and what they expect of an image.
 
-Shapes: N images, C classes, F features, S pixels a side of the network's input.
+Shapes: N images, C classes, F features of an image, S pixels a side of the network's input.
 """
 
 import re
@@ -15,47 +15,7 @@ from torch import Tensor, nn
 
 from triptych.errors import UserError, summarize_error
 
-# Weights from a file of one's own.
-
-
-def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
-    """Load a state dict, bare or under `state_dict`; without a head of this size ours stays.
-
-    Parameters whose names start with one of `ignored` are passed over. Raises UserError where the
-    file cannot be read, holds code, or belongs to another network.
-    """
-    own = network.state_dict()
-    head_names = {f"{head}.weight", f"{head}.bias"} & own.keys()
-    try:
-        checkpoint = read_tensors(path)
-        stored = checkpoint.get("state_dict", checkpoint)
-        named = strip_prefix(stored)
-        if not all(isinstance(value, Tensor) for value in named.values()):
-            raise TypeError("not all that it names are tensors")
-        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
-        if any(name not in state or state[name].shape != own[name].shape for name in head_names):
-            state |= {name: own[name] for name in head_names}
-        state._metadata = strip_prefix(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
-    except Exception as error:
-        raise UserError(f"weights {path}: no file of weights ({summarize_error(error)})") from error
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:  # MNASNet's over a version
-        reason = " ".join(str(error).splitlines()[1:2]).strip()
-        raise UserError(f"weights {path}: of another network\n{reason[:200]}") from error
-
-
-def read_tensors(path: Path) -> Any:
-    """What a file of tensors holds; anything but tensors in it raises."""
-    if path.suffix == ".safetensors":
-        return import_module("safetensors.torch").load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def strip_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
-    """By the network's own names, also where they are those of `last.ckpt`."""
-    prefix = re.compile(r"^backbone\.network(\.|$)")
-    return {prefix.sub("", name): value for name, value in named.items()}
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
 class Preprocessing(NamedTuple):
@@ -68,10 +28,10 @@ class Preprocessing(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A network whose last layer was replaced: images float (N, 3, S, S) in, logits (N, C) out.
+    """A network whose last layer was replaced by a head for `num_classes` classes.
 
-    Frozen, it trains its head alone: no other parameter has a gradient, and all but the head stays
-    in evaluation mode, so that BatchNorm's statistics do not move either.
+    With `freeze="backbone"` the head alone trains: no other parameter has a gradient, and all but
+    the head stays in evaluation mode, so that BatchNorm's statistics do not move either.
     """
 
     def __init__(
@@ -86,7 +46,7 @@ class Backbone(nn.Module):
         self.preprocessing = preprocessing
         self.frozen = freeze == "backbone"
         self.head_name = find_head(network)
-        self.replaced = str(self.head)
+        self.replaced = str(self.head)  # the layer that the head took the place of
         network.set_submodule(self.head_name, new_head(self.head, num_classes))
         if self.frozen:
             network.requires_grad_(False)
@@ -99,7 +59,7 @@ class Backbone(nn.Module):
         return self.network.get_submodule(self.head_name)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits of images (N, 3, S, S), or of features (N, F) as the head takes them."""
+        """Logits (N, C) of images (N, 3, S, S), or of features (N, F) as the head takes them."""
         logits: Tensor = self.head(inputs) if inputs.ndim == 2 else self.network(inputs)
         return logits
 
@@ -129,16 +89,16 @@ class BackboneFactory(Protocol):
 
 
 def find_head(network: nn.Module) -> str:
-    """The name of the last layer, linear or 1x1 convolution: the one that scores."""
-    layers: list[str] = [
+    """The name of the last layer that is linear or a 1x1 convolution."""
+    names: list[str] = [
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear)
         or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
     ]
-    if not layers:
+    if not names:
         raise UserError("the network has no linear layer or 1x1 convolution to serve as its head")
-    return layers[-1]
+    return names[-1]
 
 
 def new_head(old: nn.Module, num_classes: int) -> nn.Module:
@@ -151,7 +111,7 @@ def new_head(old: nn.Module, num_classes: int) -> nn.Module:
 
 
 def check_forward(backbone: Backbone, name: str) -> None:
-    """Raise UserError unless one image of the expected size passes."""
+    """Raise UserError unless the backbone takes an image of its input size."""
     size = backbone.preprocessing.input_size
     try:
         with torch.no_grad():
@@ -160,3 +120,57 @@ def check_forward(backbone: Backbone, name: str) -> None:
         reason = summarize_error(error)
         raise UserError(f"model.input_size={size}: {name} cannot take it ({reason})") from error
     backbone.train()
+
+
+def checkpoint_path(
+    weights: str | None, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES
+) -> Path | None:
+    """The file that the setting `model.weights` names, if it names one."""
+    return Path(weights) if weights and weights.endswith(suffixes) else None
+
+
+def missing_weights(name: str, path: Path | None) -> str | None:
+    """What a factory says of a file of weights that is not on disk."""
+    return f"weights of {name}: {path.absolute()}" if path and not path.is_file() else None
+
+
+def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
+    """Load a file that holds a state dict, bare or under `state_dict`.
+
+    The new head stays if the file's is of another shape; parameters whose names start with one of
+    `ignored` are left out. Raises UserError if the file cannot be read, holds more than tensors, or
+    is of another network.
+    """
+    current = network.state_dict()
+    head_names = {f"{head}.weight", f"{head}.bias"} & current.keys()
+    try:
+        checkpoint = read_tensors(path)
+        stored = checkpoint.get("state_dict", checkpoint)
+        named = strip_prefix(stored)
+        if not all(isinstance(value, Tensor) for value in named.values()):
+            raise TypeError("not all that it names are tensors")
+        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
+        if any(n not in state or state[n].shape != current[n].shape for n in head_names):
+            state |= {name: current[name] for name in head_names}
+        # Versions of modules, which some (BatchNorm, MNASNet) read when they load.
+        state._metadata = strip_prefix(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
+    except Exception as error:
+        raise UserError(f"weights {path}: no file of weights ({summarize_error(error)})") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:  # ValueError: MNASNet's, over a version
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise UserError(f"weights {path}: of another network\n{reason[:200]}") from error
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of tensors holds; raises for anything else in it, before it runs."""
+    if path.suffix == ".safetensors":
+        return import_module("safetensors.torch").load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def strip_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict by the network's own names; in `last.ckpt` they begin with backbone.network."""
+    prefix = re.compile(r"^backbone\.network(\.|$)")
+    return {prefix.sub("", name): value for name, value in named.items()}

@@ -1,4 +1,4 @@
-"""A network of your own."""
+"""A network of your own, chosen on the command line by its `_target_`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,21 @@ from pathlib import Path
 
 from torch import nn
 
-from triptych.models.backbone import Backbone, Preprocessing, check_forward, load_weights
+from triptych.models.backbone import (
+    Backbone,
+    Preprocessing,
+    check_forward,
+    load_weights,
+    missing_weights,
+)
 
 
 @dataclass(frozen=True)
 class CustomModel:
-    """A network of one's own: `network(num_classes=C)` gives a module, images in and logits out."""
+    """`network(num_classes=C)` gives a module, images (N, 3, S, S) in, logits (N, C) out.
+
+    `weights` is a checkpoint's path, or None.
+    """
 
     name: str
     network: Callable[..., nn.Module]
@@ -26,17 +35,15 @@ class CustomModel:
         return self.weights
 
     def missing(self) -> str | None:
-        absent = self.weights is not None and not Path(self.weights).is_file()
-        return f"weights of {self.name}: {self.weights}" if absent else None
+        return missing_weights(self.name, Path(self.weights) if self.weights else None)
 
     def can_download(self) -> bool:
         return False
 
     def build(self, num_classes: int, *, load: bool = True) -> Backbone:
+        network = self.network(num_classes=num_classes)
         preprocessing = Preprocessing(self.input_size, tuple(self.mean), tuple(self.std))
-        backbone = Backbone(
-            self.network(num_classes=num_classes), num_classes, preprocessing, self.freeze
-        )
+        backbone = Backbone(network, num_classes, preprocessing, self.freeze)
         if load and self.weights:
             load_weights(backbone.network, backbone.head_name, Path(self.weights))
         check_forward(backbone, self.name)
