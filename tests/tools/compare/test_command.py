@@ -1,4 +1,8 @@
+import csv
+import io
+import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +14,14 @@ from triptych.cli import configure_logging
 from triptych.errors import UserError
 from triptych.tools.compare.command import compare
 
+COLUMNS = """
+    model weights data seed num_test accuracy accuracy_low accuracy_high f1 precision recall nll ece
+    paper_f1 paper_precision paper_recall num_params macs checkpoint_bytes train_images_per_second
+    latency_ms_p50 latency_ms_p95 throughput_images_per_second peak_memory_bytes device
+    precision_mode folder
+""".split()
+EVIL = "<script>alert(1)</script>|`*x*`[a](javascript:b)"
+
 
 def config(runs: Path | str | list[str], out: Path | None = None, mixed: bool = False) -> dict:
     places = runs if isinstance(runs, list) else str(runs)
@@ -17,46 +29,92 @@ def config(runs: Path | str | list[str], out: Path | None = None, mixed: bool = 
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("logs")
-    write_run(root, "alexnet", skill=1.0)
-    write_run(root, "googlenet", skill=3.0)
-    change_record(write_run(root, "vgg11"), status="running")
-    return root
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recipes, one under an evil name, and an unfinished run."""
+    logs = tmp_path_factory.mktemp("logs")
+    write_run(logs, "googlenet", skill=3.0, settings={"optim.lr": 0.2})
+    evil = write_run(logs, "evil", skill=1.0, settings={"optim.lr": 0.1})
+    change_record(evil, model=EVIL, command=f"{EVIL}\n# heading", weights='null,"x"')
+    change_record(write_run(logs, "vgg11"), status="running", error=EVIL)
+    return logs
 
 
-def test_a_comparison_is_three_files_beside_the_runs_and_its_verdict_on_the_screen(
-    root: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture(scope="module")
+def written(logs: Path) -> tuple[Path, list[str]]:
+    """The folder of a comparison and what was logged."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("triptych.tools.compare.command")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    page = compare(config(logs))
+    log.removeHandler(handler)
+    log.setLevel(level)
+    assert page == logs / "shapes" / "comparison" / "index.html"
+    assert messages[-1] == str(page)
+    return page.parent, messages
+
+
+def test_a_comparison_is_three_files_beside_the_runs(written: tuple[Path, list[str]]) -> None:
+    names = {path.name for path in written[0].iterdir()}
+    assert names == {"index.html", "comparison.md", "comparison.csv"}
+
+
+def test_problems_verdict_settings_and_cautions_are_on_the_screen_in_that_order(
+    written: tuple[Path, list[str]],
 ) -> None:
-    with caplog.at_level(logging.INFO):
-        page = compare(config(root))
-    assert page == root / "shapes" / "comparison" / "index.html"
-    assert {path.name for path in page.parent.iterdir()} == {
-        *("index.html", "comparison.md", "comparison.csv")
-    }
-    assert caplog.messages[-1] == str(page)
-    assert "This trained googlenet seed 0 got more of the same 200 test images" in caplog.text
-    assert "vgg11/seed0" in caplog.messages[0]
-    assert "status is running" in caplog.messages[0]
+    problem, _, *rest = written[1]
+    assert "vgg11/seed0" in problem
+    assert "status is running" in problem
+    pair = next(n for n, line in enumerate(rest) if "is more accurate than" in line)
+    assert rest[pair].startswith("googlenet seed 0 is more accurate than <script>")
+    settings = next(n for n, line in enumerate(rest) if line.startswith("differs: optim.lr: 0.1 ("))
+    assert pair < settings < len(rest) - 2
 
 
-def test_what_differs_besides_the_model_and_is_not_covered_is_on_the_screen_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for model, rate in (("alexnet", 0.1), ("googlenet", 0.2)):
-        write_run(tmp_path, model, settings={"optim.lr": rate})
-    with caplog.at_level(logging.INFO):
-        compare(config(tmp_path))
-    settings = caplog.messages.index("differs: optim.lr: 0.1 (alexnet), 0.2 (googlenet)")
-    assert "One split and one test set" in caplog.messages[settings + 1]
-    assert "This trained" in " ".join(caplog.messages[:settings])
+def test_the_csv_has_the_agreed_columns_and_a_line_a_run(written: tuple[Path, list[str]]) -> None:
+    text = (written[0] / "comparison.csv").read_text()
+    first, second = csv.DictReader(io.StringIO(text))
+    assert list(first) == COLUMNS
+    assert (first["model"], first["weights"]) == (EVIL, 'null,"x"')
+    assert second["weights"] == second["macs"] == ""
+    assert 0 < float(second["accuracy_low"]) < float(second["accuracy"]) < 1
+    assert Path(second["folder"], "run.json").exists()
 
 
-def test_a_second_comparison_replaces_the_first(root: Path, tmp_path: Path) -> None:
+def test_the_text_has_every_section_and_the_commands(written: tuple[Path, list[str]]) -> None:
+    text = (written[0] / "comparison.md").read_text()
+    assert len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 8
+    assert "| googlenet | 91.55 | 0.7071 | 0.84375 | 0.8333 |" in text
+    assert "    python train.py model=googlenet seed=0" in text
+    assert "\n\n\n" not in text
+
+
+def test_no_string_of_a_run_is_markup_in_the_text(written: tuple[Path, list[str]]) -> None:
+    indented_code = re.compile(r"^    .*$", flags=re.MULTILINE)
+    text = indented_code.sub("", (written[0] / "comparison.md").read_text())
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert r"\|\`\*x\*\`\[a\](javascript:b)" in text
+    assert not re.search(r"^# heading", text, flags=re.MULTILINE)
+    cells = {line.count("|") - line.count(r"\|") for line in text.splitlines() if line[:1] == "|"}
+    assert cells == {4, 13, 7, 8, 6}
+
+
+def test_a_second_comparison_replaces_the_first(logs: Path, tmp_path: Path) -> None:
     (tmp_path / "comparison.csv").write_text("old")
-    compare(config(f"{root}/shapes/*net", tmp_path))
-    assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 3
+    compare(config(f"{logs}/shapes/*net", tmp_path))
+    assert len((tmp_path / "comparison.csv").read_text().splitlines()) == 2
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_s_own_folder_is_never_written_into(logs: Path) -> None:
+    folder = next((logs / "shapes" / "googlenet").glob("*/*"))
+    with pytest.raises(UserError, match="is a run's own folder"):
+        compare(config(logs, folder))
+    assert not (folder / "index.html").exists()
 
 
 def test_where_no_run_is_found_the_places_are_named(tmp_path: Path) -> None:
@@ -64,17 +122,9 @@ def test_where_no_run_is_found_the_places_are_named(tmp_path: Path) -> None:
         compare(config([f"{tmp_path}/a", f"{tmp_path}/b"]))
 
 
-def test_runs_may_be_compared_into_the_folder_that_holds_them(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    assert compare(config(tmp_path, tmp_path)) == tmp_path / "index.html"
-    with pytest.raises(UserError, match="is a run's own folder"):
-        compare(config(tmp_path, folder))
-    assert not (folder / "index.html").exists()
-
-
 def test_where_no_run_is_left_the_first_reason_is_given(tmp_path: Path) -> None:
     (write_run(tmp_path) / "predictions" / "test.npz").unlink()
-    with pytest.raises(UserError, match=r"none of 1 can be shown\n.*test\.npz: missing"):
+    with pytest.raises(UserError, match=r"none of 1 can be shown\n.*test\.npz"):
         compare(config(tmp_path))
 
 
@@ -83,13 +133,13 @@ def test_runs_of_different_test_images_are_mixed_only_on_request(tmp_path: Path)
     with pytest.raises(UserError, match="allow_mixed=true"):
         compare(config(tmp_path))
     page = compare(config(tmp_path, mixed=True))
-    assert "cannot be compared" in (page.parent / "comparison.md").read_text()
+    assert "test_hash: " in (page.parent / "comparison.md").read_text()
 
 
-def test_a_place_that_cannot_be_written_to_is_refused(root: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_an_error(logs: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written to"):
-        compare(config(root, tmp_path / "out"))
+    with pytest.raises(UserError, match=f"out={tmp_path}/out: "):
+        compare(config(logs, tmp_path / "out"))
 
 
 def test_what_is_logged_reaches_the_screen() -> None:
@@ -104,32 +154,32 @@ def test_what_is_logged_reaches_the_screen() -> None:
 
 
 WATCHED = """
-import sys; from triptych.cli import open_door
-verb, *sys.argv[1:] = sys.argv[1:]
-try: open_door(verb, f"triptych.{verb}:{verb}")
-finally: print(sorted({"torch", "torchvision", "lightning", "scipy", "jinja2"} & set(sys.modules)))
+import json, sys
+from triptych.cli import main
+command, *sys.argv[1:] = sys.argv[1:]
+try: main(command)
+finally: print(json.dumps(sorted({"torch", "lightning", "scipy", "jinja2"} & set(sys.modules))))
 """
 
 
-def in_its_own_process(verb: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command, whose last line is what it imported of the large libraries."""
-    command = [sys.executable, "-c", WATCHED, verb, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+def run_command(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In its own process; its last line is what it imported of the large libraries."""
+    typed = [sys.executable, "-c", WATCHED, command, *arguments]
+    return subprocess.run(typed, capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize(("verb", "setting"), [("compare", "runs"), ("evaluate", "run")])
+@pytest.mark.parametrize(("command", "setting"), [("compare", "runs"), ("evaluate", "run")])
 def test_where_there_is_no_run_a_command_ends_with_2_before_it_is_imported(
-    verb: str, setting: str, tmp_path: Path
+    command: str, setting: str, tmp_path: Path
 ) -> None:
-    ended = in_its_own_process(verb, f"{setting}={tmp_path}", cwd=tmp_path)
+    ended = run_command(command, f"{setting}={tmp_path}", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "[]\n")
-    where = f"{setting}={tmp_path}"
-    assert ended.stderr == f"{where}: no run there or below (a folder with a run.json)\n"
+    assert ended.stderr.startswith(f"{setting}={tmp_path}: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_comparison_imports_no_torch(root: Path, tmp_path: Path) -> None:
-    ended = in_its_own_process("compare", f"runs={root}", "out=page", cwd=tmp_path)
+def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:
+    ended = run_command("compare", f"runs={logs}", "out=page", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines()[-1] == "['jinja2', 'scipy']"
+    assert json.loads(ended.stdout.splitlines()[-1]) == ["jinja2", "scipy"]
     assert (tmp_path / "page" / "index.html").exists()

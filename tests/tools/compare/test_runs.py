@@ -6,22 +6,24 @@ import numpy as np
 import pytest
 
 from tests.run_folders import change_predictions, change_record, write_run
+from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
-from triptych.tools.compare.runs import Run, read_runs
+from triptych.tools.compare import runs as reading
+from triptych.tools.compare.runs import TrainedNetwork, read_run, read_runs
 
 
-def read(root: Path) -> tuple[list[Run], dict[str, str]]:
+def read(root: Path) -> tuple[list[TrainedNetwork], dict[str, str]]:
     """The usable runs, and what is wrong with the others."""
     runs, problems = read_runs(find_run_folders([str(root)]))
     return runs, {problem.folder: problem.what for problem in problems}
 
 
-@pytest.mark.parametrize("status", ["running", "failed", "interrupted", None, 3])
+@pytest.mark.parametrize("status", ["running", "failed", None, 3])
 def test_an_unfinished_run_is_named_and_left_out(tmp_path: Path, status: object) -> None:
-    kept, other = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    usable, other = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
     change_record(other, status=status, error="loss is NaN")
     runs, problems = read(tmp_path)
-    assert [run.folder for run in runs] == [kept]
+    assert [run.folder for run in runs] == [usable]
     assert f"status is {'null' if status is None else status} (loss is NaN)" in problems[str(other)]
 
 
@@ -76,7 +78,7 @@ BROKEN = {
     "a speed without end": (record(images_per_second=1.7e308), "images_per_second must be"),
     "nested far too deep": (lambda f: nest(f / "run.json"), "nested deeper than 50"),
     "classes are a number": (record(classes=4), "classes must be a list"),
-    "too few classes": (record(classes=["a", "b"]), "names 2 classes, its predictions 4"),
+    "too few classes": (record(classes=["a", "b"]), "names 2 classes, its predictions have 4"),
     "versions are a list": (record(versions=["torch"]), "versions must be a mapping"),
     "no config": (remove("config.yaml"), "config.yaml: cannot be read"),
     "no predictions": (remove("predictions/test.npz"), "test.npz: missing"),
@@ -90,11 +92,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_named_in_one_line_and_the_rest_goes_on(tmp_path: Path, name: str) -> None:
-    kept, other = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    usable, other = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
     spoil, says = BROKEN[name]
     spoil(other)
     runs, problems = read(tmp_path)
-    assert [run.folder for run in runs] == [kept]
+    assert [run.folder for run in runs] == [usable]
     assert list(problems) == [str(other)]
     assert says in problems[str(other)]
     assert "\n" not in problems[str(other)]
@@ -102,7 +104,7 @@ def test_a_broken_run_is_named_in_one_line_and_the_rest_goes_on(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["labels", "index"])
 def test_a_run_on_other_images_of_the_same_test_hash_is_named(tmp_path: Path, name: str) -> None:
-    kept = {write_run(tmp_path, seed=seed) for seed in (1, 2)}
+    usable = {write_run(tmp_path, seed=seed) for seed in (1, 2)}
     other = write_run(tmp_path, seed=0)
     with np.load(other / "predictions" / "test.npz") as file:
         values = file[name].copy()
@@ -112,8 +114,8 @@ def test_a_run_on_other_images_of_the_same_test_hash_is_named(tmp_path: Path, na
         accuracy = float((file["logits"].argmax(axis=1) == file["labels"]).mean())
     change_record(other, metrics={"test/accuracy": accuracy})
     runs, problems = read(tmp_path)
-    assert {run.folder for run in runs} == kept
-    assert f"test.npz: not the {name} of " in problems[str(other)]
+    assert {run.folder for run in runs} == usable
+    assert f"test.npz: its {name} differs" in problems[str(other)]
 
 
 def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Path) -> None:
@@ -125,8 +127,7 @@ def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Pa
     assert [run.folder for run in runs] == [new]
     assert f"{new} has the same config and seed and finished later" in problems[str(old)]
     change_record(old, finished_at="2026-01-02T00:00:00+00:00")
-    [said] = read(tmp_path)[1].values()
-    assert said.endswith("finished at the same time, as a copy does")
+    assert "at the same time" in read(tmp_path)[1].popitem()[1]
 
 
 def test_metrics_as_float32_rounds_them_are_not_at_odds_with_the_predictions(
@@ -144,3 +145,65 @@ def test_what_is_read_can_be_printed_and_written_as_utf8(tmp_path: Path) -> None
     [run], _ = read(tmp_path)
     assert run.metadata["model"] == "a��[31m b"
     assert run.metadata["classes"][0] == "x�"
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> TrainedNetwork:
+    return read_run(write_run(tmp_path, num_images=20))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"{'9' * 20},1,1,0.5", "a whole number of at least 0"),
+        ("-1,1,1,0.5", "a whole number of at least 0"),
+        ("1,1e308,1,0.5", "losses and accuracies must each be"),
+        ("1,1,nan,0.5", "losses and accuracies must each be"),
+    ],
+)
+def test_numbers_of_a_curve_have_bounds(network: TrainedNetwork, line: str, says: str) -> None:
+    path = network.folder / "metrics.csv"
+    path.write_text(f"epoch,train/loss,val/loss,val/accuracy\n{line}\n")
+    with pytest.raises(UserError, match=says):
+        reading.read_curve(network)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"noise,{'9' * 400},50", "must be a whole number of at least 0, at most 3"),
+        ("noise,-7,50", "-7 must be a whole number"),
+        ("noise,1,-50", "-50 must be a whole number of at least 1"),
+        (f"noise,1,{'9' * 400}", "must be a whole number of at least 1"),
+    ],
+)
+def test_image_types_have_a_severity_and_images(
+    network: TrainedNetwork, line: str, says: str
+) -> None:
+    head = "type,severity,num_images,accuracy,accuracy_low,accuracy_high"
+    (network.folder / "image_types.csv").write_text(f"{head}\n{line},0.5,0.4,0.6\n")
+    with pytest.raises(UserError, match=says):
+        reading.read_image_types(network)
+
+
+def test_a_cost_has_bounds_and_no_endless_nesting(network: TrainedNetwork) -> None:
+    (network.folder / "cost.json").write_text('{"latency_ms_p50": 1.7e308}')
+    with pytest.raises(UserError, match="latency_ms_p50 must be a number of at least 0 and below"):
+        reading.read_cost(network)
+    (network.folder / "cost.json").write_text('{"a": ' + 900 * "[" + 900 * "]" + "}")
+    with pytest.raises(UserError, match=r"cost\.json: cannot be read"):
+        reading.read_cost(network)
+
+
+def test_pictures_have_pixels(network: TrainedNetwork) -> None:
+    path = network.folder / "predictions" / "test_images.npz"
+    np.savez(path, index=np.arange(2), images=np.zeros((2, 3, 0, 0), np.uint8))
+    with pytest.raises(UserError, match=r"must be uint8 \(K, 3, H, W\), they are \(2, 3, 0, 0\)"):
+        reading.read_pixels(network)
+
+
+def test_no_temperature_is_fitted_to_other_classes(network: TrainedNetwork) -> None:
+    logits = np.pad(network.test.logits, [(0, 0), (0, 1)])
+    change_predictions(network.folder, "val", logits=logits)
+    with pytest.raises(UserError, match=r"val\.npz: has 5 classes, the test images 4"):
+        reading.read_val_predictions(network)

@@ -1,26 +1,37 @@
-import dataclasses
+"""Sentences claim what the statistics allow; the numbers in them are those of the tables."""
 
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.tools.compare.content import Pair, Setting
-from triptych.tools.compare.exhibits import LostMore, WithInterval
+from tests.run_folders import change_record, write_run
+from triptych.tools.compare.content import Comparison, LossDifference, Pair, Setting, WithInterval
 from triptych.tools.compare.sentences import (
-    how_networks_were_paired,
-    how_recipes_were_paired,
-    listed,
-    loses_more,
-    p_value,
-    percent,
-    points,
-    setting_in_words,
-    which_pairs,
-    worded,
+    add_sentence,
+    describe_losses,
+    describe_setting,
 )
 from triptych.tools.evaluate.degradation import Degradation
+from triptych.tools.report.formats import (
+    fixed,
+    interval,
+    join_words,
+    p_value,
+    percent,
+    pluralize,
+    points,
+    thousands,
+)
+
+Compare = Callable[[Path], Comparison]
 
 
-def a_pair(difference: float, p_holm: float, *, recipes: bool = False) -> Pair:
+def make_pair(difference: float, p_holm: float, *, recipes: bool = False) -> Pair:
     """Networks, or recipes, A and B, with an interval that knows nothing of the p value."""
     return Pair(
         a="A",
@@ -41,87 +52,144 @@ DIFFERENCES = st.floats(-1, 1).filter(lambda value: abs(value) > 1e-6)
 
 
 @given(DIFFERENCES, st.floats(0, 1), st.booleans(), st.integers(1, 45))
-def test_the_words_follow_holms_p_alone_and_always_carry_the_interval(
+def test_claims_follow_holms_p_alone_and_always_carry_the_interval(
     difference: float, p_holm: float, recipes: bool, num_pairs: int
 ) -> None:
-    sentence = worded(a_pair(difference, p_holm, recipes=recipes), num_pairs).sentence
-    assert ("cannot be told apart" in sentence) == (p_holm >= 0.05)
-    assert a_pair(difference, p_holm, recipes=recipes).is_told == (p_holm < 0.05)
+    pair = make_pair(difference, p_holm, recipes=recipes)
+    sentence = add_sentence(pair, num_pairs).sentence
+    assert ("do not differ significantly" in sentence) == (p_holm >= 0.05)
+    assert pair.is_significant == (p_holm < 0.05)
     low, high = difference - 0.01, difference + 0.02
     if difference < 0:
         low, high = -high, -low
-    assert f"{points(low)} to {points(high)}" in sentence
-    assert f"{points(abs(difference))} percentage points" in sentence
+    assert interval(low, high, points).replace("+", "") in sentence
+    assert f"{points(abs(difference))} points" in sentence
     assert "10,000 test images" in sentence
     assert ("simultaneous over" in sentence) == ("Holm" in sentence) == (num_pairs > 1)
 
 
 @given(DIFFERENCES, st.floats(0, 1), st.booleans())
-def test_only_recipes_are_better_and_only_networks_are_these_trained_ones(
+def test_only_recipes_are_better_and_networks_say_nothing_about_retraining(
     difference: float, p_holm: float, recipes: bool
 ) -> None:
-    sentence = worded(a_pair(difference, p_holm, recipes=recipes), 3).sentence
+    sentence = add_sentence(make_pair(difference, p_holm, recipes=recipes), 3).sentence
     assert ("is better than" in sentence) == (recipes and p_holm < 0.05)
-    assert ("one seed each, so nothing is said about training again" in sentence) != recipes
-    assert ("This trained" in sentence) != recipes
+    assert ("is more accurate than" in sentence) == (not recipes and p_holm < 0.05)
+    assert ("One seed each, so this says nothing about retraining." in sentence) != recipes
 
 
-def test_a_p_value_too_small_to_write_is_a_bound() -> None:
-    assert "t test p < 0.0001 (" in worded(a_pair(0.1, 1e-9, recipes=True), 1).sentence
-    assert "t test p = 0.0310 (" in worded(a_pair(0.1, 0.031, recipes=True), 1).sentence
-
-
-def test_the_better_stands_first_whichever_way_the_pair_is_turned() -> None:
-    assert worded(a_pair(0.1, 0.001, recipes=True), 1).sentence.startswith("A is better than B: 10")
-    turned = worded(a_pair(-0.1, 0.001, recipes=True), 1)
-    assert turned.sentence.startswith("B is better than A: 10.00 percentage points")
-    assert "(4 and 3 seeds, 10,000 test images)" in turned.sentence
-    assert turned == dataclasses.replace(
-        a_pair(-0.1, 0.001, recipes=True), sentence=turned.sentence
+def test_a_sentence_has_subject_verb_and_numbers() -> None:
+    assert add_sentence(make_pair(0.33, 1e-9), 3).sentence == (
+        "A is more accurate than B on these 10,000 test images: +33.00 points (95 % CI 32.00 to "
+        "35.00, simultaneous over 3 pairs; McNemar p < 0.0001 after Holm). One seed each, so this "
+        "says nothing about retraining."
     )
 
 
-def test_a_difference_of_nothing_is_never_a_difference() -> None:
-    assert "cannot be told apart" in worded(a_pair(0, 0.0), 1).sentence
-    assert not a_pair(0, 0.0).is_told
+def test_the_better_comes_first_whichever_way_the_pair_is_turned() -> None:
+    before = make_pair(-0.1, 0.031, recipes=True)
+    turned = add_sentence(before, 1)
+    assert turned.sentence.startswith("B is better than A: +10.00 points (95 % CI 8.00 to 11.00; ")
+    assert "p = 0.0310; 4 and 3 seeds, 10,000 test images)" in turned.sentence
+    assert turned == dataclasses.replace(before, sentence=turned.sentence)
 
 
-def test_numbers_are_written_with_their_units() -> None:
-    assert percent(0.91554) == "91.55 %"
-    assert points(-0.0351) == "−3.51"
-    assert p_value(0.00001) == "< 0.0001"
-    assert p_value(0.0312) == "0.0312"
-    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
-        *("a", "a and b", "a, b and c")
+def test_no_difference_is_never_significant() -> None:
+    assert not make_pair(0, 0.0).is_significant
+
+
+def test_numbers_and_words_are_written_as_people_read_them() -> None:
+    assert [percent(0.91554), percent(0.5, 0), percent(None), percent(float("nan"))] == [
+        *("91.55", "50", "–", "–")
     ]
+    assert [points(0.0349), points(-0.0005), points(-1e-9)] == ["+3.49", "−0.05", "+0.00"]
+    assert [thousands(12345.6), thousands(None)] == ["12,346", "–"]
+    assert [fixed(0.12345), fixed(None)] == ["0.123", "–"]
+    assert [interval(0.5, 0.75), interval(None, None)] == ["50.00 to 75.00", "–"]
+    assert [p_value(0.03123), p_value(1e-9)] == ["0.0312", "< 0.0001"]
+    assert [pluralize(1, "seed"), pluralize(10_000, "image")] == ["1 seed", "10,000 images"]
+    assert [join_words("a"), join_words("ab"), join_words("abc")] == ["a", "a and b", "a, b and c"]
+    assert join_words("abcd", most=2) == "a, b and 2 more"
 
 
-def test_who_loses_more_stands_first_with_the_interval_turned() -> None:
-    lost = Degradation(-0.031, -0.05, -0.012)
-    pair = LostMore("A", "B", 1000, {"all": lost})
-    assert loses_more(pair) == (
-        "In the mean over image types B loses 3.10 points of accuracy more than A (95 % bootstrap "
-        "interval of this pair 1.20 to 5.00; the same 1,000 images, untested)."
-    )
+def test_who_loses_more_accuracy_on_image_types_comes_first() -> None:
+    pair = LossDifference("A", "B", 1000, {"all": Degradation(-0.031, -0.05, -0.012)})
+    [sentence] = describe_losses([pair], {"A": np.arange(3), "B": np.arange(3)})
+    assert "B loses more accuracy than A: +3.10 points" in sentence
+    assert "1.20 to 5.00; the same 1,000 images; untested" in sentence
 
 
-def test_a_setting_is_said_with_who_has_it() -> None:
+def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:
     setting = Setting("optim.lr", ("0.1", "0.01", "0.01"))
-    assert setting_in_words(setting, "abc") == "optim.lr: 0.1 (a), 0.01 (b and c)"
+    assert describe_setting(setting, "abc") == "optim.lr: 0.1 (a), 0.01 (b and c)"
 
 
-def test_a_table_says_how_its_pairs_were_chosen_and_adjusted() -> None:
-    few = how_networks_were_paired(3, 3, which_pairs(None, True))
-    assert "All pairs that can be compared are tested." in few
-    assert "Holm over these 3 pairs" in few
-    assert "The exact test is conservative" in few
-    assert "of the highest validation accuracy, so that the test" in which_pairs(10, True)
-    assert "the first by name (no validation accuracy is known)" in which_pairs(10, False)
-    assert "no adjustment" in how_recipes_were_paired(2, 2, 1, "")
-    assert "1 recipe of fewer seeds" in how_recipes_were_paired(3, 2, 1, "")
+def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(
+    comparison: Comparison,
+) -> None:
+    head, first, _, single, recipes, *networks = comparison.verdict
+    assert head.startswith("7 trained networks of 3 recipes were evaluated on 200 test images")
+    assert "alexnet classifies" in first
+    assert "mean of 3 seeds (95 % t interval" in first
+    assert "one seed; 95 % Wilson interval" in single
+    assert recipes.startswith("googlenet is better than alexnet: ")
+    pairs = [sentence for sentence in networks if "One seed each" in sentence]
+    assert len(pairs) == 2
+    assert all("resnet50 seed 5" in sentence for sentence in pairs)
 
 
-def test_a_table_without_pairs_says_why() -> None:
-    assert how_networks_were_paired(1, 0, "") == "One recipe: there is nothing to compare it with."
-    assert "no pair is tested" in how_networks_were_paired(2, 0, "")
-    assert "Of 2 recipes here 1 is such." in how_recipes_were_paired(2, 1, 0, "")
+def test_of_many_recipes_the_verdict_gives_numbers_instead_of_a_list(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for n in range(12):
+        write_run(tmp_path, settings={"optim.lr": n + 1}, num_images=30, skill=n / 3)
+    verdict = compare_below(tmp_path).verdict
+    assert len(verdict) == 3
+    assert "Accuracy ranges from " in verdict[1]
+    assert "Of 11 pairs of trained networks, " in verdict[2]
+
+
+def test_of_many_recipes_that_all_tie_one_figure_is_given(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for n in range(11):
+        write_run(tmp_path, settings={"optim.lr": n + 1}, num_images=20, skill=99)
+    assert compare_below(tmp_path).verdict[1] == "The accuracy of all recipes is 100.00 %."
+
+
+def test_costs_are_described_untested_and_only_where_measured_alike(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for n, model in enumerate(("alexnet", "googlenet", "vgg11")):
+        folder = write_run(tmp_path, model, num_images=30, skill=99)
+        cost = {"device": "cpu", "latency_ms_p50": 5.0 - n, "macs": 2_000_000}
+        (folder / "cost.json").write_text(json.dumps(cost))
+    sentence = compare_below(tmp_path).verdict[-1]
+    assert sentence.startswith("Described, not tested: fewest parameters, vgg11 (1,005)")
+    assert "shortest median latency at batch 1, vgg11 (3.0 ms)" in sentence
+    assert "multiply-accumulates" not in sentence  # all need the same
+    assert "highest accuracy" not in sentence  # all tie
+
+    change_record(folder, device="NVIDIA H200")
+    sentence = compare_below(tmp_path).verdict[-1]
+    assert "latency" in sentence, "where a network was trained is not where it was measured"
+
+    (folder / "cost.json").write_text(json.dumps(cost | {"device": "NVIDIA H200"}))
+    write_run(tmp_path, "alexnet", num_images=30, skill=0, settings={"optim.lr": 1})
+    sentence = compare_below(tmp_path).verdict[-1]
+    assert "latency" not in sentence
+    assert "highest accuracy, " in sentence
+    assert "and 1 more" not in sentence
+
+
+def test_what_the_figures_do_not_cover_is_said(tmp_path: Path, compare_below: Compare) -> None:
+    for model, rate in (("alexnet", 0.1), ("googlenet", 0.2)):
+        write_run(tmp_path, model, num_images=1, skill=99, settings={"optim.lr": rate})
+    for seed in (1, 2):
+        write_run(tmp_path, seed=seed, num_images=1, skill=99, settings={"optim.lr": 0.2})
+    found = compare_below(tmp_path)
+    cautions = " ".join(found.cautions)
+    assert "One split and one test set" in cautions
+    assert "differ in optim.lr: " in cautions
+    assert "1 of 2 recipes has fewer than 3 seeds" in cautions
+    assert "mean of 3 seeds, without an interval" in found.verdict[2]  # of a single image

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from tests.run_folders import NUM_CLASSES, write_run
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.groups import TrainedNetwork
 from triptych.tools.compare.runs import read_run
 from triptych.tools.export.agreement import Agreement
 from triptych.tools.export.card import MOST_CLASSES, FileFacts, card, describe_file
@@ -25,7 +25,7 @@ def described(
     folder: Path, form: str = "onnx", name: str = "net.onnx", fit: str = "stretch"
 ) -> str:
     run = read_run(folder)
-    network = TrainedNetwork(**vars(run), label="network")
+    network = replace(run, label="network")
     numbered = [str(number) for number in range(run.test.num_classes)]
     identity = {
         "classes": run.metadata["classes"] or numbered,

@@ -82,12 +82,12 @@ def frame(title: str, shown: str) -> str:
 
 @pytest.fixture(scope="module")
 def answers(
-    written: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    write_page: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What every frame shows, and the runs before and after each of two clicks on a head."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    shown = written(HOSTILE)
+    shown = write_page(HOSTILE)
     folder = tmp_path_factory.mktemp("browser")
     frames = "".join(frame(title, shown) for title in FRAMES)
     (folder / "frames.html").write_text(f"{frames}<output></output><script>{ASK}</script>")

@@ -18,46 +18,42 @@ from triptych.tools.statistics.calibration import calibrate
 ROWS = [
     VariantAccuracy("unmodified", 0, 100, 0.9, 0.83, 0.94),
     *(
-        VariantAccuracy("low_contrast", s, 100, 0.9 - 0.2 * s, 0.8 - 0.2 * s, 0.95 - 0.2 * s)
-        for s in (1, 2, 3)
-    ),
-    *(
-        VariantAccuracy("noise", s, 100, 0.9 - 0.1 * s, 0.8 - 0.1 * s, 0.95 - 0.1 * s)
+        VariantAccuracy(kind, s, 100, 0.9 - lost * s, 0.8 - lost * s, 0.95 - lost * s)
+        for kind, lost in (("low_contrast", 0.2), ("noise", 0.1))
         for s in (1, 2, 3)
     ),
 ]
 
 
-def predicted(num_images: int = 60) -> Predictions:
+def make_predictions(num_images: int = 60) -> Predictions:
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (num_images, 4)).astype(np.float32)
     return Predictions(logits, random.integers(0, 4, num_images), np.arange(num_images))
 
 
-def explained(place: int, heat: float = 1.0) -> Explanation:
-    heats = np.stack([np.full((16, 16), heat), np.zeros((16, 16))])
+def make_explanation(place: int) -> Explanation:
+    heats = np.stack([np.ones((16, 16)), np.zeros((16, 16))])
     names = ("<b>bold</b>", "automobileautomobile")
     return Explanation(np.zeros((3, 8, 8), np.uint8), heats, names, (0.75, 0.021), place)
 
 
-@pytest.mark.parametrize("cooled", [False, True])
-def test_a_reliability_diagram_gives_each_curve_its_error_and_what_chance_makes_of_it(
-    cooled: bool,
+@pytest.mark.parametrize("has_temperature", [False, True])
+def test_a_reliability_diagram_gives_each_curve_its_error_and_that_of_a_calibrated_network(
+    has_temperature: bool,
 ) -> None:
-    calibration = calibrate(predicted(), predicted() if cooled else None)
-    figure = reliability_diagram(calibration, "a network")
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    predictions = make_predictions()
+    calibration = calibrate(predictions, predictions if has_temperature else None)
+    [axes] = reliability_diagram(calibration, "a network").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
     before = calibration.before
-    expected = f"as trained: error {before.error:.1%} ({before.expected:.1%} if calibrated)"
-    assert expected in labels
-    assert len(labels) == (3 if cooled else 2)
-    assert cooled == any(label.startswith("temperature ") for label in labels)
-    points = figure.axes[0].containers[0][0].get_xydata()
+    assert f"{100 * before.error:.1f} % ({100 * before.expected:.1f} % if calib" in labels[0]
+    assert len(labels) == 1 + has_temperature
+    points = axes.lines[1].get_xydata()  # behind the diagonal
     np.testing.assert_allclose(points, [(b.confidence, b.accuracy) for b in before.bins])
 
 
 def test_every_heat_is_named_and_a_class_without_heat_says_so() -> None:
-    figure = heat_maps([explained(17), explained(4)], "a network")
+    figure = heat_maps([make_explanation(17), make_explanation(4)], "a network")
     assert [axes.get_title() for axes in figure.axes] == [
         *("image 17", "image 4"),
         *("<b>bold</b> 75.0%", "<b>bold</b> 75.0%"),
@@ -69,11 +65,11 @@ def test_every_heat_is_named_and_a_class_without_heat_says_so() -> None:
 
 
 def test_more_images_than_columns_begin_a_new_band() -> None:
-    figure = heat_maps([explained(place) for place in range(9)], "a network")
+    figure = heat_maps([make_explanation(place) for place in range(9)], "a network")
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 2 * 3 * 8
     assert titles[24] == "image 8"
-    height, width = pixels(figure).shape[1:]
+    width, height = figure.get_size_inches()
     assert 0.8 < height / width < 1.1
 
 
@@ -97,12 +93,11 @@ def test_a_sheet_shows_every_image_of_every_type_pixel_for_pixel() -> None:
 
 def test_a_sheet_names_types_and_severities_beside_their_images() -> None:
     names = ["small_object_blurred", *(f"type {n}" for n in range(11))]
-    figure = type_sheet({name: np.zeros((4, 5, 3, 32, 32), np.uint8) for name in names})
+    figure = type_sheet({name: np.zeros((4, 5, 3, 8, 8), np.uint8) for name in names})
     figure.draw_without_rendering()
     [axes] = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        *("small object blurred", *names[1:])
-    ]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["small object blurred", *names[1:]]
     heads = [label.get_text() for label in axes.get_xticklabels()]
     assert heads == ["unmodified", "severity 1", "severity 2", "severity 3"]
     width, height = figure.canvas.get_width_height()
@@ -118,8 +113,7 @@ def test_curves_start_with_the_unmodified_images_and_carry_intervals() -> None:
     pixels(figure)
     contrast, noise = figure.axes[:2]
     assert [axes.get_title() for axes in (contrast, noise)] == ["low contrast", "noise"]
-    [container] = contrast.containers
-    line, _, [bars] = container
+    [line], [bars] = contrast.lines, contrast.collections
     np.testing.assert_allclose(line.get_xydata(), [[0, 0.9], [1, 0.7], [2, 0.5], [3, 0.3]])
     ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
     np.testing.assert_allclose(ends, [[0.83, 0.94], [0.6, 0.75], [0.4, 0.55], [0.2, 0.35]])

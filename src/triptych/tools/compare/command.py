@@ -1,7 +1,7 @@
 """One comparison, from run folders alone. Knows nothing of torch.
 
-Folders are found and read; what cannot be shown is named; runs become recipes; pairs are tested;
-what holds is said in sentences first. Then a page, a text and a table are written.
+Folders are read; what cannot be shown is named; runs become recipes; pairs are tested; sentences
+say what holds. Then a page, a text and a table are written.
 """
 
 import logging
@@ -15,26 +15,31 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, sanitize_log_record
 from triptych.runs.storage import atomic_write
-from triptych.tools.compare import collected
-from triptych.tools.compare.comparable import banner, blocks, require_comparable
-from triptych.tools.compare.content import Comparison, Origin, Problem, Recipe, Row
-from triptych.tools.compare.differences import differing
-from triptych.tools.compare.gallery import agreement, gallery
-from triptych.tools.compare.groups import TrainedNetwork, class_names, grouped, summary
-from triptych.tools.compare.losses import losses
-from triptych.tools.compare.pairs import network_pairs, recipe_pairs
-from triptych.tools.compare.runs import Run, read_runs
-from triptych.tools.compare.sentences import listed, setting_in_words
-from triptych.tools.compare.study import study
-from triptych.tools.compare.tables import as_csv
-from triptych.tools.compare.verdict import cautions, least_costs, verdict
-from triptych.tools.report.markdown import as_markdown
-from triptych.tools.report.page import page
+from triptych.tools.compare import runs, sentences
+from triptych.tools.compare.comparable import find_differing, require_comparable, write_banner
+from triptych.tools.compare.content import Comparison, NetworkSummary, Origin, Problem
+from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
+from triptych.tools.compare.recipes import (
+    Recipe,
+    find_class_names,
+    group_by_recipe,
+    split_comparable,
+    summarize_recipe,
+)
+from triptych.tools.compare.runs import TrainedNetwork, read_each, read_first
+from triptych.tools.compare.summaries import (
+    build_gallery,
+    count_correct,
+    summarize_network,
+    write_csv,
+)
+from triptych.tools.report.page import render_markdown, render_page
+from triptych.tools.statistics.calibration import Calibration, calibrate
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
 
-MAX_NAMED = 4  # models in a title
+MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 
 
 def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
@@ -46,65 +51,66 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if out and (out / "run.json").exists():
         raise UserError(f"out={out}: is a run's own folder; name another one")
     folders = find_run_folders(config["runs"])
-    runs, problems = read_runs(folders)
-    if not runs:
+    networks, problems = runs.read_runs(folders)
+    if not networks:
         reason = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
-        require_comparable(runs)
-    comparison = compared(runs, problems)
-    written = write(comparison, out or nearest_parent(runs) / "comparison")
-    for line in in_lines(comparison):
+        require_comparable(networks)
+    comparison = build_comparison(networks, problems)
+    written = write_files(comparison, out or find_parent(networks) / "comparison")
+    for line in summarize(comparison):
         log.info("%s", line)
     log.info("%s", written)
     return written
 
 
-def in_lines(comparison: Comparison) -> Iterator[str]:
-    """What the screen shows of it: what the page begins with, and what could not be used."""
+def summarize(comparison: Comparison) -> Iterator[str]:
+    """What the screen shows: what the page begins with, and what could not be used."""
     labels = [recipe.label for recipe in comparison.recipes]
     yield from (f"{problem.folder}: {problem.what}" for problem in comparison.problems)
     yield from filter(None, (comparison.banner, *comparison.verdict))
-    yield from (f"differs: {setting_in_words(each, labels)}" for each in comparison.differing)
+    for setting in comparison.differing:
+        yield f"differs: {sentences.describe_setting(setting, labels)}"
     yield from comparison.cautions
 
 
-def compared(runs: list[Run], problems: list[Problem]) -> Comparison:
+def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
-    groups = grouped(runs)
-    networks = [network for group in groups for network in group.networks]
-    apart = blocks(groups)
-    classes = {group: class_names(block) for block in apart for group in block}
-    rows = collected.rows(networks, problems)
-    calibrations = collected.calibrations(groups, problems)
-    recipes = tuple(
-        summary(group, classes[group], calibration)
-        for group, calibration in zip(groups, calibrations, strict=True)
-    )
-    of_networks, of_recipes = network_pairs(groups), recipe_pairs(groups)
-    besides = differing([group.networks for group in groups])
-    pixels = collected.pixels(networks, problems) if len(apart) == 1 else {}
-    tried = collected.image_types(groups, problems)
-    least = least_costs(recipes, rows) if len(apart) == 1 else []
+    recipes = group_by_recipe(read)
+    networks = [network for recipe in recipes for network in recipe.networks]
+    members = [recipe.networks for recipe in recipes]
+    blocks = split_comparable(recipes)
+    classes = {recipe: find_class_names(block) for block in blocks for recipe in block}
+    rows = summarize_networks(networks, problems)
+    calibrations = calibrate_recipes(recipes, problems)
+    summaries = tuple(summarize_recipe(r, classes[r], calibrations.get(r)) for r in recipes)
+    network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
+    differing = find_differing(members)
+    is_comparable = len(blocks) == 1
+    kept = read_each(runs.read_pixels, networks if is_comparable else [], problems)
+    pixels = {index: image for images in kept for index, image in images.items()}
+    image_types = read_first(runs.read_image_types, members, problems)
+    verdict = sentences.write_verdict(summaries, rows, network_pairs, recipe_pairs)
+    costs = sentences.write_lowest_costs(summaries, rows) if is_comparable else []
     return Comparison(
-        title=title(recipes, rows),
-        banner=banner(runs),
-        verdict=(*verdict(recipes, rows, of_networks, of_recipes), *least),
-        cautions=cautions(groups, besides),
-        differing=besides,
-        rows=rows,
-        recipes=recipes,
-        network_pairs=of_networks,
-        recipe_pairs=of_recipes,
-        curves=collected.curves(networks, problems),
-        image_types=tried,
-        losses=losses(groups, tried),
-        slices=collected.slices(groups, problems),
-        agreement=agreement(groups) if len(apart) == 1 else None,
-        gallery=gallery(groups, pixels, classes[groups[0]]),
-        study=study({recipe.num_test for recipe in recipes}),
-        grad_cams=collected.grad_cams(groups, problems),
-        origins=tuple(map(origin, networks)),
+        title=sentences.write_title(summaries, rows),
+        banner=write_banner(read),
+        verdict=(*verdict, *costs),
+        cautions=sentences.write_cautions(recipes, differing),
+        differing=differing,
+        networks=rows,
+        recipes=summaries,
+        network_pairs=network_pairs,
+        recipe_pairs=recipe_pairs,
+        curves=tuple(read_each(runs.read_curve, networks, problems)),
+        image_types=image_types,
+        losses=compare_losses(recipes, image_types),
+        correct_counts=count_correct(recipes) if is_comparable else None,
+        gallery=build_gallery(recipes, pixels, classes[recipes[0]]),
+        study=sentences.describe_study({recipe.num_test for recipe in summaries}),
+        grad_cams=read_first(runs.read_grad_cam, members, problems),
+        origins=tuple(map(describe_origin, networks)),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -112,14 +118,28 @@ def compared(runs: list[Run], problems: list[Problem]) -> Comparison:
     )
 
 
-def title(recipes: Sequence[Recipe], rows: Sequence[Row]) -> str:
-    """Which networks on which data."""
-    models = [*dict.fromkeys(recipe.model for recipe in recipes)]
-    networks = listed(models) if len(models) <= MAX_NAMED else f"{len(models)} networks"
-    return f"{networks} on {listed([*dict.fromkeys(row.data for row in rows)])}"
+def summarize_networks(
+    networks: Sequence[TrainedNetwork], problems: list[Problem]
+) -> tuple[NetworkSummary, ...]:
+    """A line each, with its cost where that was measured."""
+    return tuple(
+        summarize_network(network, next(read_each(runs.read_cost, [network], problems), None))
+        for network in networks
+    )
 
 
-def origin(network: TrainedNetwork) -> Origin:
+def calibrate_recipes(
+    recipes: Sequence[Recipe], problems: list[Problem]
+) -> dict[Recipe, Calibration]:
+    """Of the first network of each of the first 10 recipes."""
+    calibrations = {}
+    for recipe in recipes[:MAX_CALIBRATED]:
+        val = next(read_each(runs.read_val_predictions, [recipe.first], problems), None)
+        calibrations[recipe] = calibrate(recipe.first.test, val)
+    return calibrations
+
+
+def describe_origin(network: TrainedNetwork) -> Origin:
     """What reproduces a run, from its record."""
     metadata = network.metadata
     known = ("device", "precision", "num_threads", "started_at", "num_epochs", "train_seconds")
@@ -134,12 +154,12 @@ def origin(network: TrainedNetwork) -> Origin:
     )
 
 
-def write(comparison: Comparison, out: Path) -> Path:
+def write_files(comparison: Comparison, out: Path) -> Path:
     """Put the three files into `out`, each whole; raises UserError where that cannot be."""
     files = {
-        "comparison.csv": as_csv(comparison.rows),
-        "comparison.md": as_markdown(comparison),
-        "index.html": page(comparison),
+        "comparison.csv": write_csv(comparison.networks),
+        "comparison.md": render_markdown(comparison),
+        "index.html": render_page(comparison),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -151,6 +171,6 @@ def write(comparison: Comparison, out: Path) -> Path:
     return out / "index.html"
 
 
-def nearest_parent(runs: Sequence[Run]) -> Path:
+def find_parent(networks: Sequence[TrainedNetwork]) -> Path:
     """The nearest folder that holds all the runs."""
-    return Path(os.path.commonpath([run.folder.resolve().parent for run in runs]))
+    return Path(os.path.commonpath([network.folder.resolve().parent for network in networks]))

@@ -1,75 +1,121 @@
-"""What must be the same for accuracies to stand side by side."""
+"""What must be the same for accuracies to stand side by side, and what else differs."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.groups import Group, TrainedNetwork
-from triptych.tools.compare.runs import Run
+from triptych.runs.record import NOT_THE_EXPERIMENT
+from triptych.tools.compare.content import Setting
+from triptych.tools.compare.runs import TrainedNetwork
 
 # In the order of what explains the rest: other data have other classes, images and splits.
-SAME: dict[str, Callable[[Run], object]] = {
+MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
     "data": lambda run: run.metadata["data"],
     "number of classes": lambda run: run.test.num_classes,
     "test_hash": lambda run: run.metadata["test_hash"],
     "split_hash": lambda run: run.metadata["split_hash"],
     "classes": lambda run: tuple(run.metadata["classes"] or ()),
 }
+# What a network is, or what the record says better: `weights` as they were resolved.
+MODEL_KEYS = (
+    *("name", "_target_", "network", "min_input_size", "known_weights"),
+    *("weights", "input_size"),
+)
+LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed", *(f"model.{name}" for name in MODEL_KEYS)}
+NOT_SET = "not set"
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
+def find_disagreements(runs: Sequence[TrainedNetwork]) -> list[str]:
     """In a line each, what is not the same for all runs, by the first two that differ."""
     lines = []
-    for name, of in SAME.items():
-        values = Counter(of(run) for run in runs if of(run) != ())
+    for name, get in MUST_AGREE.items():
+        values = Counter(get(run) for run in runs if get(run) != ())
         if len(values) > 1:
             usual = values.most_common(1)[0][0]
-            one = next(run for run in runs if of(run) == usual)
-            other = next(run for run in runs if of(run) not in (usual, ()))
+            one = next(run for run in runs if get(run) == usual)
+            other = next(run for run in runs if get(run) not in (usual, ()))
             folders = [sanitize(str(run.folder)) for run in (other, one)]
             lines.append(
-                f"{name}: {format_value(of(other))} in {folders[0]}, "
+                f"{name}: {format_value(get(other))} in {folders[0]}, "
                 f"{format_value(usual)} in {folders[1]}"
             )
     return lines
 
 
-def require_comparable(runs: list[Run]) -> None:
-    """Raise UserError unless all runs answer for the same images, learned from the same split."""
-    lines = differences(runs)
+def require_comparable(runs: Sequence[TrainedNetwork]) -> None:
+    """Raise UserError unless all runs have the same test images, split and classes."""
+    lines = find_disagreements(runs)
     if lines:
         raise UserError(
             f"these runs cannot be compared, {lines[0]}\n"
-            "name with runs= those that belong together; allow_mixed=true shows all of them, and "
-            "tests pairs only within what is comparable"
+            "name with runs= those that belong together; allow_mixed=true shows all of them and "
+            "tests only pairs that can be compared"
         )
 
 
-def blocks(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups, apart where they cannot be compared."""
-    found: list[list[Group]] = []
-    for group in groups:
-        fitting = (block for block in found if not differences(_networks(*block, group)))
-        block = next(fitting, None)
-        if block is None:
-            found.append([group])
-        else:
-            block.append(group)
-    return found
-
-
-def _networks(*groups: Group) -> list[TrainedNetwork]:
-    return [network for group in groups for network in group.networks]
-
-
-def banner(runs: list[Run]) -> str | None:
+def write_banner(runs: Sequence[TrainedNetwork]) -> str | None:
     """What a page must say first whose runs cannot be compared; None where they can."""
-    lines = differences(runs)
+    lines = find_disagreements(runs)
     if not lines:
         return None
     return (
-        "These runs cannot be compared all with each other: pairs are tested only within what is "
-        f"comparable. What differs: {'; '.join(lines)}."
+        "Not all of these runs can be compared with each other: only pairs that can be compared "
+        f"are tested. What differs: {'; '.join(lines)}."
     )
+
+
+def list_settings(run: TrainedNetwork) -> dict[str, str]:
+    """Every setting of the experiment besides the model, as it would be typed."""
+    flat = {key: value for key, value in _flatten(run.config, "") if key not in LEFT_OUT}
+    return {
+        "weights": format_value(run.metadata["weights"]),
+        "input_size": format_value(run.metadata["input_size"]),
+        **{key: _format_setting(value) for key, value in flat.items()},
+    }
+
+
+def list_environment(run: TrainedNetwork) -> dict[str, str]:
+    """Devices and libraries: not chosen by the experiment, yet able to change its figures."""
+    names = ("device", "precision", "num_threads")
+    versions = run.metadata["versions"] or {}
+    return {name: format_value(run.metadata[name]) for name in names} | {
+        f"version of {name}": format_value(version) for name, version in versions.items()
+    }
+
+
+def find_differing(recipes: Sequence[Sequence[TrainedNetwork]]) -> tuple[Setting, ...]:
+    """Settings, devices and libraries that are not the same for the networks of all recipes."""
+    differing = []
+    for list_values in (list_settings, list_environment):
+        tables = [_merge([list_values(run) for run in runs]) for runs in recipes]
+        for name in dict.fromkeys(name for table in tables for name in table):
+            values = tuple(table.get(name, NOT_SET) for table in tables)
+            if len(set(values)) > 1:
+                differing.append(Setting(name, values))
+    return tuple(differing)
+
+
+def _merge(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """One value a name; where runs of a recipe differ, all of them."""
+    return {
+        name: " or ".join(sorted({table.get(name, NOT_SET) for table in tables}))
+        for name in dict.fromkeys(name for table in tables for name in table)
+    }
+
+
+def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in LEFT_OUT:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _format_setting(value: Any) -> str:
+    """A value as in YAML; lists and their nodes as JSON."""
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else format_value(value)

@@ -1,7 +1,8 @@
-"""What a comparison says: everything of its page, decided and worded before anything is drawn.
+"""What a comparison says: the one document that page, Markdown and CSV show.
 
-Shapes: C classes. Accuracy, F1, precision and recall are fractions in [0, 1]; None is not measured.
-Strings may come out of somebody's run folder: whoever shows them escapes them.
+Shapes: C classes, E epochs, N images. Accuracy, F1, precision and recall are fractions in [0, 1];
+None is not measured. Strings may come out of somebody's run folder: whoever shows them escapes
+them.
 """
 
 from collections.abc import Mapping
@@ -10,22 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.compare.exhibits import (
-    Agreement,
-    Confused,
-    Curve,
-    Gallery,
-    GradCam,
-    ImageTypes,
-    Losses,
-    Slices,
-    Study,
-    WithInterval,
-)
+from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import Calibration
 from triptych.tools.statistics.scores import Averages
 
 SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class WithInterval:
+    """A value and its interval, 95 % unless its owner says otherwise; None without an interval."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Circumstances:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run: a line of the table and of `comparison.csv`."""
+class NetworkSummary:
+    """A trained network: a line of the table and of `comparison.csv`."""
 
     label: str  # "googlenet seed 0"
     model: str
@@ -85,7 +84,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Confusion:
+    """How many test images of one class were taken for another, over all seeds of a recipe."""
+
+    true: str
+    predicted: str
+    count: int
+    fraction: float  # of the images of the true class
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
     """Runs that differ in their seed alone."""
 
     label: str  # "googlenet", or "googlenet, optim.lr=0.01" where recipes share a model
@@ -95,7 +104,7 @@ class Recipe:
     num_test: int
     accuracy: WithInterval  # mean over seeds, t interval; with one seed Wilson
     confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
-    most_confused: tuple[Confused, ...]
+    most_confused: tuple[Confusion, ...]
     f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
     calibration: Calibration | None  # of its network of the lowest seed; of the first 10 recipes
 
@@ -117,8 +126,7 @@ class Pair:
     sentence: str
 
     @property
-    def is_told(self) -> bool:
-        """Whether the two can be told apart."""
+    def is_significant(self) -> bool:
         return self.p_holm < SIGNIFICANT and self.difference.value != 0
 
 
@@ -148,6 +156,89 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A run's metrics at the end of each epoch; NaN where an epoch was not measured."""
+
+    label: str
+    epochs: NDArray[np.int64]  # (E,), from 1
+    train_loss: NDArray[np.float64]  # nats
+    val_loss: NDArray[np.float64]
+    val_accuracy: NDArray[np.float64]
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class ImageTypes:
+    """The accuracy of one trained network on image types."""
+
+    label: str
+    rows: tuple[VariantAccuracy, ...]  # of image_types.csv
+    degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
+    outcomes: Outcomes | None  # image by image; None where they were not kept
+
+
+@dataclass(frozen=True)
+class LossDifference:
+    """How much more accuracy image types cost network a than b, on the same images."""
+
+    a: str
+    b: str
+    num_images: int
+    by_type: Mapping[str, Degradation]  # of the types of both, then `all`
+
+
+@dataclass(frozen=True)
+class LossDifferences:
+    """Pairs of the networks that were evaluated on image types: described, not tested."""
+
+    sentences: tuple[str, ...]  # they also name networks that saw other images
+    pairs: tuple[LossDifference, ...]
+
+
+@dataclass(frozen=True)
+class CorrectCounts:
+    """How many test images the first networks of the recipes get right."""
+
+    networks: tuple[str, ...]
+    num_images: int
+    num_all_right: int
+    num_all_wrong: int
+    num_only_right: tuple[int, ...]  # images that this network alone gets right, in order
+
+
+@dataclass(frozen=True)
+class WrongPrediction:
+    network: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image and the classes that networks took it for."""
+
+    index: int  # in the official test set
+    pixels: NDArray[np.uint8]  # (3, H, W)
+    true: str
+    predictions: tuple[WrongPrediction, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures exist for the few test images that runs have kept; the counts are of all."""
+
+    all_wrong: tuple[Picture, ...]  # by the first network of every recipe
+    num_all_wrong: int
+    confident_errors: tuple[Picture, ...]  # most confident first; one prediction each
+
+
+@dataclass(frozen=True)
+class GradCam:
+    label: str  # of the network
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Origin:
     """What reproduces a run."""
 
@@ -174,17 +265,16 @@ class Comparison:
     verdict: tuple[str, ...]  # sentences, the first thing on the page
     cautions: tuple[str, ...]  # sentences: what the figures do not cover
     differing: tuple[Setting, ...]  # besides the model
-    rows: tuple[Row, ...]
-    recipes: tuple[Recipe, ...]
+    networks: tuple[NetworkSummary, ...]
+    recipes: tuple[RecipeSummary, ...]
     network_pairs: Pairs
     recipe_pairs: Pairs
     curves: tuple[Curve, ...]
-    image_types: tuple[ImageTypes, ...]  # empty where no run was scored on any
-    losses: Losses
-    slices: tuple[Slices, ...]  # empty where no run was evaluated
-    agreement: Agreement | None  # None with fewer than two networks on the same images
+    image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
+    losses: LossDifferences
+    correct_counts: CorrectCounts | None  # None with fewer than two networks on the same images
     gallery: Gallery | None  # None where no run has kept pixels
-    study: Study
+    study: tuple[str, ...]  # why the reference study's Table 1 differs from ours
     grad_cams: tuple[GradCam, ...]
     problems: tuple[Problem, ...]
     origins: tuple[Origin, ...]

@@ -1,4 +1,4 @@
-"""Which pairs are asked about, and what the statistics answer. Two questions, never mixed."""
+"""Which pairs are compared, and what the statistics say. Two questions, never mixed."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.runs.reader import sanitize
 from triptych.tools.compare import sentences
-from triptych.tools.compare.comparable import blocks
-from triptych.tools.compare.content import Pair, Pairs
-from triptych.tools.compare.exhibits import WithInterval
-from triptych.tools.compare.groups import Group
+from triptych.tools.compare.content import (
+    ImageTypes,
+    LossDifference,
+    LossDifferences,
+    Pair,
+    Pairs,
+    WithInterval,
+)
+from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics.bootstrap import bootstrap_interval, bootstrap_macro_f1
 from triptych.tools.statistics.intervals import (
     PairedDifference,
@@ -21,18 +28,18 @@ from triptych.tools.statistics.intervals import (
 )
 from triptych.tools.statistics.recipes import Estimate, recipe_difference
 
-MAX_ALL_PAIRS = 10  # of networks or recipes; beyond, each is asked about against one
+MAX_ALL_PAIRS = 10  # networks or recipes; of more, each is compared with one only
 
-Two = tuple[Group, Group]
-Validated = Callable[[Group], float | None]
+Two = tuple[Recipe, Recipe]
+Validated = Callable[[Recipe], float | None]
 
 
-def network_pairs(groups: Sequence[Group]) -> Pairs:
+def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    twos = chosen(groups, of_first)
+    twos = choose_pairs(recipes, get_first_val_accuracy)
     differences = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
-    draws = _f1_draws(groups) if twos else {}
-    own = [
+    draws = _draw_f1(recipes) if twos else {}
+    fields = [
         {
             "a": a.first.label,
             "b": b.first.label,
@@ -44,17 +51,17 @@ def network_pairs(groups: Sequence[Group]) -> Pairs:
         }
         for (a, b), counts in zip(twos, differences, strict=True)
     ]
-    which = _how_chosen(groups, of_first)
-    note = sentences.how_networks_were_paired(len(groups), len(twos), which)
-    return Pairs(sentences.ABOUT_NETWORKS, note, _tested(differences, own))
+    choice = _describe_choice(recipes, get_first_val_accuracy)
+    note = sentences.describe_network_pairs(len(recipes), len(twos), choice)
+    return Pairs(sentences.NETWORK_QUESTION, note, _test(differences, fields))
 
 
-def recipe_pairs(groups: Sequence[Group]) -> Pairs:
+def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """Recipes of three seeds or more."""
-    able = [group for group in groups if group.can_be_told]
-    twos = chosen(able, of_all)
+    repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
+    twos = choose_pairs(repeated, get_val_accuracy)
     differences = [recipe_difference(a.correct, b.correct) for a, b in twos]
-    own = [
+    fields = [
         {
             "a": a.label,
             "b": b.label,
@@ -64,70 +71,90 @@ def recipe_pairs(groups: Sequence[Group]) -> Pairs:
         }
         for a, b in twos
     ]
-    which = _how_chosen(able, of_all)
-    note = sentences.how_recipes_were_paired(len(groups), len(able), len(twos), which)
-    return Pairs(sentences.ABOUT_RECIPES, note, _tested(differences, own))
+    choice = _describe_choice(repeated, get_val_accuracy)
+    note = sentences.describe_recipe_pairs(len(recipes), len(repeated), len(twos), choice)
+    return Pairs(sentences.RECIPE_QUESTION, note, _test(differences, fields))
 
 
-def of_first(group: Group) -> float | None:
-    return group.first.val_accuracy
+def get_first_val_accuracy(recipe: Recipe) -> float | None:
+    return recipe.first.val_accuracy
 
 
-def of_all(group: Group) -> float | None:
-    return group.val_accuracy
+def get_val_accuracy(recipe: Recipe) -> float | None:
+    return recipe.val_accuracy
 
 
-def _tested(
-    differences: Sequence[PairedDifference | Estimate], own: Sequence[dict[str, Any]]
+def _test(
+    differences: Sequence[PairedDifference | Estimate], fields: Sequence[dict[str, Any]]
 ) -> tuple[Pair, ...]:
-    """Pairs, adjusted and simultaneous over all of them; `own` is what else each has."""
+    """Pairs with p values by Holm and simultaneous intervals; `fields` is what else each has."""
     level = bonferroni_level(len(differences))
     adjusted = holm([difference.p_value for difference in differences])
     pairs = (
         Pair(
-            difference=WithInterval(found.value, *found.interval(level)),
-            p=found.p_value,
+            difference=WithInterval(difference.value, *difference.interval(level)),
+            p=difference.p_value,
             p_holm=float(p_holm),
             sentence="",
-            **fields,
+            **rest,
         )
-        for found, p_holm, fields in zip(differences, adjusted, own, strict=True)
+        for difference, p_holm, rest in zip(differences, adjusted, fields, strict=True)
     )
-    return tuple(sentences.worded(pair, len(differences)) for pair in pairs)
+    return tuple(sentences.add_sentence(pair, len(differences)) for pair in pairs)
 
 
-def chosen(groups: Sequence[Group], val_accuracy: Validated) -> list[Two]:
-    """All pairs that can be compared; of many groups each with the best on validation data."""
+def choose_pairs(recipes: Sequence[Recipe], val_accuracy: Validated) -> list[Two]:
+    """All pairs that can be compared; of many recipes each with the best on validation data."""
     twos: list[Two] = []
-    for block in blocks(groups):
+    for block in split_comparable(recipes):
         if len(block) <= MAX_ALL_PAIRS:
             twos += combinations(block, 2)
         else:
-            best = max(block, key=lambda group: val_accuracy(group) or 0)
-            twos += [(best, group) for group in block if group is not best]
+            best = max(block, key=lambda recipe: val_accuracy(recipe) or 0)
+            twos += [(best, recipe) for recipe in block if recipe is not best]
     return twos
 
 
-def _how_chosen(groups: Sequence[Group], val_accuracy: Validated) -> str:
-    """What `chosen` did, in words."""
-    many = [block for block in blocks(groups) if len(block) > MAX_ALL_PAIRS]
-    validated = all(any(val_accuracy(group) for group in block) for block in many)
-    return sentences.which_pairs(MAX_ALL_PAIRS if many else None, validated)
+def _describe_choice(recipes: Sequence[Recipe], val_accuracy: Validated) -> str:
+    """What `choose_pairs` did, in words."""
+    large = [block for block in split_comparable(recipes) if len(block) > MAX_ALL_PAIRS]
+    validated = all(any(val_accuracy(recipe) for recipe in block) for block in large)
+    return sentences.describe_choice(MAX_ALL_PAIRS if large else None, validated)
 
 
-def _f1_draws(groups: Sequence[Group]) -> dict[Group, NDArray[np.float64]]:
-    """Macro F1 (R,) of each group's first network, on the same draws of images in a block."""
-    found: dict[Group, NDArray[np.float64]] = {}
-    for block in blocks(groups):
-        tests = [group.first.test for group in block]
+def _draw_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]]:
+    """Macro F1 (R,) of each recipe's first network, on the same bootstrap samples in a block."""
+    f1: dict[Recipe, NDArray[np.float64]] = {}
+    for block in split_comparable(recipes):
+        tests = [recipe.first.test for recipe in block]
         predicted = np.stack([test.classes for test in tests])
         draws = bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
-        found.update(zip(block, draws, strict=True))
-    return found
+        f1.update(zip(block, draws, strict=True))
+    return f1
 
 
 def _f1_difference(
-    a: Group, b: Group, draws: dict[Group, NDArray[np.float64]], level: float
+    a: Recipe, b: Recipe, draws: dict[Recipe, NDArray[np.float64]], level: float
 ) -> WithInterval:
     value = a.first.scores.macro.f1 - b.first.scores.macro.f1
     return WithInterval(value, *bootstrap_interval(value, draws[a] - draws[b], level))
+
+
+def compare_losses(recipes: Sequence[Recipe], image_types: Sequence[ImageTypes]) -> LossDifferences:
+    """Who loses more accuracy on image types, for networks evaluated on the same images."""
+    measured = {
+        recipe: each
+        for recipe in recipes
+        for each in image_types
+        if each.outcomes and each.label in [network.label for network in recipe.networks]
+    }
+    pairs = []
+    for a, b in choose_pairs([*measured], get_val_accuracy):
+        one, other = measured[a].outcomes, measured[b].outcomes
+        if one and other and np.array_equal(one.index, other.index):
+            by_type = sanitize(degradation_differences(one, other))
+            if by_type:
+                labels = measured[a].label, measured[b].label
+                pairs.append(LossDifference(*labels, len(one.index), by_type))
+    images = {each.label: each.outcomes.index for each in measured.values() if each.outcomes}
+    return LossDifferences(sentences.describe_losses(pairs, images), tuple(pairs))

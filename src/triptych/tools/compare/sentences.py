@@ -1,177 +1,345 @@
-"""What is said of a comparison: sober English, numbers with units and n."""
+"""What is said of a comparison: plain English, numbers with units and n."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from triptych.tools.compare.content import Pair, Setting
-from triptych.tools.compare.exhibits import LostMore, WithInterval
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.tools.compare.content import (
+    LossDifference,
+    NetworkSummary,
+    Pair,
+    Pairs,
+    RecipeSummary,
+    Setting,
+    WithInterval,
+)
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.summaries import COSTS
 from triptych.tools.evaluate.degradation import OVERALL
+from triptych.tools.evaluate.paper import (
+    LAST_LABELS,
+    TABLE_1,
+    WHY_THEY_DIFFER,
+    last_batch,
+    published_matrix,
+)
+from triptych.tools.report.formats import (
+    MAX_WORDS,
+    interval,
+    join_words,
+    p_value,
+    percent,
+    pluralize,
+    points,
+)
+from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.recipes import MIN_SEEDS
 
-MAX_SENTENCES = 10  # of one kind in a verdict; beyond, tables say it better
+MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
+MAX_MODELS = 4  # in a title
 
-ABOUT_NETWORKS = "Do these trained networks differ on these test images?"
-ABOUT_RECIPES = "Do the recipes differ, if they are trained again?"
-SEED_EACH = "one seed each, so nothing is said about training again"
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def points(fraction: float) -> str:
-    """A difference in percentage points, with a sign only where it is negative."""
-    return f"{round(100 * fraction, 2) + 0.0:.2f}".replace("-", "−")  # no minus zero
-
-
-def p_value(p: float) -> str:
-    """`0.0312`, or `< 0.0001`."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+NETWORK_QUESTION = "Do these trained networks differ on these test images?"
+RECIPE_QUESTION = "Do the recipes differ when they are trained again?"
 
 
-def some(words: Sequence[str], most: int = MAX_SENTENCES) -> str:
-    """The words, listed; of many the first, and how many more there are."""
-    more = len(words) - most
-    return listed([*words[:most], f"{more} more"] if more > 0 else words)
+def write_title(recipes: Sequence[RecipeSummary], networks: Sequence[NetworkSummary]) -> str:
+    """Which networks on which data."""
+    models = [*dict.fromkeys(recipe.model for recipe in recipes)]
+    names = join_words(models) if len(models) <= MAX_MODELS else f"{len(models)} networks"
+    return f"{names} on {join_words([*dict.fromkeys(network.data for network in networks)])}"
 
 
-def worded(pair: Pair, num_pairs: int) -> Pair:
-    """The pair with its sentence; which words it takes follows Holm's p alone."""
-    if pair.difference.value < 0:  # the better first
-        a, b, difference = pair.b, pair.a, _turned(pair.difference)
-    else:
-        a, b, difference = pair.a, pair.b, pair.difference
-    evidence = _evidence(difference, pair, num_pairs)
-    sentence = _of_networks if pair.only_a is not None else _of_recipes
-    return replace(pair, sentence=sentence(a, b, pair, evidence))
+def write_verdict(
+    recipes: Sequence[RecipeSummary],
+    networks: Sequence[NetworkSummary],
+    network_pairs: Pairs,
+    recipe_pairs: Pairs,
+) -> tuple[str, ...]:
+    """What was compared, how accurate each is, and which differences are significant."""
+    num_tests = sorted({recipe.num_test for recipe in recipes})
+    sizes = join_words([pluralize(n, "test image") for n in num_tests])
+    trained = pluralize(len(networks), "trained network")
+    of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < len(networks) else ""
+    were = "was" if len(networks) == 1 else "were"
+    sentences = [f"{trained}{of} {were} evaluated on {sizes}; every image counts once."]
+    sentences += _write_accuracies(recipes)
+    tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
+    untested = {recipe.networks[0] for recipe in recipes if recipe.label not in tested}
+    sentences += _select_sentences(recipe_pairs.pairs, "recipes")
+    pairs = [pair for pair in network_pairs.pairs if {pair.a, pair.b} & untested]
+    sentences += _select_sentences(pairs, "trained networks")
+    if not network_pairs.pairs:
+        sentences.append(network_pairs.note)
+    return tuple(sentences)
 
 
-def _of_networks(a: str, b: str, pair: Pair, evidence: str) -> str:
-    on = f"of the same {counted(pair.num_images, 'test image')}"
-    if pair.is_told:
-        return (
-            f"This trained {a} got more {on} right than this trained {b}: {evidence}; {SEED_EACH}."
+def _write_accuracies(recipes: Sequence[RecipeSummary]) -> list[str]:
+    if len(recipes) <= MAX_SENTENCES:
+        return [_write_accuracy(recipe) for recipe in recipes]
+    low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
+    if low == high:
+        return [f"The accuracy of all recipes is {percent(low)} %."]
+    return [
+        f"Accuracy ranges from {percent(low)} % ({_name_recipes(low, recipes)}) to "
+        f"{percent(high)} % ({_name_recipes(high, recipes)}); the table has each with its interval."
+    ]
+
+
+def _name_recipes(accuracy: float, recipes: Sequence[RecipeSummary]) -> str:
+    """The recipes of that very accuracy."""
+    return join_words([each.label for each in recipes if each.accuracy.value == accuracy], most=3)
+
+
+def _write_accuracy(recipe: RecipeSummary) -> str:
+    value, low, high = recipe.accuracy.value, recipe.accuracy.low, recipe.accuracy.high
+    images, seeds = pluralize(recipe.num_test, "image"), len(recipe.networks)
+    claim = f"{recipe.label} classifies {percent(value)} % of {images} correctly"
+    if low is None:
+        mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
+        return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
+    bounds = f"{interval(low, high)} %"
+    if seeds == 1:
+        return f"{claim} (one seed; 95 % Wilson interval over images {bounds})."
+    return f"{claim}, mean of {seeds} seeds (95 % t interval over seeds and images {bounds})."
+
+
+def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
+    """Those of all pairs; of many pairs the number of significant ones."""
+    if len(pairs) <= MAX_SENTENCES:
+        return [pair.sentence for pair in pairs]
+    num_significant = sum(pair.is_significant for pair in pairs)
+    return [
+        f"Of {len(pairs)} pairs of {kind}, {num_significant} differ significantly in accuracy and "
+        f"{len(pairs) - num_significant} do not; the table of pairs has each with its interval."
+    ]
+
+
+def write_lowest_costs(
+    recipes: Sequence[RecipeSummary], networks: Sequence[NetworkSummary]
+) -> list[str]:
+    """The recipes of the lowest costs, without a test, where all were measured alike."""
+    if len(recipes) < 2:
+        return []
+    by_label = {network.label: network for network in networks}
+    first = {recipe.label: by_label[recipe.networks[0]] for recipe in recipes}
+    parts = []
+    for cost in (cost for cost in COSTS if cost.least):
+        values = {label: getattr(network, cost.name) for label, network in first.items()}
+        devices = {getattr(network, cost.of) for network in first.values()} if cost.of else set()
+        if None in values.values() or len(devices) > 1:
+            continue
+        best = min(values.values(), key=lambda value: cost.sign * value)
+        labels = [label for label, value in values.items() if value == best]
+        models = {first[label].model for label in labels}
+        if len(labels) < len(values):
+            names = join_words([*models] if len(models) == 1 else labels, MAX_WORDS)
+            parts.append(f"{cost.least}, {names} ({cost.form.format(best)})")
+    if not parts:
+        return []
+    accuracies = {recipe.accuracy.value for recipe in recipes}
+    top = max(accuracies)
+    if len(accuracies) > 1:
+        parts.insert(0, f"highest accuracy, {_name_recipes(top, recipes)} ({percent(top)} %)")
+    return [f"Described, not tested: {'; '.join(parts)}."]
+
+
+def write_cautions(recipes: Sequence[Recipe], differing: Sequence[Setting]) -> tuple[str, ...]:
+    """What a reader must know before repeating the figures."""
+    sentences = [
+        "One split and one test set: no interval here covers how the figures would change with "
+        "another split, or with test images from elsewhere.",
+        "Validation images chose the epoch of each run, unless its recipe scores the last one; "
+        "test images chose nothing.",
+    ]
+    if differing:
+        names = join_words([setting.name for setting in differing], MAX_WORDS)
+        sentences.append(
+            f"Besides the network, the recipes differ in {names}: a difference between them is a "
+            "difference of whole recipes, not of networks alone."
         )
-    return (
-        f"This trained {a} and this trained {b} cannot be told apart by how many {on} they got "
-        f"right: {evidence}; {SEED_EACH}."
+    few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
+    if few:
+        have = "has" if few == 1 else "have"
+        sentences.append(
+            f"{few} of {pluralize(len(recipes), 'recipe')} {have} fewer than {MIN_SEEDS} seeds: "
+            "their figures say nothing about retraining."
+        )
+    undefined = [
+        f"{network.label} ({network.scores.undefined_classes})"
+        for recipe in recipes
+        for network in recipe.networks
+        if network.scores.undefined_classes
+    ]
+    if undefined:
+        sentences.append(
+            "A class without test images or predictions has no precision or recall. It counts as 0 "
+            f"in macro averages, as in scikit-learn: {join_words(undefined, MAX_WORDS)}."
+        )
+    return tuple(sentences)
+
+
+def add_sentence(pair: Pair, num_pairs: int) -> Pair:
+    """The pair with its sentence; whether it says "better" depends on Holm's p alone."""
+    if pair.difference.value < 0:  # the better first
+        better, other, difference = pair.b, pair.a, _negate(pair.difference)
+    else:
+        better, other, difference = pair.a, pair.b, pair.difference
+    images = pluralize(pair.num_images, "test image")
+    evidence = _write_evidence(difference, pair, num_pairs)
+    if pair.only_a is None:
+        n_better, n_other = pair.num_seeds if pair.a == better else pair.num_seeds[::-1]
+        same = n_better == n_other
+        seeds = f"{n_better} seeds each" if same else f"{n_better} and {n_other} seeds"
+        claim = (
+            f"{better} is better than {other}"
+            if pair.is_significant
+            else f"{better} and {other} do not differ significantly"
+        )
+        return replace(pair, sentence=f"{claim}: {evidence}; {seeds}, {images}).")
+    these = "this" if pair.num_images == 1 else "these"
+    claim = (
+        f"{better} is more accurate than {other} on {these} {images}"
+        if pair.is_significant
+        else f"{better} and {other} do not differ significantly on {these} {images}"
     )
+    seeds = "One seed each, so this says nothing about retraining."
+    return replace(pair, sentence=f"{claim}: {evidence}). {seeds}")
 
 
-def _of_recipes(a: str, b: str, pair: Pair, evidence: str) -> str:
-    n_a, n_b = pair.num_seeds if pair.a == a else pair.num_seeds[::-1]
-    seeds = f"{n_a} seeds each" if n_a == n_b else f"{n_a} and {n_b} seeds"
-    n = f"{seeds}, {counted(pair.num_images, 'test image')}"
-    if pair.is_told:
-        return f"{a} is better than {b}: {evidence} ({n})."
-    return f"{a} and {b} cannot be told apart: {evidence} ({n})."
-
-
-def _turned(difference: WithInterval) -> WithInterval:
+def _negate(difference: WithInterval) -> WithInterval:
     assert difference.low is not None
     assert difference.high is not None
     return WithInterval(-difference.value, -difference.high, -difference.low)
 
 
-def _evidence(difference: WithInterval, pair: Pair, num_pairs: int) -> str:
-    assert difference.low is not None
-    assert difference.high is not None
-    test = "exact McNemar test" if pair.only_a is not None else "t test"
-    p = f"p = {p_value(pair.p_holm)}".replace("= <", "<")
+def _write_evidence(difference: WithInterval, pair: Pair, num_pairs: int) -> str:
+    """Difference, interval and test; the parenthesis is still open."""
+    test = "t test" if pair.only_a is None else "McNemar"
+    p = f"{test} p = {p_value(pair.p_holm)}".replace("= <", "<")
     jointly, adjusted = "", ""
     if num_pairs > 1:
-        jointly, adjusted = f" (simultaneous over {num_pairs} pairs)", " (adjusted by Holm)"
-    return (
-        f"{points(difference.value)} percentage points of accuracy, 95 % interval{jointly} "
-        f"{points(difference.low)} to {points(difference.high)}, {test} {p}"
-        f"{adjusted}"
-    )
+        jointly, adjusted = f", simultaneous over {num_pairs} pairs", " after Holm"
+    bounds = interval(difference.low, difference.high, points).replace("+", "")
+    return f"{points(difference.value)} points (95 % CI {bounds}{jointly}; {p}{adjusted}"
 
 
-def loses_more(pair: LostMore) -> str:
-    """Descriptive: the interval is of this pair alone, and no test stands behind the words."""
-    lost, (more, less) = pair.by_type[OVERALL], (pair.a, pair.b)
-    value, low, high = lost
-    if value < 0:
-        (more, less), (value, low, high) = (less, more), (-value, -high, -low)
-    return (
-        f"In the mean over image types {more} loses {points(value)} points of accuracy more than "
-        f"{less} (95 % bootstrap interval of this pair {points(low)} to {points(high)}; the same "
-        f"{counted(pair.num_images, 'image')}, untested)."
-    )
-
-
-def setting_in_words(setting: Setting, labels: Sequence[str]) -> str:
-    """`optim.lr: 0.1 (alexnet), 0.01 (googlenet and resnet50)`, by the labels of the recipes."""
-    having: dict[str, list[str]] = {}
-    for value, label in zip(setting.values, labels, strict=True):
-        having.setdefault(value, []).append(label)
-    shown = [f"{value} ({some(those, 3)})" for value, those in having.items()]
-    more = len(shown) - MAX_SENTENCES
-    kept = [*shown[:MAX_SENTENCES], *([f"{more} more values"] if more > 0 else [])]
-    return f"{setting.name}: {', '.join(kept)}"
-
-
-def how_networks_were_paired(num_networks: int, num_pairs: int, which: str) -> str:
-    if not num_pairs:
-        return _nothing_to_pair(num_networks)
-    return (
-        f"One trained network a recipe, the one of the lowest seed. {which} "
-        f"Differences are paired by image: the p values are exact McNemar tests, the intervals of "
-        f"accuracy follow Bonett and Price, those of macro F1 come from images drawn again. "
-        f"{_family(num_pairs)} The exact test is conservative: an interval may leave out 0 where "
-        "the words tell nothing apart."
-    )
-
-
-def how_recipes_were_paired(num_recipes: int, num_able: int, num_pairs: int, which: str) -> str:
-    if not num_pairs:
-        return (
-            "Nothing is said about recipes: that takes two of at least 3 finished seeds each, on "
-            "the same test images, two at least. Of "
-            f"{counted(num_recipes, 'recipe')} here {num_able} {'is' if num_able == 1 else 'are'} "
-            "such."
+def describe_losses(
+    pairs: Sequence[LossDifference], images: Mapping[str, NDArray[np.int64]]
+) -> tuple[str, ...]:
+    """Who loses more accuracy on image types; `images` is the index each network saw."""
+    if len(pairs) <= MAX_SENTENCES:
+        sentences = [_describe_loss(pair) for pair in pairs]
+    else:
+        overall = [pair.by_type[OVERALL] for pair in pairs]
+        excluding = sum(loss.low > 0 or loss.high < 0 for loss in overall)
+        sentences = [
+            f"Of {len(pairs)} pairs of networks on the same images, {excluding} have a bootstrap "
+            "interval of the difference in mean loss without 0, each at 95 % and untested."
+        ]
+    if len({index.tobytes() for index in images.values()}) > 1:
+        sizes = [f"{label} on {len(index):,}" for label, index in images.items()]
+        sentences.append(
+            "Not all networks were evaluated on the same images "
+            f"({join_words(sizes, MAX_WORDS)}); losses are compared only where they were. Evaluate "
+            "them with the same image_types.num_images."
         )
-    left = num_recipes - num_able
-    fewer = f" {counted(left, 'recipe')} of fewer seeds left out." if left else ""
+    return tuple(sentences)
+
+
+def _describe_loss(pair: LossDifference) -> str:
+    """Descriptive: the interval is of this pair alone, and nothing is tested."""
+    (value, low, high), more, less = pair.by_type[OVERALL], pair.a, pair.b
+    if value < 0:
+        (value, low, high), more, less = (-value, -high, -low), less, more
+    bounds = interval(low, high, points).replace("+", "")
     return (
-        f"Recipes with at least 3 seeds, by the mean over seeds.{fewer} {which} "
-        "Both the scatter over seeds and that over test images enter the standard error; t "
-        f"intervals with Welch and Satterthwaite's degrees of freedom. {_family(num_pairs)}"
+        f"Over all image types {more} loses more accuracy than {less}: {points(value)} points "
+        f"(95 % bootstrap CI of this pair {bounds}; the same "
+        f"{pluralize(pair.num_images, 'image')}; untested)."
     )
 
 
-def _nothing_to_pair(num_recipes: int) -> str:
-    if num_recipes == 1:
-        return "One recipe: there is nothing to compare it with."
-    return "No two recipes can be compared: no pair is tested."
+def describe_setting(setting: Setting, labels: Sequence[str]) -> str:
+    """`optim.lr: 0.1 (alexnet), 0.01 (googlenet and resnet50)`, by the labels of the recipes."""
+    owners: dict[str, list[str]] = {}
+    for value, label in zip(setting.values, labels, strict=True):
+        owners.setdefault(value, []).append(label)
+    shown = [f"{value} ({join_words(names, 3)})" for value, names in owners.items()]
+    rest = [f"{len(shown) - MAX_WORDS} more values"] if len(shown) > MAX_WORDS else []
+    return f"{setting.name}: {', '.join([*shown[:MAX_WORDS], *rest])}"
 
 
-def which_pairs(most: int | None, validated: bool) -> str:
-    """`most`: beyond how many each was tested against one alone; None where all pairs were."""
+def describe_network_pairs(num_recipes: int, num_pairs: int, choice: str) -> str:
+    if not num_pairs:
+        if num_recipes == 1:
+            return "One recipe: there is nothing to compare it with."
+        return "No two recipes can be compared: no pair is tested."
+    return (
+        f"One trained network a recipe, the one of the lowest seed. {choice} Differences are "
+        "paired by image: p values are from exact McNemar tests, intervals of accuracy after "
+        "Bonett and Price, intervals of macro F1 from a bootstrap over images. "
+        f"{_describe_adjustment(num_pairs)} The exact test is conservative: an interval may "
+        "exclude 0 although the difference is not significant."
+    )
+
+
+def describe_recipe_pairs(num_recipes: int, num_repeated: int, num_pairs: int, choice: str) -> str:
+    if not num_pairs:
+        have = "has" if num_repeated == 1 else "have"
+        return (
+            f"Recipes are not compared: that takes two of at least {MIN_SEEDS} finished seeds each "
+            f"and at least two test images, the same for both. Of "
+            f"{pluralize(num_recipes, 'recipe')} {num_repeated} {have} enough."
+        )
+    left = num_recipes - num_repeated
+    left_out = f" {pluralize(left, 'recipe')} with fewer seeds left out." if left else ""
+    return (
+        f"Recipes of at least {MIN_SEEDS} seeds, by the mean over seeds.{left_out} {choice} The "
+        "standard error covers seeds and test images; t intervals have the degrees of freedom of "
+        f"Welch and Satterthwaite. {_describe_adjustment(num_pairs)}"
+    )
+
+
+def describe_choice(most: int | None, validated: bool) -> str:
+    """`most`: of more recipes each was tested against one only; None where all pairs were."""
     if most is None:
         return "All pairs that can be compared are tested."
     one = "one of the highest validation accuracy" if validated else "first by name"
     why = "" if validated else " (no validation accuracy is known)"
     return (
-        f"Of more than {most} each is tested against the {one}{why}, so that the test set chooses "
-        "nothing."
+        f"Of more than {most} recipes each is tested against the {one}{why}, so that the test set "
+        "chooses nothing."
     )
 
 
-def _family(num_pairs: int) -> str:
+def _describe_adjustment(num_pairs: int) -> str:
     if num_pairs == 1:
-        return "One pair: p and interval need no adjustment."
+        return "One pair: p value and interval need no adjustment."
     return (
-        f"P values are adjusted by Holm over these {num_pairs} pairs and the words follow them "
-        "alone; the intervals are simultaneous over the same pairs (Bonferroni), which is a little "
-        "stricter: one may include 0 where the words tell two apart."
+        f"P values are adjusted over these {num_pairs} pairs (Holm) and decide alone what is "
+        "significant; intervals are simultaneous over the same pairs (Bonferroni), which is a "
+        "little stricter: one may include 0 although the difference is significant."
+    )
+
+
+def describe_study(num_tests: Collection[int]) -> tuple[str, ...]:
+    """What the reference study's Table 1 shows, beside runs of these numbers of test images."""
+    sizes = " or ".join(f"{n:,}" for n in sorted(num_tests))
+    scored = " or ".join(map(str, sorted({last_batch(n) for n in num_tests})))
+    right = [int(published_matrix(model).trace()) for model in TABLE_1]
+    bounds = [wilson(number, len(LAST_LABELS)) for number in right]
+    intervals = [f"{interval(low, high, digits=0)} %" for low, high in bounds]
+    counts = join_words([str(number) for number in right])
+    return (
+        WHY_THEY_DIFFER,
+        f"Of those {len(LAST_LABELS)} images {join_words([*TABLE_1])} classify {counts} correctly, "
+        f"with 95 % Wilson intervals of {join_words(intervals)}. These overlap almost completely: "
+        "they do not support the order that the study reads from its F1, precision and recall.",
+        "On all 10,000 images its 91.55 % and 88.06 % differ significantly: both networks saw the "
+        "same images and, however much their errors overlap, McNemar's z lies between 7.7 and "
+        "18.7. With one training run each, this says nothing about retraining.",
+        f"Here every metric is over all {sizes} test images of a run; beside it is the study's "
+        f"protocol, applied to the last {scored} of them.",
     )

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
-from triptych.tools.compare.groups import TrainedNetwork
-from triptych.tools.compare.optional import pixels
-from triptych.tools.compare.sentences import counted
+from triptych.tools.compare.runs import TrainedNetwork, read_pixels
 from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data
 from triptych.tools.export.formats import Predict
+from triptych.tools.report.formats import pluralize
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
@@ -41,7 +40,7 @@ class Agreement(NamedTuple):
     def sentences(self) -> list[str]:
         found = [f"{value:.1e} over {kind}" for kind, value in self.differences.items()]
         times = [f"{name} {value:.1f} ms" for name, value in self.milliseconds.items()]
-        threads = counted(self.num_threads, "thread")
+        threads = pluralize(self.num_threads, "thread")
         return [
             f"largest difference from the network's probabilities: {', '.join(found)}",
             f"an image of 640x480 takes {', '.join(times)} (CPU, {threads})",
@@ -90,10 +89,10 @@ def images_to_try(
             raise
         log.warning("tried without the data: %s", " ".join(str(refused).split()))
         kind = "kept test image"
-        kept = [*(pixels(network) or {}).values()][:NUM_TEST_IMAGES]
+        kept = [*(read_pixels(network) or {}).values()][:NUM_TEST_IMAGES]
         tested = torch.from_numpy(np.stack(kept)) if kept else torch.empty(0)
     batches = [*torch.split(tested, BATCH_SIZE)] if len(tested) else []
-    found = {counted(len(tested), kind): batches} if batches else {}
+    found = {pluralize(len(tested), kind): batches} if batches else {}
     return found | {PHOTOGRAPHS: photographs()}
 
 

@@ -22,14 +22,14 @@ from rich.filesize import decimal
 from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
-from triptych.tools.compare import optional
+from triptych.tools.compare import runs
 from triptych.tools.compare.content import Circumstances
-from triptych.tools.compare.groups import TrainedNetwork
-from triptych.tools.compare.sentences import percent
-from triptych.tools.compare.tables import row
+from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.summaries import summarize_network
 from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.export.agreement import Agreement
-from triptych.tools.report.markdown import escaped
+from triptych.tools.report.formats import percent
+from triptych.tools.report.page import escape_markdown
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.intervals import Interval, wilson
 
@@ -68,9 +68,9 @@ def card(
 
     Nothing that the run folder says becomes markup.
     """
-    val = where_readable(optional.validation, network)
-    cost = where_readable(optional.cost, network)
-    types = where_readable(optional.image_types, network)
+    val = where_readable(runs.read_val_predictions, network)
+    cost = where_readable(runs.read_cost, network)
+    types = where_readable(runs.read_image_types, network)
     weakest = per_class(network, identity["classes"])
     metadata = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
     versions = (metadata["versions"] or {}).items()
@@ -80,7 +80,7 @@ def card(
         .render(
             **identity,
             num_classes=len(identity["classes"]),
-            row=row(network, cost),
+            row=summarize_network(network, cost),
             metadata=metadata,
             recipe=[(name, format_value(setting(network.config, name))) for name in RECIPE],
             versions=", ".join(f"{name} {value}" for name, value in versions),
@@ -154,7 +154,7 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 
 def percents(value: float) -> str:
-    return "undefined" if np.isnan(value) else percent(value)
+    return "undefined" if np.isnan(value) else f"{percent(value)} %"
 
 
 def duration(seconds: float | None) -> str:
@@ -178,7 +178,7 @@ def finalized(value: Any) -> str:
     """Every value of the template comes by here."""
     if isinstance(value, Markup):
         return str(value)
-    return escaped(sanitize("not recorded" if value is None else str(value)))
+    return escape_markdown(sanitize("not recorded" if value is None else str(value)))
 
 
 @cache

@@ -16,8 +16,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import sanitize, sanitize_log_record
 from triptych.runs.record import library_versions
 from triptych.runs.storage import atomic_write
-from triptych.tools.compare.groups import TrainedNetwork
-from triptych.tools.compare.runs import read_run
+from triptych.tools.compare.runs import TrainedNetwork, read_run
 from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
 from triptych.tools.export.agreement import (
     PHOTOGRAPHS,
@@ -43,7 +42,7 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     otherwise than the network, or `path` cannot be written to.
     """
     silence_lightning()
-    network = read_network(folder)
+    network = read_run(folder)
     run = rebuild_run(folder, config["trusted_targets"])
     view = View.from_run(run)
     log.info(
@@ -65,12 +64,6 @@ def deliver(folder: Path, path: Path, config: Config) -> None:
     for sentence in found.sentences():
         log.info("%s", sentence)
     log.info("written: %s (%s) and %s", path, described.size, card_of(path).name)
-
-
-def read_network(folder: Path) -> TrainedNetwork:
-    """The run with what it answered in the test."""
-    run = read_run(folder)
-    return TrainedNetwork(**vars(run), label=run.metadata["model"])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from triptych.config import format_value, number
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.groups import labels
+from triptych.tools.compare.recipes import make_labels
 from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
 from triptych.tools.evaluate.rescore import build_scorer
 from triptych.tools.predict.images import DecodedImage, View
@@ -93,7 +93,7 @@ def name_runs(records: Sequence[Record]) -> list[str]:
     """The model of each run, with seed and folder where a model occurs several times."""
     details = [{"seed": str(r.metadata["seed"]), "folder": r.folder.name} for r in records]
     models = [r.metadata["model"] for r in records]
-    return [str(sanitize(name)) for name in labels([*zip(models, details, strict=True)])]
+    return [str(sanitize(name)) for name in make_labels([*zip(models, details, strict=True)])]
 
 
 def read_temperature(folder: Path) -> float:

@@ -1,16 +1,19 @@
-"""The charts of a comparison, as inline SVG.
+"""Charts of a page, as inline SVG, and of an evaluation's figures, drawn by the same functions.
 
-Nothing that a run is called is drawn: names stand in the page's key, beside the `swatch` of their
-style. A style is colour, marker and dashes together, so none has to be told by its colour.
+On the page nothing that a run is called is drawn: names stand in the page's key, beside the
+`swatch` of their style. A style is colour, marker and dashes together, so nobody needs the colour.
 """
 
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,14 +24,51 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.tools.report.svg import INK, OTHER, PAPER, RC, SERIES, inline, new_figure
+from triptych.tools.evaluate.degradation import VariantAccuracy
+from triptych.tools.statistics.calibration import Reliability
 
 MARKERS = "os^DvPXp"
 DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (9, 2), (3, 1), (6, 2, 1, 2, 1, 2), (2, 3))
-NUM_STYLES = len(SERIES)  # more lines than these nobody tells apart
+NUM_STYLES = len(MARKERS)  # of more lines nobody can follow one
 WIDTH, HEIGHT = 340, 236  # CSS pixels
 
 Numbers = NDArray[np.float64]
+
+
+def make_theme(ink: str, paper: str, rule: str, colours: Iterable[str]) -> dict[Any, Any]:
+    """Settings of matplotlib; the last colour is that of lines without a style."""
+    return {
+        "axes.axisbelow": True,
+        "axes.edgecolor": ink,
+        "axes.grid": True,
+        "axes.labelcolor": ink,
+        "axes.linewidth": 0.8,
+        "axes.prop_cycle": cycler(color=colours),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.facecolor": paper,
+        "font.size": 11,
+        "grid.color": rule,
+        "grid.linewidth": 0.8,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 5.5,
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "xtick.color": ink,
+        "ytick.color": ink,
+    }
+
+
+# Colours of the page are drawn as placeholders, which become its CSS variables.
+INK, PAPER, RULE, OTHER = "#000001", "#000002", "#000003", "#000004"
+SERIES = [f"#0001{number:02}" for number in range(NUM_STYLES)]
+VARIABLES = {INK: "currentColor", PAPER: "var(--paper)", RULE: "var(--rule)", OTHER: "var(--other)"}
+VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)}
+PAGE = make_theme(INK, PAPER, RULE, [*SERIES, OTHER])
+PRINT = make_theme(
+    *("#1c1e21", "#ffffff", "#dfe2e6"),
+    "#0072b2 #d55e00 #00825d #b0568a #9a6b00 #2b8cc4 #555b62 #7d7600 #a3a8ae".split(),
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +81,7 @@ class Series:
     low: Numbers | None = None  # the ends of the intervals of y
     high: Numbers | None = None
     marked: NDArray[np.bool_] | None = None  # points that stand out
+    label: str = ""  # in a legend
 
 
 @dataclass(frozen=True)
@@ -53,62 +94,83 @@ class Axis:
     ticks: tuple[str, ...] = ()  # names of the positions 0, 1, 2, ...
 
 
-def lines(name: str, words: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
-    """Lines with their intervals; a ring is around marked points. `name`, `words`: see `inline`."""
-    with matplotlib.rc_context(RC):
-        figure, axes = _empty(x, y)
-        for line in _grey_first(series):
-            every = max(1, len(line.x) // 6)
-            axes.plot(line.x, line.y, **_look(line.style), markevery=every)
-            _draw_intervals(axes, line)
-            if line.marked is not None and line.style is not None:
-                ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
-                look = _points(line.style) | ring
-                axes.plot(line.x[line.marked], line.y[line.marked], **look)
+Draw = Callable[[Axes, Sequence[Series]], None]
+
+
+def render_chart(
+    name: str, words: str, draw: Draw, series: Sequence[Series], x: Axis, y: Axis
+) -> Markup:
+    """A chart of the page; `name` and `words` as `inline` has them."""
+    with matplotlib.rc_context(PAGE):
+        figure = new_figure(WIDTH, HEIGHT)
+        left, bottom, rest = 58 / WIDTH, 42 / HEIGHT, 10  # margins that hold the labels
+        axes = figure.add_axes((left, bottom, 1 - left - rest / WIDTH, 1 - bottom - rest / HEIGHT))
+        label_axes(axes, x, y)
+        draw(axes, series)
         return inline(figure, name, words)
 
 
-def trade_off(name: str, words: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
+def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
+    """Lines with their intervals; a ring is around marked points."""
+    for line in _grey_first(series):
+        every = 1 if line.low is not None else max(1, len(line.x) // 6)
+        axes.plot(line.x, line.y, **_look(line.style), markevery=every, label=line.label)
+        _draw_intervals(axes, line)
+        if line.marked is not None and line.style is not None:
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
+            axes.plot(line.x[line.marked], line.y[line.marked], **_points(line.style) | ring)
+
+
+def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
     """Points with their intervals; marked ones are filled and joined, the others hollow."""
-    with matplotlib.rc_context(RC):
-        figure, axes = _empty(x, y)
-        costs = np.concatenate([cloud.x for cloud in series])
-        axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
-        if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
-            axes.xaxis.set_major_locator(LogLocator(numticks=8))
-        best: list[tuple[float, float]] = []
-        for cloud in _grey_first(series):
-            _draw_intervals(axes, cloud)
-            marked = np.zeros(len(cloud.x), bool) if cloud.marked is None else cloud.marked
-            look = _points(cloud.style)
-            axes.plot(cloud.x[~marked], cloud.y[~marked], **look | {"markerfacecolor": PAPER})
-            axes.plot(cloud.x[marked], cloud.y[marked], **look)
-            best += zip(cloud.x[marked], cloud.y[marked], strict=True)
-        if best:
-            _draw_dotted(axes, *zip(*sorted(best), strict=True))
-        return inline(figure, name, words)
+    costs = np.concatenate([cloud.x for cloud in series])
+    axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
+    if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
+        axes.xaxis.set_major_locator(LogLocator(numticks=8))
+    hollow = {"markerfacecolor": matplotlib.rcParams["figure.facecolor"]}
+    best: list[tuple[float, float]] = []
+    for cloud in _grey_first(series):
+        _draw_intervals(axes, cloud)
+        marked = np.zeros(len(cloud.x), bool) if cloud.marked is None else cloud.marked
+        look = _points(cloud.style)
+        axes.plot(cloud.x[~marked], cloud.y[~marked], **look | hollow)
+        axes.plot(cloud.x[marked], cloud.y[marked], **look)
+        best += zip(cloud.x[marked], cloud.y[marked], strict=True)
+    if best:
+        _draw_dotted(axes, *zip(*sorted(best), strict=True))
 
 
-def reliability(name: str, words: str, series: Sequence[Series]) -> Markup:
+def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:
     """Accuracy against confidence, with its intervals; on the diagonal they agree."""
-    with matplotlib.rc_context(RC):
-        figure, axes = _empty(Axis("confidence", "percent"), Axis("accuracy", "percent"))
-        lowest = min(float(np.min([line.x, line.y])) for line in series)
-        _draw_dotted(axes, (lowest, 1), (lowest, 1))
-        for line in series:
-            axes.plot(line.x, line.y, **_look(line.style))
-            _draw_intervals(axes, line)
-        return inline(figure, name, words)
+    lowest = min(float(np.min([line.x, line.y])) for line in series)
+    _draw_dotted(axes, (lowest, 1), (lowest, 1))
+    draw_lines(axes, series)
+
+
+def make_reliability_series(style: int, measured: Reliability, label: str = "") -> Series:
+    """A point a bin of equally many images."""
+    bins = [(each.confidence, each.accuracy, *each.interval) for each in measured.bins]
+    x, y, low, high = np.array(bins, dtype=np.float64).T
+    return Series(style, x, y, low, high, label=label)
+
+
+def make_severity_series(
+    style: int | None, rows: Iterable[VariantAccuracy], kind: str, shift: float = 0
+) -> Series:
+    """Accuracy from the unmodified images, severity 0, to the hardest of that type of images."""
+    shown = [row for row in rows if row.type == kind or not row.severity]
+    values = [(row.severity + shift, *row[3:6]) for row in shown]
+    return Series(style, *np.array(sorted(values), dtype=np.float64).T)
 
 
 @cache
 def swatch(style: int | None) -> Markup:
     """A piece of line with its marker, for a key. Has no ids: it may stand on a page repeatedly."""
-    look = _look(style)
-    marker = MarkerStyle(look.pop("marker"))
-    size = look.pop("markersize", RC["lines.markersize"])
-    place = marker.get_transform() + Affine2D().scale(size).translate(15, 6)
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(PAGE):
+        look = _look(style)
+        marker = MarkerStyle(look.pop("marker"))
+        size = look.pop("markersize", PAGE["lines.markersize"])
+        place = marker.get_transform() + Affine2D().scale(size).translate(15, 6)
         figure = new_figure(30, 12)
         figure.add_artist(Line2D((0, 30), (6, 6), transform=IdentityTransform(), **look))
         shape = place.transform_path(marker.get_path())
@@ -116,7 +178,7 @@ def swatch(style: int | None) -> Markup:
         return inline(figure, "swatch", None)
 
 
-def undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
+def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
     """(n,) costs and gains -> (n,): nothing else costs no more, gains no less, and differs."""
     no_worse = (cost[None] <= cost[:, None]) & (gain[None] >= gain[:, None])
     better = (cost[None] < cost[:, None]) | (gain[None] > gain[:, None])
@@ -124,10 +186,17 @@ def undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
 
 
 def _look(style: int | None) -> dict[str, Any]:
+    colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     if style is None:
-        return {"color": OTHER, "linewidth": 0.9, "marker": "o", "markersize": 3, "zorder": 1.5}
+        return {
+            "color": colours[-1],
+            "linewidth": 0.9,
+            "marker": "o",
+            "markersize": 3,
+            "zorder": 1.5,
+        }
     dashes = {"dashes": DASHES[style]} if DASHES[style] else {}
-    return {"color": SERIES[style], "marker": MARKERS[style], "zorder": 3} | dashes
+    return {"color": colours[style], "marker": MARKERS[style], "zorder": 3} | dashes
 
 
 def _points(style: int | None) -> dict[str, Any]:
@@ -146,34 +215,60 @@ def _draw_intervals(axes: Axes, series: Series) -> None:
 
 
 def _draw_dotted(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
-    axes.plot(x, y, color=INK, linewidth=0.8, dashes=(1.5, 2), zorder=1)
+    ink = matplotlib.rcParams["axes.edgecolor"]
+    axes.plot(x, y, color=ink, linewidth=0.8, dashes=(1.5, 2), zorder=1)
 
 
-def _empty(x: Axis, y: Axis) -> tuple[Figure, Axes]:
-    """Axes amid margins that hold their labels."""
-    figure = new_figure(WIDTH, HEIGHT)
-    left, bottom, rest = 58 / WIDTH, 42 / HEIGHT, 10
-    axes = figure.add_axes((left, bottom, 1 - left - rest / WIDTH, 1 - bottom - rest / HEIGHT))
+def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    """Labels, ticks and scales, in the colours of the theme."""
+    ink, rule = (matplotlib.rcParams[name] for name in ("axes.edgecolor", "grid.color"))
     axes.set(xlabel=x.label, ylabel=y.label)
-    axes.tick_params(length=0, pad=5)
+    axes.tick_params(length=0, pad=5, labelcolor=ink, grid_color=rule, grid_linewidth=0.8)
     if x.kind == "log":
         axes.set_xscale("log")
-    for asked, axis in ((x, axes.xaxis), (y, axes.yaxis)):
-        if asked.ticks:
-            axis.set_ticks(range(len(asked.ticks)), labels=asked.ticks)
-        elif asked.kind == "log":
+    for wanted, axis in ((x, axes.xaxis), (y, axes.yaxis)):
+        if wanted.ticks:
+            axis.set_ticks(range(len(wanted.ticks)), labels=wanted.ticks)
+        elif wanted.kind == "log":
             axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(_in_powers(asked.unit))
+            axis.set_major_formatter(_format_powers(wanted.unit))
         else:
-            whole = asked.kind == "count"
+            whole = wanted.kind == "count"
             axis.set_major_locator(MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]))
-        if asked.kind == "percent":
+        if wanted.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-    return figure, axes
 
 
-def _in_powers(unit: str) -> FuncFormatter:
+def _format_powers(unit: str) -> FuncFormatter:
     """5k, 5 MB; below a thousand as it is, for "500 m" of a millisecond says nothing."""
     prefixed = EngFormatter(unit, sep=" " if unit else "")
     return FuncFormatter(lambda x, _: prefixed(x) if unit or x >= 1000 else f"{x:g}")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many CSS pixels; one unit of `inline`'s SVG is one of them."""
+    return Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def inline(figure: Figure, name: str, words: str | None) -> Markup:
+    """The figure as one `svg` element, as wide as its place, that a screen reader reads as `words`.
+
+    `name` is unique on the page: ids are derived from it. Without words it is decoration.
+    Text stays text, and colours follow the page around it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(PAGE | {"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", body).replace("<g/>", "")
+    body = re.sub(r" font-family: [^;\"]*;", "", body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
+    body = re.sub(r"(\.\d\d)\d+", r"\1", body).replace("xlink:href", "href")
+    body = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], body)
+    width, height = figure.get_size_inches() * 72
+    head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" ').format(width, height)
+    role = Markup('role="img" aria-label="{}">').format(words) if words else 'aria-hidden="true">'
+    return head + Markup(role) + Markup(re.sub(r"\s*\n\s*", " ", body))

@@ -5,6 +5,7 @@ Shapes: K images of H x W pixels, S pixels a side of a network's input.
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 from triptych.figures import shorten
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.evaluate.grad_cam import Explanation
-from triptych.tools.report.formats import spaced
+from triptych.tools.report.charts import (
+    PRINT,
+    Axis,
+    draw_lines,
+    draw_reliability,
+    label_axes,
+    make_reliability_series,
+    make_severity_series,
+)
+from triptych.tools.report.formats import percent, spaced
 from triptych.tools.statistics.calibration import Calibration
 
 MAX_COLUMNS = 8
@@ -25,28 +35,43 @@ ROWS = ("image", "heat for\nthe prediction", "heat for\nthe true class")
 
 def reliability_diagram(calibration: Calibration, heading: str) -> Figure:
     """Accuracy against confidence: a point a bin of equally many images, with its interval."""
-    figure = Figure(figsize=(5.6, 5.6), dpi=100)
-    axes = figure.add_axes((0.12, 0.1, 0.84, 0.84))
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    shown = [(calibration.before, "as trained", "#0b57a4", "o")]
-    if calibration.after and calibration.temperature:
-        label = f"temperature {calibration.temperature:.2f}"
-        shown.append((calibration.after, label, "#c4500a", "s"))
-    for found, label, colour, marker in shown:
-        confidence = [bin.confidence for bin in found.bins]
-        accuracy = np.array([bin.accuracy for bin in found.bins])
-        low, high = np.array([bin.interval for bin in found.bins]).T
-        error = f"{label}: error {found.error:.1%} ({found.expected:.1%} if calibrated)"
-        axes.errorbar(
-            confidence, accuracy, yerr=np.abs([accuracy - low, high - accuracy]), label=error,
-            color=colour, marker=marker, markersize=5, linewidth=1.2, capsize=2, elinewidth=0.8,
-        )  # fmt: skip
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
-    axes.set_title(heading, y=1)
-    axes.set_xlabel("confidence: mean probability of the predicted class")
-    axes.set_ylabel("accuracy, with 95 % interval")
-    axes.grid(color="0.92")
-    axes.legend(loc="upper left", fontsize=9)
+    before, temperature, after = calibration
+    curves = [(before, "as trained")]
+    if after and temperature:
+        curves.append((after, f"temperature {temperature:.2f}"))
+    series = []
+    for style, (measured, name) in enumerate(curves):
+        error, expected = percent(measured.error, 1), percent(measured.expected, 1)
+        label = f"{name}: error {error} % ({expected} % if calibrated)"
+        series.append(make_reliability_series(style, measured, label))
+    with matplotlib.rc_context(PRINT):
+        figure = Figure(figsize=(6.4, 5.6), dpi=100)
+        axes = figure.add_axes((0.13, 0.1, 0.84, 0.82))
+        x = Axis("confidence: mean probability of the predicted class", "percent")
+        label_axes(axes, x, Axis("accuracy, with 95 % interval", "percent"))
+        draw_reliability(axes, series)
+        axes.set_title(heading, y=1)
+        axes.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
+    """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
+    types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
+    lines = -(-len(types) // PANELS_A_ROW)
+    with matplotlib.rc_context(PRINT):
+        figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
+        figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
+        grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
+        for axes, name in zip(grid.flat, types, strict=False):
+            label_axes(axes, Axis("", ticks=("none", "1", "2", "3")), Axis("", "percent"))
+            draw_lines(axes, [make_severity_series(0, rows, name)])
+            axes.set_title(spaced(name), fontsize=10)
+            axes.set_ylim(0, 1)
+        for axes in grid.flat[len(types) :]:
+            axes.set_axis_off()
+        figure.supxlabel("severity", fontsize=10)
+        figure.supylabel("accuracy", fontsize=10)
     return figure
 
 
@@ -66,52 +91,13 @@ def heat_maps(explained: Sequence[Explanation], heading: str) -> Figure:
         axes.set(xticks=[], yticks=[], frame_on=False)
     for place, each in enumerate(explained):
         band, column = divmod(place, columns)
-        _draw(grid[3 * band : 3 * band + 3, column], each)
+        _draw_column(grid[3 * band : 3 * band + 3, column], each)
     for row, axes in enumerate(grid[:, 0]):
         axes.set_ylabel(ROWS[row % 3], fontsize=9)
     return figure
 
 
-def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
-    """A row for each type of images (4, K, 3, H, W): as they are, then at each severity."""
-    sheet = np.concatenate([_line(images) for images in variants.values()])
-    row, column = sheet.shape[0] / len(variants), sheet.shape[1] / len(LEVELS)
-    width, height = LABELS + WIDTH, HEADS + WIDTH * sheet.shape[0] / sheet.shape[1]
-    figure = Figure(figsize=(width, height), dpi=100)
-    axes = figure.add_axes((LABELS / width, 0, WIDTH / width, 1 - HEADS / height))
-    axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    axes.set_frame_on(False)
-    axes.set_yticks([(n + 0.5) * row for n in range(len(variants))], map(spaced, variants))
-    axes.set_xticks([(n + 0.5) * column for n in range(len(LEVELS))], LEVELS)
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    return figure
-
-
-def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
-    """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
-    unmodified = [row for row in rows if row.type == UNMODIFIED]
-    types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
-    lines = -(-len(types) // PANELS_A_ROW)
-    figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
-    figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
-    grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
-    for axes, name in zip(grid.flat, types, strict=False):
-        points = [*unmodified, *(row for row in rows if row.type == name)]
-        below = [row.accuracy - row.accuracy_low for row in points]
-        above = [row.accuracy_high - row.accuracy for row in points]
-        x, y = [row.severity for row in points], [row.accuracy for row in points]
-        axes.errorbar(x, y, yerr=[below, above], marker="o", markersize=4, capsize=3)
-        axes.set_title(spaced(name), fontsize=10)
-        axes.set(xticks=range(len(LEVELS)), ylim=(0, 1))
-        axes.grid(alpha=0.3)
-    for axes in grid.flat[len(types) :]:
-        axes.set_axis_off()
-    figure.supxlabel("severity", fontsize=10)
-    figure.supylabel("accuracy", fontsize=10)
-    return figure
-
-
-def _draw(column: NDArray[np.object_], each: Explanation) -> None:
+def _draw_column(column: NDArray[np.object_], each: Explanation) -> None:
     picture = each.image.transpose(1, 2, 0)
     titles = [f"image {each.place}"]
     for name, probability in zip(each.names, each.probabilities, strict=True):
@@ -128,7 +114,22 @@ def _draw(column: NDArray[np.object_], each: Explanation) -> None:
             axes.set_xlabel("no heat", fontsize=8)
 
 
-def _line(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
+    """A row for each type of images (4, K, 3, H, W): as they are, then at each severity."""
+    sheet = np.concatenate([_join_images(images) for images in variants.values()])
+    row, column = sheet.shape[0] / len(variants), sheet.shape[1] / len(LEVELS)
+    width, height = LABELS + WIDTH, HEADS + WIDTH * sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(width, height), dpi=100)
+    axes = figure.add_axes((LABELS / width, 0, WIDTH / width, 1 - HEADS / height))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.set_frame_on(False)
+    axes.set_yticks([(n + 0.5) * row for n in range(len(variants))], map(spaced, variants))
+    axes.set_xticks([(n + 0.5) * column for n in range(len(LEVELS))], LEVELS)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    return figure
+
+
+def _join_images(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Images (4, K, 3, H, W) beside each other (H', W', 3), white between and below them."""
     gap = max(1, round(GAP * images.shape[-1]))
     spaced = np.pad(images, [(0, 0)] * 3 + [(0, gap)] * 2, constant_values=255)

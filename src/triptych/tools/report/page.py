@@ -1,22 +1,34 @@
-"""The page of a comparison: one HTML file that opens from disk and loads nothing.
+"""A comparison as a page and as text: `index.html` and `comparison.md`.
 
-Every string is escaped by the templates, and a content security policy admits the page's own
-script alone, so that nothing a run folder says is ever executed.
+The page is one HTML file that opens from disk and loads nothing. Every string is escaped by the
+templates, and a content security policy admits the page's own script alone, so that nothing a run
+folder says is ever executed.
 """
 
 import base64
 import hashlib
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.image import imsave
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
 
-from triptych.tools.compare.content import Comparison
-from triptych.tools.compare.sentences import p_value, some
+from triptych.tools.compare.content import Comparison, Curve, NetworkSummary, WithInterval
+from triptych.tools.evaluate.degradation import OVERALL, Degradation, VariantAccuracy
 from triptych.tools.evaluate.paper import TABLE_1, last_batch
 from triptych.tools.report import formats, panels
 from triptych.tools.report.charts import swatch
+from triptych.tools.statistics.intervals import Interval
 
 CONTENTS = {
     "verdict": "Verdict",
@@ -31,61 +43,187 @@ CONTENTS = {
     "study": "The reference study",
     "reproduce": "How to reproduce this",
 }
-FILTERS = (
-    *(formats.percent, formats.points, formats.interval, formats.count, formats.fixed),
-    *(formats.short, p_value, formats.share, formats.between, formats.accuracy_of),
-    *(formats.at_best_epoch, formats.overall, some, formats.data_uri, formats.png),
-    *(formats.heat_png, formats.standardised, formats.types_lost, formats.spaced),
-    *(formats.place, last_batch),
-)
+MAX_SIDE = 96  # of a picture in the gallery, in pixels
+
+Estimate = WithInterval | Degradation
 
 
-def page(comparison: Comparison) -> str:
+def render_page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = panels.Key(comparison)
     return (
-        _environment()
+        _make_environment()
         .get_template("page.html.jinja")
         .render(
             c=comparison,
             contents=CONTENTS.items(),
-            css=_asset("page.css"),
-            script=_asset("page.js"),
-            policy=_policy(_asset("page.js")),
+            css=_read_asset("page.css"),
+            script=_read_asset("page.js"),
+            policy=_write_policy(_read_asset("page.js")),
             key=key,
-            curves=panels.learning_curves(comparison.curves, key),
-            costs=panels.costs(comparison.rows, key),
-            unmeasured=panels.unmeasured(comparison.rows),
-            calibration=panels.calibration(comparison.recipes, key),
-            image_types=panels.image_types(comparison.image_types, key),
-            table_1=TABLE_1,
-            folders={row.label: row.folder for row in comparison.rows},
+            curves=panels.draw_curves(comparison.curves, key),
+            costs=panels.draw_costs(comparison.networks, key),
+            unmeasured=panels.list_unmeasured(comparison.networks),
+            calibration=panels.draw_calibration(comparison.recipes, key),
+            image_types=panels.draw_image_types(comparison.image_types, key),
+            folders={network.label: network.folder for network in comparison.networks},
         )
     )
 
 
+def render_markdown(comparison: Comparison) -> str:
+    """`comparison.md`: what one pastes into an issue or a paper's notes."""
+    environment = _make_environment(_escape_value)
+    return environment.get_template("comparison.md.jinja").render(c=comparison)
+
+
+def escape_markdown(words: str) -> str:
+    """Words as they are, whatever they are: neither HTML nor Markdown."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(words, quote=False))
+
+
+def _escape_value(value: object) -> Markup:
+    return value if isinstance(value, Markup) else Markup(escape_markdown(str(value)))
+
+
 @cache
-def _environment() -> Environment:
+def _make_environment(finalize: Callable[[object], Markup] | None = None) -> Environment:
     environment = Environment(
-        loader=PackageLoader("triptych.report", "template"),
+        loader=PackageLoader("triptych.tools.report", "template"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
-    environment.globals |= {"bars": formats.Bars, "swatch": swatch}
+    environment.filters["interval"] = format_interval
+    environment.globals |= {"bars": Bars, "swatch": swatch, "table_1": TABLE_1}
     return environment
 
 
-def _asset(name: str) -> Markup:
-    return Markup(files("triptych.report").joinpath("template", name).read_text(encoding="utf-8"))
+def _read_asset(name: str) -> Markup:
+    path = files("triptych.tools.report").joinpath("template", name)
+    return Markup(path.read_text(encoding="utf-8"))
 
 
-def _policy(script: str) -> str:
+def _write_policy(script: str) -> str:
     """What the browser may do: styles and pictures of the page itself, and this one script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
+
+
+# Filters of the templates.
+
+
+def format_interval(estimate: Estimate | Interval, digits: int = 2, signed: bool = False) -> str:
+    write = formats.points if signed else formats.percent
+    return formats.interval(estimate.low, estimate.high, write, digits)
+
+
+def short(value: float | None, unit: str = "") -> str:
+    """5.61 M, 22.54 MB."""
+    return formats.DASH if value is None else EngFormatter(unit, places=2)(value)
+
+
+def optional(value: float | None, form: str) -> str:
+    """In Markdown, where an empty cell is what was not measured."""
+    return "" if value is None else format(value, form)
+
+
+def share(part: float, total: float) -> str:
+    """The square root of a share, as CSS takes it."""
+    return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
+
+
+def between(value: float, rows: Iterable[NDArray[np.float64]]) -> str:
+    """Where a value lies between the lowest and the highest of all, as CSS takes it."""
+    values = np.concatenate(list(rows))
+    low, high = np.nanmin(values), np.nanmax(values)
+    inside = math.isfinite(value) and high > low
+    return f"{100 * (value - low) / (high - low):.0f}%" if inside else "0%"
+
+
+def accuracy_of(measured: NetworkSummary | VariantAccuracy) -> WithInterval:
+    return WithInterval(measured.accuracy, measured.accuracy_low, measured.accuracy_high)
+
+
+def at_best_epoch(curve: Curve) -> float | None:
+    """Validation accuracy at the epoch whose weights were scored."""
+    values = curve.val_accuracy[curve.epochs == curve.best_epoch]
+    return float(values[0]) if len(values) else None
+
+
+def overall(losses: Mapping[str, Degradation]) -> Degradation | None:
+    """The accuracy lost in the mean over all types, of that by type."""
+    return losses.get(OVERALL)
+
+
+def list_types(measured: Iterable[Mapping[str, Degradation]]) -> list[str]:
+    """Every type that some network was evaluated on, in order."""
+    names = dict.fromkeys(name for losses in measured for name in losses)
+    return [name for name in names if name != OVERALL]
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """An image (3, H, W); of a large one, every so many pixels, for a page holds dozens."""
+    step = math.ceil(max(pixels.shape[1:]) / MAX_SIDE)
+    return _encode(np.ascontiguousarray(pixels[:, ::step, ::step].transpose(1, 2, 0)))
+
+
+def heat_png(counts: NDArray[np.int64]) -> str:
+    """A matrix (C, C), a pixel a cell: the square root of its share of the row."""
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return _encode(np.sqrt(counts / totals), cmap="Blues", vmin=0, vmax=1)
+
+
+def _encode(values: NDArray[Any], **colours: Any) -> str:
+    buffer = io.BytesIO()
+    imsave(buffer, values, format="png", **colours)
+    return formats.data_uri(buffer.getvalue())
+
+
+class Bars:
+    """Intervals drawn to one scale, a bar a cell; with `zero`, the scale has 0 in its middle."""
+
+    def __init__(self, estimates: Iterable[Estimate], zero: bool = False) -> None:
+        ends = [end for each in estimates for end in self._ends(each)]
+        self.low, self.high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+        if zero:
+            self.high = max(abs(self.low), abs(self.high))
+            self.low = -self.high
+        self.zero = zero
+        self.write = formats.points if zero else formats.percent
+
+    @property
+    def ends(self) -> Markup:
+        """The head of the column: where the scale begins and ends, in percent."""
+        low, high = self.write(self.low, 1), self.write(self.high, 1)
+        return Markup('<span class="ends"><span>{}</span> <span>{}</span></span>').format(low, high)
+
+    def __call__(self, estimate: Estimate) -> Markup:
+        low, value, high = (f"{self._place(end):.1f}%" for end in self._ends(estimate))
+        style = f"--low:{low};--at:{value};--high:{high}"
+        kind = "whisker zero" if self.zero else "whisker"
+        return Markup('<span class="{}" style="{}" aria-hidden="true"></span>').format(kind, style)
+
+    def _place(self, value: float) -> float:
+        width = self.high - self.low
+        return 100 * (value - self.low) / width if width else 50
+
+    @staticmethod
+    def _ends(estimate: Estimate) -> tuple[float, float, float]:
+        """Low, value, high; without an interval all three are the value."""
+        value, low, high = estimate.value, estimate.low, estimate.high
+        return (value if low is None else low), value, (value if high is None else high)
+
+
+FILTERS = (
+    *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
+    *(formats.join_words, formats.pluralize, formats.spaced, panels.format_place, last_batch),
+    *(short, optional, share, between, accuracy_of, at_best_epoch, overall, list_types),
+    *(formats.data_uri, png, heat_png, Markup),
+)

@@ -7,24 +7,37 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from triptych.tools.compare.content import Comparison, Recipe, Row
-from triptych.tools.compare.costs import COSTS, Cost
-from triptych.tools.compare.exhibits import Curve, ImageTypes
-from triptych.tools.compare.sentences import some
+from triptych.tools.compare.content import (
+    Circumstances,
+    Comparison,
+    Curve,
+    ImageTypes,
+    NetworkSummary,
+    RecipeSummary,
+)
+from triptych.tools.compare.summaries import COSTS, Cost
+from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.report.charts import (
     NUM_STYLES,
     Axis,
     Series,
-    lines,
-    reliability,
-    trade_off,
-    undominated,
+    draw_lines,
+    draw_reliability,
+    draw_trade_off,
+    find_undominated,
+    make_reliability_series,
+    make_severity_series,
+    render_chart,
 )
-from triptych.tools.report.formats import place, spaced
-from triptych.tools.statistics.calibration import Reliability
+from triptych.tools.report.formats import DASH, MAX_WORDS, join_words, percent, spaced
 
 MAX_RELIABILITY = 6
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
+CURVES = (
+    ("val_accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
+    ("val_loss", "Validation loss", Axis("validation loss, nats")),
+    ("train_loss", "Training loss", Axis("training loss, nats")),
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +48,9 @@ class Panel:
 
 
 class Key:
-    """One style a recipe, shared by its networks, as far as styles can be told apart.
+    """One style a recipe, shared by its networks, as long as there are styles.
 
-    Where there are more recipes, those of the highest accuracy have one and the others are grey.
+    Of more recipes those of the highest accuracy have one and the others are grey.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -51,7 +64,7 @@ class Key:
             network: style for style, recipe in enumerate(shown) for network in recipe.networks
         }
 
-    def first(self, networks: Iterable[str]) -> list[str]:
+    def find_first(self, networks: Iterable[str]) -> list[str]:
         """The first of these networks in every recipe that has a style."""
         first: dict[int, str] = {}
         for network in networks:
@@ -60,89 +73,95 @@ class Key:
         return list(first.values())
 
 
-def learning_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
+def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
     """Validation accuracy and both losses by epoch; a ring marks the epoch that was scored."""
-    asked = (
-        ("val_accuracy", "Validation accuracy", "percent"),
-        ("val_loss", "Validation loss", "number"),
-        ("train_loss", "Training loss", "number"),
-    )
     panels = []
-    for name, heading, kind in asked:
-        series = [_course(curve, name, key) for curve in curves]
+    for name, heading, y in CURVES:
+        series = [_make_curve(curve, name, key) for curve in curves]
         series = [line for line in series if len(line.x)]
         if series:
             words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
-            y = Axis(heading.lower() + (", nats" if kind == "number" else ""), kind)
-            chart = lines(f"curve {name}", words, series, Axis("epoch", "count"), y)
+            x = Axis("epoch", "count")
+            chart = render_chart(f"curve {name}", words, draw_lines, series, x, y)
             panels.append(Panel(heading, chart))
     return panels
 
 
-def _course(curve: Curve, name: str, key: Key) -> Series:
+def _make_curve(curve: Curve, name: str, key: Key) -> Series:
     values = getattr(curve, name)
-    there = np.isfinite(values)
-    epochs = curve.epochs[there]
+    measured = np.isfinite(values)
+    epochs = curve.epochs[measured]
     scored = epochs == curve.best_epoch if name.startswith("val") else None
-    return Series(key.styles.get(curve.label), epochs, values[there], marked=scored)
+    return Series(key.styles.get(curve.label), epochs, values[measured], marked=scored)
 
 
-def costs(rows: Sequence[Row], key: Key) -> list[Panel]:
+def draw_costs(networks: Sequence[NetworkSummary], key: Key) -> list[Panel]:
     """Accuracy against each cost that was measured, with what is not dominated marked.
 
     What depends on device, precision and threads is compared among networks that share them.
     """
     panels = []
     for cost in COSTS:
-        measured = [row for row in rows if getattr(row, cost.name)]
-        for where, alike in _by_place(measured, cost).items():
-            values = np.array([getattr(row, cost.name) for row in alike], dtype=np.float64)
-            panels.append(_trade_off(cost, where, alike, values, key))
+        measured = [network for network in networks if getattr(network, cost.name)]
+        for place, alike in _group_by_place(measured, cost).items():
+            panels.append(_draw_cost(cost, place, alike, key))
     return panels
 
 
-def _by_place(rows: Sequence[Row], cost: Cost) -> dict[str, list[Row]]:
-    """Rows by where a cost that depends on it was measured: places with most, of two or more."""
-    apart: dict[str, list[Row]] = {}
-    for row in rows:
-        apart.setdefault(place(getattr(row, cost.of)) if cost.of else "", []).append(row)
-    most = sorted(apart, key=lambda where: -len(apart[where]))[:MAX_PLACES]
-    return {where: apart[where] for where in most if len(apart[where]) > 1 or len(apart) == 1}
+def format_place(measured: Circumstances | None) -> str:
+    """cpu, 32-true, 2 threads."""
+    if measured is None:
+        return DASH
+    return describe_hardware(measured.device, measured.precision, measured.num_threads)
 
 
-def _trade_off(
-    cost: Cost, where: str, rows: Sequence[Row], values: NDArray[np.float64], key: Key
-) -> Panel:
-    best = undominated(cost.sign * values, np.array([row.accuracy for row in rows]))
-    names = some([row.label for row, good in zip(rows, best, strict=True) if good])
-    caption = (f"{where}. " if where else "") + f"Not dominated: {names}"
-    words = f"Test accuracy against {cost.words}, of {len(rows)} networks. {caption}."
+def _group_by_place(
+    networks: Sequence[NetworkSummary], cost: Cost
+) -> dict[str, list[NetworkSummary]]:
+    """Networks by where a cost was measured: places with most of them, of two or more."""
+    groups: dict[str, list[NetworkSummary]] = {}
+    for network in networks:
+        place = format_place(getattr(network, cost.of)) if cost.of else ""
+        groups.setdefault(place, []).append(network)
+    most = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
+    return {place: groups[place] for place in most if len(groups[place]) > 1 or len(groups) == 1}
+
+
+def _draw_cost(cost: Cost, place: str, networks: Sequence[NetworkSummary], key: Key) -> Panel:
+    values = np.array([getattr(network, cost.name) for network in networks], dtype=np.float64)
+    best = find_undominated(cost.sign * values, np.array([each.accuracy for each in networks]))
+    labels = [network.label for network, good in zip(networks, best, strict=True) if good]
+    caption = (f"{place}. " if place else "") + f"Not dominated: {join_words(labels, MAX_WORDS)}"
+    words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
+    series = _make_clouds(networks, values, best, key)
     axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
-    name = f"cost {cost.words} {where}"
-    chart = trade_off(name, words, _clouds(rows, values, best, key), *axes)
+    chart = render_chart(f"cost {cost.words} {place}", words, draw_trade_off, series, *axes)
     return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
 
 
-def unmeasured(rows: Sequence[Row]) -> list[str]:
+def list_unmeasured(networks: Sequence[NetworkSummary]) -> list[str]:
     """Names of the costs that no run has."""
-    return [cost.words for cost in COSTS if not any(getattr(row, cost.name) for row in rows)]
+    return [cost.words for cost in COSTS if not any(getattr(each, cost.name) for each in networks)]
 
 
-def _clouds(
-    rows: Sequence[Row], cost: NDArray[np.float64], best: NDArray[np.bool_], key: Key
+def _make_clouds(
+    networks: Sequence[NetworkSummary],
+    cost: NDArray[np.float64],
+    best: NDArray[np.bool_],
+    key: Key,
 ) -> list[Series]:
     """A series a style."""
-    styles = [key.styles.get(row.label) for row in rows]
-    values = np.array([(row.accuracy, row.accuracy_low, row.accuracy_high) for row in rows])
+    styles = [key.styles.get(network.label) for network in networks]
+    values = np.array([(each.accuracy, each.accuracy_low, each.accuracy_high) for each in networks])
     clouds = []
     for style in dict.fromkeys(styles):
-        own = np.array([each == style for each in styles])
-        y, low, high = values[own].T
-        clouds.append(Series(style, cost[own], y, low, high, best[own]))
+        same = np.array([each == style for each in styles])
+        y, low, high = values[same].T
+        clouds.append(Series(style, cost[same], y, low, high, best[same]))
     return clouds
 
 
-def calibration(recipes: Sequence[Recipe], key: Key) -> list[Panel]:
+def draw_calibration(recipes: Sequence[RecipeSummary], key: Key) -> list[Panel]:
     """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
     panels: list[Panel] = []
     for recipe in recipes:
@@ -150,40 +169,33 @@ def calibration(recipes: Sequence[Recipe], key: Key) -> list[Panel]:
             continue
         before, _, after = recipe.calibration
         words = f"Accuracy against confidence of {recipe.networks[0]}: calibration error "
-        words += f"{100 * before.error:.2f} points"
-        words += f", {100 * after.error:.2f} after the temperature" if after else ""
-        series = [_bins(style, part) for style, part in enumerate((before, after)) if part]
-        chart = reliability(f"reliability {len(panels)}", words, series)
+        words += f"{percent(before.error)} points"
+        words += f", {percent(after.error)} after the temperature" if after else ""
+        parts = enumerate((before, after))
+        series = [make_reliability_series(style, part) for style, part in parts if part]
+        axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
+        name = f"reliability {len(panels)}"
+        chart = render_chart(name, words, draw_reliability, series, *axes)
         panels.append(Panel(recipe.networks[0], chart))
     return panels[:MAX_RELIABILITY]
 
 
-def _bins(style: int, measured: Reliability) -> Series:
-    bins = [(each.confidence, each.accuracy, *each.interval) for each in measured.bins]
-    return Series(style, *np.array(bins, dtype=np.float64).T)
-
-
-def image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
+def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
     """A chart a type: accuracy by severity, of the first network of each recipe with a style."""
-    first = key.first(network.label for network in measured)
+    first = key.find_first(network.label for network in measured)
     shown = [network for network in measured if network.label in first]
     kinds = dict.fromkeys(row.type for network in shown for row in network.rows if row.severity)
+    shifts = 0.05 * (np.arange(len(shown)) - (len(shown) - 1) / 2)
+    x, y = Axis("severity", ticks=("none", "1", "2", "3")), Axis("accuracy", "percent")
     panels = []
     for number, kind in enumerate(kinds):
-        shifts = 0.05 * (np.arange(len(shown)) - (len(shown) - 1) / 2)
         series = [
-            _fading(network, kind, shift, key) for network, shift in zip(shown, shifts, strict=True)
+            make_severity_series(key.styles.get(network.label), network.rows, kind, shift)
+            for network, shift in zip(shown, shifts, strict=True)
         ]
         heading = spaced(kind)
-        words = f"Accuracy by severity of {heading}, of {some(first)}; numbers in the table below"
-        x = Axis("severity", ticks=("none", "1", "2", "3"))
-        chart = lines(f"type {number}", words, series, x, Axis("accuracy", "percent"))
+        names = join_words(first, MAX_WORDS)
+        words = f"Accuracy by severity of {heading}, of {names}; numbers in the table below"
+        chart = render_chart(f"type {number}", words, draw_lines, series, x, y)
         panels.append(Panel(heading[:1].upper() + heading[1:], chart))
     return panels
-
-
-def _fading(network: ImageTypes, kind: str, shift: float, key: Key) -> Series:
-    """From the unmodified images, severity 0, to the hardest."""
-    shown = [row for row in network.rows if row.type == kind or not row.severity]
-    values = [(row.severity + shift, *row[3:6]) for row in shown]
-    return Series(key.styles.get(network.label), *np.array(sorted(values), dtype=np.float64).T)

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from triptych.data import photos
 from triptych.errors import UserError
-from triptych.tools.compare.sentences import listed, some
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
 from triptych.tools.predict.images import View
-from triptych.tools.report.formats import data_uri
+from triptych.tools.report.formats import data_uri, join_words
 from triptych.tools.serve.networks import Group, Network
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
@@ -126,10 +125,10 @@ def agreement(said: Sequence[tuple[str, str]]) -> str:
         return f"{all_of_them} networks say {said[0][1]}."
     if len(votes) == len(said):
         none = "They do not agree" if len(said) == 2 else f"No two of the {len(said)} agree"
-        return f"{none}: {listed([f'{name} says {choice}' for name, choice in said])}."
+        return f"{none}: {join_words([f'{name} says {choice}' for name, choice in said])}."
     names = [[name for name, theirs in said if theirs == choice] for choice, _ in votes]
     (most, count), *others = votes
-    parts = [f"{count} of {len(said)} networks say {most} ({some(names[0], 4)})"]
+    parts = [f"{count} of {len(said)} networks say {most} ({join_words(names[0], 4)})"]
     for (choice, count), those in zip(others, names[1:], strict=True):
-        parts.append(f"{count} {'says' if count == 1 else 'say'} {choice} ({some(those, 4)})")
+        parts.append(f"{count} {'says' if count == 1 else 'say'} {choice} ({join_words(those, 4)})")
     return f"{', '.join(parts)}."

@@ -6,6 +6,7 @@ Shapes: H x W pixels of an image.
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -14,8 +15,7 @@ from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
-from triptych.tools.compare import groups, optional
-from triptych.tools.compare.runs import read_run
+from triptych.tools.compare.runs import TrainedNetwork, read_pixels, read_run
 from triptych.tools.evaluate.rebuild import read_data
 from triptych.tools.serve.networks import Group, Network
 
@@ -64,12 +64,12 @@ def _mistakes(networks: Iterable[Network]) -> Iterator[Candidate]:
 
 def _tested(
     networks: Iterable[Network],
-) -> Iterator[tuple[groups.TrainedNetwork, dict[int, NDArray[np.uint8]]]]:
+) -> Iterator[tuple[TrainedNetwork, dict[int, NDArray[np.uint8]]]]:
     """The runs as a comparison reads them, with the images they kept; no run that it refuses."""
     for network in networks:
         try:
-            run = groups.TrainedNetwork(**vars(read_run(network.record.folder)), label=network.name)
-            yield run, optional.pixels(run) or {}
+            run = replace(read_run(network.record.folder), label=network.name)
+            yield run, read_pixels(run) or {}
         except UserError:
             continue
 

@@ -13,13 +13,13 @@ from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.content import Problem
-from triptych.tools.compare.groups import labels
-from triptych.tools.compare.runs import FRACTION, problem
-from triptych.tools.compare.sentences import counted
+from triptych.tools.compare.recipes import make_labels
+from triptych.tools.compare.runs import FRACTION, describe_problem
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
 from triptych.tools.evaluate.rescore import find_device
 from triptych.tools.predict.images import View
+from triptych.tools.report.formats import pluralize
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Group:
     def device(self) -> str:
         """As `cpu, 2 threads`."""
         device = device_name(self.networks[0].run.device)
-        threads = f", {counted(torch.get_num_threads(), 'thread')}"
+        threads = f", {pluralize(torch.get_num_threads(), 'thread')}"
         return device + (threads if device == "cpu" else "")
 
 
@@ -74,7 +74,7 @@ def read_groups(folders: Iterable[Path], config: Config) -> tuple[list[Group], l
             names = tuple(record.metadata["classes"] or number_classes(record))
             of_classes.setdefault(names, []).append(record)
         except UserError as refused:
-            problems.append(problem(folder, refused))
+            problems.append(describe_problem(folder, refused))
     found = [_group(classes, same, config, problems) for classes, same in of_classes.items()]
     groups = sorted((group for group in found if group.networks), key=lambda group: group.data)
     if not groups:
@@ -112,7 +112,7 @@ def named(records: Iterable[Record], which: str) -> list[tuple[str, list[Record]
     ranked = sorted(records, key=rank, reverse=True)
     if which == "all":
         told = [f"{sanitize(r.metadata['model'])} seed {r.metadata['seed']}" for r in ranked]
-        unique = labels([(name, {}) for name in told])
+        unique = make_labels([(name, {}) for name in told])
         return [(name, [record]) for name, record in zip(unique, ranked, strict=True)]
     of_model: dict[str, list[Record]] = {}
     for record in ranked:
@@ -136,6 +136,6 @@ def _working(
             with torch.inference_mode():
                 inference_call(run, 1)()
         except (UserError, torch.OutOfMemoryError) as error:
-            problems.append(problem(record.folder, error))
+            problems.append(describe_problem(record.folder, error))
         else:
             yield network

@@ -10,8 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from triptych.config import Config
 from triptych.errors import sanitize_text
 from triptych.tools.compare.content import Problem
-from triptych.tools.compare.sentences import counted, listed
-from triptych.tools.report.formats import percent
+from triptych.tools.report.formats import join_words, percent, pluralize
 from triptych.tools.serve.answers import FORMATS
 from triptych.tools.serve.examples import Example
 from triptych.tools.serve.networks import Group
@@ -51,7 +50,7 @@ def page(
             are_mistakes=examples[1],
             problems=problems,
             config=config,
-            formats=listed([kind.replace("WEBP", "WebP") for kind in FORMATS]),
+            formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
             which=which(groups[place], config),
             device=groups[place].device,
             version=version("triptych"),
@@ -61,12 +60,12 @@ def page(
 
 def title(group: Group) -> str:
     names = [network.name for network in group.networks]
-    return listed(names) if len(names) <= MAX_NAMED else f"{len(names)} networks"
+    return join_words(names) if len(names) <= MAX_NAMED else f"{len(names)} networks"
 
 
 def which(group: Group, config: Config) -> str:
     """How the runs at work were chosen, in a sentence or two."""
-    runs = counted(group.num_runs, "finished run")
+    runs = pluralize(group.num_runs, "finished run")
     if group.num_runs == len(group.networks):
         return f"All of {runs} with these classes."
     of_each = "those" if config["which"] == "all" else "of each model the one"
@@ -89,5 +88,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "listed": listed, "legible": sanitize_text}
+    environment.filters |= {"percent": percent, "listed": join_words, "legible": sanitize_text}
     return environment

@@ -24,7 +24,7 @@ from triptych.data.photos import Unreadable
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
 from triptych.tools.compare.content import Problem
-from triptych.tools.compare.sentences import percent
+from triptych.tools.report.formats import percent
 from triptych.tools.serve.answers import answer
 from triptych.tools.serve.examples import examples
 from triptych.tools.serve.gate import Gate
@@ -157,7 +157,7 @@ def run(folders: Sequence[Path], config: Config, door: socket.socket, url: str) 
         log.warning("left out: %s: %s", problem.folder, problem.what)
     for network in (network for group in groups for network in group.networks):
         right = network.val_accuracy
-        score = "unknown" if right is None else percent(right)
+        score = "unknown" if right is None else f"{percent(right)} %"
         log.info("%s: validation accuracy %s, %s", network.name, score, network.record.folder)
     service = Service(groups, problems, config)
     log.info("%s  (Ctrl-C ends it)", url)
