@@ -9,10 +9,10 @@ from scipy.stats import norm
 from triptych.errors import UserError
 from triptych.tools.evaluate.degradation import (
     Outcomes,
+    accuracy_by_variant,
     degradation_differences,
     degradations,
     read_outcomes,
-    rows,
     write_outcomes,
 )
 from triptych.tools.statistics.intervals import wilson
@@ -34,7 +34,7 @@ def outcomes(num_images: int = 400, seed: int = 0) -> Outcomes:
 def test_a_row_a_variant_with_accuracy_and_wilsons_interval() -> None:
     scored = outcomes()
     for row, right, type, severity in zip(
-        rows(scored), scored.correct, scored.types, scored.severities, strict=True
+        accuracy_by_variant(scored), scored.correct, scored.types, scored.severities, strict=True
     ):
         assert row[:3] == (type, severity, 400)
         assert row[3:] == (right.mean(), *wilson(right.sum(), 400))
@@ -116,7 +116,9 @@ def test_the_table_has_the_columns_that_readers_expect(tmp_path: Path) -> None:
         ("unmodified", "0"),
         ("blur", "1"),
     ]
-    assert [float(line["accuracy"]) for line in lines] == [row.accuracy for row in rows(outcomes())]
+    assert [float(line["accuracy"]) for line in lines] == [
+        row.accuracy for row in accuracy_by_variant(outcomes())
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from torchvision.models import VisionTransformer, get_model
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.runs.predictions import Predictions
-from triptych.tools.evaluate.grad_cam import chosen, deepest_map, explain, grad_cam
+from triptych.tools.evaluate.grad_cam import (
+    check_places,
+    choose_rows,
+    explain_image,
+    find_deepest_map,
+    grad_cam,
+)
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
 SIDE = 6
@@ -37,7 +43,7 @@ def backbone() -> Backbone:
     return Backbone(TwoChannels(), 4, Preprocessing(SIDE, (0.5,) * 3, (0.5,) * 3)).eval()
 
 
-def of(network: nn.Module, size: int, freeze: str = "none") -> tuple[Backbone, Tensor]:
+def build(network: nn.Module, size: int, freeze: str = "none") -> tuple[Backbone, Tensor]:
     torch.manual_seed(0)
     preprocessing = Preprocessing(size, (0.5,) * 3, (0.5,) * 3)
     return Backbone(network, 5, preprocessing, freeze).eval(), torch.rand(2, 3, size, size)
@@ -55,7 +61,9 @@ def test_heat_is_what_the_paper_defines(backbone: Backbone) -> None:
 
 
 def test_a_coarse_map_is_enlarged_to_the_image() -> None:
-    backbone, images = of(nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), Mean(), nn.Linear(4, 5)), 16)
+    backbone, images = build(
+        nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), Mean(), nn.Linear(4, 5)), 16
+    )
     heat = grad_cam(backbone, images, torch.tensor([0, 1]))
     assert heat.shape == (2, 16, 16)
     assert len(np.unique(heat[0].numpy().round(6))) > 16, "interpolated, not repeated"
@@ -103,28 +111,29 @@ def test_maps_with_their_channels_last_give_the_same_heat(backbone: Backbone) ->
 def test_the_deepest_map_is_found_in_any_convolutional_network(
     name: str, size: int, shape: tuple[int, ...]
 ) -> None:
-    told: dict[str, Any] = {"googlenet": {"aux_logits": False, "init_weights": False}}
-    backbone, images = of(get_model(name, weights=None, **told.get(name, {})), size)
-    _, maps = deepest_map(backbone, images)
+    options: dict[str, Any] = {"googlenet": {"aux_logits": False, "init_weights": False}}
+    with torch.device("meta"):  # shapes alone
+        backbone, images = build(get_model(name, weights=None, **options.get(name, {})), size)
+        _, maps = find_deepest_map(backbone, images)
     assert maps.shape == (2, *shape)
 
 
 def test_a_frozen_network_gives_the_same_heat_as_one_that_trains() -> None:
     def heat(freeze: str) -> Tensor:
         torch.manual_seed(1)
-        return grad_cam(*of(get_model("shufflenet_v2_x0_5"), 64, freeze), torch.tensor([2, 4]))
+        return grad_cam(*build(get_model("shufflenet_v2_x0_5"), 64, freeze), torch.tensor([2, 4]))
 
     assert heat("none").max() > 0
     torch.testing.assert_close(heat("backbone"), heat("none"))
 
 
 def test_nothing_of_the_network_changes() -> None:
-    backbone, images = of(get_model("shufflenet_v2_x0_5"), 64)
+    backbone, images = build(get_model("shufflenet_v2_x0_5"), 64)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    given = images.clone()
+    images_before = images.clone()
     grad_cam(backbone, images, torch.tensor([0, 1]))
     torch.testing.assert_close(dict(backbone.state_dict()), before, rtol=0, atol=0)
-    assert torch.equal(images, given)
+    assert torch.equal(images, images_before)
     assert not images.requires_grad
     assert all(parameter.grad is None for parameter in backbone.parameters())
     assert not any(module._forward_hooks for module in backbone.modules())
@@ -136,39 +145,39 @@ def test_a_network_without_maps_is_refused_in_a_line() -> None:
     transformer = VisionTransformer(**sizes, hidden_dim=8, mlp_dim=8)
     perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.Linear(8, 5))
     for network in (transformer, perceptron):
-        backbone, images = of(network, 16)
+        backbone, images = build(network, 16)
         with pytest.raises(UserError, match="no map of an image before its head"):
             grad_cam(backbone, images, torch.tensor([0, 1]))
 
 
 @pytest.fixture
-def predicted() -> Predictions:
+def predictions() -> Predictions:
     # Right; wrong, true class at 0.1; wrong, at 0.3; wrong, at 0.05.
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.05, 0.95]])
     return Predictions(np.log(probabilities), np.array([0, 1, 0, 0]), np.array([2, 5, 7, 11]))
 
 
-def test_the_most_confused_are_the_mistakes_that_cost_most(predicted: Predictions) -> None:
-    assert chosen("most_confused", 8, predicted) == [3, 1, 2]
-    assert chosen("most_confused", 2, predicted) == [3, 1]
+def test_the_most_confused_are_the_mistakes_that_cost_most(predictions: Predictions) -> None:
+    assert choose_rows("most_confused", 8, predictions) == [3, 1, 2]
+    assert choose_rows("most_confused", 2, predictions) == [3, 1]
 
 
-def test_images_are_named_by_their_place_in_the_official_set(predicted: Predictions) -> None:
-    assert chosen([7, 2], 1, predicted) == [2, 0]
+def test_images_are_named_by_their_place_in_the_official_set(predictions: Predictions) -> None:
+    assert choose_rows([7, 2], 1, predictions) == [2, 0]
     with pytest.raises(UserError, match=r"grad_cam.images: 6 is not among the 4 images .* 2 to 11"):
-        chosen([7, 6], 8, predicted)
+        check_places([7, 6], predictions.index)
 
 
 def test_an_image_is_explained_for_the_predicted_and_the_true_class(
-    backbone: Backbone, predicted: Predictions
+    backbone: Backbone, predictions: Predictions
 ) -> None:
     record: Any = None
     run = RebuiltRun(record, {}, ("cat", "dog", "bird", "frog"), backbone)
     image = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
-    shown = explain(run, image, predicted, row=3)
-    assert shown.names == ("dog", "cat")
-    assert shown.probabilities == pytest.approx((0.95, 0.05))
-    assert shown.place == 11
+    explanation = explain_image(run, image, predictions, row=3)
+    assert explanation.names == ("dog", "cat")
+    assert explanation.probabilities == pytest.approx((0.95, 0.05))
+    assert explanation.place == 11
     pixels = run.pipeline.evaluation(image[None])
-    for heat, label in zip(shown.heats, (1, 0), strict=True):
+    for heat, label in zip(explanation.heats, (1, 0), strict=True):
         np.testing.assert_array_equal(heat, grad_cam(backbone, pixels, torch.tensor([label]))[0])

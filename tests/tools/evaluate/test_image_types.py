@@ -1,26 +1,46 @@
+"""Test images made harder, against the definition of each type, and a network tried on them."""
+
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+from scipy.fft import dctn
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from triptych.data.shapes import Shapes
 from triptych.data.source import LabelledImages
 from triptych.errors import UserError
 from triptych.tools.evaluate.degradation import Outcomes
-from triptych.tools.evaluate.distortions import distort
-from triptych.tools.evaluate.image_types import choose, examples, score_image_types, summary
+from triptych.tools.evaluate.image_types import (
+    DISTORTIONS,
+    choose_images,
+    distort,
+    make_examples,
+    score_image_types,
+)
 from triptych.tools.evaluate.levels import LEVELS
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "image_types"
-INDEX = torch.arange(60) * 2 + 5
+INDEX = torch.arange(40) * 7 + 3
+names, severities = st.sampled_from(list(LEVELS)), st.integers(1, 3)
+every_severity = pytest.mark.parametrize("severity", [1, 2, 3])
 
 
 @pytest.fixture(scope="module")
 def test_set() -> LabelledImages:
-    return Shapes(num_train=10, num_test=60, seed=0).read().test
+    return Shapes(num_train=10, num_test=40, seed=0).read().test
+
+
+@pytest.fixture
+def images(test_set: LabelledImages) -> Tensor:
+    return test_set.images
 
 
 def by_mean(images: Tensor) -> Tensor:
@@ -34,40 +54,30 @@ def score(test_set: LabelledImages, num_images: int | None, batch_size: int) -> 
     return score_image_types(by_mean, *test_set, INDEX, types, num_images, batch_size)
 
 
-def test_the_config_has_every_type_and_none_has_none() -> None:
+def test_every_type_has_its_levels_its_distortion_and_its_place_in_the_config() -> None:
     every, none = (yaml.safe_load((CONFIGS / f"{n}.yaml").read_text()) for n in ("all", "none"))
     assert (every, none) == ({"types": list(LEVELS)}, {"types": []})
+    assert list(DISTORTIONS) == list(LEVELS)
 
 
 def test_what_is_right_is_counted_image_by_image(test_set: LabelledImages) -> None:
-    scored = score(test_set, None, 60)
-    assert scored.types.tolist() == [
-        "unmodified",
-        *np.repeat(["noise", "low_contrast", "occlusion"], 3),
-    ]
-    assert scored.severities.tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
-    assert scored.index.tolist() == INDEX.tolist()
+    outcomes = score(test_set, None, 60)
+    types = np.repeat(["noise", "low_contrast", "occlusion"], 3)
+    assert outcomes.types.tolist() == ["unmodified", *types]
+    assert outcomes.severities.tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
+    assert outcomes.index.tolist() == INDEX.tolist()
     images, labels = test_set
-    for name, severity, correct in zip(
-        scored.types, scored.severities, scored.correct, strict=True
-    ):
+    variants = zip(outcomes.types, outcomes.severities, outcomes.correct, strict=True)
+    for name, severity, correct in variants:
         shown = distort(images, str(name), int(severity), INDEX) if severity else images
         assert correct.tolist() == (by_mean(shown).argmax(dim=1) == labels).tolist()
-    assert 0 < scored.correct.sum() < scored.correct.size
+    assert 0 < outcomes.correct.sum() < outcomes.correct.size
 
 
-@pytest.mark.parametrize("num_images", [None, 25])
-def test_the_size_of_a_batch_changes_nothing(
-    test_set: LabelledImages, num_images: int | None
+def test_of_fewer_images_in_other_batches_each_is_scored_as_among_all(
+    test_set: LabelledImages,
 ) -> None:
-    for whole, parts in zip(
-        score(test_set, num_images, 60), score(test_set, num_images, 7), strict=True
-    ):
-        np.testing.assert_array_equal(whole, parts)
-
-
-def test_of_fewer_images_each_is_scored_as_among_all(test_set: LabelledImages) -> None:
-    some, every = score(test_set, 20, 64), score(test_set, None, 64)
+    some, every = score(test_set, 20, 7), score(test_set, None, 64)
     places = np.searchsorted(every.index, some.index)
     assert len(some.index) == 20
     np.testing.assert_array_equal(some.index, every.index[places])
@@ -76,35 +86,38 @@ def test_of_fewer_images_each_is_scored_as_among_all(test_set: LabelledImages) -
 
 def test_chosen_images_keep_the_classes_proportions_and_ascend() -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100)]
-    chosen = choose(labels, 10)
-    assert labels[chosen].bincount().tolist() == [5, 3, 2]
-    assert (chosen.diff() > 0).all()
+    positions = choose_images(labels, 10)
+    assert labels[positions].bincount().tolist() == [5, 3, 2]
+    assert (positions.diff() > 0).all()
+    for num_images in (1000, None):
+        assert choose_images(labels, num_images).tolist() == list(range(100))
 
 
 def test_the_choice_depends_on_the_labels_alone() -> None:
     labels = torch.arange(200) % 10
     torch.manual_seed(1)
-    first = choose(labels, 30)
+    positions = choose_images(labels, 30)
     torch.manual_seed(2)
-    assert torch.equal(choose(labels, 30), first)
-    assert first[:5].tolist() == [2, 8, 10, 11, 27]  # as in every version before
+    assert torch.equal(choose_images(labels, 30), positions)
+    assert positions[:5].tolist() == [2, 8, 10, 11, 27]  # runs of every version stay comparable
 
 
-def test_where_there_are_fewer_images_all_are_chosen() -> None:
-    assert choose(torch.arange(7) % 2, 1000).tolist() == list(range(7))
-    assert choose(torch.arange(7) % 2, None).tolist() == list(range(7))
-
-
-def test_an_unknown_type_is_refused_before_anything_is_scored(test_set: LabelledImages) -> None:
+def test_unknown_and_repeated_types_are_refused_before_anything_is_scored(
+    test_set: LabelledImages,
+) -> None:
     def never(images: Tensor) -> Tensor:
         raise AssertionError
 
-    with pytest.raises(UserError, match="'nose', which is no type of images"):
-        score_image_types(never, *test_set, INDEX, ["noise", "nose"], 10, 10)
+    for types, message in (
+        (["noise", "oclusion"], r"image_types.types=oclusion(?s:.*)occlusion"),
+        (["noise", "noise"], "noise more than once"),
+    ):
+        with pytest.raises(UserError, match=message):
+            score_image_types(never, *test_set, INDEX, types, 10, 10)
 
 
 def test_examples_are_what_the_network_sees(test_set: LabelledImages) -> None:
-    shown = examples(*test_set, INDEX, ["noise", "rotation"], num_classes=3)
+    shown = make_examples(*test_set, INDEX, ["noise", "rotation"], num_classes=3)
     assert list(shown) == ["noise", "rotation"]
     assert shown["noise"].shape == (4, 3, 3, 32, 32)
     images, labels = test_set
@@ -115,8 +128,200 @@ def test_examples_are_what_the_network_sees(test_set: LabelledImages) -> None:
         np.testing.assert_array_equal(shown["rotation"][severity], expected)
 
 
-def test_the_summary_is_the_accuracy_lost_by_type(test_set: LabelledImages) -> None:
-    kept = summary(score(test_set, 30, 30))
-    assert kept["num_images"] == 30
-    assert list(kept["degradation"]) == ["noise", "low_contrast", "occlusion", "all"]
-    assert list(kept["degradation"]["all"]) == ["value", "low", "high"]
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    return (one.float() - other.float()).abs().mean()
+
+
+def inset(scene: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The middle of 32x32 scenes, and which pixels (32, 32) lie around it."""
+    side = round(32 * scale)
+    first = (32 - side) // 2
+    around = torch.ones(32, 32, dtype=torch.bool)
+    around[first : first + side, first : first + side] = False
+    return scene[..., first : first + side, first : first + side], around
+
+
+def smaller(images: Tensor, scale: float) -> Tensor:
+    side = round(32 * scale)
+    return F.resize(images.float(), [side, side], antialias=True).round()
+
+
+@settings(deadline=None, max_examples=15)
+@given(names, severities, st.permutations(range(12)), st.integers(1, 12))
+def test_an_image_gets_the_same_pixels_in_any_order_and_batch(
+    name: str, severity: int, order: list[int], batch_size: int
+) -> None:
+    images = torch.randint(256, (12, 3, 9, 9), generator=torch.Generator().manual_seed(0))
+    images = images.to(torch.uint8)
+    together = distort(images, name, severity, INDEX[:12])
+    for batch in torch.tensor(order).split(batch_size):
+        assert torch.equal(distort(images[batch], name, severity, INDEX[batch]), together[batch])
+
+
+@settings(deadline=None, max_examples=20)
+@given(names, severities, st.integers(4, 40), st.integers(4, 40), st.integers(0, 3))
+def test_bytes_and_size_are_kept_and_the_images_left_alone(
+    name: str, severity: int, height: int, width: int, num: int
+) -> None:
+    images = torch.full((1 + num, 3, height, width), 90, dtype=torch.uint8)
+    distorted = distort(images, name, severity, INDEX[: 1 + num])
+    assert distorted.dtype == torch.uint8
+    assert distorted.shape == images.shape
+    assert (images == 90).all()
+
+
+@pytest.mark.parametrize("name", ["complex_scene", "occlusion", "noise"])
+def test_an_image_draws_by_its_place_in_the_official_set(name: str) -> None:
+    same = torch.full((20, 3, 32, 32), 90, dtype=torch.uint8)
+    distorted = distort(same, name, 1, INDEX[:20])
+    assert len(distorted.flatten(1).unique(dim=0)) > 10
+    assert not torch.equal(distorted, distort(same, name, 1, INDEX[:20] + 1))
+
+
+def test_the_pixels_of_drawn_types_stay_what_they_were() -> None:
+    """Accuracies of two versions can be compared only while these sums stand."""
+    grey = torch.full((4, 3, 8, 8), 127, dtype=torch.uint8)
+    sums = {
+        name: distort(grey, name, 2, torch.arange(4)).sum().item()
+        for name in ("complex_scene", "noise", "brightness")
+    }
+    assert sums == {"complex_scene": 94103, "noise": 97684, "brightness": 84672}
+
+
+@pytest.mark.parametrize(
+    "name", ["occlusion", "noise", "blur", "low_contrast", "brightness", "jpeg", "rotation"]
+)
+def test_the_severer_the_further_from_the_original(name: str, images: Tensor) -> None:
+    far = [distance(distort(images, name, s, INDEX), images) for s in (1, 2, 3)]
+    assert 0 < far[0] < far[1] < far[2]
+
+
+@every_severity
+@pytest.mark.parametrize("name", ["small_object_plain", "small_object_blurred", "complex_scene"])
+def test_the_middle_is_the_image_resized_with_antialiasing(
+    name: str, severity: int, images: Tensor
+) -> None:
+    scale = 3 / 4 if name == "complex_scene" else [3 / 4, 1 / 2, 1 / 3][severity - 1]
+    middle, _ = inset(distort(images, name, severity, INDEX), scale)
+    assert torch.equal(middle.float(), smaller(images, scale))
+
+
+@every_severity
+def test_around_a_small_object_is_grey_or_the_blurred_image(severity: int, images: Tensor) -> None:
+    scale = [3 / 4, 1 / 2, 1 / 3][severity - 1]
+    _, around = inset(images, scale)
+    assert (distort(images, "small_object_plain", severity, INDEX)[..., around] == 127).all()
+    blurred = distort(images, "small_object_blurred", severity, INDEX)[..., around]
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, 6, 6), mode="mirror")
+    # A gaussian cut off at three deviations is a little narrower than scipy's, cut off at four.
+    assert np.abs(blurred.numpy() - expected[..., around.numpy()]).max() < 4
+
+
+def test_a_scene_of_higher_density_has_more_edges_around_the_object(images: Tensor) -> None:
+    _, around = inset(images, 3 / 4)
+    border = around[:1].expand(1, 32)
+    edges = []
+    for severity in (1, 2, 3):
+        top = distort(images, "complex_scene", severity, INDEX)[:, :, 0][..., border[0]].float()
+        edges.append((top.diff(dim=-1).abs().amax(dim=1) > 0).float().mean().item())
+    assert all(fewer * 1.3 < more for fewer, more in pairwise(edges))
+
+
+@every_severity
+def test_occlusion_hides_one_patch_and_nothing_else(severity: int) -> None:
+    white = torch.full((40, 3, 32, 24), 255, dtype=torch.uint8)
+    hidden = (distort(white, "occlusion", severity, INDEX) == 127).all(dim=1)
+    share = [1 / 4, 3 / 8, 1 / 2][severity - 1]
+    rows, columns = hidden.any(dim=2).sum(dim=1), hidden.any(dim=1).sum(dim=1)
+    assert set(rows.tolist()) == {32 * share}
+    assert set(columns.tolist()) == {24 * share}
+    assert torch.equal(hidden.sum(dim=(1, 2)), rows * columns)
+    tops, lefts = hidden.any(dim=2).int().argmax(dim=1), hidden.any(dim=1).int().argmax(dim=1)
+    assert len(tops.unique()) > 6
+    assert len(lefts.unique()) > 6
+
+
+@every_severity
+def test_noise_is_gaussian_and_independent_between_pixels_and_channels(severity: int) -> None:
+    grey = torch.full((40, 3, 32, 32), 127, dtype=torch.uint8)
+    added = distort(grey, "noise", severity, INDEX).double() - 127
+    deviation = 255 * [0.04, 0.08, 0.10][severity - 1]
+    smooth = (added + torch.rand(added.shape, generator=torch.Generator().manual_seed(0)) - 0.5) / (
+        deviation**2 + 1 / 12  # rounding, and what undoes it
+    ) ** 0.5
+    assert stats.kstest(smooth.flatten()[:20_000].numpy(), "norm").pvalue > 0.001
+    columns = smooth.flatten(1).T.reshape(3, -1)
+    assert np.abs(np.corrcoef(columns) - np.eye(3)).max() < 0.02
+    assert abs(np.corrcoef(smooth[..., :-1].flatten(), smooth[..., 1:].flatten())[0, 1]) < 0.02
+
+
+@every_severity
+def test_blur_is_a_gaussian_of_the_published_width(severity: int, images: Tensor) -> None:
+    sigma = [0.4, 0.7, 1.0][severity - 1]
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror")
+    assert np.abs(distort(images, "blur", severity, INDEX).numpy() - expected).max() < 2.5
+
+
+def test_blur_is_as_wide_in_a_large_image() -> None:
+    """An edge takes up the same part of an image however many pixels it has."""
+    small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    small[..., 16:] = 255
+    large = small.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    blurred = distort(large, "blur", 3, INDEX[:1])[0, 0, 64].float().view(32, 4).mean(dim=1)
+    assert (blurred - distort(small, "blur", 3, INDEX[:1])[0, 0, 16]).abs().max() < 5
+
+
+@every_severity
+def test_low_contrast_shrinks_the_deviation_and_keeps_the_mean(
+    severity: int, images: Tensor
+) -> None:
+    factor = [0.75, 0.4, 0.15][severity - 1]
+    distorted = distort(images, "low_contrast", severity, INDEX).float()
+    grey = F.rgb_to_grayscale(images.float())
+    middle = grey.floor().mean(dim=(1, 2, 3), keepdim=True)
+    expected = middle + factor * (images.float() - middle)
+    assert (distorted - expected).abs().max() <= 1
+
+
+@every_severity
+def test_half_of_the_images_are_brighter_and_the_others_darker(
+    severity: int, images: Tensor
+) -> None:
+    distorted = distort(images, "brightness", severity, INDEX).float()
+    factor = 2 ** (severity / 3)
+    brighter, darker = (images * factor).clamp(max=255), images / factor
+    is_brighter = ((distorted - brighter).abs() <= 1).flatten(1).all(dim=1)
+    is_darker = ((distorted - darker).abs() <= 1).flatten(1).all(dim=1)
+    assert (is_brighter ^ is_darker).all()
+    assert 10 < is_brighter.sum() < 30
+
+
+@every_severity
+def test_jpeg_keeps_multiples_of_the_standards_steps(severity: int) -> None:
+    """The luminance steps of the standard's example, first row, in the IJG's scaling by quality."""
+    percent = {80: 40, 58: 84, 40: 125}[[80, 58, 40][severity - 1]]
+    steps = (np.array([16, 11, 10, 16, 24, 40, 51, 61]) * percent + 50) // 100
+    soft = torch.randint(64, 192, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    compressed = distort(soft.expand(40, 3, 8, 8).to(torch.uint8), "jpeg", severity, INDEX)
+    assert (compressed == compressed[:, :1]).all()
+    frequencies = dctn(compressed[:, 0].double().numpy() - 128, axes=(1, 2), norm="ortho")[:, 0]
+    beside = frequencies - steps * np.round(frequencies / steps)
+    assert np.abs(beside).mean() < 0.5  # pixels are rounded once more; by chance, it were steps / 4
+    assert np.abs(frequencies).max(axis=0).min() > steps.min()
+
+
+@every_severity
+def test_a_rotation_turns_either_way_by_the_degrees(severity: int, images: Tensor) -> None:
+    distorted = distort(images, "rotation", severity, INDEX)
+    rows, columns = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
+    disc = rows.square() + columns.square() < 15**2  # what no corner reaches
+    turned = [
+        F.rotate(images, angle, F.InterpolationMode.BILINEAR)
+        for angle in (15 * severity, -15 * severity)
+    ]
+    left, right = (
+        ((distorted.int() - t.int())[..., disc].abs() <= 1).flatten(1).all(dim=1) for t in turned
+    )
+    assert (left | right).all()
+    assert 10 < left.sum() < 30
+    assert distorted[(distorted == 0).all(dim=1)[:, None].expand_as(distorted)].numel() == 0

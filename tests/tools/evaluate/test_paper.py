@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from sklearn import metrics as sklearn_metrics
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.paper import (
@@ -74,19 +73,16 @@ def test_the_last_labels_are_those_of_the_official_test_set(real_cifar10: Path) 
     assert tuple(labels[-last_batch(len(labels)) :]) == LAST_LABELS
 
 
-def test_the_study_s_protocol_takes_the_last_images_by_official_order() -> None:
+@pytest.mark.parametrize(("num_images", "last"), [(1, 1), (64, 64), (65, 1), (1000, 40)])
+def test_the_study_s_protocol_takes_the_last_images_by_official_order(
+    num_images: int, last: int
+) -> None:
     random = np.random.default_rng(0)
-    for num_images in (1, 63, 64, 65, 10_000):
-        labels = random.integers(7, size=num_images)
-        logits = random.standard_normal((num_images, 10))
-        logits[np.arange(num_images), labels] += 2
-        found = paper_scores(Predictions(logits, labels, np.arange(num_images)))
-        last = last_batch(num_images)
-        true, guessed = labels[-last:], logits[-last:].argmax(axis=1)
-        for name in ("f1", "precision", "recall"):
-            oracle = getattr(sklearn_metrics, f"{name}_score")
-            expected = oracle(true, guessed, average="macro", zero_division=1)
-            assert getattr(found, name) == pytest.approx(expected)
+    labels, logits = random.integers(7, size=num_images), random.standard_normal((num_images, 10))
+    counts = np.zeros((10, 10), dtype=np.int64)
+    np.add.at(counts, (labels[-last:], logits[-last:].argmax(axis=1)), 1)
+    predictions = Predictions(logits, labels, np.arange(num_images))
+    assert paper_scores(predictions) == paper_averages(counts)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +93,3 @@ def test_the_last_batch_is_what_is_left_and_never_empty(
     num_images: int, batch_size: int, last: int
 ) -> None:
     assert last_batch(num_images, batch_size) == last
-    assert len([*range(num_images)][(num_images - 1) // batch_size * batch_size :]) == last

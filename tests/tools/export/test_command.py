@@ -264,11 +264,12 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_checkpoint_of_other_classes_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
     folder = plant(tmp_path, num_classes=7).folder
     with pytest.raises(UserError) as raised:
         exported(folder)
-    assert str(raised.value) == f"{folder}: has 10 classes, its checkpoint 7"
+    assert str(folder) in str(raised.value)
+    assert "10 classes" in str(raised.value)
     assert not (folder / "export").exists()
 
 

@@ -1,12 +1,11 @@
 """Finished runs scored again, from their folders alone.
 
-The network is rebuilt and given the images it was tested on. What it answers is held against what
-was logged and looked at more closely; what it costs is measured when the images are gone.
+The network is rebuilt and scores the images it was tested on. Its scores are compared with what
+was logged, and looked at more closely; its cost is measured when the images are gone.
 """
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,16 @@ from torch import Tensor
 from triptych import figures
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
-from triptych.errors import UserError, sanitize_text
+from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.reader import find_run_folders, sanitize, sanitize_log_record
 from triptych.runs.storage import atomic_write, replace_non_finite
-from triptych.tools.evaluate import cost
-from triptych.tools.evaluate.degradation import rows, write_outcomes
-from triptych.tools.evaluate.findings import findings
-from triptych.tools.evaluate.grad_cam import check_places, chosen, explain
-from triptych.tools.evaluate.image_types import examples, score_image_types, summary
-from triptych.tools.evaluate.paper import by_the_paper
+from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
+from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
+from triptych.tools.evaluate.findings import describe_split
+from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
+from triptych.tools.evaluate.image_types import make_examples, score_image_types
+from triptych.tools.evaluate.paper import summarize_paper_scores
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
 from triptych.tools.evaluate.rescore import Rescored, build_scorer, find_device, rescore
 from triptych.tools.report import diagrams
@@ -36,9 +35,6 @@ from triptych.tools.statistics.scores import score_predictions
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
-
-# What an evaluation leaves in `evaluation.json` that a later one, asked for less, does not drop.
-LASTING = ("image_types",)
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
@@ -50,128 +46,132 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     silence_lightning()
     device = find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
-    refused: list[str] = []
+    num_failed = 0
     for folder in folders:
         try:
             evaluate_run(folder, config, device)
-        except UserError as refusal:
-            refused.append(sanitize_text(str(refusal)))
-            if len(folders) > 1:
-                log.warning("left out: %s", " ".join(str(refusal).split()))
-    if len(refused) == len(folders):
-        raise UserError(refused[0] if len(folders) == 1 else "run: none could be evaluated")
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            log.warning("left out: %s", " ".join(str(error).split()))
+            num_failed += 1
+    if num_failed == len(folders):
+        raise UserError("run: none could be evaluated")
 
 
 def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: cannot be written to")
     run = rebuild_run(folder, config["trusted_targets"])
     try:
         trainer = build_scorer(run, device)
-        memory = cost.peak_memory(run) if config["cost"] else 0
-        written = look_closely(run, config, trainer)
+        if config["cost"]:  # before images are read, which would count on a CPU
+            call = torch.inference_mode()(inference_call(run, 1))
+            peak_memory = measure_peak_bytes(call, device)
+        files = evaluate_split(run, config, trainer)
         if config["cost"]:
             run.to(device)
-            write_json(folder / "cost.json", cost.measure(run, config["cost_seconds"], memory))
-            written.append("cost.json")
+            cost = measure_cost(run, config["cost_seconds"], peak_memory)
+            files.append(write_json(folder / "cost.json", cost))
     except torch.OutOfMemoryError as error:
-        few = "try batch_size=16 or device=cpu"
-        raise UserError(f"{folder}: out of memory on {device}; {few}") from error
+        mend = "try batch_size=16 or device=cpu"
+        raise UserError(f"{folder}: out of memory on {device}; {mend}") from error
     except OSError as error:  # it names the file
         raise UserError(f"{folder}: cannot be evaluated ({error})") from error
-    log.info("written to %s: %s", folder, ", ".join([*written, "figures/"]))
+    log.info("written to %s: %s", folder, ", ".join([*files, "figures/"]))
 
 
-def look_closely(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list[str]:
+def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list[str]:
     """Score a split again, compare with what was logged, and show where the network fails.
 
     Returns the names of the files written besides figures.
     """
-    split = config["split"]
+    split, grad_cam = config["split"], config["grad_cam"]
     data = read_data(run, config["data_root"], config["batch_size"])
     run.classes = data.classes
-    part = {"test": data.test, "val": data.val}[split]
-    check_places(config["grad_cam"]["images"], part.index.numpy())
-    found = rescore(run, data, split, trainer)
-    log.info("%s", found.verdict(run.record.metadata))
+    subset = data.test if split == "test" else data.val
+    check_places(grad_cam["images"], subset.index.numpy())
+    rescored = rescore(run, data, split, trainer)
+    log.info("%s", rescored.summarize(run.record.metadata))
     if config["protocol"] == "paper":
-        log.info("%s", by_the_paper(found.predicted))
-    images = part.data.images
-    document = described(run, found, split)
+        log.info("%s", summarize_paper_scores(rescored.predictions))
+    images, types = subset.data.images, config["image_types"]["types"]
+    document = describe(run, rescored, split)
+    if types:
+        document["image_types"] = evaluate_image_types(run, rescored.predictions, images, config)
+    files = [write_evaluation(run.record.folder, split, document)]
+    if grad_cam["images"] != "none":
+        draw_grad_cam(run, rescored.predictions, images, config)
+    return [*files, *(["image_types.csv"] if types else [])]
+
+
+def describe(run: RebuiltRun, rescored: Rescored, split: str) -> dict[str, Any]:
+    """What the predictions show, beside what was logged; draws its figures."""
+    predictions, folder = rescored.predictions, run.record.folder
+    scores, num_images = score_predictions(predictions), len(predictions.labels)
+    val = None
     if split == "test":
-        document |= by_image_type(run, found.predicted, images, config)
-    written = [add_evaluation(run.record.folder, split, document)]
-    if config["grad_cam"]["images"] != "none":
-        try_grad_cam(run, found.predicted, images, config)
-    return [*written, *(["image_types.csv"] if config["image_types"]["types"] else [])]
-
-
-def described(run: RebuiltRun, found: Rescored, split: str) -> dict[str, Any]:
-    """What the predictions say, beside what was logged; draws its figures."""
-    predicted, folder = found.predicted, run.record.folder
-    scores = score_predictions(predicted)
-    val = validation(folder, predicted.num_classes) if split == "test" else None
-    calibration = calibrate(predicted, val)
-    heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {len(predicted.labels)} images"
+        try:
+            val = read_validation(folder, predictions.num_classes)
+        except UserError as error:
+            log.warning("no temperature: %s", error)
+    calibration = calibrate(predictions, val)
+    heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {num_images} images"
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
-    draw(matrix, folder, f"evaluated_{split}_confusion")
-    heading = f"{run.record.metadata['model']} on {len(predicted.labels)} {split} images"
+    save_figure(matrix, folder, f"evaluated_{split}_confusion")
+    heading = f"{run.record.metadata['model']} on {num_images} {split} images"
     diagram = diagrams.reliability_diagram(calibration, heading)
-    draw(diagram, folder, f"evaluated_{split}_reliability")
-    return {**findings(split, predicted, scores, calibration, run.classes), **found.metadata}
+    save_figure(diagram, folder, f"evaluated_{split}_reliability")
+    document = describe_split(split, predictions, scores, calibration, run.classes)
+    return document | rescored.metadata
 
 
-def validation(folder: Path, num_classes: int) -> Predictions | None:
-    """What the run answered in validation, which a temperature is fitted to, if it can be read."""
-    try:
-        return read_validation(folder, num_classes)
-    except UserError as refused:
-        log.warning("no temperature: %s", refused)
-        return None
-
-
-def by_image_type(
-    run: RebuiltRun, predicted: Predictions, images: Tensor, config: Config
+def evaluate_image_types(
+    run: RebuiltRun, predictions: Predictions, images: Tensor, config: Config
 ) -> dict[str, Any]:
-    """Scores of variants of the test images, where `config` names types of them."""
-    types, num_images = (config["image_types"][name] for name in ("types", "num_images"))
-    if not types:
-        return {}
-    index, labels = torch.from_numpy(predicted.index), torch.from_numpy(predicted.labels)
+    """The accuracy that types of test images cost; writes the outcomes and their figures."""
+    index, labels = torch.from_numpy(predictions.index), torch.from_numpy(predictions.labels)
     images, folder, model = images[index], run.record.folder, run.record.metadata["model"]
+    types, num_images = config["image_types"]["types"], config["image_types"]["num_images"]
     batch_size = config["batch_size"] or run.config["data"]["batch_size"]
-    told = (types, num_images, batch_size)
-    outcomes = score_image_types(run.logits, images, labels, index, *told)
+    outcomes = score_image_types(
+        run.logits, images, labels, index, types, num_images=num_images, batch_size=batch_size
+    )
     write_outcomes(outcomes, folder)
-    draw(diagrams.type_sheet(examples(images, labels, index, types)), folder, "image_types")
-    draw(diagrams.severity_curves(rows(outcomes), model), folder, "image_types_by_severity")
-    return {"image_types": summary(outcomes)}
+    sheet = diagrams.type_sheet(make_examples(images, labels, index, types))
+    save_figure(sheet, folder, "image_types")
+    curves = diagrams.severity_curves(accuracy_by_variant(outcomes), model)
+    save_figure(curves, folder, "image_types_by_severity")
+    lost = {name: loss._asdict() for name, loss in degradations(outcomes).items()}
+    return {"num_images": len(outcomes.index), "degradation": lost}
 
 
-def try_grad_cam(run: RebuiltRun, predicted: Predictions, images: Tensor, config: Config) -> None:
+def draw_grad_cam(
+    run: RebuiltRun, predictions: Predictions, images: Tensor, config: Config
+) -> None:
     """Draw where the network looked; a network that Grad-CAM cannot be used on gets a line."""
     split, settings = config["split"], config["grad_cam"]
-    try:
-        rows = chosen(settings["images"], settings["num_images"], predicted)
-        shown = [explain(run, images[predicted.index[row]], predicted, row) for row in rows]
-    except UserError as refused:
-        log.warning("%s: %s", run.record.folder, refused)
-        return
-    if not shown:
+    rows = choose_rows(settings["images"], settings["num_images"], predictions)
+    if not rows:
         log.info("Grad-CAM: no image to show")
         return
-    name = "grad_cam" if split == "test" else f"grad_cam_{split}"
+    try:
+        explanations = [
+            explain_image(run, images[predictions.index[row]], predictions, row) for row in rows
+        ]
+    except UserError as error:
+        log.warning("%s: %s", run.record.folder, error)
+        return
     heading = f"Grad-CAM of {run.record.metadata['model']}, {split} images"
-    draw(diagrams.heat_maps(shown, heading), run.record.folder, name)
+    name = "grad_cam" if split == "test" else f"grad_cam_{split}"
+    save_figure(diagrams.heat_maps(explanations, heading), run.record.folder, name)
 
 
-def draw(figure: Figure, folder: Path, name: str) -> None:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     (folder / "figures").mkdir(exist_ok=True)
     figures.save(figure, folder / "figures" / f"{name}.png")
 
 
-def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
+def write_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
     """Write a split's evaluation; image types of an earlier one stay, unless there are new ones.
 
     Returns the name of its file.
@@ -181,13 +181,13 @@ def add_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
         earlier = dict(sanitize(json.loads(path.read_text())))
     except (OSError, ValueError, TypeError, RecursionError):
         earlier = {}
-    write_json(path, {name: earlier[name] for name in LASTING if name in earlier} | document)
-    return path.name
+    image_types = {"image_types": earlier["image_types"]} if "image_types" in earlier else {}
+    return write_json(path, image_types | document)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """NaN and infinities become null."""
+def write_json(path: Path, content: dict[str, Any]) -> str:
+    """Write with NaN and infinities as null; returns the file's name."""
+    text = json.dumps(replace_non_finite(content), indent=2, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(
-            json.dumps(replace_non_finite(content), indent=2, allow_nan=False) + "\n"
-        )
+        temporary.write_text(text + "\n")
+    return path.name

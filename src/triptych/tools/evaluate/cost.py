@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.build import device_name
-from triptych.runs.record import Record, library_versions
+from triptych.runs.record import library_versions
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
 LARGEST_BATCH = 4096
@@ -27,23 +27,26 @@ NUM_WARM_UPS = 3
 LEAST_GAIN = 1.02  # of throughput, for a larger batch to count as faster
 
 
-def measure(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dict[str, Any]:
+def measure_cost(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dict[str, Any]:
     """What `cost.json` holds; each measure of time takes about `seconds`.
 
     Inference starts from float images on the device. `macs` counts multiply-accumulates for one
     image: half of what torch's counter, which has two operations to each, reports.
     """
+    metadata = run.record.metadata
+    train_seconds, num_epochs = metadata.get("train_seconds"), metadata.get("num_epochs")
+    call = inference_call(run, 1)
     with torch.inference_mode():
-        latencies = 1000 * np.array(
-            [*time_calls(inference_call(run, 1), run.device, seconds, NUM_WARM_UPS)]
-        )
-        throughput, batch_size = best_throughput(run, seconds)
-        macs = count_macs(run)
+        latencies = 1000 * np.array([*time_calls(call, run.device, seconds, NUM_WARM_UPS)])
+        throughput, batch_size = find_best_throughput(run, seconds)
+        with FlopCounterMode(display=False) as counter:
+            call()
     return {
         "num_params": sum(p.numel() for p in run.backbone.parameters()),
-        "macs": macs,
+        "macs": int(counter.get_total_flops()) // 2,
         "checkpoint_bytes": run.record.checkpoint_path("best").stat().st_size,
-        **training_cost(run.record),
+        "train_images_per_second": metadata.get("images_per_second"),
+        "seconds_per_epoch": train_seconds / num_epochs if train_seconds and num_epochs else None,
         "latency_ms_p50": float(np.median(latencies)),
         "latency_ms_p95": float(np.quantile(latencies, 0.95)),
         "throughput_images_per_second": throughput,
@@ -57,26 +60,11 @@ def measure(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dict[str
     }
 
 
-def training_cost(record: Record) -> dict[str, float | None]:
-    """What the record says of training's speed, on the device of training."""
-    seconds, epochs = (record.metadata.get(name) for name in ("train_seconds", "num_epochs"))
-    return {
-        "train_images_per_second": record.metadata.get("images_per_second"),
-        "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
-    }
-
-
 def inference_call(run: RebuiltRun, batch_size: int) -> Callable[[], Tensor]:
     """Inference on a batch of grey images, as a call without arguments."""
     size = run.backbone.preprocessing.input_size
     images = torch.zeros(batch_size, 3, size, size, device=run.device)
     return lambda: run.forward(images)
-
-
-def count_macs(run: RebuiltRun) -> int:
-    with FlopCounterMode(display=False) as counter:
-        inference_call(run, 1)()
-    return int(counter.get_total_flops()) // 2
 
 
 def time_calls(
@@ -103,7 +91,7 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
+def find_best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
     """Images/s and the batch size of the fastest batches, of sizes that double within `seconds`.
 
     Ends where memory does, or where two sizes in a row were no faster.
@@ -112,23 +100,16 @@ def best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
     end = time.perf_counter() + seconds
     while size <= min(LARGEST_BATCH, 4 * best_size):
         try:
-            taken = [
-                *time_calls(inference_call(run, size), run.device, seconds / 20, num_warm_ups=1)
-            ]
+            times = [*time_calls(inference_call(run, size), run.device, seconds / 20, 1)]
         except torch.OutOfMemoryError:
             break
-        throughput = size / float(np.median(taken))
+        throughput = size / float(np.median(times))
         if throughput > best * LEAST_GAIN:
             best, best_size = throughput, size
         size *= 2
-        if time.perf_counter() + 4 * max(taken) > end:
+        if time.perf_counter() + 4 * max(times) > end:
             break
     return best, best_size
-
-
-def peak_memory(run: RebuiltRun) -> int:
-    """Bytes at the peak of inference on one image; images read before would count on a CPU."""
-    return measure_peak_bytes(torch.inference_mode()(inference_call(run, 1)), run.device)
 
 
 def measure_peak_bytes(call: Callable[[], object], device: torch.device) -> int:

@@ -48,8 +48,8 @@ class Outcomes(NamedTuple):
     correct: NDArray[np.bool_]  # (V, N)
 
 
-def rows(outcomes: Outcomes) -> list[VariantAccuracy]:
-    """Accuracy of every variant with Wilson's 95 % interval."""
+def accuracy_by_variant(outcomes: Outcomes) -> list[VariantAccuracy]:
+    """With Wilson's 95 % intervals."""
     n = len(outcomes.index)
     columns = (outcomes.types, outcomes.severities, outcomes.correct.sum(axis=1))
     return [
@@ -60,7 +60,7 @@ def rows(outcomes: Outcomes) -> list[VariantAccuracy]:
 
 def degradations(outcomes: Outcomes) -> dict[str, Degradation]:
     """Accuracy unmodified less its mean over a type's severities: each type, then `all`."""
-    return _intervals(_lost(outcomes))
+    return _bootstrap_means(_losses_by_image(outcomes))
 
 
 def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, Degradation]:
@@ -70,28 +70,28 @@ def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, Degrada
     """
     if not np.array_equal(one.index, other.index):
         raise UserError(
-            "image types: scored on different images; evaluate with the same num_images"
+            "image types: scored on different images; evaluate with the same image_types.num_images"
         )
-    a, b = _lost(one), _lost(other)
-    return _intervals({name: a[name] - b[name] for name in a if name in b})
+    a, b = _losses_by_image(one), _losses_by_image(other)
+    return _bootstrap_means({name: a[name] - b[name] for name in a if name in b})
 
 
-def _lost(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
+def _losses_by_image(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
     """Correctness unmodified less its mean over a type's severities, (N,) for each type."""
     _, *names = dict.fromkeys(outcomes.types.tolist())
     right = {name: outcomes.correct[outcomes.types == name].mean(axis=0) for name in names}
     return {name: outcomes.correct[0] - mean for name, mean in right.items()}
 
 
-def _intervals(lost: dict[str, NDArray[np.float64]]) -> dict[str, Degradation]:
-    """Means of each type's (N,) and of all types; percentiles over draws that they all share."""
-    if not lost:
+def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, Degradation]:
+    """Means of each type's (N,) and of all types; percentiles over resamples that they share."""
+    if not losses:
         return {}
-    values = np.stack([*lost.values(), np.mean([*lost.values()], axis=0)])
+    values = np.stack([*losses.values(), np.mean([*losses.values()], axis=0)])
     resampled = resample_counts(values.shape[1]) @ values.T / values.shape[1]
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
-    return dict(zip([*lost, OVERALL], map(Degradation._make, columns), strict=True))
+    return dict(zip([*losses, OVERALL], map(Degradation._make, columns), strict=True))
 
 
 def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
@@ -99,7 +99,7 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
     with atomic_write(folder / "image_types.csv") as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(VariantAccuracy._fields)
-        writer.writerows(rows(outcomes))
+        writer.writerows(accuracy_by_variant(outcomes))
     (folder / "predictions").mkdir(exist_ok=True)
     with atomic_write(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **outcomes._asdict())
@@ -109,19 +109,16 @@ def read_outcomes(folder: Path) -> Outcomes:
     """What `write_outcomes` left there; raises UserError in one line where it is not that."""
     path = folder / "predictions" / "image_types.npz"
     outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
-    if not _sound(outcomes):
-        raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
-    return outcomes
-
-
-def _sound(outcomes: Outcomes) -> bool:
     types, severities, index, correct = outcomes
-    return (
+    fits = (
         types.dtype.kind == "U"
         and severities.dtype == index.dtype == np.int64
         and correct.dtype == np.bool_
         and types.ndim == index.ndim == 1
         and types.shape == severities.shape
         and correct.shape == (len(types), len(index)) != (len(types), 0)
-        and [place for place, name in enumerate(types) if name == UNMODIFIED] == [0]
+        and np.flatnonzero(types == UNMODIFIED).tolist() == [0]
     )
+    if not fits:
+        raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
+    return outcomes

@@ -27,24 +27,25 @@ class Slice(NamedTuple):
     class_mix: tuple[int, ...]  # images of each class
 
 
-def findings(
+def describe_split(
     split: str,
-    predicted: Predictions,
+    predictions: Predictions,
     scores: Scores,
     calibration: Calibration,
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """Plain numbers; fractions, losses in nats, and NaN where a class's value is undefined."""
     values = zip(classes, *scores.per_class, scores.confusion.sum(axis=1).tolist(), strict=True)
-    return {
+    before, temperature, after = calibration
+    document = {
         "schema": SCHEMA,
         "split": split,
         "versions": library_versions(),
         "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "num_images": len(predicted.labels),
+        "num_images": len(predictions.labels),
         "nll": scores.nll,
         "brier": scores.brier,
-        "top_k": {str(k): share for k, share in top_k_accuracies(predicted).items()},
+        "top_k": {str(k): share for k, share in top_k_accuracies(predictions).items()},
         "macro": scores.macro._asdict(),
         "weighted": scores.weighted._asdict(),
         "undefined_classes": scores.undefined_classes,
@@ -53,12 +54,15 @@ def findings(
             for name, f1, p, r, num in values
         ],
         "calibration": {
-            **of_reliability(calibration.before),
-            "temperature": calibration.temperature,
-            "after": of_reliability(calibration.after) if calibration.after else None,
+            **_describe_reliability(before),
+            "temperature": temperature,
+            "after": _describe_reliability(after) if after else None,
         },
-        **({"paper": of_the_paper(predicted)} if split == "test" else {}),
     }
+    if split == "test":
+        num_images = last_batch(len(predictions.labels))
+        document["paper"] = {"num_images": num_images, **paper_scores(predictions)._asdict()}
+    return document
 
 
 def describe_hardware(device: str | None, precision: str | None, num_threads: int | None) -> str:
@@ -68,20 +72,13 @@ def describe_hardware(device: str | None, precision: str | None, num_threads: in
     return ", ".join(word for word in known if word) or "device not known"
 
 
-def of_reliability(found: Reliability) -> dict[str, Any]:
+def _describe_reliability(reliability: Reliability) -> dict[str, Any]:
     """The calibration error beside what a perfectly calibrated network would show."""
-    low, high = found.interval
     return {
-        "ece": found.error,
-        "ece_low": low,
-        "ece_high": high,
-        "ece_if_calibrated": found.expected,
-        "ece_if_calibrated_high": found.expected_high,
-        "nll": found.nll,
+        "ece": reliability.error,
+        "ece_low": reliability.interval.low,
+        "ece_high": reliability.interval.high,
+        "ece_if_calibrated": reliability.expected,
+        "ece_if_calibrated_high": reliability.expected_high,
+        "nll": reliability.nll,
     }
-
-
-def of_the_paper(predicted: Predictions) -> dict[str, Any]:
-    """The reference study's own protocol, over the last of the test images alone."""
-    num_images = last_batch(len(predicted.labels))
-    return {"num_images": num_images, **paper_scores(predicted)._asdict()}

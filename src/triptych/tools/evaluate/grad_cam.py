@@ -37,7 +37,7 @@ def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
     assert not backbone.training
     with torch.enable_grad():
         # Of the image, so that the maps of a frozen network have gradients too.
-        logits, maps = deepest_map(backbone, images.clone().requires_grad_())
+        logits, maps = find_deepest_map(backbone, images.clone().requires_grad_())
         [gradients] = torch.autograd.grad(logits.gather(1, classes.view(-1, 1)).sum(), maps)
     maps, gradients = channels_first(maps), channels_first(gradients)
     weights = gradients.mean((2, 3), keepdim=True)
@@ -45,36 +45,36 @@ def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
     return F.interpolate(heat.float(), images.shape[-2:], mode="bilinear")[:, 0]
 
 
-def deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
+def find_deepest_map(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, C), and the last output that any layer before the head gives for h * w > 1
     positions: (B, K, h, w), or (B, h, w, K).
 
     Adaptive pooling does not count: it makes many positions of one. Raises UserError where no layer
     is left, or where a transformer makes a sequence of patches (B, T, F) of the map.
     """
-    found: list[Tensor] = []
-    ended = False
+    deepest: Tensor | None = None
+    at_head = False
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal ended
-        ended = ended or module is backbone.head
+    def record_output(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal deepest, at_head
+        at_head = at_head or module is backbone.head
         pools = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-        if ended or pools or not isinstance(output, Tensor):
+        if at_head or pools or not isinstance(output, Tensor):
             return
         if output.ndim == 4 and channels_first(output).shape[2:].numel() > 1:
-            found[:] = [output]
+            deepest = output
         elif output.ndim == 3 and output.shape[1] > 1:
-            found.clear()
+            deepest = None
 
-    handles = [module.register_forward_hook(look) for module in backbone.network.modules()]
+    handles = [m.register_forward_hook(record_output) for m in backbone.network.modules()]
     try:
         logits = backbone(images)
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    if deepest is None:
         raise UserError("Grad-CAM: this network has no map of an image before its head")
-    return logits, found[0]
+    return logits, deepest
 
 
 def channels_first(maps: Tensor) -> Tensor:
@@ -83,22 +83,20 @@ def channels_first(maps: Tensor) -> Tensor:
     return maps.movedim(-1, 1) if are_last else maps
 
 
-def chosen(images: str | list[int], num_images: int, predicted: Predictions) -> list[int]:
+def choose_rows(images: str | list[int], num_images: int, predictions: Predictions) -> list[int]:
     """Rows of the predictions: of places in the official set, or of the `most_confused`.
 
     Those are the mistakes that gave the true class the least probability, the worst first.
-    Raises UserError where a place is not among the images that were scored.
     """
     if images == "most_confused":
-        rows = np.flatnonzero(~predicted.correct)
-        worst = predicted.probabilities[rows, predicted.labels[rows]].argsort(kind="stable")
+        rows = np.flatnonzero(~predictions.correct)
+        worst = predictions.probabilities[rows, predictions.labels[rows]].argsort(kind="stable")
         return [int(row) for row in rows[worst][:num_images]]
-    check_places(images, predicted.index)
-    return [int(row) for row in np.searchsorted(predicted.index, images)]
+    return [int(row) for row in np.searchsorted(predictions.index, images)]
 
 
 def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
-    """Raise UserError where one of `images` is a place that is not in `index` (N,), which ascends."""
+    """Raise UserError where one of `images` is not among the places `index` (N,), which ascend."""
     lost = set(images) - set(index.tolist()) if isinstance(images, list) else ()
     if lost:
         raise UserError(
@@ -107,18 +105,18 @@ def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
         )
 
 
-def explain(run: RebuiltRun, image: Tensor, predicted: Predictions, row: int) -> Explanation:
+def explain_image(
+    run: RebuiltRun, image: Tensor, predictions: Predictions, row: int
+) -> Explanation:
     """Where the network found the class it predicted, and the true one, in image (3, H, W)."""
-    classes = (int(predicted.classes[row]), int(predicted.labels[row]))
-    prepared = run.pipeline.evaluation(image[None].to(run.device))
-    prepared = prepared.to(next(run.backbone.parameters()).dtype)
-    heats = [
-        grad_cam(run.backbone, prepared, torch.tensor([c], device=run.device)) for c in classes
-    ]
+    classes = [int(predictions.classes[row]), int(predictions.labels[row])]
+    inputs = run.pipeline.evaluation(image[None].to(run.device))
+    inputs = inputs.to(next(run.backbone.parameters()).dtype)
+    heats = [grad_cam(run.backbone, inputs, torch.tensor([c], device=run.device)) for c in classes]
     return Explanation(
         image.numpy(),
         torch.cat(heats).cpu().numpy(),
         names=(run.classes[classes[0]], run.classes[classes[1]]),
-        probabilities=tuple(predicted.probabilities[row, list(classes)]),
-        place=int(predicted.index[row]),
+        probabilities=tuple(predictions.probabilities[row, classes]),
+        place=int(predictions.index[row]),
     )

@@ -1,32 +1,36 @@
-"""A network on the same test images, unmodified and made harder.
+"""Test images made harder on the CPU, at the size they are stored in, and a network tried on them.
 
-Shapes: N test images of H x W pixels, B of a batch, C classes, V variants of the images.
+Every draw is keyed by (type, severity, place in the official set): whatever the batch, whatever
+network or device is tried, image `i` gets the same pixels. Another kind of processor may round a
+few to the neighbouring value.
+
+Shapes: N images of H x W pixels, B of a batch, C classes; a distortion takes uint8 (N, 3, H, W),
+its level and a key (N,).
 """
 
+import io
+import math
+import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
-from triptych.data.rng import split_stratified
-from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes, degradations
-from triptych.tools.evaluate.distortions import distort
+from triptych.data.rng import hash64, split_stratified, uniform
+from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes
 from triptych.tools.evaluate.levels import LEVELS, check_types
 
 CHOICE_SEED = 0  # not the run's: every run is tried on the same images
-
-
-def choose(labels: Tensor, num_images: int | None) -> Tensor:
-    """Positions of so many images in the classes' proportions, ascending; all where None or fewer.
-
-    The same for the same labels, whatever the run.
-    """
-    num = len(labels) if num_images is None else min(num_images, len(labels))
-    [chosen] = split_stratified(labels, [num], CHOICE_SEED)
-    return chosen
+SEVERITIES = (1, 2, 3)
+GREY = 127  # a plain ground, and what hides a part
+GROUND_BLUR = 6.0  # pixels where a side has 32: colours stay, outlines do not
+AMID_CLUTTER = 3 / 4  # of the sides, as in the mildest small_object, so that clutter alone differs
+PIECE = (1 / 32, 1 / 8)  # half the width or height of a piece of clutter, of that of the image
 
 
 def score_image_types(
@@ -42,24 +46,34 @@ def score_image_types(
 
     `images` are uint8 (N, 3, H, W) on the CPU, `index` (N,) their places in the official set;
     `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Raises UserError for a type
-    that there is not.
+    that does not exist.
     """
     check_types(types)
-    chosen = choose(labels, num_images)
-    images, labels, index = images[chosen], labels[chosen], index[chosen]
-    variants = [(UNMODIFIED, 0), *((name, s) for name in types for s in severities(name))]
-    correct = torch.empty(len(variants), len(chosen), dtype=torch.bool)
+    positions = choose_images(labels, num_images)
+    images, labels, index = images[positions], labels[positions], index[positions]
+    variants = [(UNMODIFIED, 0), *((name, s) for name in types for s in SEVERITIES)]
+    correct = torch.empty(len(variants), len(positions), dtype=torch.bool)
     for variant, (name, severity) in enumerate(variants):
-        for batch in torch.split(torch.arange(len(chosen)), batch_size):
+        for batch in torch.split(torch.arange(len(positions)), batch_size):
             shown = images[batch]
             if severity:
                 shown = distort(shown, name, severity, index[batch])
             correct[variant, batch] = predict(shown).argmax(dim=1).cpu() == labels[batch]
-    names, numbers = zip(*variants, strict=True)
-    return Outcomes(np.array(names), np.array(numbers), index.numpy(), correct.numpy())
+    names, severities = zip(*variants, strict=True)
+    return Outcomes(np.array(names), np.array(severities), index.numpy(), correct.numpy())
 
 
-def examples(
+def choose_images(labels: Tensor, num_images: int | None) -> Tensor:
+    """Positions of so many images in the classes' proportions, ascending; all where None or fewer.
+
+    The same for the same labels, whatever the run.
+    """
+    num = len(labels) if num_images is None else min(num_images, len(labels))
+    [positions] = split_stratified(labels, [num], CHOICE_SEED)
+    return positions
+
+
+def make_examples(
     images: Tensor, labels: Tensor, index: Tensor, types: list[str], num_classes: int = 5
 ) -> dict[str, NDArray[np.uint8]]:
     """The first image of each of the first classes in every type, uint8 (4, K, 3, H, W).
@@ -70,18 +84,132 @@ def examples(
     first = torch.stack([torch.nonzero(labels == c)[0, 0] for c in classes])
     shown, places = images[first], index[first]
     return {
-        name: torch.stack(
-            [shown, *(distort(shown, name, s, places) for s in severities(name))]
-        ).numpy()
+        name: torch.stack([shown, *(distort(shown, name, s, places) for s in SEVERITIES)]).numpy()
         for name in types
     }
 
 
-def severities(name: str) -> range:
-    return range(1, len(LEVELS[name]) + 1)
+def distort(images: Tensor, name: str, severity: int, index: Tensor) -> Tensor:
+    """The images as `name` of `LEVELS` makes them at severity 1 to 3; `index` is int64 (N,)."""
+    assert (images.dtype, images.device.type) == (torch.uint8, "cpu")
+    key = hash64(zlib.crc32(name.encode()), severity, index)
+    return DISTORTIONS[name](images, LEVELS[name][severity - 1], key)
 
 
-def summary(outcomes: Outcomes) -> dict[str, Any]:
-    """What `evaluation.json` keeps of them: accuracy lost by type, and over all."""
-    lost = {name: each._asdict() for name, each in degradations(outcomes).items()}
-    return {"num_images": len(outcomes.index), "degradation": lost}
+def small_object_plain(images: Tensor, scale: float, key: Tensor) -> Tensor:
+    return _inset(images, scale, torch.full_like(images, GREY))
+
+
+def small_object_blurred(images: Tensor, scale: float, key: Tensor) -> Tensor:
+    return _inset(images, scale, blur(images, GROUND_BLUR, key))
+
+
+def complex_scene(images: Tensor, num_pieces: float, key: Tensor) -> Tensor:
+    return _inset(images, AMID_CLUTTER, _draw_clutter(images, int(num_pieces), key))
+
+
+def occlusion(images: Tensor, share: float, key: Tensor) -> Tensor:
+    """A grey patch of that share of either side, anywhere in the image."""
+    height, width = images.shape[-2:]
+    tall, wide = round(share * height), round(share * width)
+    top = (uniform(key, 0) * (height - tall + 1)).floor().view(-1, 1, 1, 1)
+    left = (uniform(key, 1) * (width - wide + 1)).floor().view(-1, 1, 1, 1)
+    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+    hidden = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    return images.masked_fill(hidden, GREY)
+
+
+def noise(images: Tensor, deviation: float, key: Tensor) -> Tensor:
+    """Gaussian, independent for every pixel and channel."""
+    place = torch.arange(images[0].numel()).view(images.shape[1:])
+    draws = uniform(key.view(-1, 1, 1, 1), place).double() + 2**-25  # amid their steps: never 0
+    return _to_bytes(images + 255 * deviation * torch.special.ndtri(draws))
+
+
+def blur(images: Tensor, deviation: float, key: Tensor) -> Tensor:
+    """Gaussian; the deviation is in pixels of an image whose shorter side has 32."""
+    sigma = deviation * min(images.shape[-2:]) / 32
+    blurred: Tensor = F.gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma)
+    return blurred
+
+
+def low_contrast(images: Tensor, factor: float, key: Tensor) -> Tensor:
+    """Every pixel moved towards the image's mean grey."""
+    flatter: Tensor = F.adjust_contrast(images, factor)
+    return flatter
+
+
+def brightness(images: Tensor, stops: float, key: Tensor) -> Tensor:
+    """Half of the images that many stops brighter, the others darker."""
+    factor = 2.0**stops  # never an int, with which torchvision's bytes wrap around
+    brighter, darker = (F.adjust_brightness(images, by) for by in (factor, 1 / factor))
+    return _choose_half(key, brighter, darker)
+
+
+def jpeg(images: Tensor, quality: float, key: Tensor) -> Tensor:
+    """As Pillow compresses: torchvision's own encoder is deprecated."""
+    compressed = torch.empty_like(images)
+    for image, target in zip(images, compressed, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=int(quality))
+        target[:] = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return compressed
+
+
+def rotation(images: Tensor, degrees: float, key: Tensor) -> Tensor:
+    """Turned to the left or the right; the corners mirror the image."""
+    height, width = images.shape[-2:]
+    wider = F.pad(images, [width // 2, height // 2], padding_mode="reflect")
+    left, right = (
+        F.center_crop(F.rotate(wider, angle, InterpolationMode.BILINEAR), [height, width])
+        for angle in (degrees, -degrees)
+    )
+    return _choose_half(key, left, right)
+
+
+DISTORTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
+    distortion.__name__: distortion
+    for distortion in (
+        *(small_object_plain, small_object_blurred, complex_scene, occlusion, noise),
+        *(blur, low_contrast, brightness, jpeg, rotation),
+    )
+}
+
+
+def _inset(images: Tensor, scale: float, ground: Tensor) -> Tensor:
+    """The images at `scale` of their size, in the middle of a ground of their old size."""
+    height, width = images.shape[-2:]
+    tall, wide = max(1, round(scale * height)), max(1, round(scale * width))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    # As floats: on bytes, torchvision's arithmetic differs between processors.
+    small = F.resize_image(images.float(), [tall, wide], InterpolationMode.BILINEAR, antialias=True)
+    scene = ground.clone()
+    scene[..., top : top + tall, left : left + wide] = _to_bytes(small)
+    return scene
+
+
+def _draw_clutter(like: Tensor, num_pieces: int, key: Tensor) -> Tensor:
+    """A ground of ellipses and rectangles, one over the other, in any colour."""
+    height, width = like.shape[-2:]
+    down = ((torch.arange(height) + 0.5) / height).view(-1, 1)
+    right = (torch.arange(width) + 0.5) / width
+    ground = torch.empty_like(like)
+    for piece in range(num_pieces + 1):
+        draws = uniform(key.view(-1, 1), piece, torch.arange(8))
+        top, left, tall, wide, square = draws[:, :5].T.reshape(5, -1, 1, 1)
+        rows = (down - top) / (PIECE[0] + (PIECE[1] - PIECE[0]) * tall)
+        columns = (right - left) / (PIECE[0] + (PIECE[1] - PIECE[0]) * wide)
+        ellipse = rows.square() + columns.square() < 1
+        rectangle = (rows.abs() < 1) & (columns.abs() < 1)
+        covered = torch.where(square < 0.5, rectangle, ellipse) | (piece == 0)  # 0: all of it
+        colour = (256 * draws[:, 5:]).to(torch.uint8).view(-1, 3, 1, 1)
+        ground = torch.where(covered[:, None], colour, ground)
+    return ground
+
+
+def _choose_half(key: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where((uniform(key, 0) < 0.5).view(-1, 1, 1, 1), one, other)
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255).to(torch.uint8)

@@ -1,8 +1,8 @@
 """The types of images that a network is tried on, and how much each of three severities does.
 
-Knows nothing of torch. Where it says CIFAR-10-C, these are that benchmark's levels 1, 3 and 5
-(Hendrycks & Dietterich, 2019); the others were chosen by eye, on a sheet of all of them, so that a
-person still names almost every object at the last.
+Imports no torch. Where it says CIFAR-10-C, these are that benchmark's levels 1, 3 and 5 (Hendrycks
+& Dietterich, 2019); the others were chosen by eye, on a sheet of all of them, so that a person
+still names almost every object at the last.
 """
 
 from triptych.errors import UserError, closest_matches
@@ -25,9 +25,7 @@ def check_types(types: list[str]) -> None:
     """Raise UserError unless every name is one of `LEVELS`, and once."""
     for name in types:
         if name not in LEVELS:
-            raise UserError(
-                f"image_types.types has {name!r}, which is no type of images\n"
-                f"nearest: {closest_matches(name, LEVELS)}"
-            )
+            nearest = closest_matches(name, LEVELS)
+            raise UserError(f"image_types.types={name}: no type of images\nnearest: {nearest}")
         if types.count(name) > 1:
-            raise UserError(f"image_types.types names {name!r} more than once")
+            raise UserError(f"image_types.types names {name} more than once")

@@ -1,4 +1,4 @@
-"""The reference study's protocol, by name, and what it published.
+"""The reference study's protocol, and what it published.
 
 The study printed accuracy over all test images, and F1, precision and recall over the last batch.
 """
@@ -28,8 +28,6 @@ TABLE_1 = {
     "alexnet": Published(0.7514, 0.6063, 0.75, 0.8148),
     "resnet50": Published(0.8806, 0.75, 0.875, 0.875),
 }
-
-
 # What its three confusion matrices hold, row by row: of the last 16 images these are the labels,
 # and (true, predicted) of every image that is not on the diagonal.
 LAST_LABELS = (7, 5, 8, 0, 8, 2, 7, 0, 3, 5, 3, 8, 3, 5, 1, 7)
@@ -38,7 +36,6 @@ MISTAKES = {
     "alexnet": [(2, 4), (5, 9), (8, 3)],
     "resnet50": [(2, 4)],
 }
-
 WHY_THEY_DIFFER = (
     "The study's accuracy is over all 10,000 test images, its F1, precision and recall over the "
     "last 16 alone: the last batch of 64, with an undefined precision or recall counted as 1."
@@ -51,23 +48,21 @@ class PaperScores(NamedTuple):
     recall: float
 
 
-def paper_scores(predicted: Predictions) -> PaperScores:
+def paper_scores(predictions: Predictions) -> PaperScores:
     """F1, precision and recall of the last batch of the test set in its official order."""
-    last = slice(-last_batch(len(predicted.labels)), None)
-    return paper_averages(
-        confusion_matrix(
-            Predictions(predicted.logits[last], predicted.labels[last], predicted.index[last])
-        )
+    last = slice(-last_batch(len(predictions.labels)), None)
+    logits, labels, index = predictions.logits, predictions.labels, predictions.index
+    return paper_averages(confusion_matrix(Predictions(logits[last], labels[last], index[last])))
+
+
+def summarize_paper_scores(predictions: Predictions) -> str:
+    """The protocol's scores in a line, with how few images they are of."""
+    num_images = len(predictions.labels)
+    f1, precision, recall = paper_scores(predictions)
+    return (
+        f"by the study's protocol (last {last_batch(num_images)} of {num_images:,} images): "
+        f"F1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}"
     )
-
-
-def by_the_paper(predicted: Predictions) -> str:
-    """The protocol's figures in a line, with how few images they are of."""
-    num_images = len(predicted.labels)
-    scores = paper_scores(predicted)._asdict().items()
-    shown = ", ".join(f"{name.replace('f1', 'F1')} {value:.4f}" for name, value in scores)
-    last = f"last {last_batch(num_images)} of {num_images:,} images"
-    return f"by the study's protocol ({last}): {shown}"
 
 
 def paper_averages(confusion: NDArray[np.int64]) -> PaperScores:

@@ -70,61 +70,51 @@ def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     best checkpoint is missing, damaged, of other classes or another network's.
     """
     record = read_finished(folder)
-    config = record.config
+    config, path = record.config, record.checkpoint_path("best")
     check_untrusted_config(config, trusted)
-    state: Any = checkpoint.load_checkpoint(record.checkpoint_path("best")).get("state_dict")
+    state: Any = checkpoint.load_checkpoint(path).get("state_dict")
     classes = record.metadata["classes"] or number_classes(record)
-    network: BackboneFactory = instantiate("model", config["model"])
-    backbone = network.build(num_classes=len(classes), load=False)
+    factory: BackboneFactory = instantiate("model", config["model"])
+    backbone = factory.build(num_classes=len(classes), load=False)
     try:
         backbone.network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(misfit(record, backbone, state, error)) from error
+        reason = " ".join(str(error).splitlines()[:2])[:200]  # torch lists every tensor
+        raise UserError(
+            f"{path}: does not fit config.yaml's network of {len(classes)} classes\n{reason}"
+        ) from error
     return RebuiltRun(record, config, tuple(classes), backbone.eval())
-
-
-def misfit(record: Record, backbone: Backbone, state: Any, error: Exception) -> str:
-    """Why a state dict is not this network's."""
-    name = f"{backbone.head_name}.weight"
-    own = backbone.network.state_dict()[name]
-    found = state.get(name) if isinstance(state, dict) else None
-    if isinstance(found, Tensor) and found.ndim and len(found) != len(own):
-        return f"{record.folder}: has {len(own)} classes, its checkpoint {len(found)}"
-    reason = " ".join(str(error).splitlines()[:2])
-    path = record.checkpoint_path("best")
-    return f"{path}: no weights of config.yaml's network\n{reason[:200]}"
 
 
 def number_classes(record: Record) -> list[str]:
     """Names for the classes of a record that has none."""
-    predicted = read_predictions(record.folder / "predictions" / "test.npz")
-    return [str(number) for number in range(predicted.num_classes)]
+    test = read_predictions(record.folder / "predictions" / "test.npz")
+    return [str(number) for number in range(test.num_classes)]
 
 
 def read_data(
     run: RebuiltRun, root: str | None = None, batch_size: int | None = None
 ) -> ImageDataModule:
-    """The run's images, as split in training; fetches nothing.
+    """The run's images, as split in training; downloads nothing.
 
-    `root` is where they lie on this machine, None where the config says. Raises UserError where they
-    are missing, or are not those of the record.
+    `root` is where they lie on this machine, None where the config says. Raises UserError where
+    they are missing, or are not those of the record.
     """
-    config = copy.deepcopy(run.config)
+    folder, metadata, config = run.record.folder, run.record.metadata, copy.deepcopy(run.config)
     if root is not None and "root" in config["data"]["source"]:
         config["data"]["source"]["root"] = root
     config["data"]["batch_size"] = batch_size or config["data"]["batch_size"]
     source: Source = instantiate("data.source", config["data"]["source"])
-    if lost := source.missing():
-        raise UserError(
-            f"{run.record.folder}: {lost}\ndata_root=<folder> says where the images lie"
-        )
+    if missing := source.missing():
+        raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")
     data = build_datamodule(config, source.read(), run.backbone.preprocessing)
-    found = {"split_hash": data.split_hash, "test_hash": data.test_hash}
-    for name, value in (found | {"classes": list(data.classes)}).items():
-        recorded = run.record.metadata.get(name)
-        if recorded != value and not (name == "classes" and recorded is None):
+    actual: dict[str, Any] = {"split_hash": data.split_hash, "test_hash": data.test_hash}
+    if metadata["classes"] is not None:
+        actual["classes"] = list(data.classes)
+    for name, value in actual.items():
+        if value != (recorded := metadata.get(name)):
             raise UserError(
-                f"{run.record.folder}: these are not the images of this run\n"
+                f"{folder}: these are not the images of this run\n"
                 f"their {name} is {format_value(value)}, in run.json {format_value(recorded)}"
             )
     return data

@@ -1,4 +1,4 @@
-"""The settings of this command, by the keys of its YAML."""
+"""The settings of `evaluate`, by the keys of its YAML. Imports no torch."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
     """What no setting shows by itself."""
     types = config["image_types"]["types"]
     if config["split"] == "val" and types:
-        yield "image_types: are made of test images; leave split=test"
+        yield "image_types: made of test images; leave split=test"
     if config["split"] == "val" and config["protocol"] == "paper":
-        yield "protocol=paper: is over the last test images; leave split=test"
+        yield "protocol=paper: over the last test images; leave split=test"
     check_types(types)

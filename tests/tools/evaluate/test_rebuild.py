@@ -1,0 +1,171 @@
+"""A network and its images from a run folder, harmed in every way."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from tests.composing import composed
+from triptych.callbacks.checkpoint import AtomicCheckpointIO
+from triptych.data.shapes import OUTLINES, Shapes
+from triptych.errors import UserError
+from triptych.runs.record import Record
+from triptych.tools.evaluate.rebuild import read_data, rebuild_run
+
+Edit = Callable[[Callable[[Any], object]], None]
+
+
+def draw_network(num_classes: int = len(OUTLINES)) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network: torch.nn.Module = torchvision.models.shufflenet_v2_x0_5(num_classes=num_classes)
+    return network
+
+
+def save(record: Record, state: Any) -> None:
+    AtomicCheckpointIO().save_checkpoint({"state_dict": state}, record.checkpoint_path("best"))
+
+
+@pytest.fixture
+def record(copied: Path) -> Record:
+    """A copy to do harm to."""
+    return Record.open(copied)
+
+
+@pytest.fixture
+def edit(record: Record) -> Edit:
+    """Changes the frozen config."""
+
+    def edit_config(change: Callable[[Any], object]) -> None:
+        config = record.config
+        change(config)
+        (record.folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+
+    return edit_config
+
+
+def draw_images(num: int = 3) -> Tensor:
+    return Shapes(10, 10, seed=1).read().test.images[:num]
+
+
+def error_message(record: Record, *trusted: str) -> str:
+    with pytest.raises(UserError) as error:
+        rebuild_run(record.folder, trusted)
+    assert len(str(error.value).splitlines()) <= 3
+    return str(error.value)
+
+
+def test_the_rebuilt_network_answers_as_the_one_that_was_saved(record: Record) -> None:
+    save(record, draw_network().state_dict())
+    run = rebuild_run(record.folder)
+    assert not run.backbone.training
+    assert run.classes == tuple(OUTLINES)
+    mean, std = torch.tensor([[[0.485, 0.456, 0.406]], [[0.229, 0.224, 0.225]]])
+    pixels = (draw_images() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        expected = draw_network().eval()(pixels)
+    full = run.logits(draw_images())
+    torch.testing.assert_close(full, expected)
+    run.precision = "bf16-mixed"
+    half = run.logits(draw_images())
+    assert full.dtype == half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(half, full, rtol=0.1, atol=0.05)
+
+
+def test_rebuilding_reads_no_weights_but_the_checkpoint(record: Record, edit: Edit) -> None:
+    """The pretrained weights that the config names are on no disk here, and tests are offline."""
+    save(record, draw_network().state_dict())
+    edit(lambda config: config["model"].update(weights="DEFAULT"))
+    rebuilt = rebuild_run(record.folder).backbone.network
+    torch.testing.assert_close(rebuilt.state_dict(), dict(draw_network().state_dict()))
+
+
+def test_classes_without_names_are_numbered(record: Record) -> None:
+    record.update(classes=None)
+    run = rebuild_run(record.folder)
+    assert run.classes == tuple("0123456789")
+    assert len(read_data(run).test) == 35, "names that are not known are not compared"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "running"),
+        ("status", 7),
+        ("metrics", "[]"),
+        ("num_threads", -1),
+        ("precision", {"a": 1}),
+        ("classes", "abc"),
+    ],
+)
+def test_a_run_that_is_not_finished_or_was_edited_is_refused_by_the_name(
+    record: Record, name: str, value: Any
+) -> None:
+    record.update(**{name: value})
+    assert name in error_message(record)
+
+
+def test_a_missing_a_truncated_and_a_poisoned_checkpoint_are_refused(record: Record) -> None:
+    path = record.checkpoint_path("best")
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"", pickle.dumps({"state_dict": Path("x")})):
+        path.write_bytes(broken)
+        assert str(path) in error_message(record)
+    path.unlink()
+    assert str(path) in error_message(record)
+
+
+def test_weights_of_another_network_are_refused_with_what_does_not_fit(record: Record) -> None:
+    state = draw_network().state_dict()
+    save(record, {name: value for name, value in state.items() if name != "conv1.0.weight"})
+    assert "conv1.0.weight" in error_message(record)
+    for wrong in (state["fc.weight"][:3], torch.tensor(3.0)):
+        save(record, state | {"fc.weight": wrong})
+        assert "fc.weight" in error_message(record)
+    assert "10 classes" in error_message(record)
+    for nothing in (None, [1.0], {}):
+        save(record, nothing)
+        assert str(record.checkpoint_path("best")) in error_message(record)
+
+
+def test_a_target_of_somebody_elses_runs_only_where_it_is_trusted(
+    record: Record, edit: Edit
+) -> None:
+    edit(lambda config: config["data"]["source"].update(_target_="pickle.loads"))
+    assert "_target_=pickle.loads" in error_message(record)
+    run = rebuild_run(record.folder, ["pickle.loads"])
+    with pytest.raises(UserError, match=r"data\.source: pickle\.loads"):
+        read_data(run)
+
+
+def test_images_are_those_of_training_or_refused_by_what_differs(record: Record) -> None:
+    run = rebuild_run(record.folder)
+    assert read_data(run, batch_size=5).batch_size == 5
+    assert run.config == record.config, "the run's own config stays as it was"
+    for name, wrong in {"split_hash": "1", "test_hash": "2", "classes": ["cat"] * 10}.items():
+        right = run.record.metadata[name]
+        run.record.metadata[name] = wrong
+        with pytest.raises(UserError, match=f"not the images of this run\ntheir {name} is"):
+            read_data(run)
+        run.record.metadata[name] = right
+
+
+def test_images_that_are_elsewhere_are_asked_for_by_data_root(
+    record: Record, edit: Edit, tmp_path: Path
+) -> None:
+    cifar10 = composed("train", "data=cifar10", f"data.root={tmp_path}/gone")["data"]
+    edit(lambda config: config.update(data=cifar10))
+    run = rebuild_run(record.folder)
+    for root, folder in ((None, tmp_path / "gone"), (f"{tmp_path}/here", tmp_path / "here")):
+        with pytest.raises(UserError) as error:
+            read_data(run, root)
+        assert str(folder) in str(error.value)
+        assert "data_root=<folder>" in str(error.value)
+        assert len(str(error.value).splitlines()) <= 3
+    assert not (tmp_path / "gone").exists(), "nothing was downloaded"
