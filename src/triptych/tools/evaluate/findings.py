@@ -5,26 +5,13 @@ Shapes: N images, C classes.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.tools.evaluate.paper import last_batch, paper_scores
 from triptych.tools.statistics.calibration import Calibration, Reliability
 from triptych.tools.statistics.scores import Scores, top_k_accuracies
-
-
-class Slice(NamedTuple):
-    """A third of the unmodified images. `accuracy` weighs images alike, `standardised` classes."""
-
-    measure: str  # edge_density, colourfulness
-    third: str  # low, middle, high
-    num_images: int
-    accuracy: float
-    standardised: float  # the mean of the classes' accuracies, of those classes that occur
-    standardised_low: float
-    standardised_high: float
-    class_mix: tuple[int, ...]  # images of each class
 
 
 def describe_split(
