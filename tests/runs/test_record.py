@@ -1,9 +1,8 @@
-"""The run folder: what is written, when, and what is refused."""
+"""The run folder: what is written, when, and what cannot be read."""
 
 import csv
 import json
 import logging
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -42,7 +41,7 @@ def record(config: Config) -> Record:
     return Record.create(config, ["seed=3"])
 
 
-def written(record: Record) -> dict[str, Any]:
+def read_json(record: Record) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in run.json")
 
@@ -65,7 +64,7 @@ def test_a_folder_is_never_shared(tmp_path: Path) -> None:
 
 
 def test_run_json_tells_from_the_start_what_runs(record: Record, config: Config) -> None:
-    metadata = written(record)
+    metadata = read_json(record)
     assert sorted(metadata) == sorted(KEYS)
     assert (metadata["schema"], metadata["status"], metadata["seed"]) == (1, "running", 3)
     assert metadata["overrides"] == ["seed=3"]
@@ -79,50 +78,35 @@ def test_the_config_in_the_folder_is_the_one_that_ran(record: Record, config: Co
 
 def test_run_json_never_holds_nan(record: Record) -> None:
     record.update(metrics={"test/loss": float("nan"), "curve": [1.0, float("inf")]})
-    assert written(record)["metrics"] == {"test/loss": None, "curve": [1.0, None]}
+    assert read_json(record)["metrics"] == {"test/loss": None, "curve": [1.0, None]}
 
 
 def test_the_end_is_written_with_its_time(record: Record) -> None:
     record.end("failed", error="out of memory")
-    metadata = written(record)
+    metadata = read_json(record)
     assert (metadata["status"], metadata["error"]) == ("failed", "out of memory")
     assert metadata["finished_at"] >= metadata["started_at"]
 
 
-def test_a_record_that_was_killed_before_the_rename_is_still_the_old_one(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(source: object, target: object) -> None:
-        raise OSError("no rename")
-
-    before = written(record)
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(OSError, match="no rename"):
-        record.update(status="finished")
-    assert written(record) == before
-    assert sorted(path.name for path in record.folder.iterdir()) == ["config.yaml", "run.json"]
-
-
-def test_replacing_leaves_the_old_file_and_no_temporary_behind_a_failure(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
-    def half() -> None:
+    def write_half() -> None:
         with atomic_write(path) as temporary:
             temporary.write_text("half of the new")
-            assert temporary.parent == path.parent
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        half()
+        write_half()
     assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
     with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
 
 
-@pytest.mark.parametrize("name", ["x", "x" * 251 + ".csv", "図" * 85])
-def test_whatever_name_a_file_may_have_it_is_replaced_and_a_killed_half_is_found(
+@pytest.mark.parametrize("name", ["x", "図" * 85])
+def test_a_file_of_any_name_is_replaced_and_the_half_of_a_killed_write_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("os.getpid", lambda: 4_194_304)  # Linux has none longer
@@ -201,41 +185,23 @@ def test_a_log_folder_below_a_file_is_refused_by_its_key(config: Config, tmp_pat
         Record.create(config | {"log_dir": below}, [])
 
 
-def test_a_log_folder_without_permission_is_refused_by_its_key(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forbidden(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
-    with pytest.raises(UserError, match=r"^log_dir=.*Permission denied"):
-        Record.create(config, [])
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        None,
-        b"",
-        b"{",
-        b"[]",
-        b"3",
-        b"null",
-        b"{}",
-        b'{"schema": 2}',
-        b"[1, 2]",
-        b"\xff\xfe",
-        b"[" * 100_000,
+        *(None, b"", b'{"schema": 1', b"[]", b"null", b"{}", b'{"schema": 2}', b"\xff\xfe"),
+        *(b"[" * 100_000, b'{"schema": 1, "a": ' + b"[" * 900 + b"]" * 900 + b"}"),
+        b'{"schema": 1, "seed": ' + b"9" * 5000 + b"}",
     ],
 )
 def test_a_folder_without_a_record_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="no run folder") as refused:
         Record.open(tmp_path)
+    assert len(str(refused.value)) < 1000
 
 
-@pytest.mark.parametrize("content", [None, b"- a", b"a: [", b"\xff\xfe\x00", b"3", b"a: ${b"])
+@pytest.mark.parametrize("content", [None, b"- a", b"a: [", b"\xff\xfe\x00", b"a: ${b"])
 def test_a_config_that_cannot_be_read_is_refused(record: Record, content: bytes | None) -> None:
     path = record.folder / "config.yaml"
     path.unlink() if content is None else path.write_bytes(content)
