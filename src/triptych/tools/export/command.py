@@ -1,4 +1,4 @@
-"""A finished run's network as one file that needs nothing of ours, and a model card beside it."""
+"""Export a finished run's network as one file that needs nothing of ours, with a model card."""
 
 import re
 from importlib.util import find_spec
@@ -11,50 +11,44 @@ from triptych.runs.record import Record
 from triptych.runs.storage import check_writable
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
-NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 INSTALL = "pip install 'onnx>=1.19' 'onnxscript>=0.5' 'onnxruntime>=1.23'"
 
 
 def export(config: Config, overrides: list[str]) -> None:
-    """Write the file and its card, once they are checked against the network.
+    """Write the file and its card, once the file is checked against the network.
 
-    Raises UserError where the run, this machine or what lies there already does not allow it.
+    Raises UserError where the run, this machine or an existing file does not allow it.
     """
-    if absent := [name for name in NEEDED[config["format"]] if find_spec(name) is None]:
-        raise UserError(f"format=onnx: {', '.join(absent)} not installed; {INSTALL}")
-    folder = one_folder(config["run"])
-    path = destination(read_finished(folder), config["format"], config["out"])
-    for each in (path, card_of(path)):
+    if missing := [name for name in PACKAGES[config["format"]] if find_spec(name) is None]:
+        raise UserError(f"format=onnx: {', '.join(missing)} not installed; {INSTALL}")
+    folder = find_run(config["run"])
+    path = choose_path(read_finished(folder), config["format"], config["out"])
+    card = path.with_name(f"{path.name}.md")
+    for each in (path, card):
         check_writable(str(each), each)
         if each.exists() and not config["overwrite"]:
-            raise UserError(f"{each}: exists and is kept; overwrite=true replaces it")
+            raise UserError(f"{each}: exists; overwrite=true replaces it")
 
-    from triptych.tools.export.delivery import deliver  # torch, behind what can be refused
+    from triptych.tools.export.artifact import write_artifact  # torch, behind the checks
 
-    deliver(folder, path, config)
+    write_artifact(folder, path, card, config)
 
 
-def one_folder(place: str) -> Path:
+def find_run(place: str) -> Path:
     """The one run at or below a place."""
     folders = find_run_folders(place, "run")
     if len(folders) > 1:
-        raise UserError(
-            f"run={place}: {len(folders)} runs lie there; name one, such as {folders[0]}"
-        )
+        raise UserError(f"run={place}: {len(folders)} runs there; give one, such as {folders[0]}")
     return folders[0]
 
 
-def destination(record: Record, form: str, out: str | None) -> Path:
-    """Where the file goes; the record may be somebody else's, and names no folder by its model."""
+def choose_path(record: Record, form: str, out: str | None) -> Path:
+    """The path of the file. A model's name, maybe somebody else's, leads out of no folder."""
     suffix = SUFFIXES[form]
     if out is None:
         name = re.sub(r"[^\w.-]", "_", record.metadata["model"], flags=re.ASCII)[:100]
         return record.folder / "export" / f"{name.lstrip('.-') or 'network'}{suffix}"
     if Path(out).suffix != suffix:
-        raise UserError(f"out={format_value(out)}: must end with {suffix}, as format={form} asks")
+        raise UserError(f"out={format_value(out)}: must end with {suffix} for format={form}")
     return Path(out)
-
-
-def card_of(path: Path) -> Path:
-    """Where the model card of an exported file lies."""
-    return path.with_name(f"{path.name}.md")

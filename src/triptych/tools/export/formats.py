@@ -1,4 +1,4 @@
-"""Files that others open: written with what they are, and opened as others would.
+"""The formats of an exported file: written with its metadata, and opened by its own runtime.
 
 Shapes: N images of H x W pixels, C classes.
 """
@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from triptych.errors import UserError
-from triptych.tools.export.portable import DYNAMIC, IMAGES, PROBABILITIES
+from triptych.tools.export.program import DYNAMIC, IMAGES, PROBABILITIES
 
 METADATA = "metadata.json"  # among the extra files of a torch.export archive
-LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
-NOISY = ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")
+MAX_PROTOBUF_BYTES = 2**31 - 1  # an ONNX file is one protocol buffer
 
 Predict = Callable[[Tensor], Tensor]  # uint8 (N, 3, H, W) to probabilities float32 (N, C)
 
@@ -35,13 +34,13 @@ class Format(NamedTuple):
 
 
 def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
-    """One ONNX file, weights within; metadata that is no text stands there as JSON."""
+    """One ONNX file with its weights; metadata that is no text is stored as JSON."""
     import onnx
 
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    if size > 0.99 * LARGEST:
-        raise UserError(f"format=onnx: has room for 2 GB, the weights take {size / 1e9:.1f} GB")
-    with hushed():
+    if size > 0.99 * MAX_PROTOBUF_BYTES:
+        raise UserError(f"format=onnx: holds 2 GB at most, the weights take {size / 1e9:.1f} GB")
+    with quiet_exporter():
         exported = torch.onnx.export(
             program,
             input_names=[IMAGES],
@@ -53,7 +52,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -
     assert exported is not None
     model = exported.model_proto
     for each in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del each.metadata_props[:]  # notes of the exporter on its own work
+        del each.metadata_props[:]  # the exporter's notes name files of this machine
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
@@ -77,14 +76,14 @@ def open_onnx(path: Path, num_threads: int) -> Predict:
 def write_torch(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
     """A torch.export archive; metadata are JSON in one of its extra files."""
     archive = io.BytesIO()  # on a full disk torch would end the process
-    with hushed():
+    with quiet_exporter():
         torch.export.save(program, archive, extra_files={METADATA: json.dumps(metadata)})
     path.write_bytes(archive.getbuffer())
 
 
 def open_torch(path: Path, num_threads: int) -> Predict:
-    """Torch has one number of threads for all its work: it stays."""
-    with hushed(), path.open("rb") as file:
+    """`num_threads` has no effect: torch has one number of threads for the whole process."""
+    with quiet_exporter(), path.open("rb") as file:
         module = torch.export.load(file).module()
 
     def predict(images: Tensor) -> Tensor:
@@ -102,17 +101,13 @@ FORMATS = {
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Keep an exporter's remarks on its own innards off the screen; errors stay."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
+def quiet_exporter() -> Iterator[None]:
+    """Keep an exporter's warnings about its own internals off the screen; errors stay."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(logging.NOTSET)
