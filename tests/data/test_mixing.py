@@ -53,7 +53,7 @@ def test_two_images_become_what_torchvision_makes_of_the_same_draws(
         torch.testing.assert_close(made, wanted)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from(["mixup", "cutmix"]),
     st.integers(0, 99),

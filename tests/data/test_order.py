@@ -10,7 +10,7 @@ def batches_of(order: KeyedBatchSampler) -> list[list[int]]:
     return [batch.tolist() for batch in order]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     n=st.integers(1, 200),
     batch_size=st.integers(8, 40),
@@ -33,7 +33,7 @@ def test_a_global_batch_holds_the_same_images_on_any_number_of_devices(
         assert sorted(i for part in parts[:-1] for i in part) == sorted(parts[-1])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(1, 40), st.sampled_from([1, 2, 4]))
 def test_evaluation_covers_every_image_exactly_once(
     n: int, batch_size: int, world_size: int
@@ -45,7 +45,7 @@ def test_evaluation_covers_every_image_exactly_once(
     assert sorted(covered) == list(range(n))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     n=st.integers(1, 200),
     batch_size=st.integers(8, 40),

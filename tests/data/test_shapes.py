@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor
@@ -53,46 +54,29 @@ def test_drawings_are_colour_images_of_ten_balanced_classes(drawings: ImageSet) 
     assert drawings.train.labels.bincount().tolist() == [200] * 10
     assert drawings.test.labels.bincount().tolist() == [100] * 10
     assert len(set(drawings.classes)) == 10
-
-
-def test_the_same_seed_draws_the_same_and_another_seed_does_not(drawings: ImageSet) -> None:
-    again = Shapes(2000, 1000, seed=0).read()
-    other = Shapes(2000, 1000, seed=1).read()
-    assert torch.equal(again.train.images, drawings.train.images)
-    assert torch.equal(again.test.images, drawings.test.images)
-    assert num_equal(other.train.images, drawings.train.images) == 0
-
-
-def test_an_image_does_not_depend_on_how_many_are_drawn(drawings: ImageSet) -> None:
-    fewer = Shapes(num_train=37, num_test=13, seed=0).read()
-    assert torch.equal(fewer.train.images, drawings.train.images[:37])
-    assert torch.equal(fewer.train.labels, drawings.train.labels[:37])
-    assert torch.equal(fewer.test.images, drawings.test.images[:13])
-
-
-def test_no_drawing_occurs_twice_within_or_across_the_splits(drawings: ImageSet) -> None:
     both = torch.cat((drawings.train.images, drawings.test.images)).flatten(1)
-    assert len(both.unique(dim=0)) == len(both)
+    assert len(both.unique(dim=0)) == len(both), "no drawing occurs twice"
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
+def test_an_image_depends_on_the_seed_and_not_on_how_many_are_drawn(drawings: ImageSet) -> None:
     before = torch.get_rng_state()
-    Shapes(10, 10, seed=0).read()
+    fewer, other = (Shapes(num_train=37, num_test=13, seed=seed) for seed in (0, 1))
+    assert fewer.missing() is None
+    assert fewer.can_download()
+    fewer.download()
+    same = fewer.read()
+    assert torch.equal(same.train.images, drawings.train.images[:37])
+    assert torch.equal(same.train.labels, drawings.train.labels[:37])
+    assert torch.equal(same.test.images, drawings.test.images[:13])
+    assert num_equal(other.read().train.images, same.train.images) == 0
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_nothing_is_ever_missing() -> None:
-    shapes = Shapes(10, 10, seed=0)
-    assert shapes.missing() is None
-    assert shapes.can_download()
-    shapes.download()
 
 
 @pytest.mark.parametrize(("num_train", "num_test", "key"), [(9, 10, "train"), (10, -1, "test")])
 def test_too_few_drawings_for_the_classes_are_refused(
     num_train: int, num_test: int, key: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"data\.source\.num_{key} is (9|-1): .* at least 10"):
+    with pytest.raises(UserError, match=rf"data\.source\.num_{key}.*(9|-1)"):
         Shapes(num_train, num_test, seed=0)
 
 
@@ -117,7 +101,7 @@ def test_the_nearest_mean_image_tells_almost_no_class(drawings: ImageSet) -> Non
 def test_outlines_tell_the_class(drawings: ImageSet) -> None:
     """The directions of edges are geometry, whatever the colours."""
     features, fresh = (edge_directions(split.images) for split in drawings[:2])
-    classifier = LogisticRegression(max_iter=1000).fit(features, drawings.train.labels)
+    classifier = LinearDiscriminantAnalysis().fit(features, drawings.train.labels)
     assert classifier.score(fresh, drawings.test.labels) > 0.4
 
 

@@ -31,7 +31,7 @@ def counts(data: ImageSet, parts: dict[str, Tensor]) -> dict[str, list[int]]:
     return {name: num_per_class(data.train.labels[index], 2) for name, index in parts.items()}
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.integers(0, 1), min_size=40, max_size=60).filter(lambda x: 20 < sum(x) < 35),
     st.sampled_from([["train"], ["train", "val"], ["train", "test"], ["train", "val", "test"]]),

@@ -18,14 +18,14 @@ from triptych.errors import sanitize_text
 
 MAX_PIXELS = 64_000_000  # a header may promise any number, and all of them are held at once
 BACKDROP = "white"  # what shows through where an image is transparent
-# EPS and WMF are programs that another program runs, of the others Pillow knows the name alone.
-NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-_SUFFIXES = Image.registered_extensions()
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# EPS and WMF are programs that another program runs; of the others Pillow knows only the names.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+SUFFIXES = Image.registered_extensions()  # fills Image.OPEN, too
 # By Pillow's names, in the order in which they are tried.
 FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 # An MPO is a JPEG with more of them behind it, and is read as one.
-IMAGE_SUFFIXES = frozenset(s for s, kind in _SUFFIXES.items() if kind in (*FORMATS, "MPO"))
+IMAGE_SUFFIXES = frozenset(s for s, kind in SUFFIXES.items() if kind in (*FORMATS, "MPO"))
 
 
 class Unreadable(Exception):
@@ -42,25 +42,27 @@ def read_image(
     """The (first) image of a file, upright, RGB, 8 bits a channel, over white where transparent.
 
     EXIF orientation is obeyed. Grey of 16 bits is scaled by its full range, grey of 32 bits and
-    fractions by their own range where they leave [0, 65535] or [0, 1]. A file may be read from
-    several threads at once. Where `side` is given, a JPEG may be decoded at a smaller scale, with
-    no side shorter than twice that: several times as fast. Raises Unreadable for every other file,
-    and for one whose header names more than `max_pixels`, before these are decoded.
+    fractions by their own range if they leave [0, 65535] or [0, 1]. Several threads may call this
+    at once. With `side`, a JPEG may be decoded at a smaller scale, with no side shorter than twice
+    that: several times as fast. Raises Unreadable for every other file, and for one whose header
+    names more than `max_pixels`, before these are decoded.
     """
-    # What Pillow warns of is decoded all the same or refused below. Not restored: other threads.
+    # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
-    opened = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        if isinstance(source, Path) and not source.is_file():  # a pipe would keep us waiting
+        if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
             raise Unreadable("no file")
-        with Image.open(opened, formats=formats) as image:
-            _check_size(image, max_pixels)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=formats) as image:
+            check_size(image, max_pixels)
             if side:
                 image.draft(None, (2 * side, 2 * side))
             image.load()
-            _check_size(image, max_pixels)  # of an icon the header told less than the truth
-            return _eight_bit_rgb(_upright(image))
+            check_size(image, max_pixels)  # an icon's header may name less than it holds
+            with suppress(Exception):  # EXIF that cannot be read turns nothing
+                ImageOps.exif_transpose(image, in_place=True)
+            return convert_to_rgb(image)
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
@@ -72,27 +74,21 @@ def read_image(
         raise Unreadable(sanitize_text(reason.splitlines()[0])[:200]) from error
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise Unreadable(f"{image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # EXIF that cannot be read turns nothing
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+def convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _scaled(image).convert("RGB")
+        return scale_to_bytes(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     above = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", above.size, BACKDROP), above).convert("RGB")
 
 
-def _scaled(image: Image.Image) -> Image.Image:
+def scale_to_bytes(image: Image.Image) -> Image.Image:
     """Grey values of more than 8 bits, or fractions, in a byte each."""
     values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
     low, high = np.float32(0), np.float32(1 if image.mode == "F" else 65535)
@@ -101,26 +97,35 @@ def _scaled(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint((values - low) * (255 / (high - low or 1))).astype(np.uint8))
 
 
-def _crop(image: Image.Image, side: int) -> Image.Image:
+def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
+    """An RGB image as pixels (3, S, S), S = `side`; bicubic, antialiased where it shrinks."""
+    pixels = np.asarray(FITS[fit](image, side))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def crop_to_square(image: Image.Image, side: int) -> Image.Image:
+    """The middle, as wide as high."""
     short = min(image.size)
     left, top = ((length - short) / 2 for length in image.size)
-    return _resized(image, (left, top, left + short, top + short), (side, side))
+    return resize(image, (left, top, left + short, top + short), (side, side))
 
 
-def _pad(image: Image.Image, side: int) -> Image.Image:
+def pad_to_square(image: Image.Image, side: int) -> Image.Image:
+    """All of it, between black bars."""
     width, height = (round(length / max(image.size) * side) for length in image.size)
     padded = Image.new("RGB", (side, side), "black")
     if width and height:
-        shrunk = _resized(image, (0, 0, *image.size), (width, height))
+        shrunk = resize(image, (0, 0, *image.size), (width, height))
         padded.paste(shrunk, (round((side - width) / 2), round((side - height) / 2)))
     return padded
 
 
-def _stretch(image: Image.Image, side: int) -> Image.Image:
-    return _resized(image, (0, 0, *image.size), (side, side))
+def stretch_to_square(image: Image.Image, side: int) -> Image.Image:
+    """All of it, in other proportions."""
+    return resize(image, (0, 0, *image.size), (side, side))
 
 
-def _resized(
+def resize(
     image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Image.Image:
     """Across, then down: in one call the order, and with it a few pixels, is up to the version."""
@@ -130,13 +135,7 @@ def _resized(
 
 
 FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
-    "crop": _crop,  # the middle, as wide as high
-    "pad": _pad,  # all of it, between black bars
-    "stretch": _stretch,  # all of it, in other proportions
+    "crop": crop_to_square,
+    "pad": pad_to_square,
+    "stretch": stretch_to_square,
 }
-
-
-def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
-    """An RGB image as pixels (3, S, S), S = `side`; bicubic, antialiased where it shrinks."""
-    pixels = np.asarray(FITS[fit](image, side))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -15,13 +15,22 @@ def hash64(*keys: int | Tensor) -> Tensor:
     """A 64-bit hash (int64) of the keys, which broadcast against each other."""
     state = torch.zeros((), dtype=torch.int64)
     for key in keys:
-        state = _mix(state + key)  # a scalar joins a tensor on any device, without a copy
+        x = state + key  # a scalar joins a tensor on any device, without a copy
+        x = x + -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed integer
+        x = (x ^ shift_right(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+        x = (x ^ shift_right(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+        state = x ^ shift_right(x, 31)
     return state
+
+
+def shift_right(x: Tensor, bits: int) -> Tensor:
+    """A logical shift; torch shifts int64 arithmetically."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def uniform(*keys: int | Tensor) -> Tensor:
     """A float32 in [0, 1) for every broadcast combination of the keys."""
-    return _shift(hash64(*keys), 40).to(torch.float32) / 2**24
+    return shift_right(hash64(*keys), 40).to(torch.float32) / 2**24
 
 
 def permutation(n: int, *keys: int) -> Tensor:
@@ -31,11 +40,11 @@ def permutation(n: int, *keys: int) -> Tensor:
 
 def quotas(num: int, counts: Tensor) -> Tensor:
     """`num` shared out in proportion to `counts` (C,), the rest by largest remainder."""
-    shares = num * counts.double() / counts.sum()
-    whole = shares.long()
-    largest_first = torch.argsort(whole - shares, stable=True)
-    whole[largest_first[: num - int(whole.sum())]] += 1
-    return whole
+    exact = num * counts.double() / counts.sum()
+    shares = exact.long()
+    largest_first = torch.argsort(shares - exact, stable=True)
+    shares[largest_first[: num - int(shares.sum())]] += 1
+    return shares
 
 
 def split_stratified(labels: Tensor, sizes: list[int | None], seed: int) -> list[Tensor]:
@@ -51,20 +60,8 @@ def split_stratified(labels: Tensor, sizes: list[int | None], seed: int) -> list
     for size in sizes:
         left = torch.tensor([len(m) for m in members])
         if size is not None and size > left.sum():
-            raise UserError(f"{size} images asked for, {left.sum()} are left")
+            raise UserError(f"{size} images are to be taken, {left.sum()} are left")
         take = left if size is None else quotas(size, left)
         parts.append(torch.cat([m[:n] for m, n in zip(members, take, strict=True)]).sort().values)
         members = [m[n:] for m, n in zip(members, take, strict=True)]
     return parts
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = x + -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio, as a signed integer
-    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """A logical right shift; torch shifts int64 arithmetically."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
