@@ -9,21 +9,22 @@ from importlib.util import find_spec
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.tools.tune.settings import RULES
-from triptych.tools.tune.space import read_space
 
 
 def tune(config: Config, overrides: list[str]) -> None:
-    """Work on the study until its trials are used up; then write the best settings as a recipe.
+    """Run trials until the study has all of them; then write the best settings as a recipe.
 
-    Raises UserError where the search cannot be begun or resumed as asked.
+    Raises UserError where the search cannot be started or resumed as requested.
     """
     if find_spec("optuna") is None:
         raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")
     if config["resume"]:
         raise UserError("resume: a search is resumed by its own command, given again")
+    from triptych.tools.tune.space import read_space
+
     training = {name: value for name, value in config.items() if name not in RULES}
     space = read_space(config["search"], training)
 
-    from triptych.tools.tune.work import search  # torch and Optuna, after what can be refused
+    from triptych.tools.tune.search import search  # imports torch: after what can be refused
 
     search(config, training, space, overrides)

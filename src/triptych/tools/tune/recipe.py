@@ -11,6 +11,7 @@ import optuna
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from triptych.config import CONFIGS, Config, resolve_config
@@ -27,26 +28,26 @@ GROUPS = ("data", "model", "optim", "trainer")
 def write_recipe(
     study: optuna.Study, config: Config, training: Config, overrides: Sequence[str]
 ) -> None:
-    """Write `tuned_<study>.yaml`; one that is there is kept unless `overwrite` says otherwise."""
+    """Write `tuned_<study>.yaml`; an existing one stays unless `overwrite` says otherwise."""
     name = f"tuned_{config['study']}"
     path = Path(config["recipe_dir"] or CONFIGS / "experiment", f"{name}.yaml")
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(f"study={config['study']}: no trial came to its end, so none is the best")
     if path.exists() and not config["overwrite"]:
-        log.info("%s: kept as it is; overwrite=true replaces it", path)
+        log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
-    best = study.best_trial
-    story = [*provenance(study, training), f"python train.py experiment={name}"]
+    head = [*describe_origin(study, training), f"python train.py experiment={name}"]
+    recipe = format_recipe(training, study.best_trial.params, overrides, head)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            temporary.write_text(recipe(training, best.params, overrides, story))
+            temporary.write_text(recipe)
     except OSError as error:
         raise UserError(f"recipe_dir={path.parent}: cannot be written to ({error})") from error
     log.info("%s: written; python train.py experiment=%s", path, name)
 
 
-def provenance(study: optuna.Study, training: Config) -> list[str]:
+def describe_origin(study: optuna.Study, training: Config) -> list[str]:
     """Where the best settings come from, and what their accuracy is worth."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     complete, pruned = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED))
@@ -60,31 +61,32 @@ def provenance(study: optuna.Study, training: Config) -> list[str]:
     ]
 
 
-def recipe(
-    config: Config, values: Mapping[str, Any], overrides: Sequence[str], story: Sequence[str]
+def format_recipe(
+    config: Config, values: Mapping[str, Any], overrides: Sequence[str], head: Sequence[str]
 ) -> str:
     """The YAML of an experiment that composes to the config's, with values under dotted keys.
 
-    `overrides`: as typed, for the choices in them; `story`: lines of its head.
+    `overrides`: as typed, for the choices in them; `head`: lines of its comment.
     """
-    choices = chosen(overrides)
-    plainly = composed([f"{group}={choice}" for group, choice in choices.items()])
-    wanted = nested(
-        [*differing(experiment_settings(config), experiment_settings(plainly)), *values.items()]
+    choices = read_choices(overrides)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plain = resolve_config(compose("train", [f"{g}={choice}" for g, choice in choices.items()]))
+    settings = OmegaConf.create()
+    differences = find_differences(experiment_settings(config), experiment_settings(plain))
+    for key, value in [*differences, *values.items()]:
+        OmegaConf.update(settings, key, value, force_add=True)
+    lines = ["# @package _global_", *(f"# {line}" for line in head), "", "defaults:"]
+    lines += [f"  - override /{group}: {choice}" for group, choice in choices.items()]
+    body = yaml.safe_dump(
+        OmegaConf.to_container(settings), sort_keys=False, default_flow_style=None, width=98
     )
-    head = ["# @package _global_", *(f"# {line}" for line in story)]
-    defaults = [
-        "defaults:",
-        *(f"  - override /{name}: {choice}" for name, choice in choices.items()),
-    ]
-    body = yaml.safe_dump(wanted, sort_keys=False, default_flow_style=None, width=98)
-    return "\n".join([*head, "", *defaults, "", body])
+    return "\n".join([*lines, "", body])
 
 
-def chosen(overrides: Sequence[str]) -> dict[str, str]:
+def read_choices(overrides: Sequence[str]) -> dict[str, str]:
     """The choice in each group of the config: typed, an experiment's or the default.
 
-    Raises UserError where that is outside the configs, so that train.py could not repeat it.
+    Raises UserError where it is not in the configs, so that train.py could not repeat it.
     """
     typed = [o for o in overrides if o.partition("=")[0] in (*GROUPS, "experiment")]
     try:
@@ -97,29 +99,11 @@ def chosen(overrides: Sequence[str]) -> dict[str, str]:
     return {group: choices[group] for group in GROUPS}
 
 
-def composed(overrides: list[str]) -> Config:
-    """The config of a training; what must be given stays open."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return resolve_config(compose("train", overrides))
-
-
-def differing(config: Config, plainly: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings, under dotted keys, that `plainly` has not or has otherwise."""
+def find_differences(config: Config, plain: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings, under dotted keys, that `plain` lacks or has with another value."""
     for name, value in config.items():
-        other = plainly.get(name)
+        other = plain.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
-            yield from differing(value, other, f"{prefix}{name}.")
-        elif name not in plainly or value != other:
+            yield from find_differences(value, other, f"{prefix}{name}.")
+        elif name not in plain or value != other:
             yield f"{prefix}{name}", value
-
-
-def nested(settings: Sequence[tuple[str, Any]]) -> Config:
-    """Settings under dotted keys as a tree."""
-    tree: Config = {}
-    for key, value in settings:
-        *path, last = key.split(".")
-        node = tree
-        for name in path:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return tree

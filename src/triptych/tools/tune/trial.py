@@ -2,13 +2,14 @@
 
 import gc
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from optuna import TrialPruned
+from optuna.trial import BaseTrial
 
 from triptych.build import build_trainer, instantiate, move_to_device
 from triptych.config import Config
@@ -20,75 +21,69 @@ from triptych.training import prepare
 
 log = logging.getLogger(__name__)
 
-GoesOn = Callable[[int, float], bool]  # told the number of a validation and its accuracy
 WITHOUT_FILES = {"logger": None, "enable_checkpointing": False}
 
 
-class Trained(NamedTuple):
-    accuracy: float  # of the validation that `checkpoint.score` names; 0 where there was none
-    error: str = ""  # why it could not be trained to its end
-    is_pruned: bool = False
+class PruningCallback(Callback):
+    """Reports each validation's accuracy; raises TrialPruned where training diverged, or is to be
+    pruned while epochs are left."""
 
-
-class Watch(Callback):
-    """Reports each validation's accuracy; ends a training that diverged or is to be pruned."""
-
-    def __init__(self, goes_on: GoesOn) -> None:
-        self.goes_on = goes_on
+    def __init__(self, trial: BaseTrial) -> None:
+        self.trial = trial
         self.accuracies: list[float] = []
-        self.error = ""
-        self.is_pruned = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        install_handlers(
-            exit_on_signal
-        )  # in place of Lightning's handlers, which would finish the epoch
+        install_handlers(exit_on_signal)  # Lightning's own would finish the epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        accuracy = pl_module.scores.values["accuracy"]
+        accuracy, epoch = pl_module.scores.values["accuracy"], trainer.current_epoch + 1
         self.accuracies.append(accuracy)
-        log.info("epoch %d val accuracy %.4f", trainer.current_epoch + 1, accuracy)
+        log.info("epoch %d val accuracy %.4f", epoch, accuracy)
+        self.trial.report(accuracy, len(self.accuracies))
         loss = pl_module.epoch_loss
         if loss.unread and loss.add(loss.take_unread()) is not None:
-            self.error = f"the training loss is {loss.mean} in epoch {trainer.current_epoch + 1}"
-        if not self.goes_on(len(self.accuracies), accuracy) or self.error:
-            self.is_pruned = trainer.should_stop = True
+            raise TrialPruned(f"the training loss is {loss.mean} in epoch {epoch}")
+        if self.trial.should_prune() and epoch != trainer.max_epochs:
+            raise TrialPruned
 
 
-def train_trial(config: Config, folder: Path, goes_on: GoesOn) -> Trained:
-    """Train as the config says, until `goes_on` says no; the test images are not looked at.
+def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
+    """Train as the config says; the accuracy of the validation that `checkpoint.score` names.
 
-    A training that diverges or lacks memory has an error. Raises UserError at wrong settings.
+    The test images are not used. Raises TrialPruned, also where a training diverges or lacks
+    memory, which the trial's attribute `error` then says; UserError at wrong settings.
     """
-    watch = Watch(goes_on)
+    callback = PruningCallback(trial)
     try:
-        fit(config, folder, watch)
+        fit(config, folder, callback)
+    except TrialPruned as pruned:
+        if str(pruned):
+            trial.set_user_attr("error", str(pruned))
+        raise
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         if is_out_of_memory(error):
-            return Trained(0.0, "out of memory", is_pruned=True)
+            trial.set_user_attr("error", "out of memory")
+            raise TrialPruned("out of memory") from None
         is_refused = isinstance(error, ValueError | MisconfigurationException)
         if is_refused and not isinstance(error, UserError):
             raise UserError(f"trainer: {summarize_error(error)}") from error
         raise
     finally:
         gc.collect()  # the trainer and its parts refer to each other
-    if not watch.accuracies:
+    if not callback.accuracies:
         raise UserError("trainer: no validation in the whole training, so nothing to go by")
     best = config["checkpoint"]["score"] == "best"
-    accuracy = max(watch.accuracies) if best else watch.accuracies[-1]
-    return Trained(accuracy, watch.error, watch.is_pruned)
+    return max(callback.accuracies) if best else callback.accuracies[-1]
 
 
-def fit(config: Config, folder: Path, watch: Watch) -> None:
+def fit(config: Config, folder: Path, callback: Callback) -> None:
     pl.seed_everything(config["seed"], verbose=False)
     source = instantiate("data.source", config["data"]["source"])
     network = instantiate("model", config["model"])
     data, task = prepare(config, source, network)
     settings = config | {"trainer": config["trainer"] | WITHOUT_FILES}
-    trainer = build_trainer(settings, Record(folder, {}), [watch])
+    trainer = build_trainer(settings, Record(folder, {}), [callback])
     move_to_device(task, trainer.strategy.root_device)
     trainer.fit(task, datamodule=data)
-    # Stopped in its last epoch, it is complete all the same.
-    watch.is_pruned &= bool(watch.error) or trainer.current_epoch != trainer.max_epochs
