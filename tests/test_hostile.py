@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
+from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
 from triptych.callbacks.checkpoint import load_checkpoint, read_step
 from triptych.cli import print_error
@@ -25,11 +26,6 @@ from triptych.runs.resume import reopen_run, truncate_events, truncate_metrics
 from triptych.runs.storage import is_locked, lock_run
 
 OFTEN = "checkpoint.every_n_steps=1"
-
-
-def run_folder(log_dir: Path) -> Path:
-    [path] = log_dir.rglob("config.yaml")
-    return path.parent
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
-from tests.runs.test_survival import assert_same_run
+from tests.same_run import assert_same_run
 from tests.tiny import StartRun, Tiny
 from triptych.callbacks import feature_cache
 from triptych.callbacks.feature_cache import FrozenBackbone, check_features_stay

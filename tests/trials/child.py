@@ -1,6 +1,6 @@
 """A command in a process of its own: how long it took, and the most memory it held.
 
-What a child is charged with begins at its parent's size, which is why this imports nothing large.
+The system counts a child's memory from its parent's size on, so this imports nothing large.
 """
 
 import os
@@ -12,37 +12,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-# The system counts in kilobytes, macOS in bytes.
-MEGABYTE = 10**6 if sys.platform == "darwin" else 10**6 / 1024
-IN_THE_WAY = ("HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE")  # of refusals; of compiled modules
+MEGABYTE = 10**6 if sys.platform == "darwin" else 10**6 / 1024  # in the units of `ru_maxrss`
+UNSET = ("HYDRA_FULL_ERROR", "PYTHONDONTWRITEBYTECODE")  # variables that change what is measured
 
 
 class Ended(NamedTuple):
     code: int
-    said: str
+    output: str
     seconds: float
-    cpu_seconds: float  # of it and its children
-    megabytes: float  # of the largest process, if it had children of its own
+    cpu_seconds: float  # of the command and its children
+    megabytes: float  # of the largest of these processes
 
 
-def run(command: Sequence[str], until: str | None = None, typed: str = "") -> Ended:
+def run(command: Sequence[str], until: str | None = None) -> Ended:
     """A command from the repository's root, to its end or to the first line that holds `until`."""
     began = time.monotonic()
     seconds, lines = None, []
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in IN_THE_WAY},
-        stdin=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name not in UNSET},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.stdin
     assert process.stdout
-    with process.stdin, process.stdout:
-        process.stdin.write(typed)
-        process.stdin.close()
+    with process.stdout:
         for line in process.stdout:
             lines.append(line)
             if until and until in line:

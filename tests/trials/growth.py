@@ -1,8 +1,8 @@
 """Does time or memory grow faster than the work? 1x, 2x, 4x and 8x of what a user would grow.
 
-`make growth`, or `python -m tests.growth [--unit 1000] [override ...]`; the overrides are of the
-trainings. Each figure is of a command in a process of its own, as the operating system counted it:
-seconds of processor time, which other programs do not lengthen, and the largest process's peak.
+`make growth`, or `python -m tests.trials.growth [--unit 1000] [override ...]`; the overrides are
+those of the trainings. Each figure is of a command in a process of its own, as the system counted
+it: processor seconds, which other programs do not lengthen, and the largest process's peak memory.
 """
 
 import argparse
@@ -25,25 +25,29 @@ SMALL = """
 # What the same command differs by from one run to the next; less is no growth.
 NOISE = {"cpu_seconds": 1.0, "megabytes": 30.0}
 
-Grown = tuple[str, Callable[[int], Ended]]  # what, and the command for so many times of it
+Growing = tuple[str, Callable[[int], Ended]]  # what grows, and its command for n times of it
 
 
-def work(room: Path, unit: int, overrides: Sequence[str] = ()) -> Iterator[Grown]:
+def list_growing_work(room: Path, unit: int, overrides: Sequence[str] = ()) -> Iterator[Growing]:
     """What a user would grow; what later commands read, earlier ones leave in `room`."""
 
-    def train(name: str, *typed: str, images: int = unit, tested: int = 100, n: int = 1) -> Ended:
-        drawings = f"data.source.num_train={images + 100} data.source.num_test={tested}".split()
+    def train(
+        name: str, *arguments: str, images: int = unit, tests: int = 100, n: int = 1
+    ) -> Ended:
+        drawings = f"data.source.num_train={images + 100} data.source.num_test={tests}".split()
         settings = ("data.num_val=100", f"trainer.max_epochs={n}", f"log_dir={room / name}")
-        return done("train.py", *typed, *SMALL, "data=shapes", *drawings, *settings, *overrides)
+        return execute(
+            "train.py", *arguments, *SMALL, "data=shapes", *drawings, *settings, *overrides
+        )
 
     def train_on_files(n: int) -> Ended:
         part = f"data.num_train={n * unit} data.num_val=100 data.num_test=100".split()
         settings = ("trainer.max_epochs=1", f"log_dir={room}/files")
-        return done("train.py", *SMALL, "data=cifar10", *part, *settings, *overrides)
+        return execute("train.py", *SMALL, "data=cifar10", *part, *settings, *overrides)
 
     def train_and_evaluate(n: int) -> Ended:
-        train(f"tested{n}", tested=n * unit)
-        return done("evaluate.py", f"run={room}/tested{n}", "device=cpu", "cost=false")
+        train(f"tested{n}", tests=n * unit)
+        return execute("evaluate.py", f"run={room}/tested{n}", "device=cpu", "cost=false")
 
     def predict(n: int) -> Ended:
         picture = next(room.glob("tested1/**/figures/images.png"))
@@ -51,7 +55,7 @@ def work(room: Path, unit: int, overrides: Sequence[str] = ()) -> Iterator[Grown
         for number in range(n * unit // 10):
             os.link(picture, room / f"pictures{n}" / f"{number}.png")
         where = f"images={room}/pictures{n} out={room}/pictures{n}.csv".split()
-        return done("-m", "triptych", "predict", f"run={room}/tested1", *where, "device=cpu")
+        return execute("-m", "triptych", "predict", f"run={room}/tested1", *where, "device=cpu")
 
     def sweep(n: int) -> Ended:
         return train(f"jobs{n}", "-m", f"seed={','.join(map(str, range(n)))}")
@@ -62,19 +66,22 @@ def work(room: Path, unit: int, overrides: Sequence[str] = ()) -> Iterator[Grown
         yield f"train: {unit} images of CIFAR-10's files", train_on_files
     yield f"train -m: jobs of {unit} images", sweep
     yield f"evaluate: {unit} test images", train_and_evaluate
-    yield f"compare: {unit} test images", lambda n: done("compare.py", f"runs={room}/tested{n}")
-    yield "compare: runs", lambda n: done("compare.py", f"runs={room}/jobs{n}")
+    yield (
+        f"compare: {unit} test images",
+        lambda n: execute("compare.py", f"runs={room}/tested{n}"),
+    )
+    yield "compare: runs", lambda n: execute("compare.py", f"runs={room}/jobs{n}")
     yield f"predict: {unit // 10} pictures", predict
 
 
-def done(*arguments: str) -> Ended:
-    """One of our commands, which must succeed."""
+def execute(*arguments: str) -> Ended:
+    """Run one of our commands, which must succeed."""
     ended = run([sys.executable, *arguments])
-    assert ended.code == 0, f"{' '.join(arguments)}: exit code {ended.code}\n{ended.said}"
+    assert ended.code == 0, f"{' '.join(arguments)}: exit code {ended.code}\n{ended.output}"
     return ended
 
 
-def verdict(figures: Sequence[float], noise: float) -> str:
+def describe_growth(figures: Sequence[float], noise: float) -> str:
     """`flat`, or what the second half of the work added over what the first half added.
 
     So what starting costs cancels: 1 where figures are linear, 2.4 where they are quadratic.
@@ -89,17 +96,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--unit", type=int, default=1000, help="images of 1x")
     parser.add_argument("overrides", nargs="*", help="of the trainings")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     heads = [[f"{n}x, {unit}" for n in TIMES] for unit in ("CPU s", "MB")]
     table = Table("what grows", *heads[0], "linear: 1", *heads[1], "linear: 1")
     with tempfile.TemporaryDirectory(prefix="triptych-growth-") as room:
-        for what, command in work(Path(room), asked.unit, asked.overrides):
+        for what, command in list_growing_work(Path(room), arguments.unit, arguments.overrides):
             print(what, flush=True)
             ended = [command(n) for n in TIMES]
             cells = []
             for name, noise in NOISE.items():
                 figures = [getattr(one, name) for one in ended]
-                cells += [*(f"{figure:.1f}" for figure in figures), verdict(figures, noise)]
+                cells += [*(f"{figure:.1f}" for figure in figures), describe_growth(figures, noise)]
             table.add_row(what, *cells)
     Console(width=max(Console().width, 160)).print(table)
 

@@ -61,8 +61,8 @@ def timed(groups: Groups, repeats: int) -> dict[str, list[Ended]]:
     for number in range(repeats + 1):
         for name, case in [pair for group in groups.values() for pair in group.items()]:
             ended = run([sys.executable, *case.arguments], case.until)
-            came = case.until in ended.said if case.until else ended.code == case.code
-            assert came, f"{name}: exit code {ended.code}\n{ended.said}"
+            came = case.until in ended.output if case.until else ended.code == case.code
+            assert came, f"{name}: exit code {ended.code}\n{ended.output}"
             every[name] += [ended] if number else []
     return every
 

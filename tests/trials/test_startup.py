@@ -44,6 +44,6 @@ def test_a_training_imports_little_besides_its_libraries() -> None:
         "print(len(ours), {'sklearn', 'pandas', 'onnx', 'optuna', 'IPython'} & ours)"
     )
     ended = run([sys.executable, "-c", program])
-    number, others = ended.said.split(maxsplit=1)
+    number, others = ended.output.split(maxsplit=1)
     assert others == "set()\n"
     assert int(number) < 450  # 393: Hydra, TensorBoard's event files, v2 transforms, and our own 47
