@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from triptych.runs.storage import atomic_write
 
 MAX_IMAGES = 32
-MAX_WRITTEN_CLASSES = 20  # beyond, counts would be too small to read
+MAX_WRITTEN_CLASSES = 20  # of more classes counts would be too small to read
 MAX_NAMED_CLASSES = 40
 
 
@@ -49,7 +49,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     figure = _square_beside_bar(6.2 if readable else 8.2, longest)
     axes, bar = figure.axes
     axes.set_facecolor("0.85")
-    # Without numbers to read, a square root lets rare confusions show beside the diagonal.
+    # Without numbers to read, a square root makes rare confusions visible beside the diagonal.
     norm = PowerNorm(1 if readable else 0.5, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
     figure.colorbar(picture, cax=bar, label="fraction of the true class")
@@ -58,15 +58,42 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     axes.set_ylabel("true class (grey: no images)" if fractions.mask.any() else "true class")
     _name_classes(axes, names)
     if readable:
-        _write_counts(axes, counts, fractions.filled(0))
+        size, dark = 11 if len(counts) <= 10 else 7, fractions.filled(0) > 0.5
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if dark[row, column] else "0.2"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, size=size)
     return figure
 
 
-def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
-    """Write a PNG; its pixels, (3, H, W). Drawing is dear: a figure is drawn once.
+def _square_beside_bar(side: float, longest_name: int) -> Figure:
+    """Axes `side` inches wide and high, and those of a colour bar.
 
-    Whoever looks at `path` meanwhile sees the old picture or the new one, whole.
+    Margins follow from the number of letters: layouts of matplotlib, which measure, are slow.
     """
+    room = 0.085 * longest_name  # inches at 10 points
+    left, bottom = 0.5 + room, 0.6 + 0.75 * room
+    figure = Figure(figsize=(left + side + 1.2, bottom + side + 0.5), dpi=100)
+    width, height = figure.get_size_inches()
+    figure.add_axes((left / width, bottom / height, side / width, side / height))
+    corner = (left + side + 0.25) / width, (bottom + 0.1 * side) / height
+    figure.add_axes((*corner, 0.22 / width, 0.8 * side / height))
+    return figure
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    """Every class by name, or every tenth by number where names would overlap."""
+    if len(names) > MAX_NAMED_CLASSES:
+        axes.set(xticks=range(0, len(names), 10), yticks=range(0, len(names), 10))
+        return
+    size = 10 if len(names) <= MAX_WRITTEN_CLASSES else 7
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=45)
+    for label in axes.get_xticklabels():
+        label.set(horizontalalignment="right", rotation_mode="anchor")
+
+
+def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
+    """Write a PNG, whole or not at all; its pixels, (3, H, W), so that nobody draws it twice."""
     drawn = pixels(figure)
     with atomic_write(path) as temporary:
         imsave(temporary, drawn.transpose(1, 2, 0), format="png")
@@ -76,51 +103,12 @@ def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
 def pixels(figure: Figure) -> NDArray[np.uint8]:
     """The figure as drawn, (3, H, W); dollars in a name are no formula."""
     for text in figure.findobj(Text):
-        assert isinstance(text, Text)
         text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     width, height = figure.canvas.get_width_height()
     drawn = np.frombuffer(buffer.getbuffer(), dtype=np.uint8).reshape(height, width, 4)
     return np.ascontiguousarray(drawn[..., :3].transpose(2, 0, 1))
-
-
-def _square_beside_bar(side: float, longest_name: int) -> Figure:
-    """Axes `side` inches wide and high, and those of a colour bar.
-
-    Margins follow from the number of letters: matplotlib's layouts, which measure them, double
-    the time a picture takes.
-    """
-    room = 0.085 * longest_name  # inches at 10 points
-    left, bottom = 0.5 + room, 0.6 + 0.75 * room
-    width, height = left + side + 1.2, bottom + side + 0.5
-    figure = Figure(figsize=(width, height), dpi=100)
-    figure.add_axes((left / width, bottom / height, side / width, side / height))
-    bar_left, bar_bottom = left + side + 0.25, bottom + 0.1 * side
-    figure.add_axes((bar_left / width, bar_bottom / height, 0.22 / width, 0.8 * side / height))
-    return figure
-
-
-def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Every class by name, or every tenth by number where names would overlap."""
-    if len(names) > MAX_NAMED_CLASSES:
-        every_tenth = range(0, len(names), 10)
-        axes.set(xticks=every_tenth, yticks=every_tenth)
-        return
-    size = 10 if len(names) <= MAX_WRITTEN_CLASSES else 7
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=45)
-    for label in axes.get_xticklabels():
-        label.set(horizontalalignment="right", rotation_mode="anchor")
-
-
-def _write_counts(axes: Axes, counts: NDArray[np.int64], fractions: NDArray[np.float64]) -> None:
-    fontsize = 11 if len(counts) <= 10 else 7
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if fractions[row, column] > 0.5 else "0.2"
-        axes.text(
-            column, row, str(count), ha="center", va="center", color=colour, fontsize=fontsize
-        )
 
 
 def shorten(name: str, length: int) -> str:
