@@ -75,15 +75,16 @@ def parsed(html: str) -> Parsed:
 def bare(repeat: Repeat) -> str:
     """The page of a run of which nothing optional is known."""
     made = repeat(1)
-    network, recipe, origin = made.networks[0], made.recipes[0], made.origins[0]
+    network, recipe = made.networks[0], made.recipes[0]
     unknown = {cost.name: None for cost in COSTS} | {"weights": None, "measured_on": None}
-    network = replace(network, trained_on=Circumstances(None, None, None), **unknown)
-    metadata = "commit device precision num_threads started_at num_epochs train_seconds".split()
-    origin = replace(origin, versions=(), **dict.fromkeys(metadata))
+    metadata = dict.fromkeys(network.metadata) | {"split_hash": "s", "test_hash": "t"}
+    metadata["started_at"] = "now"
+    nowhere = Circumstances(None, None, None)
+    network = replace(network, trained_on=nowhere, metadata=metadata, **unknown)
     recipe = replace(recipe, calibration=None, most_confused=())
     empty = ("verdict", "cautions", "curves", "grad_cams", "problems")
     bare = replace(made, **dict.fromkeys(empty, ()), correct_counts=None, gallery=None)
-    return render_page(replace(bare, networks=(network,), recipes=(recipe,), origins=(origin,)))
+    return render_page(replace(bare, networks=(network,), recipes=(recipe,)))
 
 
 def test_the_verdict_is_the_first_thing_after_the_title(html: str, comparison: Comparison) -> None:
@@ -161,7 +162,9 @@ def make_hostile(value: Any) -> Any:
             value, **{f.name: make_hostile(getattr(value, f.name)) for f in fields(value)}
         )
     if isinstance(value, dict):
-        return value | {HOSTILE: next(iter(value.values()), None)}
+        return {k: make_hostile(v) for k, v in value.items()} | {
+            HOSTILE: next(iter(value.values()))
+        }
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(make_hostile, value))
     return tuple(map(make_hostile, value[:20])) if isinstance(value, tuple) else value
@@ -292,9 +295,9 @@ def test_text_has_a_contrast_of_4_5_and_lines_of_3(html: str, scheme: int) -> No
 
 
 def test_intervals_of_a_column_are_drawn_to_one_scale() -> None:
-    bars = Bars([WithInterval(0.5, 0.4, 0.8), WithInterval(0.6, None, None)])
+    bars = Bars([WithInterval(0.5, 0.4, 0.8), WithInterval(0.6)])
     assert "--low:0.0%;--at:25.0%;--high:100.0%" in bars(WithInterval(0.5, 0.4, 0.8))
-    assert "--low:50.0%;--at:50.0%;--high:50.0%" in bars(WithInterval(0.6, None, None))
+    assert "--low:50.0%;--at:50.0%;--high:50.0%" in bars(WithInterval(0.6))
     around_zero = Bars([WithInterval(0.02, 0.01, 0.04)], zero=True)
     assert "--low:62.5%;--at:75.0%;--high:100.0%" in around_zero(WithInterval(0.02, 0.01, 0.04))
 

@@ -17,7 +17,7 @@ from triptych.runs.reader import find_run_folders, sanitize_log_record
 from triptych.runs.storage import atomic_write
 from triptych.tools.compare import runs, sentences
 from triptych.tools.compare.comparable import find_differing, require_comparable, write_banner
-from triptych.tools.compare.content import Comparison, NetworkSummary, Origin, Problem
+from triptych.tools.compare.content import Comparison, NetworkSummary, Problem
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -110,7 +110,6 @@ def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Com
         gallery=build_gallery(recipes, pixels, classes[recipes[0]]),
         study=sentences.describe_study({recipe.num_test for recipe in summaries}),
         grad_cams=read_first(runs.read_grad_cam, members, problems),
-        origins=tuple(map(describe_origin, networks)),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -137,21 +136,6 @@ def calibrate_recipes(
         val = next(read_each(runs.read_val_predictions, [recipe.first], problems), None)
         calibrations[recipe] = calibrate(recipe.first.test, val)
     return calibrations
-
-
-def describe_origin(network: TrainedNetwork) -> Origin:
-    """What reproduces a run, from its record."""
-    metadata = network.metadata
-    known = ("device", "precision", "num_threads", "started_at", "num_epochs", "train_seconds")
-    return Origin(
-        label=network.label,
-        command=metadata["command"] or "",
-        commit=metadata["git_commit"],
-        versions=tuple((name, str(v)) for name, v in (metadata["versions"] or {}).items() if v),
-        test_hash=metadata["test_hash"],
-        split_hash=metadata["split_hash"],
-        **{name: metadata[name] for name in known},
-    )
 
 
 def write_files(comparison: Comparison, out: Path) -> Path:

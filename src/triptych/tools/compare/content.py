@@ -5,8 +5,10 @@ None is not measured. Strings may come out of somebody's run folder: whoever sho
 them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,12 @@ from triptych.tools.statistics.scores import Averages
 SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class WithInterval:
-    """A value and its interval, 95 % unless its owner says otherwise; None without an interval."""
+class WithInterval(NamedTuple):
+    """A value and its interval, 95 % unless its owner says otherwise; NaN without an interval."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,18 @@ class NetworkSummary:
     trained_on: Circumstances
     measured_on: Circumstances | None  # None where `evaluate.py` has measured no cost
     folder: str
+    metadata: Mapping[str, Any]  # of its record
 
     @property
     def device(self) -> str | None:
         """Where the cost was measured, else where the network was trained."""
         return (self.measured_on or self.trained_on).device
+
+    @property
+    def versions(self) -> str:
+        """torch 2.14.1, torchvision 0.29.1."""
+        versions = (self.metadata["versions"] or {}).items()
+        return ", ".join(f"{name} {version}" for name, version in versions if version)
 
     @property
     def precision_mode(self) -> str | None:
@@ -120,10 +128,10 @@ class Pair:
     difference: WithInterval  # accuracy of a less that of b; simultaneous over the table's pairs
     p: float  # exact McNemar for networks, t for recipes
     p_holm: float  # adjusted over the table's pairs: the words follow it alone
-    only_a: int | None  # images that a alone gets right; None for recipes
-    only_b: int | None
-    f1_difference: WithInterval | None  # macro; None for recipes
-    sentence: str
+    only_a: int | None = None  # images that a alone classifies correctly; None for recipes
+    only_b: int | None = None
+    f1_difference: WithInterval | None = None  # macro; None for recipes
+    sentence: str = ""
 
     @property
     def is_significant(self) -> bool:
@@ -239,24 +247,6 @@ class GradCam:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What reproduces a run."""
-
-    label: str
-    command: str
-    commit: str | None
-    versions: tuple[tuple[str, str], ...]
-    device: str | None
-    precision: str | None
-    num_threads: int | None
-    started_at: str | None
-    num_epochs: int | None
-    train_seconds: float | None
-    test_hash: str
-    split_hash: str
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that `index.html`, `comparison.md` and `comparison.csv` show."""
 
@@ -277,7 +267,6 @@ class Comparison:
     study: tuple[str, ...]  # why the reference study's Table 1 differs from ours
     grad_cams: tuple[GradCam, ...]
     problems: tuple[Problem, ...]
-    origins: tuple[Origin, ...]
     command: str  # that made this comparison
     made_at: str
     version: str  # of triptych

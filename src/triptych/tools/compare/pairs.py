@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,93 +35,63 @@ Validated = Callable[[Recipe], float | None]
 
 def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    twos = choose_pairs(recipes, get_first_val_accuracy)
-    differences = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
-    draws = _draw_f1(recipes) if twos else {}
-    fields = [
-        {
-            "a": a.first.label,
-            "b": b.first.label,
-            "num_images": counts.num_images,
-            "num_seeds": (1, 1),
-            "only_a": counts.only_a,
-            "only_b": counts.only_b,
-            "f1_difference": _f1_difference(a, b, draws, bonferroni_level(len(twos))),
-        }
-        for (a, b), counts in zip(twos, differences, strict=True)
+    twos, choice = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
+    counts = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
+    f1 = _bootstrap_f1(recipes) if twos else {}
+    pairs = [
+        Pair(
+            *(a.first.label, b.first.label, each.num_images, (1, 1), difference, p, p_holm),
+            only_a=each.only_a,
+            only_b=each.only_b,
+            f1_difference=_f1_difference(a, b, f1, bonferroni_level(len(twos))),
+        )
+        for (a, b), each, (difference, p, p_holm) in zip(twos, counts, _test(counts), strict=True)
     ]
-    choice = _describe_choice(recipes, get_first_val_accuracy)
     note = sentences.describe_network_pairs(len(recipes), len(twos), choice)
-    return Pairs(sentences.NETWORK_QUESTION, note, _test(differences, fields))
+    return Pairs(sentences.NETWORK_QUESTION, note, sentences.add_sentences(pairs))
 
 
 def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """Recipes of three seeds or more."""
     repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
-    twos = choose_pairs(repeated, get_val_accuracy)
-    differences = [recipe_difference(a.correct, b.correct) for a, b in twos]
-    fields = [
-        {
-            "a": a.label,
-            "b": b.label,
-            "num_images": a.correct.shape[1],
-            "num_seeds": (len(a.networks), len(b.networks)),
-            **dict.fromkeys(("only_a", "only_b", "f1_difference")),
-        }
-        for a, b in twos
+    twos, choice = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
+    tests = _test([recipe_difference(a.correct, b.correct) for a, b in twos])
+    pairs = [
+        Pair(a.label, b.label, a.correct.shape[1], (len(a.networks), len(b.networks)), *tested)
+        for (a, b), tested in zip(twos, tests, strict=True)
     ]
-    choice = _describe_choice(repeated, get_val_accuracy)
     note = sentences.describe_recipe_pairs(len(recipes), len(repeated), len(twos), choice)
-    return Pairs(sentences.RECIPE_QUESTION, note, _test(differences, fields))
-
-
-def get_first_val_accuracy(recipe: Recipe) -> float | None:
-    return recipe.first.val_accuracy
-
-
-def get_val_accuracy(recipe: Recipe) -> float | None:
-    return recipe.val_accuracy
+    return Pairs(sentences.RECIPE_QUESTION, note, sentences.add_sentences(pairs))
 
 
 def _test(
-    differences: Sequence[PairedDifference | Estimate], fields: Sequence[dict[str, Any]]
-) -> tuple[Pair, ...]:
-    """Pairs with p values by Holm and simultaneous intervals; `fields` is what else each has."""
+    differences: Sequence[PairedDifference | Estimate],
+) -> list[tuple[WithInterval, float, float]]:
+    """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
     level = bonferroni_level(len(differences))
-    adjusted = holm([difference.p_value for difference in differences])
-    pairs = (
-        Pair(
-            difference=WithInterval(difference.value, *difference.interval(level)),
-            p=difference.p_value,
-            p_holm=float(p_holm),
-            sentence="",
-            **rest,
-        )
-        for difference, p_holm, rest in zip(differences, adjusted, fields, strict=True)
-    )
-    return tuple(sentences.add_sentence(pair, len(differences)) for pair in pairs)
+    p_values = [each.p_value for each in differences]
+    intervals = [WithInterval(each.value, *each.interval(level)) for each in differences]
+    return [*zip(intervals, p_values, holm(p_values).tolist(), strict=True)]
 
 
-def choose_pairs(recipes: Sequence[Recipe], val_accuracy: Validated) -> list[Two]:
-    """All pairs that can be compared; of many recipes each with the best on validation data."""
+def choose_pairs(recipes: Sequence[Recipe], get_accuracy: Validated) -> tuple[list[Two], str]:
+    """All pairs that can be compared; of many recipes each with the best on validation data.
+
+    Also says in a sentence which.
+    """
     twos: list[Two] = []
+    is_limited, is_validated = False, True
     for block in split_comparable(recipes):
         if len(block) <= MAX_ALL_PAIRS:
             twos += combinations(block, 2)
-        else:
-            best = max(block, key=lambda recipe: val_accuracy(recipe) or 0)
-            twos += [(best, recipe) for recipe in block if recipe is not best]
-    return twos
+            continue
+        best = max(block, key=lambda recipe: get_accuracy(recipe) or 0)
+        twos += [(best, recipe) for recipe in block if recipe is not best]
+        is_limited, is_validated = True, is_validated and bool(get_accuracy(best))
+    return twos, sentences.describe_choice(MAX_ALL_PAIRS if is_limited else None, is_validated)
 
 
-def _describe_choice(recipes: Sequence[Recipe], val_accuracy: Validated) -> str:
-    """What `choose_pairs` did, in words."""
-    large = [block for block in split_comparable(recipes) if len(block) > MAX_ALL_PAIRS]
-    validated = all(any(val_accuracy(recipe) for recipe in block) for block in large)
-    return sentences.describe_choice(MAX_ALL_PAIRS if large else None, validated)
-
-
-def _draw_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]]:
+def _bootstrap_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]]:
     """Macro F1 (R,) of each recipe's first network, on the same bootstrap samples in a block."""
     f1: dict[Recipe, NDArray[np.float64]] = {}
     for block in split_comparable(recipes):
@@ -149,7 +118,8 @@ def compare_losses(recipes: Sequence[Recipe], image_types: Sequence[ImageTypes])
         if each.outcomes and each.label in [network.label for network in recipe.networks]
     }
     pairs = []
-    for a, b in choose_pairs([*measured], get_val_accuracy):
+    twos, _ = choose_pairs([*measured], lambda recipe: recipe.val_accuracy)
+    for a, b in twos:
         one, other = measured[a].outcomes, measured[b].outcomes
         if one and other and np.array_equal(one.index, other.index):
             by_type = sanitize(degradation_differences(one, other))

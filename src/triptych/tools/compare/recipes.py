@@ -161,7 +161,7 @@ def estimate_accuracy(recipe: Recipe) -> WithInterval:
         low, high = recipe_accuracy(correct).interval()
         return WithInterval(value, max(low, 0.0), min(high, 1.0))
     if len(recipe.networks) > 1:
-        return WithInterval(value, None, None)
+        return WithInterval(value)
     return WithInterval(value, *map(float, wilson(int(correct.sum()), correct.size)))
 
 

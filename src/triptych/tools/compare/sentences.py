@@ -1,5 +1,6 @@
 """What is said of a comparison: plain English, numbers with units and n."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,6 @@ from triptych.tools.compare.content import (
     Pairs,
     RecipeSummary,
     Setting,
-    WithInterval,
 )
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.summaries import COSTS
@@ -79,8 +79,6 @@ def _write_accuracies(recipes: Sequence[RecipeSummary]) -> list[str]:
     if len(recipes) <= MAX_SENTENCES:
         return [_write_accuracy(recipe) for recipe in recipes]
     low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
-    if low == high:
-        return [f"The accuracy of all recipes is {percent(low)} %."]
     return [
         f"Accuracy ranges from {percent(low)} % ({_name_recipes(low, recipes)}) to "
         f"{percent(high)} % ({_name_recipes(high, recipes)}); the table has each with its interval."
@@ -96,7 +94,7 @@ def _write_accuracy(recipe: RecipeSummary) -> str:
     value, low, high = recipe.accuracy.value, recipe.accuracy.low, recipe.accuracy.high
     images, seeds = pluralize(recipe.num_test, "image"), len(recipe.networks)
     claim = f"{recipe.label} classifies {percent(value)} % of {images} correctly"
-    if low is None:
+    if math.isnan(low):
         mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
         return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
     bounds = f"{interval(low, high)} %"
@@ -180,49 +178,35 @@ def write_cautions(recipes: Sequence[Recipe], differing: Sequence[Setting]) -> t
     return tuple(sentences)
 
 
-def add_sentence(pair: Pair, num_pairs: int) -> Pair:
-    """The pair with its sentence; whether it says "better" depends on Holm's p alone."""
-    if pair.difference.value < 0:  # the better first
-        better, other, difference = pair.b, pair.a, _negate(pair.difference)
-    else:
-        better, other, difference = pair.a, pair.b, pair.difference
+def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    return tuple(replace(pair, sentence=write_sentence(pair, len(pairs))) for pair in pairs)
+
+
+def write_sentence(pair: Pair, num_pairs: int) -> str:
+    """Whether it claims a difference depends on Holm's p alone."""
+    better, other, seeds = pair.a, pair.b, pair.num_seeds
+    value, low, high = pair.difference
+    if value < 0:  # the better first
+        better, other, seeds = other, better, seeds[::-1]
+        value, low, high = -value, -high, -low
+    is_recipe = pair.only_a is None
     images = pluralize(pair.num_images, "test image")
-    evidence = _write_evidence(difference, pair, num_pairs)
-    if pair.only_a is None:
-        n_better, n_other = pair.num_seeds if pair.a == better else pair.num_seeds[::-1]
-        same = n_better == n_other
-        seeds = f"{n_better} seeds each" if same else f"{n_better} and {n_other} seeds"
-        claim = (
-            f"{better} is better than {other}"
-            if pair.is_significant
-            else f"{better} and {other} do not differ significantly"
-        )
-        return replace(pair, sentence=f"{claim}: {evidence}; {seeds}, {images}).")
-    these = "this" if pair.num_images == 1 else "these"
-    claim = (
-        f"{better} is more accurate than {other} on {these} {images}"
-        if pair.is_significant
-        else f"{better} and {other} do not differ significantly on {these} {images}"
-    )
-    seeds = "One seed each, so this says nothing about retraining."
-    return replace(pair, sentence=f"{claim}: {evidence}). {seeds}")
-
-
-def _negate(difference: WithInterval) -> WithInterval:
-    assert difference.low is not None
-    assert difference.high is not None
-    return WithInterval(-difference.value, -difference.high, -difference.low)
-
-
-def _write_evidence(difference: WithInterval, pair: Pair, num_pairs: int) -> str:
-    """Difference, interval and test; the parenthesis is still open."""
-    test = "t test" if pair.only_a is None else "McNemar"
+    if is_recipe:
+        a, b = seeds
+        each = f"{a} seeds each" if a == b else f"{a} and {b} seeds"
+        word, test, where, end = "better", "t test", "", f"; {each}, {images})."
+    else:
+        word, test, where = "more accurate", "McNemar", f" on these {images}"
+        end = "). One seed each, so this says nothing about retraining."
+    claim = f"{better} is {word} than {other}"
+    if not pair.is_significant:
+        claim = f"{better} and {other} do not differ significantly"
     p = f"{test} p = {p_value(pair.p_holm)}".replace("= <", "<")
-    jointly, adjusted = "", ""
+    bounds = interval(low, high, points).replace("+", "")
     if num_pairs > 1:
-        jointly, adjusted = f", simultaneous over {num_pairs} pairs", " after Holm"
-    bounds = interval(difference.low, difference.high, points).replace("+", "")
-    return f"{points(difference.value)} points (95 % CI {bounds}{jointly}; {p}{adjusted}"
+        bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
+    evidence = f"{points(value)} points (95 % CI {bounds}; {p}"
+    return f"{claim}{where}: {evidence}{end}"
 
 
 def describe_losses(

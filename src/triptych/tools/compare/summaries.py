@@ -116,6 +116,7 @@ def summarize_network(network: TrainedNetwork, cost: Mapping[str, Any] | None) -
         trained_on=Circumstances(*(metadata[name] for name in CIRCUMSTANCES)),
         measured_on=Circumstances(*(cost[name] for name in CIRCUMSTANCES)) if cost else None,
         folder=sanitize(str(network.folder)),
+        metadata=metadata,
     )
 
 

@@ -21,13 +21,9 @@ def points(value: float, digits: int = 2) -> str:
     return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus zero
 
 
-def interval(
-    low: float | None, high: float | None, write: Callable[..., str] = percent, digits: int = 2
-) -> str:
-    """88.20 to 91.55, or a dash."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return DASH
-    return f"{write(low, digits)} to {write(high, digits)}"
+def interval(low: float, high: float, write: Callable[..., str] = percent, digits: int = 2) -> str:
+    """88.20 to 91.55, or a dash where there is none."""
+    return DASH if math.isnan(low) else f"{write(low, digits)} to {write(high, digits)}"
 
 
 def thousands(value: float | None) -> str:

@@ -66,7 +66,6 @@ def render_page(comparison: Comparison) -> str:
             unmeasured=panels.list_unmeasured(comparison.networks),
             calibration=panels.draw_calibration(comparison.recipes, key),
             image_types=panels.draw_image_types(comparison.image_types, key),
-            folders={network.label: network.folder for network in comparison.networks},
         )
     )
 
@@ -217,8 +216,8 @@ class Bars:
     @staticmethod
     def _ends(estimate: Estimate) -> tuple[float, float, float]:
         """Low, value, high; without an interval all three are the value."""
-        value, low, high = estimate.value, estimate.low, estimate.high
-        return (value if low is None else low), value, (value if high is None else high)
+        value, low, high = estimate
+        return (value, value, value) if math.isnan(low) else (low, value, high)
 
 
 FILTERS = (
