@@ -32,7 +32,7 @@ check: $(STAMP) ## hold format, lint, types and the budgets of size
 soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost (up to 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.soak $(ARGS)
 
-fuzz: $(STAMP) ## 2,000 random command lines composed or refused, 100 more in processes of their own
+fuzz: $(STAMP) ## 2,000 random command lines: composed, or an error of three lines; 100 more as processes
 	$(BIN)/python -m tests.trials.fuzz $(ARGS)
 
 startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)

@@ -1,8 +1,8 @@
-"""Random command lines for every command: each is composed, or refused in three lines at most.
+"""Random command lines: each composes a config, or is a user error of three lines at most.
 
-`python tests/fuzz.py [--seed 0] [--composed 2000] [--processes 100]` prints a tally and exits with
-1 where one ended in anything else: a traceback, a hang, silence. Nothing is trained: what the doors
-would call is replaced by `print`.
+`python -m tests.trials.fuzz [--seed 0] [--composed 2000] [--processes 100]` counts how they end and
+exits with 1 where one ends otherwise: in a traceback, a hang, silence. Nothing is trained: commands
+and launchers print what they would run.
 """
 
 import argparse
@@ -20,11 +20,12 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from triptych import cli
 from triptych.config import CONFIGS, TRAINER_ARGUMENTS, load_rules
+from triptych.tools.benchmark import command as benchmark
+from triptych.tools.sweep import sweep
 
 SECONDS = 30  # for one command line; most take a quarter of one
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -34,8 +35,7 @@ GROUPS = {
     if folder.is_dir() and list(folder.glob("*.yaml"))
 }
 VALUES = """
-    0 1 -1 2 8 0.5 1e-3 -0.0 1e999 nan inf null true false none yes 0x10
-    1_000
+    0 1 -1 2 8 0.5 1e-3 -0.0 1e999 nan inf null true false none yes 0x10 1_000
     10000000000000000000000 a abc best last onecycle cosine resnet50 shapes cpu auto 1.2.3
     a-b a.b a/b a:b a@b
     [] {} [1,2] [[1,[2,[3]]]] {a:1} {a:{b:{c:{d:1}}}}
@@ -48,23 +48,9 @@ VALUES = """
     shuffle(1,2) int(1.5) float(x) str(1) bool(2) json_str({}) tag(a,1) extend_list(1) nope(1) f()
     ü 日本 🙂 a\u0301 \u202e \ufeff \x1b[31m \x07 \x7f \udcff
 """.split()
-VALUES += [
-    "",
-    " ",
-    "\u2028",
-    "\u00a0",
-    "a\rb",
-    "a b",
-    "'a b'",
-    "a\nb",
-    "\t",
-    "a\\,b",
-    "'a,b'",
-    '"a\'b"',
-    "[a, b]",
-    "x" * 5000,
-]
-VALUES += ["[" * 60 + "]" * 60, "{a:" * 30 + "1" + "}" * 30, "9" * 400, "1" + ",1" * 8]
+VALUES += ["", " ", "\u2028", "\u00a0", "a\rb", "a b", "'a b'", "a\nb", "\t", "a\\,b", "'a,b'"]
+VALUES += ['"a\'b"', "[a, b]", "x" * 5000, "9" * 400, "1" + ",1" * 8]
+VALUES += ["[" * 60 + "]" * 60, "{a:" * 30 + "1" + "}" * 30]
 FLAGS = """
     -m --multirun --cfg -c job hydra all --resolve --package -p --info -i --help -h --hydra-help
     --version --nope -x -- - --cfg=job --config-name -cn train nope --run -r --config-dir --m
@@ -78,46 +64,48 @@ HYDRA = """
 
 
 class Case(NamedTuple):
-    verb: str
+    command: str
     arguments: list[str]
 
     def __str__(self) -> str:
-        return f"{self.verb} {shlex.join(self.arguments)!a}"
+        return f"{self.command} {shlex.join(self.arguments)!a}"
 
 
-def case(chance: random.Random) -> Case:
+def draw_case(chance: random.Random) -> Case:
     """A command line: mostly of keys that exist, often with a fault or two."""
-    verb = chance.choice([*ROOTS, "train"])
-    arguments = [argument(chance, verb) for _ in range(chance.choice([0, 1, 1, 2, 2, 3, 5]))]
+    command = chance.choice([*ROOTS, "train"])
+    num_arguments = chance.choice([0, 1, 1, 2, 2, 3, 5])
+    arguments = [draw_argument(chance, command) for _ in range(num_arguments)]
     if chance.random() < 0.15:
         arguments.insert(chance.randint(0, len(arguments)), chance.choice(FLAGS))
     if chance.random() < 0.2:
         arguments.append("-m")
-    return Case(verb, [argument.replace("\0", "") for argument in arguments])
+    return Case(command, [argument.replace("\0", "") for argument in arguments])
 
 
-def argument(chance: random.Random, verb: str) -> str:
+def draw_argument(chance: random.Random, command: str) -> str:
     kind = chance.random()
     if kind < 0.2:
         group = chance.choice(list(GROUPS))
         choice = chance.choice([*GROUPS[group], chance.choice(VALUES)])
-        typed = f"{prefix(chance)}{group}{chance.choice([''] * 6 + ['@x', '@', '@a.b'])}={choice}"
+        package = chance.choice([""] * 6 + ["@x", "@", "@a.b"])
+        typed = f"{draw_prefix(chance)}{group}{package}={choice}"
     elif kind < 0.27:
         typed = chance.choice(HYDRA)
     elif kind < 0.32:
         typed = chance.choice(VALUES)
     else:
-        typed = f"{prefix(chance)}{key(chance, verb)}={chance.choice(VALUES)}"
-    return mutated(chance, typed) if chance.random() < 0.2 else typed
+        typed = f"{draw_prefix(chance)}{draw_key(chance, command)}={chance.choice(VALUES)}"
+    return mutate(chance, typed) if chance.random() < 0.2 else typed
 
 
-def prefix(chance: random.Random) -> str:
+def draw_prefix(chance: random.Random) -> str:
     return chance.choice([""] * 8 + ["+", "++", "~", "+++", "~+"])
 
 
-def key(chance: random.Random, verb: str) -> str:
-    known = [*load_rules(verb), *(f"trainer.{name}" for name in TRAINER_ARGUMENTS)]
-    name = chance.choice(known)
+def draw_key(chance: random.Random, command: str) -> str:
+    names = [*load_rules(command), *(f"trainer.{name}" for name in TRAINER_ARGUMENTS)]
+    name = chance.choice(names)
     kind = chance.random()
     if kind < 0.1:
         return f"{name}.{chance.choice(['a', '0', 'a.b.c.d.e.f', '_target_', '', '.', 'é'])}"
@@ -128,7 +116,7 @@ def key(chance: random.Random, verb: str) -> str:
     return name
 
 
-def mutated(chance: random.Random, text: str) -> str:
+def mutate(chance: random.Random, text: str) -> str:
     """The text with one place cut out, doubled, or overwritten."""
     place = chance.randint(0, len(text))
     rest = text[place:]
@@ -143,22 +131,22 @@ def hang(*_: Any) -> None:
     raise Hang
 
 
-def enter(verb: str, arguments: list[str]) -> None:
-    """Start a command that does nothing but print its config."""
+def start(command: str, arguments: list[str]) -> None:
+    """Start a command that prints its config, or its jobs, and does nothing else."""
     cli.load_function = lambda command: print  # type: ignore[assignment]
-    sys.modules["triptych.tools.sweep.sweep"] = SimpleNamespace(run_sweep=print)  # type: ignore[assignment]
-    sys.argv = [f"{verb}.py", *arguments]
-    cli.main(verb)
+    sweep.run_sweep = benchmark.benchmark_each = print  # type: ignore[assignment]
+    sys.argv = [f"{command}.py", *arguments]
+    cli.main(command)
 
 
-def composed(case: Case) -> tuple[int, str, str]:
+def compose_here(case: Case) -> tuple[int, str, str]:
     """Exit code and what was printed of a case in this process; a traceback counts as printed."""
     out, err = io.StringIO(), io.StringIO()
     signal.signal(signal.SIGALRM, hang)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), restored():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), restore_process():
         signal.alarm(SECONDS)
         try:
-            enter(*case)
+            start(*case)
             code: Any = 0
         except SystemExit as ended:
             code = ended.code
@@ -171,7 +159,7 @@ def composed(case: Case) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def restored() -> Iterator[None]:
+def restore_process() -> Iterator[None]:
     """Take back what a command changes in its process: environment, log handlers, folder."""
     environment, root = dict(os.environ), logging.getLogger()
     handlers, level, folder = root.handlers[:], root.level, Path.cwd()
@@ -184,13 +172,13 @@ def restored() -> Iterator[None]:
         os.chdir(folder)
 
 
-def run(case: Case) -> tuple[int, str, str]:
+def run_process(case: Case) -> tuple[int, str, str]:
     """The same of a case in a process of its own."""
-    command = [sys.executable, __file__, "--door", *case.arguments]
-    environment = os.environ | {"FUZZED": case.verb}
+    words = [sys.executable, __file__, "--start", *case.arguments]
+    environment = os.environ | {"FUZZED": case.command}
     try:
         ended = subprocess.run(
-            [os.fsencode(part) for part in command],
+            [os.fsencode(word) for word in words],
             capture_output=True,
             env=environment,
             timeout=10 * SECONDS,
@@ -198,12 +186,12 @@ def run(case: Case) -> tuple[int, str, str]:
         )
     except subprocess.TimeoutExpired:
         return 1, "", "Hang"
-    said = (ended.stdout, ended.stderr)
-    return ended.returncode, *(text.decode(errors="replace") for text in said)
+    out, err = (text.decode(errors="replace") for text in (ended.stdout, ended.stderr))
+    return ended.returncode, out, err
 
 
-def verdict(code: int, out: str, err: str) -> str:
-    """`composed`, `refused`, or what was wrong."""
+def judge(code: int, out: str, err: str) -> str:
+    """`composed`, `user error`, or what was wrong."""
     if "Traceback" in out + err or "Hang" in err:
         return "a traceback, or a hang"
     if code == 0:
@@ -211,19 +199,19 @@ def verdict(code: int, out: str, err: str) -> str:
     if code != 2:
         return f"exit code {code}"
     lines = err.strip().splitlines()
-    return "refused" if 1 <= len(lines) <= 3 else f"refused in {len(lines)} lines"
+    return "user error" if 1 <= len(lines) <= 3 else f"an error of {len(lines)} lines"
 
 
-def tally(cases: list[Case], how: Any, name: str) -> list[str]:
+def try_all(cases: list[Case], run_case: Any, name: str) -> list[str]:
     """Try every case; what was wrong, a text each."""
     wrong, counted = [], Counter[str]()
     for one in cases:
-        code, out, err = how(one)
-        found = verdict(code, out, err)
-        counted[found] += 1
-        if found not in ("composed", "refused"):
-            wrong.append(f"{found}: {one}\n{out[:500]!a}\n{err[-700:]!a}")
-    print(f"{name}: " + ", ".join(f"{num} {found}" for found, num in sorted(counted.items())))
+        code, out, err = run_case(one)
+        ending = judge(code, out, err)
+        counted[ending] += 1
+        if ending not in ("composed", "user error"):
+            wrong.append(f"{ending}: {one}\n{out[:500]!a}\n{err[-700:]!a}")
+    print(f"{name}: " + ", ".join(f"{num} {ending}" for ending, num in sorted(counted.items())))
     return wrong
 
 
@@ -231,23 +219,23 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for option, default in (("seed", 0), ("composed", 2000), ("processes", 100)):
         parser.add_argument(f"--{option}", type=int, default=default)
-    asked = parser.parse_args()
-    chance = random.Random(asked.seed)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ |= {"LOG_DIR": f"{folder}/logs", "DATA_DIR": folder}
-        wrong = tally([case(chance) for _ in range(asked.composed)], composed, "in one process")
-        processes = [
-            case(chance)._replace(verb=ROOTS[n % len(ROOTS)]) for n in range(asked.processes)
-        ]
-        wrong += tally(processes, run, "in processes of their own")
+        cases = [draw_case(chance) for _ in range(options.composed)]
+        wrong = try_all(cases, compose_here, "in one process")
+        commands = [ROOTS[n % len(ROOTS)] for n in range(options.processes)]
+        processes = [draw_case(chance)._replace(command=command) for command in commands]
+        wrong += try_all(processes, run_process, "in processes of their own")
         os.chdir("/")
     print("\n\n".join(wrong[:20]))
     return bool(wrong)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--door"]:
-        enter(os.environ["FUZZED"], sys.argv[2:])
+    if sys.argv[1:2] == ["--start"]:
+        start(os.environ["FUZZED"], sys.argv[2:])
     else:
         sys.exit(main())
