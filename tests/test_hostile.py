@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tensorboard.summary.writer.record_writer import masked_crc32c
 
 from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
@@ -371,16 +369,7 @@ def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: by
     assert path.read_text().splitlines() == [",".join(COLUMNS)]
 
 
-def endless(length: int) -> bytes:
-    """The head of a record that promises so many bytes."""
-    head = struct.pack("<Q", length)
-    return head + struct.pack("<I", masked_crc32c(head)) + b"few"
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [b"", b"\x00" * 100, random.Random(0).randbytes(500), endless(2**62), endless(2**64 - 1)],
-)
+@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, random.Random(0).randbytes(500)])
 def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
     place = folder / "tensorboard"
     truncate_events(place, 10)

@@ -1,6 +1,5 @@
 """What is made of images once and kept on disk: where it lies, under what name, who makes it."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from triptych.errors import UserError
+from triptych.runs.storage import acquire_lock
 
 
 def data_dir() -> Path:
@@ -49,14 +49,14 @@ def lock_file(path: Path, settings: str = "DATA_DIR") -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f"{path.name}.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                Console(stderr=True).print(
-                    f"{path.name}: waiting for another process that is making it", soft_wrap=True
-                )
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_path = path.with_name(f"{path.name}.lock")
+        try:
+            lock = acquire_lock(lock_path)
+        except BlockingIOError:
+            message = f"{path.name}: waiting for another process that is making it"
+            Console(stderr=True).print(message, soft_wrap=True)
+            lock = acquire_lock(lock_path, wait=True)
+        with lock:
             yield
     except OSError as error:
         raise UserError(

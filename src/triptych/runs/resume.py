@@ -3,13 +3,11 @@
 import csv
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -146,7 +144,7 @@ def truncate_events(folder: Path, step: int) -> None:
     merged = folder / "events.out.tfevents.0000000000.before"  # sorts before every later file
     with atomic_write(merged) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        events = (event for source in files for event in read_events(source))
+        events = (event for source in files for event in RawEventFileLoader(str(source)).Load())
         # A merge that was killed leaves events both in the merged file and in their own.
         for event in dict.fromkeys(event for event in events if is_up_to(step, event)):
             writer.write(event)
@@ -155,17 +153,8 @@ def truncate_events(folder: Path, step: int) -> None:
             path.unlink()
 
 
-def read_events(path: Path) -> Iterator[bytes]:
-    """The serialized events of a file, up to the first that is not whole."""
-    with suppress(MemoryError, OverflowError):  # at a length that no writer wrote
-        yield from RawEventFileLoader(str(path)).Load()
-
-
 def is_up_to(step: int, serialized: bytes) -> bool:
-    try:
-        event: Any = Event.FromString(serialized)
-    except DecodeError:
-        return False
+    event: Any = Event.FromString(serialized)
     tags = [value.tag for value in event.summary.value]
     return 0 <= event.step <= step and not any(tag.startswith(TEST_TAGS) for tag in tags)
 

@@ -1,6 +1,5 @@
 """The jobs of a sweep: composed and checked before the first starts, and what was run of them."""
 
-import fcntl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,6 +18,7 @@ from triptych.config import (
 from triptych.errors import UserError
 from triptych.runs.earlier_runs import find_runs, resume_arguments
 from triptych.runs.record import Record, config_hash
+from triptych.runs.storage import acquire_lock
 
 
 class Job(NamedTuple):
@@ -108,21 +108,16 @@ def is_done(run: Record, job: Job) -> bool:
     return status == "finished" or (status == "failed" and not job.retry_failed)
 
 
-def lock_job(job: Job) -> IO[bytes] | None:
+def lock_job(job: Job) -> IO[str] | None:
     """Lock an experiment below `log_dir`; None while another process has it locked.
 
     The lock lasts until the file is closed in every process that inherited it: so a job keeps it
-    where the sweep is killed. Where a file system has no locks, the run folder's own lock is what
-    keeps two processes apart. Raises OSError where the file cannot be written.
+    where the sweep is killed. Where a file system has no locks, every process gets it. Raises
+    OSError where the file cannot be written.
     """
     path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return acquire_lock(path)
     except BlockingIOError:
-        file.close()
         return None
-    except OSError:
-        pass
-    return file

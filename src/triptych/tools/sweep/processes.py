@@ -47,7 +47,7 @@ class JobProcess:
         self,
         job: Job,
         place: Path,
-        lock: IO[bytes],
+        lock: IO[str],
         gpus: list[str],
         earlier: Record | None,
         env: Mapping[str, str],
