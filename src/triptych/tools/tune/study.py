@@ -51,19 +51,17 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
         )
     except Exception as error:  # of databases, their drivers, the system: many kinds
         reason = str(error.__cause__ or error).partition("\n")[0]
-        if hidden_words(address) & words(reason):  # a driver may split an address elsewhere
+        if repeats_password(reason, address):
             reason = "the reason repeats the password; in it, write %40 for @, %3A for :, %2F for /"
         where = mask_password(address)
         raise UserError(f"storage={where}: cannot be used ({mask_password(reason)})") from None
 
 
-def words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
-
-
-def hidden_words(address: str) -> set[str]:
-    """The words of an address's password."""
-    return words(address) - words(mask_password(address))
+def repeats_password(message: str, address: str) -> bool:
+    """Whether a message has a word of an address's password: a driver may split it elsewhere."""
+    texts = (message, address, mask_password(address))
+    said, typed, shown = (set(re.findall(r"\w+", text)) for text in texts)
+    return bool(said & (typed - shown))
 
 
 def open_storage(address: str) -> BaseStorage:
