@@ -35,40 +35,27 @@ WIDTH, HEIGHT = 340, 236  # CSS pixels
 Numbers = NDArray[np.float64]
 
 
-def make_theme(ink: str, paper: str, rule: str, colours: Iterable[str]) -> dict[Any, Any]:
-    """Settings of matplotlib; the last colour is that of lines without a style."""
-    return {
-        "axes.axisbelow": True,
-        "axes.edgecolor": ink,
-        "axes.grid": True,
-        "axes.labelcolor": ink,
-        "axes.linewidth": 0.8,
-        "axes.prop_cycle": cycler(color=colours),
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.facecolor": paper,
-        "font.size": 11,
-        "grid.color": rule,
-        "grid.linewidth": 0.8,
-        "lines.linewidth": 1.6,
-        "lines.markersize": 5.5,
-        "svg.fonttype": "none",
-        "text.parse_math": False,
-        "xtick.color": ink,
-        "ytick.color": ink,
-    }
-
-
 # Colours of the page are drawn as placeholders, which become its CSS variables.
 INK, PAPER, RULE, OTHER = "#000001", "#000002", "#000003", "#000004"
 SERIES = [f"#0001{number:02}" for number in range(NUM_STYLES)]
 VARIABLES = {INK: "currentColor", PAPER: "var(--paper)", RULE: "var(--rule)", OTHER: "var(--other)"}
 VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)}
-PAGE = make_theme(INK, PAPER, RULE, [*SERIES, OTHER])
-PRINT = make_theme(
-    *("#1c1e21", "#ffffff", "#dfe2e6"),
-    "#0072b2 #d55e00 #00825d #b0568a #9a6b00 #2b8cc4 #555b62 #7d7600 #a3a8ae".split(),
-)
+PAGE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": cycler(color=[*SERIES, OTHER]),  # the last is for lines without a style
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": PAPER,
+    "font.size": 11,
+    "grid.color": RULE,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 @dataclass(frozen=True)
@@ -220,10 +207,9 @@ def _draw_dotted(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
 
 
 def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
-    """Labels, ticks and scales, in the colours of the theme."""
-    ink, rule = (matplotlib.rcParams[name] for name in ("axes.edgecolor", "grid.color"))
-    axes.set(xlabel=x.label, ylabel=y.label)
-    axes.tick_params(length=0, pad=5, labelcolor=ink, grid_color=rule, grid_linewidth=0.8)
+    axes.set(xlabel=x.label, ylabel=y.label, axisbelow=True)
+    axes.grid(linewidth=0.8)
+    axes.tick_params(length=0, pad=5)
     if x.kind == "log":
         axes.set_xscale("log")
     for wanted, axis in ((x, axes.xaxis), (y, axes.yaxis)):

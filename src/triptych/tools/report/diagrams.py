@@ -5,7 +5,6 @@ Shapes: K images of H x W pixels, S pixels a side of a network's input.
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from triptych.figures import shorten
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.charts import (
-    PRINT,
     Axis,
     draw_lines,
     draw_reliability,
@@ -44,14 +42,13 @@ def reliability_diagram(calibration: Calibration, heading: str) -> Figure:
         error, expected = percent(measured.error, 1), percent(measured.expected, 1)
         label = f"{name}: error {error} % ({expected} % if calibrated)"
         series.append(make_reliability_series(style, measured, label))
-    with matplotlib.rc_context(PRINT):
-        figure = Figure(figsize=(6.4, 5.6), dpi=100)
-        axes = figure.add_axes((0.13, 0.1, 0.84, 0.82))
-        x = Axis("confidence: mean probability of the predicted class", "percent")
-        label_axes(axes, x, Axis("accuracy, with 95 % interval", "percent"))
-        draw_reliability(axes, series)
-        axes.set_title(heading, y=1)
-        axes.legend(loc="upper left", fontsize=9)
+    figure = Figure(figsize=(6.4, 5.6), dpi=100)
+    axes = figure.add_axes((0.13, 0.1, 0.84, 0.82))
+    x = Axis("confidence: mean probability of the predicted class", "percent")
+    label_axes(axes, x, Axis("accuracy, with 95 % interval", "percent"))
+    draw_reliability(axes, series)
+    axes.set_title(heading, y=1)
+    axes.legend(loc="upper left", fontsize=9)
     return figure
 
 
@@ -59,19 +56,18 @@ def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
     """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
     types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
     lines = -(-len(types) // PANELS_A_ROW)
-    with matplotlib.rc_context(PRINT):
-        figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
-        figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
-        grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
-        for axes, name in zip(grid.flat, types, strict=False):
-            label_axes(axes, Axis("", ticks=("none", "1", "2", "3")), Axis("", "percent"))
-            draw_lines(axes, [make_severity_series(0, rows, name)])
-            axes.set_title(spaced(name), fontsize=10)
-            axes.set_ylim(0, 1)
-        for axes in grid.flat[len(types) :]:
-            axes.set_axis_off()
-        figure.supxlabel("severity", fontsize=10)
-        figure.supylabel("accuracy", fontsize=10)
+    figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
+    figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
+    grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
+    for axes, name in zip(grid.flat, types, strict=False):
+        label_axes(axes, Axis("", ticks=("none", "1", "2", "3")), Axis("", "percent"))
+        draw_lines(axes, [make_severity_series(0, rows, name)])
+        axes.set_title(spaced(name), fontsize=10)
+        axes.set_ylim(0, 1)
+    for axes in grid.flat[len(types) :]:
+        axes.set_axis_off()
+    figure.supxlabel("severity", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
     return figure
 
 

@@ -128,11 +128,6 @@ def short(value: float | None, unit: str = "") -> str:
     return formats.DASH if value is None else EngFormatter(unit, places=2)(value)
 
 
-def optional(value: float | None, form: str) -> str:
-    """In Markdown, where an empty cell is what was not measured."""
-    return "" if value is None else format(value, form)
-
-
 def share(part: float, total: float) -> str:
     """The square root of a share, as CSS takes it."""
     return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
@@ -154,11 +149,6 @@ def at_best_epoch(curve: Curve) -> float | None:
     """Validation accuracy at the epoch whose weights were scored."""
     values = curve.val_accuracy[curve.epochs == curve.best_epoch]
     return float(values[0]) if len(values) else None
-
-
-def overall(losses: Mapping[str, Degradation]) -> Degradation | None:
-    """The accuracy lost in the mean over all types, of that by type."""
-    return losses.get(OVERALL)
 
 
 def list_types(measured: Iterable[Mapping[str, Degradation]]) -> list[str]:
@@ -223,6 +213,6 @@ class Bars:
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.join_words, formats.pluralize, formats.spaced, panels.format_place, last_batch),
-    *(short, optional, share, between, accuracy_of, at_best_epoch, overall, list_types),
+    *(short, share, between, accuracy_of, at_best_epoch, list_types),
     *(formats.data_uri, png, heat_png, Markup),
 )
