@@ -128,10 +128,6 @@ def test_examples_are_what_the_network_sees(test_set: LabelledImages) -> None:
         np.testing.assert_array_equal(shown["rotation"][severity], expected)
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    return (one.float() - other.float()).abs().mean()
-
-
 def inset(scene: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The middle of 32x32 scenes, and which pixels (32, 32) lie around it."""
     side = round(32 * scale)
@@ -139,11 +135,6 @@ def inset(scene: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     around = torch.ones(32, 32, dtype=torch.bool)
     around[first : first + side, first : first + side] = False
     return scene[..., first : first + side, first : first + side], around
-
-
-def smaller(images: Tensor, scale: float) -> Tensor:
-    side = round(32 * scale)
-    return F.resize(images.float(), [side, side], antialias=True).round()
 
 
 @settings(deadline=None, max_examples=15)
@@ -188,14 +179,6 @@ def test_the_pixels_of_drawn_types_stay_what_they_were() -> None:
     assert sums == {"complex_scene": 94103, "noise": 97684, "brightness": 84672}
 
 
-@pytest.mark.parametrize(
-    "name", ["occlusion", "noise", "blur", "low_contrast", "brightness", "jpeg", "rotation"]
-)
-def test_the_severer_the_further_from_the_original(name: str, images: Tensor) -> None:
-    far = [distance(distort(images, name, s, INDEX), images) for s in (1, 2, 3)]
-    assert 0 < far[0] < far[1] < far[2]
-
-
 @every_severity
 @pytest.mark.parametrize("name", ["small_object_plain", "small_object_blurred", "complex_scene"])
 def test_the_middle_is_the_image_resized_with_antialiasing(
@@ -203,7 +186,8 @@ def test_the_middle_is_the_image_resized_with_antialiasing(
 ) -> None:
     scale = 3 / 4 if name == "complex_scene" else [3 / 4, 1 / 2, 1 / 3][severity - 1]
     middle, _ = inset(distort(images, name, severity, INDEX), scale)
-    assert torch.equal(middle.float(), smaller(images, scale))
+    side = round(32 * scale)
+    assert torch.equal(middle, F.resize(images.float(), [side, side], antialias=True).round())
 
 
 @every_severity

@@ -64,9 +64,9 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
     run = rebuild_run(folder, config["trusted_targets"])
     try:
         trainer = build_scorer(run, device)
-        if config["cost"]:  # before images are read, which would count on a CPU
-            call = torch.inference_mode()(inference_call(run, 1))
-            peak_memory = measure_peak_bytes(call, device)
+        # Before the images are read, which would count on a CPU.
+        call = torch.inference_mode()(inference_call(run, 1))
+        peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
         files = evaluate_split(run, config, trainer)
         if config["cost"]:
             run.to(device)
