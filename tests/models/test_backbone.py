@@ -61,6 +61,8 @@ def test_features_as_the_head_takes_them_give_the_logits_of_their_images() -> No
     features = backbone.network[:5](images())  # type: ignore[index]
     assert features.shape == (2, 4)
     assert backbone(features).equal(backbone(images()))
+    assert "out_features=7" in backbone.replaced
+    assert "out_features=10" in str(backbone.head)
 
 
 def test_training_a_frozen_network_moves_its_head_and_not_a_bit_of_the_rest() -> None:
@@ -83,19 +85,6 @@ def test_a_frozen_network_is_in_evaluation_mode_from_the_start_but_for_its_head(
         training = {name for name, module in backbone.named_modules() if module.training}
         assert training == (set() if mode is False else {"network.5"})
     assert backbone(images()).equal(backbone(images())), "no dropout below the head"
-
-
-def test_a_network_that_is_not_frozen_follows_the_mode() -> None:
-    backbone = small()
-    for mode in (True, False):
-        backbone.train(mode)
-        assert {module.training for module in backbone.modules()} == {mode}
-
-
-def test_the_replaced_layer_is_remembered_as_it_was() -> None:
-    backbone = small()
-    assert "in_features=4, out_features=7" in backbone.replaced
-    assert "in_features=4, out_features=10" in str(backbone.head)
 
 
 def test_the_head_is_the_last_linear_layer_or_1x1_convolution() -> None:

@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def keep(cache: Path, name: str, tag: str, content: dict[str, Tensor] | bytes) -> Path:
+def save_to_cache(cache: Path, name: str, tag: str, content: dict[str, Tensor] | bytes) -> Path:
     """Put a file of weights where the hub's library looks for it."""
     folder = cache / f"models--timm--{name}.{tag}"
     path = folder / "snapshots" / "0" / "model.safetensors"
@@ -94,11 +94,8 @@ def test_a_network_scores_ten_classes_and_expects_what_timm_says(name: str) -> N
 def test_normalisation_size_and_interpolation_are_those_of_the_weights_that_were_chosen() -> None:
     with torch.device("meta"):
         own = TimmModel("convnextv2_atto").build(10, load=False).preprocessing
-        other = (
-            TimmModel("vit_small_patch16_384", "augreg_in21k_ft_in1k")
-            .build(10, load=False)
-            .preprocessing
-        )
+        tagged = TimmModel("vit_small_patch16_384", "augreg_in21k_ft_in1k")
+        other = tagged.build(10, load=False).preprocessing
     assert own == (224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
     assert other == (384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
 
@@ -110,10 +107,10 @@ def test_a_network_that_gives_features_gets_a_head() -> None:
     assert backbone.preprocessing.input_size == 518
 
 
-def test_a_transformer_is_made_for_the_input_size_that_is_asked_for() -> None:
+def test_a_transformer_is_made_for_the_input_size_that_is_set() -> None:
     backbone = TimmModel("test_vit", weights=None, input_size=SIZE).build(10)
     assert backbone(images()).shape == (2, 10)
-    with pytest.raises(UserError, match=r"^model\.input_size=7: test_vit cannot take it \(.+\)$"):
+    with pytest.raises(UserError, match=r"^model\.input_size=7: test_vit .* \(.+\)$"):
         TimmModel("test_vit", weights=None, input_size=7).build(10)
 
 
@@ -124,7 +121,7 @@ def test_weights_in_the_cache_are_used_without_a_word_to_the_network(
     cache: Path, hosts: list[Any]
 ) -> None:
     plain = official(NAME)
-    keep(cache, NAME, TAG, plain.state_dict())
+    save_to_cache(cache, NAME, TAG, plain.state_dict())
     for weights in ("DEFAULT", TAG):
         network = TimmModel(NAME, weights)
         assert network.weights_name == TAG
@@ -135,7 +132,7 @@ def test_weights_in_the_cache_are_used_without_a_word_to_the_network(
 
 def test_positions_in_the_weights_are_fitted_to_another_input_size(cache: Path) -> None:
     plain = official("test_vit")
-    keep(cache, "test_vit", TAG, plain.state_dict())
+    save_to_cache(cache, "test_vit", TAG, plain.state_dict())
     network = TimmModel("test_vit", input_size=SIZE)
     loaded = network.build(10).network
     assert loaded.pos_embed.shape[1] < plain.pos_embed.shape[1]  # type: ignore[union-attr, operator]
@@ -144,47 +141,36 @@ def test_positions_in_the_weights_are_fitted_to_another_input_size(cache: Path) 
     assert same_logits(network.build(10), plain, images())
 
 
-def test_missing_weights_are_told_with_the_place_where_they_were_looked_for(
-    cache: Path, hosts: list[Any]
+def test_missing_weights_are_named_with_the_place_where_they_were_looked_for(
+    cache: Path, hosts: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = TimmModel(NAME)
-    what = f"timm/{NAME}.{TAG}/model.safetensors, looked for in {cache}"
-    assert network.missing() == f"weights of {NAME}: {what}"
+    assert f"timm/{NAME}.{TAG}/model.safetensors" in str(network.missing())
+    assert str(cache) in str(network.missing())
+    network.build(10, load=False)
+    assert TimmModel(NAME, None).missing() is TimmModel(NAME, None).weights_name is None
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert not network.can_download()
+    with pytest.raises(UserError, match=f"^weights of {NAME}: timm/"):
+        network.build(10)
+    assert hosts == [], "told to stay offline"
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     assert not network.can_download()
     assert hosts == ["huggingface.co"]
 
 
-def test_without_load_nothing_is_read_and_nobody_asked(cache: Path, hosts: list[Any]) -> None:
-    TimmModel(NAME).build(10, load=False)
-    assert TimmModel(NAME, None).missing() is TimmModel(NAME, None).weights_name is None
-    assert hosts == []
-
-
-def test_told_to_stay_offline_the_hub_is_out_of_reach(
-    cache: Path, hosts: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x04cos\nsystem\n", b"\x08" + 15 * b"\x00", {"conv1.weight": torch.ones(3)}],
+)
+def test_a_file_of_weights_that_is_damaged_or_another_network_s_is_refused_by_name(
+    cache: Path, content: dict[str, Tensor] | bytes
 ) -> None:
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    assert not TimmModel(NAME).can_download()
-    with pytest.raises(
-        UserError, match=rf"^weights of {NAME}: timm/.* cannot be downloaded \(.+\)"
-    ):
-        TimmModel(NAME).build(10)
-    assert hosts == []
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n", b"\x08" + 15 * b"\x00"])
-def test_a_damaged_file_of_weights_is_refused_by_name(cache: Path, content: bytes) -> None:
-    path = keep(cache, NAME, TAG, content)
+    path = save_to_cache(cache, NAME, TAG, content)
     with pytest.raises(UserError) as caught:
         TimmModel(NAME).build(10)
     assert str(caught.value).startswith(f"weights {path}: cannot be used by {NAME} (")
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_weights_of_another_network_in_the_cache_are_refused(cache: Path) -> None:
-    keep(cache, NAME, TAG, {"conv1.weight": torch.ones(3)})
-    with pytest.raises(UserError, match=r"cannot be used by test_resnet \("):
-        TimmModel(NAME).build(10)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -192,9 +178,11 @@ def test_weights_of_another_network_in_the_cache_are_refused(cache: Path) -> Non
 def test_weights_may_come_from_a_file(tmp_path: Path, suffix: str, num_classes: int) -> None:
     saved = timm.create_model(NAME, num_classes=num_classes)
     path = tmp_path / f"mine.{suffix}"
+    network = TimmModel(NAME, str(path))
+    assert str(path) in str(network.missing())
+    assert not network.can_download()
     save = torch.save if suffix == "pth" else safetensors.save_file
     save(saved.state_dict(), path)
-    network = TimmModel(NAME, str(path))
     assert network.weights_name == str(path)
     assert network.missing() is None
     backbone = network.build(10)
@@ -202,22 +190,13 @@ def test_weights_may_come_from_a_file(tmp_path: Path, suffix: str, num_classes: 
     assert same_logits(backbone, saved, images())
 
 
-def test_a_missing_file_of_ones_own_is_told_and_never_in_reach(tmp_path: Path) -> None:
-    path = tmp_path / "mine.safetensors"
-    network = TimmModel(NAME, str(path))
-    assert network.missing() == f"weights of {NAME}: {path}"
-    assert not network.can_download()
-    with pytest.raises(UserError, match=r"mine\.safetensors: no file of weights"):
-        network.build(10)
-
-
 # A run.
 
 
-def composed(verb: str, *overrides: str) -> Config:
+def composed(command: str, *overrides: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolve_config(compose(verb, [*overrides]))
-    check_config(config, verb)
+        config = resolve_config(compose(command, [*overrides]))
+    check_config(config, command)
     return config
 
 

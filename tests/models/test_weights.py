@@ -32,36 +32,33 @@ def path(tmp_path: Path) -> Path:
 
 
 def equal_entries(one: nn.Module, other: nn.Module) -> set[str]:
-    """Names of the parameters in which two networks agree."""
-    own = one.state_dict()
-    return {
-        name
-        for name, value in other.state_dict().items()
-        if value.equal(own[name]) and name.endswith(("weight", "bias")) and name[0] != "1"
-    }
+    """Names of the linear layers' parameters in which two networks agree."""
+    mine = one.state_dict()
+    linear = {name: value for name, value in other.state_dict().items() if name[0] != "1"}
+    return {name for name, value in linear.items() if value.equal(mine[name])}
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}])
-def test_weights_of_the_same_classes_are_loaded_with_the_head(
-    path: Path, wrap: Callable[[Any], Any]
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "config": "a: 1"},
+        lambda state: {"state_dict": {f"backbone.network.{n}": v for n, v in state.items()}},
+    ],
+)
+@pytest.mark.parametrize(("num_classes", "num_equal"), [(5, 4), (7, 2)])
+def test_weights_are_loaded_with_the_head_if_it_is_of_the_same_classes(
+    path: Path, wrap: Callable[[Any], Any], num_classes: int, num_equal: int
 ) -> None:
-    saved, fresh = network(5), network(5)
-    torch.save(wrap(saved.state_dict()), path)
-    load_weights(fresh, "2", path)
-    assert equal_entries(fresh, saved) == {"0.weight", "0.bias", "2.weight", "2.bias"}
-
-
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}])
-def test_weights_of_other_classes_are_loaded_without_the_head(
-    path: Path, wrap: Callable[[Any], Any]
-) -> None:
-    saved, fresh = network(7), network(5)
+    saved, fresh = network(num_classes), network(5)
     head = fresh[2].weight.clone()  # type: ignore[index]
     torch.save(wrap(saved.state_dict()), path)
     load_weights(fresh, "2", path)
-    own = fresh.state_dict()
-    assert all(own[name].equal(value) for name, value in saved.state_dict().items() if name < "2")
-    assert own["2.weight"].equal(head)
+    loaded = fresh.state_dict()
+    assert all(loaded[n].equal(value) for n, value in saved.state_dict().items() if n < "2")
+    assert loaded["2.weight"].equal(head) == (num_equal == 2)
+    if num_equal == 4:
+        assert equal_entries(fresh, saved) == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
 def test_weights_without_a_head_are_loaded_beside_a_fresh_one(path: Path) -> None:
@@ -71,25 +68,18 @@ def test_weights_without_a_head_are_loaded_beside_a_fresh_one(path: Path) -> Non
     assert equal_entries(fresh, saved) == {"0.weight", "0.bias"}
 
 
-def test_what_else_a_checkpoint_holds_is_passed_over(path: Path) -> None:
-    saved, fresh = network(5), network(5)
-    torch.save({"state_dict": saved.state_dict(), "epoch": 3, "config": "a: 1"}, path)
-    load_weights(fresh, "2", path)
-    assert len(equal_entries(fresh, saved)) == 4
-
-
-def test_ignored_parameters_are_passed_over(path: Path) -> None:
+def test_ignored_parameters_are_left_out(path: Path) -> None:
     saved, fresh = network(5), network(5)
     extra = {"aux1.fc.weight": torch.ones(2), "aux2.fc.weight": torch.ones(2)}
     torch.save(saved.state_dict() | extra, path)
     load_weights(fresh, "2", path, ignored=("aux1.", "aux2."))
     assert len(equal_entries(fresh, saved)) == 4
-    with pytest.raises(UserError, match=r"some\.pth: of another network\nUnexpected key.*aux1"):
+    with pytest.raises(UserError, match=r"some\.pth: of another network\n.*aux1"):
         load_weights(fresh, "2", path)
 
 
-def refusal(path: Path) -> str:
-    """What loading the file into a small network is refused with."""
+def error_of(path: Path) -> str:
+    """The message of the error that loading the file into a small network raises."""
     with pytest.raises(UserError) as caught:
         load_weights(network(5), "2", path)
     message = str(caught.value)
@@ -109,44 +99,24 @@ def refusal(path: Path) -> str:
 )
 def test_weights_of_another_network_are_refused(path: Path, content: object) -> None:
     torch.save(content, path)
-    assert "of another network" in refusal(path)
+    assert "of another network" in error_of(path)
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        [1, 2],
-        3,
-        {1: torch.ones(1)},
-        {"0.weight": 1},
-        {"2.weight": 1},
-        {"state_dict": None},
-        torch.ones(3),
-    ],
+    "content", [[1, 2], {1: torch.ones(1)}, {"2.weight": 1}, {"state_dict": None}, torch.ones(3)]
 )
 def test_a_file_that_holds_something_else_is_refused(path: Path, content: object) -> None:
     torch.save(content, path)
-    assert "no file of weights" in refusal(path)
+    assert "no file of weights" in error_of(path)
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
+def test_a_file_that_is_cut_short_of_another_kind_or_absent_is_refused(path: Path) -> None:
+    assert "No such file" in error_of(path)
     torch.save(network(5).state_dict(), path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    assert "no file of weights" in refusal(path)
-
-
-@pytest.mark.parametrize("content", [b"hello", b"<html>404</html>", bytes(100)])
-def test_a_file_of_another_kind_is_refused(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    assert "no file of weights" in refusal(path)
-
-
-def test_an_absent_file_and_a_folder_are_refused(path: Path) -> None:
-    assert "No such file" in refusal(path)
-    path.mkdir()
-    assert "Is a directory" in refusal(path)
+    saved = path.read_bytes()
+    for content in (*(saved[: int(share * len(saved))] for share in (0, 0.1, 0.5, 0.99)), b"hello"):
+        path.write_bytes(content)
+        assert "no file of weights" in error_of(path)
 
 
 @pytest.mark.parametrize("form", ["zip", "plain"])
@@ -156,8 +126,8 @@ def test_code_in_a_file_does_not_run_and_nobody_is_told_to_let_it(path: Path, fo
         torch.save(trap, path)
     else:
         path.write_bytes(pickle.dumps(trap, protocol=2))
-    assert "it holds more than tensors" in refusal(path)
-    assert "weights_only" not in refusal(path)
+    assert "more than tensors" in error_of(path)
+    assert "weights_only" not in error_of(path)
     assert not path.with_name("trace").exists()
     pickle.loads(pickle.dumps(trap))
     assert path.with_name("trace").exists(), "the trap works"
