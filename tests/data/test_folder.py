@@ -106,14 +106,10 @@ def test_train_val_and_test_are_taken_as_they_are(tmp_path: Path, val: str, test
     assert data.train.labels[data.splits["val"]].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_class_may_be_named_test_if_there_is_no_train(tmp_path: Path) -> None:
-    assert read(photos(tmp_path, classes=("control", "test"))).classes == ("control", "test")
-
-
 def test_photos_are_found_at_any_depth_under_any_name_and_what_is_hidden_is_not(
     tmp_path: Path,
 ) -> None:
-    photos(tmp_path, num=1)
+    photos(tmp_path, num=1, classes=("blue", "green", "red", "test"))  # a class: there is no train
     photo(tmp_path / "red" / "2024" / "mai" / "ÄÖ ☃.PNG", grey=1)
     photo(tmp_path / "red" / os.fsdecode(b"latin\xe9.png"), grey=2)
     for hidden in ("._0.png", ".thumbs/0.png", "@eaDir/0.png"):
@@ -121,7 +117,7 @@ def test_photos_are_found_at_any_depth_under_any_name_and_what_is_hidden_is_not(
     for hidden in ("__MACOSX/x/0.png", ".git/0.png"):
         photo(tmp_path / hidden)
     data = read(tmp_path)
-    assert data.train.labels.tolist() == [0, 1, 2, 2, 2]
+    assert data.train.labels.tolist() == [0, 1, 2, 2, 2, 3]
     assert data.notes == ()
 
 
@@ -210,42 +206,36 @@ def test_a_folder_that_is_not_there_is_missing(tmp_path: Path) -> None:
     assert not source.can_download()
 
 
-def test_folders_without_images_are_refused_with_what_is_there(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path: Path) -> None:
     assert error_of(tmp_path).startswith("photos: no images")
     (tmp_path / "a").mkdir()
     for name in ("a/1.txt", "a/2.txt", "b.csv", "LICENSE"):
         (tmp_path / name).write_text("words")
+    photo(tmp_path / "loose.jpg")
     assert error_of(tmp_path).startswith("photos: no images")
     assert "2 .txt, 1" in error_of(tmp_path)
-    photo(tmp_path / "loose.jpg")
     assert "1 in no class's folder" in error_of(tmp_path)
 
 
-def test_a_class_without_readable_photos_is_refused_with_a_reason(tmp_path: Path) -> None:
-    photos(tmp_path, num=2)
+def test_classes_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
+    assert error_of(photos(tmp_path, 2, ("red",))).startswith("photos: one class (red)")
     (tmp_path / "white").mkdir()
     assert error_of(tmp_path).startswith("photos/white: ")
     (tmp_path / "white" / "a.jpg").touch()
     assert "photos/white: a class without images (white/a.jpg: no " in error_of(tmp_path)
 
 
-def test_one_class_is_refused(tmp_path: Path) -> None:
-    assert error_of(photos(tmp_path, classes=("red",))).startswith("photos: one class (red)")
-
-
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_class_that_training_lacks_is_refused(tmp_path: Path, split: str) -> None:
+def test_a_split_is_refused_without_classes_with_others_than_training_or_alone(
+    tmp_path: Path, split: str
+) -> None:
     photos(tmp_path / "train", num=2)
+    photo(tmp_path / split / "1.png")
+    assert error_of(tmp_path).startswith(f"photos/{split}: no images")
     photos(tmp_path / split, num=2, classes=("blue", "white"))
     assert error_of(tmp_path).startswith(f"photos/{split}/white: ")
-
-
-def test_a_test_folder_without_classes_or_alone_is_refused(tmp_path: Path) -> None:
-    photos(tmp_path / "train", num=2)
-    photo(tmp_path / "test" / "1.png")
-    assert error_of(tmp_path).startswith("photos/test: no images")
     shutil.rmtree(tmp_path / "train")
-    assert error_of(tmp_path) == "photos: it has test, but no train"
+    assert error_of(tmp_path) == f"photos: it has {split}, but no train"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -323,15 +313,9 @@ def test_a_disk_that_fills_up_is_refused_and_nothing_half_written_is_left(
     with pytest.raises(UserError, match=r"No space left on device\n.*DATA_DIR"):
         read(photos(tmp_path / "photos", num=2))
     assert [path.suffix for path in stored.iterdir()] == [".lock"]
-
-
-def test_a_data_dir_that_cannot_be_made_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("DATA_DIR", str(photo(tmp_path / "file.png")))
     with pytest.raises(UserError, match=r"Not a directory\n.*DATA_DIR"):
-        read(photos(tmp_path / "photos", num=2))
+        read(tmp_path / "photos")
 
 
 def test_of_two_runs_at_once_one_decodes_and_the_other_waits(

@@ -1,6 +1,4 @@
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.data import transforms
-from triptych.data.transforms import DeviceTransforms, augment, crop, cutmix, erase, flip, mixup
+from triptych.data.transforms import DeviceTransforms, augment, crop, erase, flip
 from triptych.models.backbone import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -167,22 +165,3 @@ def test_half_of_the_images_are_mirrored_and_half_lose_2_to_33_percent_independe
     assert shares.min() >= 0.015  # sides are rounded to whole pixels
     assert shares.max() < 0.35
     assert shares.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.015)
-
-
-@pytest.mark.parametrize("mix", [mixup, cutmix])
-def test_mixed_images_have_probabilities_for_labels_and_train(mix: Callable[..., Any]) -> None:
-    made = make(16, augment=True, mix=partial(mix, num_classes=8))
-    images, labels = made.training(random_images(), torch.arange(8), KEYS)
-    assert images.shape == (8, 3, 16, 16)
-    assert labels.shape == (8, 8)
-    torch.testing.assert_close(labels.sum(1), torch.ones(8))
-    assert labels.max() < 1
-    layer = torch.nn.Linear(3 * 16 * 16, 8)
-    F.cross_entropy(layer(images.flatten(1)), labels).backward()
-    assert layer.weight.grad is not None
-    assert layer.weight.grad.isfinite().all()
-
-
-def test_evaluation_mixes_nothing() -> None:
-    mixed = make(16, augment=True, mix=partial(mixup, num_classes=8))
-    assert mixed.evaluation(random_images()).equal(make(16).evaluation(random_images()))
