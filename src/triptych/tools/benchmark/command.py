@@ -1,4 +1,4 @@
-"""How fast a run trains, or predicts, on this machine: beside its upper bound and the usual way."""
+"""How fast a run trains on this machine, beside an upper bound and the usual way."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def output_path(config: Config) -> Path:
         if Path(config["out"]).suffix != ".json":
             raise UserError(f"out={config['out']}: must end with .json")
         return Path(config["out"])
-    name = f"{config['model']['name']}_{config['mode']}_{config['data']['batch_size']}"
+    name = f"{config['model']['name']}_{config['data']['batch_size']}"
     now = datetime.now(UTC)
     return Path(config["log_dir"], "benchmark", f"{name}_{now:%Y-%m-%d_%H%M%S}.json")
 

@@ -11,7 +11,7 @@ import torch
 
 from triptych import build
 from triptych.config import Config
-from triptych.errors import UserError, summarize_error
+from triptych.errors import UserError
 from triptych.runs.record import Record, git_commit, library_versions
 from triptych.tools.benchmark.ways import Bound, Ours, Subject, Usual
 from triptych.tools.evaluate.cost import measure_peak_bytes
@@ -37,7 +37,7 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
     Raises UserError where a bare loop would not do what the config asks.
     """
     subject = build_subject(config, record)
-    batch_size, num_images = subject.data.batch_size, len(subject.split)
+    batch_size, num_images = subject.data.batch_size, len(subject.data.train)
     max_steps = min(MAX_STEPS, num_images // batch_size - subject.warm_up_steps)
     if max_steps < 1:
         raise UserError(
@@ -49,17 +49,14 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
     ways: dict[str, Way] = {"bound": Bound(subject), "ours": ours}
     if config["usual"]:
         ways["usual"] = Usual(subject)
-    seconds, errors = measure_in_turn(
-        ways, config["rounds"], config["block_seconds"], max_steps, may_fail=("usual",)
-    )
+    seconds = measure_in_turn(ways, config["rounds"], config["block_seconds"], max_steps)
     rates = {way: [batch_size / each for each in steps] for way, steps in seconds.items()}
     return {
         **describe(subject),
         "peak_memory_bytes": peak,
         "images_per_second": {way: spread(values) for way, values in rates.items()},
-        "not_measured": errors,
         "ratios": ratios(rates),
-        "parts_ms": ours.parts(min(5, max_steps)) if subject.trains else None,
+        "parts_ms": ours.parts(min(5, max_steps)),
     }
 
 
@@ -83,7 +80,6 @@ def describe(subject: Subject) -> dict[str, Any]:
     config = subject.config
     return {
         "model": config["model"]["name"],
-        "mode": config["mode"],
         "batch_size": subject.data.batch_size,
         "input_size": subject.task.backbone.preprocessing.input_size,
         "device": build.device_name(subject.device),
@@ -104,33 +100,23 @@ def peak_memory(kind: type[Bound] | type[Ours], subject: Subject) -> int:
 
 
 def measure_in_turn(
-    ways: Mapping[str, Way],
-    rounds: int,
-    block_seconds: float,
-    max_steps: int,
-    may_fail: Sequence[str] = (),
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds a step of every way, once a round, and the errors of ways that `may_fail`.
+    ways: Mapping[str, Way], rounds: int, block_seconds: float, max_steps: int
+) -> dict[str, list[float]]:
+    """Seconds a step of every way, once a round; each round begins with another way.
 
-    Each round begins with another way, and takes about `block_seconds` for each.
+    A block takes about `block_seconds`: 1 to `max_steps` steps.
     """
-    steps, errors = {}, {}
+    steps = {}
     for name, way in ways.items():
-        try:
-            way.seconds(1)  # searches for kernels, allocates, compiles
-            num_steps = round(block_seconds / max(way.seconds(1), 1e-6))
-            steps[name] = max(1, min(num_steps, max_steps))
-        except RuntimeError as error:  # of memory, or of a loader's workers
-            if name not in may_fail:
-                raise
-            errors[name] = summarize_error(error)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
+        way.seconds(1)  # searches for kernels, allocates, compiles
+        steps[name] = max(1, min(max_steps, round(block_seconds / max(way.seconds(1), 1e-6))))
+    names = list(ways)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             seconds[name].append(ways[name].seconds(steps[name]) / steps[name])
-    return seconds, errors
+    return seconds
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,10 +1,9 @@
 """The settings of this command, besides those of a training."""
 
-from triptych.config import FLAG, TEXT, Rule, count, number, one_of
+from triptych.config import FLAG, TEXT, Rule, count, number
 
 EXTENDS_TRAINING = True
 RULES: dict[str, Rule] = {
-    "mode": one_of("train", "inference"),
     "rounds": count(1),
     "block_seconds": number(0, above=True),
     "warm_up_steps": count(1),

@@ -1,4 +1,4 @@
-"""Three ways of taking steps with one network: a run's own, an upper bound, and the usual one."""
+"""Three ways of training one network: an upper bound, a real run, and the usual template."""
 
 import copy
 import gc
@@ -65,8 +65,6 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.device = self.trainer.strategy.root_device
-        self.trains = self.config["mode"] == "train"
-        self.split = self.data.train if self.trains else self.data.test
         self.warm_up_steps: int = self.config["warm_up_steps"]
 
     def network(self) -> Backbone:
@@ -86,7 +84,7 @@ class Bound:
 
     def __init__(self, subject: Subject) -> None:
         self.subject, data = subject, subject.data
-        self.backbone = subject.network().train(subject.trains)
+        self.backbone = subject.network().train()
         self.criterion = subject.task.criterion.to(subject.device)
         self.optimizer, _ = subject.task.optim.build(self.backbone, 1, 1)
         stored = next(iter(data.train_dataloader()))
@@ -95,28 +93,22 @@ class Bound:
         self.images = images.to(memory_format=torch.channels_last)
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take."""
-        step = self.train if self.subject.trains else self.infer
+        """What `steps` steps take, after some that are not counted."""
         for _ in range(self.subject.warm_up_steps):
-            step()
+            self.step()
         synchronize(self.subject.device)
         start = perf_counter()
         for _ in range(steps):
-            step()
+            self.step()
         synchronize(self.subject.device)
         return perf_counter() - start
 
-    def train(self) -> None:
+    def step(self) -> None:
         with self.subject.trainer.precision_plugin.forward_context():
             loss: Tensor = self.criterion(self.backbone(self.images), self.labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-
-    @torch.inference_mode()
-    def infer(self) -> None:
-        with self.subject.trainer.precision_plugin.forward_context():
-            self.backbone(self.images)
 
 
 class Enough(Exception):
@@ -143,11 +135,6 @@ class StepClock(pl.Callback):
                 raise Enough
             self.start = perf_counter()
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, _: int = 0
-    ) -> None:
-        self.on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
 
 class Ours:
     """A real training run, cut off after some steps of its first epoch, without validation.
@@ -164,7 +151,7 @@ class Ours:
         ).to(subject.device)
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take."""
+        """What `steps` steps take, after some that are not counted."""
         first = self.subject.warm_up_steps
         clock = StepClock(first, first + steps)
         self._run(first + steps, clock)
@@ -178,30 +165,25 @@ class Ours:
         """
         profiler, first = PartsProfiler(self.subject.device), self.subject.warm_up_steps
         self._run(first + steps, profiler=profiler)
-        durations = profiler.recorded_durations
+        recorded = profiler.recorded_durations
         seconds = {
             part: median(
-                next(taken for name, taken in durations.items() if name.endswith(end))[first:]
+                next(taken for name, taken in recorded.items() if name.endswith(end))[first:]
             )
             for part, end in PARTS.items()
         }
         seconds["optimizer"] -= seconds["forward"] + seconds["backward"]
-        callbacks = {
-            name: taken for name, taken in durations.items() if name.startswith("[Callback]")
-        }
-        per_step = zip(
-            *(taken[first:] for name, taken in callbacks.items() if "batch" in name), strict=True
+        callbacks = [(name, taken) for name, taken in recorded.items() if "[Callback]" in name]
+        *usual, logged = map(
+            sum, zip(*(taken[first:] for name, taken in callbacks if "batch" in name), strict=True)
         )
-        *usual, logged = map(sum, per_step)
         seconds["callbacks"] = median(usual)
         seconds["reading the loss"] = logged - seconds["callbacks"]
-        seconds["checkpoint"] = sum(
-            taken[0] for name, taken in callbacks.items() if name.endswith("on_train_epoch_end")
-        )
-        return {part: 1000 * each for part, each in seconds.items()}
+        ends = [sum(taken) for name, taken in callbacks if name.endswith("on_train_epoch_end")]
+        return {part: 1000 * each for part, each in (seconds | {"checkpoint": sum(ends)}).items()}
 
     def _run(self, steps: int, *callbacks: pl.Callback, **settings: Any) -> None:
-        limits = {"max_steps": steps, "limit_val_batches": 0, "limit_test_batches": steps}
+        limits = {"max_steps": steps, "limit_val_batches": 0}
         config = self.subject.config
         # Cached features would leave the head alone to be trained; the bound trains the network.
         config = config | {"speed": config["speed"] | {"cache_features": False}}
@@ -209,8 +191,7 @@ class Ours:
         with redirect_stdout(io.StringIO()), suppress(Enough):
             trainer = make_trainer(config, self.subject.record, self.task)
             trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
-            run = trainer.fit if self.subject.trains else trainer.test
-            run(self.task, datamodule=self.subject.data)
+            trainer.fit(self.task, datamodule=self.subject.data)
         # The task keeps its trainer until the next one: without its optimizer's state.
         trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
         gc.collect()  # a Trainer and its parts refer to each other: nothing of it stays beside
@@ -269,12 +250,9 @@ class UsualModule(pl.LightningModule):
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
         self.metrics.update(logits, labels)
-        self.log("loss", loss, on_step=self.trainer.training, on_epoch=True)
+        self.log("loss", loss, on_step=True, on_epoch=True)
         self.log_dict(self.metrics, on_step=False, on_epoch=True)
         return loss
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.training_step(batch, batch_idx)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
@@ -288,13 +266,13 @@ class Usual:
         self.subject, task = subject, subject.task
         network = copy.deepcopy(task.backbone.network)
         self.module = UsualModule(network, len(subject.data.classes), task.optim.lr)
-        self.images = PilImages(subject.split, task.backbone.preprocessing)
+        self.images = PilImages(subject.data.train, task.backbone.preprocessing)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_workers: int | None = subject.config["usual_workers"]
         self.num_workers = min(cores or 1, MAX_WORKERS) if num_workers is None else num_workers
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take."""
+        """What `steps` steps take, after some that are not counted."""
         # Workers have two batches each ready before the clock starts, and finish the next together:
         # the former are not counted, and the latter in whole turns of all workers.
         turn = max(1, self.num_workers)
@@ -313,8 +291,7 @@ class Usual:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            run = trainer.fit if self.subject.trains else trainer.test
-            run(self.module, self._loader(clock.last))
+            trainer.fit(self.module, self._loader(clock.last))
         gc.collect()
         return clock.seconds * steps / counted
 
