@@ -23,7 +23,7 @@ TEXT = {"Enter": "\r", " ": " "}
 
 
 class Browser:
-    """One tab; `complaints` are what the console was told, `requests` what was asked for."""
+    """One tab; `errors` are those of the console, `requests` the URLs requested."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM
@@ -38,7 +38,7 @@ class Browser:
         os.close(commands)
         os.close(answers)
         self._unread, self._number, self._session = b"", 0, ""
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.requests: list[str] = []
         [tab] = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         attached = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
@@ -73,25 +73,25 @@ class Browser:
             assert read, "chromium has ended"
             self._unread += read
         message, _, self._unread = self._unread.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        content: dict[str, Any] = json.loads(message)
+        return content
 
     def _note(self, event: dict[str, Any]) -> None:
-        told = event.get("params", {})
+        params = event.get("params", {})
         if event.get("method") == "Log.entryAdded":
-            self.complaints.append(told["entry"]["text"])
+            self.errors.append(params["entry"]["text"])
         elif event.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(told["exceptionDetails"]["text"])
+            self.errors.append(params["exceptionDetails"]["text"])
         elif event.get("method") == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(params["request"]["url"])
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited."""
-        told = self.call(
+        response = self.call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
     def until(self, script: str, seconds: float = 30) -> None:
         end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Finished runs as a training leaves them, with weights that were drawn, and a page of them."""
+"""Finished runs with untrained networks, and a group of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
 from triptych.runs.reader import find_run_folders
 from triptych.runs.record import Record
-from triptych.tools.serve.networks import Group, read_groups
+from triptych.tools.serve.networks import NetworkGroup, read_groups
 
 CLASSES = ("cat", "dog", "hen", "ox", "pig", "yak")
 TINY = [
@@ -22,12 +22,12 @@ TINY = [
     *("model.input_size=32", "data=shapes", "data.num_train=20", "data.num_val=10"),
     *("data.source.num_train=40", "data.source.num_test=20", "data.num_test=15"),
 ]
-NUM_TEST, NUM_KEPT = 15, 8
+NUM_TEST, NUM_STORED = 15, 8
 
 Plant = Callable[..., Path]
 
 
-def asked(**settings: Any) -> Config:
+def configure(**settings: Any) -> Config:
     """The config of the command, on a CPU, with other settings."""
     return composed("serve", "runs=none", "device=cpu", **settings)
 
@@ -49,12 +49,12 @@ def _plant(
     seed: int = 0,
     val_accuracy: float | None = 0.5,
     classes: tuple[str, ...] = CLASSES,
-    num_kept: int = NUM_KEPT,
+    num_stored: int = NUM_STORED,
     **metadata: Any,
 ) -> Path:
     """A finished run below `root` whose network is `network(model, classes, seed)`.
 
-    It got the images at even places right; of the others it kept the first.
+    It got the images at even places right; of the others it stored the first.
     """
     config = composed("train", *TINY, seed=seed, log_dir=str(root))
     config["model"]["name"] = model
@@ -65,7 +65,7 @@ def _plant(
     labels = index % len(classes)
     logits = np.eye(len(classes), dtype=np.float32)[(labels + index % 2) % len(classes)]
     record.add_predictions("test", logits=logits, labels=labels, index=index)
-    wrong = index[index % 2 == 1][:num_kept]
+    wrong = index[index % 2 == 1][:num_stored]
     images = np.random.default_rng(0).integers(0, 256, (len(wrong), 3, 32, 32), np.uint8)
     record.add_predictions("test_images", index=wrong, images=images)
     measured = {"test/accuracy": float(np.mean(index % 2 == 0)), "val/accuracy": val_accuracy}
@@ -77,7 +77,7 @@ def _plant(
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory, plant: Plant) -> Path:
+def logs(tmp_path_factory: pytest.TempPathFactory, plant: Plant) -> Path:
     """Runs of two networks, each once."""
     root = tmp_path_factory.mktemp("logs")
     plant(root, "squeezenet1_1", val_accuracy=0.5)
@@ -86,7 +86,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, plant: Plant) -> Path:
 
 
 @pytest.fixture(scope="session")
-def group(planted: Path) -> Group:
-    [found], problems = read_groups(find_run_folders([str(planted)]), asked())
+def group(logs: Path) -> NetworkGroup:
+    [found], problems = read_groups(find_run_folders([str(logs)]), configure())
     assert problems == []
     return found

@@ -1,4 +1,4 @@
-"""The page in a real browser: by keyboard, by dropping, on a phone, in the dark, and gone wrong."""
+"""The page in a real browser: by keyboard, by dropping, on a phone, in dark mode, with errors."""
 
 import base64
 import io
@@ -12,18 +12,17 @@ import pytest
 from PIL import Image
 
 from tests.tools.serve.browser import CHROMIUM, Browser
-from tests.tools.serve.conftest import CLASSES, asked
+from tests.tools.serve.conftest import CLASSES, configure
 from triptych.tools.compare.content import Problem
-from triptych.tools.serve.networks import Group
+from triptych.tools.serve.networks import NetworkGroup
 
-gate = pytest.importorskip("triptych.tools.serve.gate", reason="starlette is missing")
-serving = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
+service = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
 uvicorn = pytest.importorskip("uvicorn")
 
 HOSTILE = "<img src=x onerror=\"document.documentElement.id='hacked'\">" + "long" * 40
-ANSWERED = "document.querySelector('#said').ariaBusy === 'false'"
-FOCUSED = "document.activeElement.id || document.activeElement.dataset.truth"
-SAID = "document.querySelector('#says').textContent"
+DONE = "document.querySelector('#results').ariaBusy === 'false'"
+FOCUSED = "document.activeElement.id || document.activeElement.dataset.label"
+SUMMARY = "document.querySelector('#summary').textContent"
 PROBLEM = "document.querySelector('#problem').textContent"
 DROP = """(() => {
   const dataTransfer = new DataTransfer();
@@ -35,17 +34,17 @@ DROP = """(() => {
 
 
 @pytest.fixture(scope="module")
-def url(group: Group) -> Iterator[str]:
+def url(group: NetworkGroup) -> Iterator[str]:
     """A page of the planted networks, and /1, where everything has a hostile name."""
     networks = tuple(replace(n, name=f"{n.name} {HOSTILE}") for n in group.networks)
     classes = tuple(f"{name} {HOSTILE}" for name in CLASSES)
     hostile = replace(group, data=(HOSTILE,), networks=networks, classes=classes)
-    service = serving.Service([group, hostile], [Problem(HOSTILE, HOSTILE)], asked())
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        server = uvicorn.Server(serving.settings(gate.Gate(service.app)))
-        thread = Thread(target=server.run, args=([door],))
+    app = service.Service([group, hostile], [Problem(HOSTILE, HOSTILE)], configure()).app
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(service.make_server_config(service.Gate(app)))
+        thread = Thread(target=server.run, args=([listener],))
         thread.start()
-        yield f"http://127.0.0.1:{door.getsockname()[1]}/"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
         server.should_exit = True
         thread.join(20)
 
@@ -56,11 +55,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip("chromium is not installed")
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
-        # The refused image, where this process tests it: tests may be shared out.
-        assert set(browser.complaints) <= {COMPLAINT}
+        # The rejected image, where this process tests it: tests may be shared out.
+        assert set(browser.errors) <= {REJECTION}
 
 
-COMPLAINT = (
+REJECTION = (
     "Failed to load resource: the server responded with a status of 415 (Unsupported Media Type)"
 )
 
@@ -69,7 +68,7 @@ def drop(browser: Browser, content: bytes) -> None:
     browser.run(DROP % base64.b64encode(content).decode())
 
 
-def test_an_example_is_chosen_and_answered_by_keyboard_alone(browser: Browser, url: str) -> None:
+def test_an_example_is_chosen_and_predicted_by_keyboard_alone(browser: Browser, url: str) -> None:
     browser.open(url)
     order = []
     for _ in range(6):
@@ -78,11 +77,11 @@ def test_an_example_is_chosen_and_answered_by_keyboard_alone(browser: Browser, u
     assert order[3:] == ["choose", "dog", "ox"], "behind the skip link and two groups"
     outlined = "getComputedStyle(document.activeElement).outlineStyle"
     assert browser.run(outlined) == "solid"
-    chosen = browser.run("document.activeElement.dataset.truth")
+    chosen = browser.run("document.activeElement.dataset.label")
     browser.press("Enter")
-    browser.until(ANSWERED)
-    assert browser.run(SAID).endswith(f"The test set says {chosen}.")
-    assert browser.run("document.querySelector('[role=status]').contains(says)")
+    browser.until(DONE)
+    assert browser.run(SUMMARY).endswith(f" {chosen}.")
+    assert browser.run("document.querySelector('[role=status]').contains(summary)")
     assert browser.run("document.activeElement.ariaPressed") == "true", "the focus has not moved"
     assert browser.run("document.querySelectorAll('article ol li').length") == 2 * 5
     shown = "[...document.querySelectorAll('.photo')].map((p) => p.checkVisibility())"
@@ -97,20 +96,20 @@ def test_an_example_is_chosen_and_answered_by_keyboard_alone(browser: Browser, u
     assert browser.run(heat) == before
 
 
-def test_an_image_is_dropped_and_what_is_no_image_takes_its_answer_away(
+def test_an_image_is_dropped_and_a_file_that_is_none_clears_its_predictions(
     browser: Browser, url: str
 ) -> None:
     browser.open(url)
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((20, 60, 3), np.uint8)).save(buffer, "TIFF")
     drop(browser, buffer.getvalue())
-    browser.until(ANSWERED)
-    assert browser.run(SAID).endswith(".")
-    assert "test set" not in browser.run(SAID)
+    browser.until(DONE)
+    assert browser.run(SUMMARY).endswith(".")
+    assert "label" not in browser.run(SUMMARY)
     assert browser.run("document.querySelector('.photo').naturalWidth") == 60
     drop(browser, b"no image")
     browser.until(PROBLEM)
-    assert browser.run(PROBLEM).startswith("The networks cannot be shown this file: no image")
+    assert browser.run(PROBLEM).startswith("The file cannot be read: no image")
     assert browser.run("document.querySelector('#problem').role") == "alert"
     assert browser.run("document.querySelectorAll('article li').length") == 0
     assert not browser.run("document.querySelector('.photo').checkVisibility()")
@@ -130,7 +129,7 @@ def test_hostile_names_are_text_and_nothing_is_wider_than_the_screen(
 ) -> None:
     browser.open(f"{url}1", width)
     browser.run("document.querySelector('.examples button').click()")
-    browser.until(ANSWERED)
+    browser.until(DONE)
     browser.run("document.querySelector('details').open = true")
     assert HOSTILE in browser.run("document.querySelector('article ol').textContent")
     assert browser.run("document.documentElement.id") == ""
@@ -150,7 +149,7 @@ def test_dark_is_dark(browser: Browser, url: str) -> None:
     assert paper == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
 
 
-def test_nothing_was_asked_of_anybody_else(browser: Browser, url: str) -> None:
-    asked_for = {address for address in browser.requests if not address.startswith("data:")}
-    assert len(asked_for) > 5
-    assert [address for address in asked_for if not address.startswith(url)] == []
+def test_nothing_is_requested_from_other_machines(browser: Browser, url: str) -> None:
+    requested = {address for address in browser.requests if not address.startswith("data:")}
+    assert len(requested) > 5
+    assert [address for address in requested if not address.startswith(url)] == []

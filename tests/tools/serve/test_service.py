@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.serve.conftest import CLASSES, asked
+from tests.tools.serve.conftest import CLASSES, configure
 from triptych.tools.compare.content import Problem
-from triptych.tools.serve.networks import Group
-from triptych.tools.serve.page import ASSETS, which
+from triptych.tools.serve.networks import NetworkGroup
+from triptych.tools.serve.page import ASSETS, describe_choice
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette or httpx2 is missing")
-gate = pytest.importorskip("triptych.tools.serve.gate", reason="starlette is missing")
-serving = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
+responses = pytest.importorskip("starlette.responses", reason="starlette is missing")
+module = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 LIMITS = {"max_bytes": 20_000, "max_pixels": 5_000}
@@ -35,91 +35,82 @@ def image(width: int = 40, height: int = 30, kind: str = "PNG") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def service(group: Group) -> Any:
-    """The planted networks, and once more with classes of a hostile name."""
+def service(group: NetworkGroup) -> Any:
+    """The planted networks, and once more with hostile names."""
     other = replace(group, classes=(HOSTILE, *CLASSES[1:]), data=(HOSTILE,))
-    return serving.Service([group, other], [Problem(HOSTILE, HOSTILE)], asked(**LIMITS))
+    return module.Service([group, other], [Problem(HOSTILE, HOSTILE)], configure(**LIMITS))
 
 
 @pytest.fixture
 def client(service: Any) -> Any:
-    return testclient.TestClient(gate.Gate(service.app), base_url=HERE)
+    return testclient.TestClient(module.Gate(service.app), base_url=HERE)
 
 
-def test_the_page_names_networks_classes_and_examples_and_leads_to_other_groups(
-    client: Any,
-) -> None:
-    answered = client.get("/")
-    assert answered.status_code == 200
-    assert answered.headers["content-type"] == "text/html; charset=utf-8"
-    page = answered.text
+def test_the_page_shows_networks_and_examples_and_leads_to_other_groups(client: Any) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    page = response.text
     assert "<h1>shufflenet_v2_x0_5 and squeezenet1_1 on your image</h1>" in page
     assert len(re.findall("<article", page)) == 2
-    assert page.count("data-truth=") == len(set(re.findall(r"0/examples/\d+\.png", page))) == 7
+    assert page.count("data-label=") == len(set(re.findall(r"0/examples/\d+\.png", page))) == 7
     assert '<a href="0" aria-current="page">' in page
     assert '<a href="1">' in page
     assert client.get("/0").text == page
 
 
-def test_every_file_that_the_page_names_is_there_and_nothing_is_asked_of_another_machine(
+def test_every_linked_file_is_there_and_nothing_is_loaded_from_another_machine(
     client: Any,
 ) -> None:
     page = client.get("/").text
-    named = re.findall(r'(?:src|href)="([^"#]+)"', page)
-    assert {"look.css", "page.css", "page.js", "0/examples/0.png"} <= set(named)
-    for name in named:
+    links = re.findall(r'(?:src|href)="([^"#]+)"', page)
+    assert {*ASSETS, "0/examples/0.png"} <= set(links)
+    for name in links:
         if name != "data:,":
             assert client.get(f"/{name}").status_code == 200
-    texts = [page, *(client.get(f"/{name}").text for name in ASSETS)]
-    assert [re.findall(r"(?:https?:)?//\w[\w.]*\w/|@import|url\(", text) for text in texts] == [
-        [] for _ in texts
-    ]
+    for text in [page, *(client.get(f"/{name}").text for name in ASSETS)]:
+        assert re.findall(r"(?:https?:)?//\w[\w.]*\w/|@import|url\(", text) == []
 
 
-def test_what_a_run_is_called_is_never_markup(client: Any) -> None:
+def test_no_name_of_a_run_is_markup(client: Any) -> None:
     page = client.get("/1").text
     assert HOSTILE not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4
-    said = client.post("/1/answer", content=image())
-    assert said.headers["content-type"] == "application/json"
-    assert said.headers["x-content-type-options"] == "nosniff"
-    assert HOSTILE in {name for each in said.json()["answers"] for name, _ in each["top"]}
+    response = client.post("/1/predictions", content=image())
+    assert response.headers["content-type"] == "application/json"
+    predictions = response.json()["predictions"]
+    assert HOSTILE in {name for each in predictions for name, _ in each["top"]}
 
 
-def test_an_image_is_answered_by_every_network(client: Any) -> None:
-    said = client.post("/0/answer", content=image(), headers={"origin": HERE})
-    assert said.status_code == 200
-    assert [each["name"] for each in said.json()["answers"]] == [
-        *("shufflenet_v2_x0_5", "squeezenet1_1")
-    ]
-    assert said.json()["says"].endswith(".")
-    assert said.headers["cache-control"] == "no-store"
-
-
-def test_an_example_is_answered_as_any_file(client: Any) -> None:
+def test_every_network_predicts_an_image_of_a_file_or_an_example(client: Any) -> None:
     example = client.get("/0/examples/0.png")
     assert example.headers["content-type"] == "image/png"
-    assert client.post("/0/answer", content=example.content).status_code == 200
+    for content in (image(), example.content):
+        response = client.post("/0/predictions", content=content, headers={"origin": HERE})
+        assert response.status_code == 200
+        names = [each["name"] for each in response.json()["predictions"]]
+        assert names == ["shufflenet_v2_x0_5", "squeezenet1_1"]
+        assert response.json()["summary"].endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "sentence"),
+    ("content", "status", "reason"),
     [
         (b"", 415, "no image"),
-        (b"# Notes\n" * 100, 415, "The networks cannot be shown this file: no image"),
-        (image()[:200], 415, "The networks cannot be shown this file: "),
+        (b"# Notes\n" * 100, 415, "no image"),
+        (image()[:200], 415, ""),
         (image(100, 51), 415, "100x51 pixels, more than max_pixels=5000"),
-        (b"\x89PNG" + b"x" * 20_000, 413, "The file is larger than 20,000 bytes."),
+        (b"\x89PNG" + b"x" * 20_000, 413, "20,000 bytes"),
     ],
     ids=["nothing", "text", "half", "many pixels", "many bytes"],
 )
-def test_what_cannot_be_shown_gets_one_sentence(
-    client: Any, content: bytes, status: int, sentence: str
+def test_a_file_that_cannot_be_shown_gets_one_line(
+    client: Any, content: bytes, status: int, reason: str
 ) -> None:
-    said = client.post("/0/answer", content=content)
-    assert said.status_code == status
-    assert sentence in said.json()["problem"]
-    assert len(said.json()["problem"].splitlines()) == 1
+    response = client.post("/0/predictions", content=content)
+    assert response.status_code == status
+    assert reason in response.json()["problem"]
+    assert len(response.json()["problem"].splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,89 +118,36 @@ def test_what_cannot_be_shown_gets_one_sentence(
     [
         *(("GET", f"/{path}", 404) for path in ("2", "0/examples/7.png", "2/examples/0.png")),
         *(("GET", f"/{'9' * 5000}{path}", 404) for path in ("", "/examples/0.png")),
-        *(("GET", f"/{path}", 404) for path in (f"0/examples/{'9' * 5000}.png",)),
+        ("GET", f"/0/examples/{'9' * 5000}.png", 404),
         *(("GET", f"/{path}", 404) for path in ("networks.py", "..%2fservice.py", "page.html")),
-        *(("POST", "/2/answer", 404), ("GET", "/0/answer", 405), ("POST", "/", 405)),
+        *(("POST", "/2/predictions", 404), ("GET", "/0/predictions", 405), ("POST", "/", 405)),
     ],
 )
 def test_there_is_nothing_else(client: Any, method: str, path: str, status: int) -> None:
-    answered = client.request(method, path)
-    assert answered.status_code == status
-    assert "content-security-policy" in answered.headers
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert "content-security-policy" in response.headers
 
 
-def test_no_more_of_a_file_is_read_than_may_be_kept(service: Any) -> None:
-    """A stream that would never end."""
-    taken: list[int] = []
-
-    async def receive() -> dict[str, Any]:
-        taken.append(1)
-        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
-
-    sent = asyncio.run(posted(service, receive))
-    assert sent == 413
-    assert len(taken) == 21
-
-
-def test_a_file_that_does_not_come_is_not_waited_for_long(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "SECONDS_TO_SEND", 0.05)
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    assert asyncio.run(posted(service, receive)) == 408
-    assert (service.num_sending, service.num_waiting) == (0, 0)
-
-
-def test_files_that_do_not_come_keep_nobody_waiting_and_are_not_without_number(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "answer", lambda *_: {})
-
-    async def never() -> dict[str, Any]:
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    async def many() -> list[int]:
-        stalled = [
-            asyncio.create_task(posted(service, never)) for _ in range(serving.MOST_SENDING - 1)
-        ]
-        await asyncio.sleep(0.01)
-        answered = await posted(service, whole(image()))
-        stalled.append(asyncio.create_task(posted(service, never)))
-        await asyncio.sleep(0.01)
-        sent_away = await posted(service, whole(image()))
-        for each in stalled:
-            each.cancel()
-        await asyncio.gather(*stalled, return_exceptions=True)
-        return [answered, sent_away]
-
-    assert asyncio.run(many()) == [200, 503]
-    assert (service.num_sending, service.num_waiting) == (0, 0)
-
-
-async def posted(service: Any, receive: Any) -> int:
-    """The status of what a body that `receive` gives is answered with."""
+async def post(service: Any, receive: Any) -> int:
+    """The status of the response to a body that `receive` gives."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/0/answer", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/0/predictions", "headers": []}
     await service.app(scope | {"query_string": b"", "root_path": ""}, receive, send)
     status: int = sent[0]["status"]
     return status
 
 
-def whole(content: bytes) -> Any:
-    """A body that comes at once from somebody who then waits."""
-    came = iter([{"type": "http.request", "body": content, "more_body": False}])
+def messages(*first: dict[str, Any]) -> Any:
+    """A client that sends these messages, then waits."""
+    remaining = iter(first)
 
     async def receive() -> dict[str, Any]:
-        for message in came:
+        for message in remaining:
             return message
         await asyncio.sleep(60)
         raise AssertionError
@@ -217,48 +155,84 @@ def whole(content: bytes) -> Any:
     return receive
 
 
-def test_one_image_is_answered_at_a_time_a_few_wait_and_more_are_sent_away(
-    group: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = serving.Service([group], [], asked())
-    at_work, most_at_work, go_on = 0, 0, threading.Event()
-
-    def slowly(*_: object) -> dict[str, str]:
-        nonlocal at_work, most_at_work
-        at_work += 1
-        most_at_work = max(most_at_work, at_work)
-        go_on.wait(10)
-        at_work -= 1
-        return {}
-
-    monkeypatch.setattr(serving, "answer", slowly)
-
-    async def many() -> list[int]:
-        asked_for = [
-            asyncio.create_task(posted(service, whole(image())))
-            for _ in range(serving.MOST_WAITING)
-        ]
-        await asyncio.sleep(0.05)
-        sent_away = await posted(service, whole(image()))
-        go_on.set()
-        return [sent_away, *await asyncio.gather(*asked_for)]
-
-    assert asyncio.run(many()) == [503, *[200] * serving.MOST_WAITING]
-    assert (most_at_work, service.num_waiting) == (1, 0)
+BODY = {"type": "http.request", "body": image(), "more_body": False}
 
 
-def test_who_left_while_waiting_is_not_answered(
+def test_no_more_of_a_file_is_read_than_may_be_held(service: Any) -> None:
+    """A stream that would never end."""
+    received: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        received.append(1)
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    assert asyncio.run(post(service, receive)) == 413
+    assert len(received) == 21
+
+
+def test_an_upload_that_stalls_is_ended(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.05)
+    assert asyncio.run(post(service, messages())) == 408
+    assert (service.num_uploads, service.num_waiting) == (0, 0)
+
+
+def test_stalled_uploads_block_nobody_and_are_limited_in_number(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "answer", lambda *_: pytest.fail("nobody waits for this"))
-    messages = iter(
-        [{"type": "http.request", "body": image(), "more_body": False}, {"type": "http.disconnect"}]
-    )
+    monkeypatch.setattr(module, "classify_image", lambda *_: {})
 
-    async def receive() -> Any:
-        return next(messages)
+    async def upload() -> list[int]:
+        stalled = [
+            asyncio.create_task(post(service, messages())) for _ in range(module.MAX_UPLOADS - 1)
+        ]
+        await asyncio.sleep(0.01)
+        statuses = [await post(service, messages(BODY))]
+        stalled.append(asyncio.create_task(post(service, messages())))
+        await asyncio.sleep(0.01)
+        statuses.append(await post(service, messages(BODY)))
+        for each in stalled:
+            each.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+        return statuses
 
-    assert asyncio.run(posted(service, receive)) == 408
+    assert asyncio.run(upload()) == [200, 503]
+    assert (service.num_uploads, service.num_waiting) == (0, 0)
+
+
+def test_one_image_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
+    group: NetworkGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = module.Service([group], [], configure())
+    running, most_running, go_on = 0, 0, threading.Event()
+
+    def classify_slowly(*_: object) -> dict[str, str]:
+        nonlocal running, most_running
+        running += 1
+        most_running = max(most_running, running)
+        go_on.wait(10)
+        running -= 1
+        return {}
+
+    monkeypatch.setattr(module, "classify_image", classify_slowly)
+
+    async def upload() -> list[int]:
+        waiting = [
+            asyncio.create_task(post(service, messages(BODY))) for _ in range(module.MAX_WAITING)
+        ]
+        await asyncio.sleep(0.05)
+        sent_away = await post(service, messages(BODY))
+        go_on.set()
+        return [sent_away, *await asyncio.gather(*waiting)]
+
+    assert asyncio.run(upload()) == [503, *[200] * module.MAX_WAITING]
+    assert (most_running, service.num_waiting) == (1, 0)
+
+
+def test_a_client_that_left_while_waiting_costs_no_prediction(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "classify_image", lambda *_: pytest.fail("nobody waits for it"))
+    assert asyncio.run(post(service, messages(BODY, {"type": "http.disconnect"}))) == 408
 
 
 def test_an_image_leaves_no_file_and_no_line(
@@ -270,17 +244,75 @@ def test_an_image_leaves_no_file_and_no_line(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with caplog.at_level(logging.DEBUG, logger="triptych"):
-        assert client.post("/0/answer", content=image(kind="TIFF")).status_code == 200
-        assert client.post("/0/answer", content=b"no image").status_code == 415
+        assert client.post("/0/predictions", content=image(kind="TIFF")).status_code == 200
+        assert client.post("/0/predictions", content=b"no image").status_code == 415
     assert list(tmp_path.rglob("*")) == []
     assert [r.message for r in caplog.records if r.name.startswith(("triptych", "uvicorn"))] == []
 
 
-def test_the_page_says_how_its_runs_were_chosen(group: Group) -> None:
-    config = asked()
-    assert which(group, config) == "All of 2 finished runs with these classes."
-    many, first = replace(group, num_runs=7), "Of 7 finished runs with these classes "
-    best = "of highest validation accuracy"
-    assert which(many, config).startswith(f"{first}of each model the one {best}; ")
-    few = config | {"which": "all", "num_networks": 2}
-    assert which(many, few).startswith(f"{first}those {best}, 2 at most (num_networks); ")
+def test_the_page_says_how_its_runs_were_chosen(group: NetworkGroup) -> None:
+    config = configure()
+    assert describe_choice(group, config).startswith("All of 2 finished runs")
+    many = replace(group, num_runs=7)
+    assert describe_choice(many, config).startswith("2 of 7 finished runs")
+    assert "each model" in describe_choice(many, config)
+    assert "each model" not in describe_choice(many, config | {"which": "all"})
+
+
+def enter(*names: str, **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and headers of the gate's response to a request with these headers."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
+    gate = module.Gate(responses.PlainTextResponse("in"), names)
+    asyncio.run(gate(scope, messages({"type": "http.disconnect"}), send))
+    response = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], response
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8000", "localhost:8000", "LOCALHOST", "[::1]:8000", "192.168.0.7", "gpubox:80"],
+)
+def test_a_request_that_names_this_machine_is_let_in(host: str) -> None:
+    assert enter("gpubox", host=host)[0] == 200
+    assert enter("gpubox", host=host, origin=f"http://{host}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"),
+        *("", ":8000", "evil@127.0.0.1.example", "[::1", "gpubox.evil.example", "127.1.evil"),
+        "\xe9",
+    ],
+)
+def test_a_name_that_a_stranger_has_bound_to_this_machine_is_rejected(host: str) -> None:
+    assert enter("gpubox", host=host, origin=f"http://{host}")[0] == 421
+    assert enter("gpubox", origin="http://localhost")[0] == 421
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://evil.example", "null", "", "http://localhost:8001", "http://localhost"),
+        *("http://localhost:8000.evil.example", "http://127.0.0.1:8000", "http://[", "file://"),
+    ],
+)
+def test_a_page_from_elsewhere_is_rejected(origin: str) -> None:
+    assert enter(host="localhost:8000", origin=origin)[0] == 403
+
+
+def test_every_response_tells_the_browser_what_the_page_may_do() -> None:
+    for headers in ({"host": "localhost"}, {"host": "evil"}, {"host": "localhost", "origin": "x"}):
+        _, response = enter(**headers)
+        expected = {name.lower(): value for name, value in module.HEADERS.items()}
+        assert response | expected == response
+    policy = module.HEADERS["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    for word in ("unsafe", "*", "http"):
+        assert word not in policy

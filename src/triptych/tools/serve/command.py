@@ -1,4 +1,4 @@
-"""A page on this machine where trained networks look at your images, side by side."""
+"""Serve a page on this machine where trained networks classify a user's images side by side."""
 
 import ipaddress
 import logging
@@ -10,40 +10,39 @@ from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, sanitize_log_record
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 
-log = logging.getLogger("triptych.tools.serve.command")  # also where this file is the program
-log.addFilter(sanitize_log_record)
+PACKAGES = {"starlette": "starlette>=0.45", "uvicorn": "uvicorn>=0.34"}
 
-NEEDED = {"starlette": "starlette>=0.45", "uvicorn": "uvicorn>=0.34"}
+log = logging.getLogger(__name__)
+log.addFilter(sanitize_log_record)
 
 
 def serve(config: Config, overrides: list[str]) -> None:
-    """Serve the page until a signal ends it, which then is the exit code.
+    """Serve the page until a signal, which becomes the exit code.
 
-    Raises UserError where no run can be shown, or the port is not to be had.
+    Raises UserError where no run can be shown or the port cannot be opened.
     """
-    lost = [f"'{package}'" for name, package in NEEDED.items() if find_spec(name) is None]
-    if lost:
-        raise UserError(f"serve: its extra is not installed; pip install {' '.join(lost)}")
+    missing = [f"'{package}'" for name, package in PACKAGES.items() if find_spec(name) is None]
+    if missing:
+        raise UserError(f"serve: packages are missing; pip install {' '.join(missing)}")
     folders = find_run_folders(config["runs"])
-    with listening(config["host"], config["port"]) as door, signal_handlers(exit_on_signal):
-        from triptych.tools.serve.service import run  # torch, behind what can be refused
+    host = config["host"]
+    with open_socket(host, config["port"]) as listener, signal_handlers(exit_on_signal):
+        from triptych.tools.serve.service import run_service  # torch, behind the checks
 
-        url = address(config["host"], door.getsockname()[1])
-        if not is_local(config["host"]):
-            log.warning("host=%s: others who reach this machine can use it too", config["host"])
-        run(folders, config, door, url)
+        if not is_local(host):
+            log.warning("host=%s: other machines can use the page, there is no password", host)
+        run_service(folders, config, listener, format_url(host, listener.getsockname()[1]))
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that waits for browsers; raises UserError where it cannot be had."""
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; raises UserError where it cannot be opened."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
         raise UserError(
-            f"host={host} port={port}: cannot be listened on ({reason})\n"
-            "port=0 takes any port that is free"
+            f"host={host} port={port}: cannot listen ({reason})\nport=0 takes any free port"
         ) from error
 
 
@@ -55,7 +54,7 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def address(host: str, port: int) -> str:
+def format_url(host: str, port: int) -> str:
     """What to type into a browser on this machine."""
-    shown = "localhost" if host in ("0.0.0.0", "::") else host
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    name = "localhost" if host in ("0.0.0.0", "::") else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

@@ -1,6 +1,6 @@
-"""The networks of a page: out of many runs those that are shown, rebuilt and warmed up."""
+"""The networks of the page: chosen among the runs, rebuilt, and warmed up."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from triptych.tools.report.formats import pluralize
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A run at work, under a name that no other of its group has."""
+    """A rebuilt run on its device, with a name that is unique in its group."""
 
     name: str
     run: RebuiltRun
@@ -36,14 +36,14 @@ class Network:
 
     @property
     def val_accuracy(self) -> float | None:
-        return val_accuracy(self.record)
+        return read_val_accuracy(self.record)
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Networks that choose among the same classes, by name; out of so many finished runs."""
+class NetworkGroup:
+    """Networks with the same classes, by name, chosen among `num_runs` finished runs."""
 
-    data: tuple[str, ...]  # what they were trained on
+    data: tuple[str, ...]  # the names of their data sets
     classes: tuple[str, ...]
     networks: tuple[Network, ...]
     num_runs: int
@@ -56,78 +56,73 @@ class Group:
         return device + (threads if device == "cpu" else "")
 
 
-def val_accuracy(record: Record) -> float | None:
+def read_val_accuracy(record: Record) -> float | None:
     value = record.metadata["metrics"].get("val/accuracy")
     return value if FRACTION.holds(value) else None
 
 
-def read_groups(folders: Iterable[Path], config: Config) -> tuple[list[Group], list[Problem]]:
-    """The groups, and in a line each what is wrong with the runs that could not be shown.
-
-    Raises UserError where none can be.
-    """
+def read_groups(
+    folders: Iterable[Path], config: Config
+) -> tuple[list[NetworkGroup], list[Problem]]:
+    """The groups, and the runs that could not be shown; raises UserError where none can."""
     problems: list[Problem] = []
-    of_classes: dict[tuple[str, ...], list[Record]] = {}
+    by_classes: dict[tuple[str, ...], list[Record]] = {}
     for folder in folders:
         try:
             record = read_finished(folder)
-            names = tuple(record.metadata["classes"] or number_classes(record))
-            of_classes.setdefault(names, []).append(record)
-        except UserError as refused:
-            problems.append(describe_problem(folder, refused))
-    found = [_group(classes, same, config, problems) for classes, same in of_classes.items()]
-    groups = sorted((group for group in found if group.networks), key=lambda group: group.data)
+            classes = tuple(record.metadata["classes"] or number_classes(record))
+            by_classes.setdefault(classes, []).append(record)
+        except UserError as error:
+            problems.append(describe_problem(folder, error))
+    device, groups = find_device(config["device"]), []
+    for classes, records in by_classes.items():
+        networks: list[Network] = []
+        for name, candidates in rank_runs(records, config["which"]):
+            usable = load_networks(name, candidates, config["trusted_targets"], device, problems)
+            networks += islice(usable, 1)
+            if len(networks) == config["num_networks"]:
+                break
+        if networks:
+            networks.sort(key=lambda network: network.name)
+            data = sorted({sanitize(network.record.metadata["data"]) for network in networks})
+            names = tuple(sanitize([*classes]))
+            groups.append(NetworkGroup(tuple(data), names, tuple(networks), len(records)))
     if not groups:
         first = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(problems)} can be shown\n{first}")
-    return groups, problems
+    return sorted(groups, key=lambda group: group.data), problems
 
 
-def _group(
-    classes: Sequence[str], records: list[Record], config: Config, problems: list[Problem]
-) -> Group:
-    """The networks of highest validation accuracy, no more than asked for."""
-    device = find_device(config["device"])
-    networks: list[Network] = []
-    for name, likes in named(records, config["which"]):
-        working = _working(name, likes, config["trusted_targets"], device, problems)
-        networks += islice(working, 1)
-        if len(networks) == config["num_networks"]:
-            break
-    networks.sort(key=lambda network: network.name)
-    data = sorted({sanitize(network.record.metadata["data"]) for network in networks})
-    return Group(tuple(data), tuple(sanitize([*classes])), tuple(networks), len(records))
+def rank_runs(records: Iterable[Record], which: str) -> list[tuple[str, list[Record]]]:
+    """A name and the runs it may stand for, both by validation accuracy, the highest first.
 
-
-def named(records: Iterable[Record], which: str) -> list[tuple[str, list[Record]]]:
-    """A name and the runs that may stand for it, each list and they themselves best first.
-
-    `best` gives a name to a model, `all` to each run. Of equal validation accuracy the run that
-    finished last is first.
+    `best` has a name for each model, `all` for each run. Of equal accuracies the run that finished
+    last is first.
     """
-
-    def rank(record: Record) -> tuple[float, str]:
-        return val_accuracy(record) or 0.0, record.metadata["finished_at"]
-
-    ranked = sorted(records, key=rank, reverse=True)
+    ranked = sorted(
+        records,
+        key=lambda record: (read_val_accuracy(record) or 0.0, record.metadata["finished_at"]),
+        reverse=True,
+    )
+    models = [sanitize(record.metadata["model"]) for record in ranked]
     if which == "all":
-        told = [f"{sanitize(r.metadata['model'])} seed {r.metadata['seed']}" for r in ranked]
-        unique = make_labels([(name, {}) for name in told])
+        names = [f"{m} seed {r.metadata['seed']}" for m, r in zip(models, ranked, strict=True)]
+        unique = make_labels([(name, {}) for name in names])
         return [(name, [record]) for name, record in zip(unique, ranked, strict=True)]
     of_model: dict[str, list[Record]] = {}
-    for record in ranked:
-        of_model.setdefault(sanitize(record.metadata["model"]), []).append(record)
+    for model, record in zip(models, ranked, strict=True):
+        of_model.setdefault(model, []).append(record)
     return [*of_model.items()]
 
 
-def _working(
+def load_networks(
     name: str,
     records: Iterable[Record],
     trusted: Iterable[str],
     device: torch.device,
     problems: list[Problem],
 ) -> Iterator[Network]:
-    """Each run that can be rebuilt, on the device, behind its first and slowest answer."""
+    """Each run that can be rebuilt, on the device, after its first and slowest inference."""
     for record in records:
         try:
             run = rebuild_run(record.folder, trusted)

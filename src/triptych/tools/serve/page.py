@@ -1,4 +1,4 @@
-"""The page: HTML whose every string is escaped, styled by the comparison's sheet and its own."""
+"""The page: HTML with every string escaped, the comparison's style sheet and its own."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,82 +11,73 @@ from triptych.config import Config
 from triptych.errors import sanitize_text
 from triptych.tools.compare.content import Problem
 from triptych.tools.report.formats import join_words, percent, pluralize
-from triptych.tools.serve.answers import FORMATS
 from triptych.tools.serve.examples import Example
-from triptych.tools.serve.networks import Group
+from triptych.tools.serve.inference import FORMATS
+from triptych.tools.serve.networks import NetworkGroup
 
-MAX_NAMED = 4  # networks in a heading
-
-
-def _asset(package: str, name: str) -> bytes:
-    return files(f"triptych.{package}").joinpath("template", name).read_bytes()
+MAX_NAMES = 4  # networks in a title
 
 
-# By the name that the page asks for.
+def read_asset(tool: str, name: str) -> bytes:
+    return files(f"triptych.tools.{tool}").joinpath("template", name).read_bytes()
+
+
+# By the name in the page's links.
 ASSETS = {
-    "look.css": (_asset("report", "page.css"), "text/css"),
-    "page.css": (_asset("serving", "page.css"), "text/css"),
-    "page.js": (_asset("serving", "page.js"), "text/javascript"),
+    "report.css": (read_asset("report", "page.css"), "text/css"),
+    "page.css": (read_asset("serve", "page.css"), "text/css"),
+    "page.js": (read_asset("serve", "page.js"), "text/javascript"),
 }
 
 
-def page(
-    groups: Sequence[Group],
+def render_page(
+    groups: Sequence[NetworkGroup],
     place: int,
     examples: tuple[Sequence[Example], bool],
     problems: Sequence[Problem],
     config: Config,
 ) -> str:
-    """The page of the group at a place, which leads to those of the others."""
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=title(groups[place]),
-            groups=groups,
-            place=place,
-            group=groups[place],
-            examples=examples[0],
-            are_mistakes=examples[1],
-            problems=problems,
-            config=config,
-            formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
-            which=which(groups[place], config),
-            device=groups[place].device,
-            version=version("triptych"),
-        )
-    )
-
-
-def title(group: Group) -> str:
+    """The page of the group at `place`, with links to the pages of the others."""
+    group = groups[place]
     names = [network.name for network in group.networks]
-    return join_words(names) if len(names) <= MAX_NAMED else f"{len(names)} networks"
+    title = join_words(names) if len(names) <= MAX_NAMES else f"{len(names)} networks"
+    return make_environment().get_template("page.html").render(
+        title=title,
+        groups=groups,
+        place=place,
+        group=group,
+        examples=examples[0],
+        are_mistakes=examples[1],
+        problems=problems,
+        config=config,
+        formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
+        choice=describe_choice(group, config),
+        version=version("triptych"),
+    )  # fmt: skip
 
 
-def which(group: Group, config: Config) -> str:
-    """How the runs at work were chosen, in a sentence or two."""
+def describe_choice(group: NetworkGroup, config: Config) -> str:
+    """How the networks were chosen among the runs, in a sentence."""
     runs = pluralize(group.num_runs, "finished run")
     if group.num_runs == len(group.networks):
         return f"All of {runs} with these classes."
-    of_each = "those" if config["which"] == "all" else "of each model the one"
-    most = config["num_networks"]
-    at_most = f", {most} at most (num_networks)" if len(group.networks) == most else ""
+    rule = "the runs" if config["which"] == "all" else "the run of each model"
     return (
-        f"Of {runs} with these classes {of_each} of highest validation accuracy{at_most}; the test "
-        "images have no part in the choice."
+        f"{len(group.networks)} of {runs} with these classes: {rule} with the highest validation "
+        f"accuracy, at most {config['num_networks']} (num_networks)."
     )
 
 
 @cache
-def _environment() -> Environment:
+def make_environment() -> Environment:
+    tools = ("serve", "report")
     environment = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader(f"triptych.{room}", "template") for room in ("serving", "report")]
-        ),
+        loader=ChoiceLoader([PackageLoader(f"triptych.tools.{t}", "template") for t in tools]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "listed": join_words, "legible": sanitize_text}
+    filters = (percent, join_words, sanitize_text)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment

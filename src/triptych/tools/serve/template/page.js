@@ -1,11 +1,11 @@
-// Takes an image (chosen, dropped, pasted, or an example), asks the networks, and fills their cards.
-// What came from a run or a file is set as text, never as markup.
+// Uploads an image (chosen, dropped, pasted, or an example) and shows the networks' predictions.
+// Strings from a run or a file are set as text, never as markup.
 "use strict";
 
 const find = (selector, inside = document) => inside.querySelector(selector);
 const cards = [...document.querySelectorAll("article")];
-const { answer, maxBytes } = document.body.dataset;
-let asked = null; // the question under way; a newer one ends it
+const { url, maxBytes } = document.body.dataset;
+let pending = null; // the request in progress; a newer one aborts it
 
 const make = (name, text, ...classes) => {
   const element = document.createElement(name);
@@ -14,85 +14,85 @@ const make = (name, text, ...classes) => {
   return element;
 };
 
-const bar = ([name, probability], truth) => {
+const bar = ([name, probability], label) => {
   const percent = `${(100 * probability).toFixed(1)} %`;
   const item = document.createElement("li");
   item.append(make("span", name), make("span", percent, "percent"), make("span", "", "bar"));
   item.style.setProperty("--at", `${100 * probability}%`);
-  if (name === truth) {
+  if (name === label) {
     item.classList.add("truth");
     item.firstChild.append(make("span", " (true)", "aside"));
   }
   return item;
 };
 
-const empty = (card) => {
+const clear = (card) => {
   for (const image of card.querySelectorAll("img")) image.hidden = true;
   find("ol", card).replaceChildren();
   find(".note", card).textContent = "";
 };
 
-const fill = (card, said, truth) => {
+const fill = (card, prediction, label) => {
   const [photo, heat] = card.querySelectorAll("img");
-  find(".picture", card).style.setProperty("--shape", said.shape);
-  photo.src = said.picture;
+  find(".picture", card).style.setProperty("--shape", prediction.shape);
+  photo.src = prediction.picture;
   photo.hidden = false;
-  heat.hidden = !said.heat;
-  if (said.heat) heat.src = said.heat;
-  heat.alt = `Bright where ${said.name} found ${said.top[0][0]}`;
-  find("ol", card).replaceChildren(...said.top.map((each) => bar(each, truth)));
-  find(".note", card).textContent = `${said.latency_ms.toFixed(1)} ms. ${said.missing}`;
+  heat.hidden = !prediction.heat;
+  if (prediction.heat) heat.src = prediction.heat;
+  heat.alt = `Bright where the image speaks for ${prediction.top[0][0]}, by ${prediction.name}`;
+  find("ol", card).replaceChildren(...prediction.top.map((each) => bar(each, label)));
+  find(".note", card).textContent = `${prediction.latency_ms.toFixed(1)} ms. ${prediction.note}`;
 };
 
-const show = (found, truth) => {
-  const inTruth = truth === undefined ? "" : ` The test set says ${truth}.`;
-  find("#says").textContent = found.says + inTruth;
-  cards.forEach((card, place) => fill(card, found.answers[place], truth));
+const show = ({ summary, predictions }, label) => {
+  const truth = label === undefined ? "" : ` The test set's label is ${label}.`;
+  find("#summary").textContent = summary + truth;
+  cards.forEach((card, place) => fill(card, predictions[place], label));
 };
 
-const complain = (problem) => {
+const showProblem = (problem) => {
   find("#problem").textContent = problem;
   find("#problem").hidden = !problem;
 };
 
-const wait = (waits) => {
-  find("#said").ariaBusy = waits;
-  if (waits) find("#says").textContent = "Asking the networks …";
+const setBusy = (busy) => {
+  find("#results").ariaBusy = busy;
+  if (busy) find("#summary").textContent = "Predicting …";
 };
 
-const asJson = async (response) => {
-  const failed = "The program behind this page failed; its screen says why.";
-  const found = await response.json().catch(() => ({ problem: failed }));
-  if (!response.ok) throw new RangeError(found.problem);
-  return found;
+const readJson = async (response) => {
+  const failed = "The program of this page failed; its terminal shows the error.";
+  const content = await response.json().catch(() => ({ problem: failed }));
+  if (!response.ok) throw new RangeError(content.problem);
+  return content;
 };
 
 // `image` gives a blob, or a promise of one.
-const ask = async (image, truth) => {
-  asked?.abort();
-  const question = (asked = new AbortController());
-  complain("");
-  wait(true);
+const predict = async (image, label) => {
+  pending?.abort();
+  const request = (pending = new AbortController());
+  showProblem("");
+  setBusy(true);
   try {
     const body = await image();
-    if (body.size > maxBytes) throw new RangeError("The file is larger than this page takes.");
-    const { signal } = question;
-    show(await asJson(await fetch(answer, { method: "POST", body, signal })), truth);
+    if (body.size > maxBytes) throw new RangeError("The file is too large.");
+    const { signal } = request;
+    show(await readJson(await fetch(url, { method: "POST", body, signal })), label);
   } catch (error) {
-    if (question.signal.aborted) return;
-    const ended = "The program behind this page does not answer: is it still running?";
-    cards.forEach(empty);
-    find("#says").textContent = "No answer.";
-    complain(error instanceof RangeError ? error.message : ended);
+    if (request.signal.aborted) return;
+    const ended = "The program of this page does not respond: is it still running?";
+    cards.forEach(clear);
+    find("#summary").textContent = "No prediction.";
+    showProblem(error instanceof RangeError ? error.message : ended);
   }
-  wait(false);
-  find("#said").scrollIntoView({ block: "nearest" });
+  setBusy(false);
+  find("#results").scrollIntoView({ block: "nearest" });
 };
 
 const take = (files, otherwise) => {
   mark(null);
-  if (files.length) ask(() => files[0]);
-  else complain(otherwise);
+  if (files.length) predict(() => files[0]);
+  else showProblem(otherwise);
 };
 
 const mark = (chosen) => {
@@ -104,7 +104,7 @@ const mark = (chosen) => {
 for (const button of document.querySelectorAll(".examples button")) {
   button.addEventListener("click", () => {
     mark(button);
-    ask(async () => (await fetch(find("img", button).src)).blob(), button.dataset.truth);
+    predict(async () => (await fetch(find("img", button).src)).blob(), button.dataset.label);
   });
 }
 
@@ -118,7 +118,7 @@ find("#heat").addEventListener("change", ({ target }) => {
 });
 
 addEventListener("paste", ({ clipboardData }) => {
-  take(clipboardData.files, "What was pasted is no image file.");
+  take(clipboardData.files, "The clipboard holds no image file.");
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -130,5 +130,5 @@ addEventListener("dragleave", ({ relatedTarget }) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  take(event.dataTransfer.files, "What was dropped is no file: save the image first.");
+  take(event.dataTransfer.files, "Nothing was dropped that is a file: save the image first.");
 });
