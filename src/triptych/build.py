@@ -22,7 +22,7 @@ from triptych.callbacks.progress import make_progress_callback
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
-from triptych.distributed.ranks import rank
+from triptych.distributed.ranks import get_rank
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.optim import Optim
@@ -120,7 +120,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
         options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
-    if options.pop("enable_progress_bar", True) and rank() == 0:
+    if options.pop("enable_progress_bar", True) and get_rank() == 0:
         configured.append(make_progress_callback())
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py

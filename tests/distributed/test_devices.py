@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, distributed
 
+from tests.composing import composed
 from tests.tiny import StartRun
 from triptych.build import build_datamodule, build_optim, build_trainer, check_ranks, instantiate
 from triptych.callbacks import checkpoint
 from triptych.callbacks.checkpoint import SaveSchedule
-from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.cli import add_plus
+from triptych.config import Config
 from triptych.data.datamodule import KeyedBatchSampler
 from triptych.distributed import launch, processes, ranks
 from triptych.errors import UserError
@@ -44,28 +45,23 @@ TINY = """
     trainer.max_epochs=2 trainer.log_every_n_steps=3 trainer.accelerator=cpu
 """.split()
 ON_TWO = ["trainer=ddp", "trainer.devices=2"]
-Ended = Callable[..., tuple[Any, Record]]
+EndRanks = Callable[..., tuple[Any, Record]]
 
 
-def composed(log_dir: Path, *overrides: str) -> Config:
-    typed = [*TINY, f"log_dir={log_dir}", *overrides]
-    typed = [f"++{o}" if o.startswith("trainer.") else o for o in typed]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolve_config(compose("train", typed))
-    check_config(config)
-    return config
+def compose_tiny(log_dir: Path, *overrides: str) -> Config:
+    return composed("train", *map(add_plus, [*TINY, f"log_dir={log_dir}", *overrides]))
 
 
-def the_record(log_dir: Path) -> Record:
+def open_only_record(log_dir: Path) -> Record:
     [path] = log_dir.rglob("run.json")
     return Record.open(path.parent)
 
 
-def predictions(record: Record, split: str) -> dict[str, np.ndarray]:
+def read_predictions(record: Record, split: str) -> dict[str, np.ndarray]:
     return dict(np.load(record.folder / "predictions" / f"{split}.npz", allow_pickle=False))
 
 
-def rows(record: Record) -> list[dict[str, str]]:
+def read_rows(record: Record) -> list[dict[str, str]]:
     with (record.folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -81,11 +77,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Record:
     command = [*torchrun, "train.py", *TINY, *ON_TWO, f"log_dir={log_dir}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("epoch 1 val loss") == 1, "one rank speaks"
-    return the_record(log_dir)
+    assert ended.stdout.count("epoch 1 val loss") == 1, "one rank prints"
+    return open_only_record(log_dir)
 
 
-def on_one_process(record: Record) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def predict_on_one_device(record: Record) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Logits, labels, index of the best weights on one device."""
     config = record.config
     config["trainer"] |= {"devices": 1, "strategy": "auto", "logger": False}
@@ -96,21 +92,19 @@ def on_one_process(record: Record) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     best = checkpoint.load_checkpoint(record.checkpoint_path("best"))
     backbone.network.load_state_dict(best["state_dict"])
     trainer = build_trainer(config, record, [])
-    found = {}
     trainer.validate(task, datamodule=data, verbose=False)
-    found["val"] = task.predictions
+    val = task.predictions
     trainer.test(task, datamodule=data, verbose=False)
-    found["test"] = task.predictions
-    return found
+    return {"val": val, "test": task.predictions}
 
 
 def test_a_run_on_two_devices_predicts_every_image_once_as_its_weights_do_on_one(
     finished: Record, tmp_path: Path
 ) -> None:
     copy = Record.open(Path(shutil.copytree(finished.folder, tmp_path / "copy")))
-    alone = on_one_process(copy)
+    alone = predict_on_one_device(copy)
     for split, num in (("val", 17), ("test", 35)):
-        saved = predictions(finished, split)
+        saved = read_predictions(finished, split)
         logits, labels, index = (tensor.numpy() for tensor in alone[split])
         assert len(index) == len(set(saved["index"].tolist())) == num
         np.testing.assert_array_equal(saved["index"], index)
@@ -120,10 +114,9 @@ def test_a_run_on_two_devices_predicts_every_image_once_as_its_weights_do_on_one
 
 def test_the_metrics_are_those_of_the_predictions(finished: Record) -> None:
     for split in ("val", "test"):
-        saved = {
-            name: torch.from_numpy(array) for name, array in predictions(finished, split).items()
-        }
-        expected = compute_scores(build_metrics(10), saved["logits"], saved["labels"]).values
+        arrays = read_predictions(finished, split)
+        logits, labels = (torch.from_numpy(arrays[name]) for name in ("logits", "labels"))
+        expected = compute_scores(build_metrics(10), logits, labels).values
         logged = finished.metadata["metrics"]
         assert {name: logged[f"{split}/{name}"] for name in expected} == pytest.approx(expected)
 
@@ -131,7 +124,7 @@ def test_the_metrics_are_those_of_the_predictions(finished: Record) -> None:
 def test_one_rank_writes_one_folder_and_every_line_once(finished: Record) -> None:
     assert finished.metadata["status"] == "finished"
     assert finished.metadata["num_test"] == 35
-    lines = rows(finished)
+    lines = read_rows(finished)
     steps = [int(row["step"]) for row in lines if row["train/loss"]]
     assert steps == [3, 5, 8, 10]
     assert Counter(row["epoch"] for row in lines if row["val/accuracy"]) == {"1": 1, "2": 1}
@@ -142,7 +135,7 @@ def test_one_rank_writes_one_folder_and_every_line_once(finished: Record) -> Non
 
 
 def test_the_number_of_devices_is_no_part_of_the_experiment(finished: Record) -> None:
-    assert finished.metadata["config_hash"] == config_hash(composed(finished.folder))
+    assert finished.metadata["config_hash"] == config_hash(compose_tiny(finished.folder))
 
 
 def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> None:
@@ -158,7 +151,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(
     stopping = {"at": "step", "rank": "1", "signal": signal.SIGTERM}
     answer = start_run(*on_two, **stopping)
     assert answer["code"] == 143, answer["output"]
-    stopped = the_record(tmp_path)
+    stopped = open_only_record(tmp_path)
     assert stopped.metadata["status"] == "interrupted"
     saved = checkpoint.load_checkpoint(stopped.checkpoint_path("last"))
     assert saved["global_step"] == 1
@@ -167,17 +160,17 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(
     on_one = ["++trainer.devices=1", "++trainer.strategy=auto"]
     answer = start_run(f"resume={stopped.folder}", *on_one)
     assert answer["code"] == 0, answer["output"]
-    record = the_record(tmp_path)
+    record = open_only_record(tmp_path)
     assert record.metadata["status"] == "finished"
-    steps = [int(row["step"]) for row in rows(record) if row["train/loss"]]
+    steps = [int(row["step"]) for row in read_rows(record) if row["train/loss"]]
     assert steps == [2, 4, 5, 7, 9, 10, 12, 14, 15]
 
 
-# What is gathered, from splits of any size.
+# Predictions gathered from splits of any size.
 
 
-def on_ranks(num: int, work: Callable[[int, int], Any], meet_at: Path) -> list[Any]:
-    """What `work(rank, num)` returns on every one of `num` processes that know each other."""
+def run_on_ranks(num: int, work: Callable[[int, int], Any], meet_at: Path) -> list[Any]:
+    """What `work(rank, num)` returns in each of `num` processes of one process group."""
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(num)]
 
@@ -203,7 +196,9 @@ def on_ranks(num: int, work: Callable[[int, int], Any], meet_at: Path) -> list[A
 SIZES = (1, 2, 3, 17, 32, 101)
 
 
-def scored(rank: int, world_size: int) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
+def score_splits(
+    rank: int, world_size: int
+) -> list[tuple[np.ndarray, np.ndarray, dict[str, float]]]:
     """Predictions and scores of a split of every size; batches of 8, dealt out."""
     results = []
     for n in SIZES:
@@ -225,9 +220,9 @@ def scored(rank: int, world_size: int) -> list[tuple[np.ndarray, np.ndarray, dic
 def test_metrics_of_any_number_of_images_are_those_of_one_device(
     world_size: int, tmp_path: Path
 ) -> None:
-    alone = scored(0, 1)
-    for on_rank in on_ranks(world_size, scored, tmp_path / "meet"):
-        for n, one, many in zip(SIZES, alone, on_rank, strict=True):
+    alone = score_splits(0, 1)
+    for results in run_on_ranks(world_size, score_splits, tmp_path / "meet"):
+        for n, one, many in zip(SIZES, alone, results, strict=True):
             np.testing.assert_array_equal(many[0], one[0])
             assert many[1].tolist() == list(range(n))
             assert many[2] == one[2]
@@ -236,7 +231,7 @@ def test_metrics_of_any_number_of_images_are_those_of_one_device(
 def saving_step(rank: int, world_size: int) -> int:
     """The step that one of the ranks saves at, where only the last one heard a signal."""
     due = SaveSchedule(None, None)
-    strategy = types.SimpleNamespace(root_device="cpu", reduce=most)
+    strategy = types.SimpleNamespace(root_device="cpu", reduce=reduce_tensor)
     trainer: Any = types.SimpleNamespace(strategy=strategy, world_size=world_size, global_step=0)
     while not due.should_save(trainer):
         trainer.global_step += 1
@@ -246,14 +241,14 @@ def saving_step(rank: int, world_size: int) -> int:
     return int(trainer.global_step)
 
 
-def most(tensor: Tensor, reduce_op: str) -> Tensor:
+def reduce_tensor(tensor: Tensor, reduce_op: str) -> Tensor:
     distributed.all_reduce(tensor, getattr(distributed.ReduceOp, reduce_op.upper()))
     return tensor
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_ranks_that_hear_of_a_stop_at_different_steps_save_at_the_same(tmp_path: Path) -> None:
-    one, other = on_ranks(2, saving_step, tmp_path / "meet")
+def test_ranks_that_get_a_signal_at_different_steps_save_at_the_same(tmp_path: Path) -> None:
+    one, other = run_on_ranks(2, saving_step, tmp_path / "meet")
     assert one == other >= 40
 
 
@@ -268,7 +263,7 @@ log = pathlib.Path(config["folder"], f"rank{rank}")
 def note(number, frame):
     with log.open("a") as file: file.write(f"{number}\\n")
     sys.exit(143)
-if rank in config["heeds"]:
+if rank in config["handles"]:
     signal.signal(signal.SIGTERM, note)
 log.touch()
 while not all(pathlib.Path(config["folder"], f"rank{r}").exists() for r in (0, 1)):
@@ -285,19 +280,19 @@ sys.exit(code)
 
 
 @pytest.fixture
-def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+def end_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EndRanks:
     """Exit code and record of a run whose ranks end with given codes; None: not by themselves."""
     (tmp_path / "rank.py").write_text(RANK)
     monkeypatch.setattr(processes, "COMMAND", [sys.executable, "-IS", str(tmp_path / "rank.py")])
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
 
     def run(
-        *codes: int | None, heeds: str = "", resumed: Record | None = None
+        *codes: int | None, handles: str = "", resumed: Record | None = None
     ) -> tuple[Any, Record]:
-        config = composed(tmp_path / "logs")
+        config = compose_tiny(tmp_path / "logs")
         record = resumed or Record.create(config, [])
         config["resume"] = str(record.folder) if resumed else None
-        more = {"folder": str(record.folder), "codes": codes, "heeds": heeds}
+        more = {"folder": str(record.folder), "codes": codes, "handles": handles}
         code: Any = 0
         try:
             launch.launch_ranks(config | more, [], 2, str)
@@ -310,9 +305,9 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
 
 @pytest.mark.parametrize("codes", [(None, 1), (1, None), (0, 1)])
 def test_a_rank_that_fails_takes_the_run_down(
-    codes: tuple[int | None, int | None], ended: Ended
+    codes: tuple[int | None, int | None], end_ranks: EndRanks
 ) -> None:
-    code, record = ended(*codes)
+    code, record = end_ranks(*codes)
     assert code == 1
     assert not (record.folder / "outlived").exists(), "the other rank was not waited for"
     assert record.metadata["status"] == "failed"
@@ -321,82 +316,84 @@ def test_a_rank_that_fails_takes_the_run_down(
 
 @pytest.mark.parametrize("codes", [(None, -9), (-9, None), (1, -9)])
 def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
-    codes: tuple[int | None, int | None], ended: Ended, caplog: pytest.LogCaptureFixture
+    codes: tuple[int | None, int | None], end_ranks: EndRanks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    code, record = ended(*codes)
+    code, record = end_ranks(*codes)
     assert code == 1
     assert record.metadata["status"] == "interrupted"
     assert record.metadata["error"] == f"rank {codes.index(-9)} was killed by SIGKILL"
     assert f"to go on: python train.py resume={record.folder}" in caplog.text
 
 
-def test_a_run_whose_ranks_refuse_to_go_on_stays_as_it_was(ended: Ended, tmp_path: Path) -> None:
-    killed = Record.create(composed(tmp_path / "logs"), [])
+def test_a_run_that_its_ranks_cannot_resume_stays_as_it_was(
+    end_ranks: EndRanks, tmp_path: Path
+) -> None:
+    killed = Record.create(compose_tiny(tmp_path / "logs"), [])
     assert killed.metadata["status"] == "running"
-    code, after = ended(2, None, resumed=killed)
+    code, after = end_ranks(2, None, resumed=killed)
     assert (code, after.metadata) == (2, killed.metadata)
 
 
 def test_ranks_that_find_another_process_at_work_leave_its_run_alone(
-    ended: Ended, tmp_path: Path
+    end_ranks: EndRanks, tmp_path: Path
 ) -> None:
-    record = Record.create(composed(tmp_path / "logs"), [])
+    record = Record.create(compose_tiny(tmp_path / "logs"), [])
     with lock_run(record.folder):
         for codes in ((1, None), (-9, None)):
             record.update(num_epochs=-codes[0])  # it goes on meanwhile
-            assert ended(*codes, resumed=record)[1].metadata == record.metadata
+            assert end_ranks(*codes, resumed=record)[1].metadata == record.metadata
 
 
 def test_a_rank_killed_before_there_is_a_folder_is_named(
-    ended: Ended, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    end_ranks: EndRanks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch.Ranks, "folder", lambda _: None)
-    assert ended(-9, None)[0] == 1
+    assert end_ranks(-9, None)[0] == 1
     assert caplog.messages == ["rank 0 was killed by SIGKILL"]
 
 
-def test_what_the_failing_rank_said_is_shown_and_nothing_of_the_others(
-    ended: Ended, capfd: pytest.CaptureFixture[str]
+def test_the_output_of_the_failing_rank_is_shown_and_no_other(
+    end_ranks: EndRanks, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ended(None, 1)
+    end_ranks(None, 1)
     shown = capfd.readouterr()
     assert shown.out == "words of rank 0\n"
     assert shown.err == "words of rank 1\n"
-    ended(1, None)
+    end_ranks(1, None)
     assert capfd.readouterr().err == ""
 
 
-def test_a_signal_reaches_every_rank_once(ended: Ended, tmp_path: Path) -> None:
-    def ask() -> None:
+def test_a_signal_reaches_every_rank_once(end_ranks: EndRanks, tmp_path: Path) -> None:
+    def send_signal() -> None:
         while len(list(tmp_path.glob("logs/**/rank*"))) < 2:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    code, record = ended(None, None, heeds="01")
-    asking.join()
+    sender = threading.Thread(target=send_signal)
+    sender.start()
+    code, record = end_ranks(None, None, handles="01")
+    sender.join()
     assert code == 143
     assert record.metadata["status"] == "interrupted"
     assert [(record.folder / f"rank{rank}").read_text() for rank in (0, 1)] == ["15\n", "15\n"]
 
 
-def test_ranks_that_all_end_well_leave_their_record(ended: Ended) -> None:
-    code, record = ended(0, 0)
+def test_ranks_that_all_end_well_leave_their_record(end_ranks: EndRanks) -> None:
+    code, record = end_ranks(0, 0)
     assert (code, record.metadata["status"]) == (0, "running"), "theirs, not touched"
 
 
-def test_of_several_ranks_the_first_to_fail_tells_why(
+def test_of_several_ranks_the_error_of_the_first_to_fail_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Record.create(composed(tmp_path), [])
+    record = Record.create(compose_tiny(tmp_path), [])
     monkeypatch.setattr(lifecycle, "cluster_environment", lambda: "two ranks")
     for rank, error in ((1, ZeroDivisionError("why")), (0, RuntimeError("[gloo/transport/tcp] x"))):
-        monkeypatch.setattr(lifecycle, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(lifecycle, "get_rank", lambda rank=rank: rank)
         with pytest.raises((ZeroDivisionError, SystemExit)), lifecycle.record_status(record):
             raise error
-    told = Record.open(record.folder).metadata
-    assert (told["status"], told["error"]) == ("failed", "rank 1: ZeroDivisionError: why")
+    metadata = Record.open(record.folder).metadata
+    assert (metadata["status"], metadata["error"]) == ("failed", "rank 1: ZeroDivisionError: why")
     assert "ZeroDivisionError: why" in (record.folder / "traceback.txt").read_text()
 
 
@@ -405,8 +402,8 @@ def test_of_several_ranks_the_first_to_fail_tells_why(
 
 @pytest.fixture
 def _as_rank_1_of_2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    told = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    for name, value in told.items():
+    variables = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     ranks.cluster_environment.cache_clear()
     yield
@@ -422,10 +419,10 @@ def test_a_rank_is_started_for_every_device(devices: Any, num: int) -> None:
 @pytest.mark.usefixtures("_as_rank_1_of_2")
 def test_a_rank_starts_no_ranks() -> None:
     assert launch.num_ranks({"trainer": {"devices": 2}}) == 1
-    assert ranks.rank() == 1
+    assert ranks.get_rank() == 1
 
 
-def test_several_machines_need_somebody_who_starts_the_ranks() -> None:
+def test_a_run_on_several_machines_is_started_by_torchrun_or_srun() -> None:
     with pytest.raises(UserError, match="torchrun or srun"):
         launch.num_ranks({"trainer": {"devices": 2, "num_nodes": 2}})
 
@@ -434,16 +431,16 @@ def test_several_machines_need_somebody_who_starts_the_ranks() -> None:
 def test_a_batch_smaller_than_the_devices_that_share_it_is_refused(
     tiny: list[str], tmp_path: Path
 ) -> None:
-    config = composed(tmp_path, *tiny)
+    config = compose_tiny(tmp_path, *tiny)
     trainer = types.SimpleNamespace(world_size=2)
-    told = r"of a batch of 1 images 2 devices cannot have one each"
-    with pytest.raises(UserError, match=told):
+    message = r"of a batch of 1 images 2 devices cannot have one each"
+    with pytest.raises(UserError, match=message):
         check_ranks(trainer, config)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         launch.launch_ranks(config, [], 2, print)
 
 
 def test_synchronised_batchnorm_is_refused_on_a_cpu(tmp_path: Path) -> None:
-    config = composed(tmp_path, "trainer.sync_batchnorm=true")
+    config = compose_tiny(tmp_path, "trainer.sync_batchnorm=true")
     with pytest.raises(UserError, match="GPUs only"):
         build_trainer(config, Record.create(config, []), [])

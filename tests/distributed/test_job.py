@@ -1,30 +1,28 @@
-"""One job of a sweep, seen from inside its process."""
+"""A training in a process of its own: its errors, and its end with the process that started it."""
 
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
+from tests.composing import composed
 from triptych import training
-from triptych.config import CONFIGS, Config, resolve_config
+from triptych.config import Config
 from triptych.distributed.job import work
 from triptych.errors import UserError
 from triptych.runs.record import Record
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        yield resolve_config(compose("train", ["data=shapes", f"log_dir={tmp_path / 'logs'}"]))
+def config(tmp_path: Path) -> Config:
+    return composed("train", "data=shapes", log_dir=str(tmp_path / "logs"))
 
 
-def test_an_error_of_ours_that_comes_before_the_folder_is_recorded_in_one(
+def test_a_bug_before_there_is_a_run_folder_is_recorded_in_one(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: Any, **__: Any) -> None:
@@ -41,7 +39,7 @@ def test_an_error_of_ours_that_comes_before_the_folder_is_recorded_in_one(
     assert "a bug" in (record.folder / "traceback.txt").read_text()
 
 
-def test_a_refusal_before_the_folder_leaves_none(
+def test_a_user_error_before_there_is_a_run_folder_makes_none(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: Any, **__: Any) -> None:
@@ -53,13 +51,13 @@ def test_a_refusal_before_the_folder_leaves_none(
     assert not (tmp_path / "logs").exists()
 
 
-DEAF = """
+ENDLESS = """
 import signal, sys, time
 from pathlib import Path
 from triptych.distributed import job
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 job.SAVE_SECONDS = 0.2
-job.work = lambda *_: print("at work", flush=True) or time.sleep(300)
+job.work = lambda *_: print("working", flush=True) or time.sleep(300)
 job.main(Path(sys.argv[1]))
 """
 
@@ -68,9 +66,9 @@ def test_a_job_that_cannot_stop_is_killed_some_time_after_its_sweep_is_gone(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"config": {}, "overrides": []}))
-    command = [sys.executable, "-c", DEAF, str(tmp_path)]
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as job:  # type: ignore[call-overload]
-        assert job.stdout.readline() == b"at work\n"
+        assert job.stdout.readline() == b"working\n"
         job.stdin.close()
         assert job.wait(60) == -signal.SIGKILL

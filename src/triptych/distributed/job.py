@@ -41,7 +41,7 @@ def stop_with_parent() -> None:
 
 def work(config: Config, overrides: list[str], report: Path) -> None:
     """Train. A bug that shows before there is a run folder is recorded in one made for it."""
-    from triptych.distributed.ranks import rank
+    from triptych.distributed.ranks import get_rank
     from triptych.runs.lifecycle import record_status
     from triptych.runs.record import Record
     from triptych.training import train
@@ -51,7 +51,7 @@ def work(config: Config, overrides: list[str], report: Path) -> None:
     except UserError:
         raise
     except Exception:
-        if report.exists() or config["resume"] or rank():
+        if report.exists() or config["resume"] or get_rank():
             raise
         record = Record.create(config, overrides)
         report.write_text(str(record.folder))

@@ -23,7 +23,7 @@ import torch
 from triptych.build import check_shares, on_cuda
 from triptych.config import Config
 from triptych.distributed.processes import read_run_folder, start_process
-from triptych.distributed.ranks import LOCALHOST, cluster_environment, local_store
+from triptych.distributed.ranks import LOCALHOST, cluster_environment, open_local_store
 from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import Record
@@ -110,7 +110,7 @@ class Ranks:
 
     def __init__(self, job: dict[str, Any], num: int, scratch: Path) -> None:
         self.places = [scratch / str(rank) for rank in range(num)]
-        self.store = local_store()
+        self.store = open_local_store()
         self.stopped_by: int | None = None
         self.deadline = inf
         self.processes = [

@@ -39,13 +39,13 @@ def cluster_environment() -> ClusterEnvironment | None:
     return None
 
 
-def rank() -> int:
+def get_rank() -> int:
     environment = cluster_environment()
     return environment.global_rank() if environment else 0
 
 
 @cache
-def store() -> Store:
+def connect_store() -> Store:
     """torch's key-value store of the run's ranks, usable before Lightning connects them."""
     environment = cluster_environment()
     assert environment
@@ -56,7 +56,7 @@ def store() -> Store:
     return rank_store
 
 
-def local_store() -> TCPStore:
+def open_local_store() -> TCPStore:
     """A store that only this machine reaches; torch itself would listen on every interface."""
     listening = socket.create_server((LOCALHOST, 0))
     port = listening.getsockname()[1]
@@ -69,17 +69,17 @@ def broadcast_from_rank_zero(name: str, make: Callable[[], str]) -> str:
 
     A `name` is used once a run. Where there is one rank, this is `make()`.
     """
-    if rank() > 0:
-        return str(store().get(f"triptych/{name}").decode())
+    if get_rank() > 0:
+        return str(connect_store().get(f"triptych/{name}").decode())
     text = make()
     if cluster_environment():
-        store().set(f"triptych/{name}", text)
+        connect_store().set(f"triptych/{name}", text)
     return text
 
 
 def create_on_rank_zero(make: Callable[[], Record]) -> Record:
     """The record that rank 0 makes or reopens; on every other rank one that writes nothing."""
-    if rank() > 0:
+    if get_rank() > 0:
         return ReadOnlyRecord.open(Path(broadcast_from_rank_zero("folder", str)))
     record = make()
     broadcast_from_rank_zero("folder", lambda: str(record.folder))

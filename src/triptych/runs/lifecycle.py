@@ -16,7 +16,7 @@ from triptych.distributed.ranks import (
     ReadOnlyRecord,
     broadcast_from_rank_zero,
     cluster_environment,
-    rank,
+    get_rank,
 )
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record
@@ -94,7 +94,7 @@ def record_failure(folder: Path, error: str) -> None:
     if status == "finished" or (status == "failed" and cluster_environment()):
         return
     (folder / "traceback.txt").write_text(traceback.format_exc())
-    where = f"rank {rank()}: " if cluster_environment() else ""
+    where = f"rank {get_rank()}: " if cluster_environment() else ""
     record.end("failed", error=where + error)
 
 
