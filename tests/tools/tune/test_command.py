@@ -273,13 +273,14 @@ def test_of_two_workers_that_see_one_trial_left_one_runs_it(
     study, other = (studies.open_study("one", address, pruner) for _ in range(2))
 
     def objective(trial: Trial) -> float:
-        studies.run_trials(other, lambda _: 1.0, 1, None)
+        with studies.hold_worker_folder(tmp_path) as folder:
+            studies.run_trials(other, lambda _: 1.0, folder, num_trials=1)
         return 0.5
 
     left = iter([1, 1, 0, 0])
-    monkeypatch.setattr(studies, "is_alive", lambda _: True)  # both are this process
     monkeypatch.setattr(studies, "num_left", lambda *_: next(left))
-    studies.run_trials(study, objective, 1, None)
+    with studies.hold_worker_folder(tmp_path) as folder:
+        studies.run_trials(study, objective, folder, num_trials=1)
     assert states(study.get_trials()) == ["COMPLETE", "FAIL"]
 
 

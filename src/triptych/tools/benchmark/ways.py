@@ -303,7 +303,6 @@ class Usual:
             sampler=RandomSampler(self.images, num_samples=num_batches * batch_size),
             num_workers=self.num_workers,
             pin_memory=self.subject.device.type == "cuda",
-            persistent_workers=self.num_workers > 0,
         )
 
 

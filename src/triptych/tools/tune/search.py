@@ -33,9 +33,9 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     logging.getLogger("triptych").setLevel(logging.INFO)
     check_trainable(training, overrides)
     read_choices(overrides)  # not refused when all trials are done
-    folder = Path(config["log_dir"], "tune", config["study"])
+    folder = Path(config["log_dir"], "tune", config["study"]).resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "workers").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"log_dir={config['log_dir']}: cannot be written to ({error})") from error
     address = studies.storage_address(config["storage"], folder)
@@ -49,8 +49,12 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     )
     objective = make_objective(training, space, config["sampler_seed"], folder)
     try:
-        with signal_handlers(exit_on_signal):
-            studies.run_trials(study, objective, config["num_trials"], config["timeout_minutes"])
+        with (
+            studies.hold_worker_folder(folder / "workers") as worker,
+            signal_handlers(exit_on_signal),
+        ):
+            budget = (config["num_trials"], config["timeout_minutes"])
+            studies.run_trials(study, objective, worker, *budget)
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from triptych.build import instantiate
 from triptych.config import format_value
 from triptych.errors import UserError, mask_password
+from triptych.runs.storage import is_locked, lock_run
 from triptych.tools.tune.space import Space
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -95,13 +98,17 @@ def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
 def run_trials(
     study: optuna.Study,
     objective: Callable[[Trial], float],
+    worker: Path,
     num_trials: int,
-    timeout_minutes: float | None,
+    timeout_minutes: float | None = None,
 ) -> None:
-    """Run trials until the study has `num_trials`, pruned ones included, whoever ran them."""
+    """Run trials until the study has `num_trials`, pruned ones included, whoever ran them.
+
+    `worker` is a folder that this process holds.
+    """
 
     def run(trial: Trial) -> float:
-        trial.set_user_attr("worker", [socket.gethostname(), os.getpid()])
+        trial.set_user_attr("worker", [socket.gethostname(), str(worker)])
         # All workers see alike which trial is one too many: numbers are given in order, and a
         # failed trial stays failed.
         before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
@@ -121,12 +128,7 @@ def run_trials(
     retry_lost(study)
     if num_left(study, num_trials) > 0:
         timeout = 60 * timeout_minutes if timeout_minutes else None
-        study.optimize(
-            run,
-            timeout=timeout,
-            catch=BudgetUsed,
-            callbacks=[stop_at_budget],
-        )
+        study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[stop_at_budget])
 
 
 def num_left(study: optuna.Study, num_trials: int) -> int:
@@ -159,19 +161,21 @@ def retry(study: optuna.Study, number: int) -> None:
 
 
 def retry_lost(study: optuna.Study) -> None:
-    """Retry the trials of this machine's workers that are gone; others' count as alive."""
+    """Retry the trials of workers that are gone."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, pid = trial.user_attrs.get("worker", (None, 0))
-        if host == socket.gethostname() and not is_alive(pid):
+        if is_lost(trial):
             retry(study, trial.number)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process lives; this one, which runs no trial now, had its number from another."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial's worker is gone; False on a machine whose files cannot be seen from here."""
+    host, folder = trial.user_attrs.get("worker", ("", "/nowhere"))
+    is_seen = host == socket.gethostname() or Path(folder).is_dir()
+    return is_seen and not is_locked(Path(folder))
+
+
+@contextmanager
+def hold_worker_folder(parent: Path) -> Iterator[Path]:
+    """A folder that is locked while this worker lives, so that the others see that it does."""
+    with TemporaryDirectory(dir=parent) as name, lock_run(Path(name)):
+        yield Path(name)
