@@ -1,4 +1,4 @@
-"""What a user can mend, and how it is said."""
+"""Errors that a user can correct, and text that is safe to print."""
 
 import re
 from collections.abc import Iterable
@@ -27,12 +27,12 @@ class RunFailed(RuntimeError):
 
 
 def closest_matches(word: str, words: Iterable[str], n: int = 3) -> str:
-    """The `n` words most alike, for a refusal to offer."""
+    """The `n` words most like it, for a message."""
     return ", ".join(get_close_matches(word, list(words), n, cutoff=0))
 
 
 def sanitize_text(text: str) -> str:
-    """The text, with a mark for each letter that a terminal would obey; lines stay lines."""
+    """The text with a mark in place of each control character, which a terminal would obey."""
     return "".join(
         letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
     )
@@ -44,7 +44,7 @@ def mask_password(text: str) -> str:
 
 
 def summarize_error(error: BaseException) -> str:
-    """What an exception says, in one line, less torch's advice to lift its guard against code."""
+    """An exception's message in one line, without torch's advice to load pickled code."""
     if isinstance(error, UnpicklingError):
         return "it holds more than tensors, or is damaged"
     return (str(error) or type(error).__name__).splitlines()[0][:200]

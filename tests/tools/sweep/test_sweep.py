@@ -35,7 +35,7 @@ from triptych.runs import record as records
 from triptych.runs.record import Record
 from triptych.runs.storage import lock_run
 
-FINISHED, FAILED, REFUSED, KILLED, ENDLESS, DEAF, PAIRED = range(7)
+FINISHED, FAILED, WRONG_INPUT, KILLED, ENDLESS, DEAF, PAIRED = range(7)
 records.git_commit = lambda: None  # asking takes longer than all the rest
 SCORES = {"test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
 
@@ -47,7 +47,7 @@ def note(log_dir, **what):
 
 def work(config, overrides, report):
     seed, log_dir = config["seed"] % 10, Path(config["log_dir"])
-    if seed == REFUSED:
+    if seed == WRONG_INPUT:
         raise UserError("data.root: not there\\nfetch it\\nor not")
     resumed = config["resume"]
     record = Record.open(Path(resumed)) if resumed else Record.create(config, overrides)
@@ -113,11 +113,11 @@ class StandIns(NamedTuple):
 
     def statuses(self) -> dict[int, list[str]]:
         """The statuses of each seed's run folders, oldest first."""
-        found: dict[int, list[str]] = {}
+        statuses: dict[int, list[str]] = {}
         for path in sorted(self.log_dir.rglob("run.json")):
             metadata = Record.open(path.parent).metadata
-            found.setdefault(metadata["seed"], []).append(metadata["status"])
-        return found
+            statuses.setdefault(metadata["seed"], []).append(metadata["status"])
+        return statuses
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +143,16 @@ def exit_code(jobs: list[Job], num_jobs: int = 4) -> int:
     return 0
 
 
-@pytest.mark.parametrize(("asked", "had"), [(None, "8"), ("3", "3")])
-def test_jobs_at_a_time_share_the_cores_unless_somebody_shared_them_out(
-    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, asked: str | None, had: str
+@pytest.mark.parametrize(("value", "num_threads"), [(None, "8"), ("3", "3")])
+def test_jobs_at_a_time_share_the_cores_unless_the_environment_says_otherwise(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, value: str | None, num_threads: str
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    if asked:
-        monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert exit_code(stand_ins.jobs("0,10"), num_jobs=2) == 0
-    assert [note["threads"] for note in stand_ins.notes("began")] == [had, had]
+    if value:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert exit_code(stand_ins.jobs("0"), num_jobs=2) == 0
+    assert [note["threads"] for note in stand_ins.notes("began")] == [num_threads]
 
 
 def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
@@ -160,7 +160,7 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
 ) -> None:
     assert exit_code(stand_ins.jobs("0,1,2,3,10"), num_jobs=2) == 1
     ended = {0: ["finished"], 1: ["failed"], 3: ["running"], 10: ["finished"]}
-    assert stand_ins.statuses() == ended, "a refused job leaves no folder, a killed one no word"
+    assert stand_ins.statuses() == ended, "wrong input makes no folder"
     shown = capfd.readouterr().out
     lines = [line for line in shown.splitlines() if line.startswith("[")]
     assert len(lines) == 5, "a line a job"
@@ -191,12 +191,12 @@ def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_lock_back(
     lock.close()
 
 
-def test_no_more_jobs_are_at_work_at_a_time_than_asked_for(stand_ins: StandIns) -> None:
+def test_no_more_than_num_jobs_run_at_a_time(stand_ins: StandIns) -> None:
     assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
-    assert at_once(stand_ins, lambda _: True) == 2
+    assert count_at_once(stand_ins, lambda _: True) == 2
 
 
-def at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool]) -> int:
+def count_at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool]) -> int:
     """How many jobs that count were at work at a time."""
     notes = [(n["time"], 1, n) for n in stand_ins.notes("began")]
     notes += [(n["time"], -1, n) for n in stand_ins.notes("ended")]
@@ -204,16 +204,16 @@ def at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool]) -> in
     return max(itertools.accumulate(step for _, step, note in ordered if counts(note)))
 
 
-def test_a_gpu_is_lent_to_one_job_at_a_time(
+def test_a_gpu_is_used_by_one_job_at_a_time(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d5ba0d6")
-    assert exit_code(stand_ins.jobs("0,1,10,20"), num_jobs=4) == 1
-    lent = [note["gpus"] for note in stand_ins.notes("began")]
-    assert set(lent) == {"3", "GPU-5d5ba0d6"}
-    assert len(lent) == 4
-    for name in set(lent):
-        assert at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
+    assert exit_code(stand_ins.jobs("0,10,20"), num_jobs=3) == 0
+    gpus = [note["gpus"] for note in stand_ins.notes("began")]
+    assert set(gpus) == {"3", "GPU-5d5ba0d6"}
+    assert len(gpus) == 3
+    for name in set(gpus):
+        assert count_at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
 
 
@@ -223,10 +223,10 @@ def test_a_job_on_the_cpu_waits_for_no_gpu(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     assert exit_code(stand_ins.jobs("6,16", "trainer.accelerator=cpu"), num_jobs=2) == 0
     assert {note["gpus"] for note in stand_ins.notes("began")} == {"7"}
-    assert at_once(stand_ins, lambda _: True) == 2
+    assert count_at_once(stand_ins, lambda _: True) == 2
 
 
-def test_again_the_sweep_skips_the_finished_and_goes_on_with_the_interrupted(
+def test_a_second_sweep_skips_finished_jobs_and_resumes_interrupted_ones(
     stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(stand_ins.jobs("0,1,3")) == 1
@@ -256,7 +256,7 @@ def test_of_two_jobs_of_one_experiment_the_second_has_nothing_to_do(stand_ins: S
     assert len(stand_ins.notes("began")) == 1
 
 
-def test_a_job_that_another_process_is_at_work_on_is_waited_for(
+def test_a_job_that_another_process_works_on_is_waited_for(
     stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job] = stand_ins.jobs("4")
@@ -283,7 +283,7 @@ def test_a_job_that_another_process_is_at_work_on_is_waited_for(
     assert "finished before" in shown
 
 
-def test_a_sweep_that_asks_for_more_gpus_than_there_are_is_refused(
+def test_a_sweep_that_needs_more_gpus_than_there_are_is_a_user_error(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -306,7 +306,7 @@ run_sweep([Job(*fields) for fields in json.loads(sys.argv[2])], int(sys.argv[3])
 
 
 @contextmanager
-def sweep_of(stand_ins: StandIns, seeds: str, num_jobs: int) -> Iterator[subprocess.Popen[str]]:
+def start_sweep(stand_ins: StandIns, seeds: str, num_jobs: int) -> Iterator[subprocess.Popen[str]]:
     """A sweep in a process group of its own, as a terminal starts it."""
     jobs = json.dumps(stand_ins.jobs(seeds))
     command = [sys.executable, "-c", SWEEP, str(stand_ins.program), jobs, str(num_jobs)]
@@ -330,36 +330,36 @@ def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
 def test_one_signal_stops_all_jobs_and_starts_no_more(
     stand_ins: StandIns, number: signal.Signals, code: int
 ) -> None:
-    with sweep_of(stand_ins, "4,14,24", num_jobs=2) as swept:
+    with start_sweep(stand_ins, "4,14,24", num_jobs=2) as sweep:
         wait_for(lambda: len(stand_ins.notes("began")) == 2)
-        os.killpg(swept.pid, number)  # Ctrl-C reaches every process of the group
-        shown, _ = swept.communicate(timeout=60)
-    assert swept.returncode == code
+        os.killpg(sweep.pid, number)  # Ctrl-C reaches every process of the group
+        shown, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == code
     assert [note["signal"] for note in stand_ins.notes("stopped")] == [signal.SIGTERM] * 2
     assert stand_ins.statuses() == {4: ["interrupted"], 14: ["interrupted"]}
     assert "not started" in shown
 
 
-def test_a_second_signal_kills_and_leaves_what_can_be_gone_on_with(stand_ins: StandIns) -> None:
-    with sweep_of(stand_ins, "5", num_jobs=1) as swept:
+def test_a_second_signal_kills_and_leaves_runs_that_can_be_resumed(stand_ins: StandIns) -> None:
+    with start_sweep(stand_ins, "5", num_jobs=1) as sweep:
         wait_for(lambda: stand_ins.notes("began"))
-        swept.send_signal(signal.SIGINT)
+        sweep.send_signal(signal.SIGINT)
         wait_for(lambda: stand_ins.notes("stopped"))
-        assert swept.poll() is None, "the job was asked to end, and has not"
-        swept.send_signal(signal.SIGINT)
-        swept.communicate(timeout=60)
-    assert swept.returncode == 130
+        assert sweep.poll() is None, "the job was asked to end, and has not"
+        sweep.send_signal(signal.SIGINT)
+        sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
     (stand_ins.log_dir / "mended").touch()
     assert exit_code(stand_ins.jobs("5")) == 0
     assert stand_ins.statuses() == {5: ["finished"]}
 
 
-def test_when_a_sweep_is_killed_its_jobs_stop_and_the_next_one_goes_on(
+def test_when_a_sweep_is_killed_its_jobs_stop_and_the_next_sweep_resumes_them(
     stand_ins: StandIns,
 ) -> None:
-    with sweep_of(stand_ins, "4", num_jobs=1) as swept:
+    with start_sweep(stand_ins, "4", num_jobs=1) as sweep:
         wait_for(lambda: stand_ins.notes("began"))
-        swept.kill()
+        sweep.kill()
     wait_for(lambda: stand_ins.notes("stopped"))
     (stand_ins.log_dir / "mended").touch()
     assert exit_code(stand_ins.jobs("4")) == 0
@@ -369,10 +369,10 @@ def test_when_a_sweep_is_killed_its_jobs_stop_and_the_next_one_goes_on(
 
 def test_two_sweeps_of_the_same_jobs_share_them(stand_ins: StandIns) -> None:
     seeds = "0,10,20"
-    with sweep_of(stand_ins, seeds, 1) as one, sweep_of(stand_ins, seeds, 1) as other:
-        for swept in (one, other):
-            swept.communicate(timeout=60)
-            assert swept.returncode == 0
+    with start_sweep(stand_ins, seeds, 1) as one, start_sweep(stand_ins, seeds, 1) as other:
+        for sweep in (one, other):
+            sweep.communicate(timeout=60)
+            assert sweep.returncode == 0
     assert sorted(note["seed"] for note in stand_ins.notes("began")) == [0, 10, 20]
 
 
