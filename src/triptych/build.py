@@ -22,7 +22,7 @@ from triptych.callbacks.progress import make_progress_callback
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
-from triptych.distributed.ranks import get_rank
+from triptych.distributed.ranks import cluster_environment, get_rank
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.optim import Optim
@@ -136,6 +136,22 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
         raise UserError(f"trainer: {summarize_error(error)}") from error
     check_ranks(trainer, config)
     return trainer
+
+
+def count_ranks(config: Config) -> int:
+    """How many ranks are to be started: 1 where one device will do, or where this is a rank."""
+    trainer = config["trainer"]
+    devices = trainer.get("devices", 1)
+    if cluster_environment():
+        return 1
+    if trainer.get("num_nodes", 1) > 1:
+        raise UserError(
+            f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is started on "
+            "every one of them, by torchrun or srun: README, Several devices"
+        )
+    if devices == "auto":
+        return max(1, torch.cuda.device_count()) if on_cuda(config) else 1
+    return len(devices) if isinstance(devices, list) else int(devices)
 
 
 def check_ranks(trainer: pl.Trainer, config: Config) -> None:

@@ -14,26 +14,19 @@ import torch
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule, load_weights_into
-from triptych.callbacks.feature_cache import FeatureCache
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
-from triptych.distributed.launch import launch_ranks, num_ranks
 from triptych.distributed.ranks import create_on_rank_zero
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.models.backbone import BackboneFactory
 from triptych.module import ImageClassifier
 from triptych.runs.lifecycle import is_out_of_memory, run_lifecycle
 from triptych.runs.record import Record
-from triptych.runs.resume import (
-    apply_resume_overrides,
-    check_same_data,
-    reopen_run,
-    resume_requeued_job,
-)
+from triptych.runs.stopping import is_requeued
 from triptych.runs.storage import format_size
 
 log = logging.getLogger(__name__)
@@ -50,25 +43,32 @@ def train(
     soon as it exists. Raises UserError where data, weights, settings or folders do not allow it.
     """
     silence_lightning()
-    config, overrides = resume_requeued_job(config, list(overrides), report)
-    requested, resumed = config, None
-    if config["resume"]:
-        resumed = create_on_rank_zero(lambda: reopen_run(config, overrides))
-        config = apply_resume_overrides(resumed.config, requested, overrides)
+    requested, overrides = config, list(overrides)
+    resumed = None
+    if config["resume"] or is_requeued():
+        from triptych.runs import resume  # a new run needs nothing of it
+
+        requested, overrides = resume.resume_requeued_job(config, overrides, report)
+        if requested["resume"]:
+            resumed = create_on_rank_zero(lambda: resume.reopen_run(requested, overrides))
+            config = resume.apply_resume_overrides(resumed.config, requested, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
 
     source: Source = build.instantiate("data.source", config["data"]["source"])
     factory: BackboneFactory = build.instantiate("model", config["model"])
     build.check_available([source] if has_checkpoint else [source, factory], overrides)
-    if num_ranks(config) > 1:
+    if (num_ranks := build.count_ranks(config)) > 1:
+        from triptych.distributed.launch import launch_ranks
+
         source.download()
-        return launch_ranks(requested, overrides, num_ranks(config), report)
+        return launch_ranks(requested, overrides, num_ranks, report)
 
     pl.seed_everything(config["seed"], verbose=False)
     data, module = prepare(config, source, factory, load=not has_checkpoint)
     metadata = collect_metadata(data, module, factory)
+    if resumed:
+        resume.check_same_data(resumed, metadata)
     record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
-    check_same_data(record, metadata)
     report(str(record.folder))
 
     with run_lifecycle(record, resumed=resumed is not None):
@@ -100,8 +100,11 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     recorder = RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"])
     checkpoints = CheckpointCallback(record, recorder, schedule, settings["score"])
-    features = [FeatureCache(record)] if config["speed"]["cache_features"] else []
-    callbacks = [*features, recorder, TensorBoardCallback(record, module), checkpoints]
+    callbacks = [recorder, TensorBoardCallback(record, module), checkpoints]
+    if config["speed"]["cache_features"] and module.backbone.frozen:
+        from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
+
+        callbacks.insert(0, FeatureCache(record))
     return build.build_trainer(config, record, callbacks)
 
 

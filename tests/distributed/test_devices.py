@@ -22,6 +22,7 @@ from torch import Tensor, distributed
 
 from tests.composing import composed
 from tests.tiny import StartRun
+from triptych import build
 from triptych.build import build_datamodule, build_optim, build_trainer, check_ranks, instantiate
 from triptych.callbacks import checkpoint
 from triptych.callbacks.checkpoint import SaveSchedule
@@ -413,18 +414,18 @@ def _as_rank_1_of_2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("devices", "num"), [(1, 1), (3, 3), ([2], 1), ([0, 3], 2), ("auto", 1)])
 def test_a_rank_is_started_for_every_device(devices: Any, num: int) -> None:
     config = {"trainer": {"accelerator": "cpu", "devices": devices}}
-    assert launch.num_ranks(config) == num
+    assert build.count_ranks(config) == num
 
 
 @pytest.mark.usefixtures("_as_rank_1_of_2")
 def test_a_rank_starts_no_ranks() -> None:
-    assert launch.num_ranks({"trainer": {"devices": 2}}) == 1
+    assert build.count_ranks({"trainer": {"devices": 2}}) == 1
     assert ranks.get_rank() == 1
 
 
 def test_a_run_on_several_machines_is_started_by_torchrun_or_srun() -> None:
     with pytest.raises(UserError, match="torchrun or srun"):
-        launch.num_ranks({"trainer": {"devices": 2, "num_nodes": 2}})
+        build.count_ranks({"trainer": {"devices": 2, "num_nodes": 2}})
 
 
 @pytest.mark.parametrize("tiny", [["data.batch_size=1"], ["data.num_train=1"]])

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from triptych.build import check_shares, on_cuda
+from triptych.build import check_shares
 from triptych.config import Config
 from triptych.distributed.processes import read_run_folder, start_process
-from triptych.distributed.ranks import LOCALHOST, cluster_environment, open_local_store
+from triptych.distributed.ranks import LOCALHOST, open_local_store
 from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import Record
@@ -37,22 +37,6 @@ GRACE_SECONDS = 15.0  # for the other ranks to end by themselves, once one has f
 class Failure(NamedTuple):
     rank: int
     code: int  # of the exit; a killing signal's number below 0
-
-
-def num_ranks(config: Config) -> int:
-    """How many ranks are to be started: 1 where one device will do, or where this is a rank."""
-    trainer = config["trainer"]
-    devices = trainer.get("devices", 1)
-    if cluster_environment():
-        return 1
-    if trainer.get("num_nodes", 1) > 1:
-        raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is started on "
-            "every one of them, by torchrun or srun: README, Several devices"
-        )
-    if devices == "auto":
-        return max(1, torch.cuda.device_count()) if on_cuda(config) else 1
-    return len(devices) if isinstance(devices, list) else int(devices)
 
 
 def launch_ranks(

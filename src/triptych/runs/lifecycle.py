@@ -20,7 +20,6 @@ from triptych.distributed.ranks import (
 )
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record
-from triptych.runs.resume import truncate_to_checkpoint
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.runs.storage import lock_run
 from triptych.runs.trust import find_unknown_targets
@@ -52,6 +51,8 @@ def hold_folder(record: Record, *, resumed: bool) -> Iterator[None]:
         if is_writer and Record.open(record.folder).metadata != record.metadata:
             raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
         if is_writer and resumed:
+            from triptych.runs.resume import truncate_to_checkpoint
+
             truncate_to_checkpoint(record)
         broadcast_from_rank_zero("begun", str)
         yield

@@ -19,6 +19,7 @@ from triptych.errors import UserError
 from triptych.runs.earlier_runs import find_runs, resume_arguments
 from triptych.runs.reader import check_files
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
+from triptych.runs.stopping import is_requeued
 from triptych.runs.storage import (
     atomic_write,
     find_temporary_files,
@@ -167,7 +168,7 @@ def resume_requeued_job(
 
     Raises SystemExit where that run is finished; then `started` is told its folder.
     """
-    if config["resume"] or os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0"):
+    if config["resume"] or not is_requeued():
         return config, overrides
     folder = broadcast_from_rank_zero("requeued", lambda: find_run_of_this_job(config))
     if not folder:

@@ -24,6 +24,11 @@ def install_handlers(handler: Handler, signals: Sequence[int] = ()) -> dict[int,
     return {number: signal.signal(number, handler) for number in signals or default}
 
 
+def is_requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
 def requeues_on_sigusr1() -> bool:
     """Whether this is a task of SLURM's srun, whose job Lightning requeues at SIGUSR1.
 

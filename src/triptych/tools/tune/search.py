@@ -9,10 +9,9 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from triptych.build import check_available, instantiate
+from triptych.build import check_available, count_ranks, instantiate
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import RULES, Config, check_config, format_value, iterate_settings
-from triptych.distributed.launch import num_ranks
 from triptych.errors import UserError, mask_password
 from triptych.runs.record import experiment_settings
 from triptych.runs.stopping import exit_on_signal, signal_handlers
@@ -67,7 +66,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
 
 def check_trainable(training: Config, overrides: list[str]) -> None:
     """Raise UserError unless data and weights can be had, and one device will do."""
-    if num_ranks(training) > 1:
+    if count_ranks(training) > 1:
         raise UserError(
             f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes one "
             "device; for more, start the command once on each (CUDA_VISIBLE_DEVICES)"
