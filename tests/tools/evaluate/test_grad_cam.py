@@ -177,6 +177,6 @@ def test_an_image_is_explained_for_the_predicted_and_the_true_class(
     assert explanation.names == ("dog", "cat")
     assert explanation.probabilities == pytest.approx((0.95, 0.05))
     assert explanation.place == 11
-    pixels = run.pipeline.evaluation(image[None])
+    pixels = run.transforms.evaluation(image[None])
     for heat, label in zip(explanation.heats, (1, 0), strict=True):
         np.testing.assert_array_equal(heat, grad_cam(backbone, pixels, torch.tensor([label]))[0])

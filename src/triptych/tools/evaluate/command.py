@@ -95,7 +95,7 @@ def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list
     if config["protocol"] == "paper":
         log.info("%s", summarize_paper_scores(rescored.predictions))
     images, types = subset.data.images, config["image_types"]["types"]
-    document = describe(run, rescored, split)
+    document = evaluate_predictions(run, rescored, split)
     if types:
         document["image_types"] = evaluate_image_types(run, rescored.predictions, images, config)
     files = [write_evaluation(run.record.folder, split, document)]
@@ -104,7 +104,7 @@ def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list
     return [*files, *(["image_types.csv"] if types else [])]
 
 
-def describe(run: RebuiltRun, rescored: Rescored, split: str) -> dict[str, Any]:
+def evaluate_predictions(run: RebuiltRun, rescored: Rescored, split: str) -> dict[str, Any]:
     """What the predictions show, beside what was logged; draws its figures."""
     predictions, folder = rescored.predictions, run.record.folder
     scores, num_images = score_predictions(predictions), len(predictions.labels)

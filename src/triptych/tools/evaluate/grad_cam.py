@@ -110,7 +110,7 @@ def explain_image(
 ) -> Explanation:
     """Where the network found the class it predicted, and the true one, in image (3, H, W)."""
     classes = [int(predictions.classes[row]), int(predictions.labels[row])]
-    inputs = run.pipeline.evaluation(image[None].to(run.device))
+    inputs = run.transforms.evaluation(image[None].to(run.device))
     inputs = inputs.to(next(run.backbone.parameters()).dtype)
     heats = [grad_cam(run.backbone, inputs, torch.tensor([c], device=run.device)) for c in classes]
     return Explanation(

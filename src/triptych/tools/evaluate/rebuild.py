@@ -43,7 +43,7 @@ class RebuiltRun:
 
     def __post_init__(self) -> None:
         self.device = torch.device("cpu")
-        self.pipeline = DeviceTransforms(self.backbone.preprocessing)
+        self.transforms = DeviceTransforms(self.backbone.preprocessing)
 
     def to(self, device: torch.device) -> None:
         move_to_device(self.backbone, device)
@@ -52,10 +52,10 @@ class RebuiltRun:
     def logits(self, images: Tensor) -> Tensor:
         """Logits float32 (B, C) on the device, of stored images uint8 (B, 3, H, W)."""
         with torch.inference_mode():
-            return self.forward(self.pipeline.evaluation(images.to(self.device))).float()
+            return self.forward(self.transforms.evaluation(images.to(self.device))).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) in `precision`, of images as the pipeline makes them, (B, 3, S, S)."""
+        """Logits (B, C) in `precision`, of transformed images (B, 3, S, S)."""
         dtype = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             logits: Tensor = self.backbone(images.to(next(self.backbone.parameters()).dtype))

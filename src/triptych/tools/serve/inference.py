@@ -28,7 +28,7 @@ MAX_NAMES = 4  # networks named for a class in the sentence on agreement
 class NetworkInput(NamedTuple):
     """An image as networks of one view see it, and as a PNG to look at."""
 
-    pixels: Tensor  # (1, 3, H, W), before the pipeline
+    pixels: Tensor  # (1, 3, H, W), before the transforms
     picture: str
     shape: float  # width / height of the picture
 
@@ -82,7 +82,7 @@ def prepare_input(view: View, image: Image.Image) -> NetworkInput:
 def classify(network: Network, image: NetworkInput, classes: Sequence[str]) -> NetworkPrediction:
     """The latency is that of the logits alone."""
     run = network.run
-    prepared = run.pipeline.evaluation(image.pixels.to(run.device))
+    prepared = run.transforms.evaluation(image.pixels.to(run.device))
     prepared = prepared.to(next(run.backbone.parameters()).dtype)
     synchronize(run.device)
     start = time.perf_counter()
