@@ -27,33 +27,8 @@ def test_an_unfinished_run_is_named_and_left_out(tmp_path: Path, status: object)
     assert f"status is {'null' if status is None else status} (loss is NaN)" in problems[str(other)]
 
 
-def truncate(folder: Path) -> None:
-    path = folder / "run.json"
-    path.write_text(path.read_text()[:100])
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
 def record(**metadata: object) -> Callable[[Path], None]:
     return lambda folder: change_record(folder, **metadata)
-
-
-def predictions(**change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    """Change arrays of `test.npz`."""
-
-    def apply(folder: Path) -> None:
-        with np.load(folder / "predictions" / "test.npz") as file:
-            arrays = {name: alter(file[name]) for name, alter in change.items()}
-        change_predictions(folder, **arrays)
-
-    return apply
-
-
-def with_nan(logits: np.ndarray) -> np.ndarray:
-    logits[3, 1] = np.nan
-    return logits
 
 
 def nest(path: Path) -> None:
@@ -61,7 +36,7 @@ def nest(path: Path) -> None:
 
 
 BROKEN = {
-    "truncated record": (truncate, "run.json cannot be read"),
+    "truncated record": (lambda f: (f / "run.json").write_text("{"), "run.json cannot be read"),
     "a record that is no mapping": (lambda f: (f / "run.json").write_text("[]"), "run.json"),
     "other schema": (record(schema=2), "schema"),
     "seed is a text": (record(seed="0"), "seed must be a whole number"),
@@ -71,21 +46,14 @@ BROKEN = {
     "no accuracy": (record(metrics={}), "test/accuracy is null"),
     "accuracy is NaN": (record(metrics={"test/accuracy": float("nan")}), "test/accuracy is null"),
     "an accuracy too high": (record(metrics={"test/accuracy": 0.99}), "its predictions give 0."),
-    "an accuracy without end": (
-        record(metrics={"test/accuracy": 10**400}),
-        "test/accuracy is ...",
-    ),
+    "an endless accuracy": (record(metrics={"test/accuracy": 10**400}), "test/accuracy is ..."),
     "a speed without end": (record(images_per_second=1.7e308), "images_per_second must be"),
     "nested far too deep": (lambda f: nest(f / "run.json"), "nested deeper than 50"),
     "classes are a number": (record(classes=4), "classes must be a list"),
     "too few classes": (record(classes=["a", "b"]), "names 2 classes, its predictions have 4"),
     "versions are a list": (record(versions=["torch"]), "versions must be a mapping"),
-    "no config": (remove("config.yaml"), "config.yaml: cannot be read"),
-    "no predictions": (remove("predictions/test.npz"), "test.npz: missing"),
-    "NaN among the logits": (predictions(logits=with_nan), "not finite"),
-    "logits of one image": (predictions(logits=lambda a: a[:1]), "labels must be int64 (1,)"),
-    "labels of a float type": (predictions(labels=lambda a: a.astype(float)), "labels must be"),
-    "a pickle": (predictions(labels=lambda a: a.astype(object)), "cannot be read"),
+    "no config": (lambda f: (f / "config.yaml").unlink(), "config.yaml: cannot be read"),
+    "no predictions": (lambda f: (f / "predictions/test.npz").unlink(), "test.npz: missing"),
     "an empty file": (lambda f: (f / "predictions/test.npz").write_bytes(b""), "cannot be read"),
 }
 
@@ -115,7 +83,7 @@ def test_a_run_on_other_images_of_the_same_test_hash_is_named(tmp_path: Path, na
     change_record(other, metrics={"test/accuracy": accuracy})
     runs, problems = read(tmp_path)
     assert {run.folder for run in runs} == usable
-    assert f"test.npz: its {name} differs" in problems[str(other)]
+    assert "test.npz: index or labels differ" in problems[str(other)]
 
 
 def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def repeat(comparison: Comparison) -> Callable[[int], Comparison]:
             curves=tuple(replace(curve, label=label) for label in labels),
             differing=(),
             image_types=(),
-            losses=replace(comparison.losses, pairs=()),
+            losses=(),
         )
 
     return build

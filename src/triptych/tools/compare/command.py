@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from triptych.config import Config
 from triptych.errors import UserError
@@ -78,38 +79,29 @@ def summarize(comparison: Comparison) -> Iterator[str]:
 def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     recipes = group_by_recipe(read)
-    networks = [network for recipe in recipes for network in recipe.networks]
-    members = [recipe.networks for recipe in recipes]
     blocks = split_comparable(recipes)
     classes = {recipe: find_class_names(block) for block in blocks for recipe in block}
-    rows = summarize_networks(networks, problems)
+    rows = summarize_networks(recipes, problems)
     calibrations = calibrate_recipes(recipes, problems)
     summaries = tuple(summarize_recipe(r, classes[r], calibrations.get(r)) for r in recipes)
     network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
-    differing = find_differing(members)
-    is_comparable = len(blocks) == 1
-    kept = read_each(runs.read_pixels, networks if is_comparable else [], problems)
-    pixels = {index: image for images in kept for index, image in images.items()}
-    image_types = read_first(runs.read_image_types, members, problems)
+    differing = find_differing([recipe.networks for recipe in recipes])
     verdict = sentences.write_verdict(summaries, rows, network_pairs, recipe_pairs)
-    costs = sentences.write_lowest_costs(summaries, rows) if is_comparable else []
+    if len(blocks) == 1:
+        verdict += tuple(sentences.write_lowest_costs(summaries, rows))
+    exhibits = read_exhibits(recipes, classes[recipes[0]] if len(blocks) == 1 else None, problems)
     return Comparison(
         title=sentences.write_title(summaries, rows),
         banner=write_banner(read),
-        verdict=(*verdict, *costs),
+        verdict=verdict,
         cautions=sentences.write_cautions(recipes, differing),
         differing=differing,
         networks=rows,
         recipes=summaries,
         network_pairs=network_pairs,
         recipe_pairs=recipe_pairs,
-        curves=tuple(read_each(runs.read_curve, networks, problems)),
-        image_types=image_types,
-        losses=compare_losses(recipes, image_types),
-        correct_counts=count_correct(recipes) if is_comparable else None,
-        gallery=build_gallery(recipes, pixels, classes[recipes[0]]),
         study=sentences.describe_study({recipe.num_test for recipe in summaries}),
-        grad_cams=read_first(runs.read_grad_cam, members, problems),
+        **exhibits,
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -117,13 +109,38 @@ def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Com
     )
 
 
+def read_exhibits(
+    recipes: Sequence[Recipe], classes: Sequence[str] | None, problems: list[Problem]
+) -> dict[str, Any]:
+    """What comes from optional files; of single images only with `classes` that all share."""
+    members = [recipe.networks for recipe in recipes]
+    networks = [network for recipe in recipes for network in recipe.networks]
+    image_types = read_first(runs.read_image_types, members, problems)
+    losses, loss_sentences = compare_losses(recipes, image_types)
+    gallery = None
+    if classes:
+        kept = read_each(runs.read_pixels, networks, problems)
+        pixels = {index: image for images in kept for index, image in images.items()}
+        gallery = build_gallery(recipes, pixels, classes)
+    return {
+        "curves": tuple(read_each(runs.read_curve, networks, problems)),
+        "image_types": image_types,
+        "losses": tuple(losses),
+        "loss_sentences": loss_sentences,
+        "correct_counts": count_correct(recipes) if classes else None,
+        "gallery": gallery,
+        "grad_cams": read_first(runs.read_grad_cam, members, problems),
+    }
+
+
 def summarize_networks(
-    networks: Sequence[TrainedNetwork], problems: list[Problem]
+    recipes: Sequence[Recipe], problems: list[Problem]
 ) -> tuple[NetworkSummary, ...]:
     """A line each, with its cost where that was measured."""
     return tuple(
         summarize_network(network, next(read_each(runs.read_cost, [network], problems), None))
-        for network in networks
+        for recipe in recipes
+        for network in recipe.networks
     )
 
 

@@ -196,14 +196,6 @@ class LossDifference:
 
 
 @dataclass(frozen=True)
-class LossDifferences:
-    """Pairs of the networks that were evaluated on image types: described, not tested."""
-
-    sentences: tuple[str, ...]  # they also name networks that saw other images
-    pairs: tuple[LossDifference, ...]
-
-
-@dataclass(frozen=True)
 class CorrectCounts:
     """How many test images the first networks of the recipes get right."""
 
@@ -261,7 +253,8 @@ class Comparison:
     recipe_pairs: Pairs
     curves: tuple[Curve, ...]
     image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
-    losses: LossDifferences
+    losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
+    loss_sentences: tuple[str, ...]  # they also name networks that saw other images
     correct_counts: CorrectCounts | None  # None with fewer than two networks on the same images
     gallery: Gallery | None  # None where no run has kept pixels
     study: tuple[str, ...]  # why the reference study's Table 1 differs from ours

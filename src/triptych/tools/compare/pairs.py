@@ -11,7 +11,6 @@ from triptych.tools.compare import sentences
 from triptych.tools.compare.content import (
     ImageTypes,
     LossDifference,
-    LossDifferences,
     Pair,
     Pairs,
     WithInterval,
@@ -109,8 +108,10 @@ def _f1_difference(
     return WithInterval(value, *bootstrap_interval(value, draws[a] - draws[b], level))
 
 
-def compare_losses(recipes: Sequence[Recipe], image_types: Sequence[ImageTypes]) -> LossDifferences:
-    """Who loses more accuracy on image types, for networks evaluated on the same images."""
+def compare_losses(
+    recipes: Sequence[Recipe], image_types: Sequence[ImageTypes]
+) -> tuple[list[LossDifference], tuple[str, ...]]:
+    """Who loses more accuracy, for networks evaluated on the same images; in sentences too."""
     measured = {
         recipe: each
         for recipe in recipes
@@ -127,4 +128,4 @@ def compare_losses(recipes: Sequence[Recipe], image_types: Sequence[ImageTypes])
                 labels = measured[a].label, measured[b].label
                 pairs.append(LossDifference(*labels, len(one.index), by_type))
     images = {each.label: each.outcomes.index for each in measured.values() if each.outcomes}
-    return LossDifferences(sentences.describe_losses(pairs, images), tuple(pairs))
+    return pairs, sentences.describe_losses(pairs, images)

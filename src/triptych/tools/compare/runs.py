@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -115,15 +115,14 @@ def _check_metrics(metrics: dict[str, Any], scores: Scores) -> None:
 
 def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
     """Runs whose labels or index differ from those of most runs with the same `test_hash`."""
-    images = {run: (run.test.index.tobytes(), run.test.labels.tobytes()) for run in runs}
-    for test_hash in {run.metadata["test_hash"]: None for run in runs}:
-        same = [run for run in runs if run.metadata["test_hash"] == test_hash]
-        [(most, _)] = Counter(images[run] for run in same).most_common(1)
-        first = next(run for run in same if images[run] == most)
-        for run in same:
-            if images[run] != most:
-                name = "index" if images[run][0] != most[0] else "labels"
-                yield run, f"test.npz: its {name} differs from that of {first.folder} (same images)"
+    images = {run: run.test.index.tobytes() + run.test.labels.tobytes() for run in runs}
+    counts: dict[str, Counter[bytes]] = defaultdict(Counter)
+    for run in runs:
+        counts[run.metadata["test_hash"]][images[run]] += 1
+    for run in runs:
+        [(most, _)] = counts[run.metadata["test_hash"]].most_common(1)
+        if images[run] != most:
+            yield run, "test.npz: index or labels differ from most runs of the same test_hash"
 
 
 def find_repetitions(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
@@ -175,11 +174,9 @@ def read_cost(network: TrainedNetwork) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        cost = sanitize(json.loads(path.read_text()))
-    except (OSError, ValueError, RecursionError) as error:
+        cost = dict(sanitize(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(cost, dict):
-        raise UserError(f"{path}: must be a mapping, it is {format_value(cost)}")
     for name, rule in COST.items():
         if not rule.or_null().holds(cost.get(name)):
             value = format_value(cost[name])

@@ -97,10 +97,7 @@ def summarize_network(network: TrainedNetwork, cost: Mapping[str, Any] | None) -
     costs: dict[str, Any] = {each.name: (trained | measured).get(each.name) for each in COSTS}
     return NetworkSummary(
         label=network.label,
-        model=metadata["model"],
-        weights=metadata["weights"],
-        data=metadata["data"],
-        seed=metadata["seed"],
+        **{name: metadata[name] for name in ("model", "weights", "data", "seed")},
         num_test=num_test,
         accuracy=scores.accuracy,
         accuracy_low=float(low),
