@@ -106,25 +106,26 @@ def test_a_network_from_scratch_is_plain_torchvisions_without_auxiliary_heads(na
         assert backbone.train()(torch.zeros(2, 3, 299, 299)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", [*NAMED, "inception_v3", "vit_b_16"])
-def test_preprocessing_is_that_of_the_weights_also_without_them(name: str, cache: Path) -> None:
-    transforms = get_model_weights(name).DEFAULT.transforms()
-    with torch.device("meta"):
-        backbone = TorchvisionModel(name).build(10, load=False)
-    assert list(backbone.preprocessing.mean) == transforms.mean
-    assert list(backbone.preprocessing.std) == transforms.std
-    assert [backbone.preprocessing.input_size] == transforms.crop_size
-    assert backbone.preprocessing.interpolation == transforms.interpolation.value
-    assert getattr(backbone.network, "transform_input", True), "as with the weights"
-
-
-def test_a_transformer_without_its_weights_is_made_for_their_input_size() -> None:
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        *((name, "DEFAULT") for name in (*NAMED, "inception_v3", "vit_b_16")),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),
+    ],
+)
+def test_without_its_weights_a_network_is_made_for_the_images_that_they_expect(
+    name: str, weights: str, cache: Path
+) -> None:
     """As when a run is resumed, and its own weights follow."""
+    transforms = get_model_weights(name)[weights].transforms()
     with torch.device("meta"):
-        network = TorchvisionModel("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
-        backbone = network.build(10, load=False)
-        assert backbone(torch.zeros(2, 3, 384, 384)).shape == (2, 10)
-    assert backbone.preprocessing.input_size == 384
+        backbone = TorchvisionModel(name, weights).build(10, load=False)
+        size, mean, std, interpolation = backbone.preprocessing
+        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, 10)
+    assert [size] == transforms.crop_size
+    assert (list(mean), list(std)) == (transforms.mean, transforms.std)
+    assert interpolation == transforms.interpolation.value
+    assert getattr(backbone.network, "transform_input", True), "as with the weights"
 
 
 # What is not there, or is not what it should be.
