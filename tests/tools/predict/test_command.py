@@ -283,12 +283,6 @@ def test_images_are_found_by_file_folder_or_glob(
     assert [os.path.relpath(path, tmp_path) for path in paths] == expected
 
 
-def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
-    names = {"two\nlines.png", os.fsdecode(b"caf\xe9.png"), "写真.png"}
-    touch(tmp_path, *names)
-    assert {Path(path).name for path in find_images([str(tmp_path)])} == names
-
-
 def test_a_subfolder_that_cannot_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

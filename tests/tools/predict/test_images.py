@@ -135,11 +135,3 @@ def test_closing_before_the_last_result_leaves_no_thread_behind() -> None:
     results.close()
     assert counter.taken <= 6
     assert threading.active_count() == before
-
-
-def test_an_error_of_ours_is_raised_where_results_are_read() -> None:
-    def fail(_: Any) -> None:
-        raise AssertionError("ours")
-
-    with pytest.raises(AssertionError, match="ours"):
-        next(map_ahead(fail, [1], num_threads=1, num_ahead=1))

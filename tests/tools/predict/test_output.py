@@ -34,21 +34,6 @@ VOTES = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.45, 0.1, 0.45]], np.float
 CAT = Choice("cat", 0.901)
 
 
-def test_the_most_probable_classes_of_a_network_come_best_first() -> None:
-    prediction = make_prediction("a.png", np.array([[0.2, 0.5, 0.3]]), ALONE)
-    assert prediction == Prediction("a.png", (Choice("dog, or not", 0.5), Choice("hip\npo", 0.3)))
-
-
-def test_an_ensemble_predicts_the_mean_and_has_each_networks_own_choice() -> None:
-    prediction = make_prediction("a.png", VOTES, THREE)
-    assert [choice.label for choice in prediction.top] == ["hip\npo", "cat"]
-    shares = [choice.probability for choice in prediction.top]
-    np.testing.assert_allclose(shares, [1.35 / 3, 1.05 / 3])
-    assert [vote.label for vote in prediction.votes] == ["cat", "hip\npo", "cat"]
-    np.testing.assert_allclose([vote.probability for vote in prediction.votes], [0.5, 0.7, 0.45])
-    assert prediction.agreement == "1 of 3"
-
-
 def test_of_equal_probabilities_the_first_class_wins_everywhere() -> None:
     prediction = make_prediction("a.png", np.full((3, 3), 1 / 3), THREE)
     assert [choice.label for choice in prediction.top] == list(CLASSES[:2])

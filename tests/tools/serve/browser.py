@@ -23,7 +23,7 @@ TEXT = {"Enter": "\r", " ": " "}
 
 
 class Browser:
-    """One tab; `errors` are those of the console, `requests` the URLs requested."""
+    """One tab; `errors` are those of the console."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM
@@ -39,11 +39,10 @@ class Browser:
         os.close(answers)
         self._unread, self._number, self._session = b"", 0, ""
         self.errors: list[str] = []
-        self.requests: list[str] = []
         [tab] = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
         attached = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Self:
@@ -82,8 +81,6 @@ class Browser:
             self.errors.append(params["entry"]["text"])
         elif event.get("method") == "Runtime.exceptionThrown":
             self.errors.append(params["exceptionDetails"]["text"])
-        elif event.get("method") == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited."""
@@ -99,13 +96,11 @@ class Browser:
             assert time.monotonic() < end, script
             time.sleep(0.05)
 
-    def open(self, url: str, width: int = 1280, colours: str = "light") -> None:
+    def open(self, url: str, width: int = 1280) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
         )
-        features = [{"name": "prefers-color-scheme", "value": colours}]
-        self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=url)
         self.until(f"location.href === {url!r} && document.readyState === 'complete'")
 

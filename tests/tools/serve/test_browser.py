@@ -139,17 +139,3 @@ def test_hostile_names_are_text_and_nothing_is_wider_than_the_screen(
         .map((each) => each.outerHTML.slice(0, 80))"""
     assert browser.run(beyond) == []
     assert browser.run("document.documentElement.scrollWidth") <= width
-
-
-def test_dark_is_dark(browser: Browser, url: str) -> None:
-    paper = []
-    for colours in ("light", "dark"):
-        browser.open(url, colours=colours)
-        paper.append(browser.run("getComputedStyle(document.body).backgroundColor"))
-    assert paper == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
-
-
-def test_nothing_is_requested_from_other_machines(browser: Browser, url: str) -> None:
-    requested = {address for address in browser.requests if not address.startswith("data:")}
-    assert len(requested) > 5
-    assert [address for address in requested if not address.startswith(url)] == []

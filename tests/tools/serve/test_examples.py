@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.serve.conftest import CLASSES, Plant, configure
-from triptych.build import build_datamodule
-from triptych.data.shapes import OUTLINES, Shapes
-from triptych.models.backbone import Preprocessing
-from triptych.runs.reader import find_run_folders
+from tests.tools.serve.conftest import CLASSES, Plant
 from triptych.runs.record import Record
 from triptych.tools.serve.examples import (
     MAX_EXAMPLES,
@@ -20,14 +16,13 @@ from triptych.tools.serve.examples import (
     alternate_classes,
     find_examples,
 )
-from triptych.tools.serve.networks import NetworkGroup, read_groups
+from triptych.tools.serve.networks import NetworkGroup
 
 
 def test_the_mistakes_that_runs_stored_are_offered_once_each(
     group: NetworkGroup,
 ) -> None:
-    examples, are_mistakes = find_examples(group)
-    assert are_mistakes
+    examples = find_examples(group)
     assert sorted(example.label for example in examples) == sorted(
         CLASSES[index % len(CLASSES)] for index in range(1, 15, 2)
     )
@@ -46,25 +41,6 @@ def test_they_are_of_as_many_classes_as_possible_and_at_most_ten() -> None:
     assert chosen == [*first, *((2, place) for place in range(2, MAX_EXAMPLES - 3))]
 
 
-def test_without_stored_mistakes_the_data_give_test_images_or_there_are_none(
-    tmp_path: Path, plant: Plant
-) -> None:
-    folder = plant(tmp_path, classes=tuple(OUTLINES), num_stored=0)
-    [group], _ = read_groups(find_run_folders([str(tmp_path)]), configure())
-    assert find_examples(group) == ([], False), "the planted record is of other images"
-    record = Record.open(folder)
-    anything = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
-    data = build_datamodule(
-        record.config, Shapes(num_train=40, num_test=20, seed=0).read(), anything
-    )
-    record.update(split_hash=data.split_hash, test_hash=data.test_hash)
-    group.networks[0].record.metadata = record.metadata
-    examples, are_mistakes = find_examples(group)
-    assert not are_mistakes
-    assert {example.label for example in examples} <= set(OUTLINES)
-    assert len(examples) == min(MAX_EXAMPLES, len(data.test))
-
-
 @pytest.mark.parametrize("harm", ["labels", "truncated"])
 def test_a_run_whose_predictions_are_not_its_own_gives_no_examples(
     tmp_path: Path, plant: Plant, group: NetworkGroup, harm: str
@@ -79,4 +55,4 @@ def test_a_run_whose_predictions_are_not_its_own_gives_no_examples(
         path.write_bytes(path.read_bytes()[:100])
     network = group.networks[0]
     harmed = replace(network, run=replace(network.run, record=Record.open(folder)))
-    assert find_examples(replace(group, networks=(harmed,))) == ([], False)
+    assert find_examples(replace(group, networks=(harmed,))) == []

@@ -32,10 +32,10 @@ def test_of_each_model_the_run_of_highest_validation_accuracy_is_first_and_the_l
     assert [*seeds] == ["a", "b", "c"], "models by their best runs"
 
 
-def test_all_runs_have_a_name_of_their_own_where_all_are_asked_for() -> None:
-    records = [record("a", 0, 0.5), record("a", 1, 0.75), record("a", 0, 0.25)]
+def test_every_run_has_a_name_of_its_own_with_which_all() -> None:
+    records = [record("a", 0, 0.5), record("a", 1, 0.75), record("b", 0, 0.25)]
     names = [name for name, [_] in rank_runs(records, "all")]
-    assert names == ["a seed 1", "a seed 0", "a seed 0 (2)"]
+    assert names == ["a, seed=1", "a, seed=0", "b"]
 
 
 def test_networks_stand_side_by_side_by_name_with_how_many_runs_there_were(

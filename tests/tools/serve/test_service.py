@@ -16,7 +16,7 @@ from PIL import Image
 from tests.tools.serve.conftest import CLASSES, configure
 from triptych.tools.compare.content import Problem
 from triptych.tools.serve.networks import NetworkGroup
-from triptych.tools.serve.page import ASSETS, describe_choice
+from triptych.tools.serve.page import ASSETS
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette or httpx2 is missing")
 responses = pytest.importorskip("starlette.responses", reason="starlette is missing")
@@ -56,6 +56,7 @@ def test_the_page_shows_networks_and_examples_and_leads_to_other_groups(client: 
     assert page.count("data-label=") == len(set(re.findall(r"0/examples/\d+\.png", page))) == 7
     assert '<a href="0" aria-current="page">' in page
     assert '<a href="1">' in page
+    assert "2 of 2 finished runs with these classes." in page
     assert client.get("/0").text == page
 
 
@@ -248,15 +249,6 @@ def test_an_image_leaves_no_file_and_no_line(
         assert client.post("/0/predictions", content=b"no image").status_code == 415
     assert list(tmp_path.rglob("*")) == []
     assert [r.message for r in caplog.records if r.name.startswith(("triptych", "uvicorn"))] == []
-
-
-def test_the_page_says_how_its_runs_were_chosen(group: NetworkGroup) -> None:
-    config = configure()
-    assert describe_choice(group, config).startswith("All of 2 finished runs")
-    many = replace(group, num_runs=7)
-    assert describe_choice(many, config).startswith("2 of 7 finished runs")
-    assert "each model" in describe_choice(many, config)
-    assert "each model" not in describe_choice(many, config | {"which": "all"})
 
 
 def enter(*names: str, **headers: str) -> tuple[int, dict[str, str]]:

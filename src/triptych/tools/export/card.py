@@ -81,7 +81,7 @@ def render_card(
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
     settings = dict(iterate_settings(network.config, RULES))
     versions = (record["versions"] or {}).items()
-    filters = (number, fixed, duration, hardware, inline_code, indented)
+    filters = (number, fixed, hardware, inline_code, indented)
     environment = Environment(
         loader=PackageLoader("triptych.tools.export", "template"),
         finalize=escape_value,
@@ -90,7 +90,7 @@ def render_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {each.__name__: each for each in filters} | {"percent": percent_or_none}
+    environment.filters |= {each.__name__: each for each in filters} | {"percent": percent_cell}
     return environment.get_template("card.md.jinja").render(
         **metadata,
         num_classes=len(metadata["classes"]),
@@ -136,12 +136,8 @@ def fixed(value: float | None, digits: int = 4) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def percent_or_none(value: float) -> str:
+def percent_cell(value: float) -> str:
     return "undefined" if np.isnan(value) else f"{percent(value)} %"
-
-
-def duration(seconds: float | None) -> str:
-    return "not recorded" if seconds is None else f"{seconds / 60:,.1f} minutes"
 
 
 def hardware(measured: Circumstances) -> str:

@@ -23,6 +23,7 @@ from triptych.errors import sanitize_text
 from triptych.figures import save, shorten
 from triptych.runs.storage import atomic_write
 
+DIGITS = 6  # of a probability, the precision of float32
 SCREEN_LETTERS = 20  # of a class on the screen
 COLUMNS = 6
 PIXELS = 192  # of an image's longer side in the grid
@@ -108,7 +109,7 @@ def write_csv(file: TextIO, layout: Layout) -> Write:
 
     def write(prediction: Prediction) -> None:
         choices = (*prediction.top, *prediction.votes)
-        cells = [cell for label, p in choices for cell in (label, round_probability(p))]
+        cells = [cell for label, p in choices for cell in (label, round(p, DIGITS))]
         cells = cells or [""] * len(columns)
         writer.writerow([prediction.path, *cells, prediction.error])
 
@@ -154,12 +155,7 @@ def sanitize_line(text: str) -> str:
 
 
 def as_json(choice: Choice) -> dict[str, Any]:
-    return {"class": choice.label, "probability": round_probability(choice.probability)}
-
-
-def round_probability(probability: float) -> float:
-    """To six digits, the precision of float32."""
-    return round(probability, 6)
+    return {"class": choice.label, "probability": round(choice.probability, DIGITS)}
 
 
 def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:

@@ -1,4 +1,4 @@
-"""Test images to try: mistakes that the runs stored, else images of their data.
+"""Test images to try: the mistakes that the runs have stored.
 
 Shapes: H x W pixels of an image.
 """
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.tools.compare.runs import read_pixels, read_run
-from triptych.tools.evaluate.rebuild import read_data
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 MAX_EXAMPLES = 10
@@ -30,12 +29,10 @@ class Candidate(NamedTuple):
     label: int
 
 
-def find_examples(group: NetworkGroup) -> tuple[list[Example], bool]:
-    """At most 10 images, of as many classes as possible; whether each is a network's mistake."""
-    mistakes = [*read_mistakes(group.networks)]
-    chosen = alternate_classes(mistakes or read_test_images(group.networks))
-    examples = [Example(encode_png(each.pixels), group.classes[each.label]) for each in chosen]
-    return examples, bool(mistakes)
+def find_examples(group: NetworkGroup) -> list[Example]:
+    """At most 10 mistakes, of as many classes as possible."""
+    chosen = alternate_classes(read_mistakes(group.networks))
+    return [Example(encode_png(each.pixels), group.classes[each.label]) for each in chosen]
 
 
 def read_mistakes(networks: Iterable[Network]) -> Iterator[Candidate]:
@@ -53,23 +50,6 @@ def read_mistakes(networks: Iterable[Network]) -> Iterator[Candidate]:
             if index in labels and key not in seen:
                 seen.add(key)
                 yield Candidate(pixels, labels[index])
-
-
-def read_test_images(networks: Iterable[Network]) -> list[Candidate]:
-    """The first test images of each class, of the first network whose data are on this machine."""
-    for network in networks:
-        try:
-            part = read_data(network.run).test
-        except UserError:
-            continue
-        labels = part.data.labels[part.index]
-        firsts = [part.index[labels == c][:MAX_EXAMPLES] for c in sorted({*labels.tolist()})]
-        return [
-            Candidate(part.data.images[i].numpy(), int(part.data.labels[i]))
-            for indices in firsts
-            for i in indices.tolist()
-        ]
-    return []
 
 
 def alternate_classes(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -13,11 +13,11 @@ from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.content import Problem
-from triptych.tools.compare.recipes import make_labels
 from triptych.tools.compare.runs import FRACTION, describe_problem
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
 from triptych.tools.evaluate.rescore import find_device
+from triptych.tools.predict.ensemble import name_runs
 from triptych.tools.predict.images import View
 from triptych.tools.report.formats import pluralize
 
@@ -104,15 +104,12 @@ def rank_runs(records: Iterable[Record], which: str) -> list[tuple[str, list[Rec
         key=lambda record: (read_val_accuracy(record) or 0.0, record.metadata["finished_at"]),
         reverse=True,
     )
-    models = [sanitize(record.metadata["model"]) for record in ranked]
     if which == "all":
-        names = [f"{m} seed {r.metadata['seed']}" for m, r in zip(models, ranked, strict=True)]
-        unique = make_labels([(name, {}) for name in names])
-        return [(name, [record]) for name, record in zip(unique, ranked, strict=True)]
-    of_model: dict[str, list[Record]] = {}
-    for model, record in zip(models, ranked, strict=True):
-        of_model.setdefault(model, []).append(record)
-    return [*of_model.items()]
+        return [(n, [r]) for n, r in zip(name_runs(ranked), ranked, strict=True)]
+    by_model: dict[str, list[Record]] = {}
+    for record in ranked:
+        by_model.setdefault(sanitize(record.metadata["model"]), []).append(record)
+    return [*by_model.items()]
 
 
 def load_networks(

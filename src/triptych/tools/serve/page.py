@@ -33,7 +33,7 @@ ASSETS = {
 def render_page(
     groups: Sequence[NetworkGroup],
     place: int,
-    examples: tuple[Sequence[Example], bool],
+    examples: Sequence[Example],
     problems: Sequence[Problem],
     config: Config,
 ) -> str:
@@ -46,26 +46,12 @@ def render_page(
         groups=groups,
         place=place,
         group=group,
-        examples=examples[0],
-        are_mistakes=examples[1],
+        examples=examples,
         problems=problems,
         config=config,
         formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
-        choice=describe_choice(group, config),
         version=version("triptych"),
     )  # fmt: skip
-
-
-def describe_choice(group: NetworkGroup, config: Config) -> str:
-    """How the networks were chosen among the runs, in a sentence."""
-    runs = pluralize(group.num_runs, "finished run")
-    if group.num_runs == len(group.networks):
-        return f"All of {runs} with these classes."
-    rule = "the runs" if config["which"] == "all" else "the run of each model"
-    return (
-        f"{len(group.networks)} of {runs} with these classes: {rule} with the highest validation "
-        f"accuracy, at most {config['num_networks']} (num_networks)."
-    )
 
 
 @cache
@@ -78,6 +64,6 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, join_words, sanitize_text)
+    filters = (percent, join_words, pluralize, sanitize_text)
     environment.filters |= {each.__name__: each for each in filters}
     return environment

@@ -98,8 +98,7 @@ class Service:
         return Response(content, media_type=media_type)
 
     async def example(self, request: Request) -> Response:
-        examples, _ = self.examples[self.find_place(request)]
-        for number, example in enumerate(examples):
+        for number, example in enumerate(self.examples[self.find_place(request)]):
             if request.path_params["number"] == str(number):
                 return Response(example.png, media_type="image/png")
         raise HTTPException(404)
