@@ -305,7 +305,7 @@ def test_the_record_counts_the_test_images_that_were_scored(run: Run) -> None:
 
 
 def test_a_probe_changes_the_head_alone(run: Run) -> None:
-    record = run("model.freeze=backbone", "trainer.limit_train_batches=2")
+    record = run("+model.freeze=backbone", "trainer.limit_train_batches=2")
     state = torch.load(record.checkpoint_path("last"), weights_only=True)
     trained = state["optimizer_states"][0]["state"]
     assert len(trained) == 2, "weight and bias of the head"
