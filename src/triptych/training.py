@@ -70,14 +70,12 @@ def train(
         resume.check_same_data(resumed, metadata)
     record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
-
     with run_lifecycle(record, resumed=resumed is not None):
         trainer = make_trainer(config, record, module)
         record.begin(config, **metadata)
         log.info("%s", describe_run(data, module, factory))
         fit(config, record, trainer, module, data)
         test(config, record, trainer, module, data)
-        log.info("finished: %s (%s)", record.folder, format_size(record.folder))
     return record
 
 
@@ -161,6 +159,7 @@ def test(
     record.end("finished")
     if trainer.is_global_zero and not config["checkpoint"]["keep_last"]:
         record.checkpoint_path("last").unlink()
+    log.info("finished: %s (%s)", record.folder, format_size(record.folder))
 
 
 def collect_metadata(
