@@ -112,9 +112,11 @@ def print_error(error: UserError) -> int:
 
 def load_env(path: Path) -> None:
     """Set `VARIABLES` from a `.env` where the environment does not; an empty value sets nothing."""
-    from dotenv import dotenv_values
+    values = {}
+    if path.exists():
+        from dotenv import dotenv_values
 
-    values = dotenv_values(path)
+        values = dotenv_values(path)
     for name in VARIABLES:
         if value := os.environ.pop(name, None) or values.get(name):
             os.environ[name] = os.path.expanduser(value)
