@@ -217,15 +217,6 @@ def test_a_gpu_is_used_by_one_job_at_a_time(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
 
 
-def test_a_job_on_the_cpu_waits_for_no_gpu(
-    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert exit_code(stand_ins.jobs("6,16", "trainer.accelerator=cpu"), num_jobs=2) == 0
-    assert {note["gpus"] for note in stand_ins.notes("began")} == {"7"}
-    assert count_at_once(stand_ins, lambda _: True) == 2
-
-
 def test_a_second_sweep_skips_finished_jobs_and_resumes_interrupted_ones(
     stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,11 +463,6 @@ def test_a_job_without_result_shows_its_status_and_no_figures(
     [row] = [line for line in capsys.readouterr().out.splitlines() if "seed=0" in line]
     cells = [cell.strip() for cell in row.strip("│ ").split("│")]
     assert [cell for cell in cells if cell] == ["seed=0", *says]
-
-
-def test_below_the_table_stands_why_a_job_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table([("seed=0", Outcome("refused", error="data.root: not there\nfetch it"))])
-    assert capsys.readouterr().out.endswith("seed=0: data.root: not there\nfetch it\n")
 
 
 def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
