@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 
 from tests.run_folders import change_record, write_run
 from triptych.tools.compare.content import Comparison, LossDifference, Pair, Setting, WithInterval
-from triptych.tools.compare.sentences import (
-    describe_losses,
-    describe_setting,
-    write_sentence,
-)
-from triptych.tools.evaluate.degradation import Degradation
-from triptych.tools.report.formats import (
+from triptych.tools.compare.formats import (
     fixed,
     interval,
     join_words,
@@ -26,6 +20,12 @@ from triptych.tools.report.formats import (
     points,
     thousands,
 )
+from triptych.tools.compare.sentences import (
+    describe_losses,
+    describe_setting,
+    write_sentence,
+)
+from triptych.tools.evaluate.degradation import Degradation
 
 Compare = Callable[[Path], Comparison]
 

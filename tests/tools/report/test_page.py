@@ -15,9 +15,9 @@ from markupsafe import Markup
 from matplotlib.image import imread
 
 from triptych.tools.compare.content import Circumstances, Comparison, WithInterval
+from triptych.tools.compare.formats import percent
 from triptych.tools.compare.summaries import COSTS
 from triptych.tools.report import panels
-from triptych.tools.report.formats import percent
 from triptych.tools.report.page import CONTENTS, Bars, between, png, render_page
 
 Repeat = Callable[[int], Comparison]

@@ -15,6 +15,15 @@ from triptych.tools.compare.content import (
     RecipeSummary,
     Setting,
 )
+from triptych.tools.compare.formats import (
+    MAX_WORDS,
+    interval,
+    join_words,
+    p_value,
+    percent,
+    pluralize,
+    points,
+)
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.summaries import COSTS
 from triptych.tools.evaluate.degradation import OVERALL
@@ -24,15 +33,6 @@ from triptych.tools.evaluate.paper import (
     WHY_THEY_DIFFER,
     last_batch,
     published_matrix,
-)
-from triptych.tools.report.formats import (
-    MAX_WORDS,
-    interval,
-    join_words,
-    p_value,
-    percent,
-    pluralize,
-    points,
 )
 from triptych.tools.statistics.intervals import wilson
 from triptych.tools.statistics.recipes import MIN_SEEDS

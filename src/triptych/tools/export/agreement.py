@@ -13,10 +13,10 @@ from torch import Tensor
 
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
+from triptych.tools.compare.formats import pluralize
 from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data
 from triptych.tools.export.formats import Predict
-from triptych.tools.report.formats import pluralize
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)

@@ -21,6 +21,7 @@ from rich.filesize import decimal
 from triptych.config import RULES, format_value, iterate_settings
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.content import Circumstances, Problem
+from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import (
     TrainedNetwork,
     read_cost,
@@ -31,7 +32,6 @@ from triptych.tools.compare.runs import (
 from triptych.tools.compare.summaries import summarize_network
 from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.export.agreement import Agreement
-from triptych.tools.report.formats import percent
 from triptych.tools.report.page import escape_markdown
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.intervals import wilson

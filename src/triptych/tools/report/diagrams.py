@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from triptych.figures import shorten
+from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.charts import (
@@ -20,7 +21,6 @@ from triptych.tools.report.charts import (
     make_reliability_series,
     make_severity_series,
 )
-from triptych.tools.report.formats import percent, spaced
 from triptych.tools.statistics.calibration import Calibration
 
 MAX_COLUMNS = 8

@@ -23,10 +23,11 @@ from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from triptych.tools.compare import formats
 from triptych.tools.compare.content import Comparison, Curve, NetworkSummary, WithInterval
 from triptych.tools.evaluate.degradation import OVERALL, Degradation, VariantAccuracy
 from triptych.tools.evaluate.paper import TABLE_1, last_batch
-from triptych.tools.report import formats, panels
+from triptych.tools.report import panels
 from triptych.tools.report.charts import swatch
 from triptych.tools.statistics.intervals import Interval
 

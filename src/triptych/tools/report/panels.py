@@ -15,6 +15,7 @@ from triptych.tools.compare.content import (
     NetworkSummary,
     RecipeSummary,
 )
+from triptych.tools.compare.formats import DASH, MAX_WORDS, join_words, percent, spaced
 from triptych.tools.compare.summaries import COSTS, Cost
 from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.report.charts import (
@@ -29,7 +30,6 @@ from triptych.tools.report.charts import (
     make_severity_series,
     render_chart,
 )
-from triptych.tools.report.formats import DASH, MAX_WORDS, join_words, percent, spaced
 
 MAX_RELIABILITY = 6
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from triptych.data import photos
 from triptych.errors import UserError
+from triptych.tools.compare.formats import data_uri, join_words
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
 from triptych.tools.predict.images import View
-from triptych.tools.report.formats import data_uri, join_words
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.

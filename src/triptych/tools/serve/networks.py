@@ -13,13 +13,13 @@ from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.content import Problem
+from triptych.tools.compare.formats import pluralize
 from triptych.tools.compare.runs import FRACTION, describe_problem
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
 from triptych.tools.evaluate.rescore import find_device
 from triptych.tools.predict.ensemble import name_runs
 from triptych.tools.predict.images import View
-from triptych.tools.report.formats import pluralize
 
 
 @dataclass(frozen=True, eq=False)
