@@ -71,6 +71,7 @@ def start_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator["StartRun"]:
 
     with server:
         yield start
+        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> No
     }
     (tmp_path / "link").symlink_to(tmp_path / "shapes")
     places = [str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/**/seed1/*", f"{tmp_path}/link"]
-    found = find_run_folders(places)
-    assert len(found) == 4
-    assert {folder.resolve() for folder in found} == {folder.resolve() for folder in folders}
+    paths = find_run_folders(places)
+    assert len(paths) == 4
+    assert {folder.resolve() for folder in paths} == {folder.resolve() for folder in folders}
 
 
 def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(tmp_path: Path) -> None:
@@ -45,14 +45,14 @@ def test_a_place_of_a_name_too_long_has_no_run() -> None:
 def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> None:
     elsewhere = write_run(tmp_path / "elsewhere")
     logs = tmp_path / "logs"
-    kept = write_run(logs, seed=1)
-    (logs / "again").symlink_to(kept.parent)
+    near = write_run(logs, seed=1)
+    (logs / "again").symlink_to(near.parent)
     (logs / "far").symlink_to(tmp_path / "elsewhere")
     (logs / "shapes" / "loop").symlink_to(logs)
-    found = find_run_folders([str(logs)])
-    assert {folder.resolve() for folder in found} == {kept.resolve(), elsewhere.resolve()}
-    assert len(found) == 2
-    assert kept in found, "by its own name, not by that of a link"
+    paths = find_run_folders([str(logs)])
+    assert {folder.resolve() for folder in paths} == {near.resolve(), elsewhere.resolve()}
+    assert len(paths) == 2
+    assert near in paths, "by its own name, not by that of a link"
 
 
 def test_what_is_read_can_be_printed_and_written_as_utf8() -> None:

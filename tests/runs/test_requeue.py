@@ -1,4 +1,4 @@
-"""Which run a job goes on with that SLURM has started again."""
+"""Which run a job resumes that SLURM has put back into its queue."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ from triptych.runs.stopping import requeues_on_sigusr1
 TYPED = ["data=shapes", "model.weights=null"]
 
 
-def folder_of(log_dir: Path, *more: str) -> str | None:
-    """The folder that a command goes on in; None where it begins a run."""
-    config = composed("train", *TYPED, *more, f"log_dir={log_dir}")
-    told, overrides = resume_requeued_job(config, [*TYPED, *more, f"log_dir={log_dir}"], print)
-    assert (told["resume"] is None) == (told == config)
-    if told["resume"]:
-        assert overrides == [f"log_dir={log_dir}"], "what a resumed run may be told"
-    resumed: str | None = told["resume"]
-    return resumed
+def resumed_folder(log_dir: Path, *overrides: str) -> str | None:
+    """The folder of the run that a command resumes; None where it begins one."""
+    typed = [*TYPED, *overrides, f"log_dir={log_dir}"]
+    config = composed("train", *typed)
+    changed, remaining = resume_requeued_job(config, typed, print)
+    if changed == config:
+        return None
+    assert remaining == [f"log_dir={log_dir}"], "the only override that a resumed run takes"
+    return str(changed["resume"])
 
 
-def test_a_requeued_job_goes_on_with_the_newest_run_that_it_began_of_the_config(
+def test_a_requeued_job_resumes_the_newest_run_of_the_config_that_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed("train", *TYPED, f"log_dir={tmp_path}")
@@ -38,19 +38,19 @@ def test_a_requeued_job_goes_on_with_the_newest_run_that_it_began_of_the_config(
     Record.create(config, []).update(started_at="2099-01-01T00:00:00+00:00")
     monkeypatch.delenv("SLURM_JOB_ID")
     Record.create(config, []).update(started_at="2099-01-01T00:00:00+00:00")
-    assert folder_of(tmp_path) is None
+    assert resumed_folder(tmp_path) is None
 
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert folder_of(tmp_path) is None, "without a job's number nothing is its own"
+    assert resumed_folder(tmp_path) is None, "without a job's number nothing is its own"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    assert folder_of(tmp_path) == str(latest.folder)
-    assert folder_of(tmp_path, "seed=2") is None
+    assert resumed_folder(tmp_path) == str(latest.folder)
+    assert resumed_folder(tmp_path, "seed=2") is None
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert folder_of(tmp_path) is None
+    assert resumed_folder(tmp_path) is None
 
 
 @pytest.mark.parametrize(
-    "told",
+    "environment",
     [
         {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"},
         {"SLURM_NTASKS": "1"},
@@ -61,16 +61,16 @@ def test_a_requeued_job_goes_on_with_the_newest_run_that_it_began_of_the_config(
     ],
 )
 def test_a_task_of_srun_is_known_as_lightning_knows_it(
-    told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in told.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert requeues_on_sigusr1() == SLURMEnvironment.detect()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert not requeues_on_sigusr1(), "Lightning looks for torchrun first"
 
 
-def test_options_of_srun_that_lightning_does_not_take_are_refused(
+def test_options_of_srun_that_lightning_does_not_take_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "4")

@@ -36,6 +36,7 @@ from tests.tiny import TARGETS, TINY
 from triptych import figures, training
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.cli import configure_logging, print_error
+from triptych.config import Config
 from triptych.distributed import job, processes, ranks
 from triptych.errors import UserError
 from triptych.module import ImageClassifier
@@ -50,6 +51,9 @@ MOMENTS = {
     "test": (ImageClassifier, "test_step"),
     "end": (Record, "end"),
 }
+
+
+FOLDERS = ("log_dir=", "resume=")
 
 
 class Fault:
@@ -146,12 +150,8 @@ def run(request: dict[str, Any]) -> int:
     if "fsize" in request:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["fsize"], request["fsize"]))
-    overrides = request["overrides"]
-    trusted = ",".join([*TARGETS, *request.get("trusted", ())])
-    is_resumed = any(override.startswith("resume=") for override in overrides)
-    start = [f"trusted_targets=[{trusted}]"] if is_resumed else TINY
     try:
-        training.train(composed("train", *start, *overrides), overrides)
+        training.train(compose_request(request), request["overrides"])
     except UserError as error:
         return print_error(error)
     except SystemExit as ended:
@@ -162,8 +162,18 @@ def run(request: dict[str, Any]) -> int:
     return 0
 
 
+def compose_request(request: dict[str, Any]) -> Config:
+    """The run's config. Runs that differ in their folder alone are composed once."""
+    folders = dict(o.split("=") for o in request["overrides"] if o.startswith(FOLDERS))
+    overrides = [o for o in request["overrides"] if not o.startswith(FOLDERS)]
+    trusted = ",".join([*TARGETS, *request.get("trusted", ())])
+    start = [f"trusted_targets=[{trusted}]"] if "resume" in folders else TINY
+    return composed("train", *start, *overrides, **folders)
+
+
 def answer(request: dict[str, Any], output: Path) -> dict[str, Any]:
     """Run to the end, or to the fault, in a forked process."""
+    compose_request(request)  # here, so that the forks inherit what is cached
     child = os.fork()
     if child == 0:
         with output.open("wb") as file:
@@ -184,7 +194,6 @@ def main(output: Path) -> None:
     processes.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Forked, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT
     )
-    composed("train", *TINY)  # fills the tables of Hydra's parser, which the forks inherit
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), output)), flush=True)
 
