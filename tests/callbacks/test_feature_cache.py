@@ -169,16 +169,16 @@ def images(size: int, n: int = 12) -> ImageSubset:
     return ImageSubset(LabelledImages(pixels, labels), torch.arange(n).flip(0))
 
 
-def frozen(backbone: Backbone, precision: Precision | None = None) -> FrozenBackbone:
+def freeze(backbone: Backbone, precision: Precision | None = None) -> FrozenBackbone:
     splits = (images(backbone.preprocessing.input_size),)
     return FrozenBackbone(trainer_of(backbone, precision), splits, "mine")
 
 
 def test_features_are_what_the_network_gives_without_its_head() -> None:
     backbone = TorchvisionModel("mobilenet_v3_small", None, 32, "backbone").build(num_classes=5)
-    made = frozen(backbone)
-    features, _ = made.load_or_compute()
-    pixels = made.trainer.datamodule.transforms.evaluation(images(32).data.images.flip(0))
+    runner = freeze(backbone)
+    features, _ = runner.load_or_compute()
+    pixels = runner.trainer.datamodule.transforms.evaluation(images(32).data.images.flip(0))
     backbone.network.set_submodule(backbone.head_name, nn.Identity())
     with torch.no_grad():
         torch.testing.assert_close(features, backbone.network(pixels), rtol=1e-4, atol=1e-6)
@@ -212,7 +212,7 @@ def scaled(num_classes: int) -> nn.Module:
 )
 def test_a_network_whose_head_is_not_all_that_follows_is_refused(model: Any) -> None:
     with pytest.raises(UserError, match=r"its head [\w.]+ is not its last layer"):
-        frozen(model.build(num_classes=5)).load_or_compute()
+        freeze(model.build(num_classes=5)).load_or_compute()
 
 
 def small(num_classes: int) -> nn.Module:
@@ -227,13 +227,13 @@ def flat() -> Backbone:
 
 @pytest.mark.parametrize("precision", [MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()])
 def test_in_half_precision_features_keep_every_bit_that_the_head_takes(precision: Any) -> None:
-    made = frozen(flat(), precision)
-    features, _ = made.load_or_compute()
+    runner = freeze(flat(), precision)
+    features, _ = runner.load_or_compute()
     assert features.dtype is torch.float32
     with torch.no_grad(), precision.forward_context():
-        batch = made.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0)[:8])
-        logits = made.task(batch)
-        assert made.head(features[:8].to(made.task.dtype)).equal(logits)
+        batch = runner.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0)[:8])
+        logits = runner.task(batch)
+        assert runner.head(features[:8].to(runner.task.dtype)).equal(logits)
     assert logits.dtype.itemsize == 2
 
 
@@ -294,21 +294,21 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def cache(name: str = "mine") -> FrozenBackbone:
+def small_cache(name: str = "mine") -> FrozenBackbone:
     return FrozenBackbone(trainer_of(flat()), (images(8, 5), images(8, 7)), name)
 
 
 @pytest.mark.parametrize("harm", ["short", "empty", "other", "not a number"])
 def test_a_file_that_does_not_fit_is_computed_again(harm: str, data_dir: Path) -> None:
-    made = cache()
-    features, _ = made.load_or_compute()
-    content, other = made.path.read_bytes(), features.flip(0).numpy().tobytes()
+    runner = small_cache()
+    features, _ = runner.load_or_compute()
+    content, other = runner.path.read_bytes(), features.flip(0).numpy().tobytes()
     nan = np.full(features.shape, np.nan, np.float32).tobytes()
     harmed = {"short": content[:-1], "empty": b"", "other": other, "not a number": nan}
-    made.path.write_bytes(harmed[harm])
-    again, seconds = made.load_or_compute()
+    runner.path.write_bytes(harmed[harm])
+    again, seconds = runner.load_or_compute()
     assert seconds > 0
-    assert again.numpy().tobytes() == content == made.path.read_bytes()
+    assert again.numpy().tobytes() == content == runner.path.read_bytes()
 
 
 def test_of_two_processes_at_once_one_computes(
@@ -316,17 +316,17 @@ def test_of_two_processes_at_once_one_computes(
 ) -> None:
     together, writes, write = threading.Barrier(2), [], FrozenBackbone._write
 
-    def count(made: FrozenBackbone, num_bytes: int) -> None:
-        writes.append(made)
-        write(made, num_bytes)
+    def count(runner: FrozenBackbone, num_bytes: int) -> None:
+        writes.append(runner)
+        write(runner, num_bytes)
 
-    def start(made: FrozenBackbone) -> Tensor:
+    def start(runner: FrozenBackbone) -> Tensor:
         together.wait(10)
-        return made.load_or_compute()[0]
+        return runner.load_or_compute()[0]
 
     monkeypatch.setattr(FrozenBackbone, "_write", count)
     with ThreadPoolExecutor() as pool:
-        features = [*pool.map(start, [cache(), cache()], timeout=10)]
+        features = [*pool.map(start, [small_cache(), small_cache()], timeout=10)]
     assert len(writes) == 1
     assert features[0].equal(features[1])
 
@@ -340,22 +340,22 @@ def test_nothing_half_written_is_left(
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises((KeyboardInterrupt, UserError)):
-        cache().load_or_compute()
+        small_cache().load_or_compute()
     assert {path.suffix for path in (data_dir / ".features").iterdir()} == {".lock"}
 
 
 def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = {name: cache(name).path for name in "abcd"}
+    paths = {name: small_cache(name).path for name in "abcd"}
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 3 * 12 * 400 * 4)
-    in_use = [cache(name).load_or_compute()[0] for name in "abc"]
+    in_use = [small_cache(name).load_or_compute()[0] for name in "abc"]
     for seconds, name in enumerate("bac"):
         os.utime(paths[name], (seconds, seconds))
-    cache("b").load_or_compute()
-    cache("d").load_or_compute()
+    small_cache("b").load_or_compute()
+    small_cache("d").load_or_compute()
     assert [name for name in "abcd" if paths[name].exists()] == ["b", "c", "d"]
     assert in_use[0].equal(in_use[2])
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match=r"features take 19\.2 kB, more than 1\.0 kB"):
-        cache("a").load_or_compute()
+        small_cache("a").load_or_compute()

@@ -63,8 +63,8 @@ def test_every_way_is_measured_once_a_round_and_each_round_begins_with_another()
 
 def test_a_ratio_is_taken_within_its_round() -> None:
     """The machine was twice as slow in the second round, for both."""
-    found = ratios({"bound": [100.0, 50.0, 110.0], "ours": [98.0, 49.0, 110.0]})
-    assert found == {"ours/bound": {"median": 0.98, "min": 0.98, "max": 1.0}}
+    measured = ratios({"bound": [100.0, 50.0, 110.0], "ours": [98.0, 49.0, 110.0]})
+    assert measured == {"ours/bound": {"median": 0.98, "min": 0.98, "max": 1.0}}
 
 
 def test_a_benchmark_measures_every_way_and_writes_down_what_and_where(
@@ -72,22 +72,22 @@ def test_a_benchmark_measures_every_way_and_writes_down_what_and_where(
 ) -> None:
     benchmark(quick(tmp_path, "usual_workers=0"), [])
     [path] = (tmp_path / "benchmark").glob("*.json")
-    found = json.loads(path.read_text())
+    measured = json.loads(path.read_text())
     expected = {"model": "tiny", "batch_size": 16, "input_size": 24, "device": "cpu"}
     expected |= {"precision": "32-true", "compile": "none"}
-    assert {name: found[name] for name in expected} == expected
-    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert list(found["images_per_second"]) == ["bound", "ours", "usual"]
-    for spread in [*found["images_per_second"].values(), *found["ratios"].values()]:
+    assert {name: measured[name] for name in expected} == expected
+    assert measured["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert list(measured["images_per_second"]) == ["bound", "ours", "usual"]
+    for spread in [*measured["images_per_second"].values(), *measured["ratios"].values()]:
         assert 0 < spread["min"] <= spread["median"] <= spread["max"]
-    assert min(found["peak_memory_bytes"].values()) > 10**8
+    assert min(measured["peak_memory_bytes"].values()) > 10**8
     parts = "load transfer pipeline forward backward optimizer callbacks".split()
-    assert list(found["parts_ms"]) == [*parts, "reading the loss", "checkpoint"]
-    assert min(found["parts_ms"].values()) > 0
+    assert list(measured["parts_ms"]) == [*parts, "reading the loss", "checkpoint"]
+    assert min(measured["parts_ms"].values()) > 0
     assert list(tmp_path.iterdir()) == [tmp_path / "benchmark"], "no run folder is left"
-    shown = capsys.readouterr().out
-    assert all(f"images/s, {way}" in shown for way in ("bound", "ours", "usual"))
-    assert str(path) in shown.replace("\n", "")
+    output = capsys.readouterr().out
+    assert all(f"images/s, {way}" in output for way in ("bound", "ours", "usual"))
+    assert str(path) in output.replace("\n", "")
 
 
 def test_what_a_bare_loop_would_not_do_is_refused(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_what_a_bare_loop_would_not_do_is_refused(tmp_path: Path) -> None:
         benchmark(accumulated, [])
     with pytest.raises(UserError, match=r"data\.batch_size=64: 200 images"):
         benchmark(quick(tmp_path, "data.batch_size=64"), [])
-    (tmp_path / "a.json").write_text("kept")
+    (tmp_path / "a.json").write_text("earlier")
     for out in (str(tmp_path / "a.json"), "a.txt"):
         with pytest.raises(UserError, match=f"out={out}: "):
             benchmark(quick(tmp_path) | {"out": out}, [])
-    assert (tmp_path / "a.json").read_text() == "kept"
+    assert (tmp_path / "a.json").read_text() == "earlier"
 
 
 def test_several_are_measured_one_by_one_each_by_its_own_command(
@@ -130,5 +130,5 @@ def test_several_are_measured_one_by_one_each_by_its_own_command(
         benchmark_each(compose_jobs(compose, jobs, "benchmark"))
     assert ended.value.code == 1, "the second could not be measured"
     assert [program[2:-1] for program in commands] == [["triptych", "benchmark", *j] for j in jobs]
-    shown = capsys.readouterr().out
-    assert ("24.0" in shown, "48.0" in shown, "96.0" in shown) == (True, False, True)
+    output = capsys.readouterr().out
+    assert ("24.0" in output, "48.0" in output, "96.0" in output) == (True, False, True)

@@ -88,12 +88,12 @@ def check_setting(key: str, config: Config) -> None:
 
 def read_distribution(key: str, entry: Any) -> BaseDistribution:
     """A range or the choices; raises UserError where it is neither."""
-    given = f"search.{key}={format_value(entry)}"
+    setting = f"search.{key}={format_value(entry)}"
     choices = entry if isinstance(entry, list) else []
     if (not isinstance(entry, dict) and not choices) or any(
         isinstance(c, list | dict) for c in choices
     ):
-        raise UserError(f"{given}: must be {MAY_BE}")
+        raise UserError(f"{setting}: must be {MAY_BE}")
     try:
         if choices:
             return CategoricalDistribution(choices)
@@ -104,9 +104,9 @@ def read_distribution(key: str, entry: Any) -> BaseDistribution:
             return FloatDistribution(**entry)
         return IntDistribution(**entry | {"step": step or 1})
     except KeyError as error:
-        raise UserError(f"{given}: {error} is missing; must be {MAY_BE}") from error
+        raise UserError(f"{setting}: {error} is missing; must be {MAY_BE}") from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"{given}: {error}") from error
+        raise UserError(f"{setting}: {error}") from error
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:

@@ -62,9 +62,8 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
 
 def repeats_password(message: str, address: str) -> bool:
     """Whether a message has a word of an address's password: a driver may split it elsewhere."""
-    texts = (message, address, mask_password(address))
-    said, typed, shown = (set(re.findall(r"\w+", text)) for text in texts)
-    return bool(said & (typed - shown))
+    words = [set(re.findall(r"\w+", text)) for text in (message, address, mask_password(address))]
+    return bool(words[0] & (words[1] - words[2]))
 
 
 def open_storage(address: str) -> BaseStorage:
