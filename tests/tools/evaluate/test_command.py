@@ -15,12 +15,14 @@ from triptych.data.shapes import Shapes
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.record import Record
-from triptych.tools.evaluate.command import evaluate
-from triptych.tools.evaluate.rebuild import rebuild_run
+from triptych.tools.evaluate import command
+from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
 
 
 def evaluate_runs(run: str | list[str], *overrides: str) -> None:
-    evaluate(composed("evaluate", "run=none", "device=cpu", "cost=false", *overrides, run=run), [])
+    command.evaluate(
+        composed("evaluate", "run=none", "device=cpu", "cost=false", *overrides, run=run), []
+    )
 
 
 def read(folder: Path, name: str = "evaluation.json") -> Any:
@@ -139,17 +141,24 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(
 
 
 def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
-    copied: Path, caplog: pytest.LogCaptureFixture
+    copied: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut, running = copied.parent / "cut", copied.parent / "running"
     for folder in (cut, running):
         shutil.copytree(copied, folder)
     (cut / "run.json").write_text('{"schema": 1,')
     Record.open(running).update(status="running")
+    scored: list[Path] = []
+
+    def score(run: RebuiltRun, *_: Any) -> list[str]:
+        scored.append(run.record.folder)
+        return []
+
+    monkeypatch.setattr(command, "evaluate_split", score)
     evaluate_runs(str(copied.parent))
-    assert (copied / "evaluation.json").exists()
+    assert scored == [copied]
     left_out = [text for text in caplog.messages if text.startswith("left out: ")]
-    assert [str(folder) in text for folder, text in zip((cut, running), left_out, strict=True)]
+    assert all(str(folder) in text for folder, text in zip((cut, running), left_out, strict=True))
     with pytest.raises(UserError, match="none could be evaluated"):
         evaluate_runs([str(cut), str(running)])
     with pytest.raises(UserError, match="not finished, its status is running"):
@@ -158,15 +167,30 @@ def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
         evaluate_runs(f"{cut}/there")
 
 
-def test_what_cannot_be_written_or_is_not_among_the_images_ends_the_evaluation(
-    copied: Path,
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "evaluation.json"), r"evaluation\.json"),
+        (torch.OutOfMemoryError(), "batch_size=16"),
+    ],
+)
+def test_a_full_disk_and_a_full_memory_are_told_with_the_folder(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "evaluate_split", fail)
+    with pytest.raises(UserError, match=f"^{trained}: .*{message}"):
+        evaluate_runs(str(trained))
+
+
+def test_a_place_that_is_not_among_the_images_is_refused_before_anything_is_scored(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(command, "rescore")
     with pytest.raises(UserError, match=r"grad_cam.images: 10000 is not among the 35 images"):
-        evaluate_runs(str(copied), "grad_cam.images=[10000]")
-    assert not (copied / "evaluation.json").exists(), "nothing is scored before"
-    (copied / "evaluation.json").mkdir()
-    with pytest.raises(UserError, match=r"cannot be evaluated .*evaluation\.json"):
-        evaluate_runs(str(copied))
+        evaluate_runs(str(trained), "grad_cam.images=[10000]")
 
 
 @pytest.mark.parametrize(
