@@ -80,12 +80,12 @@ def record_status(record: Record, *, resumed: bool = False) -> Iterator[None]:
         if not resumed or record.metadata is not before:
             with suppress(OSError, UserError):
                 record_failure(record.folder, str(known or f"{type(error).__name__}: {error}"))
-        if known is None or (known is error and isinstance(error, UserError)):
+        if isinstance(known, RunFailed):
+            log.error("%s", known)
+            raise SystemExit(1) from error
+        if known is None or known is error:
             raise
-        if isinstance(known, UserError):
-            raise known from error
-        log.error("%s", known)
-        raise SystemExit(1) from error
+        raise known from error
 
 
 def record_failure(folder: Path, error: str) -> None:

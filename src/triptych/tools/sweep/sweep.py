@@ -145,7 +145,7 @@ class Sweep:
         with lock:  # which the process of the job inherits, and holds from then on
             earlier = None if job.fresh or job.config["resume"] else find_newest_run(job)
             if earlier and is_locked(earlier.folder):
-                self._retry_later(number, earlier.folder)
+                self._retry_later(number)
             elif earlier and is_done(earlier, job):
                 self._end(number, outcome_of_run(earlier, is_earlier=True), "before")
             else:
@@ -155,12 +155,9 @@ class Sweep:
                 self.free_gpus = self.free_gpus[len(gpus) :]
                 del self.waiting[number]
 
-    def _retry_later(self, number: int, folder: Path | None = None) -> None:
+    def _retry_later(self, number: int) -> None:
         if not self.waiting[number]:
-            lock = f"; if there is none, delete {folder}/.lock" if folder else ""
-            self.progress.print_line(
-                f"{self._name(number)}: waits, another process works on it{lock}"
-            )
+            self.progress.print_line(f"{self._name(number)}: waits, another process works on it")
         self.waiting[number] = time.monotonic() + RETRY_SECONDS
 
     def _stop_jobs(self) -> None:
