@@ -62,7 +62,7 @@ def test_a_label_is_cut_to_20_letters_is_no_formula_and_lies_within_the_picture(
         assert min(text.get_window_extent().min) >= 0
 
 
-@pytest.mark.parametrize("num_images", [1, 11, 40])
+@pytest.mark.parametrize("num_images", [3, 33])
 def test_the_grid_shows_at_most_32_images_with_their_titles(num_images: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (num_images, 3, 8, 8), dtype=np.uint8)
     figure = image_grid(images, [f"image {i}" for i in range(num_images)], "Training images")

@@ -40,7 +40,7 @@ def test_the_tour_trains_two_networks_shows_images_and_errors_and_compares(
     said = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "near: data.batch_size" in said
     assert said.count("finished: ") == 2
-    assert "This trained width32 seed 0 got more of the same 1,000 test images right" in said
+    assert "width32 seed 0 is more accurate than width4 seed 0 on these 1,000 test images" in said
     shown = [output.data for output in outputs if output.output_type != "stream"]
     pictures = [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
     assert len(pictures) == 3

@@ -94,10 +94,10 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
 
 def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
     """Write a PNG, whole or not at all; its pixels, (3, H, W), so that nobody draws it twice."""
-    drawn = pixels(figure)
+    image = pixels(figure)
     with atomic_write(path) as temporary:
-        imsave(temporary, drawn.transpose(1, 2, 0), format="png")
-    return drawn
+        imsave(temporary, image.transpose(1, 2, 0), format="png")
+    return image
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
@@ -107,8 +107,8 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba")
     width, height = figure.canvas.get_width_height()
-    drawn = np.frombuffer(buffer.getbuffer(), dtype=np.uint8).reshape(height, width, 4)
-    return np.ascontiguousarray(drawn[..., :3].transpose(2, 0, 1))
+    image = np.frombuffer(buffer.getbuffer(), dtype=np.uint8).reshape(height, width, 4)
+    return np.ascontiguousarray(image[..., :3].transpose(2, 0, 1))
 
 
 def shorten(name: str, length: int) -> str:

@@ -119,8 +119,8 @@ def read_exhibits(
     losses, loss_sentences = compare_losses(recipes, image_types)
     gallery = None
     if classes:
-        kept = read_each(runs.read_pixels, networks, problems)
-        pixels = {index: image for images in kept for index, image in images.items()}
+        images = read_each(runs.read_pixels, networks, problems)
+        pixels = {index: image for each in images for index, image in each.items()}
         gallery = build_gallery(recipes, pixels, classes)
     return {
         "curves": tuple(read_each(runs.read_curve, networks, problems)),

@@ -212,17 +212,18 @@ def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
     axes.tick_params(length=0, pad=5)
     if x.kind == "log":
         axes.set_xscale("log")
-    for wanted, axis in ((x, axes.xaxis), (y, axes.yaxis)):
-        if wanted.ticks:
-            axis.set_ticks(range(len(wanted.ticks)), labels=wanted.ticks)
-        elif wanted.kind == "log":
+    for spec, axis in ((x, axes.xaxis), (y, axes.yaxis)):
+        if spec.ticks:
+            axis.set_ticks(range(len(spec.ticks)), labels=spec.ticks)
+        elif spec.kind == "log":
             axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(_format_powers(wanted.unit))
+            axis.set_major_formatter(_format_powers(spec.unit))
         else:
-            whole = wanted.kind == "count"
-            axis.set_major_locator(MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]))
-        if wanted.kind == "percent":
+            axis.set_major_locator(
+                MaxNLocator(5, integer=spec.kind == "count", steps=[1, 2, 2.5, 5, 10])
+            )
+        if spec.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
