@@ -276,41 +276,31 @@ def test_any_value_anywhere_is_accepted_or_an_error_of_three_lines(
     assert lines or len(config_hash(config)) == 64
 
 
-def shuffled(node: Any, random: Any) -> Any:
+def reverse_keys(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    names = list(node)
-    random.shuffle(names)
-    return {name: shuffled(node[name], random) for name in names}
+    return {name: reverse_keys(node[name]) for name in reversed(node)}
 
 
-not_the_experiment = st.sampled_from(
-    [
-        *[("log_dir", "elsewhere"), ("data.root", "/data"), ("data.source.root", "/data")],
-        *[("data.num_workers", 4), ("checkpoint.keep_last", False)],
-        *[("trainer.devices", 2), ("trainer.accelerator", "gpu"), ("trainer.strategy", "ddp")],
-        *[("trainer.logger", []), ("trainer.log_every_n_steps", 7), ("resume", "logs/x")],
-        *[("trainer.enable_progress_bar", False), ("checkpoint.every_n_steps", 10)],
-    ]
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(random=st.randoms(use_true_random=False), elsewhere=not_the_experiment)
-def test_the_hash_of_a_config_knows_neither_the_order_of_keys_nor_the_machine(
-    default: Config, random: Any, elsewhere: tuple[str, Any]
+def test_the_hash_of_a_config_depends_on_neither_the_order_of_keys_nor_the_machine(
+    default: Config,
 ) -> None:
-    assert config_hash(shuffled(put(default, *elsewhere), random)) == config_hash(default)
+    config = reverse_keys(default)
+    for key, value in {
+        **{"log_dir": "elsewhere", "resume": "logs/x", "data.root": "/d", "data.source.root": "/d"},
+        **{"data.num_workers": 4, "checkpoint.keep_last": False, "checkpoint.every_n_steps": 10},
+        **{"trainer.devices": 2, "trainer.accelerator": "gpu", "trainer.strategy": "ddp"},
+        **{"trainer.logger": [], "trainer.log_every_n_steps": 7, "trainer.enable_progress_bar": 0},
+    }.items():
+        config = put(config, key, value)
+        assert config_hash(config) == config_hash(default), key
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(1, 2**32 - 1), lr=st.floats(1e-6, 1, exclude_max=True))
-def test_the_hash_changes_with_seed_and_rate_and_the_groups_with_the_rate_alone(
-    default: Config, seed: int, lr: float
+def test_the_hash_depends_on_seed_and_rate_and_that_of_a_group_on_the_rate_alone(
+    default: Config,
 ) -> None:
-    reseeded, faster = put(default, "seed", seed), put(default, "optim.lr", lr * 1.0001)
-    assert config_hash(reseeded) != config_hash(default)
-    assert config_hash(reseeded, less=("seed",)) == config_hash(default, less=("seed",))
-    if faster != default:
-        assert config_hash(faster) != config_hash(default)
-        assert config_hash(faster, less=("seed",)) != config_hash(default, less=("seed",))
+    for key, value, in_group in (("seed", 1, False), ("optim.lr", 0.00100001, True)):
+        changed = put(default, key, value)
+        assert config_hash(changed) != config_hash(default)
+        of_group = (config_hash(config, less=("seed",)) for config in (changed, default))
+        assert len(set(of_group)) == 1 + in_group
