@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, with predictions that were drawn instead of learned."""
+"""Run folders as a training leaves them, with random predictions instead of learned ones."""
 
 import csv
 import hashlib
@@ -14,17 +14,19 @@ from scipy.special import log_softmax
 NUM_CLASSES = 4
 
 
-def drawn_labels(num_images: int, num_classes: int = NUM_CLASSES) -> NDArray[np.int64]:
+def draw_labels(num_images: int, num_classes: int = NUM_CLASSES) -> NDArray[np.int64]:
     """Unequal class counts, the same for every run of a size."""
     weights = np.arange(1, num_classes + 1) / sum(range(1, num_classes + 1))
     return np.random.default_rng(7).choice(num_classes, num_images, p=weights).astype(np.int64)
 
 
-def logits(labels: NDArray[np.int64], skill: float, draw: int, num_classes: int) -> NDArray[Any]:
-    """Float32 (N, C): noise, part of it common to all draws, and `skill` on the true class."""
-    common = np.random.default_rng(99).normal(size=(len(labels), num_classes))
-    own = np.random.default_rng(draw).normal(size=(len(labels), num_classes))
-    return (common + own + skill * np.eye(num_classes)[labels]).astype(np.float32)
+def draw_logits(
+    labels: NDArray[np.int64], skill: float, seed: int, num_classes: int
+) -> NDArray[Any]:
+    """Float32 (N, C): noise, part of it common to all runs, and `skill` on the true class."""
+    size = (len(labels), num_classes)
+    noise = [np.random.default_rng(key).normal(size=size) for key in (99, seed)]
+    return (noise[0] + noise[1] + skill * np.eye(num_classes)[labels]).astype(np.float32)
 
 
 def write_run(
@@ -38,7 +40,7 @@ def write_run(
     settings: dict[str, Any] | None = None,
     **metadata: Any,
 ) -> Path:
-    """A finished run's folder; `settings` are dotted keys of its config, `facts` of its record."""
+    """A finished run's folder; `settings` are dotted keys of its config, `metadata` of `run.json`."""
     config = OmegaConf.create(
         {
             "seed": seed,
@@ -57,9 +59,8 @@ def write_run(
         OmegaConf.update(config, key, value, force_add=True)
     text = OmegaConf.to_yaml(config)
     group = OmegaConf.merge(config, {"seed": 0})
-    labels = drawn_labels(num_images, num_classes)
-    draw = int(_hash(text)[:8], 16)
-    test = logits(labels, skill, draw, num_classes)
+    labels = draw_labels(num_images, num_classes)
+    test = draw_logits(labels, skill, int(_hash(text)[:8], 16), num_classes)
     folder = root / "shapes" / model.replace("/", "") / f"seed{seed}" / _hash(text)[:6]
     (folder / "predictions").mkdir(parents=True)
     (folder / "config.yaml").write_text(text)
@@ -123,8 +124,8 @@ def change_predictions(folder: Path, split: str = "test", **arrays: NDArray[Any]
     """Replace arrays of a split's predictions."""
     path = folder / "predictions" / f"{split}.npz"
     with np.load(path) as file:
-        kept = dict(file)
-    np.savez(path, **(kept | arrays))
+        unchanged = dict(file)
+    np.savez(path, **(unchanged | arrays))
 
 
 def _hash(text: str) -> str:

@@ -153,7 +153,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a living process holds the run folder's lock."""
     try:
-        with open(folder / ".lock", opener=open_no_follow) as file:
+        with open(folder / ".lock", opener=_open_no_follow) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:  # others: no such file, or a file system without locks
         return isinstance(error, BlockingIOError)
@@ -167,9 +167,9 @@ def _read_holder(path: Path) -> str:
 
 
 def _open_lock(path: Path) -> IO[str]:
-    return open(path, "a+", opener=open_no_follow)
+    return open(path, "a+", opener=_open_no_follow)
 
 
-def open_no_follow(path: str, flags: int) -> int:
+def _open_no_follow(path: str, flags: int) -> int:
     """An opener that follows no link and does not wait at a FIFO."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

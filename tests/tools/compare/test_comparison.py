@@ -20,7 +20,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from tests.run_folders import change_predictions, change_record, drawn_labels, write_run
+from tests.run_folders import change_predictions, change_record, draw_labels, write_run
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
@@ -31,7 +31,7 @@ from triptych.tools.evaluate.degradation import Outcomes, write_outcomes
 
 Compare = Callable[[Path], Comparison]
 NUM_IMAGES = 200
-LABELS = drawn_labels(NUM_IMAGES)
+LABELS = draw_labels(NUM_IMAGES)
 FIRST = ["alexnet seed 0", "googlenet seed 0", "resnet50 seed 5"]
 
 
