@@ -39,43 +39,53 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return logs
 
 
+WATCHED = """
+import json, sys
+from triptych.cli import main
+command, *sys.argv[1:] = sys.argv[1:]
+try: main(command)
+finally: print(json.dumps(sorted({"torch", "lightning", "scipy", "jinja2"} & set(sys.modules))))
+"""
+
+
+def run_command(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In its own process; its last line is what it imported of the large libraries."""
+    typed = [sys.executable, "-c", WATCHED, command, *arguments]
+    return subprocess.run(typed, capture_output=True, text=True, cwd=cwd)
+
+
 @pytest.fixture(scope="module")
-def written(logs: Path) -> tuple[Path, list[str]]:
-    """The folder of a comparison and what was logged."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("triptych.tools.compare.command")
-    log.addHandler(handler)
-    level = log.level
-    log.setLevel(logging.INFO)
-    page = compare(config(logs))
-    log.removeHandler(handler)
-    log.setLevel(level)
-    assert page == logs / "shapes" / "comparison" / "index.html"
-    assert messages[-1] == str(page)
-    return page.parent, messages
+def ended(logs: Path) -> subprocess.CompletedProcess[str]:
+    return run_command("compare", f"runs={logs}", cwd=logs)
 
 
-def test_a_comparison_is_three_files_beside_the_runs(written: tuple[Path, list[str]]) -> None:
-    names = {path.name for path in written[0].iterdir()}
+@pytest.fixture(scope="module")
+def folder(ended: subprocess.CompletedProcess[str]) -> Path:
+    return Path(ended.stdout.splitlines()[-2]).parent
+
+
+def test_a_comparison_is_three_files_beside_the_runs(logs: Path, folder: Path) -> None:
+    assert folder == logs / "shapes" / "comparison"
+    names = {path.name for path in folder.iterdir()}
     assert names == {"index.html", "comparison.md", "comparison.csv"}
 
 
-def test_problems_verdict_settings_and_cautions_are_on_the_screen_in_that_order(
-    written: tuple[Path, list[str]],
+def test_problems_verdict_settings_and_cautions_are_on_the_screen_and_no_torch_is_imported(
+    ended: subprocess.CompletedProcess[str],
 ) -> None:
-    problem, _, *rest = written[1]
+    assert (ended.returncode, ended.stderr) == (0, "")
+    problem, _, *lines, imported = ended.stdout.splitlines()
     assert "vgg11/seed0" in problem
     assert "status is running" in problem
-    pair = next(n for n, line in enumerate(rest) if "is more accurate than" in line)
-    assert rest[pair].startswith("googlenet seed 0 is more accurate than <script>")
-    settings = next(n for n, line in enumerate(rest) if line.startswith("differs: optim.lr: 0.1 ("))
-    assert pair < settings < len(rest) - 2
+    pair = next(n for n, line in enumerate(lines) if "is more accurate than" in line)
+    assert lines[pair].startswith("googlenet seed 0 is more accurate than <script>")
+    differs = next(n for n, line in enumerate(lines) if line.startswith("differs: optim.lr: 0.1 ("))
+    assert pair < differs < len(lines) - 3
+    assert json.loads(imported) == ["jinja2", "scipy"]
 
 
-def test_the_csv_has_the_agreed_columns_and_a_line_a_run(written: tuple[Path, list[str]]) -> None:
-    text = (written[0] / "comparison.csv").read_text()
+def test_the_csv_has_the_agreed_columns_and_a_line_a_run(folder: Path) -> None:
+    text = (folder / "comparison.csv").read_text()
     first, second = csv.DictReader(io.StringIO(text))
     assert list(first) == COLUMNS
     assert (first["model"], first["weights"]) == (EVIL, 'null,"x"')
@@ -84,17 +94,17 @@ def test_the_csv_has_the_agreed_columns_and_a_line_a_run(written: tuple[Path, li
     assert Path(second["folder"], "run.json").exists()
 
 
-def test_the_text_has_every_section_and_the_commands(written: tuple[Path, list[str]]) -> None:
-    text = (written[0] / "comparison.md").read_text()
+def test_the_text_has_every_section_and_the_commands(folder: Path) -> None:
+    text = (folder / "comparison.md").read_text()
     assert len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 8
     assert "| googlenet | 91.55 | 0.7071 | 0.84375 | 0.8333 |" in text
     assert "    python train.py model=googlenet seed=0" in text
     assert "\n\n\n" not in text
 
 
-def test_no_string_of_a_run_is_markup_in_the_text(written: tuple[Path, list[str]]) -> None:
+def test_no_string_of_a_run_is_markup_in_the_text(folder: Path) -> None:
     indented_code = re.compile(r"^    .*$", flags=re.MULTILINE)
-    text = indented_code.sub("", (written[0] / "comparison.md").read_text())
+    text = indented_code.sub("", (folder / "comparison.md").read_text())
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert r"\|\`\*x\*\`\[a\](javascript:b)" in text
@@ -153,21 +163,6 @@ def test_what_is_logged_reaches_the_screen() -> None:
         ours.setLevel(before)
 
 
-WATCHED = """
-import json, sys
-from triptych.cli import main
-command, *sys.argv[1:] = sys.argv[1:]
-try: main(command)
-finally: print(json.dumps(sorted({"torch", "lightning", "scipy", "jinja2"} & set(sys.modules))))
-"""
-
-
-def run_command(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """In its own process; its last line is what it imported of the large libraries."""
-    typed = [sys.executable, "-c", WATCHED, command, *arguments]
-    return subprocess.run(typed, capture_output=True, text=True, cwd=cwd)
-
-
 @pytest.mark.parametrize(("command", "setting"), [("compare", "runs"), ("evaluate", "run")])
 def test_where_there_is_no_run_a_command_ends_with_2_before_it_is_imported(
     command: str, setting: str, tmp_path: Path
@@ -176,10 +171,3 @@ def test_where_there_is_no_run_a_command_ends_with_2_before_it_is_imported(
     assert (ended.returncode, ended.stdout) == (2, "[]\n")
     assert ended.stderr.startswith(f"{setting}={tmp_path}: ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_comparison_imports_no_torch(logs: Path, tmp_path: Path) -> None:
-    ended = run_command("compare", f"runs={logs}", "out=page", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert json.loads(ended.stdout.splitlines()[-1]) == ["jinja2", "scipy"]
-    assert (tmp_path / "page" / "index.html").exists()
