@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from triptych.config import CONFIGS
 from triptych.data import cifar
 from triptych.data.cifar import Cifar
-from triptych.data.source import LabelledImages
+from triptych.data.source import hash_tensors
 from triptych.errors import UserError
 
 NAMES = ["cat", "dog"]
@@ -243,8 +242,8 @@ def test_the_config_of_a_set_reads_that_set(kind: type[CIFAR10], tmp_path: Path)
 @pytest.mark.real
 def test_the_real_images_and_their_statistics_are_the_published_ones(real_cifar10: Path) -> None:
     data = from_config("cifar10", real_cifar10).read()
-    for split, is_train in ((data.train, True), (data.test, False)):
-        assert_equal(split, torchvision.datasets.CIFAR10(real_cifar10, train=is_train))
+    # As another reader, which unpickled by itself, gave them.
+    assert hash_tensors([*data.train, *data.test]) == "9048fcbac9c08a64"
     assert data.classes[::9] == ("airplane", "truck")
     # Exact over the 256 values, without 600 MB of floating-point pixels.
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -255,8 +254,3 @@ def test_the_real_images_and_their_statistics_are_the_published_ones(real_cifar1
         assert measured.item() == pytest.approx(mean, abs=5e-5)
         deviation = (share * (values - measured) ** 2).sum().sqrt()
         assert deviation.item() == pytest.approx(std, abs=5e-5)
-
-
-def assert_equal(read: LabelledImages, oracle: CIFAR10) -> None:
-    assert torch.equal(read.images, torch.from_numpy(oracle.data).permute(0, 3, 1, 2))
-    assert torch.equal(read.labels, torch.tensor(oracle.targets))

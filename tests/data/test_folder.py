@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from tests.composing import composed
+from tests.tiny import TARGETS, choose
 from triptych.cli import translate_hydra_errors
-from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.data import folder
 from triptych.data.folder import Folder
 from triptych.data.photos import read_image
@@ -331,14 +331,7 @@ def test_a_set_without_its_folder_is_refused_in_a_line() -> None:
         pytest.raises(UserError, match=r"\Adata.root: [^\n]*\Z"),
         translate_hydra_errors("train"),
     ):
-        composed()
-
-
-def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolve_config(compose("train", ["data=folder", *overrides]))
-    check_config(config)
-    return config
+        composed("train", "data=folder")
 
 
 @pytest.fixture(scope="module")
@@ -351,13 +344,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record
     (root / "blue" / "bad.jpg").touch()
     overrides = [
         *(f"data.root='{root}'", "data.size=40", "data.augment=standard", "data.batch_size=8"),
-        *("model=torchvision", "model.name=squeezenet1_1", "model.weights=null"),
-        *("model.input_size=32", "optim.class_weights=balanced", "++trainer.max_epochs=1"),
+        *(*choose("Tiny"), "optim.class_weights=balanced", "++trainer.max_epochs=1"),
         *("++trainer.accelerator=cpu", f"log_dir={tmp_path_factory.mktemp('logs')}"),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))
-        yield root, train(composed(*overrides), overrides)
+        yield root, train(composed("train", "data=folder", *overrides), overrides)
 
 
 def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
@@ -380,7 +372,7 @@ def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
 ) -> None:
     root, record = run
     moved = Path(shutil.copytree(root, tmp_path / "moved"))
-    rebuilt = rebuild_run(record.folder)
+    rebuilt = rebuild_run(record.folder, TARGETS)
     data = read_data(rebuilt, str(moved))
     batch = data.test.__getitems__(torch.arange(len(data.test)))
     saved = np.load(record.folder / "predictions" / "test.npz")
@@ -400,14 +392,18 @@ def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_pa
     Record.open(copied).end("interrupted")
     other = Path(shutil.copytree(root, tmp_path / "other"))
     photo(other / "red" / "one more.png", grey=99)
-    overrides = [f"resume={copied}", f"data.root={other}"]
+    trusted = f"trusted_targets=[{','.join(TARGETS)}]"
+    overrides = [f"resume={copied}", f"data.root={other}", trusted]
     with pytest.raises(UserError, match="the images have changed"):
-        train(composed(*overrides, "++trainer.accelerator=cpu"), overrides)
+        train(composed("train", "data=folder", *overrides), overrides)
 
 
 def test_what_weighs_the_classes_and_makes_the_squares_is_part_of_the_experiment() -> None:
-    default = config_hash(composed("data.root=a/photos"))
-    assert default == config_hash(composed("data.root=b/photos"))
+    def hash_of(*overrides: str) -> str:
+        return config_hash(composed("train", "data=folder", *overrides))
+
+    default = hash_of("data.root=a/photos")
+    assert default == hash_of("data.root=b/photos")
     for other in ("optim.class_weights=balanced", "data.size=128", "data.fit=pad"):
-        assert config_hash(composed("data.root=a/photos", other)) != default
-    assert config_hash(composed("data.root=a/others")) != default
+        assert hash_of("data.root=a/photos", other) != default
+    assert hash_of("data.root=a/others") != default

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from triptych.config import CONFIGS, Config, check_config, resolve_config
+from tests.composing import composed
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone
 from triptych.models.timm_models import TimmModel
@@ -191,13 +190,6 @@ def test_weights_may_come_from_a_file(tmp_path: Path, suffix: str, num_classes: 
 
 
 # A run.
-
-
-def composed(command: str, *overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = resolve_config(compose(command, [*overrides]))
-    check_config(config, command)
-    return config
 
 
 def test_a_run_is_trained_scored_again_and_explained(tmp_path: Path) -> None:
