@@ -107,9 +107,6 @@ def print_error(error: UserError) -> int:
     return 2
 
 
-# The environment and the screen.
-
-
 def load_env(path: Path) -> None:
     """Set `VARIABLES` from a `.env` where the environment does not; an empty value sets nothing."""
     values = {}
@@ -138,9 +135,6 @@ def configure_logging() -> None:
     """Send log lines to the screen. Before Lightning is imported: it looks for a handler then."""
     logging.basicConfig(format="%(message)s", handlers=[ScreenHandler()])
     logging.getLogger("triptych").setLevel(logging.INFO)
-
-
-# The command line, as Hydra composes it.
 
 
 def check_password(arguments: Iterable[str]) -> None:
@@ -227,9 +221,6 @@ def check_runs_exist(config: "Config") -> None:
         find_run_folders(config[setting], setting)
 
 
-# Hydra's errors as messages about the command line.
-
-
 @contextmanager
 def translate_hydra_errors(command: str) -> Iterator[None]:
     """Raise UserError for what Hydra and OmegaConf raise in the block over the command line."""
@@ -289,11 +280,8 @@ def explain_os_error(error: OSError) -> str:
     return f"log_dir: cannot be written to ({error})"  # where Hydra writes a sweep's choices
 
 
-# What `--help` prints, read from the YAML files without Hydra, which would take longer.
-
-
 def format_commands() -> str:
-    """Every command with the first line of its YAML."""
+    """Every command with the first line of its YAML. Help reads the files: Hydra takes longer."""
     files = {command: CONFIGS / f"{command}.yaml" for command in list_commands()}
     first = {command: path.read_text().partition("\n")[0] for command, path in files.items()}
     lines = [f"  {command:10} {line.lstrip('# ')}" for command, line in first.items()]
