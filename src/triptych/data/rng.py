@@ -60,7 +60,10 @@ def split_stratified(labels: Tensor, sizes: list[int | None], seed: int) -> list
     for size in sizes:
         left = torch.tensor([len(m) for m in members])
         if size is not None and size > left.sum():
-            raise UserError(f"{size} images are to be taken, {left.sum()} are left")
+            raise UserError(
+                f"{size} images are to be taken, {left.sum()} are left; "
+                "lower data.num_train, data.num_val or data.num_test"
+            )
         take = left if size is None else quotas(size, left)
         parts.append(torch.cat([m[:n] for m, n in zip(members, take, strict=True)]).sort().values)
         members = [m[n:] for m, n in zip(members, take, strict=True)]

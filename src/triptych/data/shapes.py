@@ -32,7 +32,7 @@ class Shapes:
         for key, num in (("num_train", num_train), ("num_test", num_test)):
             if num < len(OUTLINES):
                 raise UserError(
-                    f"data.source.{key} is {num}: give at least {len(OUTLINES)}, one a class"
+                    f"data.source.{key}={num}: must be {len(OUTLINES)} at least, one for each class"
                 )
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
 
