@@ -149,10 +149,8 @@ def list_photos(root: Path) -> Listing:
                 elif not inner:
                     others[NO_CLASS] += 1
                 else:
-                    status = path.stat() if path.exists() else None  # None: a link to nowhere
-                    size, mtime = (status.st_size, status.st_mtime_ns) if status else (0, 0)
                     name = path.relative_to(root).as_posix()
-                    photos.append(Photo(name, size, mtime, split, class_name(top)))
+                    photos.append(Photo(name, *size_and_mtime(path), split, class_name(top)))
         classes = sorted({*map(class_name, subfolders(root / split_folders["train"]))})
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
@@ -195,6 +193,14 @@ def walk_files(top: Path) -> Iterator[Path]:
         seen.add((class_folder, real))
         inner[:] = sorted(filter(is_visible, inner))
         yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
+
+
+def size_and_mtime(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, which will not be readable
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def class_name(folder: str) -> str:
