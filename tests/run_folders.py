@@ -40,7 +40,7 @@ def write_run(
     settings: dict[str, Any] | None = None,
     **metadata: Any,
 ) -> Path:
-    """A finished run's folder; `settings` are dotted keys of its config, `metadata` of `run.json`."""
+    """A finished run: `settings` are dotted keys of its config, `metadata` those of `run.json`."""
     config = OmegaConf.create(
         {
             "seed": seed,
