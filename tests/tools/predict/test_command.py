@@ -1,10 +1,10 @@
 """Which runs and images are meant, and predictions of untrained runs against their networks."""
 
 import csv
+import io
 import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich
 import torch
 import torchvision
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.predict import prediction
+from triptych.tools.predict import command, prediction
 from triptych.tools.predict.command import (
     check_output,
     find_images,
@@ -239,21 +240,34 @@ def test_an_interrupted_prediction_leaves_the_earlier_output_as_it_was(
 
 
 def test_paths_come_through_one_pipe_and_only_rows_go_into_the_other(
-    runs: list[Path], photos: Path
+    runs: list[Path], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = photos / os.fsdecode(b"caf\xe9, \xe5\x86\x99.png")
     (photos / "03.png").rename(odd)
     lines = b"%b\n%b\n" % (os.fsencode(odd), os.fsencode(photos / "lost.png"))
-    command = [sys.executable, "-m", "triptych", "predict", f"run={runs[0]}", "images=-"]
-    ended = subprocess.run([*command, "device=cpu"], input=lines, capture_output=True, cwd=photos)
-    assert ended.returncode == 0, ended.stderr
-    header, good, bad = csv.reader(ended.stdout.decode().splitlines())
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines))))  # type: ignore[arg-type]
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="utf-8"))
+    predict(runs[0], Path("-"))
+    header, good, bad = csv.reader(output.getvalue().decode().splitlines())
     assert good[0] == f"{photos}/caf\\udce9, 写.png"
     assert good[1] in CLASSES
     assert bad[0] == str(photos / "lost.png")
     assert (bad[1], bad[-1], header[-1]) == ("", "no file", "error")
-    assert b"1 of 2 images predicted" in ended.stderr
-    assert b"Warning" not in ended.stderr
+
+
+def test_the_command_leaves_standard_output_to_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "predict_images", lambda config: None)
+    numbers = (signal.SIGPIPE, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        command.predict({}, [])
+        assert rich.get_console().stderr
+        assert signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL
+    finally:
+        rich.reconfigure()
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def touch(root: Path, *names: str) -> None:
