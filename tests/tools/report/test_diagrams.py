@@ -1,12 +1,13 @@
 """Pictures of an evaluation say what they show."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from triptych.figures import pixels
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.degradation import VariantAccuracy
-from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.diagrams import (
     heat_maps,
     reliability_diagram,
@@ -31,10 +32,13 @@ def make_predictions(num_images: int = 60) -> Predictions:
     return Predictions(logits, random.integers(0, 4, num_images), np.arange(num_images))
 
 
-def make_explanation(place: int) -> Explanation:
+def make_explanation(place: int) -> SimpleNamespace:
     heats = np.stack([np.ones((16, 16)), np.zeros((16, 16))])
     names = ("<b>bold</b>", "automobileautomobile")
-    return Explanation(np.zeros((3, 8, 8), np.uint8), heats, names, (0.75, 0.021), place)
+    image = np.zeros((3, 8, 8), np.uint8)
+    return SimpleNamespace(
+        image=image, heats=heats, names=names, probabilities=(0.75, 0.021), place=place
+    )
 
 
 @pytest.mark.parametrize("has_temperature", [False, True])

@@ -4,6 +4,7 @@ Shapes: K images of H x W pixels, S pixels a side of a network's input.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from triptych.figures import shorten
 from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
-from triptych.tools.evaluate.grad_cam import Explanation
 from triptych.tools.report.charts import (
     Axis,
     draw_lines,
@@ -22,6 +22,9 @@ from triptych.tools.report.charts import (
     make_severity_series,
 )
 from triptych.tools.statistics.calibration import Calibration
+
+if TYPE_CHECKING:  # it imports torch, which no picture needs
+    from triptych.tools.evaluate.grad_cam import Explanation
 
 MAX_COLUMNS = 8
 LEVELS = ("unmodified", "severity 1", "severity 2", "severity 3")
@@ -71,7 +74,7 @@ def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
     return figure
 
 
-def heat_maps(explained: Sequence[Explanation], heading: str) -> Figure:
+def heat_maps(explained: Sequence["Explanation"], heading: str) -> Figure:
     """A column an image: the image, then the heat over it for the predicted and the true class."""
     columns = min(len(explained), MAX_COLUMNS)
     bands = -(-len(explained) // columns)
@@ -93,7 +96,7 @@ def heat_maps(explained: Sequence[Explanation], heading: str) -> Figure:
     return figure
 
 
-def _draw_column(column: NDArray[np.object_], each: Explanation) -> None:
+def _draw_column(column: NDArray[np.object_], each: "Explanation") -> None:
     picture = each.image.transpose(1, 2, 0)
     titles = [f"image {each.place}"]
     for name, probability in zip(each.names, each.probabilities, strict=True):
