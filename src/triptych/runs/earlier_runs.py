@@ -18,7 +18,7 @@ SCORES: dict[str, Rule] = {
 }
 
 
-def find_runs(log_dir: Path, config_hash: str) -> Iterator[Record]:
+def find_runs_of_config(log_dir: Path, config_hash: str) -> Iterator[Record]:
     """The runs of a config below a folder, but for those whose record cannot be trusted."""
     for folder in walk_run_folders(log_dir):
         try:

@@ -16,7 +16,7 @@ from triptych.callbacks import checkpoint
 from triptych.config import Config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
-from triptych.runs.earlier_runs import find_runs, resume_arguments
+from triptych.runs.earlier_runs import find_runs_of_config, resume_arguments
 from triptych.runs.reader import check_files
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
 from triptych.runs.stopping import is_requeued
@@ -188,7 +188,7 @@ def find_run_of_this_job(config: Config) -> str:
     job_id = os.environ.get("SLURM_JOB_ID")
     runs = [
         run
-        for run in find_runs(Path(config["log_dir"]), config_hash(config))
+        for run in find_runs_of_config(Path(config["log_dir"]), config_hash(config))
         if job_id and run.metadata.get("slurm_job_id") == job_id
     ]
     newest = max(runs, key=lambda run: str(run.metadata.get("started_at")), default=None)

@@ -16,7 +16,7 @@ from triptych.config import (
     setting_name,
 )
 from triptych.errors import UserError
-from triptych.runs.earlier_runs import find_runs, resume_arguments
+from triptych.runs.earlier_runs import find_runs_of_config, resume_arguments
 from triptych.runs.record import Record, config_hash
 from triptych.runs.storage import acquire_lock
 
@@ -99,7 +99,9 @@ def find_newest_run(job: Job) -> Record | None:
     def rank(run: Record) -> tuple[bool, str, Path]:
         return run.metadata["status"] == "finished", str(run.metadata.get("started_at")), run.folder
 
-    return max(find_runs(Path(job.config["log_dir"]), job.config_hash), key=rank, default=None)
+    return max(
+        find_runs_of_config(Path(job.config["log_dir"]), job.config_hash), key=rank, default=None
+    )
 
 
 def is_done(run: Record, job: Job) -> bool:
