@@ -48,13 +48,12 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     longest = max(map(len, names)) if len(names) <= MAX_NAMED_CLASSES else 3
     figure = _square_beside_bar(6.2 if readable else 8.2, longest)
     axes, bar = figure.axes
-    axes.set_facecolor("0.85")
     # Without numbers to read, a square root makes rare confusions visible beside the diagonal.
     norm = PowerNorm(1 if readable else 0.5, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
     figure.colorbar(picture, cax=bar, label="fraction of the true class")
     axes.set_title(heading, y=1)
-    axes.set_xlabel("predicted class")
+    axes.set(xlabel="predicted class", facecolor="0.85")
     axes.set_ylabel("true class (grey: no images)" if fractions.mask.any() else "true class")
     _name_classes(axes, names)
     if readable:
