@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
-from triptych.callbacks.checkpoint import load_checkpoint, read_step
 from triptych.cli import print_error
 from triptych.errors import UserError, sanitize_text
+from triptych.runs.checkpoint_files import load_checkpoint, read_step
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
 from triptych.runs.record import COLUMNS, Record

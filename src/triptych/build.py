@@ -17,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.callbacks.progress import make_progress_callback
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
@@ -26,6 +25,7 @@ from triptych.distributed.ranks import cluster_environment, get_rank
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.optim import Optim
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one

@@ -215,9 +215,9 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
 
 def check_runs_exist(config: "Config") -> None:
     """Raise UserError where a command is to read runs and there are none: before it is imported."""
-    from triptych.runs.reader import find_run_folders
-
     for setting in {"run", "runs"} & config.keys():
+        from triptych.runs.reader import find_run_folders
+
         find_run_folders(config[setting], setting)
 
 

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from triptych import build
-from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule, load_weights_into
+from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
@@ -24,6 +24,7 @@ from triptych.distributed.ranks import create_on_rank_zero
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.models.backbone import BackboneFactory
 from triptych.module import ImageClassifier
+from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.lifecycle import is_out_of_memory, run_lifecycle
 from triptych.runs.record import Record
 from triptych.runs.stopping import is_requeued
@@ -60,6 +61,7 @@ def train(
     if (num_ranks := build.count_ranks(config)) > 1:
         from triptych.distributed.launch import launch_ranks
 
+        build.check_shares(config, num_ranks)
         source.download()
         return launch_ranks(requested, overrides, num_ranks, report)
 

@@ -11,6 +11,7 @@ from torchvision.models import mnasnet0_5
 from triptych.callbacks import checkpoint
 from triptych.errors import UserError
 from triptych.models.backbone import load_weights
+from triptych.runs import checkpoint_files
 from triptych.runs.record import Record
 
 
@@ -35,7 +36,7 @@ def test_best_weights_keep_what_their_modules_ask_for(
     best.save(Record(tmp_path, {}))
     path = tmp_path / "checkpoints" / "best.ckpt"
     scored, taken = mnasnet0_5(num_classes=3), mnasnet0_5(num_classes=5)
-    checkpoint.load_weights_into(scored, path)
+    checkpoint_files.load_weights_into(scored, path)
     load_weights(taken, "classifier.1", path)
     for name, value in task.backbone.network.state_dict().items():
         assert torch.equal(scored.state_dict()[name], value)

@@ -1,28 +1,22 @@
-"""When a checkpoint is saved, what it holds, and the best epoch's weights.
-
-A checkpoint is whole or not there, and holds nothing but data: it loads with `weights_only=True`.
-"""
+"""When a checkpoint is saved, what it holds, and the best epoch's weights."""
 
 import copy
 import logging
 import signal
 import time
 from collections import OrderedDict
-from pathlib import Path
 from types import FrameType
 from typing import Any
-from zipfile import ZipFile
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, distributed, nn
 
 from triptych.callbacks.loop import dump_checkpoint, is_accumulating, is_last_batch, validates_next
 from triptych.callbacks.recorder import RunRecorder
-from triptych.errors import UserError
 from triptych.models.backbone import strip_prefix
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 from triptych.runs.stopping import (
     SIGNALS,
@@ -31,7 +25,6 @@ from triptych.runs.stopping import (
     install_handlers,
     requeues_on_sigusr1,
 )
-from triptych.runs.storage import atomic_write
 
 log = logging.getLogger(__name__)
 AGREE_SECONDS = 1.0  # between two exchanges of the ranks: each waits for all of them
@@ -264,69 +257,6 @@ class SaveSchedule:
         self._num_steps = max(1, num_steps)
         self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
         return bool(is_so)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: what lies there is whole, new or old."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(Path(path)) as temporary:
-            try:
-                torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch's way of saying that a write failed
-                raise OSError(f"{path}: could not be written; is the disk full?") from error
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU, its tensors read when used.
-
-    Raises UserError where it holds code, and where a byte has changed: torch writes checksums, but
-    does not look at them.
-    """
-    try:
-        with ZipFile(path) as archive:
-            if changed := archive.testzip():
-                raise ValueError(f"{changed} is not what was written")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: no checkpoint")
-    return content
-
-
-def load_weights_into(network: nn.Module, path: Path) -> None:
-    """Give a network the weights of `best.ckpt`; raises UserError where they do not fit."""
-    content = load_checkpoint(path)
-    try:
-        network.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: of another network, or damaged") from error
-
-
-def read_step(path: Path) -> int:
-    """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
-    content = load_checkpoint(path)
-    try:
-        place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
-        recorded = content["callbacks"]["RunRecorder"]
-        best = content["callbacks"]["CheckpointCallback"]
-        counts = [content["global_step"], place["epoch"], place["batch"], best["epoch"]]
-        counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
-        counts += [recorded["num_images"], recorded["num_epochs"]]
-        if not all(type(n) is int and n >= 0 for n in counts):
-            raise ValueError("no place in the training")
-        measured = [recorded["train_seconds"], best["accuracy"], *content["epoch_loss"]]
-        if not all(type(n) in (int, float) for n in measured):
-            raise ValueError("no account of the training")
-        if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
-            raise ValueError("no optimizer, or no schedule")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: no checkpoint of a training") from error
-    return int(content["global_step"])
 
 
 def generator_states(device: torch.device) -> list[dict[str, Tensor]]:

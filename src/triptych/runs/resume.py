@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from triptych.callbacks import checkpoint
 from triptych.config import Config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
+from triptych.runs import checkpoint_files
 from triptych.runs.earlier_runs import find_runs_of_config, resume_arguments
 from triptych.runs.reader import check_files
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
@@ -102,7 +102,7 @@ def truncate_to_checkpoint(record: Record) -> None:
     """
     last, folder = record.checkpoint_path("last"), record.folder
     try:
-        step = checkpoint.read_step(last) if last.exists() else -1
+        step = checkpoint_files.read_step(last) if last.exists() else -1
     except UserError as error:
         raise UserError(
             f"{last}: no checkpoint, or damaged; nothing of it was run\n"

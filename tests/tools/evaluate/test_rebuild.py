@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tests.composing import composed
-from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import read_data, rebuild_run
 

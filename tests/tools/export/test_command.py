@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tests.composing import composed
 from tests.tiny import TARGETS, Tiny, choose
 from triptych.build import build_datamodule
-from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
 from triptych.models.backbone import Preprocessing
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.predictions import Predictions
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import rebuild_run

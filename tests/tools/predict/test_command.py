@@ -20,9 +20,9 @@ from PIL import Image
 
 from tests.composing import composed
 from tests.run_folders import write_run
-from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 from triptych.tools.predict import command, prediction
 from triptych.tools.predict.command import (

@@ -10,8 +10,8 @@ import torch
 from torchvision.models import get_model
 
 from tests.composing import composed
-from triptych.callbacks.checkpoint import AtomicCheckpointIO
 from triptych.config import Config
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.reader import find_run_folders
 from triptych.runs.record import Record
 from triptych.tools.serve.networks import NetworkGroup, read_groups

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from triptych.build import build_datamodule, instantiate, move_to_device
-from triptych.callbacks import checkpoint
 from triptych.config import Config, format_value
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
+from triptych.runs import checkpoint_files
 from triptych.runs.predictions import read_predictions
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
@@ -72,7 +72,7 @@ def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     record = read_finished(folder)
     config, path = record.config, record.checkpoint_path("best")
     check_untrusted_config(config, trusted)
-    state: Any = checkpoint.load_checkpoint(path).get("state_dict")
+    state: Any = checkpoint_files.load_checkpoint(path).get("state_dict")
     classes = record.metadata["classes"] or number_classes(record)
     factory: BackboneFactory = instantiate("model", config["model"])
     backbone = factory.build(num_classes=len(classes), load=False)
