@@ -61,7 +61,6 @@ def train(
     if (num_ranks := build.count_ranks(config)) > 1:
         from triptych.distributed.launch import launch_ranks
 
-        build.check_shares(config, num_ranks)
         source.download()
         return launch_ranks(requested, overrides, num_ranks, report)
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from triptych.build import check_shares
 from triptych.config import Config
 from triptych.distributed.processes import read_run_folder, start_process
 from triptych.distributed.ranks import LOCALHOST, open_local_store
@@ -42,6 +43,7 @@ def launch_ranks(
     config: Config, overrides: list[str], num: int, started: Callable[[str], object]
 ) -> Record:
     """Run every rank to its end; the finished record. Raises SystemExit where one failed."""
+    check_shares(config, num)  # before so many processes are started
     before = Record.open(Path(config["resume"])).metadata if config["resume"] else None
     with tempfile.TemporaryDirectory(prefix="triptych_") as scratch:
         ranks = Ranks({"config": config, "overrides": overrides}, num, Path(scratch))
