@@ -4,13 +4,12 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
 
 import pytest
 
@@ -80,23 +79,45 @@ def test_a_warning_says_that_other_machines_are_let_in(
     assert (level, message.split(":")[0]) == (logging.WARNING, "host=0.0.0.0")
 
 
-def test_the_program_serves_until_ctrl_c_and_then_ends_with_130(logs: Path, free_port: int) -> None:
+def test_the_command_serves_until_ctrl_c_and_then_exits_with_130(
+    logs: Path, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is missing")
-    command = [sys.executable, "-m", "triptych", "serve", f"runs={logs}", f"port={free_port}"]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command += ["device=cpu", "num_networks=1"]
-    with subprocess.Popen(command, **pipes, env=environment) as program:
-        assert program.stdout
-        lines = [program.stdout.readline(), program.stdout.readline()]
-        url = f"http://127.0.0.1:{free_port}"
-        assert [line.split(" ")[0] for line in lines] == ["squeezenet1_1:", url], program.stderr
-        with closing(urllib.request.urlopen(url, timeout=60)) as page:
-            assert b"squeezenet1_1 on your image" in page.read()
-        stranger = urllib.request.Request(url, headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError, match="421") as error:
-            urllib.request.urlopen(stranger, timeout=60)
-        error.value.close()
-        program.send_signal(signal.SIGINT)
-        out, err = program.communicate(timeout=120)
-    assert (program.returncode, out, err) == (130, "", "")
+    url, answers, ended = f"http://127.0.0.1:{free_port}", list[bytes | int](), Event()
+
+    def visit() -> None:
+        try:
+            answers.append(read(url))
+            answers.append(read(urllib.request.Request(url, headers={"Host": "evil.example"})))
+        finally:
+            if not ended.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    visitor = Thread(target=visit)
+    visitor.start()
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as exit_info:
+        serve(configure(runs=str(logs), port=free_port, num_networks=1), [])
+    ended.set()
+    visitor.join(20)
+    assert exit_info.value.code == 130
+    page, status = answers
+    assert isinstance(page, bytes)
+    assert b"squeezenet1_1 on your image" in page
+    assert status == 421
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("triptych")]
+    assert [line.split(" ")[0] for line in lines] == ["squeezenet1_1:", url]
+
+
+def read(request: str | urllib.request.Request) -> bytes | int:
+    """The body, or the status of an error; waits until the socket is open."""
+    for _ in range(200):
+        try:
+            with closing(urllib.request.urlopen(request, timeout=60)) as response:
+                body: bytes = response.read()
+                return body
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise TimeoutError
