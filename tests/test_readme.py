@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import triptych.model
+import triptych.models
 from hydra import compose, initialize_config_dir
 
 import triptych.data
@@ -38,7 +38,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path, text in blocks().items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    for package in (triptych.data, triptych.model):
+    for package in (triptych.data, triptych.models):
         here = str(tmp_path / "src" / package.__name__.replace(".", "/"))
         monkeypatch.setattr(package, "__path__", [*package.__path__, here])
     return tmp_path
@@ -54,7 +54,7 @@ def composed(configs: Path, overrides: list[str], verb: str = "train") -> Config
 def test_there_are_two_recipes_of_two_files_each() -> None:
     assert sorted(blocks()) == [
         *("configs/data/stripes.yaml", "configs/model/my_net.yaml"),
-        *("src/triptych/data/stripes.py", "src/triptych/model/my_net.py"),
+        *("src/triptych/data/stripes.py", "src/triptych/models/my_net.py"),
     ]
 
 
