@@ -25,6 +25,6 @@ def tune(config: Config, overrides: list[str]) -> None:
     training = {name: value for name, value in config.items() if name not in RULES}
     space = read_space(config["search"], training)
 
-    from triptych.tools.tune.search import search  # imports torch: after what can be refused
+    from triptych.tools.tune.search import search  # imports torch: after the settings are checked
 
     search(config, training, space, overrides)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import optuna
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import experiment_settings
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, translate_write_errors
+from triptych.tools.tune.study import DONE
 
 log = logging.getLogger(__name__)
 
@@ -32,29 +33,25 @@ def write_recipe(
     name = f"tuned_{config['study']}"
     path = Path(config["recipe_dir"] or CONFIGS / "experiment", f"{name}.yaml")
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise UserError(f"study={config['study']}: no trial came to its end, so none is the best")
+        raise UserError(f"study={config['study']}: no trial was completed, so none is the best")
     if path.exists() and not config["overwrite"]:
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
     head = [*describe_origin(study, training), f"python train.py experiment={name}"]
     recipe = format_recipe(training, study.best_trial.params, overrides, head)
-    try:
+    with translate_write_errors(f"recipe_dir={path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(recipe)
-    except OSError as error:
-        raise UserError(f"recipe_dir={path.parent}: cannot be written to ({error})") from error
     log.info("%s: written; python train.py experiment=%s", path, name)
 
 
 def describe_origin(study: optuna.Study, training: Config) -> list[str]:
     """Where the best settings come from, and what their accuracy is worth."""
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    complete, pruned = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED))
-    best, on = study.best_trial, f"{training['model']['name']} on {training['data']['name']}"
+    num_trials, best = len(study.get_trials(deepcopy=False, states=DONE)), study.best_trial
     return [
-        f"{on}, the best of {complete + pruned} trials ({pruned} of them pruned), "
-        f"{datetime.now(UTC):%Y-%m-%d}.",
+        f"{training['model']['name']} on {training['data']['name']}, {date.today()}: "
+        f"the best of {num_trials} trials.",
         f"Validation accuracy {best.value:.4f} (trial {best.number}), chosen on validation",
         "images and so a little optimistic; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
@@ -69,8 +66,7 @@ def format_recipe(
     `overrides`: as typed, for the choices in them; `head`: lines of its comment.
     """
     choices = read_choices(overrides)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plain = resolve_config(compose("train", [f"{g}={choice}" for g, choice in choices.items()]))
+    plain = resolve_config(compose_training([f"{group}={c}" for group, c in choices.items()]))
     settings = OmegaConf.create()
     differences = find_differences(experiment_settings(config), experiment_settings(plain))
     for key, value in [*differences, *values.items()]:
@@ -90,13 +86,17 @@ def read_choices(overrides: Sequence[str]) -> dict[str, str]:
     """
     typed = [o for o in overrides if o.partition("=")[0] in (*GROUPS, "experiment")]
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            choices = compose("train", typed, return_hydra_config=True).hydra.runtime.choices
+        choices = compose_training(typed).hydra.runtime.choices
     except HydraException as error:
         raise UserError(
             f"{' '.join(typed)}: not all of it is in {CONFIGS}, which a recipe refers to"
         ) from error
     return {group: choices[group] for group in GROUPS}
+
+
+def compose_training(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides, return_hydra_config=True)
 
 
 def find_differences(config: Config, plain: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,24 +1,38 @@
-"""A search from its first trial to the recipe, as one worker does it."""
+"""A search from its first trial to the recipe, as one worker does it.
 
+A trial is a training that sees training and validation images, and leaves no files.
+"""
+
+import gc
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import optuna
-from optuna.trial import Trial, TrialState
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from optuna.trial import BaseTrial, Trial, TrialState
 
-from triptych.build import check_available, count_ranks, instantiate
+from triptych.build import (
+    build_trainer,
+    check_available,
+    count_ranks,
+    instantiate,
+    move_to_device,
+)
 from triptych.callbacks.progress import silence_lightning
-from triptych.config import RULES, Config, check_config, format_value, iterate_settings
-from triptych.errors import UserError, mask_password
-from triptych.runs.record import experiment_settings
-from triptych.runs.stopping import exit_on_signal, signal_handlers
+from triptych.config import RULES, Config, format_value, iterate_settings
+from triptych.errors import UserError, mask_password, summarize_error
+from triptych.runs.lifecycle import is_out_of_memory
+from triptych.runs.record import Record, experiment_settings
+from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers
+from triptych.runs.storage import translate_write_errors
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.recipe import read_choices, write_recipe
 from triptych.tools.tune.space import Space, contains, read_entries, value_at, with_settings
-from triptych.tools.tune.trial import train_trial
+from triptych.training import prepare
 
 log = logging.getLogger(__name__)
 
@@ -29,35 +43,30 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     `training` is the part of `config` that a training knows, `space` what varies of it.
     """
     silence_lightning()
-    logging.getLogger("triptych").setLevel(logging.INFO)
     check_trainable(training, overrides)
-    read_choices(overrides)  # not refused when all trials are done
+    read_choices(overrides)  # raises here rather than when all trials are done
     folder = Path(config["log_dir"], "tune", config["study"]).resolve()
-    try:
+    with translate_write_errors(f"log_dir={config['log_dir']}"):
         (folder / "workers").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"log_dir={config['log_dir']}: cannot be written to ({error})") from error
-    address = studies.storage_address(config["storage"], folder)
+    address = config["storage"] or os.environ.get("TRIPTYCH_STORAGE") or f"{folder}/journal.log"
     study = studies.open_study(config["study"], address, config["pruner"])
     studies.check_same_settings(study, common_settings(config, training, space))
     defaults = {key: value_at(training, key) for key in space}
     if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):
         study.enqueue_trial(defaults, skip_if_exists=True)  # the config as it stands
-    log.info(
-        "study %s: %s, in %s", study.study_name, progress(study, config), mask_password(address)
-    )
+    log.info("%s, in %s", describe_progress(study, config), mask_password(address))
     objective = make_objective(training, space, config["sampler_seed"], folder)
+    budget = config["num_trials"], config["timeout_minutes"]
     try:
         with (
             studies.hold_worker_folder(folder / "workers") as worker,
             signal_handlers(exit_on_signal),
         ):
-            budget = (config["num_trials"], config["timeout_minutes"])
             studies.run_trials(study, objective, worker, *budget)
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise
-    log.info("study %s: %s", study.study_name, progress(study, config))
+    log.info("%s", describe_progress(study, config))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")
     else:
@@ -65,7 +74,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
 
 
 def check_trainable(training: Config, overrides: list[str]) -> None:
-    """Raise UserError unless data and weights can be had, and one device will do."""
+    """Raise UserError unless data and weights are available, and one device is requested."""
     if count_ranks(training) > 1:
         raise UserError(
             f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes one "
@@ -85,21 +94,31 @@ def common_settings(config: Config, training: Config, space: Space) -> dict[str,
     return {"pruner": config["pruner"], **varied, **dict(fixed)}
 
 
+def describe_progress(study: optuna.Study, config: Config) -> str:
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    num_done, num_running = sum(map(states.count, studies.DONE)), states.count(TrialState.RUNNING)
+    running = f", {num_running} running" if num_running else ""
+    return f"study {study.study_name}: {num_done} of {config['num_trials']} trials done{running}"
+
+
 def make_objective(
     training: Config, space: Space, seed: int, folder: Path
 ) -> Callable[[Trial], float]:
-    """A function that trains with a trial's values; the accuracy on validation images."""
+    """A function that trains with a trial's values; the accuracy on validation images.
+
+    The attribute `error` of a trial that diverged or lacked memory says so.
+    """
 
     def objective(trial: Trial) -> float:
         values = studies.suggest(trial, space, seed)
         described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
         log.info("trial %d: %s", trial.number, described)
-        config = with_settings(training, values)
-        check_config(config)
         try:
-            accuracy = train_trial(config, folder, trial)
+            accuracy = train_trial(with_settings(training, values), folder, trial)
         except optuna.TrialPruned as pruned:
             log.info("trial %d: pruned %s", trial.number, pruned)
+            if str(pruned):
+                trial.set_user_attr("error", str(pruned))
             raise
         log.info("trial %d: val accuracy %.4f", trial.number, accuracy)
         return accuracy
@@ -107,10 +126,59 @@ def make_objective(
     return objective
 
 
-def progress(study: optuna.Study, config: Config) -> str:
-    """How far the whole study is."""
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    num_done = sum(map(states.count, studies.DONE))
-    others = {"running": TrialState.RUNNING, "failed or stopped": TrialState.FAIL}
-    counts = [f"{n} {name}" for name, state in others.items() if (n := states.count(state))]
-    return ", ".join([f"{num_done} of {config['num_trials']} trials done", *counts])
+def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
+    """Train as the config says; the accuracy of the validation that `checkpoint.score` names.
+
+    The test images are not used. Raises TrialPruned, also where a training diverges or lacks
+    memory; UserError at wrong settings.
+    """
+    callback = PruningCallback(trial)
+    pl.seed_everything(config["seed"], verbose=False)
+    source = instantiate("data.source", config["data"]["source"])
+    network = instantiate("model", config["model"])
+    try:
+        data, task = prepare(config, source, network)
+        without_files = config["trainer"] | {"logger": None, "enable_checkpointing": False}
+        record = Record(folder, {})
+        trainer = build_trainer(config | {"trainer": without_files}, record, [callback])
+        move_to_device(task, trainer.strategy.root_device)
+        trainer.fit(task, datamodule=data)
+    except UserError:
+        raise
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {summarize_error(error)}") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise optuna.TrialPruned("out of memory") from None
+        raise
+    finally:
+        gc.collect()  # the trainer and its parts refer to each other
+    if not callback.accuracies:
+        raise UserError("trainer: no validation in the whole training, so nothing to go by")
+    best = config["checkpoint"]["score"] == "best"
+    return max(callback.accuracies) if best else callback.accuracies[-1]
+
+
+class PruningCallback(pl.Callback):
+    """Reports each validation's accuracy; raises TrialPruned where training diverged, or is to be
+    pruned while epochs are left."""
+
+    def __init__(self, trial: BaseTrial) -> None:
+        self.trial = trial
+        self.accuracies: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        install_handlers(exit_on_signal)  # Lightning's own would finish the epoch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        accuracy, epoch = pl_module.scores.values["accuracy"], trainer.current_epoch + 1
+        self.accuracies.append(accuracy)
+        log.info("epoch %d val accuracy %.4f", epoch, accuracy)
+        self.trial.report(accuracy, len(self.accuracies))
+        loss = pl_module.epoch_loss
+        if loss.unread and loss.add(loss.take_unread()) is not None:
+            raise optuna.TrialPruned(f"the training loss is {loss.mean} in epoch {epoch}")
+        if self.trial.should_prune() and epoch != trainer.max_epochs:
+            raise optuna.TrialPruned

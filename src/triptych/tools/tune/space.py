@@ -32,8 +32,6 @@ IN_COMMON = """
     trainer.limit_test_batches trainer.overfit_batches trainer.fast_dev_run
     trainer.check_val_every_n_epoch trainer.val_check_interval
 """.split()
-OF_A_RANGE = {"low", "high", "log", "step"}
-MAY_BE = "a list of choices, {low:, high:} with log: true or step: if wished, or null"
 
 Space = dict[str, BaseDistribution]  # by dotted keys
 
@@ -61,7 +59,7 @@ def read_space(node: Mapping[str, Any], config: Config) -> Space:
 def read_entries(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """What a search config says of each setting, under the setting's dotted key."""
     for name, entry in node.items():
-        if isinstance(entry, dict) and not entry.keys() & OF_A_RANGE:
+        if isinstance(entry, dict) and not entry.keys() & {"low", "high", "log", "step"}:
             yield from read_entries(entry, f"{prefix}{name}.")
         elif entry is not None:
             yield f"{prefix}{name}", entry
@@ -70,43 +68,34 @@ def read_entries(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 def check_setting(key: str, config: Config) -> None:
     """Raise UserError unless the training has a setting of that name that a search may vary."""
     in_common = (*IN_COMMON, *NOT_THE_EXPERIMENT, *SWEEP_ONLY)
-    if any(key == name or key.startswith(f"{name}.") for name in in_common):
+    if any(f"{key}.".startswith(f"{name}.") for name in in_common):
         raise UserError(f"search.{key}: cannot vary, all trials have it in common")
-    node: Any = config
-    for name in key.split("."):
-        node = node.get(name, FREE) if isinstance(node, dict) else FREE
-    is_of_trainer = key.startswith("trainer.") and key in RULES  # Lightning has a default for it
-    if node is FREE and not is_of_trainer:
-        groups = " ".join(
-            f"{group}={config[group]['name']}" for group in ("data", "model", "optim")
-        )
-        known = closest_matches(key, dict(iterate_settings(config, RULES)))
-        raise UserError(f"search.{key}: no setting of {groups}; near: {known}")
-    if isinstance(node, dict):
+    value = value_at(config, key, missing=FREE)
+    if isinstance(value, dict):
         raise UserError(f"search.{key}: a group of settings; vary those in it")
+    is_of_trainer = key.startswith("trainer.") and key in RULES  # Lightning has a default for it
+    if value is FREE and not is_of_trainer:
+        nearest = closest_matches(key, dict(iterate_settings(config, RULES)))
+        raise UserError(f"search.{key}: no such setting; nearest: {nearest}")
 
 
 def read_distribution(key: str, entry: Any) -> BaseDistribution:
     """A range or the choices; raises UserError where it is neither."""
-    setting = f"search.{key}={format_value(entry)}"
-    choices = entry if isinstance(entry, list) else []
-    if (not isinstance(entry, dict) and not choices) or any(
-        isinstance(c, list | dict) for c in choices
-    ):
-        raise UserError(f"{setting}: must be {MAY_BE}")
     try:
-        if choices:
-            return CategoricalDistribution(choices)
-        low, high, step = entry["low"], entry["high"], entry.get("step")
+        if isinstance(entry, list):
+            if any(isinstance(choice, list | dict) for choice in entry):
+                raise TypeError("a choice is a single value")
+            return CategoricalDistribution(entry)
+        distribution = FloatDistribution(**entry)
+        is_whole = all(type(entry[name]) is int for name in entry.keys() - {"log"})
         rule = RULES.get(key, FREE)
-        takes_fractions = rule is not FREE and rule.holds(high - 0.5)
-        if takes_fractions or not all(type(value) is int for value in (low, high, step or 0)):
-            return FloatDistribution(**entry)
-        return IntDistribution(**entry | {"step": step or 1})
-    except KeyError as error:
-        raise UserError(f"{setting}: {error} is missing; must be {MAY_BE}") from error
+        takes_fractions = rule is not FREE and rule.holds(distribution.high - 0.5)
+        return IntDistribution(**entry) if is_whole and not takes_fractions else distribution
     except (TypeError, ValueError) as error:
-        raise UserError(f"{setting}: {error}") from error
+        raise UserError(
+            f"search.{key}={format_value(entry)}: must be a list of choices, {{low:, high:}} with "
+            f"log: true or step: if wished, or null ({error})"
+        ) from error
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:
@@ -124,11 +113,11 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return type(value) in (int, float) and low <= value <= high
 
 
-def value_at(config: Config, key: str) -> Any:
-    """The value of a dotted key; null where it is not set."""
+def value_at(config: Config, key: str, missing: Any = None) -> Any:
+    """The value of a dotted key; `missing` where it is not set."""
     node: Any = config
     for name in key.split("."):
-        node = node.get(name)
+        node = node.get(name, missing) if isinstance(node, dict) else missing
     return node
 
 

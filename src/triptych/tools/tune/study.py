@@ -1,9 +1,7 @@
 """A study as Optuna keeps it: trials that any number of workers take from one storage."""
 
 import json
-import os
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +13,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from triptych.build import instantiate
@@ -26,27 +25,25 @@ from triptych.runs.storage import is_locked, lock_run
 from triptych.tools.tune.space import Space
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-TAKEN = (*DONE, TrialState.RUNNING)
+TAKEN = (*DONE, TrialState.RUNNING)  # a failed trial does not count
 
 
 class BudgetUsed(Exception):
     """Another worker took the last trial meanwhile."""
 
 
-def storage_address(storage: str | None, folder: Path) -> str:
-    """Where a study lies: `storage`, else what the environment says, else a journal in `folder`."""
-    return storage or os.environ.get("TRIPTYCH_STORAGE") or str(folder / "journal.log")
-
-
 def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
-    """The study of that name, new or as it was left; raises UserError where it cannot be opened."""
+    """The study of that name, new or as it was left; raises UserError where it cannot be opened.
+
+    `address` is that of a database, or the path of a journal file.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     optuna_pruner = instantiate("pruner", pruner)
     if not isinstance(optuna_pruner, BasePruner):
         raise UserError(f"pruner={pruner['_target_']}: must be one of optuna.pruners")
     try:
         return optuna.create_study(
-            storage=open_storage(address),
+            storage=address if "://" in address else open_journal(Path(address)),
             study_name=name,
             direction="maximize",
             load_if_exists=True,
@@ -60,32 +57,24 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
         raise UserError(f"storage={where}: cannot be used ({mask_password(reason)})") from None
 
 
+def open_journal(path: Path) -> BaseStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+
+
 def repeats_password(message: str, address: str) -> bool:
     """Whether a message has a word of an address's password: a driver may split it elsewhere."""
     words = [set(re.findall(r"\w+", text)) for text in (message, address, mask_password(address))]
     return bool(words[0] & (words[1] - words[2]))
 
 
-def open_storage(address: str) -> BaseStorage:
-    """A database by its address, or a journal file."""
-    if "://" in address:
-        return RDBStorage(address)
-    path = Path(address).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
-
-
 def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
     """Raise UserError where the study was begun with other settings than these, by dotted keys."""
     settings = json.loads(json.dumps(settings))
-    earlier = study.user_attrs.get("settings")
-    if earlier is None and not study.trials:
+    if not study.trials and not study.user_attrs:
         study.set_user_attr("settings", settings)
-        return
-    if not isinstance(earlier, dict):
-        raise UserError(f"study={study.study_name}: another program's study; take another name")
-    keys = sorted(earlier.keys() | settings.keys())
-    for key in sorted(keys, key=lambda key: not key.startswith("search.")):
+    earlier = study.user_attrs.get("settings", {})
+    for key in settings | earlier:
         before, now = (values.get(key, "not set") for values in (earlier, settings))
         if before != now:
             raise UserError(
@@ -107,9 +96,9 @@ def run_trials(
     """
 
     def run(trial: Trial) -> float:
-        trial.set_user_attr("worker", [socket.gethostname(), str(worker)])
-        # All workers see alike which trial is one too many: numbers are given in order, and a
-        # failed trial stays failed.
+        trial.set_user_attr("worker", str(worker))
+        # Numbers are given in order, and a failed trial stays failed: so all workers agree on
+        # which trial is one too many.
         before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
         if sum(t.state != TrialState.FAIL for t in before) >= num_trials:
             raise BudgetUsed
@@ -119,27 +108,18 @@ def run_trials(
             retry(study, trial.number)
             raise
 
-    def stop_at_budget(study: optuna.Study, _: FrozenTrial) -> None:
-        retry_lost(study)
-        if num_left(study, num_trials) <= 0:
-            study.stop()
-
     retry_lost(study)
-    if num_left(study, num_trials) > 0:
+    if len(study.get_trials(deepcopy=False, states=TAKEN)) < num_trials:
         timeout = 60 * timeout_minutes if timeout_minutes else None
-        study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[stop_at_budget])
-
-
-def num_left(study: optuna.Study, num_trials: int) -> int:
-    """How many trials nobody has taken yet; a failed one does not count."""
-    return num_trials - len(study.get_trials(deepcopy=False, states=TAKEN))
+        stop = MaxTrialsCallback(num_trials, TAKEN)
+        study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost, stop])
 
 
 def suggest(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
     """Values for a trial. The draws are keyed by its number, not taken in sequence: so workers
     draw differently, and a search that was stopped continues as if it had not been."""
     [key] = np.random.SeedSequence((seed, trial.number)).generate_state(1)
-    trial.study.sampler = TPESampler(seed=int(key), multivariate=False)
+    trial.study.sampler = TPESampler(seed=int(key))
     values: dict[str, Any] = {}
     for name, d in space.items():
         if isinstance(d, CategoricalDistribution):
@@ -159,22 +139,19 @@ def retry(study: optuna.Study, number: int) -> None:
         study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
 
 
-def retry_lost(study: optuna.Study) -> None:
-    """Retry the trials of workers that are gone."""
+def retry_lost(study: optuna.Study, _: FrozenTrial | None = None) -> None:
+    """Retry the trials of workers that were killed; also a callback of Optuna's."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_lost(trial):
+        worker = Path(trial.user_attrs.get("worker", "/nowhere"))
+        if worker.is_dir() and not is_locked(worker):  # it may be on another machine's disk
             retry(study, trial.number)
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial's worker is gone; False on a machine whose files cannot be seen from here."""
-    host, folder = trial.user_attrs.get("worker", ("", "/nowhere"))
-    is_seen = host == socket.gethostname() or Path(folder).is_dir()
-    return is_seen and not is_locked(Path(folder))
 
 
 @contextmanager
 def hold_worker_folder(parent: Path) -> Iterator[Path]:
-    """A folder that is locked while this worker lives, so that the others see that it does."""
+    """A folder that is locked while this worker lives, so that the others see that it does.
+
+    Only a killed worker leaves it behind.
+    """
     with TemporaryDirectory(dir=parent) as name, lock_run(Path(name)):
         yield Path(name)
