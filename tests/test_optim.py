@@ -195,7 +195,7 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
         ({"fast_dev_run": 3}, 3, 3),
     ],
 )
-def test_the_planned_steps_are_the_steps_taken(
+def test_the_steps_counted_beforehand_are_the_steps_taken(
     options: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:
     data = ImageDataModule(
@@ -221,7 +221,7 @@ def test_the_planned_steps_are_the_steps_taken(
         use_distributed_sampler=False,
     )
     trainer.fit(task, datamodule=data)
-    assert task.planned_steps() == (steps_per_epoch, total_steps)
+    assert task.count_steps() == (steps_per_epoch, total_steps)
     assert trainer.global_step == total_steps
 
 

@@ -206,8 +206,8 @@ def scaled(num_classes: int) -> nn.Module:
     "model",
     [
         TorchvisionModel("squeezenet1_1", None, 32, "backbone"),
-        CustomModel("mine", Twice, 8, freeze="backbone"),  # type: ignore[arg-type]
-        CustomModel("mine", scaled, 8, freeze="backbone"),  # type: ignore[arg-type]
+        CustomModel(name="mine", network=Twice, input_size=8, freeze="backbone"),
+        CustomModel(name="mine", network=scaled, input_size=8, freeze="backbone"),
     ],
 )
 def test_a_network_whose_head_is_not_all_that_follows_is_refused(model: Any) -> None:
@@ -222,7 +222,9 @@ def small(num_classes: int) -> nn.Module:
 
 def flat() -> Backbone:
     torch.manual_seed(0)
-    return CustomModel("flat", small, 8, freeze="backbone").build(num_classes=5)
+    return CustomModel(name="flat", network=small, input_size=8, freeze="backbone").build(
+        num_classes=5
+    )
 
 
 @pytest.mark.parametrize("precision", [MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()])

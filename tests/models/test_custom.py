@@ -16,7 +16,7 @@ class Tiny(nn.Sequential):
 
 
 def test_a_class_of_three_lines_becomes_a_backbone() -> None:
-    backbone = CustomModel("tiny", Tiny, input_size=8).build(6)
+    backbone = CustomModel(name="tiny", network=Tiny, input_size=8).build(6)
     assert backbone.training
     assert backbone(torch.zeros(2, 3, 8, 8)).shape == (2, 6)
     assert backbone.preprocessing == (8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
@@ -24,7 +24,14 @@ def test_a_class_of_three_lines_becomes_a_backbone() -> None:
 
 
 def test_statistics_and_freezing_can_be_chosen() -> None:
-    model = CustomModel("tiny", Tiny, 8, freeze="backbone", mean=[0.1, 0.2, 0.3], std=[1, 2, 3])  # type: ignore[arg-type]
+    model = CustomModel(
+        name="tiny",
+        network=Tiny,
+        input_size=8,
+        freeze="backbone",
+        mean=[0.1, 0.2, 0.3],
+        std=[1, 2, 3],
+    )  # type: ignore[arg-type]
     backbone = model.build(6)
     assert backbone.preprocessing == (8, (0.1, 0.2, 0.3), (1, 2, 3), "bilinear")
     trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
@@ -33,12 +40,12 @@ def test_statistics_and_freezing_can_be_chosen() -> None:
 
 def test_an_input_size_that_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"^model\.input_size=7: mine .*\(.+\)$"):
-        CustomModel("mine", Tiny, input_size=7).build(6)
+        CustomModel(name="mine", network=Tiny, input_size=7).build(6)
 
 
 def test_weights_come_from_a_file_and_stay_away_if_load_is_false(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
-    model = CustomModel("tiny", Tiny, 8, weights=str(path))
+    model = CustomModel(name="tiny", network=Tiny, input_size=8, weights=str(path))
     assert str(path) in str(model.missing())
     assert not model.can_download()
     saved = Tiny(6)
@@ -49,5 +56,5 @@ def test_weights_come_from_a_file_and_stay_away_if_load_is_false(tmp_path: Path)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert loaded(images).equal(saved(images))
     assert not fresh(images).equal(saved(images))
-    from_scratch = CustomModel("tiny", Tiny, 8)
+    from_scratch = CustomModel(name="tiny", network=Tiny, input_size=8)
     assert from_scratch.missing() is from_scratch.weights_name is None

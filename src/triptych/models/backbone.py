@@ -4,18 +4,18 @@ Shapes: N images, C classes, F features of an image, S pixels a side of the netw
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from triptych.errors import UserError, summarize_error
-
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
 class Preprocessing(NamedTuple):
@@ -69,23 +69,71 @@ class Backbone(nn.Module):
         return self
 
 
-class BackboneFactory(Protocol):
-    """A network that says what it needs before it is built: what `model=` chooses."""
+@dataclass(frozen=True)
+class BackboneFactory(ABC):
+    """What `model=` chooses: a network that says what it needs before it is built.
+
+    `weights` is the name of pretrained weights, the path of a checkpoint, or None for random ones.
+    `input_size` None is the size that the network was made for.
+    """
 
     name: str
+    weights: str | None = "DEFAULT"
+    input_size: int | None = None
+    freeze: str = "none"
+
+    suffixes: ClassVar[tuple[str, ...]] = (".pth", ".pt", ".ckpt")  # of checkpoints
+    ignored: ClassVar[tuple[str, ...]] = ()  # parameters in a checkpoint that start with one
 
     @property
     def weights_name(self) -> str | None:
         """The weights by their own name (never DEFAULT) or path; None from scratch."""
+        return self.weights
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The checkpoint that `weights` names, if it names one."""
+        if self.weights is None or not self.weights.endswith(self.suffixes):
+            return None
+        return Path(self.weights)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether `weights` names pretrained weights, not a file."""
+        return self.weights is not None and self.weights_path is None
 
     def missing(self) -> str | None:
         """Which weights are not on disk, and where they were looked for; None if all are."""
+        path = self.weights_path or self._pretrained_path()
+        if path is None or path.is_file():
+            return None
+        return f"weights of {self.name}: {path.absolute()}"
 
     def can_download(self) -> bool:
         """Whether what is missing could be downloaded now."""
+        return False
 
     def build(self, num_classes: int, *, load: bool = True) -> Backbone:
         """The backbone with its weights, or without them if `load` is False."""
+        preprocessing = self._preprocessing()
+        network = self._build_network(num_classes, load)
+        backbone = Backbone(network, num_classes, preprocessing, self.freeze)
+        if load and self.weights_path:
+            load_weights(network, backbone.head_name, self.weights_path, self.ignored)
+        if self.input_size is not None:
+            check_forward(backbone, self.name)
+        return backbone
+
+    @abstractmethod
+    def _preprocessing(self) -> Preprocessing: ...
+
+    @abstractmethod
+    def _build_network(self, num_classes: int, load: bool) -> nn.Module:
+        """With pretrained weights if `load`; its head is replaced whatever its classes."""
+
+    def _pretrained_path(self) -> Path | None:
+        """Where pretrained weights lie, or would."""
+        return None
 
 
 def find_head(network: nn.Module) -> str:
@@ -122,24 +170,11 @@ def check_forward(backbone: Backbone, name: str) -> None:
     backbone.train()
 
 
-def checkpoint_path(
-    weights: str | None, suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES
-) -> Path | None:
-    """The file that the setting `model.weights` names, if it names one."""
-    return Path(weights) if weights and weights.endswith(suffixes) else None
-
-
-def missing_weights(name: str, path: Path | None) -> str | None:
-    """What a factory says of a file of weights that is not on disk."""
-    return f"weights of {name}: {path.absolute()}" if path and not path.is_file() else None
-
-
 def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
     """Load a file that holds a state dict, bare or under `state_dict`.
 
     The new head stays if the file's is of another shape; parameters whose names start with one of
-    `ignored` are left out. Raises UserError if the file cannot be read, holds more than tensors, or
-    is of another network.
+    `ignored` are left out. Raises UserError if the file is no state dict, or of another network.
     """
     current = network.state_dict()
     head_names = {f"{head}.weight", f"{head}.bias"} & current.keys()
@@ -147,8 +182,6 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
         checkpoint = read_tensors(path)
         stored = checkpoint.get("state_dict", checkpoint)
         named = strip_prefix(stored)
-        if not all(isinstance(value, Tensor) for value in named.values()):
-            raise TypeError("not all that it names are tensors")
         state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
         if any(n not in state or state[n].shape != current[n].shape for n in head_names):
             state |= {name: current[name] for name in head_names}

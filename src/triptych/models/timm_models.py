@@ -5,101 +5,71 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from triptych.download import can_download
 from triptych.errors import UserError, closest_matches, summarize_error
-from triptych.models.backbone import (
-    CHECKPOINT_SUFFIXES,
-    Backbone,
-    Preprocessing,
-    check_forward,
-    checkpoint_path,
-    load_weights,
-    missing_weights,
-)
+from triptych.models.backbone import BackboneFactory, Preprocessing, find_head
 
 
 @dataclass(frozen=True)
-class TimmModel:
-    """Any network of timm's list that classifies with one head.
+class TimmModel(BackboneFactory):
+    """Any network of timm's list that classifies with one head; `weights` may be a tag of timm's.
 
-    `weights`: DEFAULT, another of timm's tags for the network, a checkpoint's path, or None.
     All but the constructor raises UserError if timm is not installed or has no such network.
     """
 
-    name: str
-    weights: str | None = "DEFAULT"
-    input_size: int | None = None
-    freeze: str = "none"
+    suffixes: ClassVar[tuple[str, ...]] = (*BackboneFactory.suffixes, ".safetensors")
 
     @property
     def weights_name(self) -> str | None:
         tag: str = self._pretrained.tag
-        return tag if self._is_pretrained else self.weights
+        return tag if self.is_pretrained else self.weights
 
     def missing(self) -> str | None:
         hub_id = self._pretrained.hf_hub_id
-        if not self._is_pretrained or self._cached_path():
-            return missing_weights(self.name, self._checkpoint)
+        if not self.is_pretrained or self._cached_path():
+            return super().missing()
         cache = import_library("huggingface_hub").constants.HF_HUB_CACHE
         file = f"{hub_id}/{self._hub_file['filename']}"
         return f"weights of {self.name}: {file}, looked for in {cache}"
 
     def can_download(self) -> bool:
         hub = import_library("huggingface_hub")
-        if not self._is_pretrained or hub.constants.HF_HUB_OFFLINE:
+        if not self.is_pretrained or hub.constants.HF_HUB_OFFLINE:
             return False
         return can_download([hub.hf_hub_url(**self._hub_file)])
 
-    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
+    def _preprocessing(self) -> Preprocessing:
         config = self._pretrained
-        preprocessing = Preprocessing(
-            input_size=self.input_size or config.input_size[-1],
-            mean=config.mean,
-            std=config.std,
-            interpolation=config.interpolation,
-        )
-        network = self._network(num_classes, preprocessing.input_size, load and self._is_pretrained)
-        backbone = Backbone(network, num_classes, preprocessing, self.freeze)
-        if backbone.head_name != config.classifier:
-            raise UserError(f"model.name={self.name}: has several heads, or none; takes one")
-        if load and self._checkpoint:
-            load_weights(network, backbone.head_name, self._checkpoint)
-        if self.input_size is not None:
-            check_forward(backbone, self.name)
-        return backbone
+        size = self.input_size or config.input_size[-1]
+        return Preprocessing(size, config.mean, config.std, config.interpolation)
 
-    def _network(self, num_classes: int, input_size: int, load: bool) -> nn.Module:
+    def _build_network(self, num_classes: int, load: bool) -> nn.Module:
         config, path, settings = self._pretrained, None, {}
+        size = self._preprocessing().input_size
         if not config.num_classes:
             settings["num_classes"] = num_classes  # it gives features, and has no head to replace
         if config.fixed_input_size:
-            settings["img_size"] = input_size  # timm fits the positions in the weights to it
-        if load:
+            settings["img_size"] = size  # timm fits the positions in the weights to it
+        if load and self.is_pretrained:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # bars code from what is unpickled
             path = self._cached_path() or self._download()
             config = replace(config, file=str(path), custom_load=False)
         try:
             network: nn.Module = import_library().create_model(
-                self.name, pretrained=load, pretrained_cfg=config, **settings
+                self.name, pretrained=path is not None, pretrained_cfg=config, **settings
             )
         except Exception as error:
-            size = f"model.input_size={input_size}: {self.name} cannot take it"
-            problem = f"weights {path}: cannot be used by {self.name}" if path else size
+            problem = f"model.input_size={size}: {self.name} cannot take it"
+            if path:
+                problem = f"weights {path}: cannot be used by {self.name}"
             raise UserError(f"{problem} ({summarize_error(error)})") from error
+        if find_head(network) != config.classifier:
+            raise UserError(f"model.name={self.name}: has several heads, or none; takes one")
         return network
-
-    @property
-    def _checkpoint(self) -> Path | None:
-        return checkpoint_path(self.weights, (*CHECKPOINT_SUFFIXES, ".safetensors"))
-
-    @property
-    def _is_pretrained(self) -> bool:
-        """Whether the weights are timm's."""
-        return self.weights is not None and self._checkpoint is None
 
     @cached_property
     def _pretrained(self) -> Any:
@@ -112,7 +82,7 @@ class TimmModel:
                 "a tag is given as model.weights"
             )
         config = timm.get_pretrained_cfg(self.name)
-        if not self._is_pretrained:
+        if not self.is_pretrained:
             return config
         tag = str(self.weights)
         tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{self.name}.*")]

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torchvision
@@ -13,57 +13,36 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from triptych.download import can_download
 from triptych.errors import UserError, closest_matches, summarize_error
-from triptych.models.backbone import (
-    Backbone,
-    Preprocessing,
-    check_forward,
-    checkpoint_path,
-    load_weights,
-    missing_weights,
-)
+from triptych.models.backbone import BackboneFactory, Preprocessing
 
-# GoogLeNet and Inception v3 differ from the rest in three ways. Their auxiliary heads, which serve
-# training from scratch, torchvision drops with pretrained weights and we drop always: logits are
-# one tensor in every mode. Their constructors warn unless told how to initialise. And pretrained
-# they expect inputs in [-1, 1], so `transform_input` turns ImageNet's normalisation into that.
-AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+# They differ from the rest in three ways. Their auxiliary heads, which serve training from scratch,
+# torchvision drops with pretrained weights and we drop always: logits are one tensor in every mode.
+# Their constructors warn unless told how to initialise. And pretrained they expect inputs in
+# [-1, 1], so `transform_input` turns ImageNet's normalisation into that.
+HAVE_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True)
-class TorchvisionModel:
-    """Any classifier of torchvision's list.
+class TorchvisionModel(BackboneFactory):
+    """Any classifier of torchvision's list; `weights` may be a name of its weights enum.
 
-    `weights`: DEFAULT, another name of the network's weights enum, a checkpoint's path, or None.
     The last two fields repeat what torchvision knows, for checks before torch is imported.
     """
 
-    name: str
-    weights: str | None = "DEFAULT"
-    input_size: int | None = None
-    freeze: str = "none"
     min_input_size: int | None = None
     known_weights: tuple[str, ...] | None = None
 
+    ignored: ClassVar[tuple[str, ...]] = ("aux1.", "aux2.", "AuxLogits.")  # the auxiliary heads
+
     @property
     def weights_name(self) -> str | None:
-        name: str | None = self._pretrained.name if self._pretrained else self.weights
-        return name
-
-    def missing(self) -> str | None:
-        path = checkpoint_path(self.weights) or (self._pretrained and cache_path(self._pretrained))
-        return missing_weights(self.name, path)
+        return str(self._pretrained.name) if self._pretrained else self.weights
 
     def can_download(self) -> bool:
         return self._pretrained is not None and can_download([self._pretrained.url])
 
-    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
-        backbone = Backbone(self._network(load), num_classes, self._preprocessing(), self.freeze)
-        if load and (path := checkpoint_path(self.weights)):
-            ignored = AUXILIARY_HEADS.get(self.name, ())
-            load_weights(backbone.network, backbone.head_name, path, ignored)
-        if self.input_size is not None:
-            check_forward(backbone, self.name)
-        return backbone
+    def _pretrained_path(self) -> Path | None:
+        return cache_path(self._pretrained) if self._pretrained else None
 
     @cached_property
     def _weights_enum(self) -> Any:
@@ -77,7 +56,7 @@ class TorchvisionModel:
     def _pretrained(self) -> WeightsEnum | None:
         """The weights that torchvision offers; None for a file, or from scratch."""
         enum = self._weights_enum
-        if self.weights is None or checkpoint_path(self.weights):
+        if not self.is_pretrained:
             return None
         if self.weights not in enum.__members__:
             known = ", ".join(["DEFAULT", *(weights.name for weights in enum)])
@@ -85,7 +64,7 @@ class TorchvisionModel:
         weights: WeightsEnum = enum[self.weights]
         return weights
 
-    def _network(self, load: bool) -> nn.Module:
+    def _build_network(self, num_classes: int, load: bool) -> nn.Module:
         # torchvision unpickles what lies in TORCH_HOME unguarded: this bars code from it.
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
         weights = self._pretrained if load else None
@@ -97,28 +76,27 @@ class TorchvisionModel:
                 raise
             reason = summarize_error(error)
             raise UserError(f"weights {cache_path(weights)}: cannot be used ({reason})") from error
-        if self.name in AUXILIARY_HEADS:
+        if self.name in HAVE_AUXILIARY_HEADS:
             network.transform_input = self.weights is not None  # type: ignore[assignment]
         return network
 
     def _settings_without_weights(self) -> dict[str, Any]:
         """What a constructor derives from pretrained weights, and must be told without them."""
-        if self.name in AUXILIARY_HEADS:
+        if self.name in HAVE_AUXILIARY_HEADS:
             return {"aux_logits": False, "init_weights": True}
         if self.name.startswith("vit_"):  # made for one input size
-            weights = self._pretrained or self._weights_enum.DEFAULT
-            return {"image_size": weights.transforms().crop_size[0]}
+            return {"image_size": self._transforms.crop_size[0]}
         return {}
 
     def _preprocessing(self) -> Preprocessing:
-        weights = self._pretrained or self._weights_enum.DEFAULT
-        transforms = weights.transforms()
-        return Preprocessing(
-            input_size=self.input_size or transforms.crop_size[0],
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            interpolation=transforms.interpolation.value,
-        )
+        size = self.input_size or self._transforms.crop_size[0]
+        mean, std = tuple(self._transforms.mean), tuple(self._transforms.std)
+        return Preprocessing(size, mean, std, self._transforms.interpolation.value)
+
+    @property
+    def _transforms(self) -> Any:
+        """What the weights expect; without any of torchvision's, what its default ones do."""
+        return (self._pretrained or self._weights_enum.DEFAULT).transforms()
 
 
 def cache_path(weights: WeightsEnum) -> Path:
