@@ -9,6 +9,7 @@ import hydra
 from triptych import build, training
 from triptych.cli import add_plus, check_arguments, translate_hydra_errors
 from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
@@ -118,7 +119,9 @@ class Run:
         config = self.config
         check_untrusted_config(config, trusted_targets)
         factory: BackboneFactory = build.instantiate("model", config["model"])
-        backbone = factory.build(len(self.metadata["classes"]), load=False)
+        if not (classes := self.metadata["classes"]):
+            raise UserError(f"{self.folder}/run.json: names no classes")
+        backbone = factory.build(len(classes), load=False)
         load_weights_into(backbone.network, self._record.checkpoint_path("best"))
         return backbone.eval()
 

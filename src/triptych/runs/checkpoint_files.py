@@ -50,7 +50,8 @@ def load_weights_into(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: of another network, or damaged") from error
+        reason = " ".join(str(error).splitlines()[:2])[:200]  # torch lists every tensor
+        raise UserError(f"{path}: of another network, or damaged\n{reason}") from error
 
 
 def read_step(path: Path) -> int:

@@ -16,16 +16,14 @@ from torchvision.transforms.v2 import functional as F
 
 from triptych.data.shapes import Shapes
 from triptych.data.source import LabelledImages
-from triptych.errors import UserError
 from triptych.tools.evaluate.degradation import Outcomes
 from triptych.tools.evaluate.image_types import (
     DISTORTIONS,
-    choose_images,
     distort,
     make_examples,
     score_image_types,
 )
-from triptych.tools.evaluate.levels import LEVELS
+from triptych.tools.evaluate.settings import LEVELS
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "image_types"
 INDEX = torch.arange(40) * 7 + 3
@@ -84,47 +82,30 @@ def test_of_fewer_images_in_other_batches_each_is_scored_as_among_all(
     np.testing.assert_array_equal(some.correct, every.correct[:, places])
 
 
-def test_chosen_images_keep_the_classes_proportions_and_ascend() -> None:
+def test_chosen_images_keep_the_classes_proportions_and_depend_on_labels_alone() -> None:
+    def choose(labels: Tensor, num_images: int | None) -> list[int]:
+        images, index = torch.zeros(len(labels), 3, 1, 1), torch.arange(len(labels))
+        outcomes = score_image_types(by_mean, images, labels, index, [], num_images, 50)
+        return outcomes.index.tolist()
+
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100)]
-    positions = choose_images(labels, 10)
-    assert labels[positions].bincount().tolist() == [5, 3, 2]
-    assert (positions.diff() > 0).all()
-    for num_images in (1000, None):
-        assert choose_images(labels, num_images).tolist() == list(range(100))
-
-
-def test_the_choice_depends_on_the_labels_alone() -> None:
-    labels = torch.arange(200) % 10
-    torch.manual_seed(1)
-    positions = choose_images(labels, 30)
-    torch.manual_seed(2)
-    assert torch.equal(choose_images(labels, 30), positions)
-    assert positions[:5].tolist() == [2, 8, 10, 11, 27]  # runs of every version stay comparable
-
-
-def test_unknown_and_repeated_types_are_refused_before_anything_is_scored(
-    test_set: LabelledImages,
-) -> None:
-    def never(images: Tensor) -> Tensor:
-        raise AssertionError
-
-    for types, message in (
-        (["noise", "oclusion"], r"image_types.types=oclusion(?s:.*)occlusion"),
-        (["noise", "noise"], "noise more than once"),
-    ):
-        with pytest.raises(UserError, match=message):
-            score_image_types(never, *test_set, INDEX, types, 10, 10)
+    chosen = choose(labels, 10)
+    assert labels[chosen].bincount().tolist() == [5, 3, 2]
+    assert chosen == sorted(chosen)
+    assert choose(labels, 1000) == choose(labels, None) == list(range(100))
+    # Runs of every version stay comparable.
+    assert choose(torch.arange(200) % 10, 30)[:5] == [2, 8, 10, 11, 27]
 
 
 def test_examples_are_what_the_network_sees(test_set: LabelledImages) -> None:
-    shown = make_examples(*test_set, INDEX, ["noise", "rotation"], num_classes=3)
+    shown = make_examples(*test_set, INDEX, ["noise", "rotation"])
     assert list(shown) == ["noise", "rotation"]
-    assert shown["noise"].shape == (4, 3, 3, 32, 32)
+    assert shown["noise"].shape == (4, 5, 3, 32, 32)
     images, labels = test_set
-    assert labels[:3].tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(shown["rotation"][0], images[:3])
+    assert labels[:5].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(shown["rotation"][0], images[:5])
     for severity in (1, 2, 3):
-        expected = distort(images[:3], "rotation", severity, INDEX[:3])
+        expected = distort(images[:5], "rotation", severity, INDEX[:5])
         np.testing.assert_array_equal(shown["rotation"][severity], expected)
 
 

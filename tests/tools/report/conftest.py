@@ -16,7 +16,7 @@ from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes, write_outcomes
-from triptych.tools.evaluate.levels import LEVELS
+from triptych.tools.evaluate.settings import LEVELS
 from triptych.tools.report.page import render_page
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -6,6 +6,10 @@ was logged, and looked at more closely; its cost is measured when the images are
 
 import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +19,35 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from triptych import figures
+from triptych.build import build_optim, device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
+from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError
+from triptych.module import ImageClassifier
 from triptych.runs.predictions import Predictions, read_validation
-from triptych.runs.reader import find_run_folders, sanitize, sanitize_log_record
+from triptych.runs.reader import MEASURED, find_run_folders, sanitize, sanitize_log_record
 from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
-from triptych.tools.evaluate.findings import describe_split
+from triptych.tools.evaluate.findings import describe_hardware, describe_split
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import make_examples, score_image_types
-from triptych.tools.evaluate.paper import summarize_paper_scores
-from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
-from triptych.tools.evaluate.rescore import Rescored, build_scorer, find_device, rescore
+from triptych.tools.evaluate.rebuild import (
+    RebuiltRun,
+    build_scorer,
+    find_device,
+    read_data,
+    rebuild_run,
+)
 from triptych.tools.report import diagrams
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.scores import score_predictions
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
+
+SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
@@ -67,48 +80,124 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
-        files = evaluate_split(run, config, trainer)
+        evaluate_split(run, config, trainer)
         if config["cost"]:
-            run.to(device)
             cost = measure_cost(run, config["cost_seconds"], peak_memory)
-            files.append(write_json(folder / "cost.json", cost))
+            write_json(folder / "cost.json", cost)
     except torch.OutOfMemoryError as error:
         mend = "try batch_size=16 or device=cpu"
         raise UserError(f"{folder}: out of memory on {device}; {mend}") from error
     except OSError as error:  # it names the file
         raise UserError(f"{folder}: cannot be evaluated ({error})") from error
-    log.info("written to %s: %s", folder, ", ".join([*files, "figures/"]))
+    log.info("evaluated: %s", folder)
 
 
-def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> list[str]:
-    """Score a split again, compare with what was logged, and show where the network fails.
-
-    Returns the names of the files written besides figures.
-    """
-    split, grad_cam = config["split"], config["grad_cam"]
+def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> None:
+    """Score a split again, compare with what was logged, and show where the network fails."""
+    split, folder = config["split"], run.record.folder
     data = read_data(run, config["data_root"], config["batch_size"])
-    run.classes = data.classes
     subset = data.test if split == "test" else data.val
-    check_places(grad_cam["images"], subset.index.numpy())
-    rescored = rescore(run, data, split, trainer)
-    log.info("%s", rescored.summarize(run.record.metadata))
-    if config["protocol"] == "paper":
-        log.info("%s", summarize_paper_scores(rescored.predictions))
-    images, types = subset.data.images, config["image_types"]["types"]
-    document = evaluate_predictions(run, rescored, split)
-    if types:
-        document["image_types"] = evaluate_image_types(run, rescored.predictions, images, config)
-    files = [write_evaluation(run.record.folder, split, document)]
-    if grad_cam["images"] != "none":
-        draw_grad_cam(run, rescored.predictions, images, config)
-    return [*files, *(["image_types.csv"] if types else [])]
+    check_places(config["grad_cam"]["images"], subset.index.numpy())
+    predictions, rescored = rescore(run, data, split, trainer)
+    document = evaluate_predictions(run, predictions, split) | rescored
+    log_scores(run, document, config["protocol"])
+    images = subset.data.images
+    if config["image_types"]["types"]:
+        document["image_types"] = evaluate_image_types(run, predictions, images, config)
+    path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
+    write_json(path, read_image_types(path) | document)
+    if config["grad_cam"]["images"] != "none":
+        draw_grad_cam(run, predictions, images, config)
 
 
-def evaluate_predictions(run: RebuiltRun, rescored: Rescored, split: str) -> dict[str, Any]:
-    """What the predictions show, beside what was logged; draws its figures."""
-    predictions, folder = rescored.predictions, run.record.folder
-    scores, num_images = score_predictions(predictions), len(predictions.labels)
-    val = None
+def rescore(
+    run: RebuiltRun, data: ImageDataModule, split: str, trainer: pl.Trainer
+) -> tuple[Predictions, dict[str, Any]]:
+    """Score `split` (test or val) with the Trainer of `build_scorer`; the network stays there.
+
+    With as many threads as in training, if there are processors for them. Returns, too, what
+    `evaluation.json` says of it: metrics now and as logged in training, device, precision, threads.
+    """
+    metadata, device = run.record.metadata, run.device
+    task = ImageClassifier(run.backbone, build_optim(run.config), num_classes=len(data.classes))
+    with use_threads(metadata["num_threads"]) as num_threads:
+        score = {"test": trainer.test, "val": trainer.validate}[split]
+        score(task, datamodule=data, verbose=False)
+    run.to(device)  # Lightning has moved it to the CPU
+    metrics = task.scores.named(split)
+    logged = read_logged(metadata["metrics"], split)
+    difference = find_largest_difference(metrics, logged)
+    return Predictions(*(tensor.cpu().numpy() for tensor in task.predictions)), {
+        "metrics": metrics,
+        "logged": logged,
+        "device": device_name(device),
+        "precision": run.precision,
+        "num_threads": num_threads,
+        "largest_difference": difference and difference[1],
+    }
+
+
+def read_logged(metrics: dict[str, Any], split: str) -> dict[str, float]:
+    """The metrics of a split that are numbers, of a `run.json` that may be edited by hand."""
+    of_split = (name for name in metrics if name.startswith(f"{split}/"))
+    return {name: metrics[name] for name in of_split if MEASURED.holds(metrics[name])}
+
+
+def find_largest_difference(
+    metrics: dict[str, float], logged: dict[str, float]
+) -> tuple[str, float] | None:
+    """Between a metric now and as logged, counts left out; NaN counts as the largest."""
+    shared = sorted(metrics.keys() & logged.keys())
+    measured = (name for name in shared if not name.endswith("/undefined_classes"))
+    gaps = {name: abs(metrics[name] - logged[name]) for name in measured}
+    return max(gaps.items(), key=lambda gap: (isnan(gap[1]), gap[1]), default=None)
+
+
+def compare_with_logged(rescored: dict[str, Any], metadata: dict[str, Any]) -> str:
+    """How far the scores are from those that a record's `metadata` describes, in words."""
+    names = ("device", "precision", "num_threads")
+    here, there = (describe_hardware(*map(of.get, names)) for of in (rescored, metadata))
+    match find_largest_difference(rescored["metrics"], rescored["logged"]):
+        case None:
+            return "nothing was logged"
+        case (_, 0):
+            return "exactly as logged"
+        case (name, gap):
+            difference = f"largest difference from what was logged: {name} by {gap:.2g}"
+            return f"{difference} (trained on {there}; here {here})"
+
+
+@contextmanager
+def use_threads(number: int | None) -> Iterator[int]:
+    """As many of torch's threads within the block, where the machine has processors for them."""
+    before = torch.get_num_threads()
+    if number and number <= (os.cpu_count() or 1):
+        torch.set_num_threads(number)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None:
+    """A line of scores beside what was logged, and one of the study's protocol on request."""
+    metadata, split = run.record.metadata, document["split"]
+    scores = [f"{name} {document['metrics'][f'{split}/{name}']:.4f}" for name in SUMMARY]
+    scores += [f"calibration error {document['calibration']['ece']:.4f}"]
+    heading = f"{metadata['model']} seed {metadata['seed']}"
+    log.info("%s", "  ".join([heading, *scores, compare_with_logged(document, metadata)]))
+    if protocol == "paper":
+        log.info(
+            "by the study's protocol (last %d of %d images): F1 %.4f, precision %.4f, recall %.4f",
+            *(document["paper"]["num_images"], document["num_images"]),
+            *(document["paper"][name] for name in ("f1", "precision", "recall")),
+        )
+
+
+def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) -> dict[str, Any]:
+    """What the predictions show; draws its figures."""
+    folder, num_images = run.record.folder, len(predictions.labels)
+    scores, val = score_predictions(predictions), None
     if split == "test":
         try:
             val = read_validation(folder, predictions.num_classes)
@@ -121,8 +210,7 @@ def evaluate_predictions(run: RebuiltRun, rescored: Rescored, split: str) -> dic
     heading = f"{run.record.metadata['model']} on {num_images} {split} images"
     diagram = diagrams.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
-    document = describe_split(split, predictions, scores, calibration, run.classes)
-    return document | rescored.metadata
+    return describe_split(split, predictions, scores, calibration, run.classes)
 
 
 def evaluate_image_types(
@@ -171,23 +259,16 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     figures.save(figure, folder / "figures" / f"{name}.png")
 
 
-def write_evaluation(folder: Path, split: str, document: dict[str, Any]) -> str:
-    """Write a split's evaluation; image types of an earlier one stay, unless there are new ones.
-
-    Returns the name of its file.
-    """
-    path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
+def read_image_types(path: Path) -> dict[str, Any]:
+    """What an earlier evaluation found of image types: it stays, unless there are new ones."""
     try:
-        earlier = dict(sanitize(json.loads(path.read_text())))
-    except (OSError, ValueError, TypeError, RecursionError):
-        earlier = {}
-    image_types = {"image_types": earlier["image_types"]} if "image_types" in earlier else {}
-    return write_json(path, image_types | document)
+        return {"image_types": sanitize(json.loads(path.read_text())["image_types"])}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> str:
-    """Write with NaN and infinities as null; returns the file's name."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write with NaN and infinities as null."""
     text = json.dumps(replace_non_finite(content), indent=2, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n")
-    return path.name

@@ -1,7 +1,6 @@
 """What a network costs, measured: size, arithmetic, time, memory.
 
-`torch.utils.benchmark` measures blocks of calls long enough to hide a device's synchronisation;
-a percentile of single calls, which a person waits for one by one, cannot be had from those.
+Not by `torch.utils.benchmark`: it times blocks of calls, which have no percentile of single ones.
 """
 
 import resource
@@ -34,7 +33,7 @@ def measure_cost(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dic
     image: half of what torch's counter, which has two operations to each, reports.
     """
     metadata = run.record.metadata
-    train_seconds, num_epochs = metadata.get("train_seconds"), metadata.get("num_epochs")
+    train_seconds, num_epochs = metadata["train_seconds"], metadata["num_epochs"]
     call = inference_call(run, 1)
     with torch.inference_mode():
         latencies = 1000 * np.array([*time_calls(call, run.device, seconds, NUM_WARM_UPS)])
@@ -45,7 +44,7 @@ def measure_cost(run: RebuiltRun, seconds: float, peak_memory_bytes: int) -> dic
         "num_params": sum(p.numel() for p in run.backbone.parameters()),
         "macs": int(counter.get_total_flops()) // 2,
         "checkpoint_bytes": run.record.checkpoint_path("best").stat().st_size,
-        "train_images_per_second": metadata.get("images_per_second"),
+        "train_images_per_second": metadata["images_per_second"],
         "seconds_per_epoch": train_seconds / num_epochs if train_seconds and num_epochs else None,
         "latency_ms_p50": float(np.median(latencies)),
         "latency_ms_p95": float(np.quantile(latencies, 0.95)),
@@ -74,15 +73,14 @@ def time_calls(
     for _ in range(num_warm_ups):
         call()
     synchronize(device)
-    end = time.perf_counter() + seconds
-    while True:
+    start = stop = time.perf_counter()
+    end = start + seconds
+    while stop <= end:
         start = time.perf_counter()
         call()
         synchronize(device)
         stop = time.perf_counter()
         yield stop - start
-        if stop > end:
-            return
 
 
 def synchronize(device: torch.device) -> None:

@@ -50,12 +50,9 @@ class Outcomes(NamedTuple):
 
 def accuracy_by_variant(outcomes: Outcomes) -> list[VariantAccuracy]:
     """With Wilson's 95 % intervals."""
-    n = len(outcomes.index)
-    columns = (outcomes.types, outcomes.severities, outcomes.correct.sum(axis=1))
-    return [
-        VariantAccuracy(name, severity, n, right / n, *wilson(right, n))
-        for name, severity, right in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    n, right = len(outcomes.index), outcomes.correct.sum(axis=1).tolist()
+    variants = zip(outcomes.types.tolist(), outcomes.severities.tolist(), right, strict=True)
+    return [VariantAccuracy(name, s, n, k / n, *wilson(k, n)) for name, s, k in variants]
 
 
 def degradations(outcomes: Outcomes) -> dict[str, Degradation]:
@@ -110,15 +107,13 @@ def read_outcomes(folder: Path) -> Outcomes:
     path = folder / "predictions" / "image_types.npz"
     outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
     types, severities, index, correct = outcomes
-    fits = (
-        types.dtype.kind == "U"
-        and severities.dtype == index.dtype == np.int64
-        and correct.dtype == np.bool_
-        and types.ndim == index.ndim == 1
-        and types.shape == severities.shape
-        and correct.shape == (len(types), len(index)) != (len(types), 0)
-        and np.flatnonzero(types == UNMODIFIED).tolist() == [0]
-    )
-    if not fits:
+    if (
+        [types.dtype.kind, severities.dtype, index.dtype, correct.dtype] != ["U", "i8", "i8", "?"]
+        or not types.ndim == index.ndim == 1
+        or types.shape != severities.shape
+        or correct.shape != (len(types), len(index))
+        or len(index) == 0
+        or np.flatnonzero(types == UNMODIFIED).tolist() != [0]
+    ):
         raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
     return outcomes

@@ -23,7 +23,6 @@ def describe_split(
 ) -> dict[str, Any]:
     """Plain numbers; fractions, losses in nats, and NaN where a class's value is undefined."""
     values = zip(classes, *scores.per_class, scores.confusion.sum(axis=1).tolist(), strict=True)
-    before, temperature, after = calibration
     document = {
         "schema": SCHEMA,
         "split": split,
@@ -41,9 +40,9 @@ def describe_split(
             for name, f1, p, r, num in values
         ],
         "calibration": {
-            **_describe_reliability(before),
-            "temperature": temperature,
-            "after": _describe_reliability(after) if after else None,
+            **_describe_reliability(calibration.before),
+            "temperature": calibration.temperature,
+            "after": calibration.after and _describe_reliability(calibration.after),
         },
     }
     if split == "test":

@@ -34,7 +34,6 @@ def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
     positions, weigh the map's channels; what is positive of their sum is enlarged to the image.
     Raises UserError where the network has no such map. Expects evaluation mode, changes nothing.
     """
-    assert not backbone.training
     with torch.enable_grad():
         # Of the image, so that the maps of a frozen network have gradients too.
         logits, maps = find_deepest_map(backbone, images.clone().requires_grad_())
@@ -91,18 +90,20 @@ def choose_rows(images: str | list[int], num_images: int, predictions: Predictio
     if images == "most_confused":
         rows = np.flatnonzero(~predictions.correct)
         worst = predictions.probabilities[rows, predictions.labels[rows]].argsort(kind="stable")
-        return [int(row) for row in rows[worst][:num_images]]
-    return [int(row) for row in np.searchsorted(predictions.index, images)]
+        rows = rows[worst][:num_images]
+    else:
+        rows = np.searchsorted(predictions.index, images)
+    return list(map(int, rows))
 
 
 def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
     """Raise UserError where one of `images` is not among the places `index` (N,), which ascend."""
-    lost = set(images) - set(index.tolist()) if isinstance(images, list) else ()
-    if lost:
-        raise UserError(
-            f"grad_cam.images: {sorted(lost)[0]} is not among the {len(index)} images scored, "
-            f"whose places are {index[0]} to {index[-1]}"
-        )
+    for place in images if isinstance(images, list) else ():
+        if place not in index:
+            raise UserError(
+                f"grad_cam.images: {place} is not among the {len(index)} images scored, "
+                f"whose places are {index[0]} to {index[-1]}"
+            )
 
 
 def explain_image(

@@ -23,10 +23,11 @@ from torchvision.transforms.v2 import functional as F
 
 from triptych.data.rng import hash64, split_stratified, uniform
 from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes
-from triptych.tools.evaluate.levels import LEVELS, check_types
+from triptych.tools.evaluate.settings import LEVELS
 
 CHOICE_SEED = 0  # not the run's: every run is tried on the same images
 SEVERITIES = (1, 2, 3)
+NUM_EXAMPLES = 5  # classes on the sheet of examples
 GREY = 127  # a plain ground, and what hides a part
 GROUND_BLUR = 6.0  # pixels where a side has 32: colours stay, outlines do not
 AMID_CLUTTER = 3 / 4  # of the sides, as in the mildest small_object, so that clutter alone differs
@@ -42,56 +43,45 @@ def score_image_types(
     num_images: int | None,
     batch_size: int,
 ) -> Outcomes:
-    """Which of the chosen images a network gets right, unmodified and at every severity of types.
+    """Which images a network gets right, unmodified and at every severity of types.
 
     `images` are uint8 (N, 3, H, W) on the CPU, `index` (N,) their places in the official set;
-    `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Raises UserError for a type
-    that does not exist.
+    `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Of more than `num_images`, so
+    many are chosen in the classes' proportions, the same for the same labels.
     """
-    check_types(types)
-    positions = choose_images(labels, num_images)
-    images, labels, index = images[positions], labels[positions], index[positions]
+    num = min(num_images or len(labels), len(labels))
+    [chosen] = split_stratified(labels, [num], CHOICE_SEED)
+    images, labels, index = images[chosen], labels[chosen], index[chosen]
     variants = [(UNMODIFIED, 0), *((name, s) for name in types for s in SEVERITIES)]
-    correct = torch.empty(len(variants), len(positions), dtype=torch.bool)
+    correct = torch.empty(len(variants), num, dtype=torch.bool)
     for variant, (name, severity) in enumerate(variants):
-        for batch in torch.split(torch.arange(len(positions)), batch_size):
-            shown = images[batch]
-            if severity:
-                shown = distort(shown, name, severity, index[batch])
+        for batch in torch.split(torch.arange(num), batch_size):
+            shown = distort(images[batch], name, severity, index[batch])
             correct[variant, batch] = predict(shown).argmax(dim=1).cpu() == labels[batch]
     names, severities = zip(*variants, strict=True)
     return Outcomes(np.array(names), np.array(severities), index.numpy(), correct.numpy())
 
 
-def choose_images(labels: Tensor, num_images: int | None) -> Tensor:
-    """Positions of so many images in the classes' proportions, ascending; all where None or fewer.
-
-    The same for the same labels, whatever the run.
-    """
-    num = len(labels) if num_images is None else min(num_images, len(labels))
-    [positions] = split_stratified(labels, [num], CHOICE_SEED)
-    return positions
-
-
 def make_examples(
-    images: Tensor, labels: Tensor, index: Tensor, types: list[str], num_classes: int = 5
+    images: Tensor, labels: Tensor, index: Tensor, types: list[str]
 ) -> dict[str, NDArray[np.uint8]]:
-    """The first image of each of the first classes in every type, uint8 (4, K, 3, H, W).
+    """The first image of each of the first K classes in every type, uint8 (4, K, 3, H, W).
 
     Unmodified first, then by severity; arguments as of `score_image_types`.
     """
-    classes = sorted(set(labels.tolist()))[:num_classes]
+    classes = sorted(set(labels.tolist()))[:NUM_EXAMPLES]
     first = torch.stack([torch.nonzero(labels == c)[0, 0] for c in classes])
     shown, places = images[first], index[first]
     return {
-        name: torch.stack([shown, *(distort(shown, name, s, places) for s in SEVERITIES)]).numpy()
+        name: torch.stack([distort(shown, name, s, places) for s in (0, *SEVERITIES)]).numpy()
         for name in types
     }
 
 
 def distort(images: Tensor, name: str, severity: int, index: Tensor) -> Tensor:
-    """The images as `name` of `LEVELS` makes them at severity 1 to 3; `index` is int64 (N,)."""
-    assert (images.dtype, images.device.type) == (torch.uint8, "cpu")
+    """The images as `name` of `LEVELS` makes them at severity 1 to 3, unmodified at 0."""
+    if severity == 0:
+        return images
     key = hash64(zlib.crc32(name.encode()), severity, index)
     return DISTORTIONS[name](images, LEVELS[name][severity - 1], key)
 

@@ -1,4 +1,4 @@
-"""A finished run's network and images, rebuilt from its folder alone.
+"""A finished run's network, images and scorer, rebuilt from its folder alone.
 
 Shapes: B images of a batch, H x W stored pixels, S pixels a side of the network's input, C classes.
 """
@@ -7,25 +7,35 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from triptych.build import build_datamodule, instantiate, move_to_device
+=======
+from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
+>>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 from triptych.config import Config, format_value
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
+<<<<<<< HEAD
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.runs import checkpoint_files
 from triptych.runs.predictions import read_predictions
+=======
+from triptych.library import Run
+from triptych.models.backbone import Backbone
+>>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
-from triptych.runs.trust import check_untrusted_config
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
+# The settings of a run's Trainer that bear on its scores.
+SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 
 
 @dataclass(eq=False)
@@ -65,11 +75,10 @@ class RebuiltRun:
 def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     """The network of a finished run, on the CPU; needs no images.
 
-    Classes that the record does not name are numbered. Raises UserError where the folder is no
-    finished run, its config names a `_target_` that is neither installed nor in `trusted`, or its
-    best checkpoint is missing, damaged, of other classes or another network's.
+    Raises UserError where the folder is no finished run, and where `Run.network` does.
     """
     record = read_finished(folder)
+<<<<<<< HEAD
     config, path = record.config, record.checkpoint_path("best")
     check_untrusted_config(config, trusted)
     state: Any = checkpoint_files.load_checkpoint(path).get("state_dict")
@@ -90,6 +99,10 @@ def number_classes(record: Record) -> list[str]:
     """Names for the classes of a record that has none."""
     test = read_predictions(record.folder / "predictions" / "test.npz")
     return [str(number) for number in range(test.num_classes)]
+=======
+    backbone = Run(record).network(trusted)
+    return RebuiltRun(record, record.config, tuple(record.metadata["classes"]), backbone)
+>>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 
 
 def read_data(
@@ -108,13 +121,39 @@ def read_data(
     if missing := source.missing():
         raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")
     data = build_datamodule(config, source.read(), run.backbone.preprocessing)
-    actual: dict[str, Any] = {"split_hash": data.split_hash, "test_hash": data.test_hash}
-    if metadata["classes"] is not None:
-        actual["classes"] = list(data.classes)
-    for name, value in actual.items():
-        if value != (recorded := metadata.get(name)):
+    for name in ("split_hash", "test_hash", "classes"):
+        value, recorded = getattr(data, name), metadata[name]
+        if value != (tuple(recorded) if name == "classes" else recorded):
             raise UserError(
                 f"{folder}: these are not the images of this run\n"
                 f"their {name} is {format_value(value)}, in run.json {format_value(recorded)}"
             )
     return data
+
+
+def find_device(word: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`; raises UserError where this machine has none such."""
+    if word == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: there is no NVIDIA GPU that torch can use; take device=cpu")
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if word == "cpu" or device is None or device.type not in ("cuda", "mps"):
+        return torch.device("cpu")
+    return device
+
+
+def build_scorer(run: RebuiltRun, device: torch.device) -> pl.Trainer:
+    """The Trainer that scores a run on a device; the run's network goes there, in its precision.
+
+    That is the precision of training where that was on the same kind of device, else the one that
+    training would choose there.
+    """
+    metadata = run.record.metadata
+    trained_on = (metadata["device"] or "").partition(":")[0]
+    trained_on = trained_on if trained_on in ("cpu", "mps") else "cuda"  # a GPU's product name
+    options = {name: run.config["trainer"].get(name) for name in SCORING}
+    options["precision"] = metadata["precision"] if device.type == trained_on else None
+    options |= {"accelerator": device.type, "devices": 1, "enable_checkpointing": False}
+    trainer = build_trainer(run.config | {"trainer": options}, run.record, [])
+    run.precision = str(trainer.precision)
+    run.to(device)
+    return trainer

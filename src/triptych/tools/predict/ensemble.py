@@ -17,8 +17,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.recipes import make_labels
-from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
-from triptych.tools.evaluate.rescore import build_scorer
+from triptych.tools.evaluate.rebuild import RebuiltRun, build_scorer, rebuild_run
 from triptych.tools.predict.images import DecodedImage, View
 
 TEMPERATURE = number(0, above=True)

@@ -18,7 +18,7 @@ from triptych.config import Config
 from triptych.data.disk_cache import track_progress
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
-from triptych.tools.evaluate.rescore import find_device
+from triptych.tools.evaluate.rebuild import find_device
 from triptych.tools.predict.ensemble import Ensemble, build_ensemble
 from triptych.tools.predict.images import DecodedImage, decode_image, map_ahead
 from triptych.tools.predict.output import (

@@ -16,8 +16,7 @@ from triptych.tools.compare.content import Problem
 from triptych.tools.compare.formats import pluralize
 from triptych.tools.compare.runs import FRACTION, describe_problem
 from triptych.tools.evaluate.cost import inference_call
-from triptych.tools.evaluate.rebuild import RebuiltRun, number_classes, rebuild_run
-from triptych.tools.evaluate.rescore import find_device
+from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
 from triptych.tools.predict.ensemble import name_runs
 from triptych.tools.predict.images import View
 
@@ -70,7 +69,7 @@ def read_groups(
     for folder in folders:
         try:
             record = read_finished(folder)
-            classes = tuple(record.metadata["classes"] or number_classes(record))
+            classes = tuple(record.metadata["classes"] or ())
             by_classes.setdefault(classes, []).append(record)
         except UserError as error:
             problems.append(describe_problem(folder, error))

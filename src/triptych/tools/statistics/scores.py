@@ -80,12 +80,7 @@ def per_class(confusion: NDArray[np.int64]) -> PerClass:
 
 
 def top_k_accuracies(predictions: Predictions) -> dict[int, float]:
-    """`top_k` by each k of `TOP_K` that there are classes for."""
-    return {k: top_k(predictions, k) for k in TOP_K if k <= predictions.num_classes}
-
-
-def top_k(predictions: Predictions, k: int) -> float:
-    """The share of images whose class is among the k most probable; top 1 is the accuracy.
+    """The share of images whose class is among the k most probable, by k of `TOP_K` up to C.
 
     Of equal logits the first class comes first, as in `Predictions.classes`.
     """
@@ -93,7 +88,7 @@ def top_k(predictions: Predictions, k: int) -> float:
     true_logit = np.take_along_axis(logits, labels, axis=1)
     earlier = np.arange(predictions.num_classes) < labels
     rank = ((logits > true_logit) | ((logits == true_logit) & earlier)).sum(axis=1)
-    return float((rank < k).mean())
+    return {k: float((rank < k).mean()) for k in TOP_K if k <= predictions.num_classes}
 
 
 def nll(predictions: Predictions) -> float:
