@@ -12,24 +12,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from triptych.build import build_datamodule, instantiate, move_to_device
-=======
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
->>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 from triptych.config import Config, format_value
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
-<<<<<<< HEAD
-from triptych.models.backbone import Backbone, BackboneFactory
-from triptych.runs import checkpoint_files
-from triptych.runs.predictions import read_predictions
-=======
 from triptych.library import Run
 from triptych.models.backbone import Backbone
->>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
 
@@ -78,31 +68,8 @@ def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     Raises UserError where the folder is no finished run, and where `Run.network` does.
     """
     record = read_finished(folder)
-<<<<<<< HEAD
-    config, path = record.config, record.checkpoint_path("best")
-    check_untrusted_config(config, trusted)
-    state: Any = checkpoint_files.load_checkpoint(path).get("state_dict")
-    classes = record.metadata["classes"] or number_classes(record)
-    factory: BackboneFactory = instantiate("model", config["model"])
-    backbone = factory.build(num_classes=len(classes), load=False)
-    try:
-        backbone.network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).splitlines()[:2])[:200]  # torch lists every tensor
-        raise UserError(
-            f"{path}: does not fit config.yaml's network of {len(classes)} classes\n{reason}"
-        ) from error
-    return RebuiltRun(record, config, tuple(classes), backbone.eval())
-
-
-def number_classes(record: Record) -> list[str]:
-    """Names for the classes of a record that has none."""
-    test = read_predictions(record.folder / "predictions" / "test.npz")
-    return [str(number) for number in range(test.num_classes)]
-=======
     backbone = Run(record).network(trusted)
     return RebuiltRun(record, record.config, tuple(record.metadata["classes"]), backbone)
->>>>>>> a69cb3f (evaluate: fewer lines, the network rebuilt by the library's Run)
 
 
 def read_data(
