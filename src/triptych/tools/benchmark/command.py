@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
 
 from triptych.config import Config
 from triptych.errors import UserError
@@ -16,6 +20,12 @@ from triptych.runs.storage import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from triptych.tools.sweep.jobs import Job
+
+WAYS = {
+    "bound": "a bare loop on one resident batch",
+    "ours": "a real training run",
+    "usual": "PIL images, float32, metrics in every step",
+}
 
 
 def benchmark(config: Config, overrides: list[str]) -> None:
@@ -33,7 +43,6 @@ def benchmark(config: Config, overrides: list[str]) -> None:
     from triptych.callbacks.progress import silence_lightning
     from triptych.runs.record import Record
     from triptych.tools.benchmark.measurement import measure
-    from triptych.tools.benchmark.table import show
 
     silence_lightning()
     with tempfile.TemporaryDirectory(prefix="triptych-") as scratch:
@@ -49,8 +58,6 @@ def benchmark(config: Config, overrides: list[str]) -> None:
 def output_path(config: Config) -> Path:
     """Where the JSON file goes."""
     if config["out"]:
-        if Path(config["out"]).suffix != ".json":
-            raise UserError(f"out={config['out']}: must end with .json")
         return Path(config["out"])
     name = f"{config['model']['name']}_{config['data']['batch_size']}"
     now = datetime.now(UTC)
@@ -62,8 +69,6 @@ def benchmark_each(jobs: "Sequence[Job]") -> None:
 
     Raises UserError where all would write into one file.
     """
-    from triptych.tools.benchmark.table import show
-
     if any(job.config["out"] for job in jobs):
         raise UserError("out: names one file; with -m they go into log_dir/benchmark")
     # Set by this process's own command line, for which Hydra shall raise; each child has its own.
@@ -78,3 +83,31 @@ def benchmark_each(jobs: "Sequence[Job]") -> None:
     show(measured)
     if len(measured) < len(jobs):
         raise SystemExit(1)
+
+
+def show(measured: Sequence[Mapping[str, Any]]) -> None:
+    """Print measurements as `measurement.measure` returns them, a column each."""
+    form = "{model}, {batch_size} images of\n{input_size} pixels, {precision}, {device}"
+    columns = [f"{form}\ncompile: {{compile}}".format_map(each) for each in measured]
+    table = Table("", *columns, title="medians (least to most)", title_justify="left")
+    for way, meaning in WAYS.items():
+        rates = [format_spread(each["images_per_second"].get(way), ",.1f") for each in measured]
+        table.add_row(f"images/s, {way}: {meaning}", *rates)
+    for name in ("ours/bound", "ours/usual"):
+        table.add_row(name, *(format_spread(each["ratios"].get(name), ".3f") for each in measured))
+    for way in ("bound", "ours"):
+        peaks = (decimal(each["peak_memory_bytes"][way]) for each in measured)
+        table.add_row(f"peak memory, {way}", *peaks)
+    for part in measured[0]["parts_ms"] if measured else ():
+        table.add_row(f"{part}, ms", *(f"{each['parts_ms'][part]:,.3f}" for each in measured))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def format_spread(spread: Mapping[str, float] | None, form: str) -> str:
+    """Median, least and most; empty where it was not measured."""
+    if spread is None:
+        return ""
+    return f"{spread['median']:{form}} ({spread['min']:{form}} to {spread['max']:{form}})"

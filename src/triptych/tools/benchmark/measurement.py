@@ -6,24 +6,16 @@ from functools import partial
 from statistics import median
 from typing import Any, Protocol
 
-import lightning.pytorch as pl
 import torch
 
-from triptych import build
+from triptych.build import device_name
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.record import Record, git_commit, library_versions
 from triptych.tools.benchmark.ways import Bound, Ours, Subject, Usual
 from triptych.tools.evaluate.cost import measure_peak_bytes
-from triptych.training import prepare
 
 MAX_STEPS = 2000
-# What a bare loop does: any other value of these is refused.
-PLAIN = {
-    **{"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "callbacks": []},
-    **{"gradient_clip_val": None, "fast_dev_run": False, "overfit_batches": 0.0},
-    **dict.fromkeys(("limit_train_batches", "limit_test_batches")),
-}
 
 
 class Way(Protocol):
@@ -36,7 +28,7 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
 
     Raises UserError where a bare loop would not do what the config asks.
     """
-    subject = build_subject(config, record)
+    subject = Subject(config, record)
     batch_size, num_images = subject.data.batch_size, len(subject.data.train)
     max_steps = min(MAX_STEPS, num_images // batch_size - subject.warm_up_steps)
     if max_steps < 1:
@@ -52,43 +44,20 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
     seconds = measure_in_turn(ways, config["rounds"], config["block_seconds"], max_steps)
     rates = {way: [batch_size / each for each in steps] for way, steps in seconds.items()}
     return {
-        **describe(subject),
-        "peak_memory_bytes": peak,
-        "images_per_second": {way: spread(values) for way, values in rates.items()},
-        "ratios": ratios(rates),
-        "parts_ms": ours.parts(min(5, max_steps)),
-    }
-
-
-def build_subject(config: Config, record: Record) -> Subject:
-    for name, value in PLAIN.items():
-        if config["trainer"].get(name, value) != value:
-            raise UserError(f"trainer.{name}: the benchmark measures plain steps on one device")
-    pl.seed_everything(config["seed"], verbose=False)
-    source = build.instantiate("data.source", config["data"]["source"])
-    network = build.instantiate("model", config["model"])
-    data, task = prepare(config, source, network)
-    trainer = build.build_trainer(config, record, [])
-    if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise UserError(f"trainer.precision={trainer.precision}: may be 32-true or bf16-mixed here")
-    data.trainer = trainer  # a loader asks it for the device, and whether to pin memory
-    return Subject(config, record, data, task, trainer)
-
-
-def describe(subject: Subject) -> dict[str, Any]:
-    """What was measured, where and when."""
-    config = subject.config
-    return {
         "model": config["model"]["name"],
-        "batch_size": subject.data.batch_size,
+        "batch_size": batch_size,
         "input_size": subject.task.backbone.preprocessing.input_size,
-        "device": build.device_name(subject.device),
+        "device": device_name(subject.device),
         "precision": str(subject.trainer.precision),
         "compile": config["speed"]["compile"],
         "num_threads": torch.get_num_threads(),
         "versions": library_versions(),
         "git_commit": git_commit(),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "peak_memory_bytes": peak,
+        "images_per_second": {way: spread(values) for way, values in rates.items()},
+        "ratios": ratios(rates),
+        "parts_ms": ours.parts(min(5, max_steps)),
     }
 
 

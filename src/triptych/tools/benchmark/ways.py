@@ -1,13 +1,14 @@
-"""Three ways of training one network: an upper bound, a real run, and the usual template."""
+"""Three ways of training one network: an upper bound, a real run, and the usual template.
+
+`seconds(steps)` of each is what so many steps take, after some that are not counted.
+"""
 
 import copy
 import gc
 import io
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from contextlib import redirect_stdout, suppress
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -20,25 +21,26 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MetricCollection, classification
 from torchvision import transforms
 
 from triptych import build
 from triptych.config import Config
-from triptych.data.datamodule import ImageDataModule, ImageSubset
+from triptych.data.datamodule import ImageSubset
+from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 from triptych.tools.evaluate.cost import synchronize
-from triptych.training import make_trainer
+from triptych.training import make_trainer, prepare
 
 MAX_WORKERS = 16
+# What a bare loop does: any other value of these is refused.
+PLAIN = {
+    **{"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "callbacks": []},
+    **{"gradient_clip_val": None, "fast_dev_run": False, "overfit_batches": 0.0},
+    **dict.fromkeys(("limit_train_batches", "limit_test_batches")),
+}
 # Parts of a step, by the ends of the names that Lightning's profiler gives them.
 PARTS = {
     "load": ".train_dataloader_next",
@@ -50,22 +52,29 @@ PARTS = {
 }
 
 
-@dataclass(eq=False)
 class Subject:
     """What is measured: images and a task that never trains; every way takes copies of it.
 
-    `trainer` is not run: it says on which device, and in what precision.
+    `trainer` is not run: it says on which device, and in what precision. Raises UserError where
+    a bare loop would not do what the config asks.
     """
 
-    config: Config
-    record: Record
-    data: ImageDataModule
-    task: ImageClassifier
-    trainer: pl.Trainer
-
-    def __post_init__(self) -> None:
+    def __init__(self, config: Config, record: Record) -> None:
+        for name, value in PLAIN.items():
+            if config["trainer"].get(name, value) != value:
+                raise UserError(f"trainer.{name}: the benchmark measures plain steps on one device")
+        self.config, self.record = config, record
+        self.warm_up_steps: int = config["warm_up_steps"]
+        pl.seed_everything(config["seed"], verbose=False)
+        source = build.instantiate("data.source", config["data"]["source"])
+        network = build.instantiate("model", config["model"])
+        self.data, self.task = prepare(config, source, network)
+        self.trainer = build.build_trainer(config, record, [])
+        precision = self.trainer.precision
+        if precision not in ("32-true", "bf16-mixed"):
+            raise UserError(f"trainer.precision={precision}: may be 32-true or bf16-mixed here")
         self.device = self.trainer.strategy.root_device
-        self.warm_up_steps: int = self.config["warm_up_steps"]
+        self.data.trainer = self.trainer  # a loader asks it whether to pin memory
 
     def network(self) -> Backbone:
         """A copy of the network on the device; compiled where `speed.compile` says so."""
@@ -93,7 +102,6 @@ class Bound:
         self.images = images.to(memory_format=torch.channels_last)
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take, after some that are not counted."""
         for _ in range(self.subject.warm_up_steps):
             self.step()
         synchronize(self.subject.device)
@@ -144,14 +152,12 @@ class Ours:
     """
 
     def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        data, task = subject.data, subject.task
-        self.task = ImageClassifier(
-            subject.network(), task.optim, len(data.classes), data.num_per_class
-        ).to(subject.device)
+        self.subject, data, optim = subject, subject.data, subject.task.optim
+        num_classes = len(data.classes)
+        self.task = ImageClassifier(subject.network(), optim, num_classes, data.num_per_class)
+        self.task.to(subject.device)
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take, after some that are not counted."""
         first = self.subject.warm_up_steps
         clock = StepClock(first, first + steps)
         self._run(first + steps, clock)
@@ -212,9 +218,6 @@ class PartsProfiler(SimpleProfiler):
         synchronize(self.device)
         super().stop(action_name)
 
-    def summary(self) -> str:
-        return ""  # it is read, not printed
-
 
 class PilImages(Dataset[tuple[Tensor, int]]):
     """One image at a time, as torchvision's data sets give them."""
@@ -240,9 +243,11 @@ class UsualModule(pl.LightningModule):
     def __init__(self, network: nn.Module, num_classes: int, lr: float) -> None:
         super().__init__()
         self.network, self.lr = network, lr
-        metrics = (MulticlassF1Score, MulticlassPrecision, MulticlassRecall)
         self.metrics = MetricCollection(
-            [MulticlassAccuracy(num_classes, average="micro"), *(m(num_classes) for m in metrics)]
+            classification.MulticlassAccuracy(num_classes, average="micro"),
+            classification.MulticlassF1Score(num_classes),
+            classification.MulticlassPrecision(num_classes),
+            classification.MulticlassRecall(num_classes),
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -272,26 +277,30 @@ class Usual:
         self.num_workers = min(cores or 1, MAX_WORKERS) if num_workers is None else num_workers
 
     def seconds(self, steps: int) -> float:
-        """What `steps` steps take, after some that are not counted."""
         # Workers have two batches each ready before the clock starts, and finish the next together:
         # the former are not counted, and the latter in whole turns of all workers.
         turn = max(1, self.num_workers)
         counted = math.ceil(steps / turn) * turn
-        first = math.ceil(max(self.subject.warm_up_steps, 2 * turn) / turn) * turn
+        first = max(2, math.ceil(self.subject.warm_up_steps / turn)) * turn
         clock = StepClock(first, first + counted)
-        with torch_defaults(), suppress(Enough):
-            trainer = pl.Trainer(
-                accelerator=self.subject.config["trainer"]["accelerator"],
-                devices=1,
-                max_epochs=1,
-                benchmark=False,
-                logger=TensorBoardLogger(self.subject.record.folder, "usual"),
-                callbacks=[clock],
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
+        # torch's own defaults, which a run of ours has set for the process
+        precision, search = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+        torch.set_float32_matmul_precision("highest")
+        trainer = pl.Trainer(
+            accelerator=self.subject.config["trainer"]["accelerator"],
+            devices=1,
+            max_epochs=1,
+            benchmark=False,
+            logger=TensorBoardLogger(self.subject.record.folder, "usual"),
+            callbacks=[clock],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with suppress(Enough):
             trainer.fit(self.module, self._loader(clock.last))
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = search
         gc.collect()
         return clock.seconds * steps / counted
 
@@ -304,15 +313,3 @@ class Usual:
             num_workers=self.num_workers,
             pin_memory=self.subject.device.type == "cuda",
         )
-
-
-@contextmanager
-def torch_defaults() -> Iterator[None]:
-    """float32 products as torch has them by itself: a run of ours sets them for the process."""
-    precision, search = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.benchmark = search
