@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -20,7 +19,7 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from triptych.data.datamodule import ImageSubset
-from triptych.data.disk_cache import data_dir, hash_json, lock_file, memmap_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.source import hash_tensors
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
@@ -129,7 +128,7 @@ class FrozenBackbone:
         """The features in the file; None where there is none, or it does not fit the first."""
         shape = (self.num_images, first.shape[1])
         try:
-            features = memmap_tensor(np.memmap(self.path, first.numpy().dtype, "r", shape=shape))
+            features = map_tensor(self.path, first.numpy().dtype, shape)
         except (OSError, ValueError):  # not there, or too short
             return None
         if os.access(self.path, os.W_OK):

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -28,11 +28,14 @@ def hash_json(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def memmap_tensor(mapped: NDArray[Any]) -> Tensor:
-    """A read-only map as a tensor, which nobody may write to."""
+def map_tensor(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> Tensor:
+    """A file as a tensor, which nobody may write to; raises ValueError where it is too short.
+
+    A map that may be written, as torch makes them, would have to fit into memory.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(mapped)
+        return torch.from_numpy(np.memmap(path, dtype, "r", shape=shape))
 
 
 def track_progress(starts: range, description: str) -> Iterable[int]:

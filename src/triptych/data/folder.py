@@ -9,7 +9,6 @@ Shapes: N photos, S pixels a side.
 
 import hashlib
 import json
-import math
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from triptych.data.disk_cache import data_dir, hash_json, lock_file, memmap_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages
 from triptych.errors import UserError, sanitize_text
@@ -37,7 +36,6 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 THUMBNAILS = ("__MACOSX", "@eaDir")  # folders that systems make beside photos without hiding them
-NO_CLASS = "in no class's folder"
 MAX_SIDE = 2**14
 MOST_NAMED = 10  # unreadable files; the rest is counted
 AT_ONCE = 128  # photos decoded between two updates of the progress bar
@@ -144,18 +142,18 @@ def list_photos(root: Path) -> Listing:
         for split, folder in split_folders.items():
             for path in walk_files(root / folder):
                 suffix, (top, *inner) = path.suffix.lower(), path.relative_to(root / folder).parts
-                if suffix not in IMAGE_SUFFIXES:
+                if not inner or suffix not in IMAGE_SUFFIXES:
                     others[suffix or "without a suffix"] += 1
-                elif not inner:
-                    others[NO_CLASS] += 1
-                else:
-                    name = path.relative_to(root).as_posix()
-                    photos.append(Photo(name, *size_and_mtime(path), split, class_name(top)))
+                    continue
+                name = path.relative_to(root).as_posix()
+                status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
+                size_and_time = status.st_size, status.st_mtime_ns
+                photos.append(Photo(name, *size_and_time, split, class_name(top)))
         classes = sorted({*map(class_name, subfolders(root / split_folders["train"]))})
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     listing = Listing(root, split_folders, photos, classes, others)
-    check_classes(listing)
+    check_classes(listing, unreadable={})
     return listing
 
 
@@ -179,28 +177,14 @@ def is_visible(name: str) -> bool:
 
 
 def walk_files(top: Path) -> Iterator[Path]:
-    """The files in a folder and below, sorted; in a class each folder once, wherever links lead."""
+    """The files in a folder and below, sorted; raises OSError where one cannot be read."""
 
     def fail(error: OSError) -> NoReturn:
         raise error
 
-    seen = set()
     for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
-        class_folder, real = Path(folder).relative_to(top).parts[:1], os.path.realpath(folder)
-        if (class_folder, real) in seen or (class_folder and top.resolve().is_relative_to(real)):
-            inner.clear()
-            continue
-        seen.add((class_folder, real))
         inner[:] = sorted(filter(is_visible, inner))
         yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
-
-
-def size_and_mtime(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:  # a link to nowhere, which will not be readable
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 def class_name(folder: str) -> str:
@@ -208,25 +192,22 @@ def class_name(folder: str) -> str:
     return sanitize_text(unicodedata.normalize("NFC", folder)).replace("\n", "\ufffd")
 
 
-def check_classes(listing: Listing, unreadable: dict[str, str] | None = None) -> None:
+def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
     """Raise UserError unless there are two classes or more, all with photos that can be read."""
-    root, counts = listing.root, Counter((p.split, p.class_name) for p in listing.photos)
-    reason = next((f" ({sanitize_text(n)}: {why})" for n, why in (unreadable or {}).items()), "")
-    if not listing.photos:
-        reason = reason or (f" (there are {count_kinds(listing.others)})" if listing.others else "")
-        raise UserError(f"{root}: no images; expected is a folder of images for each class{reason}")
-    for name in listing.classes:
-        if not counts["train", name]:
-            place = root / listing.folders["train"] / name
-            raise UserError(f"{place}: a class without images{reason}")
-    if len(listing.classes) == 1:
-        raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
+    root, classes = listing.root, set(listing.classes)
+    reason = f" (there are {count_kinds(listing.others)})" if listing.others else ""
+    for name, why in [*unreadable.items()][:1]:
+        reason = f" ({sanitize_text(name)}: {why})"
     for split, folder in listing.folders.items():
-        names = {name for of, name in counts if of == split}
+        names = {photo.class_name for photo in listing.photos if photo.split == split}
         if not names:
             raise UserError(f"{root / folder}: no images in folders of classes{reason}")
-        if unknown := sorted(names - set(listing.classes)):
-            raise UserError(f"{root / folder / unknown[0]}: training has no images of this class")
+        if split == "train" and (empty := classes - names):
+            raise UserError(f"{root / folder / min(empty)}: a class without images{reason}")
+        if unknown := names - classes:
+            raise UserError(f"{root / folder / min(unknown)}: a class without training images")
+    if len(classes) == 1:
+        raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
 
 
 def count_kinds(others: Counter[str]) -> str:
@@ -288,38 +269,17 @@ def load_squares(listing: Listing, form: SquareFormat) -> Squares:
 
 def open_squares(index: Path, side: int) -> Squares | None:
     """What is stored, mapped; None if there is nothing, or less than there should be."""
-    pixels = index.with_suffix(".u8")
     try:
         stored = json.loads(index.read_text())
         shape = (len(stored["digests"]), 3, side, side)
-        if pixels.stat().st_size != math.prod(shape):
-            return None
-        images = torch.empty(shape, dtype=torch.uint8)
-        if shape[0]:
-            # A map that may be written, as torch makes them, would have to fit into memory.
-            images = memmap_tensor(np.memmap(pixels, np.uint8, "r", shape=shape))
+        images = map_tensor(index.with_suffix(".u8"), np.uint8, shape)
     except (OSError, ValueError):
         return None
     return Squares(images, stored["digests"], stored["unreadable"], index)
 
 
 def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
-    digests, unreadable = [], {}
-    with atomic_write(index.with_suffix(".u8")) as path, path.open("wb") as file:
-        for photo, pixels in iterate_squares(listing, form):
-            if isinstance(pixels, Unreadable):
-                unreadable[photo.name] = str(pixels)
-            else:
-                file.write(pixels.data)
-                digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
-    with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
-        path.write_text(json.dumps({"unreadable": unreadable, "digests": digests}))
-
-
-def iterate_squares(
-    listing: Listing, form: SquareFormat
-) -> Iterator[tuple[Photo, NDArray[np.uint8] | Unreadable]]:
-    """The photos in their order, decoded in threads: Pillow releases Python's lock meanwhile."""
+    """Decode in threads: Pillow releases Python's lock meanwhile."""
 
     def decode(photo: Photo) -> NDArray[np.uint8] | Unreadable:
         try:
@@ -329,7 +289,21 @@ def iterate_squares(
         except Unreadable as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
-        for start in track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos"):
-            some = listing.photos[start : start + AT_ONCE]
-            yield from zip(some, pool.map(decode, some), strict=True)
+    digests, unreadable = [], {}
+    starts = track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos")
+    with (
+        atomic_write(index.with_suffix(".u8")) as path,
+        path.open("wb") as file,
+        ThreadPoolExecutor() as pool,
+    ):
+        for some in (listing.photos[start : start + AT_ONCE] for start in starts):
+            for photo, pixels in zip(some, pool.map(decode, some), strict=True):
+                if isinstance(pixels, Unreadable):
+                    unreadable[photo.name] = str(pixels)
+                else:
+                    file.write(pixels.data)
+                    digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+    if not digests:
+        check_classes(listing._replace(photos=[]), unreadable)
+    with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
+        path.write_text(json.dumps({"unreadable": unreadable, "digests": digests}))

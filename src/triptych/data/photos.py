@@ -5,7 +5,6 @@ Shapes: H, W pixels of an image; S pixels a side of a square.
 
 import io
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from triptych.errors import sanitize_text
 
+FITS = ("crop", "pad", "stretch")  # how an image becomes a square
 MAX_PIXELS = 64_000_000  # a header may promise any number, and all of them are held at once
 BACKDROP = "white"  # what shows through where an image is transparent
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -98,44 +98,23 @@ def scale_to_bytes(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
-    """An RGB image as pixels (3, S, S), S = `side`; bicubic, antialiased where it shrinks."""
-    pixels = np.asarray(FITS[fit](image, side))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    """An RGB image as pixels (3, S, S), S = `side`; bicubic, antialiased where it shrinks.
 
-
-def crop_to_square(image: Image.Image, side: int) -> Image.Image:
-    """The middle, as wide as high."""
-    short = min(image.size)
-    left, top = ((length - short) / 2 for length in image.size)
-    return resize(image, (left, top, left + short, top + short), (side, side))
-
-
-def pad_to_square(image: Image.Image, side: int) -> Image.Image:
-    """All of it, between black bars."""
-    width, height = (round(length / max(image.size) * side) for length in image.size)
-    padded = Image.new("RGB", (side, side), "black")
+    `crop` takes the middle, `pad` all of it between black bars, `stretch` all of it in other
+    proportions.
+    """
+    left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
+    width = height = side
+    if fit == "crop":
+        short = min(image.size)
+        left, top = ((length - short) / 2 for length in image.size)
+        right, bottom = left + short, top + short
+    elif fit == "pad":
+        width, height = (round(length / max(image.size) * side) for length in image.size)
+    squared = Image.new("RGB", (side, side), "black")
     if width and height:
-        shrunk = resize(image, (0, 0, *image.size), (width, height))
-        padded.paste(shrunk, (round((side - width) / 2), round((side - height) / 2)))
-    return padded
-
-
-def stretch_to_square(image: Image.Image, side: int) -> Image.Image:
-    """All of it, in other proportions."""
-    return resize(image, (0, 0, *image.size), (side, side))
-
-
-def resize(
-    image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Image.Image:
-    """Across, then down: in one call the order, and with it a few pixels, is up to the version."""
-    left, top, right, bottom = box
-    across = image.resize((size[0], image.height), box=(left, 0, right, image.height))
-    return across.resize(size, box=(0, top, size[0], bottom))
-
-
-FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
-    "crop": crop_to_square,
-    "pad": pad_to_square,
-    "stretch": stretch_to_square,
-}
+        # Across, then down: in one call the order, and with it a few pixels, is up to the version.
+        across = image.resize((width, image.height), box=(left, 0, right, image.height))
+        down = across.resize((width, height), box=(0, top, width, bottom))
+        squared.paste(down, (round((side - width) / 2), round((side - height) / 2)))
+    return np.ascontiguousarray(np.asarray(squared).transpose(2, 0, 1))
