@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.run_folders import change_record, write_run
-from triptych.cli import configure_logging
 from triptych.errors import UserError
 from triptych.tools.compare.command import compare
 
@@ -127,11 +125,6 @@ def test_a_run_s_own_folder_is_never_written_into(logs: Path) -> None:
     assert not (folder / "index.html").exists()
 
 
-def test_where_no_run_is_found_the_places_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path}/a,{tmp_path}/b"):
-        compare(config([f"{tmp_path}/a", f"{tmp_path}/b"]))
-
-
 def test_where_no_run_is_left_the_first_reason_is_given(tmp_path: Path) -> None:
     (write_run(tmp_path) / "predictions" / "test.npz").unlink()
     with pytest.raises(UserError, match=r"none of 1 can be shown\n.*test\.npz"):
@@ -150,17 +143,6 @@ def test_a_place_that_cannot_be_written_to_is_an_error(logs: Path, tmp_path: Pat
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match=f"out={tmp_path}/out: "):
         compare(config(logs, tmp_path / "out"))
-
-
-def test_what_is_logged_reaches_the_screen() -> None:
-    ours = logging.getLogger("triptych")
-    before = ours.level
-    ours.setLevel(logging.NOTSET)
-    try:
-        configure_logging()
-        assert ours.getEffectiveLevel() == logging.INFO
-    finally:
-        ours.setLevel(before)
 
 
 @pytest.mark.parametrize(("command", "setting"), [("compare", "runs"), ("evaluate", "run")])

@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.comparable import require_comparable
-from triptych.tools.compare.content import Circumstances, Comparison
+from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import Outcomes, write_outcomes
 
@@ -46,25 +46,25 @@ def test_every_network_has_the_figures_of_its_own_predictions(
         last = slice(-8, None)  # of 200 images in batches of 64
         union = {"average": "macro", "zero_division": 1}
         recall = recall_score(LABELS[last], answers[last], **union)
-        assert (network.num_test, network.accuracy) == (200, accuracy_score(LABELS, answers))
-        assert network.f1 == pytest.approx(f1_score(LABELS, answers, **macro))
-        assert network.precision == pytest.approx(precision_score(LABELS, answers, **macro))
-        assert network.recall == pytest.approx(recall_score(LABELS, answers, **macro))
-        assert network.weighted.f1 == pytest.approx(f1_score(LABELS, answers, average="weighted"))
+        scores = network.scores
+        assert (network.num_test, network.accuracy.value) == (200, accuracy_score(LABELS, answers))
+        assert scores.macro.f1 == pytest.approx(f1_score(LABELS, answers, **macro))
+        assert scores.macro.precision == pytest.approx(precision_score(LABELS, answers, **macro))
+        assert scores.macro.recall == pytest.approx(recall_score(LABELS, answers, **macro))
+        assert scores.weighted.f1 == pytest.approx(f1_score(LABELS, answers, average="weighted"))
         probabilities = softmax(logits[network.label], axis=1)
         errors = (probabilities - np.eye(4)[LABELS]) ** 2
-        assert network.brier == pytest.approx(errors.sum(axis=1).mean())
+        assert scores.brier == pytest.approx(errors.sum(axis=1).mean())
         assert network.top_k == {
             k: pytest.approx(top_k_accuracy_score(LABELS, logits[network.label], k=k))
             for k in (1, 3)
         }
-        assert network.seconds_per_epoch == 6.0
-        assert network.nll == pytest.approx(log_loss(LABELS, probabilities))
-        assert network.paper_recall == pytest.approx(recall)
+        assert network.costs["seconds_per_epoch"] == 6.0
+        assert scores.nll == pytest.approx(log_loss(LABELS, probabilities))
+        assert network.paper.recall == pytest.approx(recall)
         right = int((answers == LABELS).sum())
         interval = stats.binomtest(right, 200).proportion_ci(method="wilson")
-        bounds = (network.accuracy_low, network.accuracy_high)
-        assert bounds == pytest.approx((interval.low, interval.high))
+        assert network.accuracy[1:] == pytest.approx((interval.low, interval.high))
 
 
 def test_networks_are_paired_by_image_one_a_recipe_and_adjusted_over_the_table(
@@ -111,9 +111,9 @@ def test_images_are_counted_by_the_networks_that_are_right(
     comparison: Comparison, logits: dict[str, np.ndarray]
 ) -> None:
     right = np.stack([logits[label].argmax(axis=1) == LABELS for label in FIRST])
-    counts = comparison.correct_counts
+    counts = comparison.images
     assert counts is not None
-    assert ([*counts.networks], counts.num_images) == (FIRST, 200)
+    assert counts.num_images == 200
     assert counts.num_all_right == int(right.all(axis=0).sum())
     assert counts.num_all_wrong == int((right.sum(axis=0) == 0).sum())
     alone = [int((row & (right.sum(axis=0) == 1)).sum()) for row in right]
@@ -124,7 +124,7 @@ def test_a_recipe_sums_its_confusions_and_averages_f1_and_accuracy_over_seeds(
     comparison: Comparison, logits: dict[str, np.ndarray]
 ) -> None:
     for recipe in comparison.recipes:
-        answers = [logits[label].argmax(axis=1) for label in recipe.networks]
+        answers = [logits[each.label].argmax(axis=1) for each in recipe.networks]
         summed = sum(confusion_matrix(LABELS, each, labels=range(4)) for each in answers)
         np.testing.assert_array_equal(recipe.confusion, summed)
         f1 = np.mean([f1_score(LABELS, each, average=None) for each in answers], axis=0)
@@ -174,7 +174,8 @@ def test_one_run_without_optional_files_is_shown_without_pairs(
     (folder / "predictions" / "val.npz").unlink()
     found = compare_below(tmp_path)
     assert found.network_pairs.pairs == found.recipe_pairs.pairs == ()
-    assert found.correct_counts is None
+    assert found.images is not None
+    assert found.images.confident_errors == ()
     assert found.verdict[-1] == "One recipe: there is nothing to compare it with."
     assert found.problems == found.curves == found.image_types == found.grad_cams == ()
     calibration = found.recipes[0].calibration
@@ -192,7 +193,7 @@ def test_a_class_without_images_or_predictions_is_undefined_and_mentioned(
     change_record(folder, metrics={"test/accuracy": 1.0})
     found = compare_below(tmp_path)
     assert np.isnan(found.recipes[0].f1[3])
-    assert found.networks[0].f1 == pytest.approx(0.75)
+    assert found.networks[0].scores.macro.f1 == pytest.approx(0.75)
     assert any("googlenet seed 0 (1)" in sentence for sentence in found.cautions)
 
 
@@ -228,7 +229,7 @@ def test_pairs_that_cannot_be_compared_are_named_and_never_tested(
     networks, recipes = found.network_pairs.pairs, found.recipe_pairs.pairs
     assert [(pair.a, pair.b) for pair in recipes] == [("alexnet", "googlenet")]
     assert [(pair.a, pair.b) for pair in networks] == [("alexnet seed 0", "googlenet seed 0")]
-    assert found.correct_counts is None
+    assert found.images is None
     assert not any("highest accuracy" in sentence for sentence in found.verdict)
 
 
@@ -258,8 +259,7 @@ def test_settings_that_differ_besides_the_model_are_listed_by_recipe(
     first = write_run(tmp_path, "alexnet", settings={"data.augment": "standard", "data.root": "/a"})
     change_record(first, versions={"torch": "2.13.0"}, weights="IMAGENET1K_V1")
     write_run(tmp_path, "googlenet", settings={"data.root": "/b", "model.known_weights": ["x"]})
-    found = {setting.name: setting.values for setting in compare_below(tmp_path).differing}
-    assert found == {
+    assert compare_below(tmp_path).differing == {
         "weights": ("IMAGENET1K_V1", "null"),
         "data.augment": ("standard", "none"),
         "version of torch": ("2.13.0", "2.14.1"),
@@ -284,18 +284,17 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path, compare_below: Compar
     found = compare_below(tmp_path)
     [network] = found.networks
     assert found.problems == ()
-    assert (network.macs, network.latency_ms_p50, network.num_params) == (7, 1.5, 1009)
-    assert (network.device, network.precision_mode) == ("H200", "bf16")
-    assert network.measured_on == Circumstances("H200", "bf16", None)
-    assert network.trained_on == Circumstances("cpu", "32-true", 1)
+    expected = {"macs": 7, "latency_ms_p50": 1.5, "num_params": 1009}
+    assert {name: network.costs[name] for name in expected} == expected
+    assert (network.trained_on, network.measured_on) == ("cpu, 32-true, 1 thread", "H200, bf16")
     assert found.image_types[0].rows[0].accuracy == 0.5
     assert found.grad_cams[0].png.endswith(b"rest")
-    assert found.gallery is not None
-    shown = {picture.index: picture for picture in found.gallery.confident_errors}
+    assert found.images is not None
+    shown = {picture.index: picture for picture in found.images.confident_errors}
     assert set(shown) == set(wrong.tolist())
     np.testing.assert_array_equal(shown[int(wrong[1])].pixels, pictures[1])
     assert shown[int(wrong[0])].true == f"class {true[0]}"
-    confidences = [p.predictions[0].confidence for p in found.gallery.confident_errors]
+    confidences = [p.predictions[0].confidence for p in found.images.confident_errors]
     assert confidences == sorted(confidences, reverse=True)
 
 
@@ -335,7 +334,6 @@ BROKEN_FILES = {
     "image_types.csv": "type,severity\nnoise,1\n",
     "predictions/val.npz": "no archive",
     "predictions/test_images.npz": "no archive",
-    "figures/grad_cam.png": "<svg onload=alert(1)>",
 }
 
 
@@ -343,7 +341,6 @@ def test_broken_optional_files_are_named_and_end_nothing(
     tmp_path: Path, compare_below: Compare
 ) -> None:
     folder = write_run(tmp_path)
-    (folder / "figures").mkdir()
     for name, text in BROKEN_FILES.items():
         (folder / name).write_text(text)
     found = compare_below(tmp_path)

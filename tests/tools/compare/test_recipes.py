@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
 from triptych.tools.compare.recipes import (
-    estimate_accuracy,
     find_most_confused,
     group_by_recipe,
     make_labels,
@@ -83,7 +82,7 @@ def test_the_order_of_recipes_is_that_of_their_names() -> None:
 
 def test_two_seeds_have_a_mean_and_no_interval_over_seeds() -> None:
     [recipe] = group_by_recipe([make_network("vgg", "a", seed) for seed in (4, 5)])
-    value, low, high = estimate_accuracy(recipe)
+    value, low, high = recipe.accuracy
     assert value == 1
     assert math.isnan(low)
     assert math.isnan(high)

@@ -8,8 +8,16 @@ import pytest
 from tests.run_folders import change_predictions, change_record, write_run
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
-from triptych.tools.compare import runs as reading
-from triptych.tools.compare.runs import TrainedNetwork, read_run, read_runs
+from triptych.tools.compare.runs import (
+    TrainedNetwork,
+    read_cost,
+    read_curve,
+    read_image_types,
+    read_pixels,
+    read_run,
+    read_runs,
+    read_val_predictions,
+)
 
 
 def read(root: Path) -> tuple[list[TrainedNetwork], dict[str, str]]:
@@ -120,58 +128,42 @@ def network(tmp_path: Path) -> TrainedNetwork:
     return read_run(write_run(tmp_path, num_images=20))
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        (f"{'9' * 20},1,1,0.5", "a whole number of at least 0"),
-        ("-1,1,1,0.5", "a whole number of at least 0"),
-        ("1,1e308,1,0.5", "losses and accuracies must each be"),
-        ("1,1,nan,0.5", "losses and accuracies must each be"),
-    ],
-)
-def test_numbers_of_a_curve_have_bounds(network: TrainedNetwork, line: str, says: str) -> None:
-    path = network.folder / "metrics.csv"
-    path.write_text(f"epoch,train/loss,val/loss,val/accuracy\n{line}\n")
-    with pytest.raises(UserError, match=says):
-        reading.read_curve(network)
+EPOCH = "epoch,train/loss,val/loss,val/accuracy\n"
+LEVEL = "type,severity,num_images,accuracy,accuracy_low,accuracy_high\n"
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("name", "text", "says"),
     [
-        (f"noise,{'9' * 400},50", "must be a whole number of at least 0, at most 3"),
-        ("noise,-7,50", "-7 must be a whole number"),
-        ("noise,1,-50", "-50 must be a whole number of at least 1"),
-        (f"noise,1,{'9' * 400}", "must be a whole number of at least 1"),
+        ("metrics.csv", f"{EPOCH}{'9' * 20},1,1,0.5", "epoch must be"),
+        ("metrics.csv", f"{EPOCH}-1,1,1,0.5", "epoch must be"),
+        ("metrics.csv", f"{EPOCH}1,1e308,1,0.5", "train/loss must be"),
+        ("metrics.csv", f"{EPOCH}1,1,nan,0.5", "cannot be read"),
+        ("image_types.csv", f"{LEVEL}noise,{'9' * 400},50,0.5,0.4,0.6", "severity must be"),
+        ("image_types.csv", f"{LEVEL}noise,1,-50,0.5,0.4,0.6", "num_images must be"),
+        ("image_types.csv", f"{LEVEL}noise,1,50,0.5,0.4,6", "accuracy_high must be"),
+        ("cost.json", '{"latency_ms_p50": 1.7e308}', "latency_ms_p50 must be"),
+        ("cost.json", '{"a": ' + 900 * "[" + 900 * "]" + "}", "cannot be read"),
     ],
 )
-def test_image_types_have_a_severity_and_images(
-    network: TrainedNetwork, line: str, says: str
+def test_numbers_of_optional_files_have_bounds(
+    network: TrainedNetwork, name: str, text: str, says: str
 ) -> None:
-    head = "type,severity,num_images,accuracy,accuracy_low,accuracy_high"
-    (network.folder / "image_types.csv").write_text(f"{head}\n{line},0.5,0.4,0.6\n")
-    with pytest.raises(UserError, match=says):
-        reading.read_image_types(network)
-
-
-def test_a_cost_has_bounds_and_no_endless_nesting(network: TrainedNetwork) -> None:
-    (network.folder / "cost.json").write_text('{"latency_ms_p50": 1.7e308}')
-    with pytest.raises(UserError, match="latency_ms_p50 must be a number of at least 0 and below"):
-        reading.read_cost(network)
-    (network.folder / "cost.json").write_text('{"a": ' + 900 * "[" + 900 * "]" + "}")
-    with pytest.raises(UserError, match=r"cost\.json: cannot be read"):
-        reading.read_cost(network)
+    readers = {"metrics.csv": read_curve, "image_types.csv": read_image_types}
+    (network.folder / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}: {says}"):
+        readers.get(name, read_cost)(network)
 
 
 def test_pictures_have_pixels(network: TrainedNetwork) -> None:
     path = network.folder / "predictions" / "test_images.npz"
     np.savez(path, index=np.arange(2), images=np.zeros((2, 3, 0, 0), np.uint8))
     with pytest.raises(UserError, match=r"must be uint8 \(K, 3, H, W\), they are \(2, 3, 0, 0\)"):
-        reading.read_pixels(network)
+        read_pixels(network)
 
 
 def test_no_temperature_is_fitted_to_other_classes(network: TrainedNetwork) -> None:
     logits = np.pad(network.test.logits, [(0, 0), (0, 1)])
     change_predictions(network.folder, "val", logits=logits)
     with pytest.raises(UserError, match=r"val\.npz: has 5 classes, the test images 4"):
-        reading.read_val_predictions(network)
+        read_val_predictions(network)

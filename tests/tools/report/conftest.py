@@ -81,15 +81,15 @@ def repeat(comparison: Comparison) -> Callable[[int], Comparison]:
 
     def build(number: int) -> Comparison:
         labels = [f"recipe {n}" for n in range(number)]
-        network, recipe, curve = (
-            each[0] for each in (comparison.networks, comparison.recipes, comparison.curves)
-        )
+        recipe, curve, images = comparison.recipes[0], comparison.curves[0], comparison.images
+        assert images is not None
+        networks = [replace(recipe.first, label=label) for label in labels]
         return replace(
             comparison,
-            networks=tuple(replace(network, label=label) for label in labels),
-            recipes=tuple(replace(recipe, label=label, networks=(label,)) for label in labels),
+            recipes=tuple(replace(recipe, label=each.label, networks=(each,)) for each in networks),
             curves=tuple(replace(curve, label=label) for label in labels),
-            differing=(),
+            images=replace(images, num_only_right=(1,) * number),
+            differing={},
             image_types=(),
             losses=(),
         )

@@ -14,11 +14,12 @@ import pytest
 from markupsafe import Markup
 from matplotlib.image import imread
 
-from triptych.tools.compare.content import Circumstances, Comparison, WithInterval
+from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
-from triptych.tools.compare.summaries import COSTS
+from triptych.tools.compare.runs import WithInterval
 from triptych.tools.report import panels
 from triptych.tools.report.page import CONTENTS, Bars, between, png, render_page
+from triptych.tools.statistics.scores import per_class
 
 Repeat = Callable[[int], Comparison]
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $x^2$ {{ 7 * 7 }} </style>"
@@ -83,16 +84,16 @@ def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 def bare(repeat: Repeat) -> str:
     """The page of a run of which nothing optional is known."""
     made = repeat(1)
-    network, recipe = made.networks[0], made.recipes[0]
-    unknown = {cost.name: None for cost in COSTS} | {"weights": None, "measured_on": None}
-    metadata = dict.fromkeys(network.metadata) | {"split_hash": "s", "test_hash": "t"}
-    metadata["started_at"] = "now"
-    nowhere = Circumstances(None, None, None)
-    network = replace(network, trained_on=nowhere, metadata=metadata, **unknown)
-    recipe = replace(recipe, calibration=None, most_confused=())
-    empty = ("verdict", "cautions", "curves", "grad_cams", "problems")
-    bare = replace(made, **dict.fromkeys(empty, ()), correct_counts=None, gallery=None)
-    return render_page(replace(bare, networks=(network,), recipes=(recipe,)))
+    known = {"split_hash": "s", "test_hash": "t", "started_at": "now", "data": "shapes"}
+    network = made.networks[0]
+    metadata = dict.fromkeys(network.metadata) | known | {"metrics": {}}
+    recipe = replace(
+        made.recipes[0],
+        networks=(replace(network, metadata=metadata, cost=None),),
+        calibration=None,
+    )
+    empty = dict.fromkeys(("verdict", "cautions", "curves", "grad_cams", "problems"), ())
+    return render_page(replace(made, **empty, recipes=(recipe,), images=None))
 
 
 def test_the_verdict_is_the_first_thing_after_the_title(html: str, comparison: Comparison) -> None:
@@ -208,8 +209,8 @@ def test_every_run_is_a_line_of_the_table_with_its_interval(
 ) -> None:
     lines = parsed.text("tr")
     for row in comparison.networks:
-        low, high = percent(row.accuracy_low), percent(row.accuracy_high)
-        shown = f"{row.label} {percent(row.accuracy)} {low} to {high} {row.f1:.3f}"
+        value, low, high = map(percent, row.accuracy)
+        shown = f"{row.label} {value} {low} to {high} {row.scores.macro.f1:.3f}"
         assert any(line.startswith(shown) for line in lines)
 
 
@@ -220,7 +221,7 @@ def test_further_figures_of_every_run_are_folded_beneath_the_table(
     rows = comparison.networks
     assert fold.count('<th scope="row">') == len(rows)
     assert all(f">{100 * row.top_k[3]:.2f}</td>" in fold for row in rows)
-    assert all(f">{row.brier:.3f}</td>" in fold for row in rows)
+    assert all(f">{row.scores.brier:.3f}</td>" in fold for row in rows)
 
 
 def test_every_confusion_is_counted_in_its_cell(html: str, comparison: Comparison) -> None:
@@ -235,8 +236,7 @@ def test_the_study_s_table_stands_as_published_beside_both_protocols(
 ) -> None:
     lines = parsed.text("tr")
     assert "googlenet 91.55 0.7071 0.84375 0.8333" in lines
-    last = comparison.networks[0]
-    shown = f"{last.paper_f1:.4f} {last.paper_precision:.4f} {last.paper_recall:.4f}"
+    shown = " ".join(f"{value:.4f}" for value in comparison.networks[0].paper)
     assert any(line.endswith(shown) for line in lines)
 
 
@@ -249,7 +249,7 @@ def test_the_same_comparison_gives_the_same_bytes(repeat: Repeat) -> None:
 def test_mixed_runs_stand_under_a_banner_each_with_their_own_classes(repeat: Repeat) -> None:
     made = repeat(1)
     other = replace(made.recipes[0], classes=tuple("abcdefghij"))
-    mixed = replace(made, recipes=(*made.recipes, other), banner="two test sets")
+    mixed = replace(made, recipes=(*made.recipes, other), banner="two test sets", images=None)
     found = Parsed(render_page(mixed))
     assert found.text("p").count("two test sets") == 1
     heads = [line for line in found.text("tr") if line.startswith("recipe")]
@@ -268,11 +268,13 @@ def test_sixty_recipes_are_drawn_as_eight_and_the_rest_in_grey(repeat: Repeat) -
 @pytest.mark.usefixtures("without_charts")
 def test_confusions_of_a_hundred_classes_are_a_picture_of_bounded_size(repeat: Repeat) -> None:
     made = repeat(2)
-    names = tuple(f"class {number}" for number in range(100))
-    counts = np.random.default_rng(0).integers(0, 9, (100, 100))
-    large = {"classes": names, "confusion": counts, "f1": np.linspace(0, 1, 100)}
-    recipes = tuple(replace(recipe, **large) for recipe in made.recipes)
-    html = render_page(replace(made, recipes=recipes, networks=made.networks[:1]))
+    classes = tuple(f"class {number}" for number in range(100))
+    confusion = np.random.default_rng(0).integers(0, 9, (100, 100))
+    network = made.networks[0]
+    scores = network.scores._replace(confusion=confusion, per_class=per_class(confusion))
+    networks = (replace(network, scores=scores),)
+    recipes = tuple(replace(each, classes=classes, networks=networks) for each in made.recipes)
+    html = render_page(replace(made, recipes=recipes))
     assert html.count('alt="Confusion matrix of ') == 2
     assert len(html) < 1_500_000
 

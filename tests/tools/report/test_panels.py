@@ -4,14 +4,16 @@ from dataclasses import replace
 import pytest
 from markupsafe import Markup
 
-from triptych.tools.compare.content import Circumstances, Comparison
+from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.compare.summaries import COSTS
 from triptych.tools.report import panels
 
-CPU = Circumstances("cpu", "32-true", 2)
-GPU = Circumstances("NVIDIA H200", "bf16-mixed", None)
+CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}
+GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
 ON_CPU, ON_GPU = "cpu, 32-true, 2 threads", "NVIDIA H200, bf16-mixed"
 Repeat = Callable[[int], Comparison]
+ListCaptions = Callable[[list[TrainedNetwork], str], list[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -19,42 +21,49 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panels, "render_chart", lambda *_: Markup())
 
 
+def change(network: TrainedNetwork, accuracy: float = 0.5, **cost: object) -> TrainedNetwork:
+    """Trained on the CPU, with another accuracy and other costs."""
+    return replace(
+        network,
+        scores=network.scores._replace(accuracy=accuracy),
+        metadata=network.metadata | CPU,
+        cost=(network.cost or {}) | cost,
+    )
+
+
 @pytest.fixture
-def made(repeat: Repeat) -> Comparison:
+def networks(repeat: Repeat) -> list[TrainedNetwork]:
     """The less accurate, the faster; the less accurate two were measured on a faster device."""
-    made = repeat(4)
     measured = zip((0.9, 0.8, 0.7, 0.6), (50.0, 20.0, 1.0, 2.0), (CPU, CPU, GPU, GPU), strict=True)
-    networks = [
-        replace(network, accuracy=accuracy, latency_ms_p50=ms, measured_on=where, trained_on=CPU)
-        for network, (accuracy, ms, where) in zip(made.networks, measured, strict=True)
+    return [
+        change(network, accuracy, latency_ms_p50=ms, **where)
+        for network, (accuracy, ms, where) in zip(repeat(4).networks, measured, strict=True)
     ]
-    return replace(made, networks=tuple(networks))
 
 
-def list_captions(made: Comparison, begins: str) -> list[str]:
-    found = panels.draw_costs(made.networks, panels.Key(made))
-    return [panel.caption for panel in found if panel.heading.startswith(begins)]
+@pytest.fixture
+def list_captions(repeat: Repeat) -> ListCaptions:
+    """Captions of the charts of the cost that begins so."""
+    key = panels.Key(repeat(4))
+    return lambda networks, begins: [
+        panel.caption
+        for panel in panels.draw_costs(networks, key)
+        if panel.heading.startswith(begins)
+    ]
 
 
-def test_a_time_is_compared_among_networks_that_were_measured_in_one_place(
-    made: Comparison,
+def test_costs_are_compared_among_networks_measured_in_one_place(
+    networks: list[TrainedNetwork], list_captions: ListCaptions
 ) -> None:
-    assert list_captions(made, "Median latency") == [
+    assert list_captions(networks, "Median latency") == [
         f"{ON_CPU}. Not dominated: recipe 0 and recipe 1",
         f"{ON_GPU}. Not dominated: recipe 2",
     ]
-
-
-def test_a_cost_that_depends_on_no_device_is_compared_among_all(made: Comparison) -> None:
-    assert list_captions(made, "Parameters") == ["Not dominated: recipe 0"]
-
-
-def test_training_is_compared_on_the_device_of_training(made: Comparison) -> None:
-    times = zip(made.networks, (9.0, 5.0, 7.0, None), strict=True)
-    networks = tuple(replace(network, seconds_per_epoch=seconds) for network, seconds in times)
-    assert list_captions(replace(made, networks=networks), "Training, seconds") == [
-        f"{ON_CPU}. Not dominated: recipe 0 and recipe 1"
-    ]
+    assert list_captions(networks, "Parameters") == ["Not dominated: recipe 0"]
+    for network, seconds in zip(networks, (9.0, 5.0, 7.0, None), strict=True):
+        network.metadata.update(train_seconds=seconds, num_epochs=1)
+    expected = [f"{ON_CPU}. Not dominated: recipe 0 and recipe 1"]
+    assert list_captions(networks, "Training, seconds") == expected
 
 
 @pytest.mark.parametrize(
@@ -63,19 +72,18 @@ def test_training_is_compared_on_the_device_of_training(made: Comparison) -> Non
     ids=["alone", "more than three", "each elsewhere", "one"],
 )
 def test_a_place_has_a_chart_where_there_is_something_to_compare(
-    repeat: Repeat, devices: str, shown: str
+    repeat: Repeat, list_captions: ListCaptions, devices: str, shown: str
 ) -> None:
-    made = repeat(1)
-    networks = tuple(
-        replace(made.networks[0], peak_memory_bytes=n, measured_on=Circumstances(d, None, None))
-        for n, d in enumerate(devices, 1)
-    )
-    captions = list_captions(replace(made, networks=networks), "Peak memory")
+    [network] = repeat(1).networks
+    networks = [change(network, peak_memory_bytes=n, device=d) for n, d in enumerate(devices, 1)]
+    captions = list_captions(networks, "Peak memory")
     assert [caption[0] for caption in captions] == list(shown)
 
 
-def test_every_cost_has_a_chart_or_is_named_as_not_measured(made: Comparison) -> None:
-    charts = panels.draw_costs(made.networks, panels.Key(made))
+def test_every_cost_has_a_chart_or_is_named_as_not_measured(
+    networks: list[TrainedNetwork], repeat: Repeat
+) -> None:
+    charts = panels.draw_costs(networks, panels.Key(repeat(4)))
     assert {panel.heading.lower() for panel in charts} == {cost.words.lower() for cost in COSTS}
-    networks = [replace(network, macs=None) for network in made.networks]
-    assert panels.list_unmeasured(networks) == ["multiply-accumulates an image"]
+    unknown = [change(network, macs=None) for network in networks]
+    assert panels.list_unmeasured(unknown) == ["multiply-accumulates an image"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.tools.serve.browser import CHROMIUM, Browser
 from tests.tools.serve.conftest import CLASSES, configure
-from triptych.tools.compare.content import Problem
+from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
 
 service = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")

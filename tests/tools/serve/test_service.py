@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.tools.serve.conftest import CLASSES, configure
-from triptych.tools.compare.content import Problem
+from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
 from triptych.tools.serve.page import ASSETS
 

@@ -6,36 +6,44 @@ say what holds. Then a page, a text and a table are written.
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, sanitize_log_record
 from triptych.runs.storage import atomic_write
-from triptych.tools.compare import runs, sentences
+from triptych.tools.compare import sentences
 from triptych.tools.compare.comparable import find_differing, require_comparable, write_banner
-from triptych.tools.compare.content import Comparison, NetworkSummary, Problem
+from triptych.tools.compare.content import Comparison, ImageByImage
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
     find_class_names,
     group_by_recipe,
     split_comparable,
-    summarize_recipe,
 )
-from triptych.tools.compare.runs import TrainedNetwork, read_each, read_first
-from triptych.tools.compare.summaries import (
-    build_gallery,
-    count_correct,
-    summarize_network,
-    write_csv,
+from triptych.tools.compare.runs import (
+    Problem,
+    Read,
+    TrainedNetwork,
+    read_curve,
+    read_grad_cam,
+    read_image_types,
+    read_optional,
+    read_pixels,
+    read_runs,
+    read_val_predictions,
 )
+from triptych.tools.compare.summaries import compare_images, write_csv
 from triptych.tools.report.page import render_markdown, render_page
-from triptych.tools.statistics.calibration import Calibration, calibrate
+from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
@@ -52,18 +60,18 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if out and (out / "run.json").exists():
         raise UserError(f"out={out}: is a run's own folder; name another one")
     folders = find_run_folders(config["runs"])
-    networks, problems = runs.read_runs(folders)
+    networks, problems = read_runs(folders)
     if not networks:
         reason = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
         require_comparable(networks)
     comparison = build_comparison(networks, problems)
-    written = write_files(comparison, out or find_parent(networks) / "comparison")
-    for line in summarize(comparison):
+    parents = [network.folder.resolve().parent for network in networks]
+    page = write_files(comparison, out or Path(os.path.commonpath(parents)) / "comparison")
+    for line in (*summarize(comparison), page):
         log.info("%s", line)
-    log.info("%s", written)
-    return written
+    return page
 
 
 def summarize(comparison: Comparison) -> Iterator[str]:
@@ -71,37 +79,44 @@ def summarize(comparison: Comparison) -> Iterator[str]:
     labels = [recipe.label for recipe in comparison.recipes]
     yield from (f"{problem.folder}: {problem.what}" for problem in comparison.problems)
     yield from filter(None, (comparison.banner, *comparison.verdict))
-    for setting in comparison.differing:
-        yield f"differs: {sentences.describe_setting(setting, labels)}"
+    for name, values in comparison.differing.items():
+        yield f"differs: {sentences.describe_setting(name, values, labels)}"
     yield from comparison.cautions
 
 
-def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Comparison:
+def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     recipes = group_by_recipe(read)
     blocks = split_comparable(recipes)
-    classes = {recipe: find_class_names(block) for block in blocks for recipe in block}
-    rows = summarize_networks(recipes, problems)
-    calibrations = calibrate_recipes(recipes, problems)
-    summaries = tuple(summarize_recipe(r, classes[r], calibrations.get(r)) for r in recipes)
+    classes = {recipe.label: find_class_names(block) for block in blocks for recipe in block}
+    recipes = [replace(recipe, classes=classes[recipe.label]) for recipe in recipes]
+    for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
+        val = read_optional(read_val_predictions, recipe.first, problems)
+        recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
+    networks = [network for recipe in recipes for network in recipe.networks]
+    is_comparable = len(blocks) == 1
     network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
+    verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
     differing = find_differing([recipe.networks for recipe in recipes])
-    verdict = sentences.write_verdict(summaries, rows, network_pairs, recipe_pairs)
-    if len(blocks) == 1:
-        verdict += tuple(sentences.write_lowest_costs(summaries, rows))
-    exhibits = read_exhibits(recipes, classes[recipes[0]] if len(blocks) == 1 else None, problems)
+    image_types = read_by_recipe(read_image_types, recipes, problems)
+    losses, loss_sentences = compare_losses(recipes, image_types)
+    curves = [read_optional(read_curve, network, problems) for network in networks]
     return Comparison(
-        title=sentences.write_title(summaries, rows),
+        title=sentences.write_title(recipes),
         banner=write_banner(read),
-        verdict=verdict,
+        verdict=verdict + (sentences.write_lowest_costs(recipes) if is_comparable else ()),
         cautions=sentences.write_cautions(recipes, differing),
         differing=differing,
-        networks=rows,
-        recipes=summaries,
+        recipes=tuple(recipes),
         network_pairs=network_pairs,
         recipe_pairs=recipe_pairs,
-        study=sentences.describe_study({recipe.num_test for recipe in summaries}),
-        **exhibits,
+        curves=tuple(curve for curve in curves if curve),
+        image_types=image_types,
+        losses=tuple(losses),
+        loss_sentences=loss_sentences,
+        images=read_images(recipes, networks, problems) if is_comparable else None,
+        study=sentences.describe_study({network.num_test for network in read}),
+        grad_cams=read_by_recipe(read_grad_cam, recipes, problems),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -109,50 +124,27 @@ def build_comparison(read: list[TrainedNetwork], problems: list[Problem]) -> Com
     )
 
 
-def read_exhibits(
-    recipes: Sequence[Recipe], classes: Sequence[str] | None, problems: list[Problem]
-) -> dict[str, Any]:
-    """What comes from optional files; of single images only with `classes` that all share."""
-    members = [recipe.networks for recipe in recipes]
-    networks = [network for recipe in recipes for network in recipe.networks]
-    image_types = read_first(runs.read_image_types, members, problems)
-    losses, loss_sentences = compare_losses(recipes, image_types)
-    gallery = None
-    if classes:
-        images = read_each(runs.read_pixels, networks, problems)
-        pixels = {index: image for each in images for index, image in each.items()}
-        gallery = build_gallery(recipes, pixels, classes)
-    return {
-        "curves": tuple(read_each(runs.read_curve, networks, problems)),
-        "image_types": image_types,
-        "losses": tuple(losses),
-        "loss_sentences": loss_sentences,
-        "correct_counts": count_correct(recipes) if classes else None,
-        "gallery": gallery,
-        "grad_cams": read_first(runs.read_grad_cam, members, problems),
-    }
+def read_by_recipe(
+    read: Callable[[TrainedNetwork], Read | None],
+    recipes: Sequence[Recipe],
+    problems: list[Problem],
+) -> tuple[Read, ...]:
+    """What `read` gives of the first network of each recipe that has the file."""
+    contents = []
+    for recipe in recipes:
+        each = (read_optional(read, network, problems) for network in recipe.networks)
+        contents.append(next(filter(None, each), None))
+    return tuple(content for content in contents if content)
 
 
-def summarize_networks(
-    recipes: Sequence[Recipe], problems: list[Problem]
-) -> tuple[NetworkSummary, ...]:
-    """A line each, with its cost where that was measured."""
-    return tuple(
-        summarize_network(network, next(read_each(runs.read_cost, [network], problems), None))
-        for recipe in recipes
-        for network in recipe.networks
-    )
-
-
-def calibrate_recipes(
-    recipes: Sequence[Recipe], problems: list[Problem]
-) -> dict[Recipe, Calibration]:
-    """Of the first network of each of the first 10 recipes."""
-    calibrations = {}
-    for recipe in recipes[:MAX_CALIBRATED]:
-        val = next(read_each(runs.read_val_predictions, [recipe.first], problems), None)
-        calibrations[recipe] = calibrate(recipe.first.test, val)
-    return calibrations
+def read_images(
+    recipes: Sequence[Recipe], networks: Sequence[TrainedNetwork], problems: list[Problem]
+) -> ImageByImage:
+    """Errors of the recipes' first networks; the pictures are those that any network kept."""
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for network in networks:
+        pixels |= read_optional(read_pixels, network, problems) or {}
+    return compare_images(recipes, pixels)
 
 
 def write_files(comparison: Comparison, out: Path) -> Path:
@@ -170,8 +162,3 @@ def write_files(comparison: Comparison, out: Path) -> Path:
     except OSError as error:
         raise UserError(f"out={out}: cannot be written to ({error})") from error
     return out / "index.html"
-
-
-def find_parent(networks: Sequence[TrainedNetwork]) -> Path:
-    """The nearest folder that holds all the runs."""
-    return Path(os.path.commonpath([network.folder.resolve().parent for network in networks]))

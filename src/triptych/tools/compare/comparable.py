@@ -9,7 +9,6 @@ from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
-from triptych.tools.compare.content import Setting
 from triptych.tools.compare.runs import TrainedNetwork
 
 # In the order of what explains the rest: other data have other classes, images and splits.
@@ -87,16 +86,16 @@ def list_environment(run: TrainedNetwork) -> dict[str, str]:
     }
 
 
-def find_differing(recipes: Sequence[Sequence[TrainedNetwork]]) -> tuple[Setting, ...]:
-    """Settings, devices and libraries that are not the same for the networks of all recipes."""
-    differing = []
+def find_differing(recipes: Sequence[Sequence[TrainedNetwork]]) -> dict[str, tuple[str, ...]]:
+    """Settings, devices and libraries that are not the same for all recipes: a value for each."""
+    differing = {}
     for list_values in (list_settings, list_environment):
         tables = [_merge([list_values(run) for run in runs]) for runs in recipes]
         for name in dict.fromkeys(name for table in tables for name in table):
             values = tuple(table.get(name, NOT_SET) for table in tables)
             if len(set(values)) > 1:
-                differing.append(Setting(name, values))
-    return tuple(differing)
+                differing[name] = values
+    return differing
 
 
 def _merge(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:

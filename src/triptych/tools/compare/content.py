@@ -1,120 +1,28 @@
 """What a comparison says: the one document that page, Markdown and CSV show.
 
-Shapes: C classes, E epochs, N images. Accuracy, F1, precision and recall are fractions in [0, 1];
-None is not measured. Strings may come out of somebody's run folder: whoever shows them escapes
-them.
+Shapes: N images of H x W pixels. Strings may come out of somebody's run folder: whoever shows them
+escapes them.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
-from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.scores import Averages
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import (
+    Curve,
+    GradCam,
+    ImageTypes,
+    Problem,
+    TrainedNetwork,
+    WithInterval,
+)
+from triptych.tools.evaluate.degradation import Degradation
 
 SIGNIFICANT = 0.05
-
-
-class WithInterval(NamedTuple):
-    """A value and its interval, 95 % unless its owner says otherwise; NaN without an interval."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """On what a network was trained, or its cost measured."""
-
-    device: str | None
-    precision: str | None
-    num_threads: int | None
-
-
-@dataclass(frozen=True)
-class NetworkSummary:
-    """A trained network: a line of the table and of `comparison.csv`."""
-
-    label: str  # "googlenet seed 0"
-    model: str
-    weights: str | None
-    data: str
-    seed: int
-    num_test: int
-    accuracy: float
-    accuracy_low: float  # Wilson
-    accuracy_high: float
-    f1: float
-    precision: float
-    recall: float
-    nll: float
-    ece: float
-    weighted: Averages
-    brier: float
-    top_k: Mapping[int, float]  # by k, of those no more than the classes
-    paper_f1: float
-    paper_precision: float
-    paper_recall: float
-    num_params: int | None
-    macs: int | None
-    checkpoint_bytes: int | None
-    train_images_per_second: float | None
-    seconds_per_epoch: float | None
-    latency_ms_p50: float | None
-    latency_ms_p95: float | None
-    throughput_images_per_second: float | None
-    peak_memory_bytes: int | None
-    trained_on: Circumstances
-    measured_on: Circumstances | None  # None where `evaluate.py` has measured no cost
-    folder: str
-    metadata: Mapping[str, Any]  # of its record
-
-    @property
-    def device(self) -> str | None:
-        """Where the cost was measured, else where the network was trained."""
-        return (self.measured_on or self.trained_on).device
-
-    @property
-    def versions(self) -> str:
-        """torch 2.14.1, torchvision 0.29.1."""
-        versions = (self.metadata["versions"] or {}).items()
-        return ", ".join(f"{name} {version}" for name, version in versions if version)
-
-    @property
-    def precision_mode(self) -> str | None:
-        return (self.measured_on or self.trained_on).precision
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How many test images of one class were taken for another, over all seeds of a recipe."""
-
-    true: str
-    predicted: str
-    count: int
-    fraction: float  # of the images of the true class
-
-
-@dataclass(frozen=True)
-class RecipeSummary:
-    """Runs that differ in their seed alone."""
-
-    label: str  # "googlenet", or "googlenet, optim.lr=0.01" where recipes share a model
-    model: str
-    networks: tuple[str, ...]  # labels of its runs, by seed
-    classes: tuple[str, ...]
-    num_test: int
-    accuracy: WithInterval  # mean over seeds, t interval; with one seed Wilson
-    confusion: NDArray[np.int64]  # (C, C), rows true, columns predicted, summed over seeds
-    most_confused: tuple[Confusion, ...]
-    f1: NDArray[np.float64]  # (C,), mean over seeds; NaN where undefined
-    calibration: Calibration | None  # of its network of the lowest seed; of the first 10 recipes
 
 
 @dataclass(frozen=True)
@@ -138,51 +46,12 @@ class Pair:
         return self.p_holm < SIGNIFICANT and self.difference.value != 0
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """One question, its pairs, and how they were chosen and tested."""
 
     question: str
     note: str
     pairs: tuple[Pair, ...]  # empty where there is nothing to compare; `note` says why
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting, library or device in which recipes differ; a value a recipe, in their order."""
-
-    name: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A folder, or a file of it, that could not be used, and why, in one line."""
-
-    folder: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A run's metrics at the end of each epoch; NaN where an epoch was not measured."""
-
-    label: str
-    epochs: NDArray[np.int64]  # (E,), from 1
-    train_loss: NDArray[np.float64]  # nats
-    val_loss: NDArray[np.float64]
-    val_accuracy: NDArray[np.float64]
-    best_epoch: int | None
-
-
-@dataclass(frozen=True)
-class ImageTypes:
-    """The accuracy of one trained network on image types."""
-
-    label: str
-    rows: tuple[VariantAccuracy, ...]  # of image_types.csv
-    degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
-    outcomes: Outcomes | None  # image by image; None where they were not kept
 
 
 @dataclass(frozen=True)
@@ -195,19 +64,7 @@ class LossDifference:
     by_type: Mapping[str, Degradation]  # of the types of both, then `all`
 
 
-@dataclass(frozen=True)
-class CorrectCounts:
-    """How many test images the first networks of the recipes get right."""
-
-    networks: tuple[str, ...]
-    num_images: int
-    num_all_right: int
-    num_all_wrong: int
-    num_only_right: tuple[int, ...]  # images that this network alone gets right, in order
-
-
-@dataclass(frozen=True)
-class WrongPrediction:
+class WrongPrediction(NamedTuple):
     network: str
     predicted: str
     confidence: float
@@ -224,18 +81,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """Pictures exist for the few test images that runs have kept; the counts are of all."""
+class ImageByImage:
+    """What the first networks of the recipes get right and wrong, all on the same test images.
 
-    all_wrong: tuple[Picture, ...]  # by the first network of every recipe
+    The counts are of all images; pictures exist for the few that runs have kept.
+    """
+
+    num_images: int
+    num_all_right: int
     num_all_wrong: int
+    num_only_right: tuple[int, ...]  # images that this network alone gets right, in order
+    all_wrong: tuple[Picture, ...]
     confident_errors: tuple[Picture, ...]  # most confident first; one prediction each
-
-
-@dataclass(frozen=True)
-class GradCam:
-    label: str  # of the network
-    png: bytes
 
 
 @dataclass(frozen=True)
@@ -246,20 +103,22 @@ class Comparison:
     banner: str | None  # says that what is shown is not comparable
     verdict: tuple[str, ...]  # sentences, the first thing on the page
     cautions: tuple[str, ...]  # sentences: what the figures do not cover
-    differing: tuple[Setting, ...]  # besides the model
-    networks: tuple[NetworkSummary, ...]
-    recipes: tuple[RecipeSummary, ...]
+    differing: Mapping[str, tuple[str, ...]]  # settings besides the model: a value a recipe
+    recipes: tuple[Recipe, ...]
     network_pairs: Pairs
     recipe_pairs: Pairs
     curves: tuple[Curve, ...]
     image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
     losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
     loss_sentences: tuple[str, ...]  # they also name networks that saw other images
-    correct_counts: CorrectCounts | None  # None with fewer than two networks on the same images
-    gallery: Gallery | None  # None where no run has kept pixels
+    images: ImageByImage | None  # None where recipes have other test images or classes
     study: tuple[str, ...]  # why the reference study's Table 1 differs from ours
     grad_cams: tuple[GradCam, ...]
     problems: tuple[Problem, ...]
     command: str  # that made this comparison
     made_at: str
     version: str  # of triptych
+
+    @property
+    def networks(self) -> tuple[TrainedNetwork, ...]:
+        return tuple(network for recipe in self.recipes for network in recipe.networks)

@@ -8,14 +8,9 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import sentences
-from triptych.tools.compare.content import (
-    ImageTypes,
-    LossDifference,
-    Pair,
-    Pairs,
-    WithInterval,
-)
+from triptych.tools.compare.content import LossDifference, Pair, Pairs
 from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.compare.runs import ImageTypes, WithInterval
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics.bootstrap import bootstrap_interval, bootstrap_macro_f1
 from triptych.tools.statistics.intervals import (

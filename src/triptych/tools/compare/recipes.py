@@ -11,28 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tools.compare.comparable import find_disagreements, list_settings
-from triptych.tools.compare.content import Confusion, RecipeSummary, WithInterval
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import TrainedNetwork, WithInterval
 from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.intervals import wilson
 from triptych.tools.statistics.recipes import MIN_SEEDS, recipe_accuracy
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """How many test images of one class were taken for another, over all seeds of a recipe."""
+
+    true: str
+    predicted: str
+    count: int
+    fraction: float  # of the images of the true class
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """The networks of a recipe, by seed.
+    """Runs that differ in their seed alone."""
 
-    The first stands for the recipe where trained networks are compared.
-    """
-
-    label: str
-    networks: tuple[TrainedNetwork, ...]
+    label: str  # "googlenet", or "googlenet, optim.lr=0.01" where recipes share a model
+    networks: tuple[TrainedNetwork, ...]  # by seed
+    classes: tuple[str, ...] = ()
+    calibration: Calibration | None = None  # of its first network; of the first 10 recipes
 
     @property
     def first(self) -> TrainedNetwork:
+        """It stands for the recipe where trained networks are compared."""
         return self.networks[0]
+
+    @property
+    def model(self) -> str:
+        return str(self.first.metadata["model"])
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -51,6 +63,35 @@ class Recipe:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if len(known) == len(values) else None
 
+    @cached_property
+    def accuracy(self) -> WithInterval:
+        """One network's with Wilson's interval; the mean of three seeds or more with a t interval.
+
+        Of two seeds the mean has no interval: their scatter says too little.
+        """
+        if len(self.networks) == 1:
+            return self.first.accuracy
+        value = float(self.correct.mean())
+        if not self.has_enough_seeds:
+            return WithInterval(value)
+        low, high = recipe_accuracy(self.correct).interval()
+        return WithInterval(value, max(low, 0.0), min(high, 1.0))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(C, C), rows true, columns predicted, summed over seeds."""
+        return np.asarray(sum(network.scores.confusion for network in self.networks))
+
+    @property
+    def most_confused(self) -> tuple[Confusion, ...]:
+        return find_most_confused(self.confusion, self.classes)
+
+    @cached_property
+    def f1(self) -> NDArray[np.float64]:
+        """(C,), mean over seeds; NaN where undefined."""
+        f1 = np.stack([network.scores.per_class.f1 for network in self.networks])
+        return np.asarray(f1.mean(axis=0))
+
 
 def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
     """Recipes by model and label: an order that no result decides."""
@@ -65,7 +106,7 @@ def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
         )
         for name, same in zip(names, groups.values(), strict=True)
     ]
-    return sorted(recipes, key=lambda recipe: (recipe.first.metadata["model"], recipe.label))
+    return sorted(recipes, key=lambda recipe: (recipe.model, recipe.label))
 
 
 def make_labels(recipes: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
@@ -128,41 +169,6 @@ def find_class_names(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     networks = [network for recipe in recipes for network in recipe.networks]
     named = (network.metadata["classes"] for network in networks if network.metadata["classes"])
     return tuple(next(named, map(str, range(networks[0].test.num_classes))))
-
-
-def summarize_recipe(
-    recipe: Recipe, classes: tuple[str, ...], calibration: Calibration | None
-) -> RecipeSummary:
-    """What is shown of a recipe, over its seeds."""
-    confusion = np.sum([network.scores.confusion for network in recipe.networks], axis=0)
-    f1 = np.stack([network.scores.per_class.f1 for network in recipe.networks])
-    return RecipeSummary(
-        label=recipe.label,
-        model=recipe.first.metadata["model"],
-        networks=tuple(network.label for network in recipe.networks),
-        classes=classes,
-        num_test=len(recipe.first.test.labels),
-        accuracy=estimate_accuracy(recipe),
-        confusion=confusion,
-        most_confused=find_most_confused(confusion, classes),
-        f1=f1.mean(axis=0),
-        calibration=calibration,
-    )
-
-
-def estimate_accuracy(recipe: Recipe) -> WithInterval:
-    """One network's with Wilson's interval; the mean of three seeds or more with a t interval.
-
-    Of two seeds the mean has no interval: their scatter says too little.
-    """
-    correct = recipe.correct
-    value = float(correct.mean())
-    if recipe.has_enough_seeds:
-        low, high = recipe_accuracy(correct).interval()
-        return WithInterval(value, max(low, 0.0), min(high, 1.0))
-    if len(recipe.networks) > 1:
-        return WithInterval(value)
-    return WithInterval(value, *map(float, wilson(int(correct.sum()), correct.size)))
 
 
 def find_most_confused(

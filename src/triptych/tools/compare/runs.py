@@ -1,14 +1,18 @@
-"""Reads run folders: each run checked and compared with the others, then its optional files."""
+"""Reads run folders: each run checked and compared with the others, then its optional files.
+
+Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever shows them escapes them.
+"""
 
 import csv
 import json
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +21,83 @@ from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
 from triptych.runs.reader import MEASURED, read_finished, sanitize
-from triptych.tools.compare.content import Curve, GradCam, ImageTypes, Problem
-from triptych.tools.evaluate.degradation import VariantAccuracy, degradations, read_outcomes
-from triptych.tools.statistics.scores import Scores, score_predictions
+from triptych.tools.evaluate.degradation import (
+    Degradation,
+    Outcomes,
+    VariantAccuracy,
+    degradations,
+    read_outcomes,
+)
+from triptych.tools.evaluate.findings import describe_hardware
+from triptych.tools.evaluate.paper import PaperScores, paper_scores
+from triptych.tools.statistics.calibration import calibration_error
+from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.scores import Scores, score_predictions, top_k_accuracies
 
 # How far a logged metric may lie from that of the predictions.
 TOLERANCES = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
 FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
-COST: dict[str, Rule] = {
-    **dict.fromkeys(("num_params", "macs", "checkpoint_bytes", "peak_memory_bytes"), count(0)),
-    **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), MEASURED),
-    **dict.fromkeys(("throughput_images_per_second", "train_images_per_second"), MEASURED),
-    **dict.fromkeys(("device", "precision"), TEXT),
-    "num_threads": count(0),
-}
-EPOCH, SEVERITY = count(0, 10**9), count(0, 3)
 CURVES = ("train/loss", "val/loss", "val/accuracy")
-PNG = b"\x89PNG\r\n\x1a\n"
+
+# What is read of the optional files.
+COST: dict[str, Rule] = {
+    **dict.fromkeys(("num_params", "macs"), count(0).or_null()),
+    **dict.fromkeys(("checkpoint_bytes", "peak_memory_bytes"), count(0).or_null()),
+    **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), MEASURED.or_null()),
+    "throughput_images_per_second": MEASURED.or_null(),
+    "train_images_per_second": MEASURED.or_null(),
+}
+HARDWARE: dict[str, Rule] = {
+    **dict.fromkeys(("device", "precision"), TEXT.or_null()),
+    "num_threads": count(0).or_null(),
+}
+EPOCH = {"epoch": count(0, 10**9), **dict.fromkeys(CURVES, MEASURED.or_null())}
+LEVEL = {"type": TEXT, "severity": count(0, 3), "num_images": count(1)}
+LEVEL |= dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), FRACTION)
 
 Read = TypeVar("Read")
+
+
+class WithInterval(NamedTuple):
+    """A value and its interval, 95 % unless its owner says otherwise; NaN without an interval."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+class Problem(NamedTuple):
+    """A folder, or a file of it, that could not be used, and why, in one line."""
+
+    folder: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's metrics at the end of each epoch; NaN where an epoch was not measured."""
+
+    label: str
+    epochs: NDArray[np.int64]  # (E,), from 1
+    train_loss: NDArray[np.float64]  # nats
+    val_loss: NDArray[np.float64]
+    val_accuracy: NDArray[np.float64]
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class ImageTypes:
+    """The accuracy of one trained network on image types."""
+
+    label: str
+    rows: tuple[VariantAccuracy, ...]  # of image_types.csv
+    degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
+    outcomes: Outcomes | None  # image by image; None where they were not kept
+
+
+class GradCam(NamedTuple):
+    label: str  # of the network
+    png: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +110,7 @@ class TrainedNetwork:
     test: Predictions
     scores: Scores  # of `test`
     label: str  # the model, until a comparison gives every network a label of its own
+    cost: dict[str, Any] | None = None  # `COST` and `HARDWARE`, where measured
 
     @property
     def recipe(self) -> tuple[object, ...]:
@@ -56,9 +119,58 @@ class TrainedNetwork:
         return (*hashes, self.test.num_classes)
 
     @property
+    def num_test(self) -> int:
+        return len(self.test.labels)
+
+    @property
     def val_accuracy(self) -> float | None:
         value = self.metadata["metrics"].get("val/accuracy")
         return value if FRACTION.holds(value) else None
+
+    @property
+    def accuracy(self) -> WithInterval:
+        """With Wilson's interval."""
+        low, high = wilson(int(self.test.correct.sum()), self.num_test)
+        return WithInterval(self.scores.accuracy, float(low), float(high))
+
+    @cached_property
+    def ece(self) -> float:
+        return calibration_error(self.test)
+
+    @cached_property
+    def top_k(self) -> dict[int, float]:
+        return top_k_accuracies(self.test)
+
+    @cached_property
+    def paper(self) -> PaperScores:
+        return paper_scores(self.test)
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """By name; what `cost.json` does not have comes from the record where it can."""
+        seconds, epochs = self.metadata["train_seconds"], self.metadata["num_epochs"]
+        trained = {
+            "num_params": self.metadata["num_params"],
+            "train_images_per_second": self.metadata["images_per_second"],
+            "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
+        }
+        measured = {name: value for name, value in (self.cost or {}).items() if value is not None}
+        return {name: (trained | measured).get(name) for name in (*trained, *COST)}
+
+    @property
+    def trained_on(self) -> str:
+        """cpu, 32-true, 2 threads."""
+        return describe_hardware(*(self.metadata[name] for name in HARDWARE))
+
+    @property
+    def measured_on(self) -> str | None:
+        return describe_hardware(*(self.cost[name] for name in HARDWARE)) if self.cost else None
+
+    @property
+    def versions(self) -> str:
+        """torch 2.14.1, torchvision 0.29.1."""
+        versions = (self.metadata["versions"] or {}).items()
+        return ", ".join(f"{name} {version}" for name, version in versions if version)
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[TrainedNetwork], list[Problem]]:
@@ -74,7 +186,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[TrainedNetwork], list[Probl
         excluded = dict(find(runs))
         problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
         runs = [run for run in runs if run not in excluded]
-    return runs, problems
+    return [replace(run, cost=read_optional(read_cost, run, problems)) for run in runs], problems
 
 
 def describe_problem(folder: Path, reason: object) -> Problem:
@@ -138,50 +250,21 @@ def find_repetitions(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwor
             yield run, f"left out: {other.folder} has the same config and seed and finished {when}"
 
 
-def read_each(
-    read: Callable[[TrainedNetwork], Read | None],
-    networks: Iterable[TrainedNetwork],
-    problems: list[Problem],
-) -> Iterator[Read]:
-    """What `read` gives of each network that has the file; a broken one becomes a problem."""
-    for network in networks:
-        try:
-            content = read(network)
-        except UserError as error:
-            problems.append(describe_problem(network.folder, error))
-            continue
-        if content is not None:
-            yield content
-
-
-def read_first(
-    read: Callable[[TrainedNetwork], Read | None],
-    recipes: Iterable[Sequence[TrainedNetwork]],
-    problems: list[Problem],
-) -> tuple[Read, ...]:
-    """What `read` gives of the first network of each recipe that has the file."""
-    return tuple(
-        content for recipe in recipes for content in islice(read_each(read, recipe, problems), 1)
-    )
-
-
-# Readers of one optional file each: None where there is no file, UserError where it is broken.
+def read_optional(
+    read: Callable[[TrainedNetwork], Read | None], network: TrainedNetwork, problems: list[Problem]
+) -> Read | None:
+    """What `read` gives: None without the file, or where it is broken, which is a problem then."""
+    try:
+        return read(network)
+    except UserError as error:
+        problems.append(describe_problem(network.folder, error))
+        return None
 
 
 def read_cost(network: TrainedNetwork) -> dict[str, Any] | None:
-    """Every figure of `COST` in `cost.json`; None for what is not there."""
-    path = network.folder / "cost.json"
-    if not path.exists():
-        return None
-    try:
-        cost = dict(sanitize(json.loads(path.read_text())))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    for name, rule in COST.items():
-        if not rule.or_null().holds(cost.get(name)):
-            value = format_value(cost[name])
-            raise UserError(f"cost.json: {name} must be {rule.says}, it is {value}")
-    return {name: cost.get(name) for name in COST}
+    """Every entry of `COST` and `HARDWARE`; None for what is not there."""
+    entries = _read_entries(network.folder / "cost.json", COST | HARDWARE)
+    return entries[0] if entries else None
 
 
 def read_val_predictions(network: TrainedNetwork) -> Predictions | None:
@@ -191,31 +274,32 @@ def read_val_predictions(network: TrainedNetwork) -> Predictions | None:
 
 def read_image_types(network: TrainedNetwork) -> ImageTypes | None:
     """Rows as `evaluate.py` left them; degradations from the images themselves."""
-    path = network.folder / "image_types.csv"
-    if not path.exists():
+    entries = _read_entries(network.folder / "image_types.csv", LEVEL)
+    if entries is None:
         return None
-    rows = tuple(_read_csv(path, _parse_level))
     has_outcomes = (network.folder / "predictions" / "image_types.npz").exists()
     outcomes = read_outcomes(network.folder) if has_outcomes else None
     losses = sanitize(degradations(outcomes)) if outcomes else {}
+    rows = tuple(VariantAccuracy(**each) for each in entries)
     return ImageTypes(network.label, rows, losses, outcomes)
 
 
 def read_curve(network: TrainedNetwork) -> Curve | None:
     """The last training loss and the validation metrics of every epoch."""
-    path = network.folder / "metrics.csv"
-    if not path.exists():
+    entries = _read_entries(network.folder / "metrics.csv", EPOCH)
+    if entries is None:
         return None
     epochs: dict[int, dict[str, float]] = {}
-    for epoch, values in _read_csv(path, _parse_epoch):
-        epochs.setdefault(epoch, {}).update(values)
-    order = sorted(epochs)
+    for line in entries:
+        measured = {name: line[name] for name in CURVES if line[name] is not None}
+        epochs.setdefault(line["epoch"], {}).update(measured)
+    numbers = sorted(epochs)
     train_loss, val_loss, val_accuracy = (
-        np.array([epochs[epoch].get(name, np.nan) for epoch in order]) for name in CURVES
+        np.array([epochs[n].get(name, np.nan) for n in numbers]) for name in CURVES
     )
     best_epoch = network.metadata["best_epoch"]
-    numbers = np.array(order, np.int64)
-    return Curve(network.label, numbers, train_loss, val_loss, val_accuracy, best_epoch)
+    index = np.array(numbers, np.int64)
+    return Curve(network.label, index, train_loss, val_loss, val_accuracy, best_epoch)
 
 
 def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
@@ -234,40 +318,35 @@ def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
 
 def read_grad_cam(network: TrainedNetwork) -> GradCam | None:
     path = network.folder / "figures" / "grad_cam.png"
+    return GradCam(network.label, path.read_bytes()) if path.exists() else None
+
+
+def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]] | None:
+    """Of a JSON file its mapping, of a CSV file every line: the entries that have a rule.
+
+    None where there is no file; raises UserError where it is broken or an entry breaks its rule.
+    """
     if not path.exists():
         return None
-    data = path.read_bytes()
-    if not data.startswith(PNG):
-        raise UserError(f"{path}: not a PNG file")
-    return GradCam(network.label, data)
-
-
-def _read_csv(path: Path, parse: Callable[[dict[str, str]], Read]) -> list[Read]:
     try:
-        with path.open(newline="") as file:
-            return [parse(line) for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        text = path.read_text()
+        if path.suffix == ".json":
+            lines = [dict(sanitize(json.loads(text)))]
+        else:
+            lines = [_parse_line(line, rules) for line in csv.DictReader(text.splitlines())]
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+    for name, rule in rules.items():
+        for line in lines:
+            if not rule.holds(value := line.get(name)):
+                raise UserError(f"{path}: {name} must be {rule.says}, it is {format_value(value)}")
+    return [{name: line.get(name) for name in rules} for line in lines]
 
 
-def _parse_epoch(line: dict[str, str]) -> tuple[int, dict[str, float]]:
-    """The epoch of a line of `metrics.csv` and what was measured there."""
-    values = {name: float(line[name]) for name in CURVES if line.get(name)}
-    if not all(map(MEASURED.holds, values.values())):
-        raise ValueError(f"losses and accuracies must each be {MEASURED.says}")
-    return _parse_count(line["epoch"], EPOCH), values
-
-
-def _parse_level(line: dict[str, str]) -> VariantAccuracy:
-    accuracies = [float(line[name]) for name in VariantAccuracy._fields[3:]]
-    if not all(map(FRACTION.holds, accuracies)):
-        raise ValueError("accuracies must be fractions")
-    severity = _parse_count(line["severity"], SEVERITY)
-    num_images = _parse_count(line["num_images"], count(1))
-    return VariantAccuracy(sanitize(line["type"]), severity, num_images, *accuracies)
-
-
-def _parse_count(text: str, rule: Rule) -> int:
-    if not rule.holds(number := int(text)):
-        raise ValueError(f"{format_value(text)} must be {rule.says}")
-    return number
+def _parse_line(line: dict[str, str], rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """Texts and numbers of a line of CSV; None where a cell is empty or missing."""
+    cells = {name: line.get(name) or "null" for name in rules}
+    return {
+        name: sanitize(cell) if rules[name] is TEXT else json.loads(cell)
+        for name, cell in cells.items()
+    }

@@ -7,14 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.compare.content import (
-    LossDifference,
-    NetworkSummary,
-    Pair,
-    Pairs,
-    RecipeSummary,
-    Setting,
-)
+from triptych.tools.compare.content import LossDifference, Pair, Pairs
 from triptych.tools.compare.formats import (
     MAX_WORDS,
     interval,
@@ -38,29 +31,28 @@ NETWORK_QUESTION = "Do these trained networks differ on these test images?"
 RECIPE_QUESTION = "Do the recipes differ when they are trained again?"
 
 
-def write_title(recipes: Sequence[RecipeSummary], networks: Sequence[NetworkSummary]) -> str:
+def write_title(recipes: Sequence[Recipe]) -> str:
     """Which networks on which data."""
     models = [*dict.fromkeys(recipe.model for recipe in recipes)]
     names = join_words(models) if len(models) <= MAX_MODELS else f"{len(models)} networks"
-    return f"{names} on {join_words([*dict.fromkeys(network.data for network in networks)])}"
+    data = [*dict.fromkeys(recipe.first.metadata["data"] for recipe in recipes)]
+    return f"{names} on {join_words(data)}"
 
 
 def write_verdict(
-    recipes: Sequence[RecipeSummary],
-    networks: Sequence[NetworkSummary],
-    network_pairs: Pairs,
-    recipe_pairs: Pairs,
+    recipes: Sequence[Recipe], network_pairs: Pairs, recipe_pairs: Pairs
 ) -> tuple[str, ...]:
     """What was compared, how accurate each is, and which differences are significant."""
-    num_tests = sorted({recipe.num_test for recipe in recipes})
+    num_tests = sorted({recipe.first.num_test for recipe in recipes})
     sizes = join_words([pluralize(n, "test image") for n in num_tests])
-    trained = pluralize(len(networks), "trained network")
-    of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < len(networks) else ""
-    were = "was" if len(networks) == 1 else "were"
+    num_networks = sum(len(recipe.networks) for recipe in recipes)
+    trained = pluralize(num_networks, "trained network")
+    of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < num_networks else ""
+    were = "was" if num_networks == 1 else "were"
     sentences = [f"{trained}{of} {were} evaluated on {sizes}; every image counts once."]
     sentences += _write_accuracies(recipes)
     tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
-    untested = {recipe.networks[0] for recipe in recipes if recipe.label not in tested}
+    untested = {recipe.first.label for recipe in recipes if recipe.label not in tested}
     sentences += _select_sentences(recipe_pairs.pairs, "recipes")
     pairs = [pair for pair in network_pairs.pairs if {pair.a, pair.b} & untested]
     sentences += _select_sentences(pairs, "trained networks")
@@ -69,7 +61,7 @@ def write_verdict(
     return tuple(sentences)
 
 
-def _write_accuracies(recipes: Sequence[RecipeSummary]) -> list[str]:
+def _write_accuracies(recipes: Sequence[Recipe]) -> list[str]:
     if len(recipes) <= MAX_SENTENCES:
         return [_write_accuracy(recipe) for recipe in recipes]
     low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
@@ -79,14 +71,14 @@ def _write_accuracies(recipes: Sequence[RecipeSummary]) -> list[str]:
     ]
 
 
-def _name_recipes(accuracy: float, recipes: Sequence[RecipeSummary]) -> str:
+def _name_recipes(accuracy: float, recipes: Sequence[Recipe]) -> str:
     """The recipes of that very accuracy."""
     return join_words([each.label for each in recipes if each.accuracy.value == accuracy], most=3)
 
 
-def _write_accuracy(recipe: RecipeSummary) -> str:
-    value, low, high = recipe.accuracy.value, recipe.accuracy.low, recipe.accuracy.high
-    images, seeds = pluralize(recipe.num_test, "image"), len(recipe.networks)
+def _write_accuracy(recipe: Recipe) -> str:
+    value, low, high = recipe.accuracy
+    images, seeds = pluralize(recipe.first.num_test, "image"), len(recipe.networks)
     claim = f"{recipe.label} classifies {percent(value)} % of {images} correctly"
     if math.isnan(low):
         mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
@@ -108,36 +100,31 @@ def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     ]
 
 
-def write_lowest_costs(
-    recipes: Sequence[RecipeSummary], networks: Sequence[NetworkSummary]
-) -> list[str]:
+def write_lowest_costs(recipes: Sequence[Recipe]) -> tuple[str, ...]:
     """The recipes of the lowest costs, without a test, where all were measured alike."""
-    if len(recipes) < 2:
-        return []
-    by_label = {network.label: network for network in networks}
-    first = {recipe.label: by_label[recipe.networks[0]] for recipe in recipes}
     parts = []
     for cost in (cost for cost in COSTS if cost.least):
-        values = {label: getattr(network, cost.name) for label, network in first.items()}
-        devices = {getattr(network, cost.of) for network in first.values()} if cost.of else set()
-        if None in values.values() or len(devices) > 1:
+        values = [recipe.first.costs[cost.name] for recipe in recipes]
+        places = {getattr(recipe.first, cost.of) for recipe in recipes} if cost.of else set()
+        if None in values or len(places) > 1:
             continue
-        best = min(values.values(), key=lambda value: cost.sign * value)
-        labels = [label for label, value in values.items() if value == best]
-        models = {first[label].model for label in labels}
-        if len(labels) < len(values):
-            names = join_words([*models] if len(models) == 1 else labels, MAX_WORDS)
+        best = min(values, key=lambda value: cost.sign * value)
+        owners = [each for each, value in zip(recipes, values, strict=True) if value == best]
+        models = {recipe.model for recipe in owners}
+        if len(owners) < len(recipes):
+            labels = [*models] if len(models) == 1 else [recipe.label for recipe in owners]
+            names = join_words(labels, MAX_WORDS)
             parts.append(f"{cost.least}, {names} ({cost.form.format(best)})")
     if not parts:
-        return []
+        return ()
     accuracies = {recipe.accuracy.value for recipe in recipes}
     top = max(accuracies)
     if len(accuracies) > 1:
         parts.insert(0, f"highest accuracy, {_name_recipes(top, recipes)} ({percent(top)} %)")
-    return [f"Described, not tested: {'; '.join(parts)}."]
+    return (f"Described, not tested: {'; '.join(parts)}.",)
 
 
-def write_cautions(recipes: Sequence[Recipe], differing: Sequence[Setting]) -> tuple[str, ...]:
+def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:
     """What a reader must know before repeating the figures."""
     sentences = [
         "One split and one test set: no interval here covers how the figures would change with "
@@ -146,7 +133,7 @@ def write_cautions(recipes: Sequence[Recipe], differing: Sequence[Setting]) -> t
         "test images chose nothing.",
     ]
     if differing:
-        names = join_words([setting.name for setting in differing], MAX_WORDS)
+        names = join_words([*differing], MAX_WORDS)
         sentences.append(
             f"Besides the network, the recipes differ in {names}: a difference between them is a "
             "difference of whole recipes, not of networks alone."
@@ -231,14 +218,14 @@ def _describe_loss(pair: LossDifference) -> str:
     )
 
 
-def describe_setting(setting: Setting, labels: Sequence[str]) -> str:
+def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:
     """`optim.lr: 0.1 (alexnet), 0.01 (googlenet and resnet50)`, by the labels of the recipes."""
     owners: dict[str, list[str]] = {}
-    for value, label in zip(setting.values, labels, strict=True):
+    for value, label in zip(values, labels, strict=True):
         owners.setdefault(value, []).append(label)
     shown = [f"{value} ({join_words(names, 3)})" for value, names in owners.items()]
     rest = [f"{len(shown) - MAX_WORDS} more values"] if len(shown) > MAX_WORDS else []
-    return f"{setting.name}: {', '.join([*shown[:MAX_WORDS], *rest])}"
+    return f"{name}: {', '.join([*shown[:MAX_WORDS], *rest])}"
 
 
 def describe_network_pairs(num_recipes: int, num_pairs: int, choice: str) -> str:

@@ -9,20 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.content import (
-    Circumstances,
-    CorrectCounts,
-    Gallery,
-    NetworkSummary,
-    Picture,
-    WrongPrediction,
-)
+from triptych.tools.compare.content import ImageByImage, Picture, WrongPrediction
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import TrainedNetwork
-from triptych.tools.evaluate.paper import paper_scores
-from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.scores import top_k_accuracies
 
 COLUMNS = (
     *("model", "weights", "data", "seed", "num_test", "accuracy", "accuracy_low", "accuracy_high"),
@@ -31,12 +20,11 @@ COLUMNS = (
     *("latency_ms_p95", "throughput_images_per_second", "peak_memory_bytes"),
     *("device", "precision_mode", "folder"),
 )
-CIRCUMSTANCES = ("device", "precision", "num_threads")
 MAX_PICTURES = 24  # a list
 
 
 class Cost(NamedTuple):
-    """A cost: a field of `NetworkSummary`, and of `cost.json` where that has it."""
+    """One of the `costs` of a network."""
 
     name: str
     words: str
@@ -80,78 +68,45 @@ COSTS = (
 )
 
 
-def summarize_network(network: TrainedNetwork, cost: Mapping[str, Any] | None) -> NetworkSummary:
-    """A network's line; what `cost.json` does not have comes from the record where it can."""
-    metadata, scores, num_test = network.metadata, network.scores, len(network.test.labels)
-    seconds, epochs = metadata["train_seconds"], metadata["num_epochs"]
-    low, high = wilson(int(network.test.correct.sum()), num_test)
-    paper: dict[str, Any] = {
-        f"paper_{name}": value for name, value in paper_scores(network.test)._asdict().items()
-    }
-    trained = {
-        "num_params": metadata["num_params"],
-        "train_images_per_second": metadata["images_per_second"],
-        "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
-    }
-    measured = {name: value for name, value in (cost or {}).items() if value is not None}
-    costs: dict[str, Any] = {each.name: (trained | measured).get(each.name) for each in COSTS}
-    return NetworkSummary(
-        label=network.label,
-        **{name: metadata[name] for name in ("model", "weights", "data", "seed")},
-        num_test=num_test,
-        accuracy=scores.accuracy,
-        accuracy_low=float(low),
-        accuracy_high=float(high),
-        **scores.macro._asdict(),
-        nll=scores.nll,
-        ece=calibration_error(network.test),
-        weighted=scores.weighted,
-        brier=scores.brier,
-        top_k=top_k_accuracies(network.test),
-        **paper,
-        **costs,
-        trained_on=Circumstances(*(metadata[name] for name in CIRCUMSTANCES)),
-        measured_on=Circumstances(*(cost[name] for name in CIRCUMSTANCES)) if cost else None,
-        folder=sanitize(str(network.folder)),
-        metadata=metadata,
-    )
-
-
-def write_csv(networks: Iterable[NetworkSummary]) -> str:
+def write_csv(networks: Iterable[TrainedNetwork]) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(network, name) for name in COLUMNS] for network in networks)
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_list_columns, networks))
     return text.getvalue()
 
 
-def count_correct(recipes: Sequence[Recipe]) -> CorrectCounts | None:
-    """Counts over the first network of each recipe, all on the same images."""
-    if len(recipes) < 2:
-        return None
-    correct = np.stack([recipe.first.test.correct for recipe in recipes])
-    alone = correct & (correct.sum(axis=0) == 1)
-    return CorrectCounts(
-        networks=tuple(recipe.first.label for recipe in recipes),
-        num_images=correct.shape[1],
-        num_all_right=int(correct.all(axis=0).sum()),
-        num_all_wrong=int((~correct).all(axis=0).sum()),
-        num_only_right=tuple(alone.sum(axis=1).tolist()),
-    )
+def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
+    where = network.cost or network.metadata
+    scores, accuracy = network.scores, network.accuracy
+    return {
+        **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
+        "num_test": network.num_test,
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        **scores.macro._asdict(),
+        "nll": scores.nll,
+        "ece": network.ece,
+        **{f"paper_{name}": value for name, value in network.paper._asdict().items()},
+        **network.costs,
+        "device": where["device"],
+        "precision_mode": where["precision"],
+        "folder": sanitize(str(network.folder)),
+    }
 
 
-def build_gallery(
-    recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]], classes: Sequence[str]
-) -> Gallery | None:
-    """Errors of the first networks, most confident first, among the images that were kept."""
-    index = recipes[0].first.test.index
-    available = np.flatnonzero(np.isin(index, list(pixels)))
-    if not available.size:
-        return None
+def compare_images(
+    recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]]
+) -> ImageByImage:
+    """The first networks of recipes on the same images; pictures of errors that were kept."""
     tests = [recipe.first.test for recipe in recipes]
-    wrong = np.stack([~test.correct for test in tests])
-    confidence = np.stack([test.confidence for test in tests]) * wrong  # (networks, N)
+    index, labels, classes = tests[0].index, tests[0].labels, recipes[0].classes
+    wrong = np.stack([~test.correct for test in tests])  # (networks, N)
+    confidence = np.stack([test.confidence for test in tests]) * wrong
+    num_right = (~wrong).sum(axis=0)
+    available = np.isin(index, list(pixels))
 
     def make_picture(place: int, networks: Iterable[int]) -> Picture:
         predictions = tuple(
@@ -162,19 +117,25 @@ def build_gallery(
             )
             for n in networks
         )
-        number, true = int(index[place]), classes[tests[0].labels[place]]
+        number, true = int(index[place]), classes[labels[place]]
         return Picture(number, pixels[number], true, predictions)
 
-    by_all = _most_confident(available[wrong[:, available].all(axis=0)], confidence.mean(axis=0))
-    by_one = _most_confident(available[wrong[:, available].any(axis=0)], confidence.max(axis=0))
-    surest = confidence.argmax(axis=0).tolist()
-    return Gallery(
+    by_all = _most_confident(available & (num_right == 0), confidence.mean(axis=0))
+    by_one = _most_confident(available & (num_right < len(recipes)), confidence.max(axis=0))
+    return ImageByImage(
+        num_images=len(index),
+        num_all_right=int((num_right == len(recipes)).sum()),
+        num_all_wrong=int((num_right == 0).sum()),
+        num_only_right=tuple((~wrong & (num_right == 1)).sum(axis=1).tolist()),
         all_wrong=tuple(make_picture(place, range(len(recipes))) for place in by_all),
-        num_all_wrong=int(wrong.all(axis=0).sum()),
-        confident_errors=tuple(make_picture(place, [surest[place]]) for place in by_one),
+        confident_errors=tuple(
+            make_picture(place, [int(confidence[:, place].argmax())]) for place in by_one
+        ),
     )
 
 
-def _most_confident(places: NDArray[np.int64], confidence: NDArray[np.float64]) -> list[int]:
+def _most_confident(chosen: NDArray[np.bool_], confidence: NDArray[np.float64]) -> list[int]:
+    """Places of the chosen (N,) images, most confident first."""
+    places = np.flatnonzero(chosen)
     order = np.argsort(-confidence[places], kind="stable")
     return [int(place) for place in places[order[:MAX_PICTURES]]]

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -20,17 +21,15 @@ from rich.filesize import decimal
 
 from triptych.config import RULES, format_value, iterate_settings
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.content import Circumstances, Problem
 from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import (
+    Problem,
     TrainedNetwork,
     read_cost,
-    read_each,
     read_image_types,
+    read_optional,
     read_val_predictions,
 )
-from triptych.tools.compare.summaries import summarize_network
-from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.export.agreement import Agreement
 from triptych.tools.report.page import escape_markdown
 from triptych.tools.statistics.calibration import calibrate
@@ -73,15 +72,15 @@ def render_card(
     `metadata`: of the file. Nothing from the run folder becomes markup.
     """
     problems: list[Problem] = []
-    val = next(read_each(read_val_predictions, [network], problems), None)
-    cost = next(read_each(read_cost, [network], problems), None)
-    image_types = next(read_each(read_image_types, [network], problems), None)
+    val = read_optional(read_val_predictions, network, problems)
+    cost = read_optional(read_cost, network, problems)
+    image_types = read_optional(read_image_types, network, problems)
     for problem in problems:
         log.warning("left out of the card: %s: %s", problem.folder, problem.what)
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
     settings = dict(iterate_settings(network.config, RULES))
     versions = (record["versions"] or {}).items()
-    filters = (number, fixed, hardware, inline_code, indented)
+    filters = (number, fixed, inline_code, indented)
     environment = Environment(
         loader=PackageLoader("triptych.tools.export", "template"),
         finalize=escape_value,
@@ -94,7 +93,7 @@ def render_card(
     return environment.get_template("card.md.jinja").render(
         **metadata,
         num_classes=len(metadata["classes"]),
-        row=summarize_network(network, cost),
+        network=replace(network, cost=cost),
         record=record,
         recipe=[(name, format_value(settings.get(name))) for name in RECIPE],
         versions=", ".join(f"{name} {value}" for name, value in versions),
@@ -138,10 +137,6 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 def percent_cell(value: float) -> str:
     return "undefined" if np.isnan(value) else f"{percent(value)} %"
-
-
-def hardware(measured: Circumstances) -> str:
-    return describe_hardware(measured.device, measured.precision, measured.num_threads)
 
 
 def inline_code(text: str | None) -> Markup:

@@ -23,8 +23,10 @@ from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import Comparison, Curve, NetworkSummary, WithInterval
+from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.runs import Curve, WithInterval
 from triptych.tools.evaluate.degradation import OVERALL, Degradation, VariantAccuracy
 from triptych.tools.evaluate.paper import TABLE_1, last_batch
 from triptych.tools.report import panels
@@ -142,7 +144,7 @@ def between(value: float, rows: Iterable[NDArray[np.float64]]) -> str:
     return f"{100 * (value - low) / (high - low):.0f}%" if inside else "0%"
 
 
-def accuracy_of(measured: NetworkSummary | VariantAccuracy) -> WithInterval:
+def accuracy_of(measured: VariantAccuracy) -> WithInterval:
     return WithInterval(measured.accuracy, measured.accuracy_low, measured.accuracy_high)
 
 
@@ -213,7 +215,7 @@ class Bars:
 
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
-    *(formats.join_words, formats.pluralize, formats.spaced, panels.format_place, last_batch),
+    *(formats.join_words, formats.pluralize, formats.spaced, last_batch),
     *(short, share, between, accuracy_of, at_best_epoch, list_types),
-    *(formats.data_uri, png, heat_png, Markup),
+    *(formats.data_uri, png, heat_png, sanitize, Markup),
 )

@@ -7,17 +7,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from triptych.tools.compare.content import (
-    Circumstances,
-    Comparison,
-    Curve,
-    ImageTypes,
-    NetworkSummary,
-    RecipeSummary,
-)
+from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import DASH, MAX_WORDS, join_words, percent, spaced
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
 from triptych.tools.compare.summaries import COSTS, Cost
-from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.report.charts import (
     NUM_STYLES,
     Axis,
@@ -61,7 +55,9 @@ class Key:
         self.labels = [recipe.label for recipe in shown]
         self.num_others = len(recipes) - len(shown)
         self.styles = {
-            network: style for style, recipe in enumerate(shown) for network in recipe.networks
+            network.label: style
+            for style, recipe in enumerate(shown)
+            for network in recipe.networks
         }
 
     def find_first(self, networks: Iterable[str]) -> list[str]:
@@ -95,41 +91,36 @@ def _make_curve(curve: Curve, name: str, key: Key) -> Series:
     return Series(key.styles.get(curve.label), epochs, values[measured], marked=scored)
 
 
-def draw_costs(networks: Sequence[NetworkSummary], key: Key) -> list[Panel]:
+def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Panel]:
     """Accuracy against each cost that was measured, with what is not dominated marked.
 
     What depends on device, precision and threads is compared among networks that share them.
     """
     panels = []
     for cost in COSTS:
-        measured = [network for network in networks if getattr(network, cost.name)]
+        measured = [network for network in networks if network.costs[cost.name]]
         for place, alike in _group_by_place(measured, cost).items():
             panels.append(_draw_cost(cost, place, alike, key))
     return panels
 
 
-def format_place(measured: Circumstances | None) -> str:
-    """cpu, 32-true, 2 threads."""
-    if measured is None:
-        return DASH
-    return describe_hardware(measured.device, measured.precision, measured.num_threads)
-
-
 def _group_by_place(
-    networks: Sequence[NetworkSummary], cost: Cost
-) -> dict[str, list[NetworkSummary]]:
+    networks: Sequence[TrainedNetwork], cost: Cost
+) -> dict[str, list[TrainedNetwork]]:
     """Networks by where a cost was measured: places with most of them, of two or more."""
-    groups: dict[str, list[NetworkSummary]] = {}
+    groups: dict[str, list[TrainedNetwork]] = {}
     for network in networks:
-        place = format_place(getattr(network, cost.of)) if cost.of else ""
+        place = (getattr(network, cost.of) or DASH) if cost.of else ""
         groups.setdefault(place, []).append(network)
     most = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
     return {place: groups[place] for place in most if len(groups[place]) > 1 or len(groups) == 1}
 
 
-def _draw_cost(cost: Cost, place: str, networks: Sequence[NetworkSummary], key: Key) -> Panel:
-    values = np.array([getattr(network, cost.name) for network in networks], dtype=np.float64)
-    best = find_undominated(cost.sign * values, np.array([each.accuracy for each in networks]))
+def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Panel:
+    values = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
+    best = find_undominated(
+        cost.sign * values, np.array([each.accuracy.value for each in networks])
+    )
     labels = [network.label for network, good in zip(networks, best, strict=True) if good]
     caption = (f"{place}. " if place else "") + f"Not dominated: {join_words(labels, MAX_WORDS)}"
     words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
@@ -139,20 +130,20 @@ def _draw_cost(cost: Cost, place: str, networks: Sequence[NetworkSummary], key: 
     return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
 
 
-def list_unmeasured(networks: Sequence[NetworkSummary]) -> list[str]:
+def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:
     """Names of the costs that no run has."""
-    return [cost.words for cost in COSTS if not any(getattr(each, cost.name) for each in networks)]
+    return [cost.words for cost in COSTS if not any(each.costs[cost.name] for each in networks)]
 
 
 def _make_clouds(
-    networks: Sequence[NetworkSummary],
+    networks: Sequence[TrainedNetwork],
     cost: NDArray[np.float64],
     best: NDArray[np.bool_],
     key: Key,
 ) -> list[Series]:
     """A series a style."""
     styles = [key.styles.get(network.label) for network in networks]
-    values = np.array([(each.accuracy, each.accuracy_low, each.accuracy_high) for each in networks])
+    values = np.array([network.accuracy for network in networks])
     clouds = []
     for style in dict.fromkeys(styles):
         same = np.array([each == style for each in styles])
@@ -161,14 +152,14 @@ def _make_clouds(
     return clouds
 
 
-def draw_calibration(recipes: Sequence[RecipeSummary], key: Key) -> list[Panel]:
+def draw_calibration(recipes: Sequence[Recipe], key: Key) -> list[Panel]:
     """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
     panels: list[Panel] = []
     for recipe in recipes:
         if not recipe.calibration or recipe.label not in key.labels:
             continue
         before, _, after = recipe.calibration
-        words = f"Accuracy against confidence of {recipe.networks[0]}: calibration error "
+        words = f"Accuracy against confidence of {recipe.first.label}: calibration error "
         words += f"{percent(before.error)} points"
         words += f", {percent(after.error)} after the temperature" if after else ""
         parts = enumerate((before, after))
@@ -176,7 +167,7 @@ def draw_calibration(recipes: Sequence[RecipeSummary], key: Key) -> list[Panel]:
         axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
         name = f"reliability {len(panels)}"
         chart = render_chart(name, words, draw_reliability, series, *axes)
-        panels.append(Panel(recipe.networks[0], chart))
+        panels.append(Panel(recipe.first.label, chart))
     return panels[:MAX_RELIABILITY]
 
 

@@ -12,9 +12,8 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.content import Problem
 from triptych.tools.compare.formats import pluralize
-from triptych.tools.compare.runs import FRACTION, describe_problem
+from triptych.tools.compare.runs import FRACTION, Problem, describe_problem
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
 from triptych.tools.predict.ensemble import name_runs

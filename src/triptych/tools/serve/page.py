@@ -9,8 +9,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from triptych.config import Config
 from triptych.errors import sanitize_text
-from triptych.tools.compare.content import Problem
 from triptych.tools.compare.formats import join_words, percent, pluralize
+from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.examples import Example
 from triptych.tools.serve.inference import FORMATS
 from triptych.tools.serve.networks import NetworkGroup

@@ -28,8 +28,8 @@ from triptych.config import Config
 from triptych.data.photos import Unreadable
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
-from triptych.tools.compare.content import Problem
 from triptych.tools.compare.formats import percent
+from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.examples import find_examples
 from triptych.tools.serve.inference import classify_image
 from triptych.tools.serve.networks import NetworkGroup, read_groups
