@@ -8,7 +8,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from triptych.data.disk_cache import lock_file
-from triptych.data.source import ImageSet, LabelledImages
+from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.download import can_download, download
 from triptych.errors import UserError
 
@@ -25,12 +25,12 @@ MIRRORS = {
 }
 
 
-class Cifar:
+class Cifar(Source):
     """The official Python files below `root`, as a folder, or as an archive to be unpacked.
 
     torchvision knows their names and md5 sums, and checks all files before it unpickles one.
-    `num_train` and `num_test` say how many images there are, so that a config can be checked
-    without reading them. `num_classes` is 10 or 100.
+    `num_train` and `num_test` let a config be checked before the images are read.
+    `num_classes` is 10 or 100.
     """
 
     def __init__(self, root: str, num_train: int, num_test: int, num_classes: int) -> None:
@@ -52,7 +52,7 @@ class Cifar:
         )
 
     def can_download(self) -> bool:
-        return self.missing() is None or can_download(self._urls)
+        return can_download(self._urls)
 
     def download(self) -> None:
         if not self._absent_files():
@@ -74,9 +74,10 @@ class Cifar:
                 _check_file(self._folder / name, md5)
             raise UserError(f"{self._folder}: {error}") from error
         if (len(train), len(test)) != self._num_images:
+            num_train, num_test = self._num_images
             raise UserError(
-                f"data.source: there are {len(train)} training and {len(test)} test images, "
-                "not num_train={} and num_test={}".format(*self._num_images)
+                f"data.source: num_train={num_train} and num_test={num_test}, but there are "
+                f"{len(train)} training and {len(test)} test images"
             )
         return ImageSet(_to_tensors(train), _to_tensors(test), tuple(train.classes))
 

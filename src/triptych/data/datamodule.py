@@ -20,7 +20,6 @@ from triptych.data.source import (
     ImageSet,
     LabelledImages,
     hash_tensors,
-    num_per_class,
     split_indices,
 )
 from triptych.data.transforms import DeviceTransforms, make_mix
@@ -146,7 +145,8 @@ class ImageDataModule(pl.LightningDataModule):
     @property
     def num_per_class(self) -> list[int]:
         """Training images of each class."""
-        return num_per_class(self.train.data.labels[self.train.index], len(self.classes))
+        labels = self.train.data.labels[self.train.index]
+        return torch.bincount(labels, minlength=len(self.classes)).tolist()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, seed=self.seed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.rng import uniform
-from triptych.data.source import ImageSet, LabelledImages
+from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.errors import UserError
 
 SIDE = 32  # pixels
@@ -25,8 +25,8 @@ _TRAIN, _TEST, _GRAIN = range(3)  # keys: the two splits and the grain draw apar
 Outline = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Shapes:
-    """A source that draws. Image `i` of a split shows class `i % 10`, however many are drawn."""
+class Shapes(Source):
+    """Draws. Image `i` of a split shows class `i % 10`, however many are drawn."""
 
     def __init__(self, num_train: int, num_test: int, seed: int) -> None:
         for key, num in (("num_train", num_train), ("num_test", num_test)):
@@ -35,14 +35,6 @@ class Shapes:
                     f"data.source.{key}={num}: must be {len(OUTLINES)} at least, one for each class"
                 )
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
-
-    def missing(self) -> str | None:
-        return None
-
-    def can_download(self) -> bool:
-        return True
-
-    def download(self) -> None: ...
 
     def read(self) -> ImageSet:
         return ImageSet(

@@ -5,7 +5,7 @@ Shapes: N images of H x W pixels, C classes.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,20 +36,23 @@ class ImageSet(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Source(Protocol):
-    """Where images come from: what `data=` chooses."""
+class Source:
+    """Where images come from: what `data=` chooses. One that downloads nothing only reads."""
 
     def missing(self) -> str | None:
         """What is not on disk, and where it was looked for; None if all is."""
+        return None
 
     def can_download(self) -> bool:
         """Whether what is missing could be downloaded now."""
+        return False
 
     def download(self) -> None:
         """Bring what is missing; several processes may call this at once."""
 
     def read(self) -> ImageSet:
         """All images and labels, in the same order at every call."""
+        raise NotImplementedError
 
 
 def split_indices(data: ImageSet, sizes: dict[str, int | None], seed: int) -> dict[str, Tensor]:
@@ -86,10 +89,6 @@ def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
                 f"{data.classes[min(untrained)]}: no image of this class is left for training, "
                 f"some are in {name}; lower data.num_val or data.num_test, or add images"
             )
-
-
-def num_per_class(labels: Tensor, num_classes: int) -> list[int]:
-    return torch.bincount(labels, minlength=num_classes).tolist()
 
 
 def class_weights(counts: Sequence[int]) -> Tensor:
