@@ -5,13 +5,12 @@ from torch.nn import functional as F
 
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing, check_forward, find_head, new_head
-from triptych.models.torchvision_models import TorchvisionModel
 
 PREPROCESSING = Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def images(size: int = PREPROCESSING.input_size) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+def images() -> Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def small(freeze: str = "none") -> Backbone:
@@ -26,36 +25,6 @@ def small(freeze: str = "none") -> Backbone:
     return Backbone(network, 10, PREPROCESSING, freeze)
 
 
-def learn(backbone: Backbone, batch: Tensor) -> set[str]:
-    """The names in the state dict that a step of Adam over what trains has changed."""
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    trainable = [p for p in backbone.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trainable, lr=0.01)
-    F.cross_entropy(backbone.train()(batch), torch.arange(len(batch))).backward()
-    optimizer.step()
-    return {n for n, value in backbone.state_dict().items() if not value.equal(before[n])}
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "num_features"),
-    [("alexnet", 63, 4096), ("googlenet", 32, 1024), ("resnet50", 32, 2048)],
-)
-def test_a_network_scores_ten_classes_in_every_mode_and_all_of_it_learns(
-    name: str, size: int, num_features: int
-) -> None:
-    """On the meta device: shapes pass, and nothing is computed."""
-    with torch.device("meta"):
-        backbone = TorchvisionModel(name, weights=None).build(10)
-        batch = torch.zeros(2, 3, size, size)
-        assert str(backbone.head) == str(nn.Linear(num_features, 10))
-        assert backbone.eval()(batch).shape == (2, 10)
-        assert backbone(batch[:0]).shape == (0, 10)
-        logits = backbone.train()(batch)
-        assert logits.shape == (2, 10)
-        logits.sum().backward()
-    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
-
-
 def test_features_as_the_head_takes_them_give_the_logits_of_their_images() -> None:
     backbone = small().eval()
     features = backbone.network[:5](images())  # type: ignore[index]
@@ -65,17 +34,17 @@ def test_features_as_the_head_takes_them_give_the_logits_of_their_images() -> No
     assert "out_features=10" in str(backbone.head)
 
 
-def test_training_a_frozen_network_moves_its_head_and_not_a_bit_of_the_rest() -> None:
-    torch.manual_seed(0)
-    backbone = TorchvisionModel("shufflenet_v2_x0_5", weights=None, freeze="backbone").build(10)
-    head = {"network.fc.weight", "network.fc.bias"}
-    assert learn(backbone, images(32)) == head
-    assert any(name.endswith("running_mean") for name in backbone.state_dict())
-    assert {name for name, p in backbone.named_parameters() if p.grad is not None} == head
-
-
-def test_training_moves_every_parameter_and_statistic_of_a_network_that_is_not_frozen() -> None:
-    assert learn(small(), images()) == small().state_dict().keys()
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_a_step_moves_all_of_a_network_and_the_head_alone_of_a_frozen_one(freeze: str) -> None:
+    backbone = small(freeze)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    trainable = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=0.01)
+    F.cross_entropy(backbone.train()(images()), torch.arange(2)).backward()
+    optimizer.step()
+    moved = {name for name, value in backbone.state_dict().items() if not value.equal(before[name])}
+    head = {"network.5.weight", "network.5.bias"}
+    assert moved == (head if freeze == "backbone" else before.keys())
 
 
 def test_a_frozen_network_is_in_evaluation_mode_from_the_start_but_for_its_head() -> None:
@@ -84,14 +53,13 @@ def test_a_frozen_network_is_in_evaluation_mode_from_the_start_but_for_its_head(
         assert mode is None or backbone.train(mode) is backbone
         training = {name for name, module in backbone.named_modules() if module.training}
         assert training == (set() if mode is False else {"network.5"})
-    assert backbone(images()).equal(backbone(images())), "no dropout below the head"
 
 
 def test_the_head_is_the_last_linear_layer_or_1x1_convolution() -> None:
     convolution = nn.Sequential(nn.Linear(2, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3))
     assert find_head(convolution) == "1"
     assert find_head(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Linear(4, 5)))) == "1.0"
-    with pytest.raises(UserError, match="no linear layer or 1x1 convolution"):
+    with pytest.raises(UserError):
         find_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
 
 

@@ -22,7 +22,7 @@ class Trap:
         return os.system, (f"touch {self.trace}",)
 
 
-def network(num_classes: int, width: int = 4) -> nn.Module:
+def network(num_classes: int = 5, width: int = 4) -> nn.Module:
     return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, num_classes))
 
 
@@ -33,9 +33,8 @@ def path(tmp_path: Path) -> Path:
 
 def equal_entries(one: nn.Module, other: nn.Module) -> set[str]:
     """Names of the linear layers' parameters in which two networks agree."""
-    mine = one.state_dict()
-    linear = {name: value for name, value in other.state_dict().items() if name[0] != "1"}
-    return {name for name, value in linear.items() if value.equal(mine[name])}
+    mine, linear = one.state_dict(), {"0.weight", "0.bias", "2.weight", "2.bias"}
+    return {n for n, value in other.state_dict().items() if n in linear and value.equal(mine[n])}
 
 
 @pytest.mark.parametrize(
@@ -46,42 +45,33 @@ def equal_entries(one: nn.Module, other: nn.Module) -> set[str]:
         lambda state: {"state_dict": {f"backbone.network.{n}": v for n, v in state.items()}},
     ],
 )
-@pytest.mark.parametrize(("num_classes", "num_equal"), [(5, 4), (7, 2)])
+@pytest.mark.parametrize("head", ["the same classes", "other classes", "none"])
 def test_weights_are_loaded_with_the_head_if_it_is_of_the_same_classes(
-    path: Path, wrap: Callable[[Any], Any], num_classes: int, num_equal: int
+    path: Path, wrap: Callable[[Any], Any], head: str
 ) -> None:
-    saved, fresh = network(num_classes), network(5)
-    head = fresh[2].weight.clone()  # type: ignore[index]
-    torch.save(wrap(saved.state_dict()), path)
+    saved, fresh = network(7 if head == "other classes" else 5), network()
+    state = saved.state_dict()
+    if head == "none":
+        del state["2.weight"], state["2.bias"]
+    torch.save(wrap(state), path)
     load_weights(fresh, "2", path)
-    loaded = fresh.state_dict()
-    assert all(loaded[n].equal(value) for n, value in saved.state_dict().items() if n < "2")
-    assert loaded["2.weight"].equal(head) == (num_equal == 2)
-    if num_equal == 4:
-        assert equal_entries(fresh, saved) == {"0.weight", "0.bias", "2.weight", "2.bias"}
-
-
-def test_weights_without_a_head_are_loaded_beside_a_fresh_one(path: Path) -> None:
-    saved, fresh = network(5), network(5)
-    torch.save({n: v for n, v in saved.state_dict().items() if not n.startswith("2.")}, path)
-    load_weights(fresh, "2", path)
-    assert equal_entries(fresh, saved) == {"0.weight", "0.bias"}
+    of_head = {"2.weight", "2.bias"} if head == "the same classes" else set()
+    assert equal_entries(saved, fresh) == {"0.weight", "0.bias"} | of_head
 
 
 def test_ignored_parameters_are_left_out(path: Path) -> None:
-    saved, fresh = network(5), network(5)
+    saved, fresh = network(), network()
     extra = {"aux1.fc.weight": torch.ones(2), "aux2.fc.weight": torch.ones(2)}
     torch.save(saved.state_dict() | extra, path)
     load_weights(fresh, "2", path, ignored=("aux1.", "aux2."))
     assert len(equal_entries(fresh, saved)) == 4
-    with pytest.raises(UserError, match=r"some\.pth: of another network\n.*aux1"):
-        load_weights(fresh, "2", path)
+    assert "aux1" in error_of(path)
 
 
 def error_of(path: Path) -> str:
     """The message of the error that loading the file into a small network raises."""
     with pytest.raises(UserError) as caught:
-        load_weights(network(5), "2", path)
+        load_weights(network(), "2", path)
     message = str(caught.value)
     assert message.startswith(f"weights {path}: ")
     assert len(message.splitlines()) <= 3
@@ -91,43 +81,37 @@ def error_of(path: Path) -> str:
 @pytest.mark.parametrize(
     "content",
     [
-        network(5, width=6).state_dict(),
-        nn.Conv2d(3, 4, 3).state_dict(),
+        network(width=6).state_dict(),
         {},
-        network(5).state_dict() | {"more": torch.ones(1)},
+        network().state_dict() | {"more": torch.ones(1)},
+        network().state_dict() | {"0.weight": "text"},
+        *([1, 2], {1: torch.ones(1)}, {"2.weight": 1}, {"state_dict": None}, torch.ones(3)),
     ],
 )
-def test_weights_of_another_network_are_refused(path: Path, content: object) -> None:
+def test_a_file_of_another_network_or_of_something_else_is_refused(
+    path: Path, content: object
+) -> None:
     torch.save(content, path)
-    assert "of another network" in error_of(path)
-
-
-@pytest.mark.parametrize(
-    "content", [[1, 2], {1: torch.ones(1)}, {"2.weight": 1}, {"state_dict": None}, torch.ones(3)]
-)
-def test_a_file_that_holds_something_else_is_refused(path: Path, content: object) -> None:
-    torch.save(content, path)
-    assert "no file of weights" in error_of(path)
+    error_of(path)
 
 
 def test_a_file_that_is_cut_short_of_another_kind_or_absent_is_refused(path: Path) -> None:
     assert "No such file" in error_of(path)
-    torch.save(network(5).state_dict(), path)
+    torch.save(network().state_dict(), path)
     saved = path.read_bytes()
-    for content in (*(saved[: int(share * len(saved))] for share in (0, 0.1, 0.5, 0.99)), b"hello"):
+    for content in (b"", saved[: len(saved) // 2], saved[:-10], b"hello"):
         path.write_bytes(content)
-        assert "no file of weights" in error_of(path)
+        error_of(path)
 
 
 @pytest.mark.parametrize("form", ["zip", "plain"])
 def test_code_in_a_file_does_not_run_and_nobody_is_told_to_let_it(path: Path, form: str) -> None:
-    trap = {"0.weight": Trap(path.with_name("trace"))}
+    trap, trace = {"0.weight": Trap(path.with_name("trace"))}, path.with_name("trace")
     if form == "zip":
         torch.save(trap, path)
     else:
         path.write_bytes(pickle.dumps(trap, protocol=2))
-    assert "more than tensors" in error_of(path)
     assert "weights_only" not in error_of(path)
-    assert not path.with_name("trace").exists()
+    assert not trace.exists()
     pickle.loads(pickle.dumps(trap))
-    assert path.with_name("trace").exists(), "the trap works"
+    assert trace.exists(), "the trap works"
