@@ -30,7 +30,7 @@ from triptych.models.custom import CustomModel
 from triptych.models.torchvision_models import TorchvisionModel
 
 
-class World:
+class Probe:
     """Runs of one probe, of a network with BatchNorm and dropout below its head."""
 
     def __init__(self, start_run: StartRun, folder: Path) -> None:
@@ -40,9 +40,9 @@ class World:
         self.env = {"DATA_DIR": str(folder / "data")}
 
     def start(self, name: str, *overrides: str, **fault: Any) -> dict[str, Any]:
-        probe = ("++model.freeze=backbone", f"++model.weights={self.folder / 'tiny.pth'}")
+        frozen = ("++model.freeze=backbone", f"++model.weights={self.folder / 'tiny.pth'}")
         place = ("data.augment=none", f"log_dir={self.folder / name}")
-        return self.start_run(*probe, *place, *overrides, **{"env": self.env} | fault)
+        return self.start_run(*frozen, *place, *overrides, **{"env": self.env} | fault)
 
     def run(self, name: str, *overrides: str, **fault: Any) -> Path:
         """The folder of a finished run."""
@@ -59,13 +59,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(start_run, tmp_path_factory.mktemp("world"))
+def probe(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    return Probe(start_run, tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="module")
-def without_cache(world: World) -> Path:
-    return world.run("without", "speed.cache_features=false")
+def without_cache(probe: Probe) -> Path:
+    return probe.run("without", "speed.cache_features=false")
 
 
 def feature_seconds(folder: Path) -> Any:
@@ -77,39 +77,39 @@ def logged(folder: Path) -> str:
 
 
 def test_features_change_no_bit_of_a_run_whether_computed_or_read(
-    world: World, without_cache: Path
+    probe: Probe, without_cache: Path
 ) -> None:
-    assert world.feature_files() == []
+    assert probe.feature_files() == []
     assert feature_seconds(without_cache) is None
-    computed, read = world.run("computed"), world.run("read")
+    computed, read = probe.run("computed"), probe.run("read")
     assert_same_run(computed, without_cache)
     assert_same_run(read, without_cache)
     assert feature_seconds(computed) > 0 == feature_seconds(read)
     assert "features computed in" in logged(computed)
     assert "features read from" in logged(read)
-    [path] = world.feature_files()
+    [path] = probe.feature_files()
     assert path.stat().st_size == (40 + 20 + 25) * 8 * 7 * 7 * 4
 
 
 def test_a_killed_run_resumes_where_its_features_and_the_file_of_its_weights_are_gone(
-    world: World, without_cache: Path
+    probe: Probe, without_cache: Path
 ) -> None:
-    assert world.start("killed", at="step", nth=8)["code"] == -signal.SIGKILL
-    weights = world.folder / "tiny.pth"
-    for path in (*world.feature_files(), weights):
+    assert probe.start("killed", at="step", nth=8)["code"] == -signal.SIGKILL
+    weights = probe.folder / "tiny.pth"
+    for path in (*probe.feature_files(), weights):
         path.rename(path.with_suffix(".away"))
-    folder = world.run_folder("killed")
-    assert world.start_run(f"resume={folder}", env=world.env)["code"] == 0
+    folder = probe.run_folder("killed")
+    assert probe.start_run(f"resume={folder}", env=probe.env)["code"] == 0
     assert_same_run(folder, without_cache)
     assert "features computed in" in logged(folder).rpartition("resumed")[2]
     weights.with_suffix(".away").rename(weights)
 
 
 def test_two_devices_share_one_pass_and_learn_what_one_does(
-    world: World, without_cache: Path, tmp_path: Path
+    probe: Probe, without_cache: Path, tmp_path: Path
 ) -> None:
     devices = ("trainer=ddp", "trainer.devices=2", "++trainer.accelerator=cpu")
-    both = world.run("both", *devices, env={"DATA_DIR": str(tmp_path)})
+    both = probe.run("both", *devices, env={"DATA_DIR": str(tmp_path)})
     assert len([*(tmp_path / ".features").glob("*.features")]) == 1
     assert feature_seconds(both) > 0
     weights = [
@@ -120,10 +120,10 @@ def test_two_devices_share_one_pass_and_learn_what_one_does(
 
 
 def test_a_disk_that_takes_no_features_costs_time_but_not_the_run(
-    world: World, without_cache: Path, tmp_path: Path
+    probe: Probe, without_cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    folder = world.run("full", env={"DATA_DIR": str(tmp_path / "file")})
+    folder = probe.run("full", env={"DATA_DIR": str(tmp_path / "file")})
     assert_same_run(folder, without_cache)
     assert logged(folder).count("the backbone runs in every epoch:") == 1
     assert feature_seconds(folder) is None
@@ -174,30 +174,6 @@ def freeze(backbone: Backbone, precision: Precision | None = None) -> FrozenBack
     return FrozenBackbone(trainer_of(backbone, precision), splits, "mine")
 
 
-def test_features_are_what_the_network_gives_without_its_head() -> None:
-    backbone = TorchvisionModel("mobilenet_v3_small", None, 32, "backbone").build(num_classes=5)
-    runner = freeze(backbone)
-    features, _ = runner.load_or_compute()
-    pixels = runner.trainer.datamodule.transforms.evaluation(images(32).data.images.flip(0))
-    backbone.network.set_submodule(backbone.head_name, nn.Identity())
-    with torch.no_grad():
-        torch.testing.assert_close(features, backbone.network(pixels), rtol=1e-4, atol=1e-6)
-    assert features.shape == (12, 1024)
-
-
-class Twice(nn.Module):
-    """A network that runs its head on both halves of an image."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(96, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        top, bottom = images.flatten(2).chunk(2, dim=2)
-        logits: Tensor = self.head(top.flatten(1)) + self.head(bottom.flatten(1))
-        return logits
-
-
 def scaled(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), nn.Softmax(1))
 
@@ -206,7 +182,6 @@ def scaled(num_classes: int) -> nn.Module:
     "model",
     [
         TorchvisionModel("squeezenet1_1", None, 32, "backbone"),
-        CustomModel(name="mine", network=Twice, input_size=8, freeze="backbone"),
         CustomModel(name="mine", network=scaled, input_size=8, freeze="backbone"),
     ],
 )
@@ -225,6 +200,15 @@ def flat() -> Backbone:
     return CustomModel(name="flat", network=small, input_size=8, freeze="backbone").build(
         num_classes=5
     )
+
+
+def test_features_are_what_the_network_gives_without_its_head() -> None:
+    runner = freeze(flat())
+    features, _ = runner.load_or_compute()
+    pixels = runner.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0))
+    below = runner.task.backbone.network[:-1]
+    with torch.no_grad():
+        torch.testing.assert_close(features, below(pixels), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", [MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()])
@@ -318,9 +302,9 @@ def test_of_two_processes_at_once_one_computes(
 ) -> None:
     together, writes, write = threading.Barrier(2), [], FrozenBackbone._write
 
-    def count(runner: FrozenBackbone, num_bytes: int) -> None:
+    def count(runner: FrozenBackbone, bytes_per_image: int) -> None:
         writes.append(runner)
-        write(runner, num_bytes)
+        write(runner, bytes_per_image)
 
     def start(runner: FrozenBackbone) -> Tensor:
         together.wait(10)
@@ -331,19 +315,6 @@ def test_of_two_processes_at_once_one_computes(
         features = [*pool.map(start, [small_cache(), small_cache()], timeout=10)]
     assert len(writes) == 1
     assert features[0].equal(features[1])
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_nothing_half_written_is_left(
-    error: BaseException, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: int) -> None:
-        raise error
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises((KeyboardInterrupt, UserError)):
-        small_cache().load_or_compute()
-    assert {path.suffix for path in (data_dir / ".features").iterdir()} == {".lock"}
 
 
 def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(

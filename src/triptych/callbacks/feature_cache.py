@@ -1,7 +1,6 @@
 """Runs a frozen backbone once over every image; its head then trains on features kept on disk.
 
-The features of an image are what the head takes of it. They lie in DATA_DIR/.features, named by a
-hash of all that makes them, and the next run on the same images reads them.
+They lie in DATA_DIR/.features, named by a hash of all that makes them, for later runs to read.
 
 Shapes: N images of all splits, B images of a batch, F features, C classes.
 """
@@ -9,7 +8,6 @@ Shapes: N images of all splits, B images of a batch, F features, C classes.
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,8 +42,6 @@ class FeatureCache(Callback):
         self.record = record
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if not pl_module.backbone.frozen:
-            return
         splits = (trainer.datamodule.train, trainer.datamodule.val, trainer.datamodule.test)
         try:
             check_features_stay(trainer)
@@ -79,7 +75,6 @@ class FrozenBackbone:
     def __init__(self, trainer: Any, splits: tuple[ImageSubset, ...], model: str) -> None:
         self.trainer, self.splits = trainer, splits
         self.task, self.head = trainer.lightning_module, trainer.lightning_module.backbone.head
-        self.num_images = sum(map(len, splits))
         self.batch_size = max(1, trainer.datamodule.batch_size // trainer.world_size)
         self.path = data_dir() / ".features" / f"{self._hash(model)}.features"
 
@@ -107,7 +102,7 @@ class FrozenBackbone:
             return features, 0.0
         with lock_file(self.path):
             if (features := self._read(first)) is None:
-                self._write(num_bytes=self.num_images * first[0].nbytes)
+                self._write(first[0].nbytes)
                 features = self._read(first)
         if features is None:
             raise UserError(f"{self.path}: the same images had other features when computed again")
@@ -126,17 +121,24 @@ class FrozenBackbone:
 
     def _read(self, first: Tensor) -> Tensor | None:
         """The features in the file; None where there is none, or it does not fit the first."""
-        shape = (self.num_images, first.shape[1])
+        shape = (sum(map(len, self.splits)), first.shape[1])
         try:
             features = map_tensor(self.path, first.numpy().dtype, shape)
         except (OSError, ValueError):  # not there, or too short
             return None
         if os.access(self.path, os.W_OK):
-            os.utime(self.path)  # used now: `make_room` removes others first
+            os.utime(self.path)  # used now: others are removed first
         return features if is_close(features[: len(first)], first) else None
 
-    def _write(self, num_bytes: int) -> None:
-        make_room(self.path.parent, num_bytes)
+    def _write(self, bytes_per_image: int) -> None:
+        """Compute all features, in place of the least recently used; who maps those keeps them."""
+        num_bytes = bytes_per_image * sum(map(len, self.splits))
+        if num_bytes > MAX_BYTES:
+            raise UserError(f"features take {decimal(num_bytes)}, more than {decimal(MAX_BYTES)}")
+        for path in sorted(self.path.parent.iterdir(), key=os.path.getmtime, reverse=True):
+            num_bytes += path.stat().st_size
+            if num_bytes > MAX_BYTES:
+                path.unlink()
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             for split in self.splits:
                 for start in track_progress(range(0, len(split), self.batch_size), "Features"):
@@ -161,13 +163,3 @@ class FrozenBackbone:
 def is_close(actual: Tensor, expected: Tensor) -> bool:
     """Whether two tensors differ by `TOLERANCE` of the second's norm at most; False at NaN."""
     return bool((actual - expected).norm() <= TOLERANCE * expected.norm())
-
-
-def make_room(folder: Path, num_bytes: int) -> None:
-    """Remove what was used least recently, until `num_bytes` fit; who maps one keeps it."""
-    if num_bytes > MAX_BYTES:
-        raise UserError(f"features take {decimal(num_bytes)}, more than {decimal(MAX_BYTES)}")
-    for path in sorted(folder.iterdir(), key=os.path.getmtime, reverse=True):
-        num_bytes += path.stat().st_size
-        if num_bytes > MAX_BYTES:
-            path.unlink()
