@@ -179,16 +179,8 @@ def test_photos_in_two_splits_or_classes_are_named(tmp_path: Path) -> None:
     assert classes.startswith("1 photo is in more than one class, such as train/blue/copy.png")
 
 
-# Errors.
-
-
-def test_a_folder_that_is_not_there_is_missing(tmp_path: Path) -> None:
-    source = Folder(str(tmp_path / "none"))
-    assert f"data.root={tmp_path}/none:" in str(source.missing())
-    assert not source.can_download()
-
-
 def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    assert f"data.root={tmp_path}/none:" in str(Folder(str(tmp_path / "none")).missing())
     assert error_of(tmp_path).startswith("photos: no images")
     (tmp_path / "a").mkdir()
     for name in ("a/1.txt", "a/2.txt", "b.csv", "LICENSE"):
@@ -219,67 +211,39 @@ def test_a_split_is_refused_without_classes_with_others_than_training_or_alone(
     assert error_of(tmp_path) == f"photos: it has {split}, but no train"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
-    photos(tmp_path, num=1)
-    (tmp_path / "red").chmod(0)
-    assert error_of(tmp_path) == "photos/red: Permission denied"
-    (tmp_path / "red").chmod(0o700)
-
-
 @pytest.mark.parametrize("settings", [{"size": 0}, {"size": 2**14 + 1}, {"fit": "zoom"}])
 def test_squares_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"size=.* fit="):
         Folder("photos", **settings)
 
 
-# What is stored.
-
-
-def test_photos_are_decoded_once_and_again_when_one_changes(
-    tmp_path: Path, decoded: list[str]
+def test_photos_are_decoded_once_a_size_and_again_when_one_changes(
+    tmp_path: Path, stored: Path, decoded: list[str]
 ) -> None:
     photos(tmp_path, num=2)
-    first = read(tmp_path)
-    assert len(decoded) == 6
-    assert read(tmp_path).train.images.equal(first.train.images)
-    assert len(decoded) == 6
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(read, [tmp_path, tmp_path])
+    assert first.train.images.equal(second.train.images)
+    assert len(decoded) == 6, "of two runs at once one decodes"
+    read(tmp_path, size=8)
     photo(tmp_path / "red" / "0.png", COLOURS["blue"])
-    os.utime(tmp_path / "red" / "0.png", ns=(1, 1))
+    photo(tmp_path / "red" / "9.png")
     changed = read(tmp_path)
-    assert len(decoded) == 12
+    assert len(decoded) == 6 + 6 + 7
     assert changed.train.images[4, :, 0, 0].tolist() == [0, 0, 200]
     assert first.train.images[4, :, 0, 0].tolist() == [200, 0, 0], "an open set stays what it was"
-
-
-def test_another_size_is_stored_apart_and_an_older_state_is_deleted(
-    tmp_path: Path, stored: Path
-) -> None:
-    photos(tmp_path, num=2)
-    read(tmp_path, size=16)
-    read(tmp_path, size=8)
     sizes = sorted(path.stat().st_size for path in stored.glob("*.u8"))
-    assert sizes == [6 * 3 * 8 * 8, 6 * 3 * 16 * 16]
-    photo(tmp_path / "red" / "9.png")
-    read(tmp_path, size=16)
-    sizes = sorted(path.stat().st_size for path in stored.glob("*.u8"))
-    assert sizes == [6 * 3 * 8 * 8, 7 * 3 * 16 * 16]
-    assert len([*stored.glob("*.json")]) == 2
+    assert sizes == [6 * 3 * 8 * 8, 7 * 3 * 16 * 16], "the older state is deleted"
 
 
-@pytest.mark.parametrize("damage", ["cut", "no pixels", "no index", "no json"])
+@pytest.mark.parametrize("suffix", [".u8", ".json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 10)])
 def test_what_is_stored_incompletely_is_made_again(
-    tmp_path: Path, stored: Path, decoded: list[str], damage: str
+    tmp_path: Path, stored: Path, decoded: list[str], suffix: str, damage: Any
 ) -> None:
     before = read(photos(tmp_path, num=2)).train.images.clone()
-    [pixels] = stored.glob("*.u8")
-    index = pixels.with_suffix(".json")
-    if damage == "cut":
-        os.truncate(pixels, 100)
-    elif damage == "no json":
-        index.write_text("{")
-    else:
-        (pixels if damage == "no pixels" else index).unlink()
+    [path] = stored.glob(f"*{suffix}")
+    damage(path)
     assert read(tmp_path).train.images.equal(before)
     assert len(decoded) == 12
 
@@ -294,22 +258,6 @@ def test_a_disk_that_fills_up_is_refused_and_nothing_half_written_is_left(
     with pytest.raises(UserError, match=r"No space left on device\n.*DATA_DIR"):
         read(photos(tmp_path / "photos", num=2))
     assert [path.suffix for path in stored.iterdir()] == [".lock"]
-    monkeypatch.setenv("DATA_DIR", str(photo(tmp_path / "file.png")))
-    with pytest.raises(UserError, match=r"Not a directory\n.*DATA_DIR"):
-        read(tmp_path / "photos")
-
-
-def test_of_two_runs_at_once_one_decodes_and_the_other_waits(
-    tmp_path: Path, decoded: list[str]
-) -> None:
-    photos(tmp_path, num=4)
-    with ThreadPoolExecutor() as pool:
-        first, second = pool.map(read, [tmp_path, tmp_path])
-    assert first.train.images.equal(second.train.images)
-    assert len(decoded) == 12
-
-
-# One run.
 
 
 @pytest.fixture(scope="module")
@@ -340,9 +288,7 @@ def test_a_run_on_photos_is_recorded_with_its_classes_and_their_numbers(
     assert metadata["num_per_class"] == [8, 14]
     assert (metadata["num_train"], metadata["num_val"], metadata["num_test"]) == (22, 4, 4)
     assert "blue/bad.jpg" in metadata["notes"][0]
-    log = (run[1].folder / "train.log").read_text()
-    assert "2 classes of red 14, blue 8 training images (1.8 to 1)" in log
-    assert metadata["notes"][0] in log
+    assert metadata["notes"][0] in (run[1].folder / "train.log").read_text()
 
 
 def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
