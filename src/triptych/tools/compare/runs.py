@@ -28,7 +28,6 @@ from triptych.tools.evaluate.degradation import (
     degradations,
     read_outcomes,
 )
-from triptych.tools.evaluate.findings import describe_hardware
 from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
 from triptych.tools.statistics.intervals import wilson
@@ -198,6 +197,13 @@ def describe_problem(folder: Path, reason: object) -> Problem:
     """In one line, which does not repeat the folder."""
     text = str(reason).replace(f"{folder}: ", "").replace(f"{folder}{os.sep}", "")
     return Problem(sanitize(str(folder)), sanitize(text))
+
+
+def describe_hardware(device: str | None, precision: str | None, num_threads: int | None) -> str:
+    """What is known of them: cpu, 32-true, 2 threads."""
+    threads = None if num_threads is None else f"{num_threads} thread{'s' * (num_threads != 1)}"
+    known = (device, precision, threads)
+    return ", ".join(word for word in known if word) or "device not known"
 
 
 def read_run(folder: Path) -> TrainedNetwork:

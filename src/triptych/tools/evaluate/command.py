@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize, sanitize_log_record
+from triptych.runs.record import SCHEMA, library_versions
 from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
-from triptych.tools.evaluate.findings import describe_hardware, describe_split
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import make_examples, score_image_types
+from triptych.tools.evaluate.paper import last_batch, paper_scores
 from triptych.tools.evaluate.rebuild import (
     RebuiltRun,
     build_scorer,
@@ -41,13 +43,14 @@ from triptych.tools.evaluate.rebuild import (
     rebuild_run,
 )
 from triptych.tools.report import diagrams
-from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.scores import score_predictions
+from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
+from triptych.tools.statistics.scores import Scores, score_predictions, top_k_accuracies
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
 
 SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
+PER_CLASS = ("class", "f1", "precision", "recall", "num")
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
@@ -155,16 +158,14 @@ def find_largest_difference(
 
 def compare_with_logged(rescored: dict[str, Any], metadata: dict[str, Any]) -> str:
     """How far the scores are from those that a record's `metadata` describes, in words."""
-    names = ("device", "precision", "num_threads")
-    here, there = (describe_hardware(*map(of.get, names)) for of in (rescored, metadata))
     match find_largest_difference(rescored["metrics"], rescored["logged"]):
         case None:
             return "nothing was logged"
-        case (_, 0):
+        case _, 0:
             return "exactly as logged"
-        case (name, gap):
-            difference = f"largest difference from what was logged: {name} by {gap:.2g}"
-            return f"{difference} (trained on {there}; here {here})"
+        case name, gap:
+            places = f"trained on {metadata['device']}, here {rescored['device']}"
+            return f"largest difference from what was logged: {name} by {gap:.2g} ({places})"
 
 
 @contextmanager
@@ -195,22 +196,62 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
 
 
 def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) -> dict[str, Any]:
-    """What the predictions show; draws its figures."""
-    folder, num_images = run.record.folder, len(predictions.labels)
+    """What the predictions show: fractions, losses in nats, NaN where a value is undefined."""
     scores, val = score_predictions(predictions), None
     if split == "test":
         try:
-            val = read_validation(folder, predictions.num_classes)
+            val = read_validation(run.record.folder, predictions.num_classes)
         except UserError as error:
             log.warning("no temperature: %s", error)
     calibration = calibrate(predictions, val)
+    draw_scores(run, scores, calibration, split)
+    columns = [values.tolist() for values in (*scores.per_class, scores.confusion.sum(axis=1))]
+    by_class = zip(run.classes, *columns, strict=True)
+    document = {
+        "schema": SCHEMA,
+        "split": split,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_images": len(predictions.labels),
+        "nll": scores.nll,
+        "brier": scores.brier,
+        "top_k": {str(k): share for k, share in top_k_accuracies(predictions).items()},
+        "macro": scores.macro._asdict(),
+        "weighted": scores.weighted._asdict(),
+        "undefined_classes": scores.undefined_classes,
+        "per_class": [dict(zip(PER_CLASS, row, strict=True)) for row in by_class],
+        "calibration": {
+            **describe_reliability(calibration.before),
+            "temperature": calibration.temperature,
+            "after": calibration.after and describe_reliability(calibration.after),
+        },
+    }
+    if split == "test":
+        averages = paper_scores(predictions)._asdict()
+        document["paper"] = {"num_images": last_batch(len(predictions.labels)), **averages}
+    return document
+
+
+def draw_scores(run: RebuiltRun, scores: Scores, calibration: Calibration, split: str) -> None:
+    folder, num_images = run.record.folder, scores.confusion.sum()
     heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {num_images} images"
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     save_figure(matrix, folder, f"evaluated_{split}_confusion")
     heading = f"{run.record.metadata['model']} on {num_images} {split} images"
     diagram = diagrams.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
-    return describe_split(split, predictions, scores, calibration, run.classes)
+
+
+def describe_reliability(reliability: Reliability) -> dict[str, Any]:
+    """The calibration error beside what a perfectly calibrated network would show."""
+    return {
+        "ece": reliability.error,
+        "ece_low": reliability.interval.low,
+        "ece_high": reliability.interval.high,
+        "ece_if_calibrated": reliability.expected,
+        "ece_if_calibrated_high": reliability.expected_high,
+        "nll": reliability.nll,
+    }
 
 
 def evaluate_image_types(

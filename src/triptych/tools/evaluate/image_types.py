@@ -86,18 +86,6 @@ def distort(images: Tensor, name: str, severity: int, index: Tensor) -> Tensor:
     return DISTORTIONS[name](images, LEVELS[name][severity - 1], key)
 
 
-def small_object_plain(images: Tensor, scale: float, key: Tensor) -> Tensor:
-    return _inset(images, scale, torch.full_like(images, GREY))
-
-
-def small_object_blurred(images: Tensor, scale: float, key: Tensor) -> Tensor:
-    return _inset(images, scale, blur(images, GROUND_BLUR, key))
-
-
-def complex_scene(images: Tensor, num_pieces: float, key: Tensor) -> Tensor:
-    return _inset(images, AMID_CLUTTER, _draw_clutter(images, int(num_pieces), key))
-
-
 def occlusion(images: Tensor, share: float, key: Tensor) -> Tensor:
     """A grey patch of that share of either side, anywhere in the image."""
     height, width = images.shape[-2:]
@@ -121,12 +109,6 @@ def blur(images: Tensor, deviation: float, key: Tensor) -> Tensor:
     sigma = deviation * min(images.shape[-2:]) / 32
     blurred: Tensor = F.gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma)
     return blurred
-
-
-def low_contrast(images: Tensor, factor: float, key: Tensor) -> Tensor:
-    """Every pixel moved towards the image's mean grey."""
-    flatter: Tensor = F.adjust_contrast(images, factor)
-    return flatter
 
 
 def brightness(images: Tensor, stops: float, key: Tensor) -> Tensor:
@@ -155,15 +137,6 @@ def rotation(images: Tensor, degrees: float, key: Tensor) -> Tensor:
         for angle in (degrees, -degrees)
     )
     return _choose_half(key, left, right)
-
-
-DISTORTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
-    distortion.__name__: distortion
-    for distortion in (
-        *(small_object_plain, small_object_blurred, complex_scene, occlusion, noise),
-        *(blur, low_contrast, brightness, jpeg, rotation),
-    )
-}
 
 
 def _inset(images: Tensor, scale: float, ground: Tensor) -> Tensor:
@@ -203,3 +176,17 @@ def _choose_half(key: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 def _to_bytes(values: Tensor) -> Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
+
+
+DISTORTIONS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
+    "small_object_plain": lambda x, scale, _: _inset(x, scale, torch.full_like(x, GREY)),
+    "small_object_blurred": lambda x, scale, key: _inset(x, scale, blur(x, GROUND_BLUR, key)),
+    "complex_scene": lambda x, num, key: _inset(x, AMID_CLUTTER, _draw_clutter(x, int(num), key)),
+    "occlusion": occlusion,
+    "noise": noise,
+    "blur": blur,
+    "low_contrast": lambda images, factor, _: F.adjust_contrast(images, factor),
+    "brightness": brightness,
+    "jpeg": jpeg,
+    "rotation": rotation,
+}

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from triptych.errors import UserError
 from triptych.tools.statistics.intervals import LEVEL, Interval
 
 MIN_SEEDS = 3
@@ -38,7 +37,7 @@ class Estimate(NamedTuple):
 def recipe_accuracy(correct: NDArray[np.bool_]) -> Estimate:
     """Mean accuracy of a recipe from correctness (n, N), SE² = s²/n + Var_i(mean correctness)/N.
 
-    Raises UserError below 3 seeds or 2 images.
+    It takes 3 seeds and 2 images.
     """
     return _estimate(correct.mean(axis=0), correct)
 
@@ -47,19 +46,15 @@ def recipe_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Estimate:
     """Accuracy of recipe A less that of B, from correctness (n_A, N) and (n_B, N) by image.
 
     SE² = s²_A/n_A + s²_B/n_B + Var_i(d_i)/N: s² is the variance of accuracy over seeds, d_i the
-    difference of mean correctness at image i. Raises UserError below 3 seeds or 2 images.
+    difference of mean correctness at image i. It takes 3 seeds of each, and 2 images.
     """
     return _estimate(a.mean(axis=0) - b.mean(axis=0), a, b)
 
 
 def _estimate(by_image: NDArray[np.float64], *recipes: NDArray[np.bool_]) -> Estimate:
     """The mean over images, with the degrees of freedom of Welch and Satterthwaite."""
-    num_seeds, num_images = min(map(len, recipes)), len(by_image)
-    if num_seeds < MIN_SEEDS or num_images < 2:
-        raise UserError(
-            f"a statement about recipes takes {MIN_SEEDS} seeds each and 2 images, "
-            f"here are {num_seeds} and {num_images}"
-        )
+    assert min(map(len, recipes)) >= MIN_SEEDS
+    assert len(by_image) > 1
     samples = [*(correct.mean(axis=1) for correct in recipes), by_image]
     variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
     df = np.array([len(sample) - 1 for sample in samples])
