@@ -1,6 +1,5 @@
 """Test images made harder, against the definition of each type, and a network tried on them."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -182,16 +181,6 @@ def test_around_a_small_object_is_grey_or_the_blurred_image(severity: int, image
     assert np.abs(blurred.numpy() - expected[..., around.numpy()]).max() < 4
 
 
-def test_a_scene_of_higher_density_has_more_edges_around_the_object(images: Tensor) -> None:
-    _, around = inset(images, 3 / 4)
-    border = around[:1].expand(1, 32)
-    edges = []
-    for severity in (1, 2, 3):
-        top = distort(images, "complex_scene", severity, INDEX)[:, :, 0][..., border[0]].float()
-        edges.append((top.diff(dim=-1).abs().amax(dim=1) > 0).float().mean().item())
-    assert all(fewer * 1.3 < more for fewer, more in pairwise(edges))
-
-
 @every_severity
 def test_occlusion_hides_one_patch_and_nothing_else(severity: int) -> None:
     white = torch.full((40, 3, 32, 24), 255, dtype=torch.uint8)
@@ -225,15 +214,6 @@ def test_blur_is_a_gaussian_of_the_published_width(severity: int, images: Tensor
     sigma = [0.4, 0.7, 1.0][severity - 1]
     expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror")
     assert np.abs(distort(images, "blur", severity, INDEX).numpy() - expected).max() < 2.5
-
-
-def test_blur_is_as_wide_in_a_large_image() -> None:
-    """An edge takes up the same part of an image however many pixels it has."""
-    small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    small[..., 16:] = 255
-    large = small.repeat_interleave(4, -1).repeat_interleave(4, -2)
-    blurred = distort(large, "blur", 3, INDEX[:1])[0, 0, 64].float().view(32, 4).mean(dim=1)
-    assert (blurred - distort(small, "blur", 3, INDEX[:1])[0, 0, 16]).abs().max() < 5
 
 
 @every_severity

@@ -57,29 +57,6 @@ def test_resampled_macro_f1_equals_scikit_learn_s_with_the_counts_as_weights(
     np.testing.assert_allclose(resampled, expected, rtol=1e-6)
 
 
-def test_networks_that_predict_alike_differ_by_nothing_in_every_resample() -> None:
-    labels, classes = draw_predictions(np.random.default_rng(0), 1, 100, 4)
-    a, b = bootstrap_macro_f1(labels, np.repeat(classes, 2, axis=0), 4)
-    assert bootstrap_interval(0.0, a - b) == (0, 0)
-
-
-def test_resamples_scatter_as_the_statistic_does_on_new_images() -> None:
-    random = np.random.default_rng(0)
-    resampled = [
-        bootstrap_macro_f1(*draw_predictions(random, 2, 1500, 4), 4, num_resamples=60)
-        for _ in range(3)
-    ]
-    scatter = np.mean([np.std(a - b) for a, b in resampled])
-    fresh = np.array([macro_f1(*draw_predictions(random, 2, 1500, 4)) for _ in range(300)])
-    assert scatter == pytest.approx(np.std(fresh[:, 0] - fresh[:, 1]), rel=0.15)
-
-
-def macro_f1(labels: np.ndarray, classes: np.ndarray) -> list[float]:
-    right = np.eye(4)[labels].T @ (classes == labels).T
-    total = np.bincount(labels) + [np.bincount(network) for network in classes]
-    return list((2 * right / total.T).mean(axis=0))
-
-
 def test_an_interval_widens_with_its_level_around_the_statistic() -> None:
     resampled = np.random.default_rng(0).normal(0.3, 0.02, 5000)
     low, high = bootstrap_interval(0.3, resampled)

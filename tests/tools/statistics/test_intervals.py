@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 
 from triptych.tools.statistics.intervals import (
     PairedDifference,
@@ -18,23 +18,12 @@ from triptych.tools.statistics.intervals import (
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_s_interval_equals_scipy_s(counts: tuple[int, int]) -> None:
+    assert wilson(0, 0) == (0, 1), "nothing is known without images"
     for level in (0.9, 0.999):
         interval = wilson(*counts, level)
         expected = binomtest(*counts).proportion_ci(level, method="wilson")
         assert interval == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert interval.low <= counts[0] / counts[1] <= interval.high
-
-
-def test_wilson_s_interval_says_nothing_without_images() -> None:
-    assert wilson(0, 0) == (0, 1)
-
-
-def test_wilson_s_95_percent_interval_holds_the_accuracy_in_93_to_97_percent() -> None:
-    """Exactly: the probabilities of the counts whose interval holds it."""
-    low, high = np.array([wilson(k, 1000) for k in range(1001)]).T
-    for accuracy in (*np.linspace(0.02, 0.98, 17), 0.9155, 0.7514, 0.8806, 0.99):
-        chances = binom.pmf(np.arange(1001), 1000, accuracy)
-        assert 0.93 <= chances[(low <= accuracy) & (accuracy <= high)].sum() <= 0.97
 
 
 def test_a_pair_counts_the_images_that_only_one_gets_right() -> None:
@@ -51,15 +40,6 @@ def test_a_pair_counts_the_images_that_only_one_gets_right() -> None:
 def test_mcnemar_is_the_exact_binomial_test_of_the_images_they_disagree_on(a: int, b: int) -> None:
     expected = binomtest(a, a + b).pvalue if a + b else 1
     assert PairedDifference(a, b, 1000).p_value == pytest.approx(expected)
-
-
-def test_whatever_the_overlap_the_study_s_two_networks_differ_significantly() -> None:
-    """91.55 against 88.06 % of the same 10,000 images: at least 349 are right for one alone."""
-    for overlap in (0, 400, 845):
-        pair = PairedDifference(1194 - overlap, 845 - overlap, 10_000)
-        assert pair.value == pytest.approx(0.0349)
-        assert pair.p_value < 1e-13
-        assert pair.interval(0.999).low > 0
 
 
 @pytest.mark.parametrize("num_images", [1_000, 10_000])

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import norm, ttest_1samp, ttest_ind
 
-from triptych.errors import UserError
-from triptych.tools.statistics.intervals import paired_difference
 from triptych.tools.statistics.recipes import Estimate, recipe_accuracy, recipe_difference
 
 ACCURACY, NUM_IMAGES = 0.9, 2_000
@@ -19,18 +17,16 @@ SEED_SDS = (0.0, 0.006, 0.013)  # of accuracy
 Correct = NDArray[np.bool_]
 
 
-def equal_recipes(
-    random: np.random.Generator, num_seeds: int, overlap: float
-) -> Iterator[tuple[Correct, Correct]]:
+def equal_recipes(random: np.random.Generator) -> Iterator[tuple[Correct, Correct]]:
     """Correctness of two recipes of equal expected accuracy on fresh images, for each seed sd.
 
     A network is right where its ability exceeds the image's difficulty for its recipe. Difficulties
-    correlate by `overlap` between recipes.
+    correlate by one half between recipes.
     """
     threshold = ndtri(ACCURACY)
     shared, *separate = random.standard_normal((3, 1, NUM_IMAGES), dtype=np.float32)
-    difficulties = [math.sqrt(overlap) * shared + math.sqrt(1 - overlap) * s for s in separate]
-    skills = random.standard_normal((2, num_seeds, 1))
+    difficulties = [math.sqrt(0.5) * (shared + s) for s in separate]
+    skills = random.standard_normal((2, 3, 1))
     for sd in SEED_SDS:
         abilities = threshold + sd / norm.pdf(threshold) * skills
         a, b = (d < ability for d, ability in zip(difficulties, abilities, strict=True))
@@ -41,21 +37,10 @@ def test_a_95_percent_interval_of_equal_recipes_holds_zero_in_93_to_97_percent()
     random = np.random.default_rng(1)
     covered = np.zeros(len(SEED_SDS))
     for _ in range(500):
-        for i, (a, b) in enumerate(equal_recipes(random, 3, overlap=0.5)):
+        for i, (a, b) in enumerate(equal_recipes(random)):
             low, high = recipe_difference(a, b).interval()
             covered[i] += low <= 0 <= high
     assert (np.abs(covered / 500 - 0.95) <= 0.02).all()
-
-
-def test_one_training_each_differs_significantly_where_training_again_would_not() -> None:
-    random = np.random.default_rng(0)
-    significant = np.zeros(len(SEED_SDS))
-    for _ in range(300):
-        for i, (a, b) in enumerate(equal_recipes(random, 1, overlap=0.8)):
-            significant[i] += paired_difference(a[0], b[0]).p_value < 0.05
-    stable, _, scattered = significant / 300
-    assert stable < 0.08
-    assert scattered > 0.4
 
 
 @st.composite
@@ -126,16 +111,6 @@ def test_where_nothing_scatters_the_interval_is_the_value(a: bool, b: bool, p_va
     assert result.interval() == (result.value, result.value) == (int(a) - int(b),) * 2
     assert result.df == math.inf
     assert result.p_value == p_value
-
-
-@pytest.mark.parametrize(("num_seeds", "num_images"), [(2, 100), (1, 100), (3, 1)])
-def test_too_few_seeds_or_images_are_refused(num_seeds: int, num_images: int) -> None:
-    few, enough = (np.zeros((n, num_images), dtype=bool) for n in (num_seeds, 3))
-    for a, b in ((few, enough), (enough, few)):
-        with pytest.raises(UserError, match=f"{num_seeds} and {num_images}"):
-            recipe_difference(a, b)
-    with pytest.raises(UserError):
-        recipe_accuracy(few)
 
 
 def test_an_estimate_s_p_value_agrees_with_its_interval() -> None:

@@ -8,7 +8,6 @@ from sklearn import metrics as sklearn_metrics
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.statistics.scores import (
-    confusion_matrix,
     per_class,
     score_predictions,
     top_k_accuracies,
@@ -81,16 +80,3 @@ def test_a_value_that_is_undefined_is_nan() -> None:
     np.testing.assert_allclose(f1, [2 / 3, 0, 0, np.nan])
     np.testing.assert_allclose(precision, [3 / 5, 0, np.nan, np.nan])
     np.testing.assert_allclose(recall, [3 / 4, np.nan, 0, np.nan])
-
-
-def test_losses_and_weights_by_hand() -> None:
-    logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2], [0.9, 0.05, 0.05]])
-    predictions = Predictions(logits, np.array([0, 1, 2, 0]), np.arange(4))
-    scores = score_predictions(predictions)
-    assert scores.nll == pytest.approx(-np.log([0.5, 0.8, 0.2, 0.9]).mean())
-    squares = [0.25 + 0.09 + 0.04, 0.06, 0.36 + 0.04 + 0.64, 0.01 + 0.005]
-    assert scores.brier == pytest.approx(np.mean(squares))
-    assert scores.macro.recall == pytest.approx(2 / 3)
-    assert scores.weighted.recall == scores.accuracy == 0.75
-    assert scores.undefined_classes == 1
-    assert confusion_matrix(predictions).tolist() == [[2, 0, 0], [0, 1, 0], [1, 0, 0]]
