@@ -179,9 +179,10 @@ def test_the_lock_pins_and_hashes_everything_and_names_no_address() -> None:
 
 
 def test_the_lock_holds_what_pyproject_asks_for() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, dev = pyproject["project"], pyproject["dependency-groups"]["dev"]
     extras = project["optional-dependencies"]
-    groups = project["dependencies"] + extras["onnx"] + extras["tune"] + extras["dev"]
+    groups = project["dependencies"] + extras["onnx"] + extras["tune"] + dev
     lock = (ROOT / "requirements.lock").read_text()
     pins = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, flags=re.MULTILINE))
     requirements = [Requirement(line) for line in groups]
@@ -200,11 +201,17 @@ def test_env_example_documents_every_key_and_sets_none() -> None:
     assert [line for line in lines if line and not line.startswith("#")] == []
 
 
-def test_ci_hooks_and_workflow_call_the_two_targets_and_nothing_else() -> None:
+def test_the_workflow_runs_the_two_targets_and_hooks_only_lint() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text())["jobs"]
-    local = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
-    remote = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert local == remote == script[-2:] == ["make check", "make test"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = {name: job["steps"] for name, job in workflow["jobs"].items()}
+    assert [s["run"] for s in steps["test"] if "run" in s] == ["make check", "make test"]
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-2:] == ["make check", "make test"]
+    assert {hook["id"] for repo in hooks for hook in repo["hooks"]} == {"ruff-check", "ruff-format"}
+    pinned = re.search(r"^ruff==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert pinned
+    assert hooks[0]["rev"] == f"v{pinned[1]}"
+    actions = [s["uses"] for job in steps.values() for s in job if "uses" in s]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+    assert workflow["permissions"] == {"contents": "read"}
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

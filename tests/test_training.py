@@ -427,9 +427,9 @@ def test_a_network_learns_drawings_from_scratch_and_not_too_well(run: Run) -> No
 
 
 def test_real_images_go_through_a_run(real_cifar10: Path, run: Run) -> None:
-    record = run(
-        "data=cifar10", f"data.root={real_cifar10}", "data.num_val=50", "trainer.max_epochs=1"
-    )
+    official = ["data.source.num_train=50000", "data.source.num_test=10000"]
+    small = ["data.num_val=50", "trainer.max_epochs=1"]
+    record = run("data=cifar10", f"data.root={real_cifar10}", *official, *small)
     assert record.metadata["data"] == "cifar10"
     assert record.metadata["num_test"] == 35
     assert len(predictions(record)["labels"]) == 35

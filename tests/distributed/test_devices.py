@@ -33,7 +33,7 @@ from triptych.distributed import launch, processes, ranks
 from triptych.errors import UserError
 from triptych.metrics import SplitPredictions, build_metrics, compute_scores
 from triptych.module import ImageClassifier
-from triptych.runs import lifecycle
+from triptych.runs import checkpoint_files, lifecycle
 from triptych.runs.record import Record, config_hash
 from triptych.runs.storage import lock_run
 
@@ -90,7 +90,7 @@ def predict_on_one_device(record: Record) -> dict[str, tuple[Tensor, Tensor, Ten
     backbone = instantiate("model", config["model"]).build(num_classes=10, load=False)
     data = build_datamodule(config, images, backbone.preprocessing)
     task = ImageClassifier(backbone, build_optim(config), num_classes=10)
-    best = checkpoint.load_checkpoint(record.checkpoint_path("best"))
+    best = checkpoint_files.load_checkpoint(record.checkpoint_path("best"))
     backbone.network.load_state_dict(best["state_dict"])
     trainer = build_trainer(config, record, [])
     trainer.validate(task, datamodule=data, verbose=False)
@@ -140,7 +140,7 @@ def test_the_number_of_devices_is_no_part_of_the_experiment(finished: Record) ->
 
 
 def test_a_checkpoint_keeps_the_generators_of_every_rank(finished: Record) -> None:
-    every = checkpoint.load_checkpoint(finished.checkpoint_path("last"))["generators"]
+    every = checkpoint_files.load_checkpoint(finished.checkpoint_path("last"))["generators"]
     assert len(every) == 2
     assert not every[0]["cpu"].equal(every[1]["cpu"]), "each drops units of its own"
 
@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(
     assert answer["code"] == 143, answer["output"]
     stopped = open_only_record(tmp_path)
     assert stopped.metadata["status"] == "interrupted"
-    saved = checkpoint.load_checkpoint(stopped.checkpoint_path("last"))
+    saved = checkpoint_files.load_checkpoint(stopped.checkpoint_path("last"))
     assert saved["global_step"] == 1
     assert saved["ImageDataModule"] == {"epoch": 0, "batch": 1}, "within the epoch"
 
