@@ -136,8 +136,8 @@ def test_curves_hold_the_last_loss_and_the_validation_of_each_epoch(comparison: 
     assert len(comparison.curves) == 7
     curve = comparison.curves[0]
     assert curve.epochs.tolist() == [1, 2]
-    assert curve.train_loss.tolist() == [1.5, 0.75]
-    assert curve.val_loss.tolist() == [1.0, 0.5]
+    assert curve.metrics["train/loss"].tolist() == [1.5, 0.75]
+    assert curve.metrics["val/loss"].tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("is_validated", [True, False])

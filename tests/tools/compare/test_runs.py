@@ -158,7 +158,7 @@ def test_numbers_of_optional_files_have_bounds(
 def test_pictures_have_pixels(network: TrainedNetwork) -> None:
     path = network.folder / "predictions" / "test_images.npz"
     np.savez(path, index=np.arange(2), images=np.zeros((2, 3, 0, 0), np.uint8))
-    with pytest.raises(UserError, match=r"must be uint8 \(K, 3, H, W\), they are \(2, 3, 0, 0\)"):
+    with pytest.raises(UserError, match="must have images"):
         read_pixels(network)
 
 

@@ -18,7 +18,7 @@ from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import WithInterval
 from triptych.tools.report import panels
-from triptych.tools.report.page import CONTENTS, Bars, between, png, render_page
+from triptych.tools.report.page import CONTENTS, find_scale, locate, png, render_page
 from triptych.tools.statistics.scores import per_class
 
 Repeat = Callable[[int], Comparison]
@@ -306,12 +306,14 @@ def test_text_has_a_contrast_of_4_5_and_lines_of_3(html: str, scheme: int) -> No
     assert min(contrast(colour, colours["paper"]) for colour in drawn) >= 3
 
 
-def test_intervals_of_a_column_are_drawn_to_one_scale() -> None:
-    bars = Bars([WithInterval(0.5, 0.4, 0.8), WithInterval(0.6)])
-    assert "--low:0.0%;--at:25.0%;--high:100.0%" in bars(WithInterval(0.5, 0.4, 0.8))
-    assert "--low:50.0%;--at:50.0%;--high:50.0%" in bars(WithInterval(0.6))
-    around_zero = Bars([WithInterval(0.02, 0.01, 0.04)], zero=True)
-    assert "--low:62.5%;--at:75.0%;--high:100.0%" in around_zero(WithInterval(0.02, 0.01, 0.04))
+def test_values_are_placed_on_one_scale_and_an_undefined_one_at_its_start() -> None:
+    scale = find_scale([WithInterval(0.5, 0.4, 0.8), WithInterval(0.6)])
+    assert [locate(value, scale) for value in (0.4, 0.5, 0.8, np.nan)] == [
+        *("0.0%", "25.0%", "100.0%", "0%")
+    ]
+    around_zero = find_scale([WithInterval(0.02, 0.01, 0.04)], zero=True)
+    assert [locate(value, around_zero) for value in (0.0, 0.02)] == ["50.0%", "75.0%"]
+    assert locate(0.5, find_scale([[0.5]])) == "50.0%"
 
 
 def test_a_large_picture_is_thinned_and_a_small_one_kept_pixel_for_pixel() -> None:
@@ -324,10 +326,3 @@ def test_a_large_picture_is_thinned_and_a_small_one_kept_pixel_for_pixel() -> No
             (written[..., :3] * 255).round().transpose(2, 0, 1), pixels[:, ::step, ::step]
         )
         assert written.shape[:2] == (shown, shown)
-
-
-def test_an_undefined_value_has_no_shade() -> None:
-    rows = [np.array([0.2, np.nan]), np.array([0.4, 0.7])]
-    assert [between(value, rows) for value in (0.2, 0.45, 0.7, np.nan)] == [
-        *("0%", "50%", "100%", "0%")
-    ]

@@ -1,7 +1,7 @@
 """What must be the same for accuracies to stand side by side, and what else differs."""
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,16 +32,15 @@ def find_disagreements(runs: Sequence[TrainedNetwork]) -> list[str]:
     """In a line each, what is not the same for all runs, by the first two that differ."""
     lines = []
     for name, get in MUST_AGREE.items():
-        values = Counter(get(run) for run in runs if get(run) != ())
-        if len(values) > 1:
-            usual = values.most_common(1)[0][0]
-            one = next(run for run in runs if get(run) == usual)
-            other = next(run for run in runs if get(run) not in (usual, ()))
-            folders = [sanitize(str(run.folder)) for run in (other, one)]
-            lines.append(
-                f"{name}: {format_value(get(other))} in {folders[0]}, "
-                f"{format_value(usual)} in {folders[1]}"
-            )
+        folders: dict[object, list[str]] = defaultdict(list)
+        for run in runs:
+            folders[get(run)].append(sanitize(str(run.folder)))
+        folders.pop((), None)
+        if len(folders) > 1:
+            usual = max(folders, key=lambda value: len(folders[value]))
+            other = next(value for value in folders if value != usual)
+            shown = [f"{format_value(each)} in {folders[each][0]}" for each in (other, usual)]
+            lines.append(f"{name}: {', '.join(shown)}")
     return lines
 
 

@@ -79,14 +79,18 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's metrics at the end of each epoch; NaN where an epoch was not measured."""
+    """A run's metrics at the end of each epoch."""
 
     label: str
     epochs: NDArray[np.int64]  # (E,), from 1
-    train_loss: NDArray[np.float64]  # nats
-    val_loss: NDArray[np.float64]
-    val_accuracy: NDArray[np.float64]
+    metrics: Mapping[str, NDArray[np.float64]]  # `CURVES` (E,), NaN where an epoch has none
     best_epoch: int | None
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """In validation, at the epoch whose weights were scored."""
+        values = self.metrics["val/accuracy"][self.epochs == self.best_epoch]
+        return float(values[0]) if len(values) else None
 
 
 @dataclass(frozen=True)
@@ -305,12 +309,9 @@ def read_curve(network: TrainedNetwork) -> Curve | None:
         measured = {name: line[name] for name in CURVES if line[name] is not None}
         epochs.setdefault(line["epoch"], {}).update(measured)
     numbers = sorted(epochs)
-    train_loss, val_loss, val_accuracy = (
-        np.array([epochs[n].get(name, np.nan) for n in numbers]) for name in CURVES
-    )
+    metrics = {name: np.array([epochs[n].get(name, np.nan) for n in numbers]) for name in CURVES}
     best_epoch = network.metadata["best_epoch"]
-    index = np.array(numbers, np.int64)
-    return Curve(network.label, index, train_loss, val_loss, val_accuracy, best_epoch)
+    return Curve(network.label, np.array(numbers, np.int64), metrics, best_epoch)
 
 
 def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
@@ -320,10 +321,8 @@ def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
         return None
     index, images = read_arrays(path, ("index", "images")).values()
     is_rgb = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == 3
-    if not is_rgb or 0 in images.shape[2:]:
-        raise UserError(f"{path}: images must be uint8 (K, 3, H, W), they are {images.shape}")
-    if index.dtype != np.int64 or index.shape != images.shape[:1]:
-        raise UserError(f"{path}: index must be int64 (K,), a place an image")
+    if not is_rgb or 0 in images.shape[2:] or index.shape != images.shape[:1]:
+        raise UserError(f"{path}: must have images uint8 (K, 3, H, W) and index (K,)")
     return dict(zip(index.tolist(), images, strict=True))
 
 

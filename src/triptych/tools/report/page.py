@@ -11,9 +11,8 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from numpy.typing import NDArray
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import Comparison
-from triptych.tools.compare.runs import Curve, WithInterval
-from triptych.tools.evaluate.degradation import OVERALL, Degradation, VariantAccuracy
+from triptych.tools.compare.runs import WithInterval
+from triptych.tools.evaluate.degradation import Degradation
 from triptych.tools.evaluate.paper import TABLE_1, last_batch
 from triptych.tools.report import panels
 from triptych.tools.report.charts import swatch
@@ -48,28 +47,23 @@ CONTENTS = {
 }
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
 
-Estimate = WithInterval | Degradation
-
 
 def render_page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = panels.Key(comparison)
-    return (
-        _make_environment()
-        .get_template("page.html.jinja")
-        .render(
-            c=comparison,
-            contents=CONTENTS.items(),
-            css=_read_asset("page.css"),
-            script=_read_asset("page.js"),
-            policy=_write_policy(_read_asset("page.js")),
-            key=key,
-            curves=panels.draw_curves(comparison.curves, key),
-            costs=panels.draw_costs(comparison.networks, key),
-            unmeasured=panels.list_unmeasured(comparison.networks),
-            calibration=panels.draw_calibration(comparison.recipes, key),
-            image_types=panels.draw_image_types(comparison.image_types, key),
-        )
+    environment = _make_environment()
+    script = environment.get_template("page.js").render()
+    return environment.get_template("page.html.jinja").render(
+        c=comparison,
+        contents=CONTENTS.items(),
+        script=Markup(script),
+        policy=_write_policy(script),
+        key=key,
+        curves=panels.draw_curves(comparison.curves, key),
+        costs=panels.draw_costs(comparison.networks, key),
+        unmeasured=panels.list_unmeasured(comparison.networks),
+        calibration=panels.draw_calibration(comparison.recipes, key),
+        image_types=panels.draw_image_types(comparison.image_types, key),
     )
 
 
@@ -100,13 +94,8 @@ def _make_environment(finalize: Callable[[object], Markup] | None = None) -> Env
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.filters["interval"] = format_interval
-    environment.globals |= {"bars": Bars, "swatch": swatch, "table_1": TABLE_1}
+    environment.globals |= {"swatch": swatch, "table_1": TABLE_1}
     return environment
-
-
-def _read_asset(name: str) -> Markup:
-    path = files("triptych.tools.report").joinpath("template", name)
-    return Markup(path.read_text(encoding="utf-8"))
 
 
 def _write_policy(script: str) -> str:
@@ -121,7 +110,9 @@ def _write_policy(script: str) -> str:
 # Filters of the templates.
 
 
-def format_interval(estimate: Estimate | Interval, digits: int = 2, signed: bool = False) -> str:
+def format_interval(
+    estimate: WithInterval | Degradation | Interval, digits: int = 2, signed: bool = False
+) -> str:
     write = formats.points if signed else formats.percent
     return formats.interval(estimate.low, estimate.high, write, digits)
 
@@ -136,28 +127,20 @@ def share(part: float, total: float) -> str:
     return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
 
 
-def between(value: float, rows: Iterable[NDArray[np.float64]]) -> str:
-    """Where a value lies between the lowest and the highest of all, as CSS takes it."""
-    values = np.concatenate(list(rows))
-    low, high = np.nanmin(values), np.nanmax(values)
-    inside = math.isfinite(value) and high > low
-    return f"{100 * (value - low) / (high - low):.0f}%" if inside else "0%"
+def find_scale(values: Iterable[Iterable[float]], zero: bool = False) -> Interval:
+    """The lowest and the highest of all values; with `zero`, 0 is in the middle."""
+    known = [value for each in values for value in each if not math.isnan(value)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    most = max(abs(low), abs(high))
+    return Interval(-most, most) if zero else Interval(low, high)
 
 
-def accuracy_of(measured: VariantAccuracy) -> WithInterval:
-    return WithInterval(measured.accuracy, measured.accuracy_low, measured.accuracy_high)
-
-
-def at_best_epoch(curve: Curve) -> float | None:
-    """Validation accuracy at the epoch whose weights were scored."""
-    values = curve.val_accuracy[curve.epochs == curve.best_epoch]
-    return float(values[0]) if len(values) else None
-
-
-def list_types(measured: Iterable[Mapping[str, Degradation]]) -> list[str]:
-    """Every type that some network was evaluated on, in order."""
-    names = dict.fromkeys(name for losses in measured for name in losses)
-    return [name for name in names if name != OVERALL]
+def locate(value: float, scale: Interval) -> str:
+    """Where a value lies between the ends of a scale, as CSS takes it."""
+    if math.isnan(value):
+        return "0%"
+    low, high = scale
+    return f"{100 * (value - low) / (high - low) if high > low else 50:.1f}%"
 
 
 def png(pixels: NDArray[np.uint8]) -> str:
@@ -178,44 +161,9 @@ def _encode(values: NDArray[Any], **colours: Any) -> str:
     return formats.data_uri(buffer.getvalue())
 
 
-class Bars:
-    """Intervals drawn to one scale, a bar a cell; with `zero`, the scale has 0 in its middle."""
-
-    def __init__(self, estimates: Iterable[Estimate], zero: bool = False) -> None:
-        ends = [end for each in estimates for end in self._ends(each)]
-        self.low, self.high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-        if zero:
-            self.high = max(abs(self.low), abs(self.high))
-            self.low = -self.high
-        self.zero = zero
-        self.write = formats.points if zero else formats.percent
-
-    @property
-    def ends(self) -> Markup:
-        """The head of the column: where the scale begins and ends, in percent."""
-        low, high = self.write(self.low, 1), self.write(self.high, 1)
-        return Markup('<span class="ends"><span>{}</span> <span>{}</span></span>').format(low, high)
-
-    def __call__(self, estimate: Estimate) -> Markup:
-        low, value, high = (f"{self._place(end):.1f}%" for end in self._ends(estimate))
-        style = f"--low:{low};--at:{value};--high:{high}"
-        kind = "whisker zero" if self.zero else "whisker"
-        return Markup('<span class="{}" style="{}" aria-hidden="true"></span>').format(kind, style)
-
-    def _place(self, value: float) -> float:
-        width = self.high - self.low
-        return 100 * (value - self.low) / width if width else 50
-
-    @staticmethod
-    def _ends(estimate: Estimate) -> tuple[float, float, float]:
-        """Low, value, high; without an interval all three are the value."""
-        value, low, high = estimate
-        return (value, value, value) if math.isnan(low) else (low, value, high)
-
-
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.join_words, formats.pluralize, formats.spaced, last_batch),
-    *(short, share, between, accuracy_of, at_best_epoch, list_types),
+    *(short, share, find_scale, locate),
     *(formats.data_uri, png, heat_png, sanitize, Markup),
 )

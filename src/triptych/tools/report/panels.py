@@ -28,9 +28,9 @@ from triptych.tools.report.charts import (
 MAX_RELIABILITY = 6
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
 CURVES = (
-    ("val_accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
-    ("val_loss", "Validation loss", Axis("validation loss, nats")),
-    ("train_loss", "Training loss", Axis("training loss, nats")),
+    ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
+    ("val/loss", "Validation loss", Axis("validation loss, nats")),
+    ("train/loss", "Training loss", Axis("training loss, nats")),
 )
 
 
@@ -78,13 +78,13 @@ def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
         if series:
             words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
             x = Axis("epoch", "count")
-            chart = render_chart(f"curve {name}", words, draw_lines, series, x, y)
+            chart = render_chart(f"curve {name.replace('/', '_')}", words, draw_lines, series, x, y)
             panels.append(Panel(heading, chart))
     return panels
 
 
 def _make_curve(curve: Curve, name: str, key: Key) -> Series:
-    values = getattr(curve, name)
+    values = curve.metrics[name]
     measured = np.isfinite(values)
     epochs = curve.epochs[measured]
     scored = epochs == curve.best_epoch if name.startswith("val") else None
