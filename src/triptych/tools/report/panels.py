@@ -86,7 +86,7 @@ def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
 def _make_curve(curve: Curve, name: str, key: Key) -> Series:
     values = curve.metrics[name]
     measured = np.isfinite(values)
-    epochs = curve.epochs[measured]
+    epochs = curve.epochs[measured].astype(np.float64)
     scored = epochs == curve.best_epoch if name.startswith("val") else None
     return Series(key.styles.get(curve.label), epochs, values[measured], marked=scored)
 
