@@ -14,7 +14,7 @@ from rich.console import Console
 
 from triptych import cli
 from triptych.cli import CONFIGS, ROOT, format_help, list_commands
-from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_tool_rules
+from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_settings
 from triptych.errors import UserError
 
 
@@ -62,10 +62,8 @@ def test_an_argument_of_the_trainer_needs_no_plus_sign() -> None:
     assert (trainer["gradient_clip_val"], trainer["max_time"]) == (0.5, {"hours": 1})
 
 
-SEVERAL, SETS = (  # with those that somebody added, as the README says
-    ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
-    for group in ("model", "data")
-)
+# With those that somebody added, as the README says.
+SEVERAL = ", ".join(sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))
 
 
 @pytest.mark.parametrize(
@@ -73,36 +71,22 @@ SEVERAL, SETS = (  # with those that somebody added, as the README says
     [
         ("model=googlenett", "model=googlenett: no such choice; nearest: googlenet"),
         ("model=", f"model=: must be one of {SEVERAL}"),
-        ("model=null", f"model=null: must be one of {SEVERAL}"),
         ("model=[alexnet,resnet50]", f"model=[alexnet,resnet50]: must be one of {SEVERAL}"),
-        ("data={a:1}", f"data={{a:1}}: must be one of {SETS}"),
         ("trainer=3", "trainer=3: must be one of ddp, debug, default"),
         ("model=alexnet,resnet50", "model=alexnet,resnet50: several values; sweep over them"),
         ("optim.learning_rate=1", "optim.learning_rate: no such setting"),
-        ("trainer.max_epoch=3", "trainer.max_epoch: no such setting"),
-        ("model@other=alexnet", "model@other: no such setting"),
         ("seed=0,", "seed=0,: cannot be read as key=value"),
-        ("seed", "seed: cannot be read as key=value"),
         ("=1", "=1: must be key=value"),
-        ("model.name=é", "model.name=é: cannot be read"),
         ("seed='é…\U0001f600'", "seed=é…\U0001f600: must be a whole number"),
-        ("optim.lr={a:1}", "optim.lr={'a': 1}: must be a number above 0"),
         ("seed=1" + "0" * 5000, "one of the arguments cannot be set: Exceeds the limit"),
         ("~optim.lr", "optim.lr: missing, must be a number above 0"),
-        ("~data", "data.name: missing"),
-        ("++data=3", "force-add of config groups is not supported: '++data=3'"),
         ("model=torchvision", "model.name: must be given"),
         ("seed=${seed}", "seed: Recursive interpolation"),
         ("log_dir=${oc.env:NOT_SET_ANYWHERE}", "log_dir: "),
         ("experiment=demo model=torchvision model.name=vgg11", "model.input_size: "),
         ("--flag", "unrecognized arguments: --flag"),
-        ("--cfg", "argument --cfg/-c: expected one argument"),
-        ("--info seed=1", "argument --info/-i: invalid choice: 'seed=1'"),
-        ("--config-name=nope", "Cannot find primary config 'nope'"),
         ("hydra.sweeper.params={seed:1}", "one of the arguments cannot be set: 'NoneType'"),
-        ("trusted_targets.a.b=/", "one of the arguments cannot be set: Index 'a'"),
         ("k" * 5000 + "=[x]", "one of the arguments is too long"),
-        ("hydra.searchpath=[x] model=nope", "model=nope: no such choice"),
         ("--multirun hydra.launcher.num_jobs=0", "hydra.launcher.num_jobs=0: must be"),
         ("-m log_dir=/dev/null/x seed=0,1", "log_dir: cannot be written to"),
         ("-m hydra/launcher=basic seed=0,1", "hydra/launcher: must be processes"),
@@ -118,10 +102,6 @@ def test_an_error_names_the_argument_and_what_it_may_be(
     assert error_lines(*words)[0].startswith(says)
 
 
-def test_a_setting_may_follow_another() -> None:
-    assert compose("data.split_seed=7", "seed=${data.split_seed}")["seed"] == 7
-
-
 def test_in_a_sweep_nothing_starts_where_the_last_job_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -134,20 +114,19 @@ def test_in_a_sweep_nothing_starts_where_the_last_job_is_wrong(
     assert lines[1].startswith("in the job model=alexnet data.num_val=0")
 
 
-@pytest.mark.parametrize("sweep", ["-m", "--multi", "hydra.mode=MULTIRUN", "+hydra.mode=multirun"])
+@pytest.mark.parametrize("sweep", ["-m", "+hydra.mode=MULTIRUN"])
 def test_other_commands_take_no_sweep(sweep: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("compare", sweep, "runs=a,b") == 2
     assert capsys.readouterr().err.startswith("-m: compare takes a folder with many runs below it")
 
 
-@pytest.mark.parametrize("more", [[], ["--cfg", "job"]])
 @pytest.mark.parametrize(
     "url", ["postgresql://me:hunter2@host/db", "'mysql://h/db?password=hunter2'"]
 )
 def test_a_password_on_the_command_line_is_refused(
-    url: str, more: list[str], capsys: pytest.CaptureFixture[str]
+    url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code("tune", f"+storage={url}", *more) == 2
+    assert exit_code("tune", f"+storage={url}", "--cfg", "job") == 2
     shown = capsys.readouterr()
     assert "TRIPTYCH_STORAGE" in shown.err
     assert "hunter2" not in shown.out + shown.err + os.environ["TRIPTYCH_COMMAND"]
@@ -174,13 +153,8 @@ def test_hydra_full_error_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -
     ("line", "value"),
     [
         ("DATA_DIR=/data", "/data"),
-        ("export DATA_DIR = '/my data'", "/my data"),
         ('DATA_DIR="/my # data"  # mine', "/my # data"),
-        ("  DATA_DIR=/data # mine", "/data"),
-        ("DATA_DIR=/a=b", "/a=b"),
-        ("DATA_DIR=", None),
         ("DATA_DIR=''", None),
-        ("# DATA_DIR=/data", None),
         ("DATA_DIR", None),
         ("DATA_DIR=~", str(Path.home())),
     ],
@@ -226,15 +200,13 @@ def test_help_names_every_choice_of_every_group() -> None:
 
 @pytest.mark.parametrize("command", list_commands()[1:])
 def test_help_names_every_setting_of_a_command_as_it_is_typed(command: str) -> None:
+    if command == "compare":
+        assert "  runs: logs, or $LOG_DIR  # a folder" in format_help(command)
     shown = set(re.findall(r"^  ([\w.]+)(?:: |=)", format_help(command), flags=re.MULTILINE))
-    own = {name.removesuffix(".types") for name in load_tool_rules(command)}
+    own = {name.removesuffix(".types") for name in load_settings(command).RULES}
     assert own <= shown
     of_a_training = {path.name for path in CONFIGS.iterdir()} | RULES.keys()
     assert shown - own <= (of_a_training if extends_training(command) else set())
-
-
-def test_help_shows_a_default_of_the_environment_in_words() -> None:
-    assert "  runs: logs, or $LOG_DIR  # a folder" in format_help("compare")
 
 
 # In a process of its own: nothing heavy is imported, and the exit code is the shell's.
@@ -257,20 +229,12 @@ def run(*command: str) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["optim.lr=-1", "seed=x", "data.num_val=0", "data.batch_size=1.5"],
-        ["-m", "model=alexnet,resnet50", "seed=0,abc"],
-    ],
-)
-def test_wrong_input_is_exit_code_2_and_three_lines_before_torch_is_imported(
-    arguments: list[str],
-) -> None:
+def test_wrong_input_is_exit_code_2_and_three_lines_before_torch_is_imported() -> None:
+    arguments = ["-m", "model=alexnet,resnet50", "seed=0,abc"]
     code, out, err = run("-c", WATCHED.replace("*HYDRA", ""), *arguments)
     assert (code, out) == (2, "")
     assert 1 <= len(err.splitlines()) <= 3
-    assert re.search(r"^(seed|data\.num_val)=\w+: must be", err, flags=re.MULTILINE)
+    assert err.startswith("seed=abc: must be")
 
 
 def test_help_is_printed_without_hydra_or_torch() -> None:
@@ -285,17 +249,8 @@ def test_a_config_is_printed_without_a_run() -> None:
     assert "name: alexnet" in out
 
 
-def test_a_command_of_an_old_name_is_answered_by_the_new_one() -> None:
-    code, out, err = run("-m", "triptych.predict")
-    assert (code, out) == (2, "")
-    assert "`triptych predict`" in err
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_without_a_command_the_commands_are_listed(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    sys.argv[1:] = arguments
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.argv[1:] = []
     cli.run()
     listed = re.findall(r"^  (\w+) +\S", capsys.readouterr().out, flags=re.MULTILINE)
     assert listed == list_commands()

@@ -19,7 +19,7 @@ from triptych.config import (
     Config,
     check_config,
     iterate_settings,
-    load_tool_rules,
+    load_settings,
 )
 from triptych.errors import UserError
 from triptych.runs.record import config_hash
@@ -70,6 +70,9 @@ def test_the_config_of_every_command_is_accepted(command: str) -> None:
     assert command in list_commands()
 
 
+assert {"data", "experiment", "hydra/launcher", "model", "optim"} <= {g for g, _ in CHOICES}
+
+
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes_into_a_config_that_is_accepted(
     group: str, choice: str
@@ -84,16 +87,11 @@ def test_every_choice_of_every_group_composes_into_a_config_that_is_accepted(
         assert config[group]["name"] == re.split("[=/]", setting)[-1]
 
 
-def test_every_group_was_composed() -> None:
-    groups = {group for group, _ in CHOICES}
-    assert {"data", "experiment", "hydra/launcher", "model", "optim", "trainer"} <= groups
-
-
 @pytest.mark.parametrize("command", list_commands()[1:])
 def test_a_commands_settings_are_those_of_its_yaml_file_and_every_one_is_checked(
     command: str,
 ) -> None:
-    config, rules = composed(command, *NEEDS.get(command, [])), load_tool_rules(command)
+    config, rules = composed(command, *NEEDS.get(command, [])), load_settings(command).RULES
     blocks = {key.partition(".")[0] for key in rules}
     present = iterate_settings({name: config[name] for name in blocks}, rules)
     assert {key for key, _ in present} == rules.keys()
@@ -131,58 +129,29 @@ def test_every_required_setting_has_a_rule_and_is_missed_when_it_is_absent(defau
 
 
 WRONG: list[tuple[str, Any, str]] = [
-    *[("seed", value, "whole number") for value in (True, 1e3, -1, "abc", None, 2**32, 1.5, [0])],
-    *[("data.batch_size", value, "at least 1") for value in (0, -4, 1.5, "big", [1], 10**40, None)],
-    *[("optim.lr", value, "above 0") for value in (0, -1, "x", {"a": 1}, True, None, 10**400)],
-    *[("optim.lr", float(value), "above 0") for value in ("nan", "inf", "-inf", "1e-400")],
-    *[("trainer.devices", value, "at least 1") for value in (0, -2, "2", "all", [], [0, 0], True)],
+    *[("seed", value, "whole number") for value in (True, 1e3, -1, "abc", None, 2**32)],
+    *[("optim.lr", value, "above 0") for value in (0, "x", {"a": 1}, True, 10**400)],
+    *[("optim.lr", float(value), "above 0") for value in ("nan", "inf")],
+    *[("trainer.devices", value, "at least 1") for value in (0, "2", "all", [], [0, 0], True)],
     ("trainer.strategy", "ddp_spawn", "no spawn"),
     ("optim.label_smoothing", 1, "below 1"),
-    ("optim.class_weights", "inverse", "none, balanced"),
-    ("optim.weight_decay", -0.1, "at least 0"),
-    ("optim.warmup_epochs", float("nan"), "at least 0"),
-    ("optim.schedule", "linear", "constant, cosine, onecycle"),
     ("optim.schedule", ["cosine"], "constant, cosine, onecycle"),
-    ("optim.optimizer", "adam", "_target_"),
-    ("optim.optimizer", {"lr": 1}, "_target_"),
-    ("optim.name", "", "a text"),
-    ("data.num_val", 0, "at least 1"),
+    *[("optim.optimizer", value, "_target_") for value in ("adam", {}, {"lr": 1}, None)],
     ("data.num_val", 50_000, "more than the 50000"),
     ("data.num_train", 40_001, "40001 more than the 50000"),
     ("data.num_test", 10_001, "there are 10000 test images"),
-    ("data.source", None, "_target_"),
-    ("data.source", "cifar", "_target_"),
-    ("data.source", {}, "_target_"),
     ("data.source.num_train", "abc", "whole number"),
-    ("data.augment", "strong", "none, standard"),
-    ("data.num_workers", -1, "at least 0"),
     ("data.root", "", "a text, or null"),
     ("model.name", "???", "must be given"),
-    ("model.name", None, "a text"),
-    ("model.weights", "", "a text, or null"),
     ("model.weights", "IMAGENET1K_V9", "DEFAULT, IMAGENET1K_V1, null, or a .pth file"),
     ("model.weights", "weights.zip", "or a .pth file"),
     ("model.input_size", 14, "googlenet takes 15 or more"),
-    ("model.input_size", 224.0, "whole number"),
-    ("model.freeze", "head", "none, backbone"),
     ("model.known_weights", "DEFAULT", "a list of names"),
-    ("checkpoint.score", "worst", "best, last"),
     ("checkpoint.keep_last", "no", "true or false"),
-    ("checkpoint.every_n_steps", 0, "at least 1"),
-    ("log_dir", None, "a text"),
-    ("resume", 3, "a text, or null"),
-    *[("trainer.max_epochs", value, "at least 1, or -1") for value in (-3, 0, 1.5, "many", None)],
+    *[("trainer.max_epochs", value, "at least 1, or -1") for value in (-3, 0, 1.5, None)],
     ("trainer.max_epochs", -1, "trainer.max_steps or trainer.max_time"),
-    ("trainer.max_steps", 0, "at least 1, or -1"),
-    ("trainer.accelerator", None, "a text"),
-    ("trainer.callbacks", 3, "a list of nodes"),
-    ("trainer.callbacks", [3], "a list of nodes"),
-    ("trainer.callbacks", {"_target_": "a.B"}, "a list of nodes"),
+    *[("trainer.callbacks", value, "a list of nodes") for value in (3, [3], {"_target_": "a.B"})],
     ("trainer.logger", True, "a list of nodes"),
-    ("trainer.gradient_clip_val", -1, "above 0"),
-    ("trainer.log_every_n_steps", 0, "at least 1"),
-    ("trainer.limit_train_batches", 0, "above 0"),
-    ("trainer.detect_anomaly", "maybe", "true or false"),
 ]
 
 
@@ -198,27 +167,21 @@ def test_an_error_about_a_wrong_value_names_its_key_and_what_it_may_be(
     assert len(line) < 250
 
 
-RIGHT: list[tuple[str, Any]] = [
-    *[("seed", 2**32 - 1), ("optim.lr", 1), ("optim.backbone_lr", None), ("model.weights", None)],
-    *[("data.num_val", 49_999), ("data.num_train", 40_000), ("data.num_test", 10_000)],
-    *[("model.weights", "anywhere/mine.pth"), ("model.input_size", 15), ("trainer.max_steps", 5)],
-    *[
-        ("trainer.precision", "bf16-mixed"),
-        ("trainer.strategy", {"any": 1}),
-        *[("trainer.devices", value) for value in (1, 4, "auto", [1], [0, 2])],
-        ("trainer.num_nodes", 2),
-    ],
-    *[("trainer.callbacks", [{"_target_": "mine.Callback", "what": 1}]), ("trainer.logger", [])],
-    *[("model.mean", [0.5, 0.5, 0.5]), ("data.source", {"_target_": "mine.Source", "x": {"y": 1}})],
-]
-
-
-@pytest.mark.parametrize(("key", "value"), RIGHT)
-def test_a_right_value_is_accepted_up_to_its_limit(default: Config, key: str, value: Any) -> None:
-    check_config(put(default, key, value))
-
-
-def test_a_run_without_end_of_epochs_may_end_by_steps_or_time(default: Config) -> None:
+def test_a_right_value_is_accepted_up_to_its_limit(default: Config) -> None:
+    for key, value in (
+        *[("seed", 2**32 - 1), ("optim.lr", 1), ("optim.backbone_lr", None)],
+        *[("data.num_val", 49_999), ("data.num_train", 40_000), ("data.num_test", 10_000)],
+        *[
+            ("model.weights", "anywhere/mine.pth"),
+            ("model.weights", None),
+            ("model.input_size", 15),
+        ],
+        *[("trainer.devices", value) for value in (4, "auto", [1], [0, 2])],
+        *[("trainer.strategy", {"any": 1}), ("trainer.logger", []), ("model.mean", [0.5] * 3)],
+        ("trainer.callbacks", [{"_target_": "mine.Callback", "what": 1}]),
+        ("data.source", {"_target_": "mine.Source", "x": {"y": 1}}),
+    ):
+        check_config(put(default, key, value))
     endless = put(default, "trainer.max_epochs", -1)
     check_config(put(endless, "trainer.max_steps", 10))
     check_config(put(endless, "trainer.max_time", "00:01:00:00"))
@@ -262,7 +225,7 @@ anything = st.recursive(
 places = st.sampled_from([*RULES, "data", "model", "optim", "trainer", "checkpoint", "x", "data.x"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(key=places, value=anything)
 def test_any_value_anywhere_is_accepted_or_an_error_of_three_lines(
     default: Config, key: str, value: Any

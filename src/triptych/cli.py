@@ -92,15 +92,6 @@ def load_function(command: str) -> Callable[["Config", list[str]], Any]:
     return function
 
 
-def check_module_name(typed: list[str]) -> None:
-    """Exit with 2 where a command is started as a module of its own (`python -m triptych.tune`)."""
-    name = typed[typed.index("-m") + 1]
-    command = name.removeprefix("triptych.")
-    if command in list_commands():
-        message = f"python -m {name}: the command is now `triptych {command}`"
-        sys.exit(print_error(UserError(message)))
-
-
 def print_error(error: UserError) -> int:
     """Print what was wrong with the input, in three lines at most; the exit code."""
     print(sanitize_text("\n".join(str(error).splitlines()[:3])), file=sys.stderr)
@@ -152,7 +143,7 @@ def check_arguments(command: str, arguments: Iterable[str]) -> None:
     """Raise UserError at what Hydra would answer with its usage, or understand otherwise."""
     from hydra._internal.utils import get_args_parser
 
-    from triptych.config import no_sweep_reason
+    from triptych.config import load_settings
 
     def raise_error(message: str) -> NoReturn:
         raise UserError(f"{message}; --help tells what may be given")
@@ -161,7 +152,7 @@ def check_arguments(command: str, arguments: Iterable[str]) -> None:
     parser.error = raise_error  # type: ignore[method-assign]
     flags = parser.parse_args(arguments)
     is_sweep = flags.multirun or any(map(MULTIRUN.fullmatch, arguments))
-    if is_sweep and (reason := no_sweep_reason(command)):
+    if is_sweep and (reason := getattr(load_settings(command), "NO_SWEEP", "")):
         raise UserError(f"-m: {command} {reason}")
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
@@ -264,20 +255,18 @@ def explain(error: Exception, command: str) -> str:
         return describe_unknown_key(quoted[1], command)
     if lines[0].startswith("Ambiguous value for argument"):
         return f"{quoted[1]}: several values; sweep over them with -m"
-    if isinstance(error, OSError) and error.errno:
-        return explain_os_error(error)
+    if isinstance(error, OSError) and error.errno:  # a choice of a group is a file's name
+        return (
+            "one of the arguments is too long to be read"
+            if error.errno == ENAMETOOLONG
+            else f"log_dir: cannot be written to ({error})"
+        )
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         _, is_missing, key = lines[0].rpartition("Missing mandatory value: ")
         return f"{key}: must be given" if is_missing else f"{error.full_key}: {lines[0]}"
     message = "\n".join(lines[:3]) or type(error).__name__
     is_clear = isinstance(error, HydraException | OmegaConfBaseException)
     return message if is_clear else f"one of the arguments cannot be set: {message}"
-
-
-def explain_os_error(error: OSError) -> str:
-    if error.errno == ENAMETOOLONG:  # a choice is a file's name
-        return "one of the arguments is too long to be read"
-    return f"log_dir: cannot be written to ({error})"  # where Hydra writes a sweep's choices
 
 
 def format_commands() -> str:

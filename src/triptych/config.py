@@ -106,6 +106,7 @@ REQUIRED = """
     trainer.max_epochs trainer.accelerator
 """.split()
 
+EXTENDS_TRAINING = True
 SWEEP_ONLY = ("retry_failed", "fresh")  # a sweep takes them out of the configs of its jobs
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -174,10 +175,9 @@ RULES: dict[str, Rule] = {
 def check_config(config: Config, command: str = "train") -> None:
     """Raise UserError, a line a setting, three at most, unless every setting is what it must be."""
     problems = list(find_broken_rules(config, command))
-    if not problems and extends_training(command):
-        problems = list(find_contradictions(config))
-    elif not problems and hasattr(load_settings(command), "find_contradictions"):
-        problems = list(load_settings(command).find_contradictions(config))
+    if not problems:
+        settings = load_settings("train" if extends_training(command) else command)
+        problems = list(getattr(settings, "find_contradictions", lambda _: ())(config))
     if problems:
         raise UserError("\n".join(problems[:3]))
 
@@ -192,7 +192,8 @@ def find_broken_rules(config: Config, command: str) -> Iterator[str]:
             yield f"{key}: must be given, {rules[key].says}"
         elif not rules[key].holds(value):
             yield f"{key}={format_value(value)}: must be {rules[key].says}"
-    required = [*load_tool_rules(command), *(REQUIRED if extends_training(command) else ())]
+    required = [] if command == "train" else [*load_settings(command).RULES]
+    required += REQUIRED if extends_training(command) else []
     yield from (
         f"{key}: missing, must be {rules[key].says}" for key in required if key not in present
     )
@@ -247,28 +248,20 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 
 def load_settings(command: str) -> Any:
-    """The module `settings` of a command that is a tool."""
-    return import_module(f"triptych.tools.{command}.settings")
+    """The module that describes the settings of a command: this one, or that of a tool."""
+    is_train = command == "train"
+    return import_module(__name__ if is_train else f"triptych.tools.{command}.settings")
 
 
 def extends_training(command: str) -> bool:
     """Whether a command takes the settings of a training."""
-    return command == "train" or getattr(load_settings(command), "EXTENDS_TRAINING", False)
-
-
-def no_sweep_reason(command: str) -> str:
-    """Why a command cannot be swept with -m; empty where it can."""
-    return "" if command == "train" else getattr(load_settings(command), "NO_SWEEP", "")
-
-
-def load_tool_rules(command: str) -> dict[str, Rule]:
-    """The rules of the settings that a command has besides those of a training."""
-    return {} if command == "train" else load_settings(command).RULES
+    return bool(getattr(load_settings(command), "EXTENDS_TRAINING", False))
 
 
 def load_rules(command: str) -> dict[str, Rule]:
     """The rules of every setting of a command."""
-    return (RULES if extends_training(command) else {}) | load_tool_rules(command)
+    rules: dict[str, Rule] = load_settings(command).RULES
+    return (RULES if extends_training(command) else {}) | rules
 
 
 def resolve_config(config: DictConfig) -> Config:

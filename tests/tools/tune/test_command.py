@@ -18,7 +18,7 @@ from tests import tiny
 from tests.composing import composed
 from triptych import cli
 from triptych.cli import STORAGE
-from triptych.config import CONFIGS, Config, check_config, load_tool_rules, resolve_config
+from triptych.config import CONFIGS, Config, check_config, load_settings, resolve_config
 from triptych.data.datamodule import ImageSubset
 from triptych.errors import UserError, mask_password
 from triptych.module import ImageClassifier
@@ -59,7 +59,7 @@ def config_of(folder: Path, **settings: Any) -> Config:
 def training_of(folder: Path, **settings: Any) -> Config:
     """The part of it that a training knows."""
     config = config_of(folder, **settings)
-    return {key: value for key, value in config.items() if key not in load_tool_rules("tune")}
+    return {key: value for key, value in config.items() if key not in load_settings("tune").RULES}
 
 
 def search(folder: Path, **settings: Any) -> list[FrozenTrial]:
