@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,32 +160,11 @@ def trainer_of(backbone: Backbone, precision: Precision | None = None, **setting
     )
 
 
-def images(size: int, n: int = 12) -> ImageSubset:
+def images(size: int = 8, n: int = 12) -> ImageSubset:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.zeros(n, dtype=torch.int64)
     return ImageSubset(LabelledImages(pixels, labels), torch.arange(n).flip(0))
-
-
-def freeze(backbone: Backbone, precision: Precision | None = None) -> FrozenBackbone:
-    splits = (images(backbone.preprocessing.input_size),)
-    return FrozenBackbone(trainer_of(backbone, precision), splits, "mine")
-
-
-def scaled(num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), nn.Softmax(1))
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        TorchvisionModel("squeezenet1_1", None, 32, "backbone"),
-        CustomModel(name="mine", network=scaled, input_size=8, freeze="backbone"),
-    ],
-)
-def test_a_network_whose_head_is_not_all_that_follows_is_refused(model: Any) -> None:
-    with pytest.raises(UserError, match=r"its head [\w.]+ is not its last layer"):
-        freeze(model.build(num_classes=5)).load_or_compute()
 
 
 def small(num_classes: int) -> nn.Module:
@@ -195,47 +172,59 @@ def small(num_classes: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def flat() -> Backbone:
+def scaled(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes), nn.Softmax(1))
+
+
+def custom(network: Any = small) -> Backbone:
     torch.manual_seed(0)
-    return CustomModel(name="flat", network=small, input_size=8, freeze="backbone").build(
-        num_classes=5
-    )
+    return CustomModel(name="mine", network=network, input_size=8, freeze="backbone").build(5)
 
 
-def test_features_are_what_the_network_gives_without_its_head() -> None:
-    runner = freeze(flat())
-    features, _ = runner.load_or_compute()
-    pixels = runner.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0))
-    below = runner.task.backbone.network[:-1]
-    with torch.no_grad():
-        torch.testing.assert_close(features, below(pixels), rtol=1e-4, atol=1e-6)
+@pytest.fixture(autouse=True)
+def _data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
 
 
-@pytest.mark.parametrize("precision", [MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()])
-def test_in_half_precision_features_keep_every_bit_that_the_head_takes(precision: Any) -> None:
-    runner = freeze(flat(), precision)
+def cache(name: str = "mine", precision: Precision | None = None) -> FrozenBackbone:
+    return FrozenBackbone(trainer_of(custom(), precision), (images(n=5), images(n=7)), name)
+
+
+def test_a_network_whose_head_is_not_all_that_follows_is_refused() -> None:
+    squeezenet = TorchvisionModel("squeezenet1_1", None, 32, "backbone").build(num_classes=5)
+    for backbone, size in ((squeezenet, 32), (custom(scaled), 8)):
+        runner = FrozenBackbone(trainer_of(backbone), (images(size),), "mine")
+        with pytest.raises(UserError, match=r"its head [\w.]+ is not its last layer"):
+            runner.load_or_compute()
+
+
+@pytest.mark.parametrize(
+    "precision", [Precision(), MixedPrecision("bf16-mixed", "cpu"), HalfPrecision()]
+)
+def test_features_keep_every_bit_that_the_head_takes(precision: Any) -> None:
+    runner = cache(precision=precision)
     features, _ = runner.load_or_compute()
     assert features.dtype is torch.float32
+    pixels = runner.trainer.datamodule.transforms.evaluation(images(n=5).data.images.flip(0))
     with torch.no_grad(), precision.forward_context():
-        batch = runner.trainer.datamodule.transforms.evaluation(images(8).data.images.flip(0)[:8])
-        logits = runner.task(batch)
-        assert runner.head(features[:8].to(runner.task.dtype)).equal(logits)
-    assert logits.dtype.itemsize == 2
+        logits = runner.task(pixels)
+        assert runner.head(features[:5].to(runner.task.dtype)).equal(logits)
+    assert logits.dtype.itemsize == (4 if precision.precision == "32-true" else 2)
 
 
 def test_each_change_of_what_makes_features_changes_the_name_of_their_file() -> None:
     def name(
-        model: str = "flat",
+        model: str = "mine",
         precision: Precision | None = None,
         preprocessing: Preprocessing | None = None,
         n: int = 12,
         **changes: float,
     ) -> str:
-        backbone = flat()
+        backbone = custom()
         backbone.preprocessing = preprocessing or backbone.preprocessing
         for parameter, value in changes.items():
             backbone.network.get_parameter(parameter.replace("_", ".")).data[0] += value
-        return FrozenBackbone(trainer_of(backbone, precision), (images(8, n),), model).path.name
+        return FrozenBackbone(trainer_of(backbone, precision), (images(n=n),), model).path.name
 
     half = (0.5, 0.5, 0.5)
     assert name() == name(**{"3_weight": 0.1}), "another head"
@@ -266,27 +255,14 @@ def test_each_change_of_what_makes_features_changes_the_name_of_their_file() -> 
 def test_the_reason_for_running_the_backbone_in_every_epoch_is_named(
     settings: dict[str, Any], reason: str
 ) -> None:
-    check_features_stay(trainer_of(flat()))
+    check_features_stay(trainer_of(custom()))
     with pytest.raises(UserError, match=reason):
-        check_features_stay(trainer_of(flat(), **settings))
-
-
-# The files.
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    return tmp_path
-
-
-def small_cache(name: str = "mine") -> FrozenBackbone:
-    return FrozenBackbone(trainer_of(flat()), (images(8, 5), images(8, 7)), name)
+        check_features_stay(trainer_of(custom(), **settings))
 
 
 @pytest.mark.parametrize("harm", ["short", "empty", "other", "not a number"])
-def test_a_file_that_does_not_fit_is_computed_again(harm: str, data_dir: Path) -> None:
-    runner = small_cache()
+def test_a_file_that_does_not_fit_is_computed_again(harm: str) -> None:
+    runner = cache()
     features, _ = runner.load_or_compute()
     content, other = runner.path.read_bytes(), features.flip(0).numpy().tobytes()
     nan = np.full(features.shape, np.nan, np.float32).tobytes()
@@ -297,38 +273,18 @@ def test_a_file_that_does_not_fit_is_computed_again(harm: str, data_dir: Path) -
     assert again.numpy().tobytes() == content == runner.path.read_bytes()
 
 
-def test_of_two_processes_at_once_one_computes(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together, writes, write = threading.Barrier(2), [], FrozenBackbone._write
-
-    def count(runner: FrozenBackbone, bytes_per_image: int) -> None:
-        writes.append(runner)
-        write(runner, bytes_per_image)
-
-    def start(runner: FrozenBackbone) -> Tensor:
-        together.wait(10)
-        return runner.load_or_compute()[0]
-
-    monkeypatch.setattr(FrozenBackbone, "_write", count)
-    with ThreadPoolExecutor() as pool:
-        features = [*pool.map(start, [small_cache(), small_cache()], timeout=10)]
-    assert len(writes) == 1
-    assert features[0].equal(features[1])
-
-
 def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paths = {name: small_cache(name).path for name in "abcd"}
+    paths = {name: cache(name).path for name in "abcd"}
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 3 * 12 * 400 * 4)
-    in_use = [small_cache(name).load_or_compute()[0] for name in "abc"]
+    in_use = [cache(name).load_or_compute()[0] for name in "abc"]
     for seconds, name in enumerate("bac"):
         os.utime(paths[name], (seconds, seconds))
-    small_cache("b").load_or_compute()
-    small_cache("d").load_or_compute()
+    cache("b").load_or_compute()
+    cache("d").load_or_compute()
     assert [name for name in "abcd" if paths[name].exists()] == ["b", "c", "d"]
     assert in_use[0].equal(in_use[2])
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match=r"features take 19\.2 kB, more than 1\.0 kB"):
-        small_cache("a").load_or_compute()
+        cache("a").load_or_compute()
