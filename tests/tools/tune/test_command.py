@@ -117,12 +117,7 @@ def test_a_search_reads_no_test_image_and_leaves_a_journal_and_a_recipe_and_no_r
     assert sizes == {60}  # training and validation images together; there are 30 test images
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == [f"configs/experiment/tuned_{NAME}.yaml", f"logs/tune/{NAME}/journal.log"]
-
-
-def test_every_epoch_of_a_trial_is_reported_and_the_best_counts(
-    searched: tuple[Path, set[int]],
-) -> None:
-    trials = read_trials(searched[0])
+    trials = read_trials(folder)
     assert len(trials) == 3
     assert trials[0].params == {"optim.lr": 0.001}, "the config as it stands"
     for trial in trials:
@@ -145,7 +140,6 @@ def test_train_takes_the_recipe_and_trains_what_the_best_trial_did(
     check_config(by_recipe)
     expected = experiment_settings(with_settings(as_typed, best.params))
     assert experiment_settings(by_recipe) == expected
-
     text = (folder / "configs" / "experiment" / f"tuned_{NAME}.yaml").read_text()
     for part in ("3 trials", f"accuracy {best.value:.4f}", "triptych tune model=torchvision"):
         assert part in text
@@ -319,17 +313,13 @@ def test_a_study_begun_with_other_settings_is_not_mixed_with_these(tmp_path: Pat
         ("optim.learning_rate", [1], "optim.lr"),
         ("optim.optimizer", [1], "group"),
         ("data.num_val", [10], "in common"),
-        ("log_dir", ["a"], "in common"),
         ("optim.lr", {"low": 2, "high": 1}, "{'low': 2, 'high': 1}"),
-        ("optim.lr", {"low": "a", "high": 1}, "{'low': 'a', 'high': 1}"),
         ("optim.lr", {"low": float("nan"), "high": 1}, "optim.lr=nan"),
         ("optim.lr", {"low": 1}, "'high'"),
-        ("optim.lr", {"low": 1, "high": 2, "hi": 3}, "'hi'"),
         ("optim.lr", {"low": -1, "high": 1}, "optim.lr=-1.0"),
         ("data.batch_size", {"low": 1.5, "high": 8}, "data.batch_size=1.5"),
         ("model.input_size", {"low": 8, "high": 64}, "model.input_size=8"),
         ("optim.lr", 3, "=3: "),
-        ("optim.schedule", [], "=[]: "),
         ("optim.schedule", [["cosine"]], "single value"),
         ("optim.schedule", ["cosin"], "optim.schedule=cosin"),
     ],
@@ -349,7 +339,6 @@ def test_what_cannot_be_varied_is_refused_by_name(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"num_trials": 0}, "num_trials=0: "),
         ({"study": "a/b"}, "study=a/b: "),
         ({"search": {"optim": {"lr": None}}}, "search: "),
         ({"pruner._target_": "optuna.pruners.No"}, "pruner: optuna.pruners.No "),
@@ -383,23 +372,13 @@ def test_a_range_of_whole_numbers_is_of_fractions_where_the_setting_takes_them(
     }
 
 
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("sqlite:///a.db", "sqlite:///a.db"),
-        ("mysql://me@host/db", "mysql://me@host/db"),
-        ("mysql://me:hunter:/@2@host:1/db", "mysql://me:***@host:1/db"),
-        ("mysql://host/db?password=hunter2&x=1", "mysql://host/db?password=***&x=1"),
-        ("postgresql://host/db?sslpassword=hunter2", "postgresql://host/db?sslpassword=***"),
-        ("mysql://me:${oc.env:WORD}@host/db", "mysql://me:${oc.env:WORD}@host/db"),
-    ],
-)
-def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
-    assert mask_password(address) == shown
-
-
-def test_a_message_that_repeats_a_password_is_known_as_a_driver_may_split_an_address() -> None:
-    url = "postgresql://me:hunter@2@host:1/db"  # read as host 2@host
+def test_an_address_is_shown_without_its_password_and_a_message_that_repeats_it_is_known() -> None:
+    for shown in ("mysql://me:***@host:1/db", "mysql://host/db?sslpassword=***&x=1"):
+        assert mask_password(shown.replace("***", "hunter:2")) == shown
+    for address in ("sqlite:///a.db", "mysql://me@host/db", "mysql://me:${oc.env:WORD}@host/db"):
+        assert mask_password(address) == address
+    url = "postgresql://me:hunter@2@host:1/db"  # a driver may read it as host 2@host
+    assert mask_password(url) == "postgresql://me:***@host:1/db"
     assert studies.repeats_password('could not translate host name "hunter"', url)
     assert not studies.repeats_password("could not connect to host as me", url)
     assert not studies.repeats_password("unable to open database file", "sqlite:///a.db")

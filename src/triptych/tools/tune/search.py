@@ -15,13 +15,7 @@ import optuna
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from optuna.trial import BaseTrial, Trial, TrialState
 
-from triptych.build import (
-    build_trainer,
-    check_available,
-    count_ranks,
-    instantiate,
-    move_to_device,
-)
+from triptych import build
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import RULES, Config, format_value, iterate_settings
 from triptych.errors import UserError, mask_password, summarize_error
@@ -75,14 +69,15 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
 
 def check_trainable(training: Config, overrides: list[str]) -> None:
     """Raise UserError unless data and weights are available, and one device is requested."""
-    if count_ranks(training) > 1:
+    if build.count_ranks(training) > 1:
         raise UserError(
             f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes one "
             "device; for more, start the command once on each (CUDA_VISIBLE_DEVICES)"
         )
-    source = instantiate("data.source", training["data"]["source"])
+    source = build.instantiate("data.source", training["data"]["source"])
+    network = build.instantiate("model", training["model"])
     try:
-        check_available([source, instantiate("model", training["model"])], overrides)
+        build.check_available([source, network], overrides)
     except UserError as error:
         raise UserError(str(error).replace("python train.py", "triptych tune")) from None
 
@@ -134,14 +129,14 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     """
     callback = PruningCallback(trial)
     pl.seed_everything(config["seed"], verbose=False)
-    source = instantiate("data.source", config["data"]["source"])
-    network = instantiate("model", config["model"])
+    source = build.instantiate("data.source", config["data"]["source"])
+    network = build.instantiate("model", config["model"])
     try:
         data, task = prepare(config, source, network)
         without_files = config["trainer"] | {"logger": None, "enable_checkpointing": False}
         record = Record(folder, {})
-        trainer = build_trainer(config | {"trainer": without_files}, record, [callback])
-        move_to_device(task, trainer.strategy.root_device)
+        trainer = build.build_trainer(config | {"trainer": without_files}, record, [callback])
+        build.move_to_device(task, trainer.strategy.root_device)
         trainer.fit(task, datamodule=data)
     except UserError:
         raise

@@ -11,15 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from triptych.config import (
-    FREE,
-    RULES,
-    SWEEP_ONLY,
-    Config,
-    check_config,
-    format_value,
-    iterate_settings,
-)
+from triptych.config import FREE, RULES, Config, check_config, format_value, iterate_settings
 from triptych.errors import UserError, closest_matches
 from triptych.runs.record import NOT_THE_EXPERIMENT
 
@@ -27,7 +19,7 @@ from triptych.runs.record import NOT_THE_EXPERIMENT
 # validation, and the budget.
 IN_COMMON = """
     seed data.name data.source data.num_val data.num_test data.split_seed model._target_ model.name
-    checkpoint pruner trainer.max_epochs trainer.max_steps trainer.max_time trainer.min_epochs
+    checkpoint trainer.max_epochs trainer.max_steps trainer.max_time trainer.min_epochs
     trainer.min_steps trainer.limit_train_batches trainer.limit_val_batches
     trainer.limit_test_batches trainer.overfit_batches trainer.fast_dev_run
     trainer.check_val_every_n_epoch trainer.val_check_interval
@@ -67,8 +59,7 @@ def read_entries(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 def check_setting(key: str, config: Config) -> None:
     """Raise UserError unless the training has a setting of that name that a search may vary."""
-    in_common = (*IN_COMMON, *NOT_THE_EXPERIMENT, *SWEEP_ONLY)
-    if any(f"{key}.".startswith(f"{name}.") for name in in_common):
+    if any(f"{key}.".startswith(f"{name}.") for name in (*IN_COMMON, *NOT_THE_EXPERIMENT)):
         raise UserError(f"search.{key}: cannot vary, all trials have it in common")
     value = value_at(config, key, missing=FREE)
     if isinstance(value, dict):
