@@ -1,7 +1,7 @@
-"""A training in a process of its own; `processes.py` starts it and says what lies in its folder.
+"""The child's side of `TrainingProcess`.
 
-Standard input closes when the process that started the job is gone, however that ended. The job
-then stops as at a SIGTERM; one that waits on a device or on another process is killed later.
+Standard input closes when the process that started this one is gone, however that ended. The
+training then stops as at a SIGTERM; one that waits on a device or another process is killed later.
 """
 
 import json
@@ -21,10 +21,10 @@ from triptych.errors import UserError
 def main(place: Path) -> int:
     """Train what `job.json` says, write the run's folder into `folder`; the exit code."""
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    job = json.loads((place / "job.json").read_text())
     configure_logging()
     try:
-        work(job["config"], job["overrides"], place / "folder")
+        config, overrides = json.loads((place / "job.json").read_text())
+        work(config, overrides, place / "folder")
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:
@@ -40,23 +40,9 @@ def stop_with_parent() -> None:
 
 
 def work(config: Config, overrides: list[str], report: Path) -> None:
-    """Train. A bug that shows before there is a run folder is recorded in one made for it."""
-    from triptych.distributed.ranks import get_rank
-    from triptych.runs.lifecycle import record_status
-    from triptych.runs.record import Record
     from triptych.training import train
 
-    try:
-        train(config, overrides, report=report.write_text)
-    except UserError:
-        raise
-    except Exception:
-        if report.exists() or config["resume"] or get_rank():
-            raise
-        record = Record.create(config, overrides)
-        report.write_text(str(record.folder))
-        with record_status(record):
-            raise
+    train(config, overrides, report=report.write_text)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ import torch
 
 from triptych.build import check_shares
 from triptych.config import Config
-from triptych.distributed.processes import read_run_folder, start_process
+from triptych.distributed.processes import TrainingProcess
 from triptych.distributed.ranks import LOCALHOST, open_local_store
 from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
@@ -46,20 +46,18 @@ def launch_ranks(
     check_shares(config, num)  # before so many processes are started
     before = Record.open(Path(config["resume"])).metadata if config["resume"] else None
     with tempfile.TemporaryDirectory(prefix="triptych_") as scratch:
-        ranks = Ranks({"config": config, "overrides": overrides}, num, Path(scratch))
+        ranks = Ranks((config, overrides), num, Path(scratch))
         failure = ranks.wait(started)
-        folder = ranks.folder()
+        folder, stopped_by = ranks.processes[0].run_folder(), ranks.stopped_by
         if failure is None:
             assert folder
             return Record.open(folder)
-        if failure.rank > 0 and ranks.stopped_by is None:
-            print((ranks.places[failure.rank] / "output").read_text(), end="", file=sys.stderr)
+        if failure.rank > 0 and stopped_by is None:
+            output = ranks.processes[failure.rank].place / "output"
+            print(output.read_text(), end="", file=sys.stderr)
     with suppress(OSError, UserError):  # the disk may be full, or the folder gone
-        record = Record.open(folder) if folder else None
-        record_end(record, failure, ranks.stopped_by, before)
-    raise SystemExit(
-        max(1, failure.code) if ranks.stopped_by is None else exit_code(ranks.stopped_by)
-    )
+        record_end(Record.open(folder) if folder else None, failure, stopped_by, before)
+    raise SystemExit(exit_code(stopped_by) if stopped_by else max(1, failure.code))
 
 
 def record_end(
@@ -92,18 +90,18 @@ class Ranks:
     screen; the others' output goes to files, for it repeats rank 0's.
     """
 
-    def __init__(self, job: dict[str, Any], num: int, scratch: Path) -> None:
-        self.places = [scratch / str(rank) for rank in range(num)]
+    def __init__(self, job: tuple[Config, list[str]], num: int, scratch: Path) -> None:
         self.store = open_local_store()
         self.stopped_by: int | None = None
         self.deadline = inf
         self.processes = [
-            start_process(place, job, self._environment(rank), shows_output=rank == 0)
-            for rank, place in enumerate(self.places)
+            TrainingProcess(
+                scratch / str(rank), job, self._environment(rank, num), shows_output=rank == 0
+            )
+            for rank in range(num)
         ]
 
-    def _environment(self, rank: int) -> dict[str, str]:
-        num = len(self.places)
+    def _environment(self, rank: int, num: int) -> dict[str, str]:
         threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num))}
         return {
             **threads,
@@ -115,22 +113,23 @@ class Ranks:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
 
-    def folder(self) -> Path | None:
-        """The run's folder, once there is one."""
-        return read_run_folder(self.places[0])
-
     def wait(self, started: Callable[[str], object]) -> Failure | None:
         """The first rank that failed, when all have ended; None where none did."""
         failure, is_reported = None, False
-        with self._pass_on_signals():
-            while any(process.poll() is None for process in self.processes):
-                if not is_reported and (folder := self.folder()):
-                    started(str(folder))
-                    is_reported = True
-                failure = failure or self._find_failure()
-                if time.monotonic() > self.deadline:
-                    self._kill()
-                time.sleep(0.1)
+        try:
+            with signal_handlers(self._pass_on_signal, SIGNALS):
+                while any(rank.process.poll() is None for rank in self.processes):
+                    if not is_reported and (folder := self.processes[0].run_folder()):
+                        started(str(folder))
+                        is_reported = True
+                    failure = failure or self._find_failure()
+                    if time.monotonic() > self.deadline:
+                        for rank in self.processes:
+                            rank.kill()
+                    time.sleep(0.1)
+        finally:
+            for rank in self.processes:
+                rank.close()
         return failure or self._find_failure()
 
     def _find_failure(self) -> Failure | None:
@@ -138,32 +137,16 @@ class Ranks:
 
         The other ranks have `GRACE_SECONDS` from then on.
         """
-        failures = [
-            Failure(rank, p.returncode) for rank, p in enumerate(self.processes) if p.poll()
-        ]
+        codes = [rank.process.poll() for rank in self.processes]
+        failures = [Failure(rank, code) for rank, code in enumerate(codes) if code]
         if failures:
             self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
         return min(failures, key=lambda failure: failure.code, default=None)
 
-    @contextmanager
-    def _pass_on_signals(self) -> Iterator[None]:
-        """Pass signals on to the ranks; after the second they have `GRACE_SECONDS` to end."""
-
-        def stop(number: int, _: FrameType | None) -> None:
-            if self.stopped_by is not None:
-                self.deadline = time.monotonic() + GRACE_SECONDS
-            self.stopped_by = self.stopped_by or number
-            for process in self.processes:
-                process.send_signal(number)
-
-        try:
-            with signal_handlers(stop, SIGNALS):
-                yield
-        finally:
-            self._kill()
-            for process in self.processes:
-                process.communicate()  # closes the pipe
-
-    def _kill(self) -> None:
-        for process in self.processes:
-            process.kill()
+    def _pass_on_signal(self, number: int, _: FrameType | None) -> None:
+        """Pass a signal on to the ranks; after the second they have `GRACE_SECONDS` to end."""
+        if self.stopped_by is not None:
+            self.deadline = time.monotonic() + GRACE_SECONDS
+        self.stopped_by = self.stopped_by or number
+        for rank in self.processes:
+            rank.process.send_signal(number)

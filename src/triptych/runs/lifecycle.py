@@ -141,10 +141,9 @@ def suggest_less_memory(config: Config) -> str:
     """Settings of about the same optimizer steps in less memory."""
     batch_size = config["data"]["batch_size"]
     accumulated = config["trainer"].get("accumulate_grad_batches") or 1
-    head = f"out of memory at data.batch_size={batch_size}"
-    if batch_size == 1:
-        return f"{head}; try a smaller model.input_size"
     return (
-        f"{head}; for about the same steps in less memory:\n"
+        f"out of memory at data.batch_size={batch_size}; for about the same steps in less memory:\n"
         f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
+        if batch_size > 1
+        else "out of memory at data.batch_size=1; try a smaller model.input_size"
     )

@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     "command": Rule("a text", lambda value: type(value) is str),
     "classes": NAMES,
     "versions": MAPPING,
+}
+STATUSES = ("running", "interrupted", "failed", "finished")
+SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run
+    "num_test": count(1),
+    "train_seconds": MEASURED,
+    **dict.fromkeys(("test/accuracy", "test/f1"), number(0, 1 + 1e-9)),
+    "test/loss": MEASURED.or_null(),  # infinite, if float32 cannot hold it
 }
 
 
@@ -69,6 +77,25 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
         seen.add(real_path)
 
 
+def find_newest_run(log_dir: Path, **entries: str) -> Record | None:
+    """The newest run below a folder with these entries in its record; a finished one first.
+
+    Runs whose record cannot be trusted are passed over.
+    """
+
+    def rank(run: Record) -> tuple[bool, str, Path]:
+        return run.metadata["status"] == "finished", str(run.metadata.get("started_at")), run.folder
+
+    runs = []
+    for folder in walk_run_folders(log_dir):
+        with suppress(UserError):
+            run = Record.open(folder)
+            status = run.metadata.get("status")
+            if status in STATUSES and entries.items() <= run.metadata.items():
+                runs.append(read_scored(folder) if status == "finished" else run)
+    return max(runs, key=rank, default=None)
+
+
 def check_files(folder: Path) -> None:
     """Raise UserError at a file that would block its reader or fill its memory."""
     for path in folder.rglob("*"):
@@ -92,13 +119,24 @@ def read_finished(folder: Path) -> Record:
         reason = f" ({error})" if error else ""
         raise UserError(f"{folder}: not finished, its status is {format_value(status)}{reason}")
     optional = {name: rule.or_null() for name, rule in OPTIONAL_METADATA.items()}
-    for name, rule in (REQUIRED_METADATA | optional).items():
-        if not rule.holds(value := record.metadata.get(name)):
+    check_metadata(folder, record.metadata, REQUIRED_METADATA | optional)
+    record.metadata = dict.fromkeys(OPTIONAL_METADATA) | record.metadata
+    return record
+
+
+def read_scored(folder: Path) -> Record:
+    """`read_finished`; raises UserError also where a score is missing or impossible."""
+    record = read_finished(folder)
+    check_metadata(folder, record.metadata | record.metadata["metrics"], SCORES)
+    return record
+
+
+def check_metadata(folder: Path, metadata: dict[str, Any], rules: dict[str, Rule]) -> None:
+    for name, rule in rules.items():
+        if not rule.holds(value := metadata.get(name)):
             raise UserError(
                 f"{folder}/run.json: {name} must be {rule.says}, it is {format_value(value)}"
             )
-    record.metadata = dict.fromkeys(OPTIONAL_METADATA) | record.metadata
-    return record
 
 
 def sanitize(value: Any, depth: int = 0) -> Any:

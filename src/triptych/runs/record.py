@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from omegaconf import OmegaConf
 
-from triptych.config import Config
+from triptych.config import Config, setting_name
 from triptych.errors import UserError
 from triptych.runs.storage import (
     atomic_write,
@@ -26,7 +26,7 @@ from triptych.runs.storage import (
     replace_non_finite,
     translate_write_errors,
 )
-from triptych.runs.trust import check_yaml
+from triptych.runs.trust import check_yaml, find_targets
 
 SCHEMA = 1
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
@@ -66,6 +66,16 @@ def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
     settings = experiment_settings(config, less=less)
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def resume_arguments(
+    config: Config, overrides: list[str], folder: Path
+) -> tuple[Config, list[str]]:
+    """Config and overrides with which `train` resumes a run, as a person would with `resume=`."""
+    # Whoever starts a job trusts the targets of its config.
+    trusted = sorted({*config["trusted_targets"], *find_targets(config)})
+    resumed = config | {"resume": str(folder), "trusted_targets": trusted}
+    return resumed, [o for o in overrides if setting_name(o) in NOT_THE_EXPERIMENT]
 
 
 def library_versions() -> dict[str, str | None]:

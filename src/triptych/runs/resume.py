@@ -1,5 +1,6 @@
 """Resuming a run: in its own folder, from its last checkpoint."""
 
+import copy
 import csv
 import logging
 import os
@@ -16,9 +17,14 @@ from triptych.config import Config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files
-from triptych.runs.earlier_runs import find_runs_of_config, resume_arguments
-from triptych.runs.reader import check_files
-from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash
+from triptych.runs.reader import check_files, find_newest_run
+from triptych.runs.record import (
+    COLUMNS,
+    NOT_THE_EXPERIMENT,
+    Record,
+    config_hash,
+    resume_arguments,
+)
 from triptych.runs.stopping import is_requeued
 from triptych.runs.storage import (
     atomic_write,
@@ -81,16 +87,16 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
 
 def apply_resume_overrides(run_config: Config, config: Config, overrides: list[str]) -> Config:
     """The run's own config with the values that `overrides` set in `config`."""
-    merged = dict(run_config)
+    merged = copy.deepcopy(run_config)
     for key in sorted({*map(setting_name, overrides)} - {"resume", "trusted_targets"}):
         *path, last = key.split(".")
         node, source = merged, config
         for name in path:
-            node[name] = dict(node.get(name) or {})
+            node[name] = node.get(name) or {}
             node, source = node[name], source[name]
         node[last] = source[last]
         if key == "data.root" and "root" in merged["data"]["source"]:
-            node["source"] = node["source"] | {"root": source[last]}
+            node["source"]["root"] = source[last]
     assert config_hash(merged) == config_hash(run_config)
     return merged
 
@@ -120,11 +126,8 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Keep the lines up to a step, without those of the test."""
     if not path.exists():
         return
-    try:
-        with path.open(newline="", errors="replace") as file:
-            rows = [row for row in csv.DictReader(file) if 0 <= step_of_row(row) <= step]
-    except csv.Error as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it, and resume") from error
+    with path.open(newline="", errors="replace") as file:
+        rows = [row for row in csv.DictReader(file) if 0 <= step_of_row(row) <= step]
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
@@ -166,11 +169,11 @@ def resume_requeued_job(
     """Config and overrides of what to train: where SLURM has put this job back into its queue, the
     run that it began is resumed.
 
-    Raises SystemExit where that run is finished; then `started` is told its folder.
+    Raises SystemExit where that run is finished, after a call of `started` with its folder.
     """
-    if config["resume"] or not is_requeued():
-        return config, overrides
-    folder = broadcast_from_rank_zero("requeued", lambda: find_run_of_this_job(config))
+    folder = ""
+    if not config["resume"] and is_requeued():
+        folder = broadcast_from_rank_zero("requeued", lambda: find_run_of_this_job(config))
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))
@@ -185,11 +188,6 @@ def resume_requeued_job(
 
 def find_run_of_this_job(config: Config) -> str:
     """The folder of the newest run of the config that this SLURM job began; empty if none."""
-    job_id = os.environ.get("SLURM_JOB_ID")
-    runs = [
-        run
-        for run in find_runs_of_config(Path(config["log_dir"]), config_hash(config))
-        if job_id and run.metadata.get("slurm_job_id") == job_id
-    ]
-    newest = max(runs, key=lambda run: str(run.metadata.get("started_at")), default=None)
-    return str(newest.folder) if newest else ""
+    job = {"config_hash": config_hash(config), "slurm_job_id": os.environ.get("SLURM_JOB_ID", "")}
+    run = find_newest_run(Path(config["log_dir"]), **job)
+    return str(run.folder) if run else ""

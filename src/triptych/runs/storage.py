@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,16 +97,14 @@ def check_regular_file(path: Path) -> Path:
     return path
 
 
-# The system releases a lock when its process ends, however it ends.
-
-
 def acquire_lock(path: Path, *, wait: bool = False) -> IO[str]:
     """Open `path` and hold its lock until the file is closed, here and in every child that has it.
 
-    Raises BlockingIOError where another process holds it, unless `wait`. A file system without
-    locks, as some network ones are, grants every lock, with a warning.
+    The system closes it when a process ends, however that ends. Raises BlockingIOError where
+    another process holds it, unless `wait`. A file system without locks, as some network ones are,
+    grants every lock, with a warning.
     """
-    file = _open_lock(path)
+    file = open(path, "a+", opener=_open_no_follow)  # noqa: SIM115 (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -138,8 +136,9 @@ def lock_run(folder: Path) -> Iterator[None]:
         try:
             file = acquire_lock(path)
         except BlockingIOError as error:
+            holder = path.read_text() if path.exists() else "another process"
             raise UserError(
-                f"{folder}: {_read_holder(path)} is at work on this run\nwait for it, or stop it"
+                f"{folder}: {holder} is at work on this run\nwait for it, or stop it"
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -158,16 +157,6 @@ def is_locked(folder: Path) -> bool:
     except OSError as error:  # others: no such file, or a file system without locks
         return isinstance(error, BlockingIOError)
     return False
-
-
-def _read_holder(path: Path) -> str:
-    with suppress(OSError):  # deleted just now
-        return path.read_text() or "another process"
-    return "another process"
-
-
-def _open_lock(path: Path) -> IO[str]:
-    return open(path, "a+", opener=_open_no_follow)
 
 
 def _open_no_follow(path: str, flags: int) -> int:

@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from tests.tiny import TINY
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.tools.sweep import slurm
 from triptych.tools.sweep.jobs import Job, compose_jobs
-
-TINY = """
-    data=shapes data.num_train=16 data.num_val=10 data.num_test=10 data.batch_size=8
-    model=torchvision model.name=shufflenet_v2_x0_5 model.weights=null model.input_size=32
-    ++trainer.max_epochs=1 ++trainer.accelerator=cpu
-""".split()
 
 
 def compose_job(log_dir: Path, *overrides: str) -> Job:

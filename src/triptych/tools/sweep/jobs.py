@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -16,8 +16,8 @@ from triptych.config import (
     setting_name,
 )
 from triptych.errors import UserError
-from triptych.runs.earlier_runs import find_runs_of_config, resume_arguments
-from triptych.runs.record import Record, config_hash
+from triptych.runs.reader import find_newest_run
+from triptych.runs.record import Record, config_hash, resume_arguments
 from triptych.runs.storage import acquire_lock
 
 
@@ -41,8 +41,7 @@ def compose_jobs(
 ) -> list[Job]:
     """The jobs, with their configs as the environment and the YAML files are now.
 
-    Raises UserError where a setting of `command` is wrong, or where two jobs differ but have the
-    same hash.
+    Raises UserError where a setting is wrong, or where jobs that differ have the same hash.
     """
     jobs = []
     for overrides in map(list, job_overrides):
@@ -78,12 +77,11 @@ def compose_job(config: Config, overrides: list[str], command: str = "train") ->
     return Job(overrides, config, config_hash(config), **sweep_settings)
 
 
-def train_arguments(job: Job, earlier: Record | None) -> dict[str, Any]:
+def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]]:
     """What `train` is called with: a new run, or `earlier` resumed."""
-    config, overrides = job.config, job.overrides
-    if earlier is not None:
-        config, overrides = resume_arguments(config, overrides, earlier.folder)
-    return {"config": config, "overrides": overrides}
+    if earlier is None:
+        return job.config, job.overrides
+    return resume_arguments(job.config, job.overrides, earlier.folder)
 
 
 def label_jobs(jobs: Sequence[Job]) -> list[str]:
@@ -93,20 +91,14 @@ def label_jobs(jobs: Sequence[Job]) -> list[str]:
     return [" ".join(overrides) or "as configured" for overrides in differing]
 
 
-def find_newest_run(job: Job) -> Record | None:
+def find_run_of_job(job: Job) -> Record | None:
     """The newest run of the job's experiment below its `log_dir`; one that is finished, if any."""
-
-    def rank(run: Record) -> tuple[bool, str, Path]:
-        return run.metadata["status"] == "finished", str(run.metadata.get("started_at")), run.folder
-
-    return max(
-        find_runs_of_config(Path(job.config["log_dir"]), job.config_hash), key=rank, default=None
-    )
+    return find_newest_run(Path(job.config["log_dir"]), config_hash=job.config_hash)
 
 
 def is_done(run: Record, job: Job) -> bool:
     """Whether an earlier run leaves nothing to do of a job."""
-    status = run.metadata.get("status")
+    status = run.metadata["status"]
     return status == "finished" or (status == "failed" and not job.retry_failed)
 
 
@@ -114,8 +106,7 @@ def lock_job(job: Job) -> IO[str] | None:
     """Lock an experiment below `log_dir`; None while another process has it locked.
 
     The lock lasts until the file is closed in every process that inherited it: so a job keeps it
-    where the sweep is killed. Where a file system has no locks, every process gets it. Raises
-    OSError where the file cannot be written.
+    where the sweep is killed. Raises OSError where the file cannot be written.
     """
     path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,35 +9,32 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise, takewhile
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from triptych.config import Config
-from triptych.distributed.processes import read_output, read_run_folder, start_process
+from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.tools.sweep.jobs import Job, train_arguments
 
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
-DRIVER_SECONDS = 30  # for nvidia-smi to answer
 
 
 class Outcome(NamedTuple):
     """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`."""
 
     status: str
-    metadata: Mapping[str, Any] = MappingProxyType({})
-    folder: Path | None = None
+    record: Record | None = None
     error: str = ""
     is_earlier: bool = False
 
 
 def outcome_of_run(run: Record, *, is_earlier: bool) -> Outcome:
-    status, error = str(run.metadata["status"]), str(run.metadata.get("error") or "")
-    return Outcome(status, run.metadata, run.folder, error, is_earlier)
+    error = str(run.metadata.get("error") or "")
+    return Outcome(run.metadata["status"], run, error, is_earlier)
 
 
-class JobProcess:
+class JobProcess(TrainingProcess):
     """The process of a job; it resumes `earlier` where that is given, and inherits `lock`.
 
     `env`: variables for it, which those of the environment override.
@@ -52,55 +49,35 @@ class JobProcess:
         earlier: Record | None,
         env: Mapping[str, str],
     ) -> None:
-        self.place, self.gpus, self.earlier = place, gpus, earlier
+        self.gpus, self.earlier, self.started = gpus, earlier, time.monotonic()
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        self.process = start_process(
-            place,
-            train_arguments(job, earlier),
-            {**env, **os.environ, **visible},
-            pass_fds=[lock.fileno()],
-        )
-        self.started = time.monotonic()
-
-    def stop(self) -> None:
-        """Ask the job to save and end."""
-        self.process.terminate()
-
-    def kill(self) -> None:
-        """End the job and every process it started."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
-            os.killpg(self.process.pid, signal.SIGKILL)
+        env = {**env, **os.environ, **visible}
+        super().__init__(place, train_arguments(job, earlier), env, pass_fds=[lock.fileno()])
 
     def poll(self) -> Outcome | None:
         """How the job ended; None while it runs."""
         exit_code = self.process.poll()
         if exit_code is None:
             return None
-        self.kill()  # loaders and ranks that outlived it would keep its GPU
-        assert self.process.stdin
-        self.process.stdin.close()
+        self.close()
         record = self._open_record()
-        metadata, folder = (record.metadata, record.folder) if record else ({}, None)
-        status = find_status(exit_code, metadata)
-        error = str(metadata.get("error") or "") if status == "failed" else ""
+        status = find_status(exit_code, record)
+        error = str(record.metadata.get("error") or "") if record and status == "failed" else ""
         if not error and status in ("refused", "killed", "failed"):
-            error = "\n".join(read_output(self.place).splitlines()[-3:])
-        return Outcome(status, metadata, folder, error)
+            error = "\n".join(self.read_output().splitlines()[-3:])
+        return Outcome(status, record, error)
 
     def _open_record(self) -> Record | None:
         with suppress(OSError, UserError):  # it made no folder, or the folder is gone
-            folder = read_run_folder(self.place)
+            folder = self.run_folder()
             return Record.open(folder) if folder else self.earlier
         return None
 
-    def last_line(self) -> str:
-        return read_output(self.place).rpartition("\n")[2]
 
-
-def find_status(exit_code: int, metadata: Mapping[str, Any]) -> str:
+def find_status(exit_code: int, record: Record | None) -> str:
     """The status of a job whose process has ended."""
-    if metadata.get("status") in ("finished", "failed"):
-        return str(metadata["status"])
+    if record and record.metadata.get("status") in ("finished", "failed"):
+        return str(record.metadata["status"])
     if exit_code in STOPPED:
         return "interrupted"
     if exit_code == 2:
@@ -113,10 +90,10 @@ def visible_gpus() -> list[str]:
 
     The driver is asked, for torch takes seconds to import.
     """
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return installed_gpus()
-    names = (name.strip() for name in listed.split(","))
+    names = (name.strip() for name in visible.split(","))
     return list(takewhile(re.compile(r"\w").match, names))  # CUDA, too, stops at the first -1
 
 
@@ -124,10 +101,10 @@ def installed_gpus() -> list[str]:
     """The UUIDs of the machine's GPUs, of their MIG parts where they are divided."""
     command = ["nvidia-smi", "-L"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    names = re.findall(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", listed.stdout)
+    names = re.findall(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", answer.stdout)
     # A divided GPU is followed by its parts, and cannot be used as a whole.
     followed = pairwise([*names, ""])
     return [n for n, after in followed if n.startswith("MIG") or not after.startswith("MIG")]

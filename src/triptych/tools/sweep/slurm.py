@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.tools.sweep.jobs import Job, find_newest_run, is_done, label_jobs, train_arguments
+from triptych.tools.sweep.jobs import Job, find_run_of_job, is_done, label_jobs, train_arguments
 from triptych.tools.sweep.processes import Outcome, outcome_of_run
 from triptych.tools.sweep.sweep import print_table
 
@@ -23,11 +23,11 @@ class SubmittedJob:
         from triptych.training import train
 
         configure_logging()
-        earlier = None if self.job.fresh else find_newest_run(self.job)
+        earlier = None if self.job.fresh else find_run_of_job(self.job)
         if earlier and is_done(earlier, self.job):
             return ""
         try:
-            train(**train_arguments(self.job, earlier))
+            train(*train_arguments(self.job, earlier))
         except UserError as error:
             return str(error)
         except SystemExit:  # the record says why
@@ -73,9 +73,9 @@ def wait_for_job(job: Job, submitted: Any) -> Outcome:
     """How a job ended, once it has; `submitted` is submitit's handle of it."""
     exception = submitted.exception()  # waits
     error = str(exception) if exception else submitted.result()
-    record = find_newest_run(job)
+    record = find_run_of_job(job)
     if record is None:
         return Outcome("failed" if exception else "refused", error=error)
     if record.metadata["status"] == "running":
-        return Outcome("killed", record.metadata, record.folder, error)
+        return Outcome("killed", record, error)
     return outcome_of_run(record, is_earlier=False)

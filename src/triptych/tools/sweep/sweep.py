@@ -4,11 +4,11 @@ What an earlier sweep finished is skipped, what it began is resumed, and what an
 on is tried again later. One thread does it all: it polls its children ten times a second.
 """
 
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from triptych.distributed.processes import SAVE_SECONDS
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
-from triptych.tools.sweep.jobs import Job, find_newest_run, is_done, label_jobs, lock_job
+from triptych.tools.sweep.jobs import Job, find_run_of_job, is_done, label_jobs, lock_job
 from triptych.tools.sweep.processes import (
     JobProcess,
     Outcome,
@@ -32,6 +32,7 @@ from triptych.tools.sweep.processes import (
     visible_gpus,
 )
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
@@ -41,20 +42,19 @@ def run_sweep(jobs: Sequence[Job], num_jobs: int) -> None:
 
     Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
     """
-    signals: list[int] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="triptych-") as scratch,
-        signal_handlers(lambda number, _: signals.append(number), SIGNALS),
-        SweepProgress(len(jobs)) as progress,
-    ):
-        sweep = Sweep(jobs, num_jobs, Path(scratch), progress, signals)
-        while sweep.waiting or sweep.running:
-            sweep.poll()
-            time.sleep(POLL_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="triptych-") as scratch:
+        sweep = Sweep(jobs, num_jobs, Path(scratch))
+        with (
+            signal_handlers(lambda number, _: sweep.signals.append(number), SIGNALS),
+            sweep.progress,
+        ):
+            while sweep.waiting or sweep.running:
+                sweep.poll()
+                time.sleep(POLL_SECONDS)
     outcomes = [sweep.outcomes[number] for number in range(len(jobs))]
     print_table(list(zip(sweep.labels, outcomes, strict=True)))
-    if signals:
-        raise SystemExit(exit_code(signals[0]))
+    if sweep.signals:
+        raise SystemExit(exit_code(sweep.signals[0]))
     if any(outcome.status != "finished" for outcome in outcomes):
         raise SystemExit(1)
 
@@ -73,25 +73,14 @@ class SweepProgress(Progress):
         for line in self.running:
             yield Text(sanitize_text(line), no_wrap=True, overflow="ellipsis")
 
-    def print_line(self, line: str) -> None:
-        """Print above the bar, in one write: other programs may share the screen."""
-        with suppress(OSError):  # where the output is a file, its disk may be full
-            self.console.print(sanitize_text(line), markup=False, highlight=False, soft_wrap=True)
-
 
 class Sweep:
     """The jobs by their number in the order: waiting, running, or with an outcome."""
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        num_jobs: int,
-        scratch: Path,
-        progress: SweepProgress,
-        signals: list[int],
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], num_jobs: int, scratch: Path) -> None:
         self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
-        self.progress, self.signals = progress, signals
+        self.signals: list[int] = []
+        self.progress = SweepProgress(len(jobs))
         self.labels = label_jobs(jobs)
         self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and when to try each, at the earliest
         self.running: dict[int, JobProcess] = {}
@@ -120,7 +109,7 @@ class Sweep:
         else:
             self._start_jobs()
         self.progress.running = [
-            f"{self._name(number)}: {process.last_line()}"
+            f"{self._name(number)}: {process.read_output().rpartition(chr(10))[2]}"
             for number, process in self.running.items()
         ]
 
@@ -143,7 +132,7 @@ class Sweep:
             self._retry_later(number)
             return
         with lock:  # which the process of the job inherits, and holds from then on
-            earlier = None if job.fresh or job.config["resume"] else find_newest_run(job)
+            earlier = None if job.fresh or job.config["resume"] else find_run_of_job(job)
             if earlier and is_locked(earlier.folder):
                 self._retry_later(number)
             elif earlier and is_done(earlier, job):
@@ -157,7 +146,7 @@ class Sweep:
 
     def _retry_later(self, number: int) -> None:
         if not self.waiting[number]:
-            self.progress.print_line(f"{self._name(number)}: waits, another process works on it")
+            log.info("%s: waits, another process works on it", self._name(number))
         self.waiting[number] = time.monotonic() + RETRY_SECONDS
 
     def _stop_jobs(self) -> None:
@@ -166,9 +155,9 @@ class Sweep:
         self.waiting.clear()
         if self.kill_time is None:
             self.kill_time = time.monotonic() + SAVE_SECONDS
-            self.progress.print_line(f"stopping {len(self.running)} jobs; once more to kill them")
+            log.info("stopping %d jobs; once more to kill them", len(self.running))
             for process in self.running.values():
-                process.stop()
+                process.process.terminate()
         elif len(self.signals) > 1 or time.monotonic() > self.kill_time:
             for process in self.running.values():
                 process.kill()
@@ -178,8 +167,8 @@ class Sweep:
         self.outcomes[number] = outcome
         self.progress.advance(self.progress.bar)
         why = f": {outcome.error.splitlines()[0]}" if outcome.error else ""
-        where = f"  {outcome.folder}" if outcome.folder else ""
-        self.progress.print_line(f"{self._name(number)}: {outcome.status} {when}{why}{where}")
+        where = f"  {outcome.record.folder}" if outcome.record else ""
+        log.info("%s: %s %s%s%s", self._name(number), outcome.status, when, why, where)
 
     def _name(self, number: int) -> str:
         return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"
@@ -191,9 +180,10 @@ def print_table(outcomes: Sequence[tuple[str, Outcome]]) -> None:
     for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
         table.add_column(heading, overflow="fold")
     for label, outcome in outcomes:
-        scores = format_scores(outcome.metadata) if outcome.status == "finished" else [""] * 5
-        status = f"{outcome.status}{' before' if outcome.is_earlier else ''}"
-        folder = sanitize_text(str(outcome.folder or ""))
+        run, status = outcome.record, outcome.status
+        scores = format_scores(run.metadata) if run and status == "finished" else [""] * 5
+        folder = sanitize_text(str(run.folder)) if run else ""
+        status += " before" if outcome.is_earlier else ""
         table.add_row(*map(escape, (label, status)), *scores, escape(folder))
     console = Console()
     console.width = console.width if console.is_terminal else 160
