@@ -71,9 +71,6 @@ def assert_nothing_lost(folder: Path, undisturbed: Path) -> None:
     assert [name for name in same if not torch.equal(weights[name], same[name])] == []
 
 
-# Disks and processes.
-
-
 def test_a_disk_that_fills_up_at_any_write_loses_nothing(
     start_run: StartRun, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -93,11 +90,10 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(
     assert_nothing_lost(folder, undisturbed)
 
 
-@pytest.mark.parametrize("num_bytes", [1500, 20_000])
 def test_files_that_may_grow_no_further_end_a_run_with_one_message(
-    start_run: StartRun, undisturbed: Path, tmp_path: Path, num_bytes: int
+    start_run: StartRun, undisturbed: Path, tmp_path: Path
 ) -> None:
-    said = message(start_run(f"log_dir={tmp_path}", OFTEN, fsize=num_bytes), 1)
+    said = message(start_run(f"log_dir={tmp_path}", OFTEN, fsize=20_000), 1)
     assert "File too large" in said or "disk full" in said
     folder = run_folder(tmp_path)
     assert start_run(f"resume={folder}")["code"] == 0
@@ -112,24 +108,16 @@ def test_a_folder_deleted_under_a_running_job_is_named(start_run: StartRun, tmp_
     assert "the run's folder is gone" in message(answer, 1)
 
 
-def test_the_second_process_that_resumes_a_run_is_refused(
-    start_run: StartRun, folder: Path
+def test_a_run_that_another_process_works_on_or_finished_meanwhile_is_left_alone(
+    folder: Path,
 ) -> None:
-    before = (folder / "run.json").read_bytes()
-    with lock_run(folder):
-        assert f"process {os.getpid()} on " in message(start_run(f"resume={folder}"))
-    assert (folder / "run.json").read_bytes() == before
-
-
-def test_a_run_that_another_process_finished_meanwhile_is_left_alone(folder: Path) -> None:
+    with lock_run(folder), pytest.raises(UserError, match=f"process {os.getpid()} on "):
+        reopen(folder)
     late = Record.open(folder)
     Record.open(folder).end("finished")
     with pytest.raises(UserError, match="another process has resumed"), run_lifecycle(late):
         pass
     assert Record.open(folder).metadata["status"] == "finished"
-
-
-# Checkpoints.
 
 
 class Code:
@@ -186,12 +174,9 @@ def change_checkpoint(folder: Path, change: Change) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda content: content.pop("state_dict"),
         lambda content: content["state_dict"].update({"backbone.network.5.bias": torch.zeros(7)}),
         lambda content: content["optimizer_states"][0].update(param_groups=[]),
         lambda content: content.update(generators=[3]),
-        lambda content: content.update(best={"val": 3}),
-        lambda content: content.update(epoch_loss=["x", 0, 0]),
     ],
 )
 def test_a_checkpoint_of_another_run_is_named(
@@ -205,13 +190,10 @@ def test_a_checkpoint_of_another_run_is_named(
     "change",
     [
         lambda content: content.pop("global_step"),
-        lambda content: content.update(global_step="three"),
         lambda content: content.update(global_step=float("inf")),
         lambda content: content.update(callbacks={"RunRecorder": 3}),
         lambda content: content["callbacks"]["RunRecorder"].update(train_seconds="long"),
-        lambda content: content["callbacks"]["CheckpointCallback"].pop("epoch"),
         lambda content: content.update(optimizer_states=[]),
-        lambda content: content.update(loops={"fit_loop": {}}),
         lambda content: content["ImageDataModule"].update(epoch="a", batch=-5),
     ],
 )
@@ -248,19 +230,6 @@ def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
     assert lines[0] == lines[1]
 
 
-# Other files of a run folder.
-
-
-def test_numbers_that_json_does_not_know_become_null(folder: Path) -> None:
-    content = '{"schema": 1, "seed": NaN, "metrics": {"test/loss": 1e999}}'
-    (folder / "run.json").write_text(content)
-    assert Record.open(folder).metadata == {
-        "schema": 1,
-        "seed": None,
-        "metrics": {"test/loss": None},
-    }
-
-
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
@@ -268,13 +237,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     "content",
-    [
-        BOMB,
-        "a: !!python/object/apply:os.system [true]",
-        "a: !!python/name:os.system",
-        "a: " + "[" * 5000,
-    ],
-    ids=["aliases", "call", "name", "depth"],
+    [BOMB, "a: !!python/object/apply:os.system [true]", "a: " + "[" * 5000],
+    ids=["aliases", "call", "depth"],
 )
 def test_a_config_with_more_than_data_in_it_is_refused(folder: Path, content: str) -> None:
     (folder / "config.yaml").write_text(content)
@@ -312,7 +276,7 @@ def test_a_link_in_a_run_folder_is_not_followed(folder: Path, name: str) -> None
     assert elsewhere.read_text() == "words"
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml", "checkpoints/last.ckpt", ".lock"])
+@pytest.mark.parametrize("name", ["run.json", "checkpoints/last.ckpt", ".lock"])
 def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -321,7 +285,7 @@ def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) ->
     assert not is_locked(folder)
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml", "cost.json"])
+@pytest.mark.parametrize("name", ["run.json", "cost.json"])
 def test_a_text_longer_than_memory_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
         file.truncate(10**12)  # which takes no disk
@@ -345,10 +309,9 @@ def test_a_setting_that_is_refused_on_resuming_leaves_the_run_as_it_was(
     assert [(folder / name).read_bytes() for name in ("run.json", "config.yaml")] == before
 
 
-@pytest.mark.parametrize("name", ["train.log", "checkpoints/.last.ckpt.77"])
-def test_a_folder_in_a_file_s_place_is_named(folder: Path, name: str) -> None:
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).mkdir()
+def test_a_folder_in_a_file_s_place_is_named(folder: Path) -> None:
+    (folder / "train.log").unlink()
+    (folder / "train.log").mkdir()
     before = (folder / "run.json").read_bytes()
     record = Record.open(folder)
     with (
@@ -359,37 +322,24 @@ def test_a_folder_in_a_file_s_place_is_named(folder: Path, name: str) -> None:
     assert (folder / "run.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("garbage", [b"\x00\xff\xfe", b"\n\n,,,\n", b"a" * 200_000, b'"', b""])
-def test_metrics_that_are_garbage_are_cut_or_refused(tmp_path: Path, garbage: bytes) -> None:
+@pytest.mark.parametrize("garbage", [b"\x00\xff\xfe", b"\n\n,,,\n", b'"'])
+def test_metrics_that_are_garbage_are_cut(tmp_path: Path, garbage: bytes) -> None:
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"epoch,step\n" + garbage)
-    if len(garbage) > 100_000:
-        with pytest.raises(UserError, match=f"{path}: cannot be read"):
-            truncate_metrics(path, 100)
-        return
     truncate_metrics(path, 100)
     assert path.read_text().splitlines() == [",".join(COLUMNS)]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, random.Random(0).randbytes(500)])
-def test_event_files_that_are_garbage_are_passed_over(folder: Path, garbage: bytes) -> None:
-    place = folder / "tensorboard"
-    truncate_events(place, 10)
-    [merged] = place.glob("events*")
-    events = merged.read_bytes()
-    assert len(events) > 100
-    (place / "events.out.tfevents.9999999999.x").write_bytes(garbage)
-    truncate_events(place, 10)
-    [merged] = place.glob("events*")
-    assert merged.read_bytes() == events
-
-
-def test_curves_whose_cutting_was_cut_off_have_no_doubled_point(folder: Path) -> None:
+def test_curves_whose_cutting_was_cut_off_have_no_doubled_point_and_no_garbage(
+    folder: Path,
+) -> None:
     place = folder / "tensorboard"
     files = {path.name: path.read_bytes() for path in place.glob("events*")}
     truncate_events(place, 10)
     [merged] = place.glob("events*")
     once = merged.read_bytes()
+    assert len(once) > 100
+    files["events.out.tfevents.9999999999.x"] = random.Random(0).randbytes(500)
     for name, content in files.items():
         (place / name).write_bytes(content)  # as if killed before they were deleted
     truncate_events(place, 10)

@@ -51,11 +51,14 @@ def read_json(record: Record) -> dict[str, Any]:
     return metadata
 
 
-def test_a_run_has_a_folder_under_data_model_and_seed(record: Record, config: Config) -> None:
+def test_a_run_has_a_folder_under_data_model_and_seed_with_its_config(
+    record: Record, config: Config
+) -> None:
     data, model, seed, name = record.folder.relative_to(config["log_dir"]).parts
     assert (data, model, seed) == ("shapes", "alexnet", "seed3")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d{6}_[0-9a-f]{6}", name)
     assert name.endswith(config_hash(config)[:6])
+    assert Record.open(record.folder).config == config
 
 
 def test_a_folder_is_never_shared(tmp_path: Path) -> None:
@@ -72,13 +75,11 @@ def test_run_json_tells_from_the_start_what_runs(record: Record, config: Config)
     assert metadata["group_hash"] == config_hash(config, less=("seed",))
 
 
-def test_the_config_in_the_folder_is_the_one_that_ran(record: Record, config: Config) -> None:
-    assert Record.open(record.folder).config == config
-
-
 def test_run_json_never_holds_nan(record: Record) -> None:
     record.update(metrics={"test/loss": float("nan"), "curve": [1.0, float("inf")]})
     assert read_json(record)["metrics"] == {"test/loss": None, "curve": [1.0, None]}
+    (record.folder / "run.json").write_text('{"schema": 1, "metrics": {"test/loss": 1e999}}')
+    assert Record.open(record.folder).metadata["metrics"] == {"test/loss": None}
 
 
 def test_the_end_is_written_with_its_time(record: Record) -> None:
@@ -123,30 +124,24 @@ def table(record: Record) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_metrics_are_appended_under_fixed_columns(record: Record) -> None:
-    record.add_metrics({"epoch": 1, "step": 5, "train/loss": 1.5, "lr": 0.1, "unknown": 3})
-    record.add_metrics({"epoch": 1, "step": 10, "val/accuracy": 0.25})
-    rows = table(record)
-    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
-    assert [(row["step"], row["train/loss"], row["val/accuracy"]) for row in rows] == [
-        ("5", "1.5", ""),
-        ("10", "", "0.25"),
-    ]
-
-
-@pytest.mark.parametrize("torn", ["", "2", "2,", "2,1e", "2,1", "2,1,0.5"])
+@pytest.mark.parametrize("torn", ["2", "2,1e", "2,1,0.5"])
 def test_metrics_behind_a_step_are_cut_half_a_line_of_a_killed_run_included(
     record: Record, torn: str
 ) -> None:
     truncate_metrics(record.folder / "metrics.csv", 0)
     assert not (record.folder / "metrics.csv").exists()
-    for step in (5, 10, 15, 20):
-        record.add_metrics({"epoch": 1, "step": step})
+    record.add_metrics({"epoch": 1, "step": 5, "train/loss": 1.5, "lr": 0.1, "unknown": 3})
+    for step in (10, 15, 20):
+        record.add_metrics({"epoch": 1, "step": step, "val/accuracy": 0.25})
     with (record.folder / "metrics.csv").open("a") as file:
         file.write(torn)
     truncate_metrics(record.folder / "metrics.csv", 10)
     record.add_metrics({"epoch": 1, "step": 11})
-    assert [row["step"] for row in table(record)] == ["5", "10", "11"]
+    rows = table(record)
+    assert [row["step"] for row in rows] == ["5", "10", "11"]
+    assert [tuple(row) for row in rows] == [COLUMNS] * 3
+    assert [row["train/loss"] for row in rows] == ["1.5", "", ""]
+    assert [row["val/accuracy"] for row in rows] == ["", "0.25", ""]
 
 
 def test_predictions_are_plain_arrays_in_the_types_they_came_in(record: Record) -> None:
@@ -188,9 +183,8 @@ def test_a_log_folder_below_a_file_is_refused_by_its_key(config: Config, tmp_pat
 @pytest.mark.parametrize(
     "content",
     [
-        *(None, b"", b'{"schema": 1', b"[]", b"null", b"{}", b'{"schema": 2}', b"\xff\xfe"),
-        *(b"[" * 100_000, b'{"schema": 1, "a": ' + b"[" * 900 + b"]" * 900 + b"}"),
-        b'{"schema": 1, "seed": ' + b"9" * 5000 + b"}",
+        *(None, b'{"schema": 1', b"[]", b'{"schema": 2}', b"\xff\xfe", b"[" * 100_000),
+        b'{"schema": 1, "a": ' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )
 def test_a_folder_without_a_record_is_refused(tmp_path: Path, content: bytes | None) -> None:
@@ -201,7 +195,7 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path, content: bytes | N
     assert len(str(refused.value)) < 1000
 
 
-@pytest.mark.parametrize("content", [None, b"- a", b"a: [", b"\xff\xfe\x00", b"a: ${b"])
+@pytest.mark.parametrize("content", [None, b"- a", b"a: [", b"\xff\xfe\x00"])
 def test_a_config_that_cannot_be_read_is_refused(record: Record, content: bytes | None) -> None:
     path = record.folder / "config.yaml"
     path.unlink() if content is None else path.write_bytes(content)

@@ -31,7 +31,6 @@ WITHIN = [
     *("++trainer.accumulate_grad_batches=3", "++trainer.log_every_n_steps=1"),
     f"++trainer.callbacks=[{EMA}]",
 ]
-OFTEN = ["checkpoint.every_n_steps=1", "++trainer.val_check_interval=0.4"]
 
 
 def survive(
@@ -92,32 +91,16 @@ def test_the_comparison_sees_a_single_changed_bit(undisturbed: Path) -> None:
     assert metadata(undisturbed)["best_epoch"] > 1, "or the choice of the best epoch was not tried"
 
 
-def test_a_run_that_validates_within_the_epoch_skips_no_validation_when_killed_in_one(
+def test_a_run_that_validates_within_a_step_goes_on_from_a_whole_one(
     start_run: StartRun, tmp_path: Path
 ) -> None:
-    faults = [{"at": "validation", "nth": 2}, {"at": "after val.npz"}, {"at": "step", "nth": 3}]
-    survivor = survive(start_run, tmp_path / "survivor", OFTEN, faults)
-    assert_same_run(survivor, survive(start_run, tmp_path / "undisturbed", OFTEN, []))
-    assert len([row for row in table(survivor) if row["val/accuracy"]]) == 6
-
-
-@pytest.fixture(scope="module")
-def validated_within_steps(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return survive(start_run, tmp_path_factory.mktemp("undisturbed"), WITHIN, [])
-
-
-def test_a_run_that_validates_within_a_step_goes_on_from_a_whole_one(
-    start_run: StartRun, validated_within_steps: Path, tmp_path: Path
-) -> None:
-    faults = [{"at": "step", "nth": 3}, {"at": "validation", "nth": 4}, {"at": "scored", "nth": 2}]
-    survivor = survive(start_run, tmp_path, WITHIN, faults)
-    assert_same_run(survivor, validated_within_steps)
-
-
-def test_a_loss_is_logged_once_a_step(validated_within_steps: Path) -> None:
-    steps = [row["step"] for row in table(validated_within_steps) if row["train/loss"]]
-    assert len(steps) == len(set(steps)) > 3
-    assert len([row for row in table(validated_within_steps) if row["val/accuracy"]]) == 4
+    faults = [{"at": "step", "nth": 3}, {"at": "validation", "nth": 4}, {"at": "after val.npz"}]
+    survivor = survive(start_run, tmp_path / "survivor", WITHIN, faults)
+    assert_same_run(survivor, survive(start_run, tmp_path / "undisturbed", WITHIN, []))
+    rows = table(survivor)
+    steps = [row["step"] for row in rows if row["train/loss"]]
+    assert len(steps) == len(set(steps)) > 3, "a loss is logged once a step"
+    assert len([row for row in rows if row["val/accuracy"]]) == 4
 
 
 def test_best_files_belong_to_the_epoch_of_the_record_whatever_the_resumed_run_comes_to(
@@ -156,11 +139,7 @@ def test_a_run_that_stopped_early_is_not_trained_further(
 
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
-    [
-        (signal.SIGTERM, 143, "step"),
-        (signal.SIGINT, 130, "validation"),
-        (signal.SIGUSR1, 143, "test"),
-    ],
+    [(signal.SIGTERM, 143, "step"), (signal.SIGINT, 130, "validation")],
 )
 def test_a_signal_leaves_a_run_interrupted_and_the_command_that_resumes_it(
     start_run: StartRun, undisturbed: Path, tmp_path: Path, number: int, code: int, moment: str
@@ -210,20 +189,11 @@ def test_a_job_that_slurm_requeues_goes_on_in_its_folder(
     assert_same_run(run_folder(tmp_path / "logs"), undisturbed)
 
 
-def test_minutes_make_checkpoints_that_change_nothing(
-    start_run: StartRun, undisturbed: Path, tmp_path: Path
-) -> None:
-    timed = [o for o in RICH if "every_n_steps" not in o] + ["checkpoint.every_minutes=1e-9"]
-    survivor = survive(start_run, tmp_path, timed, [{"at": "step", "nth": 3}])
-    assert metadata(survivor)["config_hash"] == metadata(undisturbed)["config_hash"]
-    assert table(survivor) == table(undisturbed)
-    assert_equal(state(survivor, "best"), state(undisturbed, "best"))
-
-
 def test_a_run_may_go_on_with_data_and_settings_that_lie_elsewhere(
     start_run: StartRun, undisturbed: Path, tmp_path: Path
 ) -> None:
-    assert start_run(*RICH, f"log_dir={tmp_path}", at="epoch over")["code"] == -signal.SIGKILL
+    timed = [o for o in RICH if "every_n_steps" not in o] + ["checkpoint.every_minutes=1e-9"]
+    assert start_run(*timed, f"log_dir={tmp_path}", at="epoch over")["code"] == -signal.SIGKILL
     moved = tmp_path / "moved"
     run_folder(tmp_path).rename(moved)
     overrides = ["data.num_workers=1", f"data.root={tmp_path}", "checkpoint.keep_last=false"]

@@ -27,24 +27,25 @@ def test_what_the_installed_configs_name_is_trusted(recipe: str) -> None:
     check_untrusted_config(config)
 
 
-@pytest.mark.parametrize("target", ["torch.hub.load", ""])
-@pytest.mark.parametrize("depth", ["list", "argument", "list in a list", "top"])
-def test_a_target_that_is_not_installed_is_refused_wherever_it_is_nested(
-    target: str, depth: str
-) -> None:
-    evil = {"_target_": target, "repo": "somebody/else"}
-    callbacks = {
-        "list": [{"_target_": STOPPING}, evil],
-        "argument": [{"_target_": STOPPING, "device": evil}],
-        "list in a list": [{"_target_": STOPPING, "x": [[1, evil]]}],
-        "top": [],
-    }[depth]
-    config = foreign(callbacks=callbacks) | ({"per_model": evil} if depth == "top" else {})
-    with pytest.raises(UserError, match=f"^_target_={target}: not in the installed configs"):
-        check_untrusted_config(config)
+EVIL = {"_target_": "torch.hub.load", "repo": "somebody/else"}
 
 
-@pytest.mark.parametrize("target", [["os.system"], {"os": "system"}, None])
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        [{"_target_": STOPPING}, EVIL],
+        [{"_target_": STOPPING, "device": EVIL}],
+        [{"_target_": STOPPING, "x": [[1, EVIL]]}],
+    ],
+)
+def test_a_target_that_is_not_installed_is_refused_wherever_it_is_nested(callbacks: Any) -> None:
+    with pytest.raises(UserError, match=r"^_target_=torch\.hub\.load: not in the installed"):
+        check_untrusted_config(foreign(callbacks=callbacks))
+    with pytest.raises(UserError, match=r"^_target_=torch\.hub\.load: not in the installed"):
+        check_untrusted_config(foreign() | {"per_model": EVIL})
+
+
+@pytest.mark.parametrize("target", [["os.system"], {"os": "system"}, None, ""])
 def test_a_target_that_is_no_text_is_refused(target: Any) -> None:
     with pytest.raises(UserError):
         check_untrusted_config(foreign(callbacks=[{"_target_": target}]))
@@ -55,8 +56,3 @@ def test_an_interpolation_that_would_make_a_target_is_refused() -> None:
     config = foreign(callbacks=[{"_target_": STOPPING, "device": hidden}])
     with pytest.raises(UserError, match="interpolation"):
         check_untrusted_config(config)
-
-
-def test_a_foreign_config_is_checked_like_ones_own() -> None:
-    with pytest.raises(UserError, match=r"^trainer\.max_epochs=-3"):
-        check_untrusted_config(foreign(max_epochs=-3))
