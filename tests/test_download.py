@@ -1,7 +1,6 @@
 """Downloads from servers on this machine that misbehave as told."""
 
 import hashlib
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +54,7 @@ def sends(body: bytes, length: int | None = None, status: int = 200) -> Answer:
 
 def falls_silent(handler: BaseHTTPRequestHandler) -> None:
     sends(BODY[:100], len(BODY))(handler)
-    time.sleep(1)
+    time.sleep(0.3)
 
 
 has_file, not_found = sends(BODY), sends(b"", status=404)
@@ -77,44 +76,22 @@ def path(tmp_path: Path) -> Path:
         (not_found, "Not Found"),
         (sends(b"Please log in"), f"md5 .*, expected {MD5}"),
         (sends(BODY[:4000], len(BODY)), "md5 .*|IncompleteRead"),
-        (sends(BODY + b"!"), f"md5 .*, expected {MD5}"),
         (falls_silent, "timed out"),
     ],
 )
 def test_an_address_that_fails_is_left_for_the_next_and_named_if_there_is_none(
     path: Path, fault: Answer, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
-    with serve(fault) as bad, serve(has_file) as good:
-        with pytest.raises(UserError, match=f"{bad}: {reason}"):
-            download([bad], path, MD5)
-        assert list(path.parent.iterdir()) == []
-        download([bad, good], path, MD5)
-    assert path.read_bytes() == BODY
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_every_address_is_named_with_its_reason_in_three_lines(path: Path) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.1)
     with serve(has_file) as gone:
         pass
-    with serve(not_found) as empty, pytest.raises(UserError) as caught:
-        download([gone, empty], path, MD5)
-    lines = str(caught.value).splitlines()
-    assert len(lines) <= 3
-    assert gone in lines[1]
-    assert empty in lines[1]
-
-
-def test_a_disk_that_takes_no_more_is_no_fault_of_the_address(path: Path) -> None:
-    body = bytes(1 << 21)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
-    try:
-        with serve(sends(body)) as url, pytest.raises(OSError, match="File too large"):
-            download([url, url], path, hashlib.md5(body).hexdigest())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not path.exists()
+    with serve(fault) as bad, serve(has_file) as good:
+        with pytest.raises(UserError, match=f"{gone}: .*{bad}: {reason}"):
+            download([gone, bad], path, MD5)
+        assert list(path.parent.iterdir()) == []
+        download([gone, bad, good], path, MD5)
+    assert path.read_bytes() == BODY
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_file_can_be_downloaded_if_one_address_answers() -> None:

@@ -98,14 +98,6 @@ def test_validation_images_come_from_training_and_the_official_test_set_stays_ap
     assert data.num_per_class == [15] * 4
 
 
-def test_parts_for_quick_runs_are_stratified_and_leave_the_validation_images_alone() -> None:
-    every, part = make(), make(num_train=12, num_test=8)
-    assert part.val.index.equal(every.val.index)
-    assert set(part.train.index.tolist()) < set(every.train.index.tolist())
-    assert part.train.data.labels[part.train.index].bincount().tolist() == [3] * 4
-    assert part.test.data.labels[part.test.index].bincount().tolist() == [2] * 4
-
-
 def test_the_split_depends_on_its_own_seed_and_not_on_the_runs() -> None:
     hashes = {make(seed=seed, split_seed=split).split_hash for seed in (0, 1) for split in (0, 1)}
     assert hashes == {make().split_hash, make(split_seed=1).split_hash}
@@ -146,13 +138,6 @@ def test_features_replace_the_images_of_a_split_and_pass_untouched() -> None:
     assert batch.inputs.equal(data.val.features[:8])
     assert data.on_after_batch_transfer(batch, 0) is batch
     assert not next(iter(data.train_dataloader())).has_features
-
-
-@pytest.mark.parametrize("num_val", [17, 20, 24])
-def test_no_evaluation_loader_drops_its_last_batch(num_val: int) -> None:
-    data = make(num_val=num_val)
-    for loader, part in ((data.val_dataloader(), data.val), (data.test_dataloader(), data.test)):
-        assert torch.cat([batch.index for batch in loader]).equal(part.index)
 
 
 def test_an_epoch_of_batches_draws_nothing_from_the_global_generator() -> None:

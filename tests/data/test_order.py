@@ -10,15 +10,15 @@ def batches_of(order: KeyedBatchSampler) -> list[list[int]]:
     return [batch.tolist() for batch in order]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(1, 200),
     batch_size=st.integers(8, 40),
     epoch=st.integers(0, 50),
     seed=st.none() | st.integers(0, 3),
-    world_size=st.sampled_from([2, 4]),
+    world_size=st.sampled_from([1, 2, 4]),
 )
-def test_a_global_batch_holds_the_same_images_on_any_number_of_devices(
+def test_devices_share_the_batches_of_one_and_none_trains_on_a_lone_image(
     n: int, batch_size: int, epoch: int, seed: int | None, world_size: int
 ) -> None:
     alone = KeyedBatchSampler(n, batch_size, 0, 1, seed)
@@ -26,32 +26,12 @@ def test_a_global_batch_holds_the_same_images_on_any_number_of_devices(
     for order in (alone, *ranks):
         order.set_epoch(epoch)
     single, shares = batches_of(alone), [batches_of(order) for order in ranks]
-    assert len({len(share) for share in shares}) == 1
+    assert [len(share) for share in shares] == [*map(len, ranks)] == [len(ranks[0])] * world_size
     left_out = len(single) - len(shares[0])  # the last batch, if too small for so many devices
     assert left_out == 0 or (seed is not None and left_out == 1 and n % batch_size < 2 * world_size)
-    for parts in zip(*shares, single, strict=False):
-        assert sorted(i for part in parts[:-1] for i in part) == sorted(parts[-1])
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    n=st.integers(1, 200),
-    batch_size=st.integers(8, 40),
-    seed=st.none() | st.just(0),
-    world_size=st.sampled_from([1, 2, 4]),
-)
-def test_evaluation_covers_every_image_once_and_a_device_trains_on_two_images_or_more(
-    n: int, batch_size: int, seed: int | None, world_size: int
-) -> None:
-    ranks = [KeyedBatchSampler(n, batch_size, rank, world_size, seed) for rank in range(world_size)]
-    batches = [batch for sampler in ranks for batch in batches_of(sampler)]
-    assert [len(batches_of(sampler)) for sampler in ranks] == [*map(len, ranks)]
-    covered = sorted(i for batch in batches for i in batch)
-    if seed is None:
-        assert covered == list(range(n))
-    else:
-        assert len(set(covered)) == len(covered) > n - 2 * world_size
-        assert n < batch_size or min(map(len, batches)) >= 2
+    for *parts, batch in zip(*shares, single, strict=False):
+        assert sorted(i for part in parts for i in part) == sorted(batch)
+        assert seed is None or n < batch_size or min(map(len, parts)) >= 2
 
 
 @pytest.mark.parametrize(("n", "num_batches"), [(80, 10), (81, 10), (82, 11), (1, 1)])

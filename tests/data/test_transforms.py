@@ -3,8 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -24,7 +22,9 @@ def random_images(n: int = 8, height: int = 32, width: int = 32) -> Tensor:
 
 
 def draws(n: int, column: int = 0) -> Tensor:
-    return torch.rand(n, generator=torch.Generator().manual_seed(column))
+    """Random numbers in [0, 1), the ends first."""
+    drawn = torch.rand(n - 2, generator=torch.Generator().manual_seed(column))
+    return torch.cat([torch.tensor([0.0, 1 - 2**-24]), drawn])
 
 
 def make(input_size: int = 32, augment: bool = False, **options: Any) -> DeviceTransforms:
@@ -49,21 +49,15 @@ def test_images_arrive_as_torchvision_would_make_them_one_by_one(
     torch.testing.assert_close(made, torch.stack([oracle(image) for image in images]))
 
 
-def test_an_image_that_is_not_square_becomes_square() -> None:
-    assert make(24).evaluation(random_images(2, 20, 40)).shape == (2, 3, 24, 24)
-
-
-def test_a_batch_without_images_passes() -> None:
+@pytest.mark.parametrize("n", [0, 2])
+def test_an_image_that_is_not_square_becomes_square_and_a_batch_may_have_none(n: int) -> None:
     """One of several devices may get none of the last images of an evaluation."""
-    assert make(48).evaluation(random_images()[:0]).shape == (0, 3, 48, 48)
+    assert make(24).evaluation(random_images(n, 20, 40)).shape == (n, 3, 24, 24)
 
 
-@pytest.mark.parametrize("keys", [KEYS, (0, 0, torch.zeros(8, dtype=torch.int64))])
-def test_without_augmentation_training_sees_what_evaluation_sees(
-    keys: tuple[int, int, Tensor],
-) -> None:
+def test_without_augmentation_training_sees_what_evaluation_sees() -> None:
     images, labels = random_images(), torch.arange(8)
-    made, same = make(40).training(images, labels, keys)
+    made, same = make(40).training(images, labels, KEYS)
     assert made.equal(make(40).evaluation(images))
     assert same.equal(labels)
 
@@ -77,15 +71,11 @@ def test_an_augmented_image_depends_on_seed_epoch_and_its_own_index_alone() -> N
     assert augment(images[shuffled], 3, 5, KEYS[2][shuffled]).equal(whole[shuffled])
 
 
-@pytest.mark.parametrize("keys", [(4, 5, KEYS[2]), (3, 6, KEYS[2]), (3, 5, KEYS[2] + 8)])
-def test_another_seed_epoch_or_index_augments_otherwise(keys: tuple[int, int, Tensor]) -> None:
-    same = augment(random_images(), *keys) == augment(random_images(), *KEYS)
-    assert not same.flatten(1).all(1).any()
-
-
-def test_augmentation_draws_nothing_from_the_global_generator_and_keeps_its_input() -> None:
+def test_another_seed_epoch_or_index_augments_otherwise_and_nothing_is_drawn_globally() -> None:
     images, before = random_images(), torch.get_rng_state()
-    augment(images, *KEYS)
+    made = augment(images, *KEYS)
+    for keys in ((4, 5, KEYS[2]), (3, 6, KEYS[2]), (3, 5, KEYS[2] + 8)):
+        assert not (augment(images, *keys) == made).flatten(1).all(1).any()
     assert torch.get_rng_state().equal(before)
     assert images.equal(random_images())
 
@@ -119,6 +109,7 @@ def test_a_chosen_image_loses_one_rectangle_of_the_area_and_aspect_drawn(
 ) -> None:
     n = 200
     images, chosen = random_images(n, height, width), draws(n) < 0.5
+    chosen[1] = True
     area, aspect, down, right = (draws(n, column) for column in range(1, 5))
     erased = erase(images, chosen, area, aspect, down, right)
     assert chosen.any()
@@ -133,16 +124,6 @@ def test_a_chosen_image_loses_one_rectangle_of_the_area_and_aspect_drawn(
         if chosen[i]:
             expected[:, top : top + tall, left : left + wide] = 0
         assert erased[i].equal(expected)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.sampled_from([0.0, 0.5, 1 - 2**-24]), min_size=4, max_size=4))
-def test_a_rectangle_lies_inside_the_image_at_the_ends_of_the_draws(ends: list[float]) -> None:
-    draws_of_one = [torch.tensor([value]) for value in ends]
-    erased = erase(random_images(1), torch.tensor([True]), *draws_of_one)[0] == 0
-    rows, columns = erased[0].any(1).sum().item(), erased[0].any(0).sum().item()
-    assert erased.all(0).sum() == erased.any(0).sum() == rows * columns
-    assert abs(rows * columns / 1024 - (0.02 + 0.31 * ends[0])) < 0.03
 
 
 @pytest.fixture
