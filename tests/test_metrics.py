@@ -28,7 +28,7 @@ def splits(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     return logits, torch.tensor(labels)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(splits())
 def test_scores_equal_those_of_scikit_learn(split: tuple[Tensor, Tensor]) -> None:
     logits, labels = split
@@ -51,25 +51,8 @@ def test_scores_equal_those_of_scikit_learn(split: tuple[Tensor, Tensor]) -> Non
         mean = oracle(labels, predicted, average="macro", **over_all)
         np.testing.assert_allclose(per_class[name].numpy(), each, atol=1e-6)
         assert values[name] == pytest.approx(mean, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=30)
-@given(splits())
-def test_classes_without_an_image_or_a_prediction_are_counted(
-    split: tuple[Tensor, Tensor],
-) -> None:
-    logits, labels = split
-    both = set(labels.tolist()) & set(logits.argmax(1).tolist())
-    scores = compute_scores(shared_collection, logits, labels)
-    assert scores.values["undefined_classes"] == NUM_CLASSES - len(both)
-
-
-def test_an_absent_class_lowers_the_macro_mean_and_not_the_accuracy() -> None:
-    labels = torch.tensor([0, 0, 1, 1])
-    scores = compute_scores(build_metrics(4), 9 * torch.eye(4)[labels], labels)
-    assert scores.values["accuracy"] == 1
-    assert scores.values["f1"] == scores.values["precision"] == scores.values["recall"] == 0.5
-    assert scores.values["undefined_classes"] == 2
+    both = set(labels.tolist()) & set(predicted.tolist())
+    assert values["undefined_classes"] == NUM_CLASSES - len(both)
 
 
 def test_a_loss_that_is_not_finite_is_reported_as_such() -> None:
@@ -89,11 +72,7 @@ def test_predictions_do_not_depend_on_order_or_batches(order: list[int], cuts: l
     gathered = SplitPredictions()
     for part in torch.tensor_split(torch.tensor(order), sorted(cuts)):
         gathered.update(logits[part], labels[part], index[part])
-    found = gathered.compute()
-    assert all(map(torch.equal, found, (logits, labels, index)))
-    whole = compute_scores(shared_collection, logits[:, [0, 1, 2, 2, 2]], labels)
-    again = compute_scores(shared_collection, found[0][:, [0, 1, 2, 2, 2]], found[1])
-    assert again.values == whole.values
+    assert all(map(torch.equal, gathered.compute(), (logits, labels, index)))
 
 
 def test_predictions_are_float32_and_forgotten_on_reset() -> None:
@@ -105,22 +84,15 @@ def test_predictions_are_float32_and_forgotten_on_reset() -> None:
     assert len(gathered.compute()[0]) == 1
 
 
-def test_the_epoch_loss_is_the_mean_over_images_of_uneven_batches() -> None:
-    loss = EpochLoss()
-    for value, num_images in ((1.0, 64), (2.0, 64), (5.0, 2)):
-        loss.append(torch.tensor(value), num_images)
-    assert loss.add(loss.take_unread()) is None
-    assert loss.mean == pytest.approx((64 + 128 + 10) / 130)
-    assert loss.num_batches == 3
-
-
-def test_the_epoch_loss_adds_up_over_several_readings_and_processes() -> None:
+def test_the_epoch_loss_is_the_mean_over_images_of_several_readings_and_processes() -> None:
     loss, other = EpochLoss(), EpochLoss()
-    for value in (1.0, 2.0):
-        loss.append(torch.tensor(value), 3)
+    for value, num_images in ((1.0, 64), (2.0, 2)):
+        loss.append(torch.tensor(value, requires_grad=True) * 1, num_images)
         other.append(torch.tensor(3 * value), 1)
-        assert loss.add(loss.take_unread() + other.take_unread()) is None
-    assert loss.mean == pytest.approx((3 + 3 + 6 + 6) / 8)
+        sums = loss.take_unread()
+        assert not sums.requires_grad
+        assert loss.add(sums + other.take_unread()) is None
+    assert loss.mean == pytest.approx((64 + 3 + 4 + 6) / 68)
     assert loss.num_batches == 2
 
 
@@ -144,9 +116,3 @@ def test_an_epoch_loss_goes_on_from_its_state() -> None:
         each.add(each.take_unread())
     assert resumed.state() == loss.state()
     assert resumed.mean == 1.25
-
-
-def test_the_epoch_loss_keeps_no_graph() -> None:
-    loss = EpochLoss()
-    loss.append(torch.ones(1, requires_grad=True).sum(), 1)
-    assert not loss.take_unread().requires_grad
