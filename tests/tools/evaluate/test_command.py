@@ -84,12 +84,8 @@ def test_further_metrics_are_those_of_the_saved_predictions(evaluated: Path) -> 
     assert never, "so short a training leaves classes out"
     assert [n for n in range(10) if classes[n]["precision"] is None] == never
     assert sum(each["num"] for each in classes) == 25
-
-
-def test_cost_is_measured_on_the_device_that_scored(evaluated: Path) -> None:
     cost, metadata = read(evaluated, "cost.json"), read(evaluated, "run.json")
-    assert (cost["device"], cost["precision"]) == ("cpu", "32-true")
-    assert cost["num_params"] == metadata["num_params"]
+    assert (cost["device"], cost["num_params"]) == ("cpu", metadata["num_params"])
     assert cost["checkpoint_bytes"] == (evaluated / "checkpoints/best.ckpt").stat().st_size
 
 
@@ -120,13 +116,9 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(
 def test_the_largest_difference_is_of_metrics_not_counts_and_nan_is_the_largest() -> None:
     metrics = {"test/loss": 0.5, "test/accuracy": 0.9, "test/undefined_classes": 2}
     logged = {"test/accuracy": 0.8, "test/undefined_classes": 7}
-    assert command.find_largest_difference(metrics, logged) == (
-        "test/accuracy",
-        pytest.approx(0.1),
-    )
-    largest = command.find_largest_difference(metrics, logged | {"test/loss": math.nan})
-    assert largest is not None
-    assert largest[0] == "test/loss"
+    for more, largest in (({}, "test/accuracy"), ({"test/loss": math.nan}, "test/loss")):
+        name, _ = command.find_largest_difference(metrics, logged | more)
+        assert name == largest
     assert command.find_largest_difference(metrics, {}) is None
 
 

@@ -71,13 +71,6 @@ def test_the_interval_holds_the_error_that_many_images_show() -> None:
     assert binom.cdf(held, 40, 0.88) > 0.01
 
 
-def test_an_overconfident_network_errs_beyond_what_a_calibrated_one_may() -> None:
-    result = reliability(network(2000, 1.5))
-    assert 0 < result.interval.low < result.error
-    assert result.expected < result.expected_high < result.interval.low
-    assert result == reliability(network(2000, 1.5)), "the same resamples every time"
-
-
 @pytest.mark.parametrize("sharpness", [0.4, 3.0])
 def test_the_temperature_undoes_what_sharpened_the_logits(sharpness: float) -> None:
     val, test = network(4000, sharpness), network(4000, sharpness, seed=1)
