@@ -139,12 +139,10 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(
     photo(tmp_path / "loose.png")
     data = read(tmp_path)
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    unreadable, others = data.notes
+    [unreadable] = data.notes
     assert unreadable.startswith("4 of 13 photos ")
     for named in ("red/empty.jpg (", "red/nowhere.jpg (", "red/text\ufffd[2J.jpg (", "bomb.png"):
         assert named in unreadable
-    for kind in ("1 .db", "1 .csv", "1 .png"):
-        assert kind in others
     assert read(tmp_path).notes == data.notes
     assert len(decoded) == 13, "what cannot be read is not tried again"
     for i in range(12):
@@ -183,11 +181,9 @@ def test_a_folder_without_images_is_refused_with_what_is_there(tmp_path: Path) -
     assert f"data.root={tmp_path}/none:" in str(Folder(str(tmp_path / "none")).missing())
     assert error_of(tmp_path).startswith("photos: no images")
     (tmp_path / "a").mkdir()
-    for name in ("a/1.txt", "a/2.txt", "b.csv", "LICENSE"):
-        (tmp_path / name).write_text("words")
+    (tmp_path / "a" / "1.txt").write_text("words")
     photo(tmp_path / "loose.jpg")
     assert error_of(tmp_path).startswith("photos: no images")
-    assert "2 .txt, 1" in error_of(tmp_path)
 
 
 def test_classes_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
@@ -303,11 +299,6 @@ def test_a_run_is_evaluated_on_photos_that_lie_elsewhere(
     assert batch.index.tolist() == saved["index"].tolist()
     logits = rebuilt.logits(batch.inputs)
     np.testing.assert_allclose(logits.numpy(), saved["logits"], atol=1e-4)
-    with pytest.raises(UserError, match="data_root=<folder>"):
-        read_data(rebuilt, str(tmp_path / "none"))
-    (moved / "red" / "0.png").unlink()
-    with pytest.raises(UserError, match="not the images of this run"):
-        read_data(rebuilt, str(moved))
 
 
 def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -54,7 +54,6 @@ class Listing(NamedTuple):
     folders: dict[str, str]  # of each split that there is; "." if the root has no split folders
     photos: list[Photo]  # by split, class and name
     classes: list[str]  # the names of all folders in training, sorted
-    others: Counter[str]  # files that are no photos of a class, by suffix
 
     @property
     def is_split(self) -> bool:
@@ -136,14 +135,13 @@ def list_photos(root: Path) -> Listing:
 
     Raises UserError if there are not two classes at least, or a folder cannot be read.
     """
-    photos, others = [], Counter[str]()
+    photos = []
     try:
         split_folders = find_split_folders(root)
         for split, folder in split_folders.items():
             for path in walk_files(root / folder):
-                suffix, (top, *inner) = path.suffix.lower(), path.relative_to(root / folder).parts
-                if not inner or suffix not in IMAGE_SUFFIXES:
-                    others[suffix or "without a suffix"] += 1
+                top, *inner = path.relative_to(root / folder).parts
+                if not inner or path.suffix.lower() not in IMAGE_SUFFIXES:
                     continue
                 name = path.relative_to(root).as_posix()
                 status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
@@ -152,7 +150,7 @@ def list_photos(root: Path) -> Listing:
         classes = sorted({*map(class_name, subfolders(root / split_folders["train"]))})
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
-    listing = Listing(root, split_folders, photos, classes, others)
+    listing = Listing(root, split_folders, photos, classes)
     check_classes(listing, unreadable={})
     return listing
 
@@ -195,9 +193,7 @@ def class_name(folder: str) -> str:
 def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
     """Raise UserError unless there are two classes or more, all with photos that can be read."""
     root, classes = listing.root, set(listing.classes)
-    reason = f" (there are {count_kinds(listing.others)})" if listing.others else ""
-    for name, why in [*unreadable.items()][:1]:
-        reason = f" ({sanitize_text(name)}: {why})"
+    reason = next((f" ({sanitize_text(n)}: {why})" for n, why in unreadable.items()), "")
     for split, folder in listing.folders.items():
         names = {photo.class_name for photo in listing.photos if photo.split == split}
         if not names:
@@ -208,11 +204,6 @@ def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
             raise UserError(f"{root / folder / min(unknown)}: a class without training images")
     if len(classes) == 1:
         raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
-
-
-def count_kinds(others: Counter[str]) -> str:
-    """The commonest kinds of files, as "12 .txt, 3 .csv"."""
-    return sanitize_text(", ".join(f"{num} {kind}" for kind, num in others.most_common(5)))
 
 
 def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -> Iterator[str]:
@@ -226,8 +217,6 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
         rest = f"; all of them in {squares.index_path}" if len(unreadable) > MOST_NAMED else ""
         count = f"{len(unreadable)} of {len(listing.photos)} photos"
         yield f"{count} cannot be read and are left out: {', '.join(named)}{rest}"
-    if listing.others:
-        yield f"files left out that are no photos of a class: {count_kinds(listing.others)}"
     copies = defaultdict(list)
     for photo, digest in zip(photos, squares.digests, strict=True):
         copies[digest].append(photo)

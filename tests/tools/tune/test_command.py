@@ -311,7 +311,8 @@ def test_a_study_begun_with_other_settings_is_not_mixed_with_these(tmp_path: Pat
     ("key", "entry", "says"),
     [
         ("optim.learning_rate", [1], "optim.lr"),
-        ("optim.optimizer", [1], "group"),
+        ("optim.optimizer", [1], "optim.optimizer=1"),
+        ("optim.lr.x", [1], ""),
         ("data.num_val", [10], "in common"),
         ("optim.lr", {"low": 2, "high": 1}, "{'low': 2, 'high': 1}"),
         ("optim.lr", {"low": float("nan"), "high": 1}, "optim.lr=nan"),

@@ -11,8 +11,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from triptych.config import FREE, RULES, Config, check_config, format_value, iterate_settings
-from triptych.errors import UserError, closest_matches
+from triptych.config import FREE, RULES, Config, check_config, format_value
+from triptych.errors import UserError, summarize_error
 from triptych.runs.record import NOT_THE_EXPERIMENT
 
 # Settings that every trial has in common, or accuracies could not be compared: data and
@@ -36,13 +36,14 @@ def read_space(node: Mapping[str, Any], config: Config) -> Space:
     """
     space: Space = {}
     for key, entry in read_entries(node):
-        check_setting(key, config)
+        if any(f"{key}.".startswith(f"{name}.") for name in (*IN_COMMON, *NOT_THE_EXPERIMENT)):
+            raise UserError(f"search.{key}: cannot vary, all trials have it in common")
         space[key] = read_distribution(key, entry)
         for value in ends(space[key]):
             try:
                 check_config(with_settings(config, {key: value}))
-            except UserError as error:
-                raise UserError(f"search.{key}: {str(error).splitlines()[0]}") from error
+            except (UserError, TypeError) as error:
+                raise UserError(f"search.{key}: {summarize_error(error)}") from error
     if not space:
         raise UserError("search: nothing to vary; give it a range, as search.optim.lr={low:,high:}")
     return space
@@ -55,19 +56,6 @@ def read_entries(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from read_entries(entry, f"{prefix}{name}.")
         elif entry is not None:
             yield f"{prefix}{name}", entry
-
-
-def check_setting(key: str, config: Config) -> None:
-    """Raise UserError unless the training has a setting of that name that a search may vary."""
-    if any(f"{key}.".startswith(f"{name}.") for name in (*IN_COMMON, *NOT_THE_EXPERIMENT)):
-        raise UserError(f"search.{key}: cannot vary, all trials have it in common")
-    value = value_at(config, key, missing=FREE)
-    if isinstance(value, dict):
-        raise UserError(f"search.{key}: a group of settings; vary those in it")
-    is_of_trainer = key.startswith("trainer.") and key in RULES  # Lightning has a default for it
-    if value is FREE and not is_of_trainer:
-        nearest = closest_matches(key, dict(iterate_settings(config, RULES)))
-        raise UserError(f"search.{key}: no such setting; nearest: {nearest}")
 
 
 def read_distribution(key: str, entry: Any) -> BaseDistribution:
@@ -104,11 +92,11 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return type(value) in (int, float) and low <= value <= high
 
 
-def value_at(config: Config, key: str, missing: Any = None) -> Any:
-    """The value of a dotted key; `missing` where it is not set."""
+def value_at(config: Config, key: str) -> Any:
+    """The value of a dotted key; None where it is not set."""
     node: Any = config
     for name in key.split("."):
-        node = node.get(name, missing) if isinstance(node, dict) else missing
+        node = node.get(name) if isinstance(node, dict) else None
     return node
 
 
@@ -119,6 +107,6 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
         *path, last = key.split(".")
         node = copied
         for name in path:
-            node = node[name]
+            node = node.setdefault(name, {})
         node[last] = value
     return copied
