@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,11 +16,6 @@ from triptych.tools.benchmark.ways import Bound, Ours, Subject, Usual
 from triptych.tools.evaluate.cost import measure_peak_bytes
 
 MAX_STEPS = 2000
-
-
-class Way(Protocol):
-    def seconds(self, steps: int) -> float:
-        """What `steps` steps take, after some that are not counted."""
 
 
 def measure(config: Config, record: Record) -> dict[str, Any]:
@@ -38,7 +33,7 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
         )
     peak = {name: peak_memory(way, subject) for name, way in (("bound", Bound), ("ours", Ours))}
     ours = Ours(subject)
-    ways: dict[str, Way] = {"bound": Bound(subject), "ours": ours}
+    ways: dict[str, Bound | Ours | Usual] = {"bound": Bound(subject), "ours": ours}
     if config["usual"]:
         ways["usual"] = Usual(subject)
     seconds = measure_in_turn(ways, config["rounds"], config["block_seconds"], max_steps)
@@ -69,7 +64,7 @@ def peak_memory(kind: type[Bound] | type[Ours], subject: Subject) -> int:
 
 
 def measure_in_turn(
-    ways: Mapping[str, Way], rounds: int, block_seconds: float, max_steps: int
+    ways: Mapping[str, Any], rounds: int, block_seconds: float, max_steps: int
 ) -> dict[str, list[float]]:
     """Seconds a step of every way, once a round; each round begins with another way.
 

@@ -35,12 +35,9 @@ from triptych.tools.evaluate.cost import synchronize
 from triptych.training import make_trainer, prepare
 
 MAX_WORKERS = 16
-# What a bare loop does: any other value of these is refused.
-PLAIN = {
-    **{"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "callbacks": []},
-    **{"gradient_clip_val": None, "fast_dev_run": False, "overfit_batches": 0.0},
-    **dict.fromkeys(("limit_train_batches", "limit_test_batches")),
-}
+# What a bare loop does: a run that does otherwise cannot be compared with it.
+PLAIN = {"accumulate_grad_batches": 1, "devices": 1, "strategy": "auto", "gradient_clip_val": None}
+LIMITS = ("fast_dev_run", "overfit_batches", "limit_train_batches")  # would end it too early
 # Parts of a step, by the ends of the names that Lightning's profiler gives them.
 PARTS = {
     "load": ".train_dataloader_next",
@@ -60,8 +57,8 @@ class Subject:
     """
 
     def __init__(self, config: Config, record: Record) -> None:
-        for name, value in PLAIN.items():
-            if config["trainer"].get(name, value) != value:
+        for name, value in (PLAIN | dict.fromkeys(LIMITS)).items():
+            if (config["trainer"].get(name) or value) != value:
                 raise UserError(f"trainer.{name}: the benchmark measures plain steps on one device")
         self.config, self.record = config, record
         self.warm_up_steps: int = config["warm_up_steps"]
