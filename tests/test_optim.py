@@ -11,12 +11,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from triptych.data.datamodule import ImageDataModule
-from triptych.data.shapes import Shapes
+from tests.composing import composed
+from tests.tiny import TINY
+from triptych.build import instantiate
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
-from triptych.module import ImageClassifier
 from triptych.optim import Optim
+from triptych.training import prepare
 
 EXPECTS = Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -162,20 +163,10 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
 def test_the_steps_counted_beforehand_are_the_steps_taken(
     options: dict[str, Any], steps_per_epoch: int, total_steps: int
 ) -> None:
-    data = ImageDataModule(
-        image_set=Shapes(num_train=60, num_test=10, seed=0).read(),
-        preprocessing=EXPECTS,
-        batch_size=8,
-        augment="none",
-        mix="none",
-        num_train=None,
-        num_val=10,
-        num_test=None,
-        split_seed=0,
-        num_workers=0,
-        seed=0,
-    )
-    task = ImageClassifier(small(), sgd(schedule="onecycle"), num_classes=10)
+    sizes = ("data.num_train=50", "data.num_val=10", "optim.schedule=onecycle")
+    config = composed("train", *TINY, *sizes)
+    source = instantiate("data.source", config["data"]["source"])
+    data, task = prepare(config, source, instantiate("model", config["model"]))
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         **silent | {"max_epochs": 2} | options,

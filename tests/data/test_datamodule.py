@@ -50,21 +50,14 @@ class Toy(pl.LightningModule):
             stage: [] for stage in ("train", "sanity_check", "validate", "test")
         }
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         stage = self.trainer.state.stage
         assert stage is not None
         arrived = (self.current_epoch, batch.index, batch.inputs, batch.labels)
         self.arrived[stage.value].append(arrived)
         return nn.functional.cross_entropy(self.layer(batch.inputs.mean((2, 3))), batch.labels)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._loss(batch)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._loss(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._loss(batch)
+    validation_step = test_step = training_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -170,10 +163,9 @@ def test_only_training_augments_in_a_new_order_each_epoch_and_all_are_normalised
     assert sorted(orders[0]) == sorted(orders[1]) == data.train.index.tolist()
 
 
-@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
-def test_mixed_batches_train_and_evaluation_keeps_its_labels(mix: str) -> None:
+def test_mixed_batches_train_and_evaluation_keeps_its_labels() -> None:
     toy = Toy()
-    trainer(max_epochs=1).fit(toy, datamodule=make(mix=mix))
+    trainer(max_epochs=1).fit(toy, datamodule=make(mix="mixup"))
     for *_, labels in toy.arrived["train"]:
         assert labels.shape == (len(labels), 4)
         torch.testing.assert_close(labels.sum(1), torch.ones(len(labels)))

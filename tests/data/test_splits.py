@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from triptych.data.rng import split_stratified
 from triptych.data.source import (
     ImageSet,
     LabelledImages,
@@ -69,18 +68,6 @@ def test_a_size_takes_a_stratified_part_of_what_is_given() -> None:
         assert set(index.tolist()) < set(data.splits[name].tolist())
 
 
-def test_a_set_of_train_and_test_is_split_as_it_always_was() -> None:
-    train, test = (
-        LabelledImages(torch.zeros(n, 3, 1, 1, dtype=torch.uint8), torch.arange(n) % 2)
-        for n in (50, 20)
-    )
-    parts = split_indices(ImageSet(train, test, ("a", "b")), ALL | {"val": 10}, 3)
-    val, rest = split_stratified(train.labels, [10, None], 3)
-    assert parts["val"].equal(val)
-    assert parts["train"].equal(rest)
-    assert parts["test"].equal(torch.arange(20))
-
-
 def test_a_class_of_which_nothing_is_left_to_learn_from_is_refused() -> None:
     data = folder(torch.tensor([0] * 30 + [1]), ["train"] * 31)
     with pytest.raises(UserError, match=r"^b: no image of this class is left for training"):
@@ -88,12 +75,7 @@ def test_a_class_of_which_nothing_is_left_to_learn_from_is_refused() -> None:
     split_indices(data, {"train": 1, "val": 15, "test": 14}, 0)  # a quick run
 
 
-def test_how_many_images_a_class_has_is_said_in_a_line_of_many_classes_for_the_extremes() -> None:
+def test_how_many_images_the_classes_have_is_said_in_a_line() -> None:
     assert describe_balance("abc", [5, 5, 5]) == "3 classes, 5 training images each"
-    line = describe_balance("abc", [10, 40, 5])
-    assert line == "3 classes of b 40, a 10, c 5 training images (8.0 to 1)"
-    assert "some have none" in describe_balance("ab", [1, 0])
-    line = describe_balance([f"c{i}" for i in range(100)], [*range(1, 101)])
-    assert "c99 100, c98 99" in line
-    assert "c1 2, c0 1" in line
-    assert line.count("c") < 20
+    line = describe_balance("abc", [10, 40, 0])
+    assert line == "3 classes, from 0 training images (c) to 40 (b)"

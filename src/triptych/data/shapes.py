@@ -29,11 +29,9 @@ class Shapes(Source):
     """Draws. Image `i` of a split shows class `i % 10`, however many are drawn."""
 
     def __init__(self, num_train: int, num_test: int, seed: int) -> None:
-        for key, num in (("num_train", num_train), ("num_test", num_test)):
+        for key, num in {"num_train": num_train, "num_test": num_test}.items():
             if num < len(OUTLINES):
-                raise UserError(
-                    f"data.source.{key}={num}: must be {len(OUTLINES)} at least, one for each class"
-                )
+                raise UserError(f"data.source.{key}={num}: ten classes need ten images or more")
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
 
     def read(self) -> ImageSet:

@@ -14,7 +14,6 @@ from triptych.data.rng import split_stratified
 from triptych.errors import UserError
 
 HELD_OUT_SHARE = 0.15  # of the training images, for a split without images and size of its own
-MOST_CLASSES_NAMED = 12
 
 
 class LabelledImages(NamedTuple):
@@ -98,16 +97,14 @@ def class_weights(counts: Sequence[int]) -> Tensor:
 
 
 def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
-    """In a line, how many training images each class has; of many classes, the extremes."""
+    """In a line, how many training images the classes have."""
     least, most = min(counts), max(counts)
     if least == most:
         return f"{len(classes)} classes, {most} training images each"
-    pairs = sorted(zip(counts, classes, strict=True), key=lambda pair: -pair[0])
-    named = [f"{name} {count}" for count, name in pairs]
-    if len(named) > MOST_CLASSES_NAMED:
-        named[MOST_CLASSES_NAMED // 2 : -MOST_CLASSES_NAMED // 2] = ["..."]
-    ratio = f"{most / least:.1f} to 1" if least else "some have none"
-    return f"{len(classes)} classes of {', '.join(named)} training images ({ratio})"
+    smallest, largest = classes[counts.index(least)], classes[counts.index(most)]
+    return (
+        f"{len(classes)} classes, from {least} training images ({smallest}) to {most} ({largest})"
+    )
 
 
 def hash_tensors(tensors: Iterable[Tensor]) -> str:
