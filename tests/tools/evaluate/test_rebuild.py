@@ -17,8 +17,6 @@ from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import find_device, read_data, rebuild_run
 
-Edit = Callable[[Callable[[Any], object]], None]
-
 
 def draw_network() -> Tiny:
     torch.manual_seed(0)
@@ -35,16 +33,11 @@ def record(copied: Path) -> Record:
     return Record.open(copied)
 
 
-@pytest.fixture
-def edit(record: Record) -> Edit:
-    """Changes the frozen config."""
-
-    def edit_config(change: Callable[[Any], object]) -> None:
-        config = record.config
-        change(config)
-        (record.folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-
-    return edit_config
+def edit(record: Record, change: Callable[[Any], object]) -> None:
+    """Change the frozen config."""
+    config = record.config
+    change(config)
+    (record.folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
 
 
 def error_message(record: Record) -> str:
@@ -54,9 +47,9 @@ def error_message(record: Record) -> str:
     return str(error.value)
 
 
-def test_the_rebuilt_network_answers_as_the_one_that_was_saved(record: Record, edit: Edit) -> None:
+def test_the_rebuilt_network_answers_as_the_one_that_was_saved(record: Record) -> None:
     save(record, draw_network().state_dict())
-    edit(lambda config: config["model"].update(weights="/no/such/weights"))  # not read
+    edit(record, lambda config: config["model"].update(weights="/no/such/weights"))  # not read
     run = rebuild_run(record.folder, TARGETS)
     assert not run.backbone.training
     assert run.classes == tuple(OUTLINES)
@@ -113,10 +106,8 @@ def test_weights_of_another_network_are_refused_with_what_does_not_fit(record: R
         assert str(record.checkpoint_path("best")) in error_message(record)
 
 
-def test_a_target_of_somebody_elses_runs_only_where_it_is_trusted(
-    record: Record, edit: Edit
-) -> None:
-    edit(lambda config: config["data"]["source"].update(_target_="pickle.loads"))
+def test_a_target_of_somebody_elses_runs_only_where_it_is_trusted(record: Record) -> None:
+    edit(record, lambda config: config["data"]["source"].update(_target_="pickle.loads"))
     assert "_target_=pickle.loads" in error_message(record)
     run = rebuild_run(record.folder, [*TARGETS, "pickle.loads"])
     with pytest.raises(UserError, match=r"data\.source: pickle\.loads"):
@@ -136,10 +127,10 @@ def test_images_are_those_of_training_or_refused_by_what_differs(record: Record)
 
 
 def test_images_that_are_elsewhere_are_asked_for_by_data_root(
-    record: Record, edit: Edit, tmp_path: Path
+    record: Record, tmp_path: Path
 ) -> None:
     cifar10 = composed("train", "data=cifar10", f"data.root={tmp_path}/gone")["data"]
-    edit(lambda config: config.update(data=cifar10))
+    edit(record, lambda config: config.update(data=cifar10))
     run = rebuild_run(record.folder, TARGETS)
     for root, folder in ((None, tmp_path / "gone"), (f"{tmp_path}/here", tmp_path / "here")):
         with pytest.raises(UserError, match=f"{folder}(?s:.*)data_root=<folder>"):

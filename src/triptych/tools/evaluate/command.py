@@ -128,7 +128,9 @@ def rescore(
         score(task, datamodule=data, verbose=False)
     run.to(device)  # Lightning has moved it to the CPU
     metrics = task.scores.named(split)
-    logged = read_logged(metadata["metrics"], split)
+    of_split = {name: v for name, v in metadata["metrics"].items() if name.startswith(f"{split}/")}
+    # A `run.json` may be edited by hand.
+    logged = {name: value for name, value in of_split.items() if MEASURED.holds(value)}
     difference = find_largest_difference(metrics, logged)
     return Predictions(*(tensor.cpu().numpy() for tensor in task.predictions)), {
         "metrics": metrics,
@@ -138,12 +140,6 @@ def rescore(
         "num_threads": num_threads,
         "largest_difference": difference and difference[1],
     }
-
-
-def read_logged(metrics: dict[str, Any], split: str) -> dict[str, float]:
-    """The metrics of a split that are numbers, of a `run.json` that may be edited by hand."""
-    of_split = (name for name in metrics if name.startswith(f"{split}/"))
-    return {name: metrics[name] for name in of_split if MEASURED.holds(metrics[name])}
 
 
 def find_largest_difference(
