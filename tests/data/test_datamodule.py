@@ -110,8 +110,8 @@ def test_hashes_are_of_the_split_s_indices_and_of_the_test_images_pixels_then_la
     assert hash_tensors([one, two]) == hash_tensors([torch.arange(6)]) != hash_tensors([two, one])
 
 
-def test_a_loader_gives_images_as_stored_with_labels_and_indices_also_from_workers() -> None:
-    data = make()
+def test_a_loader_gives_what_is_stored_also_from_workers_and_draws_nothing_globally() -> None:
+    data, before = make(augment="standard"), torch.get_rng_state()
     stored = data.train.data
     helped = iter(make(num_workers=1).train_dataloader())
     for batch in data.train_dataloader():
@@ -120,6 +120,7 @@ def test_a_loader_gives_images_as_stored_with_labels_and_indices_also_from_worke
         assert batch.inputs.equal(stored.images[batch.index])
         assert batch.labels.equal(stored.labels[batch.index])
         assert all(map(torch.equal, batch, next(helped)))
+    assert torch.get_rng_state().equal(before)
 
 
 def test_features_replace_the_images_of_a_split_and_pass_untouched() -> None:
@@ -131,14 +132,6 @@ def test_features_replace_the_images_of_a_split_and_pass_untouched() -> None:
     assert batch.inputs.equal(data.val.features[:8])
     assert data.on_after_batch_transfer(batch, 0) is batch
     assert not next(iter(data.train_dataloader())).has_features
-
-
-def test_an_epoch_of_batches_draws_nothing_from_the_global_generator() -> None:
-    data = make(augment="standard")
-    before = torch.get_rng_state()
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        assert len(list(loader)) == len(loader)
-    assert torch.get_rng_state().equal(before)
 
 
 def test_only_training_augments_in_a_new_order_each_epoch_and_all_are_normalised_alike() -> None:

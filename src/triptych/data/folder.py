@@ -26,7 +26,7 @@ from torch import Tensor
 
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
-from triptych.data.source import ImageSet, LabelledImages
+from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.storage import atomic_write
 
@@ -76,8 +76,8 @@ class Squares(NamedTuple):
     index_path: Path  # of the file with digests and reasons
 
 
-class Folder:
-    """A source of the photos below `root`, in `train/`, `val/`, `test/` or to be split.
+class Folder(Source):
+    """The photos below `root`, in `train/`, `val/`, `test/` or to be split.
 
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. Photos that cannot be read,
@@ -95,9 +95,6 @@ class Folder:
 
     def missing(self) -> str | None:
         return None if self._root.is_dir() else f"data.root={self._root}: no such folder"
-
-    def can_download(self) -> bool:
-        return False
 
     def download(self) -> None:
         load_squares(self._listing, self.square)
