@@ -1,7 +1,6 @@
 """From stored pixels to probabilities in one program, against Pillow and the pipeline."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +13,8 @@ from torch import nn
 from triptych.data.photos import FITS, square
 from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Backbone, Preprocessing
-from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.export.agreement import compare_outputs, make_photographs
-from triptych.tools.export.artifact import predict_as_network
 from triptych.tools.export.formats import FORMATS
-from triptych.tools.export.program import Portable, fit_square, trace_program
-from triptych.tools.predict.images import View
+from triptych.tools.export.program import Portable, fit_square
 
 SIZE = 12
 SHAPES = [
@@ -67,26 +62,6 @@ def test_squares_are_those_of_pillow_but_for_ties(side: int, fit: str) -> None:
         gaps = np.abs(fitted.numpy() - square(Image.fromarray(pixels), side, fit))
         assert gaps.max() <= 1
         assert gaps.mean() < 0.005
-
-
-@pytest.mark.parametrize(("fit", "form"), [("crop", "onnx"), ("pad", None)])
-def test_a_program_of_a_run_on_a_folder_fits_photos_into_squares_as_predict_does(
-    fit: str, form: str | None, tmp_path: Path
-) -> None:
-    source = {"_target_": "triptych.data.folder.Folder", "root": "none", "size": 24, "fit": fit}
-    record: Any = None
-    network = backbone("bilinear").eval().requires_grad_(False)
-    run = RebuiltRun(record, {"data": {"source": source}}, (), network)
-    program, view = trace_program(run), View.from_run(run)
-    predict = program.module()
-    if form:
-        FORMATS[form].write(program, tmp_path / "file", {})
-        predict = FORMATS[form].open(tmp_path / "file", 1)
-    batches = {"photographs": make_photographs()}
-    assert compare_outputs(lambda images: predict_as_network(run, view, images), predict, batches)
-    [first, *_] = batches["photographs"]
-    stretched = run.logits(first).softmax(dim=1)
-    assert (stretched - predict(first)).abs().max() > 0.01
 
 
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process() -> None:

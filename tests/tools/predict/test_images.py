@@ -17,7 +17,7 @@ from triptych.data.photos import read_image, square
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.models.backbone import Preprocessing
-from triptych.tools.predict.images import View, decode_image, map_ahead
+from triptych.tools.predict.images import DecodedImage, View, decode_batches, decode_image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FOLDER = {"_target_": "triptych.data.folder.Folder", "root": "photos"}
@@ -47,15 +47,19 @@ def test_an_image_of_any_size_is_seen_as_the_pipeline_sees_all_of_it(
     )
 
 
-def test_a_photo_is_stored_first_where_training_stored_its_own(tmp_path: Path) -> None:
-    photo(90, 60).save(tmp_path / "a.jpg")
-    [pixels] = decode_image(
-        str(tmp_path / "a.jpg"), [View(24, "bilinear", (16, "crop"))], 10_000
-    ).pixels
-    assert pixels.dtype == torch.uint8
-    np.testing.assert_array_equal(
-        pixels, square(read_image(tmp_path / "a.jpg", side=16), 16, "crop")
-    )
+def test_a_file_gives_the_pixels_of_every_view_stored_first_where_training_did(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.jpg"
+    photo(90, 60).save(path)
+    views = [
+        View(24, "bilinear", (16, "crop")),
+        View(8, "bilinear", None),
+        View(9, "bicubic", None),
+    ]
+    stored, *others = decode_image(str(path), views, 10_000).pixels
+    np.testing.assert_array_equal(stored, square(read_image(path, side=16), 16, "crop"))
+    assert [pixels.shape for pixels in others] == [(3, 8, 8), (3, 9, 9)]
 
 
 def view(source: dict[str, Any]) -> View:
@@ -75,13 +79,6 @@ def test_the_view_of_a_run_has_its_size_and_how_its_images_were_stored() -> None
             view(FOLDER | wrong)
 
 
-def test_every_view_is_served_by_one_file(tmp_path: Path) -> None:
-    photo(90, 60).save(tmp_path / "a.png")
-    views = [View(8, "bilinear", None), View(9, "bicubic", None), View(8, "bilinear", (5, "pad"))]
-    decoded = decode_image(str(tmp_path / "a.png"), views, 10_000)
-    assert [pixels.shape[-1] for pixels in decoded.pixels] == [8, 9, 5]
-
-
 @pytest.mark.parametrize("name", ["lost.png", "text.png", "cut.png", "wide.png", "x" * 300, "."])
 def test_a_file_that_gives_no_image_gives_its_error_in_a_line(tmp_path: Path, name: str) -> None:
     photo(30, 30).save(tmp_path / "good.png")
@@ -96,42 +93,21 @@ def test_a_file_that_gives_no_image_gives_its_error_in_a_line(tmp_path: Path, na
     assert decoded.pixels == ()
 
 
-class Counter:
-    """Counts items and calls in progress."""
+def test_batches_come_in_order_and_only_the_next_one_is_decoded_ahead() -> None:
+    taken = 0
 
-    def __init__(self) -> None:
-        self.taken, self.running, self.most_running = 0, 0, 0
-        self.lock = threading.Lock()
+    def paths() -> Iterator[str]:
+        nonlocal taken
+        for taken in range(1, 24):
+            yield str(taken)
 
-    def items(self, number: int) -> Iterator[int]:
-        for self.taken in range(1, number + 1):
-            yield self.taken
+    def decode(path: str) -> DecodedImage:
+        threading.Event().wait(0.002 * (int(path) % 3))
+        return DecodedImage(path)
 
-    def call(self, item: int) -> int:
-        with self.lock:
-            self.running += 1
-            self.most_running = max(self.most_running, self.running)
-        threading.Event().wait(0.002 * (item % 3))
-        with self.lock:
-            self.running -= 1
-        return item * item
-
-
-def test_results_come_in_order_and_items_are_taken_only_as_they_are_needed() -> None:
-    counter = Counter()
-    results = map_ahead(counter.call, counter.items(100), num_threads=4, num_ahead=6)
-    for place, result in enumerate(results, start=1):
-        assert result == place * place
-        assert counter.taken <= place + 6
-    assert place == 100
-    assert 1 < counter.most_running <= 4
-
-
-def test_closing_before_the_last_result_leaves_no_thread_behind() -> None:
-    counter = Counter()
-    before = threading.active_count()
-    results = map_ahead(counter.call, counter.items(10**9), num_threads=3, num_ahead=5)
-    next(results)
-    results.close()
-    assert counter.taken <= 6
-    assert threading.active_count() == before
+    seen = []
+    for batch in decode_batches(decode, paths(), batch_size=5, num_threads=4):
+        seen += [int(image.path) for image in batch]
+        assert taken <= len(seen) + 5
+    assert seen == [*range(1, 24)]
+    assert not [each for each in threading.enumerate() if each.name.startswith("decoder")]

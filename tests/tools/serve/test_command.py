@@ -42,16 +42,13 @@ def test_an_address_can_be_typed_and_is_known_to_be_local_or_not(
     host: str, local: bool, url: str
 ) -> None:
     assert (is_local(host), format_url(host, 80)) == (local, url)
-
-
-def test_by_default_nobody_else_is_let_in() -> None:
     assert is_local(configure()["host"])
 
 
 def test_an_address_that_cannot_be_opened_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port={port}: .*in use\)\nport=0 "):
+        with pytest.raises(UserError, match=rf"port={port}: .*in use.*\nport=0 "):
             open_socket("127.0.0.1", port)
     for host in ("192.0.2.1", "no.such.host"):
         with pytest.raises(UserError, match=f"host={host} "):

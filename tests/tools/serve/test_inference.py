@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from tests.tools.serve.conftest import CLASSES, network
+from tests.tools.serve.conftest import CLASSES, Plant, network
 from triptych.data.photos import Unreadable
 from triptych.errors import UserError
+from triptych.runs.record import Record
 from triptych.tools.serve.inference import (
     NetworkPrediction,
     classify,
     classify_image,
-    prepare_input,
+    draw_picture,
+    find_examples,
     summarize_votes,
 )
 from triptych.tools.serve.networks import Network, NetworkGroup
@@ -35,7 +38,7 @@ def encode(kind: str, pixels: np.ndarray = PIXELS) -> bytes:
 
 
 def predict(network: Network) -> NetworkPrediction:
-    return classify(network, prepare_input(network.view, Image.fromarray(PIXELS)), CLASSES)
+    return classify(network, network.view(Image.fromarray(PIXELS))[None], CLASSES)
 
 
 def decode(uri: str) -> Image.Image:
@@ -84,28 +87,20 @@ def test_the_picture_has_no_side_above_its_limit(
 
 
 def test_the_picture_is_the_square_that_training_cut(group: NetworkGroup) -> None:
-    first = group.networks[0]
-    cut = replace(first, view=first.view._replace(stored=(60, "crop")))
-    prediction = predict(cut)
-    assert prediction.shape == 1
-    np.testing.assert_array_equal(np.asarray(decode(prediction.picture)), PIXELS[:, 15:75])
+    view = group.networks[0].view._replace(stored=(60, "crop"))
+    drawn = draw_picture(view, Image.fromarray(PIXELS))
+    assert drawn["shape"] == 1
+    np.testing.assert_array_equal(np.asarray(decode(drawn["picture"])), PIXELS[:, 15:75])
 
 
-@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
-def test_every_listed_format_is_read(group: NetworkGroup, kind: str) -> None:
-    assert classify_image(group, encode(kind), MANY)["summary"]
-
-
-@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PDF"])
-def test_no_other_format_is_read(group: NetworkGroup, kind: str) -> None:
-    with pytest.raises(Unreadable):
-        classify_image(group, encode(kind), MANY)
-
-
-def test_more_pixels_than_the_limit_are_an_error_by_the_header_alone(group: NetworkGroup) -> None:
+def test_images_of_browsers_and_cameras_are_read_and_no_others(group: NetworkGroup) -> None:
+    for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"):
+        assert classify_image(group, encode(kind), MANY)["summary"]
+    for kind in ("PPM", "ICO", "TGA", "PDF"):
+        with pytest.raises(Unreadable):
+            classify_image(group, encode(kind), MANY)
     with pytest.raises(Unreadable, match="90x60 pixels, more than max_pixels=5399"):
         classify_image(group, encode("PNG")[:60], 60 * 90 - 1)
-    classify_image(group, encode("PNG"), 60 * 90)
 
 
 def raise_no_map(*_: object) -> torch.Tensor:
@@ -152,3 +147,31 @@ def test_an_output_that_is_not_finite_is_an_error(
 def test_the_summary_says_who_votes_for_what_most_votes_first(votes: str, parts: list[str]) -> None:
     pairs = [(each.split(":")[0], each.split(":")[1]) for each in votes.split()]
     assert re.search(".*".join(map(re.escape, parts)), summarize_votes(pairs))
+
+
+def test_the_mistakes_that_runs_stored_are_offered_once_each(
+    group: NetworkGroup,
+) -> None:
+    examples = find_examples(group)
+    # Classes by turns; 1, 3, 5, ... 13 are the mistakes among 15 images of 6 classes in order.
+    assert [example.label for example in examples] == [*("dog", "ox", "yak") * 2, "dog"]
+    stored = np.load(group.networks[0].record.folder / "predictions" / "test_images.npz")["images"]
+    pixels = {np.asarray(decode(each.picture).convert("RGB")).tobytes() for each in examples}
+    assert pixels == {np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes() for image in stored}
+
+
+@pytest.mark.parametrize("harm", ["labels", "truncated"])
+def test_a_run_whose_predictions_are_not_its_own_gives_no_examples(
+    tmp_path: Path, plant: Plant, group: NetworkGroup, harm: str
+) -> None:
+    folder = plant(tmp_path)
+    path = folder / "predictions" / "test.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    if harm == "labels":
+        np.savez(path, **arrays | {"labels": np.zeros(15, np.int64)})
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    network = group.networks[0]
+    harmed = replace(network, run=replace(network.run, record=Record.open(folder)))
+    assert find_examples(replace(group, networks=(harmed,))) == []

@@ -38,17 +38,14 @@ def test_every_run_has_a_name_of_its_own_with_which_all() -> None:
     assert names == ["a, seed=1", "a, seed=0", "b"]
 
 
-def test_networks_stand_side_by_side_by_name_with_how_many_runs_there_were(
-    group: NetworkGroup,
+def test_networks_stand_by_name_and_of_fewer_than_there_are_the_best(
+    logs: Path, group: NetworkGroup
 ) -> None:
     assert [network.name for network in group.networks] == ["shufflenet_v2_x0_5", "squeezenet1_1"]
     assert (group.classes, group.data, group.num_runs) == (CLASSES, ("shapes",), 2)
-
-
-def test_no_more_networks_are_loaded_than_asked_for_and_those_are_the_best(logs: Path) -> None:
-    [group], _ = read(logs, num_networks=1)
-    assert [network.name for network in group.networks] == ["squeezenet1_1"]
-    assert group.num_runs == 2
+    [small], _ = read(logs, num_networks=1)
+    assert [network.name for network in small.networks] == ["squeezenet1_1"]
+    assert small.num_runs == 2
 
 
 def test_where_the_best_run_is_damaged_the_next_one_stands_in_and_the_damage_is_told(
@@ -58,16 +55,12 @@ def test_where_the_best_run_is_damaged_the_next_one_stands_in_and_the_damage_is_
     best = plant(tmp_path, seed=2, val_accuracy=0.75)
     (best / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
     plant(tmp_path, seed=3, status="failed")
-    [group], problems = read(tmp_path)
+    plant(tmp_path, seed=4, classes=CLASSES[::-1])
+    groups, problems = read(tmp_path)
+    [group] = [group for group in groups if group.classes == CLASSES]
+    assert len(groups) == 2, "networks of other classes are apart"
     assert [network.record.metadata["seed"] for network in group.networks] == [1]
     assert ["not finished" in problems[0], "best.ckpt" in problems[1]] == [True, True]
-
-
-def test_networks_of_other_classes_are_apart(tmp_path: Path, plant: Plant) -> None:
-    plant(tmp_path, seed=1)
-    plant(tmp_path, seed=2, classes=CLASSES[::-1])
-    groups, _ = read(tmp_path)
-    assert sorted(group.classes for group in groups) == [CLASSES, CLASSES[::-1]]
 
 
 def test_where_no_run_can_be_shown_the_reason_of_the_first_is_given(

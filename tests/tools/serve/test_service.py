@@ -16,7 +16,6 @@ from PIL import Image
 from tests.tools.serve.conftest import CLASSES, configure
 from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
-from triptych.tools.serve.page import ASSETS
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette or httpx2 is missing")
 responses = pytest.importorskip("starlette.responses", reason="starlette is missing")
@@ -53,7 +52,7 @@ def test_the_page_shows_networks_and_examples_and_leads_to_other_groups(client: 
     page = response.text
     assert "<h1>shufflenet_v2_x0_5 and squeezenet1_1 on your image</h1>" in page
     assert len(re.findall("<article", page)) == 2
-    assert page.count("data-label=") == len(set(re.findall(r"0/examples/\d+\.png", page))) == 7
+    assert page.count("data-label=") == 7
     assert '<a href="0" aria-current="page">' in page
     assert '<a href="1">' in page
     assert "2 of 2 finished runs with these classes." in page
@@ -64,12 +63,11 @@ def test_every_linked_file_is_there_and_nothing_is_loaded_from_another_machine(
     client: Any,
 ) -> None:
     page = client.get("/").text
-    links = re.findall(r'(?:src|href)="([^"#]+)"', page)
-    assert {*ASSETS, "0/examples/0.png"} <= set(links)
-    for name in links:
-        if name != "data:,":
-            assert client.get(f"/{name}").status_code == 200
-    for text in [page, *(client.get(f"/{name}").text for name in ASSETS)]:
+    texts = [re.sub(r"data:image/png;base64,[\w+/=]+", "", page)]
+    for name in ("report/page.css", "serve/page.css", "serve/page.js"):
+        assert f'"{name}"' in page
+        texts.append(client.get(f"/{name}").text)
+    for text in texts:
         assert re.findall(r"(?:https?:)?//\w[\w.]*\w/|@import|url\(", text) == []
 
 
@@ -83,15 +81,12 @@ def test_no_name_of_a_run_is_markup(client: Any) -> None:
     assert HOSTILE in {name for each in predictions for name, _ in each["top"]}
 
 
-def test_every_network_predicts_an_image_of_a_file_or_an_example(client: Any) -> None:
-    example = client.get("/0/examples/0.png")
-    assert example.headers["content-type"] == "image/png"
-    for content in (image(), example.content):
-        response = client.post("/0/predictions", content=content, headers={"origin": HERE})
-        assert response.status_code == 200
-        names = [each["name"] for each in response.json()["predictions"]]
-        assert names == ["shufflenet_v2_x0_5", "squeezenet1_1"]
-        assert response.json()["summary"].endswith(".")
+def test_every_network_predicts_an_image(client: Any) -> None:
+    response = client.post("/0/predictions", content=image(), headers={"origin": HERE})
+    assert response.status_code == 200
+    names = [each["name"] for each in response.json()["predictions"]]
+    assert names == ["shufflenet_v2_x0_5", "squeezenet1_1"]
+    assert response.json()["summary"].endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +112,7 @@ def test_a_file_that_cannot_be_shown_gets_one_line(
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        *(("GET", f"/{path}", 404) for path in ("2", "0/examples/7.png", "2/examples/0.png")),
-        *(("GET", f"/{'9' * 5000}{path}", 404) for path in ("", "/examples/0.png")),
-        ("GET", f"/0/examples/{'9' * 5000}.png", 404),
-        *(("GET", f"/{path}", 404) for path in ("networks.py", "..%2fservice.py", "page.html")),
+        *(("GET", f"/{path}", 404) for path in ("2", "9" * 5000, "serve/..%2fservice.py")),
         *(("POST", "/2/predictions", 404), ("GET", "/0/predictions", 405), ("POST", "/", 405)),
     ],
 )
@@ -174,35 +166,12 @@ def test_no_more_of_a_file_is_read_than_may_be_held(service: Any) -> None:
 def test_an_upload_that_stalls_is_ended(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.05)
     assert asyncio.run(post(service, messages())) == 408
-    assert (service.num_uploads, service.num_waiting) == (0, 0)
-
-
-def test_stalled_uploads_block_nobody_and_are_limited_in_number(
-    service: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "classify_image", lambda *_: {})
-
-    async def upload() -> list[int]:
-        stalled = [
-            asyncio.create_task(post(service, messages())) for _ in range(module.MAX_UPLOADS - 1)
-        ]
-        await asyncio.sleep(0.01)
-        statuses = [await post(service, messages(BODY))]
-        stalled.append(asyncio.create_task(post(service, messages())))
-        await asyncio.sleep(0.01)
-        statuses.append(await post(service, messages(BODY)))
-        for each in stalled:
-            each.cancel()
-        await asyncio.gather(*stalled, return_exceptions=True)
-        return statuses
-
-    assert asyncio.run(upload()) == [200, 503]
-    assert (service.num_uploads, service.num_waiting) == (0, 0)
 
 
 def test_one_image_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
     group: NetworkGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Stalled uploads count, but block nobody."""
     service = module.Service([group], [], configure())
     running, most_running, go_on = 0, 0, threading.Event()
 
@@ -217,16 +186,20 @@ def test_one_image_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
     monkeypatch.setattr(module, "classify_image", classify_slowly)
 
     async def upload() -> list[int]:
+        stalled = asyncio.create_task(post(service, messages()))
         waiting = [
-            asyncio.create_task(post(service, messages(BODY))) for _ in range(module.MAX_WAITING)
+            asyncio.create_task(post(service, messages(BODY))) for _ in range(module.MAX_IMAGES - 1)
         ]
         await asyncio.sleep(0.05)
         sent_away = await post(service, messages(BODY))
         go_on.set()
-        return [sent_away, *await asyncio.gather(*waiting)]
+        statuses = [sent_away, *await asyncio.gather(*waiting)]
+        stalled.cancel()
+        await asyncio.gather(stalled, return_exceptions=True)
+        return [*statuses, await post(service, messages(BODY))]
 
-    assert asyncio.run(upload()) == [503, *[200] * module.MAX_WAITING]
-    assert (most_running, service.num_waiting) == (1, 0)
+    assert asyncio.run(upload()) == [503, *[200] * module.MAX_IMAGES]
+    assert most_running == 1
 
 
 def test_a_client_that_left_while_waiting_costs_no_prediction(
@@ -285,7 +258,6 @@ def test_a_request_that_names_this_machine_is_let_in(host: str) -> None:
 )
 def test_a_name_that_a_stranger_has_bound_to_this_machine_is_rejected(host: str) -> None:
     assert enter("gpubox", host=host, origin=f"http://{host}")[0] == 421
-    assert enter("gpubox", origin="http://localhost")[0] == 421
 
 
 @pytest.mark.parametrize(
@@ -304,7 +276,4 @@ def test_every_response_tells_the_browser_what_the_page_may_do() -> None:
         _, response = enter(**headers)
         expected = {name.lower(): value for name, value in module.HEADERS.items()}
         assert response | expected == response
-    policy = module.HEADERS["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'")
-    for word in ("unsafe", "*", "http"):
-        assert word not in policy
+    assert module.HEADERS["Content-Security-Policy"].startswith("default-src 'none'")

@@ -1,10 +1,15 @@
-"""From a run folder to an exported file, checked against the network, and its model card."""
+"""From a run folder to an exported file, checked against the network, and its model card.
+
+Shapes: N images of H x W pixels, C classes.
+"""
 
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,16 +20,24 @@ from triptych.errors import UserError
 from triptych.runs.reader import sanitize, sanitize_log_record
 from triptych.runs.record import library_versions
 from triptych.runs.storage import atomic_write
+from triptych.tools.compare.formats import pluralize
 from triptych.tools.compare.runs import TrainedNetwork, read_run
-from triptych.tools.evaluate.rebuild import RebuiltRun, rebuild_run
-from triptych.tools.export.agreement import measure_agreement, read_batches
-from triptych.tools.export.card import FileDetails, render_card
-from triptych.tools.export.formats import FORMATS, Predict
+from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
+from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
+from triptych.tools.export.card import describe_file, render_card
+from triptych.tools.export.formats import FORMATS, Format, Predict
 from triptych.tools.export.program import trace_program
 from triptych.tools.predict.images import View
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
+
+TOLERANCE = 1e-3  # of a probability
+NUM_TEST_IMAGES = 64  # at most
+BATCH_SIZE = 16
+PHOTOGRAPHS = "synthetic photographs of 640x480 and other sizes"
+# N, H, W: 640x480 alone and as a batch, a tall one, one smaller than any network's input.
+SHAPES = ((1, 480, 640), (3, 480, 640), (2, 100, 37), (1, 19, 23))
 
 
 def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None:
@@ -46,21 +59,15 @@ def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(card) as temporary_card, atomic_write(path) as temporary:
             form.write(program, temporary, metadata)
-            exported = form.open(temporary, torch.get_num_threads())
-            reference = partial(predict_as_network, rebuilt, View.from_run(rebuilt))
-            functions: dict[str, Predict] = {
-                form.runtime: exported,
-                "the network in torch": reference,
-            }
-            agreement = measure_agreement(functions, batches, config["time_seconds"])
-            details = FileDetails.read(temporary, path.name, config["format"])
-            text = render_card(network, metadata, agreement, details)
+            checks = check_file(form, temporary, rebuilt, batches, config["time_seconds"])
+            file = describe_file(temporary, path.name, config["format"])
+            text = render_card(network, metadata, checks, file)
             temporary_card.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
-    for sentence in agreement.sentences():
+    for sentence in checks:
         log.info("%s", sentence)
-    log.info("written: %s (%s) and %s", path, details.size, card.name)
+    log.info("written: %s (%s) and %s", path, file["size"], card.name)
 
 
 def describe_network(network: TrainedNetwork, rebuilt: RebuiltRun) -> dict[str, Any]:
@@ -78,7 +85,86 @@ def describe_network(network: TrainedNetwork, rebuilt: RebuiltRun) -> dict[str, 
     }
 
 
+def check_file(
+    form: Format,
+    path: Path,
+    run: RebuiltRun,
+    batches: Mapping[str, Sequence[Tensor]],
+    seconds: float,
+) -> list[str]:
+    """The largest difference and the time per image, in sentences; `seconds` to time each.
+
+    Raises UserError where a probability differs by more than the tolerance.
+    """
+    exported = form.open(path)
+    reference = partial(predict_as_network, run, View.from_run(run))
+    gaps = compare_outputs(reference, exported, batches)
+    differences = ", ".join(f"{gap:.1e} over {kind}" for kind, gap in gaps.items())
+    functions: dict[str, Predict] = {form.runtime: exported, "the network in torch": reference}
+    times = []
+    for name, function in functions.items():
+        call = partial(function, batches[PHOTOGRAPHS][0])
+        all_seconds = time_calls(call, torch.device("cpu"), seconds, NUM_WARM_UPS)
+        times.append(f"{name} {1000 * float(np.median([*all_seconds])):.1f} ms")
+    threads = pluralize(torch.get_num_threads(), "thread")
+    return [
+        f"largest difference from the network's probabilities: {differences}",
+        f"an image of 640x480 takes {', '.join(times)} (CPU, {threads})",
+    ]
+
+
 def predict_as_network(run: RebuiltRun, view: View, images: Tensor) -> Tensor:
     """Probabilities as `predict` has them, of images uint8 (N, 3, H, W)."""
     photos = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images]
     return run.logits(torch.stack([view(photo) for photo in photos])).softmax(dim=1)
+
+
+def compare_outputs(
+    network: Predict, exported: Predict, batches: Mapping[str, Sequence[Tensor]]
+) -> dict[str, float]:
+    """By kind of images, the largest difference over batches uint8 (N, 3, H, W)."""
+    differences = {}
+    for kind, of_kind in batches.items():
+        gaps = [(network(batch) - exported(batch)).abs().max() for batch in of_kind]
+        differences[kind] = value = float(torch.stack(gaps).max())
+        if not value <= TOLERANCE:  # nor NaN
+            raise UserError(
+                f"the exported file differs by {value:.2g} from the network over {kind}; "
+                f"{TOLERANCE:g} is allowed\nnothing was written"
+            )
+    return differences
+
+
+def read_batches(run: RebuiltRun, root: str | None) -> dict[str, list[Tensor]]:
+    """Batches uint8 (N, 3, H, W) by kind: test images, and synthetic photographs.
+
+    Without the data there are synthetic ones alone, and a warning. Raises UserError where `root` is
+    given and does not hold the data.
+    """
+    batches = {PHOTOGRAPHS: make_photographs()}
+    try:
+        part = read_data(run, root).test
+    except UserError as error:
+        if root is not None:
+            raise
+        log.warning("checked without test images: %s", " ".join(str(error).split()))
+        return batches
+    images = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).inputs
+    return {pluralize(len(images), "test image"): [*torch.split(images, BATCH_SIZE)]} | batches
+
+
+def make_photographs() -> list[Tensor]:
+    """Batches uint8 (N, 3, H, W) of `SHAPES`, the same every time; the first is timed.
+
+    They are noise with the spectrum of photographs, 1/f (Field, 1987).
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for num, height, width in SHAPES:
+        down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+        frequency = (down[:, None] ** 2 + across**2).sqrt()
+        frequency[0, 0] = torch.inf  # the mean is set below
+        noise = torch.randn(num, 3, height, width, generator=generator)
+        pink = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(height, width))
+        batches.append((128 + 64 * pink / pink.std()).clamp(0, 255).to(torch.uint8))
+    return batches

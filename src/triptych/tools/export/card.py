@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +21,7 @@ from rich.filesize import decimal
 
 from triptych.config import RULES, format_value, iterate_settings
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.formats import percent
+from triptych.tools.compare.formats import fixed, percent
 from triptych.tools.compare.runs import (
     Problem,
     TrainedNetwork,
@@ -30,7 +30,6 @@ from triptych.tools.compare.runs import (
     read_optional,
     read_val_predictions,
 )
-from triptych.tools.export.agreement import Agreement
 from triptych.tools.report.page import escape_markdown
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.intervals import wilson
@@ -44,32 +43,27 @@ RECIPE = """
 """.split()
 
 
-class FileDetails(NamedTuple):
-    name: str
-    form: str
-    size: str
-    sha256: str
-
-    @classmethod
-    def read(cls, path: Path, name: str, form: str) -> Self:
-        """Of the file at `path`, which will be called `name`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(sanitize(name), form, decimal(path.stat().st_size), digest)
-
-    @property
-    def snippet(self) -> str:
-        """The lines of Python that use the file."""
-        text = files("triptych.tools.export").joinpath("template", f"use_{self.form}.py.txt")
-        return text.read_text().replace('"FILE"', json.dumps(self.name, ensure_ascii=False))
+def describe_file(path: Path, name: str, form: str) -> dict[str, str]:
+    """Of the file at `path`, which will be called `name`; `snippet` is Python that uses it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    quoted = json.dumps(sanitize(name), ensure_ascii=False)
+    snippet = files("triptych.tools.export").joinpath("template", f"use_{form}.py.txt").read_text()
+    return {
+        "name": sanitize(name),
+        "size": decimal(path.stat().st_size),
+        "sha256": digest,
+        "snippet": Markup(snippet.replace('"FILE"', quoted)),
+    }
 
 
 def render_card(
-    network: TrainedNetwork, metadata: dict[str, Any], agreement: Agreement, file: FileDetails
+    network: TrainedNetwork, metadata: dict[str, Any], checks: list[str], file: dict[str, str]
 ) -> str:
     """What the file is, how to use it, its scores and its limits, in Markdown.
 
-    `metadata`: of the file. Nothing from the run folder becomes markup.
+    `metadata`: inside the file; `checks`: of the file, in sentences; `file`: of `describe_file`.
+    Nothing from the run folder becomes markup.
     """
     problems: list[Problem] = []
     val = read_optional(read_val_predictions, network, problems)
@@ -80,7 +74,7 @@ def render_card(
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
     settings = dict(iterate_settings(network.config, RULES))
     versions = (record["versions"] or {}).items()
-    filters = (number, fixed, inline_code, indented)
+    filters = (number, fixed, inline_code)
     environment = Environment(
         loader=PackageLoader("triptych.tools.export", "template"),
         finalize=escape_value,
@@ -103,7 +97,7 @@ def render_card(
         calibration=calibrate(network.test, val),
         cost=cost,
         image_types=image_types,
-        agreement=agreement,
+        checks=checks,
         file=file,
         folder=sanitize(str(network.folder)),
         command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
@@ -131,10 +125,6 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if type(value) in (int, float) else "not recorded"
 
 
-def fixed(value: float | None, digits: int = 4) -> str:
-    return "" if value is None or np.isnan(value) else f"{value:.{digits}f}"
-
-
 def percent_cell(value: float) -> str:
     return "undefined" if np.isnan(value) else f"{percent(value)} %"
 
@@ -142,10 +132,6 @@ def percent_cell(value: float) -> str:
 def inline_code(text: str | None) -> Markup:
     """For code spans and blocks, where nothing is markup but a backtick."""
     return Markup((text or "not recorded").replace("`", "'"))
-
-
-def indented(text: str) -> Markup:
-    return Markup("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
 
 
 def escape_value(value: Any) -> str:

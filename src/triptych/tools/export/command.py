@@ -22,7 +22,10 @@ def export(config: Config, overrides: list[str]) -> None:
     """
     if missing := [name for name in PACKAGES[config["format"]] if find_spec(name) is None]:
         raise UserError(f"format=onnx: {', '.join(missing)} not installed; {INSTALL}")
-    folder = find_run(config["run"])
+    folder, *others = find_run_folders(config["run"], "run")
+    if others:
+        number = len(others) + 1
+        raise UserError(f"run={config['run']}: {number} runs there; give one, such as {folder}")
     path = choose_path(read_finished(folder), config["format"], config["out"])
     card = path.with_name(f"{path.name}.md")
     for each in (path, card):
@@ -33,14 +36,6 @@ def export(config: Config, overrides: list[str]) -> None:
     from triptych.tools.export.artifact import write_artifact  # torch, behind the checks
 
     write_artifact(folder, path, card, config)
-
-
-def find_run(place: str) -> Path:
-    """The one run at or below a place."""
-    folders = find_run_folders(place, "run")
-    if len(folders) > 1:
-        raise UserError(f"run={place}: {len(folders)} runs there; give one, such as {folders[0]}")
-    return folders[0]
 
 
 def choose_path(record: Record, form: str, out: str | None) -> Path:

@@ -26,11 +26,11 @@ Predict = Callable[[Tensor], Tensor]  # uint8 (N, 3, H, W) to probabilities floa
 
 
 class Format(NamedTuple):
-    """`write(program, path, metadata)`; `open(path, num_threads)` reads nothing but the file."""
+    """`write(program, path, metadata)`; `open(path)` reads nothing but the file."""
 
     runtime: str
     write: Callable[[ExportedProgram, Path, dict[str, Any]], None]
-    open: Callable[[Path, int], Predict]
+    open: Callable[[Path], Predict]
 
 
 def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
@@ -59,11 +59,11 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -
     path.write_bytes(model.SerializeToString())
 
 
-def open_onnx(path: Path, num_threads: int) -> Predict:
+def open_onnx(path: Path) -> Predict:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -81,8 +81,7 @@ def write_torch(program: ExportedProgram, path: Path, metadata: dict[str, Any]) 
     path.write_bytes(archive.getbuffer())
 
 
-def open_torch(path: Path, num_threads: int) -> Predict:
-    """`num_threads` has no effect: torch has one number of threads for the whole process."""
+def open_torch(path: Path) -> Predict:
     with quiet_exporter(), path.open("rb") as file:
         module = torch.export.load(file).module()
 
@@ -106,8 +105,7 @@ def quiet_exporter() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for category in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.simplefilter("ignore", category)
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)

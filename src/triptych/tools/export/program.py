@@ -4,8 +4,6 @@ Shapes: N images of H x W pixels, S pixels a side of the network's input, C clas
 one axis of an image.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -20,7 +18,6 @@ IMAGES, PROBABILITIES = "images", "probabilities"  # the names of input and outp
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 # Torch takes an axis of 0 or 1, and two equal axes, for constants: all differ here.
 EXAMPLE = (2, 3, 61, 83)
-NODE_METADATA = ("val",)  # kept of each step; the rest names files and folders of this machine
 SUPPORT = 2  # of the cubic filter, in pixels of the coarser grid
 SHARPNESS = -0.5  # Keys (1981); Pillow's
 
@@ -64,18 +61,9 @@ def trace_program(run: RebuiltRun) -> ExportedProgram:
     except Exception as error:  # a user's own network may raise anything
         model, reason = run.record.metadata["model"], summarize_error(error)
         raise UserError(f"{run.record.folder}: {model} cannot be exported\n{reason}") from error
-    for node in program.graph.nodes:
-        node.meta = {name: value for name, value in node.meta.items() if name in NODE_METADATA}
+    for node in program.graph.nodes:  # what else torch notes names files of this machine
+        node.meta = {name: value for name, value in node.meta.items() if name == "val"}
     return program
-
-
-class Span(NamedTuple):
-    """Along an axis: the part of the image that is used, and the part of the square it fills."""
-
-    start: Tensor
-    length: Tensor
-    offset: Tensor
-    filled: Tensor
 
 
 def fit_square(images: Tensor, side: int, fit: str) -> Tensor:
@@ -90,27 +78,31 @@ def fit_square(images: Tensor, side: int, fit: str) -> Tensor:
     return round_pixels(down @ round_pixels(images.float() @ across.T))  # twice, as Pillow does
 
 
-def find_span(length: Tensor, other: Tensor, side: int, fit: str) -> Span:
-    """For an axis of `length` pixels, the other having `other`; see `photos.FITS`."""
+def find_span(length: Tensor, other: Tensor, side: int, fit: str) -> tuple[Tensor, ...]:
+    """For an axis of `length` pixels, the other having `other`; see `photos.FITS`.
+
+    Start and length of the part of the image that is used, then of the part of the square it fills.
+    """
     zero, whole_side = torch.zeros_like(length), torch.full_like(length, side)
     if fit == "crop":
         shorter = torch.minimum(length, other)
-        return Span((length - shorter) / 2, shorter, zero, whole_side)
+        return (length - shorter) / 2, shorter, zero, whole_side
     if fit == "pad":
         filled = (length / torch.maximum(length, other) * side).round()
-        return Span(zero, length, ((side - filled) / 2).round(), filled)
-    return Span(zero, length, zero, whole_side)
+        return zero, length, ((side - filled) / 2).round(), filled
+    return zero, length, zero, whole_side
 
 
-def filter_weights(span: Span, length: int, side: int) -> Tensor:
+def filter_weights(span: tuple[Tensor, ...], num_pixels: int, side: int) -> Tensor:
     """Float32 (S, L): of each of the axis' pixels in each of the square; 0 outside the filled."""
-    place = torch.arange(side, dtype=torch.float64) - span.offset
-    scale = span.length / span.filled.clamp(min=1)
-    center = span.start + (place + 0.5) * scale
-    distance = torch.arange(length, dtype=torch.float64) + 0.5 - center[:, None]
+    start, length, offset, filled = span
+    place = torch.arange(side, dtype=torch.float64) - offset
+    scale = length / filled.clamp(min=1)
+    center = start + (place + 0.5) * scale
+    distance = torch.arange(num_pixels, dtype=torch.float64) + 0.5 - center[:, None]
     weights = cubic(distance.abs() / scale.clamp(min=1))
     weights = weights / weights.sum(dim=1, keepdim=True)
-    is_filled = (place >= 0) & (place < span.filled)
+    is_filled = (place >= 0) & (place < filled)
     return torch.where(is_filled[:, None], weights, 0.0).float()
 
 

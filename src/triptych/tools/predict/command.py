@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import rich
 
@@ -53,6 +52,11 @@ def predict_images(config: Config) -> None:
     write_predictions(config, folders, paths)
 
 
+def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
+    """Paths as they arrive, one a line."""
+    return (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r\n")))
+
+
 def check_output(setting: str, path: Path, suffixes: Sequence[str], overwrite: bool) -> None:
     """Raise UserError unless a file with one of the suffixes can be written there."""
     label = f"{setting}={path}"
@@ -90,14 +94,13 @@ def select_runs(places: Sequence[str]) -> list[Path]:
 def find_images(places: Sequence[str]) -> list[str]:
     """Paths of image files in the order of the places; within a folder or a glob by name.
 
-    A place that is a file is taken whatever its name. Of a folder, at any depth, files with an
-    image's suffix are taken, without hidden ones. Raises UserError where a place has no image or a
-    folder cannot be read.
+    A place that is a file is taken whatever its name. Raises UserError where a place has no image
+    or a folder cannot be read.
     """
     paths: list[str] = []
     for place in places:
         starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
-        here = [path for start in starts for path in walk_images(start)]
+        here = [path for start in starts for path in list_images(start)]
         if not here:
             raise UserError(
                 f"images={place}: no image there{'' if starts else ', there is no such file'}; "
@@ -107,29 +110,15 @@ def find_images(places: Sequence[str]) -> list[str]:
     return paths
 
 
-def walk_images(start: str) -> Iterator[str]:
+def list_images(start: str) -> list[str]:
+    """A file itself; of a folder, at any depth, the files with an image's suffix, none hidden."""
     if not os.path.isdir(start):
-        yield start
-        return
-    from triptych.data.photos import IMAGE_SUFFIXES  # torch comes with it
+        return [start]
+    from triptych.data.folder import walk_files  # torch comes with it
+    from triptych.data.photos import IMAGE_SUFFIXES
 
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(start, onerror=raise_unreadable, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        real = os.path.realpath(folder)
-        if real in seen:  # a link back
-            subfolders.clear()
-            continue
-        seen.add(real)
-        for name in sorted(names):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield os.path.join(folder, name)
-
-
-def raise_unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"images: {error.filename}: {error.strerror}") from error
-
-
-def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
-    """Paths as they arrive, one a line."""
-    return (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r\n")))
+    try:
+        files = [*walk_files(Path(start))]
+    except OSError as error:
+        raise UserError(f"images: {error.filename}: {error.strerror}") from error
+    return [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]

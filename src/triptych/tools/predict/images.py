@@ -1,13 +1,13 @@
-"""Decode image files to tensors in threads, in order, a bounded number ahead of their use.
+"""Decode image files to tensors in threads, a batch ahead of their use.
 
 Shapes: H, W pixels of an image; S pixels a side of a network's input.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from triptych.data.photos import Unreadable, read_image, square
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
 STRIPE = 256  # rows of a large image that are converted to float at a time, to stay in the cache
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class View(NamedTuple):
@@ -40,11 +37,6 @@ class View(NamedTuple):
         stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
         preprocessing = run.backbone.preprocessing
         return cls(preprocessing.input_size, preprocessing.interpolation, stored)
-
-    @property
-    def side(self) -> int | None:
-        """The size a JPEG decoder may reduce to, as in training."""
-        return self.stored and self.stored[0]
 
     def __call__(self, image: Image.Image) -> Tensor:
         """(3, S, S) in [0, 255]: uint8 of the stored size, or float of the network's.
@@ -68,6 +60,18 @@ def resize(pixels: Tensor, height: int, width: int, mode: v2.InterpolationMode) 
     return image
 
 
+def read_views(
+    source: Path | bytes, views: Iterable[View], **options: Any
+) -> dict[View, Image.Image]:
+    """The image for each view, a JPEG reduced as in training; `options` are those of `read_image`.
+
+    Raises Unreadable.
+    """
+    sides = {view: view.stored and view.stored[0] for view in views}
+    images = {side: read_image(source, side=side, **options) for side in {*sides.values()}}
+    return {view: images[side] for view, side in sides.items()}
+
+
 class DecodedImage(NamedTuple):
     """A file's pixels, one tensor a view, or the error that left it without."""
 
@@ -78,28 +82,20 @@ class DecodedImage(NamedTuple):
 
 def decode_image(path: str, views: Sequence[View], max_pixels: int) -> DecodedImage:
     try:
-        images = {
-            side: read_image(Path(path), max_pixels=max_pixels, side=side)
-            for side in {view.side for view in views}
-        }
-        return DecodedImage(path, tuple(view(images[view.side]) for view in views))
+        images = read_views(Path(path), views, max_pixels=max_pixels)
+        return DecodedImage(path, tuple(view(images[view]) for view in views))
     except (Unreadable, MemoryError) as error:
         return DecodedImage(path, error=str(error) or type(error).__name__)
 
 
-def map_ahead(
-    call: Callable[[Item], Result], items: Iterable[Item], num_threads: int, num_ahead: int
-) -> Generator[Result]:
-    """`map` in threads, which starts an item at most `num_ahead` before its result is taken."""
+def decode_batches(
+    decode: Callable[[str], DecodedImage], paths: Iterable[str], batch_size: int, num_threads: int
+) -> Iterator[list[DecodedImage]]:
+    """Batches in the order of the paths; while one is in use, the next is decoded."""
+    remaining = iter(paths)
     # One torch thread in each, as in torch's own data workers.
-    pool = ThreadPoolExecutor(num_threads, "decoder", lambda: torch.set_num_threads(1))
-    futures: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            futures.append(pool.submit(call, item))
-            if len(futures) > num_ahead:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(num_threads, "decoder", lambda: torch.set_num_threads(1)) as pool:
+        ahead = pool.map(decode, [*islice(remaining, batch_size)])
+        while batch := [*ahead]:
+            ahead = pool.map(decode, [*islice(remaining, batch_size)])
+            yield batch

@@ -103,7 +103,7 @@ def write_csv(file: TextIO, layout: Layout) -> Write:
     """A header now, then a row an image."""
     places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
     columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
-    columns += [f"{voter}{what}" for voter in layout.voters for what in (" class", " probability")]
+    columns += [f"{voter} {name}" for voter in layout.voters for name in ("class", "probability")]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["path", *columns, "error"])
 
@@ -143,8 +143,7 @@ def write_lines(file: TextIO, layout: Layout) -> Write:
             print(f"{path}: {prediction.error}", file=file)
             return
         choices = [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in prediction.top]
-        votes = [prediction.agreement] if prediction.votes else []
-        print("  ".join([*choices, *votes, path]), file=file)
+        print("  ".join(filter(None, [*choices, prediction.agreement, path])), file=file)
 
     return write
 
@@ -171,9 +170,7 @@ def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) 
     rows = -(-len(predictions) // columns)
     height = 2.4 * rows + 0.35  # inches
     figure = Figure(figsize=(2 * max(columns, 2), height), dpi=100)
-    figure.suptitle(
-        sanitize_line(heading), x=0.01, y=1 - 0.1 / height, ha="left", va="top", size=11
-    )
+    figure.suptitle(heading, x=0.01, y=1 - 0.1 / height, ha="left", va="top", size=11)
     figure.subplots_adjust(0.01, 0.02, 0.99, 1 - 0.75 / height, wspace=0.06, hspace=0.25)
     axes_list = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in axes_list:
@@ -197,6 +194,5 @@ def cell_title(prediction: Prediction) -> str:
     if prediction.error:
         return "not predicted"
     label, probability = prediction.top[0]
-    votes = f", {prediction.agreement}" if prediction.votes else ""
-    share = f"  {probability:.1%}{votes}"
+    share = f"  {probability:.1%}" + (f", {prediction.agreement}" if prediction.votes else "")
     return shorten(label, CELL_LETTERS - len(share)) + share

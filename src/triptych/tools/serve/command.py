@@ -40,9 +40,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]
         raise UserError(
-            f"host={host} port={port}: cannot listen ({reason})\nport=0 takes any free port"
+            f"host={host} port={port}: cannot listen ({error.strerror})\nport=0 takes any free port"
         ) from error
 
 

@@ -1,36 +1,33 @@
-"""The predictions of networks for one image file, with Grad-CAM and a sentence on agreement."""
+"""What the page shows of images: predictions with Grad-CAM, and test images to try."""
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from matplotlib.image import imsave
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from triptych.data import photos
 from triptych.errors import UserError
 from triptych.tools.compare.formats import data_uri, join_words
+from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
-from triptych.tools.predict.images import View
+from triptych.tools.predict.images import View, read_views
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
 FORMATS = tuple(kind for kind in photos.FORMATS if kind in (*photos.COMMON, "AVIF"))
 NUM_TOP = 5  # classes shown
 MAX_SIDE = 480  # pixels of the picture that is sent back
+MAX_EXAMPLES = 10
 MAX_NAMES = 4  # networks named for a class in the sentence on agreement
-
-
-class NetworkInput(NamedTuple):
-    """An image as networks of one view see it, and as a PNG to look at."""
-
-    pixels: Tensor  # (1, 3, H, W), before the transforms
-    picture: str
-    shape: float  # width / height of the picture
 
 
 class NetworkPrediction(NamedTuple):
@@ -42,8 +39,6 @@ class NetworkPrediction(NamedTuple):
     name: str
     top: list[tuple[str, float]]
     latency_ms: float
-    picture: str
-    shape: float
     heat: str | None
     note: str
 
@@ -54,35 +49,34 @@ def classify_image(group: NetworkGroup, content: bytes, max_pixels: int) -> dict
     Raises Unreadable where the file gives no image, UserError where an output is not finite.
     """
     views = {network.view for network in group.networks}
-    images = {
-        side: photos.read_image(content, max_pixels=max_pixels, formats=FORMATS, side=side)
-        for side in {view.side for view in views}
-    }
-    inputs = {view: prepare_input(view, images[view.side]) for view in views}
-    predictions = [
-        classify(network, inputs[network.view], group.classes) for network in group.networks
-    ]
+    images = read_views(content, views, max_pixels=max_pixels, formats=FORMATS)
+    pictures = {view: draw_picture(view, image) for view, image in images.items()}
+    inputs = {view: view(image)[None] for view, image in images.items()}
+    predictions = [classify(each, inputs[each.view], group.classes) for each in group.networks]
     return {
         "summary": summarize_votes([(each.name, each.top[0][0]) for each in predictions]),
-        "predictions": [each._asdict() for each in predictions],
+        "predictions": [
+            prediction._asdict() | pictures[network.view]
+            for network, prediction in zip(group.networks, predictions, strict=True)
+        ],
     }
 
 
-def prepare_input(view: View, image: Image.Image) -> NetworkInput:
-    pixels = view(image)[None]
+def draw_picture(view: View, image: Image.Image) -> dict[str, Any]:
+    """The image as networks of the view see it, to look at, and its width / height."""
     if view.stored:
         image = Image.fromarray(photos.square(image, *view.stored).transpose(1, 2, 0))
     picture = image.copy()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)  # browsers do not show every format
-    return NetworkInput(pixels, data_uri(buffer.getvalue()), picture.width / picture.height)
+    return {"picture": data_uri(buffer.getvalue()), "shape": picture.width / picture.height}
 
 
-def classify(network: Network, image: NetworkInput, classes: Sequence[str]) -> NetworkPrediction:
-    """The latency is that of the logits alone."""
+def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> NetworkPrediction:
+    """Of an image (1, 3, H, W) before the transforms. The latency is that of the logits alone."""
     run = network.run
-    prepared = run.transforms.evaluation(image.pixels.to(run.device))
+    prepared = run.transforms.evaluation(pixels.to(run.device))
     prepared = prepared.to(next(run.backbone.parameters()).dtype)
     synchronize(run.device)
     start = time.perf_counter()
@@ -98,16 +92,17 @@ def classify(network: Network, image: NetworkInput, classes: Sequence[str]) -> N
     try:
         values = grad_cam(run.backbone, prepared, places[:1])[0]
         if values.max() > 0:
-            heat, note = draw_heat(values), ""
+            scaled = (values / values.max()).cpu().numpy()
+            heat, note = encode_png(scaled, cmap="inferno", vmin=0, vmax=1), ""
     except UserError:
         note = "No Grad-CAM: this network has no map of the image before its head."
-    return NetworkPrediction(network.name, top, latency_ms, image.picture, image.shape, heat, note)
+    return NetworkPrediction(network.name, top, latency_ms, heat, note)
 
 
-def draw_heat(heat: Tensor) -> str:
-    """Heat (S, S), not all of it 0, scaled by its maximum."""
+def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
+    """A data: URL of pixels (H, W, 3), or of values (H, W) in these colours."""
     buffer = io.BytesIO()
-    imsave(buffer, (heat / heat.max()).cpu().numpy(), cmap="inferno", vmin=0, vmax=1, format="png")
+    imsave(buffer, np.ascontiguousarray(pixels), format="png", **colours)
     return data_uri(buffer.getvalue())
 
 
@@ -124,3 +119,34 @@ def summarize_votes(votes: Sequence[tuple[str, str]]) -> str:
     ranked = sorted(voters.items(), key=lambda item: -len(item[1]))
     parts = [f"{label} ({join_words(names, MAX_NAMES)})" for label, names in ranked]
     return f"The networks disagree: {join_words(parts)}."
+
+
+class Example(NamedTuple):
+    picture: str  # a data: URL
+    label: str
+
+
+def find_examples(group: NetworkGroup) -> list[Example]:
+    """At most 10 mistakes: the first of each class, then the second of each, and so on."""
+    by_class: dict[str, list[Example]] = {}
+    for example in read_mistakes(group.networks, group.classes):
+        by_class.setdefault(example.label, []).append(example)
+    rounds = zip_longest(*(by_class.get(name, ()) for name in group.classes))
+    return [each for one_of_each in rounds for each in one_of_each if each][:MAX_EXAMPLES]
+
+
+def read_mistakes(networks: Iterable[Network], classes: tuple[str, ...]) -> Iterator[Example]:
+    """The images in the runs' `predictions/test_images.npz`, each once; unusable runs have none."""
+    seen: set[tuple[str, int]] = set()
+    for network in networks:
+        try:
+            run = read_run(network.record.folder)
+            images = read_pixels(run) or {}
+        except UserError:
+            continue
+        labels = dict(zip(run.test.index.tolist(), run.test.labels.tolist(), strict=True))
+        for index, pixels in images.items():
+            key = (run.metadata["test_hash"], index)
+            if index in labels and key not in seen:
+                seen.add(key)
+                yield Example(encode_png(pixels.transpose(1, 2, 0)), classes[labels[index]])

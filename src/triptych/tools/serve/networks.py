@@ -1,8 +1,7 @@
 """The networks of the page: chosen among the runs, rebuilt, and warmed up."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +11,7 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.formats import pluralize
-from triptych.tools.compare.runs import FRACTION, Problem, describe_problem
+from triptych.tools.compare.runs import FRACTION, Problem, describe_hardware, describe_problem
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
 from triptych.tools.predict.ensemble import name_runs
@@ -50,8 +48,7 @@ class NetworkGroup:
     def device(self) -> str:
         """As `cpu, 2 threads`."""
         device = device_name(self.networks[0].run.device)
-        threads = f", {pluralize(torch.get_num_threads(), 'thread')}"
-        return device + (threads if device == "cpu" else "")
+        return describe_hardware(device, None, torch.get_num_threads() if device == "cpu" else None)
 
 
 def read_val_accuracy(record: Record) -> float | None:
@@ -76,15 +73,15 @@ def read_groups(
     for classes, records in by_classes.items():
         networks: list[Network] = []
         for name, candidates in rank_runs(records, config["which"]):
-            usable = load_networks(name, candidates, config["trusted_targets"], device, problems)
-            networks += islice(usable, 1)
             if len(networks) == config["num_networks"]:
                 break
+            network = load_first(name, candidates, config["trusted_targets"], device, problems)
+            networks += [network] if network else []
         if networks:
             networks.sort(key=lambda network: network.name)
-            data = sorted({sanitize(network.record.metadata["data"]) for network in networks})
+            data = {sanitize(network.record.metadata["data"]) for network in networks}
             names = tuple(sanitize([*classes]))
-            groups.append(NetworkGroup(tuple(data), names, tuple(networks), len(records)))
+            groups.append(NetworkGroup(tuple(sorted(data)), names, tuple(networks), len(records)))
     if not groups:
         first = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(problems)} can be shown\n{first}")
@@ -110,14 +107,14 @@ def rank_runs(records: Iterable[Record], which: str) -> list[tuple[str, list[Rec
     return [*by_model.items()]
 
 
-def load_networks(
+def load_first(
     name: str,
     records: Iterable[Record],
     trusted: Iterable[str],
     device: torch.device,
     problems: list[Problem],
-) -> Iterator[Network]:
-    """Each run that can be rebuilt, on the device, after its first and slowest inference."""
+) -> Network | None:
+    """The first run that can be rebuilt, on the device, after its first and slowest inference."""
     for record in records:
         try:
             run = rebuild_run(record.folder, trusted)
@@ -128,4 +125,5 @@ def load_networks(
         except (UserError, torch.OutOfMemoryError) as error:
             problems.append(describe_problem(record.folder, error))
         else:
-            yield network
+            return network
+    return None

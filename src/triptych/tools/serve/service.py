@@ -1,4 +1,4 @@
-"""The web service: a page for each group of networks, its examples, and predictions for images.
+"""The web service: a page for each group of networks, and predictions for images.
 
 An image is held in memory until its predictions are made, one image after the other, and stored
 nowhere. Any page open in the same browser can send requests to this machine. Two headers that its
@@ -11,41 +11,43 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 import uvicorn
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.config import Config
 from triptych.data.photos import Unreadable
-from triptych.errors import UserError
+from triptych.errors import UserError, sanitize_text
 from triptych.runs.reader import sanitize_log_record
-from triptych.tools.compare.formats import percent
+from triptych.tools.compare.formats import join_words, percent, pluralize
 from triptych.tools.compare.runs import Problem
-from triptych.tools.serve.examples import find_examples
-from triptych.tools.serve.inference import classify_image
+from triptych.tools.serve.inference import FORMATS, classify_image, find_examples
 from triptych.tools.serve.networks import NetworkGroup, read_groups
-from triptych.tools.serve.page import ASSETS, render_page
 
 log = logging.getLogger(__name__)
 log.addFilter(sanitize_log_record)
 
-MAX_UPLOADS = 16  # at once
-MAX_WAITING = 4  # uploaded images, the one being classified included
+MAX_IMAGES = 16  # in memory at once: being uploaded, or waiting for their predictions
 UPLOAD_SECONDS = 30
+MAX_NAMES = 4  # networks in a title
+TOOLS = ("serve", "report")  # whose templates, style sheets and scripts make the page
 
-# Scripts, styles and images of the page itself; predictions bring images as data: URLs.
+# Scripts, styles and images of the page itself; examples and predictions are data: URLs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -55,6 +57,16 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+TEMPLATES = Environment(
+    loader=ChoiceLoader([PackageLoader(f"triptych.tools.{each}", "template") for each in TOOLS]),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {
+    each.__name__: each for each in (percent, join_words, pluralize, sanitize_text)
+}
 
 
 class Service:
@@ -63,75 +75,62 @@ class Service:
     def __init__(
         self, groups: Sequence[NetworkGroup], problems: Sequence[Problem], config: Config
     ) -> None:
-        self.groups, self.problems, self.config = groups, problems, config
-        self.examples = [find_examples(group) for group in groups]
-        self.places = {str(place): place for place in range(len(groups))}
+        self.config = config
+        self.groups = {str(place): group for place, group in enumerate(groups)}
+        self.pages = {
+            name: HTMLResponse(render_page(groups, group, problems, config))
+            for name, group in self.groups.items()
+        }
+        self.slots = asyncio.Semaphore(MAX_IMAGES)
         self.lock = asyncio.Lock()
-        self.num_uploads = self.num_waiting = 0
 
     @property
     def app(self) -> Starlette:
+        assets = [StaticFiles(packages=[(f"triptych.tools.{each}", "template")]) for each in TOOLS]
         return Starlette(
             routes=[
+                *(Mount(f"/{name}", files) for name, files in zip(TOOLS, assets, strict=True)),
                 Route("/", self.page),
-                *(Route(f"/{name}", self.asset) for name in ASSETS),
                 Route("/{group}", self.page),
-                Route("/{group}/examples/{number}.png", self.example),
                 Route("/{group}/predictions", self.predict, methods=["POST"]),
             ],
             exception_handlers={HTTPException: describe_failure},
         )
 
-    def find_place(self, request: Request) -> int:
-        place = self.places.get(request.path_params.get("group", "0"))
-        if place is None:
-            raise HTTPException(404)
-        return place
-
     async def page(self, request: Request) -> Response:
-        place = self.find_place(request)
-        examples = self.examples[place]
-        return HTMLResponse(render_page(self.groups, place, examples, self.problems, self.config))
+        return self.pages[self.find_group(request)]
 
-    async def asset(self, request: Request) -> Response:
-        content, media_type = ASSETS[request.url.path.removeprefix("/")]
-        return Response(content, media_type=media_type)
-
-    async def example(self, request: Request) -> Response:
-        for number, example in enumerate(self.examples[self.find_place(request)]):
-            if request.path_params["number"] == str(number):
-                return Response(example.png, media_type="image/png")
-        raise HTTPException(404)
+    def find_group(self, request: Request) -> str:
+        name: str = request.path_params.get("group", "0")
+        if name not in self.groups:
+            raise HTTPException(404)
+        return name
 
     async def predict(self, request: Request) -> Response:
         """The predictions for the image file in the request's body."""
-        group = self.groups[self.find_place(request)]
-        content = await self.read_body(request)
-        check_load(self.num_waiting, MAX_WAITING)
-        self.num_waiting += 1
+        group = self.groups[self.find_group(request)]
+        if self.slots.locked():
+            raise HTTPException(503, "Too many images at once. Try again.", {"Retry-After": "2"})
         try:
-            async with self.lock:
-                if await request.is_disconnected():  # the user chose another image meanwhile
-                    return Response(status_code=408)
-                max_pixels = self.config["max_pixels"]
-                return JSONResponse(
-                    await asyncio.to_thread(classify_image, group, content, max_pixels)
-                )
+            async with self.slots:
+                content = await self.read_body(request)
+                async with self.lock:
+                    if await request.is_disconnected():  # the user chose another image meanwhile
+                        return Response(status_code=408)
+                    max_pixels = self.config["max_pixels"]
+                    return JSONResponse(
+                        await asyncio.to_thread(classify_image, group, content, max_pixels)
+                    )
         except Unreadable as error:
             raise HTTPException(415, f"The file cannot be read: {error}.") from error
         except UserError as error:
             raise HTTPException(500, str(error)) from error
         except torch.OutOfMemoryError as error:
             raise HTTPException(500, f"Out of memory on {group.device}.") from error
-        finally:
-            self.num_waiting -= 1
 
     async def read_body(self, request: Request) -> bytes:
         """The request's body, of which at most `max_bytes` are held."""
-        max_bytes = self.config["max_bytes"]
-        content = bytearray()
-        check_load(self.num_uploads, MAX_UPLOADS)
-        self.num_uploads += 1
+        max_bytes, content = self.config["max_bytes"], bytearray()
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 async for chunk in request.stream():
@@ -142,14 +141,28 @@ class Service:
             raise HTTPException(408, f"The upload took over {UPLOAD_SECONDS} seconds.") from error
         except ClientDisconnect as error:
             raise HTTPException(408) from error
-        finally:
-            self.num_uploads -= 1
         return bytes(content)
 
 
-def check_load(num: int, most: int) -> None:
-    if num >= most:
-        raise HTTPException(503, "Too many images at once. Try again.", {"Retry-After": "2"})
+def render_page(
+    groups: Sequence[NetworkGroup],
+    group: NetworkGroup,
+    problems: Sequence[Problem],
+    config: Config,
+) -> str:
+    """The page of one of the groups, with links to the pages of the others."""
+    names = [network.name for network in group.networks]
+    return TEMPLATES.get_template("page.html").render(
+        title=join_words(names) if len(names) <= MAX_NAMES else f"{len(names)} networks",
+        groups=groups,
+        place=groups.index(group),
+        group=group,
+        examples=find_examples(group),
+        problems=problems,
+        config=config,
+        formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
+        version=version("triptych"),
+    )
 
 
 def describe_failure(_: Request, error: Exception) -> Response:
@@ -169,8 +182,6 @@ class Gate:
         self.names = {"localhost", *map(str.lower, names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http", "the server speaks nothing else"
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
@@ -180,10 +191,10 @@ class Gate:
         await (rejection or self.app)(scope, receive, send_with_headers)
 
     def reject(self, headers: Headers) -> Response | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
         if not self.is_this_machine(host):
             return PlainTextResponse("The Host header does not name this machine.\n", 421)
-        if origin is not None and parse_host(origin) != host.lower():
+        if origin is not None and origin.lower() != f"http://{host}":
             return PlainTextResponse("Requests from other pages are not allowed.\n", 403)
         return None
 
@@ -191,21 +202,11 @@ class Gate:
         """Of a `Host` header, which may end in a port."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
+            if name not in self.names:
+                ipaddress.ip_address(name)
         except ValueError:
             return False
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in self.names
         return True
-
-
-def parse_host(origin: str) -> str | None:
-    """As the `Host` header has it, port included; None where an origin has none, as `null`."""
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
 
 
 def run_service(folders: Sequence[Path], config: Config, listener: socket.socket, url: str) -> None:
