@@ -29,10 +29,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.config import Config
 from triptych.data.photos import Unreadable
-from triptych.errors import UserError, sanitize_text
+from triptych.errors import UserError
 from triptych.runs.reader import sanitize_log_record
-from triptych.tools.compare.formats import join_words, percent, pluralize
+from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
+from triptych.tools.report.page import FILTERS
 from triptych.tools.serve.inference import FORMATS, classify_image, find_examples
 from triptych.tools.serve.networks import NetworkGroup, read_groups
 
@@ -64,9 +65,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {
-    each.__name__: each for each in (percent, join_words, pluralize, sanitize_text)
-}
+TEMPLATES.filters |= {each.__name__: each for each in FILTERS}
 
 
 class Service:
