@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -181,22 +182,9 @@ def test_a_recipe_that_is_there_stays_unless_it_may_be_overwritten(tmp_path: Pat
     path = tmp_path / "configs" / "experiment" / f"tuned_{NAME}.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    search(tmp_path, num_trials=2)
-    assert path.read_text() == "mine"
-    search(tmp_path, num_trials=2, overwrite=True)
-    assert path.read_text() == "ours"
-
-
-def in_a_process(do: Callable[[], object]) -> int:
-    """Start a fork; its pid. It has one thread, and computes nothing with torch."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        do()
-        os._exit(0)
-    except BaseException:
-        os._exit(1)
+    for overwrite, content in ((False, "mine"), (True, "ours")):
+        search(tmp_path, num_trials=2, overwrite=overwrite)
+        assert path.read_text() == content
 
 
 @pytest.mark.usefixtures("_pretending")
@@ -212,18 +200,25 @@ def test_workers_share_the_budget_and_what_a_killed_one_had_is_done_again(
         raise AssertionError
 
     monkeypatch.setattr(searching, "train_trial", hang)
-    killed = in_a_process(lambda: tune(config, SMALL))
+    # Forks have one thread, and compute nothing with torch.
+    fork = partial(get_context("fork").Process, target=tune, args=(config, SMALL))
+    killed = fork()
+    killed.start()
     while not started.exists():
-        assert os.waitpid(killed, os.WNOHANG) == (0, 0), "it ended before it began"
+        assert killed.is_alive(), "it ended before it began"
         time.sleep(0.02)
     [lost] = read_trials(tmp_path)
     monkeypatch.setattr(searching, "train_trial", pretend_training)
     assert states(search(tmp_path, num_trials=2)) == ["RUNNING", "COMPLETE"]  # its worker is alive
-    os.kill(killed, signal.SIGKILL)
-    os.waitpid(killed, 0)
+    killed.kill()
+    killed.join()
 
-    workers = [in_a_process(lambda: tune(config, SMALL)) for _ in range(2)]
-    assert [os.waitpid(pid, 0)[1] for pid in workers] == [0, 0]
+    workers = [fork(), fork()]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
     trials = read_trials(tmp_path)
     done = [trial for trial in trials if trial.state in studies.DONE]
     assert trials[0].state == TrialState.FAIL
