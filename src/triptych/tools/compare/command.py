@@ -115,7 +115,6 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         losses=tuple(losses),
         loss_sentences=loss_sentences,
         images=read_images(recipes, networks, problems) if is_comparable else None,
-        study=sentences.describe_study({network.num_test for network in read}),
         grad_cams=read_by_recipe(read_grad_cam, recipes, problems),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),

@@ -47,11 +47,12 @@ class Pair:
 
 
 class Pairs(NamedTuple):
-    """One question, its pairs, and how they were chosen and tested."""
+    """The pairs of one question, and how they were chosen among so many recipes."""
 
-    question: str
-    note: str
-    pairs: tuple[Pair, ...]  # empty where there is nothing to compare; `note` says why
+    pairs: tuple[Pair, ...]
+    num_recipes: int
+    limit: int | None  # of more recipes each was tested against one only
+    is_validated: bool  # that one is the best on validation data, else the first by name
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,6 @@ class Comparison:
     losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
     loss_sentences: tuple[str, ...]  # they also name networks that saw other images
     images: ImageByImage | None  # None where recipes have other test images or classes
-    study: tuple[str, ...]  # why the reference study's Table 1 differs from ours
     grad_cams: tuple[GradCam, ...]
     problems: tuple[Problem, ...]
     command: str  # that made this comparison

@@ -24,12 +24,11 @@ from triptych.tools.statistics.recipes import Estimate, recipe_difference
 MAX_ALL_PAIRS = 10  # networks or recipes; of more, each is compared with one only
 
 Two = tuple[Recipe, Recipe]
-Validated = Callable[[Recipe], float | None]
 
 
 def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    twos, choice = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
+    twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
     counts = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
     f1 = _bootstrap_f1(recipes) if twos else {}
     pairs = [
@@ -41,21 +40,19 @@ def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
         )
         for (a, b), each, (difference, p, p_holm) in zip(twos, counts, _test(counts), strict=True)
     ]
-    note = sentences.describe_network_pairs(len(recipes), len(twos), choice)
-    return Pairs(sentences.NETWORK_QUESTION, note, sentences.add_sentences(pairs))
+    return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
 def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """Recipes of three seeds or more."""
     repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
-    twos, choice = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
+    twos, limit, is_validated = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
     tests = _test([recipe_difference(a.correct, b.correct) for a, b in twos])
     pairs = [
         Pair(a.label, b.label, a.correct.shape[1], (len(a.networks), len(b.networks)), *tested)
         for (a, b), tested in zip(twos, tests, strict=True)
     ]
-    note = sentences.describe_recipe_pairs(len(recipes), len(repeated), len(twos), choice)
-    return Pairs(sentences.RECIPE_QUESTION, note, sentences.add_sentences(pairs))
+    return Pairs(sentences.add_sentences(pairs), len(repeated), limit, is_validated)
 
 
 def _test(
@@ -68,21 +65,23 @@ def _test(
     return [*zip(intervals, p_values, holm(p_values).tolist(), strict=True)]
 
 
-def choose_pairs(recipes: Sequence[Recipe], get_accuracy: Validated) -> tuple[list[Two], str]:
+def choose_pairs(
+    recipes: Sequence[Recipe], get_accuracy: Callable[[Recipe], float | None]
+) -> tuple[list[Two], int | None, bool]:
     """All pairs that can be compared; of many recipes each with the best on validation data.
 
-    Also says in a sentence which.
+    Also the `limit` of `Pairs` and its `is_validated`.
     """
     twos: list[Two] = []
-    is_limited, is_validated = False, True
+    limit, is_validated = None, True
     for block in split_comparable(recipes):
         if len(block) <= MAX_ALL_PAIRS:
             twos += combinations(block, 2)
             continue
         best = max(block, key=lambda recipe: get_accuracy(recipe) or 0)
         twos += [(best, recipe) for recipe in block if recipe is not best]
-        is_limited, is_validated = True, is_validated and bool(get_accuracy(best))
-    return twos, sentences.describe_choice(MAX_ALL_PAIRS if is_limited else None, is_validated)
+        limit, is_validated = MAX_ALL_PAIRS, is_validated and bool(get_accuracy(best))
+    return twos, limit, is_validated
 
 
 def _bootstrap_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]]:
@@ -114,7 +113,7 @@ def compare_losses(
         if each.outcomes and each.label in [network.label for network in recipe.networks]
     }
     pairs = []
-    twos, _ = choose_pairs([*measured], lambda recipe: recipe.val_accuracy)
+    twos, *_ = choose_pairs([*measured], lambda recipe: recipe.val_accuracy)
     for a, b in twos:
         one, other = measured[a].outcomes, measured[b].outcomes
         if one and other and np.array_equal(one.index, other.index):

@@ -20,15 +20,10 @@ from triptych.tools.compare.formats import (
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.summaries import COSTS
 from triptych.tools.evaluate.degradation import OVERALL
-from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
-from triptych.tools.statistics.intervals import wilson
 from triptych.tools.statistics.recipes import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
 MAX_MODELS = 4  # in a title
-
-NETWORK_QUESTION = "Do these trained networks differ on these test images?"
-RECIPE_QUESTION = "Do the recipes differ when they are trained again?"
 
 
 def write_title(recipes: Sequence[Recipe]) -> str:
@@ -56,8 +51,10 @@ def write_verdict(
     sentences += _select_sentences(recipe_pairs.pairs, "recipes")
     pairs = [pair for pair in network_pairs.pairs if {pair.a, pair.b} & untested]
     sentences += _select_sentences(pairs, "trained networks")
-    if not network_pairs.pairs:
-        sentences.append(network_pairs.note)
+    if len(recipes) == 1:
+        sentences.append("One recipe: there is nothing to compare it with.")
+    elif not network_pairs.pairs:
+        sentences.append("No two recipes can be compared: no pair is tested.")
     return tuple(sentences)
 
 
@@ -226,77 +223,3 @@ def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) ->
     shown = [f"{value} ({join_words(names, 3)})" for value, names in owners.items()]
     rest = [f"{len(shown) - MAX_WORDS} more values"] if len(shown) > MAX_WORDS else []
     return f"{name}: {', '.join([*shown[:MAX_WORDS], *rest])}"
-
-
-def describe_network_pairs(num_recipes: int, num_pairs: int, choice: str) -> str:
-    if not num_pairs:
-        if num_recipes == 1:
-            return "One recipe: there is nothing to compare it with."
-        return "No two recipes can be compared: no pair is tested."
-    return (
-        f"One trained network a recipe, the one of the lowest seed. {choice} Differences are "
-        "paired by image: p values are from exact McNemar tests, intervals of accuracy after "
-        "Bonett and Price, intervals of macro F1 from a bootstrap over images. "
-        f"{_describe_adjustment(num_pairs)} The exact test is conservative: an interval may "
-        "exclude 0 although the difference is not significant."
-    )
-
-
-def describe_recipe_pairs(num_recipes: int, num_repeated: int, num_pairs: int, choice: str) -> str:
-    if not num_pairs:
-        have = "has" if num_repeated == 1 else "have"
-        return (
-            f"Recipes are not compared: that takes two of at least {MIN_SEEDS} finished seeds each "
-            f"and at least two test images, the same for both. Of "
-            f"{pluralize(num_recipes, 'recipe')} {num_repeated} {have} enough."
-        )
-    left = num_recipes - num_repeated
-    left_out = f" {pluralize(left, 'recipe')} with fewer seeds left out." if left else ""
-    return (
-        f"Recipes of at least {MIN_SEEDS} seeds, by the mean over seeds.{left_out} {choice} The "
-        "standard error covers seeds and test images; t intervals have the degrees of freedom of "
-        f"Welch and Satterthwaite. {_describe_adjustment(num_pairs)}"
-    )
-
-
-def describe_choice(most: int | None, validated: bool) -> str:
-    """`most`: of more recipes each was tested against one only; None where all pairs were."""
-    if most is None:
-        return "All pairs that can be compared are tested."
-    one = "one of the highest validation accuracy" if validated else "first by name"
-    why = "" if validated else " (no validation accuracy is known)"
-    return (
-        f"Of more than {most} recipes each is tested against the {one}{why}, so that the test set "
-        "chooses nothing."
-    )
-
-
-def _describe_adjustment(num_pairs: int) -> str:
-    if num_pairs == 1:
-        return "One pair: p value and interval need no adjustment."
-    return (
-        f"P values are adjusted over these {num_pairs} pairs (Holm) and decide alone what is "
-        "significant; intervals are simultaneous over the same pairs (Bonferroni), which is a "
-        "little stricter: one may include 0 although the difference is significant."
-    )
-
-
-def describe_study(num_tests: Collection[int]) -> tuple[str, ...]:
-    """What the reference study's Table 1 shows, beside runs of these numbers of test images."""
-    sizes = " or ".join(f"{n:,}" for n in sorted(num_tests))
-    scored = " or ".join(map(str, sorted({last_batch(n) for n in num_tests})))
-    right, num_last = LAST_CORRECT.values(), last_batch(10_000)
-    bounds = [wilson(number, num_last) for number in right]
-    intervals = [f"{interval(low, high, digits=0)} %" for low, high in bounds]
-    counts = join_words([str(number) for number in right])
-    return (
-        WHY_THEY_DIFFER,
-        f"Of those {num_last} images {join_words([*TABLE_1])} classify {counts} correctly, "
-        f"with 95 % Wilson intervals of {join_words(intervals)}. These overlap almost completely: "
-        "they do not support the order that the study reads from its F1, precision and recall.",
-        "On all 10,000 images its 91.55 % and 88.06 % differ significantly: both networks saw the "
-        "same images and, however much their errors overlap, McNemar's z lies between 7.7 and "
-        "18.7. With one training run each, this says nothing about retraining.",
-        f"Here every metric is over all {sizes} test images of a run; beside it is the study's "
-        f"protocol, applied to the last {scored} of them.",
-    )

@@ -27,10 +27,11 @@ from triptych.tools.compare import formats
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import WithInterval
 from triptych.tools.evaluate.degradation import Degradation
-from triptych.tools.evaluate.paper import TABLE_1, last_batch
+from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 from triptych.tools.report import panels
 from triptych.tools.report.charts import swatch
-from triptych.tools.statistics.intervals import Interval
+from triptych.tools.statistics.intervals import Interval, wilson
+from triptych.tools.statistics.recipes import MIN_SEEDS
 
 CONTENTS = {
     "verdict": "Verdict",
@@ -94,7 +95,9 @@ def _make_environment(finalize: Callable[[object], Markup] | None = None) -> Env
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.filters["interval"] = format_interval
-    environment.globals |= {"swatch": swatch, "table_1": TABLE_1}
+    environment.globals |= {"swatch": swatch, "wilson": wilson, "min_seeds": MIN_SEEDS}
+    environment.globals |= {"why_they_differ": WHY_THEY_DIFFER}
+    environment.globals |= {"table_1": TABLE_1, "last_correct": LAST_CORRECT}
     return environment
 
 
