@@ -31,12 +31,7 @@ from triptych.tools.evaluate.degradation import (
 from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
 from triptych.tools.statistics.intervals import wilson
-from triptych.tools.statistics.scores import (
-    Averages,
-    Scores,
-    score_predictions,
-    top_k_accuracies,
-)
+from triptych.tools.statistics.scores import Averages, Scores, score_predictions, top_k_accuracies
 
 # How far a logged metric may lie from that of the predictions.
 TOLERANCES = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}

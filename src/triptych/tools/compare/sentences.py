@@ -100,7 +100,7 @@ def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
 def write_lowest_costs(recipes: Sequence[Recipe]) -> tuple[str, ...]:
     """The recipes of the lowest costs, without a test, where all were measured alike."""
     parts = []
-    for cost in (cost for cost in COSTS if cost.least):
+    for cost in filter(lambda cost: cost.least, COSTS):
         values = [recipe.first.costs[cost.name] for recipe in recipes]
         places = {getattr(recipe.first, cost.of) for recipe in recipes} if cost.of else set()
         if None in values or len(places) > 1:
@@ -111,7 +111,7 @@ def write_lowest_costs(recipes: Sequence[Recipe]) -> tuple[str, ...]:
         if len(owners) < len(recipes):
             labels = [*models] if len(models) == 1 else [recipe.label for recipe in owners]
             names = join_words(labels, MAX_WORDS)
-            parts.append(f"{cost.least}, {names} ({cost.form.format(best)})")
+            parts.append(cost.least.format(names, best))
     if not parts:
         return ()
     accuracies = {recipe.accuracy.value for recipe in recipes}

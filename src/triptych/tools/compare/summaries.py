@@ -1,4 +1,4 @@
-"""What is shown of each trained network: its line of the table and of the CSV, and its errors."""
+"""What is shown of trained networks: their costs, a line each of the CSV, and their errors."""
 
 import csv
 import io
@@ -28,42 +28,34 @@ class Cost(NamedTuple):
 
     name: str
     words: str
-    form: str  # writes a value with its unit
-    least: str | None = None  # what the verdict says the best has; None: it is not mentioned there
+    of: Literal["measured_on", "trained_on"] | None = None  # the field that says on what it depends
     unit: str = ""  # of an axis, to which a prefix may be put
     sign: int = 1  # -1 where more is better
-    of: Literal["measured_on", "trained_on"] | None = None  # the field that says on what it depends
+    least: str = ""  # what the verdict says of the best, by names and value; nothing of others
 
 
 COSTS = (
-    Cost("num_params", "parameters", "{:,}", "fewest parameters"),
-    Cost("macs", "multiply-accumulates an image", "{:,}", "fewest multiply-accumulates an image"),
-    Cost("checkpoint_bytes", "checkpoint size", "{:,} bytes", unit="B"),
+    Cost("num_params", "parameters", least="fewest parameters, {} ({:,})"),
     Cost(
-        *("train_images_per_second", "training, images/s", "{:,.0f} images/s"),
+        *("macs", "multiply-accumulates an image"),
+        least="fewest multiply-accumulates an image, {} ({:,})",
+    ),
+    Cost("checkpoint_bytes", "checkpoint size", unit="B"),
+    Cost("train_images_per_second", "training, images/s", "trained_on", sign=-1),
+    Cost("seconds_per_epoch", "training, seconds an epoch", "trained_on"),
+    Cost(
+        *("latency_ms_p50", "median latency at batch 1, ms", "measured_on"),
+        least="shortest median latency at batch 1, {} ({:.1f} ms)",
+    ),
+    Cost("latency_ms_p95", "95th percentile of the latency at batch 1, ms", "measured_on"),
+    Cost(
+        *("throughput_images_per_second", "throughput, images/s", "measured_on"),
         sign=-1,
-        of="trained_on",
-    ),
-    Cost("seconds_per_epoch", "training, seconds an epoch", "{:.1f} s", of="trained_on"),
-    Cost(
-        *("latency_ms_p50", "median latency at batch 1, ms", "{:.1f} ms"),
-        least="shortest median latency at batch 1",
-        of="measured_on",
+        least="highest throughput, {} ({:,.0f} images/s)",
     ),
     Cost(
-        *("latency_ms_p95", "95th percentile of the latency at batch 1, ms", "{:.1f} ms"),
-        of="measured_on",
-    ),
-    Cost(
-        *("throughput_images_per_second", "throughput, images/s", "{:,.0f} images/s"),
-        least="highest throughput",
-        sign=-1,
-        of="measured_on",
-    ),
-    Cost(
-        *("peak_memory_bytes", "peak memory (on a CPU: of the whole process)", "{:,} bytes"),
+        *("peak_memory_bytes", "peak memory (on a CPU: of the whole process)", "measured_on"),
         unit="B",
-        of="measured_on",
     ),
 )
 

@@ -175,13 +175,8 @@ def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
 def _look(style: int | None) -> dict[str, Any]:
     colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     if style is None:
-        return {
-            "color": colours[-1],
-            "linewidth": 0.9,
-            "marker": "o",
-            "markersize": 3,
-            "zorder": 1.5,
-        }
+        look = {"linewidth": 0.9, "marker": "o", "markersize": 3, "zorder": 1.5}
+        return look | {"color": colours[-1]}
     dashes = {"dashes": DASHES[style]} if DASHES[style] else {}
     return {"color": colours[style], "marker": MARKERS[style], "zorder": 3} | dashes
 

@@ -63,7 +63,7 @@ def render_page(comparison: Comparison) -> str:
         curves=panels.draw_curves(comparison.curves, key),
         costs=panels.draw_costs(comparison.networks, key),
         unmeasured=panels.list_unmeasured(comparison.networks),
-        calibration=panels.draw_calibration(comparison.recipes, key),
+        calibration=panels.draw_calibration(key),
         image_types=panels.draw_image_types(comparison.image_types, key),
     )
 

@@ -1,6 +1,6 @@
 """Which charts the page shows, and what each says in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import DASH, MAX_WORDS, join_words, percent, spaced
-from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
 from triptych.tools.compare.summaries import COSTS, Cost
 from triptych.tools.report.charts import (
@@ -49,46 +48,33 @@ class Key:
 
     def __init__(self, comparison: Comparison) -> None:
         recipes = comparison.recipes
-        ranked = sorted(recipes, key=lambda recipe: -recipe.accuracy.value)
-        best = {recipe.label for recipe in ranked[:NUM_STYLES]}
-        shown = [recipe for recipe in recipes if recipe.label in best]
-        self.labels = [recipe.label for recipe in shown]
-        self.num_others = len(recipes) - len(shown)
+        best = sorted(recipes, key=lambda recipe: -recipe.accuracy.value)[:NUM_STYLES]
+        self.recipes = [recipe for recipe in recipes if recipe in best]
+        self.num_others = len(recipes) - len(self.recipes)
         self.styles = {
             network.label: style
-            for style, recipe in enumerate(shown)
+            for style, recipe in enumerate(self.recipes)
             for network in recipe.networks
         }
-
-    def find_first(self, networks: Iterable[str]) -> list[str]:
-        """The first of these networks in every recipe that has a style."""
-        first: dict[int, str] = {}
-        for network in networks:
-            if network in self.styles:
-                first.setdefault(self.styles[network], network)
-        return list(first.values())
 
 
 def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
     """Validation accuracy and both losses by epoch; a ring marks the epoch that was scored."""
     panels = []
     for name, heading, y in CURVES:
-        series = [_make_curve(curve, name, key) for curve in curves]
+        series = []
+        for curve in curves:
+            measured = np.isfinite(curve.metrics[name])
+            epochs, values = curve.epochs[measured], curve.metrics[name][measured]
+            scored = epochs == curve.best_epoch if name.startswith("val") else None
+            style = key.styles.get(curve.label)
+            series.append(Series(style, epochs.astype(np.float64), values, marked=scored))
         series = [line for line in series if len(line.x)]
         if series:
             words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
-            x = Axis("epoch", "count")
-            chart = render_chart(f"curve {name.replace('/', '_')}", words, draw_lines, series, x, y)
+            chart = render_chart(name, words, draw_lines, series, Axis("epoch", "count"), y)
             panels.append(Panel(heading, chart))
     return panels
-
-
-def _make_curve(curve: Curve, name: str, key: Key) -> Series:
-    values = curve.metrics[name]
-    measured = np.isfinite(values)
-    epochs = curve.epochs[measured].astype(np.float64)
-    scored = epochs == curve.best_epoch if name.startswith("val") else None
-    return Series(key.styles.get(curve.label), epochs, values[measured], marked=scored)
 
 
 def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Panel]:
@@ -152,14 +138,12 @@ def _make_clouds(
     return clouds
 
 
-def draw_calibration(recipes: Sequence[Recipe], key: Key) -> list[Panel]:
+def draw_calibration(key: Key) -> list[Panel]:
     """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
     panels: list[Panel] = []
-    for recipe in recipes:
-        if not recipe.calibration or recipe.label not in key.labels:
-            continue
-        before, _, after = recipe.calibration
-        words = f"Accuracy against confidence of {recipe.first.label}: calibration error "
+    measured = [(each.first.label, each.calibration) for each in key.recipes if each.calibration]
+    for label, (before, _, after) in measured[:MAX_RELIABILITY]:
+        words = f"Accuracy against confidence of {label}: calibration error "
         words += f"{percent(before.error)} points"
         words += f", {percent(after.error)} after the temperature" if after else ""
         parts = enumerate((before, after))
@@ -167,14 +151,13 @@ def draw_calibration(recipes: Sequence[Recipe], key: Key) -> list[Panel]:
         axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
         name = f"reliability {len(panels)}"
         chart = render_chart(name, words, draw_reliability, series, *axes)
-        panels.append(Panel(recipe.first.label, chart))
-    return panels[:MAX_RELIABILITY]
+        panels.append(Panel(label, chart))
+    return panels
 
 
 def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
     """A chart a type: accuracy by severity, of the first network of each recipe with a style."""
-    first = key.find_first(network.label for network in measured)
-    shown = [network for network in measured if network.label in first]
+    shown = [network for network in measured if network.label in key.styles]
     kinds = dict.fromkeys(row.type for network in shown for row in network.rows if row.severity)
     shifts = 0.05 * (np.arange(len(shown)) - (len(shown) - 1) / 2)
     x, y = Axis("severity", ticks=("none", "1", "2", "3")), Axis("accuracy", "percent")
@@ -185,7 +168,7 @@ def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
             for network, shift in zip(shown, shifts, strict=True)
         ]
         heading = spaced(kind)
-        names = join_words(first, MAX_WORDS)
+        names = join_words([network.label for network in shown], MAX_WORDS)
         words = f"Accuracy by severity of {heading}, of {names}; numbers in the table below"
         chart = render_chart(f"type {number}", words, draw_lines, series, x, y)
         panels.append(Panel(heading[:1].upper() + heading[1:], chart))
