@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.run_folders import change_record, write_run
-from triptych.tools.compare.content import Comparison, LossDifference, Pair
+from triptych.tools.compare.content import Comparison, Pair
 from triptych.tools.compare.formats import (
     fixed,
     interval,
@@ -22,11 +21,9 @@ from triptych.tools.compare.formats import (
 )
 from triptych.tools.compare.runs import WithInterval
 from triptych.tools.compare.sentences import (
-    describe_losses,
     describe_setting,
     write_sentence,
 )
-from triptych.tools.evaluate.degradation import Degradation
 
 Compare = Callable[[Path], Comparison]
 
@@ -94,13 +91,6 @@ def test_numbers_and_words_are_written_as_people_read_them() -> None:
     assert [pluralize(1, "seed"), pluralize(10_000, "image")] == ["1 seed", "10,000 images"]
     assert [join_words("a"), join_words("ab"), join_words("abc")] == ["a", "a and b", "a, b and c"]
     assert join_words("abcd", most=2) == "a, b and 2 more"
-
-
-def test_who_loses_more_accuracy_on_image_types_comes_first() -> None:
-    pair = LossDifference("A", "B", 1000, {"all": Degradation(-0.031, -0.05, -0.012)})
-    [sentence] = describe_losses([pair], {"A": np.arange(3), "B": np.arange(3)})
-    assert "B loses more accuracy than A: +3.10 points" in sentence
-    assert "1.20 to 5.00; the same 1,000 images; untested" in sentence
 
 
 def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:

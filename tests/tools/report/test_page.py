@@ -171,9 +171,8 @@ def make_hostile(value: Any) -> Any:
             value, **{f.name: make_hostile(getattr(value, f.name)) for f in fields(value)}
         )
     if isinstance(value, dict):
-        return {k: make_hostile(v) for k, v in value.items()} | {
-            HOSTILE: next(iter(value.values()))
-        }
+        changed = {k: make_hostile(v) for k, v in value.items()}
+        return changed | ({HOSTILE: next(iter(value.values()))} if value else {})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(make_hostile, value))
     return tuple(map(make_hostile, value[:20])) if isinstance(value, tuple) else value

@@ -99,7 +99,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
     differing = find_differing([recipe.networks for recipe in recipes])
     image_types = read_by_recipe(read_image_types, recipes, problems)
-    losses, loss_sentences = compare_losses(recipes, image_types)
+    losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(read_curve, network, problems) for network in networks]
     return Comparison(
         title=sentences.write_title(recipes),
@@ -113,7 +113,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         curves=tuple(curve for curve in curves if curve),
         image_types=image_types,
         losses=tuple(losses),
-        loss_sentences=loss_sentences,
+        num_degraded=num_degraded,
         images=read_images(recipes, networks, problems) if is_comparable else None,
         grad_cams=read_by_recipe(read_grad_cam, recipes, problems),
         problems=tuple(problems),

@@ -111,7 +111,7 @@ class Comparison:
     curves: tuple[Curve, ...]
     image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
     losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
-    loss_sentences: tuple[str, ...]  # they also name networks that saw other images
+    num_degraded: Mapping[str, int]  # images by network, where these are not the same for all
     images: ImageByImage | None  # None where recipes have other test images or classes
     grad_cams: tuple[GradCam, ...]
     problems: tuple[Problem, ...]

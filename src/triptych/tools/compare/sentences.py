@@ -1,13 +1,10 @@
 """What is said of a comparison: plain English, numbers with units and n."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from triptych.tools.compare.content import LossDifference, Pair, Pairs
+from triptych.tools.compare.content import Pair, Pairs
 from triptych.tools.compare.formats import (
     MAX_WORDS,
     interval,
@@ -19,7 +16,6 @@ from triptych.tools.compare.formats import (
 )
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.summaries import COSTS
-from triptych.tools.evaluate.degradation import OVERALL
 from triptych.tools.statistics.recipes import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
@@ -185,34 +181,6 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
         bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
     evidence = f"{points(value)} points (95 % CI {bounds}; {p}"
     return f"{claim}{where}: {evidence}{end}"
-
-
-def describe_losses(
-    pairs: Sequence[LossDifference], images: Mapping[str, NDArray[np.int64]]
-) -> tuple[str, ...]:
-    """Who loses more accuracy on image types; `images` is the index each network saw."""
-    sentences = [_describe_loss(pair) for pair in pairs[:MAX_SENTENCES]]  # the table has all
-    if len({index.tobytes() for index in images.values()}) > 1:
-        sizes = [f"{label} on {len(index):,}" for label, index in images.items()]
-        sentences.append(
-            "Not all networks were evaluated on the same images "
-            f"({join_words(sizes, MAX_WORDS)}); losses are compared only where they were. Evaluate "
-            "them with the same image_types.num_images."
-        )
-    return tuple(sentences)
-
-
-def _describe_loss(pair: LossDifference) -> str:
-    """Descriptive: the interval is of this pair alone, and nothing is tested."""
-    (value, low, high), more, less = pair.by_type[OVERALL], pair.a, pair.b
-    if value < 0:
-        (value, low, high), more, less = (-value, -high, -low), less, more
-    bounds = interval(low, high, points).replace("+", "")
-    return (
-        f"Over all image types {more} loses more accuracy than {less}: {points(value)} points "
-        f"(95 % bootstrap CI of this pair {bounds}; the same "
-        f"{pluralize(pair.num_images, 'image')}; untested)."
-    )
 
 
 def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:
