@@ -102,9 +102,8 @@ class Ranks:
         ]
 
     def _environment(self, rank: int, num: int) -> dict[str, str]:
-        threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num))}
         return {
-            **threads,
+            "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num)),
             **os.environ,
             **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
             **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num)),

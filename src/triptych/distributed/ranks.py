@@ -51,23 +51,21 @@ def connect_store() -> Store:
     assert environment
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
-    address = rendezvous("env://", environment.global_rank(), environment.world_size())
-    rank_store: Store = next(address)[0]
-    return rank_store
+    store: Store = next(rendezvous("env://", get_rank(), environment.world_size()))[0]
+    return store
 
 
 def open_local_store() -> TCPStore:
     """A store that only this machine reaches; torch itself would listen on every interface."""
-    listening = socket.create_server((LOCALHOST, 0))
-    port = listening.getsockname()[1]
-    fd = listening.detach()
+    server = socket.create_server((LOCALHOST, 0))
+    port, fd = server.getsockname()[1], server.detach()
     return TCPStore(LOCALHOST, port, None, True, wait_for_workers=False, master_listen_fd=fd)
 
 
 def broadcast_from_rank_zero(name: str, make: Callable[[], str]) -> str:
     """What `make` returns on rank 0, on every rank; the other ranks wait for it.
 
-    A `name` is used once a run. Where there is one rank, this is `make()`.
+    A `name` is used once a run.
     """
     if get_rank() > 0:
         return str(connect_store().get(f"triptych/{name}").decode())

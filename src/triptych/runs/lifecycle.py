@@ -59,7 +59,7 @@ def hold_folder(record: Record, *, resumed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def record_status(record: Record, *, resumed: bool = False) -> Iterator[None]:
+def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     """Record how the block ends.
 
     Raises SystemExit with 1 where the run failed, 130 or 143 where it was interrupted, UserError
@@ -133,8 +133,7 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device's memory was full, for which torch's CPU allocator has no type of error."""
-    texts = ("out of memory", "DefaultCPUAllocator")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+    return any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
 
 
 def suggest_less_memory(config: Config) -> str:

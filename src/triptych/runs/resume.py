@@ -54,9 +54,8 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     if record.metadata.get("status") == "finished":
         raise UserError(f"resume={folder}: this run is finished")
     with lock_run(folder):
-        for path in folder.rglob("*"):
-            if path.is_symlink():
-                raise UserError(f"{path}: a link, and might lead anywhere; put a file in its place")
+        if link := next(filter(Path.is_symlink, folder.rglob("*")), None):
+            raise UserError(f"{link}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
         run_config = record.config
         check_untrusted_config(run_config, config["trusted_targets"])
@@ -111,8 +110,7 @@ def truncate_to_checkpoint(record: Record) -> None:
         step = checkpoint_files.read_step(last) if last.exists() else -1
     except UserError as error:
         raise UserError(
-            f"{last}: no checkpoint, or damaged; nothing of it was run\n"
-            "without it the run can start from its beginning: delete it, and resume"
+            f"{error}\ndelete it, and resume: the run starts from its beginning"
         ) from error
     with translate_write_errors(str(folder)):
         # Lightning saves a checkpoint of its own when it has SLURM requeue a job: `last` is newer.
@@ -123,21 +121,18 @@ def truncate_to_checkpoint(record: Record) -> None:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines up to a step, without those of the test."""
+    """Keep the lines up to a step, without those of the test and half a line of a killed run."""
     if not path.exists():
         return
     with path.open(newline="", errors="replace") as file:
-        rows = [row for row in csv.DictReader(file) if 0 <= step_of_row(row) <= step]
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(row for row in rows if not row.get("test/accuracy"))
-
-
-def step_of_row(row: dict[str, str | None]) -> int:
-    """The step of a line; -1 where a killed run wrote only half of it."""
-    step = row.get("step") or ""
-    return int(step) if step.isdecimal() and None not in row.values() else -1
+        for row in rows:
+            number = row.get("step", "")
+            if number.isdecimal() and int(number) <= step and not row.get("test/accuracy"):
+                writer.writerow(row)
 
 
 def truncate_events(folder: Path, step: int) -> None:

@@ -26,7 +26,7 @@ def install_handlers(handler: Handler, signals: Sequence[int] = ()) -> dict[int,
 
 def is_requeued() -> bool:
     """Whether SLURM has started this job before."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
 
 
 def requeues_on_sigusr1() -> bool:
