@@ -1,12 +1,11 @@
 """The short form of `make startup`: its logic, on commands that take no time."""
 
-import sys
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from tests.trials.child import Ended, run
+from tests.trials.child import Ended
 from tests.trials.startup import Case, make_table, time_cases
 
 QUIET = Case(["-c", ""])
@@ -35,15 +34,3 @@ def test_a_command_that_ends_otherwise_than_expected_is_reported_and_not_timed()
         time_cases({"": {"training": QUIET._replace(until="loss")}}, repeats=1)
     with pytest.raises(AssertionError, match="refused: exit code 0"):
         time_cases({"": {"refused": QUIET._replace(code=2)}}, repeats=1)
-
-
-def test_a_training_imports_little_besides_its_libraries() -> None:
-    program = (
-        "import sys, torch, torchvision, lightning; theirs = set(sys.modules)\n"
-        "import triptych.training; ours = set(sys.modules) - theirs\n"
-        "print(len(ours), {'sklearn', 'pandas', 'onnx', 'optuna', 'IPython'} & ours)"
-    )
-    ended = run([sys.executable, "-c", program])
-    number, others = ended.output.split(maxsplit=1)
-    assert others == "set()\n"
-    assert int(number) < 450  # 393: Hydra, TensorBoard's event files, v2 transforms, and our own 47

@@ -93,9 +93,6 @@ def test_a_sweep_is_not_started_on_every_rank_of_torchrun(monkeypatch: pytest.Mo
         ProcessLauncher(num_jobs=1).launch([["seed=0"], ["seed=1"]], 0)
 
 
-# Earlier runs of a job's experiment.
-
-
 def job(log_dir: Path, **settings: bool) -> Job:
     return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, **settings)
 
@@ -137,7 +134,7 @@ def test_a_finished_run_counts_before_later_ones_that_are_not_or_cannot_be_trust
     run = find_run_of_job(job(tmp_path))
     assert run
     assert run.folder == finished
-    assert format_scores(run.metadata)[0] == "50.00%"
+    assert format_scores(run.metadata) == ["50.00%", "23.66% to 76.34%", "0.5000", "", "1"]
 
 
 def test_the_newest_run_counts_wherever_it_lies_also_behind_a_link(tmp_path: Path) -> None:

@@ -22,10 +22,9 @@ from triptych.config import CONFIGS
 from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep import processes as sweep_processes
-from triptych.tools.sweep.jobs import Job, compose_jobs, lock_job
+from triptych.tools.sweep.jobs import Job, compose_jobs
 from triptych.tools.sweep.processes import Outcome, num_gpus, visible_gpus
-from triptych.tools.sweep.sweep import Sweep, format_scores, print_table, run_sweep
+from triptych.tools.sweep.sweep import Sweep, print_table, run_sweep
 
 # Everything but the training is the real thing: the leash, the record, the lock of the folder.
 STAND_IN = """
@@ -162,27 +161,6 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
     assert "seed=2: data.root: not there\nfetch it\nor not\n" in shown
 
 
-def test_a_job_that_cannot_be_started_gives_its_gpu_and_its_lock_back(
-    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    first, other = stand_ins.jobs("0,10")
-    train_arguments = sweep_processes.train_arguments
-
-    def full_disk(job: Job, earlier: Record | None) -> Any:
-        if job is first:
-            raise OSError(28, "No space left on device")
-        return train_arguments(job, earlier)
-
-    monkeypatch.setattr(sweep_processes, "train_arguments", full_disk)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert exit_code([first, other]) == 1
-    assert stand_ins.statuses() == {10: ["finished"]}
-    assert "cannot be started: [Errno 28] No space left" in capfd.readouterr().out
-    lock = lock_job(first)
-    assert lock
-    lock.close()
-
-
 def test_jobs_run_num_jobs_at_a_time_and_share_the_cores(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,8 +251,6 @@ def test_a_sweep_that_needs_more_gpus_than_there_are_is_a_user_error(
         run_sweep([job], 1)
 
 
-# Signals, sent to a sweep in a process of its own.
-
 SWEEP = """
 import json, sys
 from triptych.cli import configure_logging
@@ -358,8 +334,6 @@ def test_two_sweeps_of_the_same_jobs_share_them(stand_ins: StandIns) -> None:
     assert sorted(note["seed"] for note in stand_ins.notes("began")) == [0, 10, 20]
 
 
-# Which GPUs there are, on a machine that has none.
-
 DIVIDED = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
   MIG 1g.5gb      Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
@@ -412,20 +386,6 @@ def test_a_job_gets_the_gpus_that_its_trainer_will_use(
 ) -> None:
     config = {"trainer": {"accelerator": accelerator, "devices": devices}}
     assert num_gpus(config, num_visible) == num
-
-
-# What is shown.
-
-
-def test_the_interval_of_14_in_16_is_wilsons() -> None:
-    # By hand: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.96, is 0.640 and 0.965.
-    scores = {"test/accuracy": 14 / 16, "test/f1": 0.81234, "test/loss": 0.5}
-    metadata = {"metrics": scores, "num_test": 16, "train_seconds": 61.4}
-    accuracy, interval, *rest = format_scores(metadata)
-    assert accuracy == "87.50%"
-    low, high = (float(bound.rstrip("%")) / 100 for bound in interval.split(" to "))
-    assert (low, high) == (pytest.approx(0.640, abs=5e-4), pytest.approx(0.965, abs=5e-4))
-    assert rest == ["0.8123", "0.5000", "61"]
 
 
 def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
