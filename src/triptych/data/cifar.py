@@ -45,11 +45,7 @@ class Cifar(Source):
         absent = self._absent_files()
         if not absent or self._archive.is_file():
             return None
-        others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        return (
-            f"{self._folder.name} lacks {absent[0]}{others}, and there is no {self._archive.name} "
-            f"(looked in {self._root})"
-        )
+        return f"{self._folder / absent[0]}, and {self._archive.name} beside its folder"
 
     def can_download(self) -> bool:
         return can_download(self._urls)
