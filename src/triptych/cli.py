@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 STORAGE = "TRIPTYCH_STORAGE"  # a database's address, with its password
 VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may set
-MULTIRUN = re.compile(r"-m|--multirun|\+*hydra\.mode=\s*multirun\s*", re.IGNORECASE)
 # What Hydra reads as a list, a mapping, a number or no text at all: no choice of a group.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 
@@ -151,16 +150,19 @@ def check_arguments(command: str, arguments: Iterable[str]) -> None:
     parser = get_args_parser()
     parser.error = raise_error  # type: ignore[method-assign]
     flags = parser.parse_args(arguments)
-    is_sweep = flags.multirun or any(map(MULTIRUN.fullmatch, arguments))
-    if is_sweep and (reason := getattr(load_settings(command), "NO_SWEEP", "")):
+    if flags.multirun and (reason := getattr(load_settings(command), "NO_SWEEP", "")):
         raise UserError(f"-m: {command} {reason}")
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name:
             raise UserError(f"{override}: must be key=value")
         if is_set and os.path.isdir(CONFIGS / name) and NO_CHOICE.fullmatch(value):
-            choices = ", ".join(sorted(path.stem for path in (CONFIGS / name).glob("*.yaml")))
-            raise UserError(f"{override}: must be one of {choices}")
+            raise UserError(f"{override}: must be one of {', '.join(list_choices(name))}")
+
+
+def list_choices(group: str) -> list[str]:
+    """The choices of a config group."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def add_plus(argument: str) -> str:
@@ -255,12 +257,10 @@ def explain(error: Exception, command: str) -> str:
         return describe_unknown_key(quoted[1], command)
     if lines[0].startswith("Ambiguous value for argument"):
         return f"{quoted[1]}: several values; sweep over them with -m"
-    if isinstance(error, OSError) and error.errno:  # a choice of a group is a file's name
-        return (
-            "one of the arguments is too long to be read"
-            if error.errno == ENAMETOOLONG
-            else f"log_dir: cannot be written to ({error})"
-        )
+    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:  # a choice is a file's name
+        return "one of the arguments is too long to be read"
+    if isinstance(error, OSError) and error.errno:
+        return f"log_dir: cannot be written to ({error})"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         _, is_missing, key = lines[0].rpartition("Missing mandatory value: ")
         return f"{key}: must be given" if is_missing else f"{error.full_key}: {lines[0]}"
@@ -284,9 +284,8 @@ def format_help(command: str) -> str:
     head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
     if "  - train" in lines:
         lines += (CONFIGS / "train.yaml").read_text().splitlines()
-    names = (match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
-    groups = sorted(CONFIGS / name for name in names)
-    choices = [f"  {g.name}={'|'.join(sorted(p.stem for p in g.glob('*.yaml')))}" for g in groups]
+    groups = sorted(match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
+    choices = [f"  {group}={'|'.join(list_choices(group))}" for group in groups]
     comments = dict(parse_settings(lines))
     width = max(map(len, comments))
     settings = [f"  {setting:{width}}  # {comment}" for setting, comment in comments.items()]

@@ -80,12 +80,11 @@ def resume_arguments(
 
 def library_versions() -> dict[str, str | None]:
     """Versions of the libraries that results depend on; None where one is not installed."""
-    versions: dict[str, str | None] = {}
-    for name in (*LIBRARIES, *(name for name in OPTIONAL_LIBRARIES if name in sys.modules)):
-        try:
+    names = [*LIBRARIES, *(name for name in OPTIONAL_LIBRARIES if name in sys.modules)]
+    versions: dict[str, str | None] = dict.fromkeys(names)
+    for name in names:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     return versions
 
 
@@ -243,5 +242,4 @@ class Record:
 class LogFile(logging.FileHandler):
     """Silent on a full disk: the run ends at its next write of a result, with one message."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
+    def handleError(self, record: logging.LogRecord) -> None: ...

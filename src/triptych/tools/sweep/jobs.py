@@ -1,6 +1,7 @@
 """The jobs of a sweep: composed and checked before the first starts, and what was run of them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -62,9 +63,8 @@ def check_roots(jobs: Sequence[Job]) -> None:
         name, root = job.config["data"]["name"], job.config["data"].get("root")
         if (other := roots.setdefault(job.config_hash, root)) != root:
             raise UserError(
-                f"data.root={format_value(root)}: data.name={name} is also "
-                f"that of {format_value(other)}\n"
-                "start a sweep for each, with a data.name of its own"
+                f"data.root={format_value(root)}: data.name={name} is also that of "
+                f"{format_value(other)}\nstart a sweep for each, with a data.name of its own"
             )
 
 
@@ -110,7 +110,6 @@ def lock_job(job: Job) -> IO[str] | None:
     """
     path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with suppress(BlockingIOError):
         return acquire_lock(path)
-    except BlockingIOError:
-        return None
+    return None

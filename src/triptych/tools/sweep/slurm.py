@@ -1,6 +1,7 @@
 """A sweep on a cluster: SLURM runs the jobs, on machines that share the folder of the runs."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,10 @@ class SubmittedJob:
         if earlier and is_done(earlier, self.job):
             return ""
         try:
-            train(*train_arguments(self.job, earlier))
+            with suppress(SystemExit):  # the record says why
+                train(*train_arguments(self.job, earlier))
         except UserError as error:
             return str(error)
-        except SystemExit:  # the record says why
-            pass
         return ""
 
     def checkpoint(self) -> Any:
