@@ -114,7 +114,7 @@ def test_in_a_sweep_nothing_starts_where_the_last_job_is_wrong(
     assert lines[1].startswith("in the job model=alexnet data.num_val=0")
 
 
-@pytest.mark.parametrize("sweep", ["-m", "+hydra.mode=MULTIRUN"])
+@pytest.mark.parametrize("sweep", ["-m", "--multi"])
 def test_other_commands_take_no_sweep(sweep: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("compare", sweep, "runs=a,b") == 2
     assert capsys.readouterr().err.startswith("-m: compare takes a folder with many runs below it")

@@ -6,15 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.composing import composed
 from triptych.cli import list_commands
 from triptych.config import (
     CONFIGS,
     REQUIRED,
-    RULES,
     TRAINER_ARGUMENTS,
     Config,
     check_config,
@@ -215,28 +212,6 @@ def test_a_node_of_a_foreign_target_takes_what_its_callable_knows(default: Confi
     ours = node | {"_target_": "triptych.models.torchvision_models.TorchvisionModel"}
     with pytest.raises(UserError, match=r"^model\.depth: no such setting"):
         check_config(put(default, "model", ours))
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=4,
-)
-places = st.sampled_from([*RULES, "data", "model", "optim", "trainer", "checkpoint", "x", "data.x"])
-
-
-@settings(max_examples=60, deadline=None)
-@given(key=places, value=anything)
-def test_any_value_anywhere_is_accepted_or_an_error_of_three_lines(
-    default: Config, key: str, value: Any
-) -> None:
-    config, lines = put(default, key, value), []
-    try:
-        check_config(config)
-    except UserError as error:
-        lines = str(error).splitlines()
-    assert len(lines) <= 3
-    assert lines or len(config_hash(config)) == 64
 
 
 def reverse_keys(node: Any) -> Any:

@@ -50,12 +50,9 @@ def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> Non
     assert near in paths, "by its own name, not by that of a link"
 
 
-def test_what_is_read_can_be_printed_and_written_as_utf8() -> None:
+def test_what_is_read_can_be_printed_and_written_as_utf8_or_is_refused() -> None:
     assert sanitize("a\ud800\x1b[31m\nb") == "a\ufffd\ufffd[31m b"
     assert sanitize({"k\0": ["v\r\n", 1, None]}) == {"k\ufffd": ["v", 1, None]}
-
-
-def test_what_is_nested_without_end_is_refused() -> None:
     nested: list = []
     for _ in range(900):
         nested = [nested]
