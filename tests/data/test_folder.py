@@ -119,6 +119,14 @@ def test_photos_are_found_at_any_depth_under_any_name_and_what_is_hidden_is_not(
     assert data.notes == ()
 
 
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    photos(tmp_path / "set")
+    photo(tmp_path / "elsewhere" / "more.png", grey=99)
+    (tmp_path / "set" / "red" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "red" / "again").symlink_to(tmp_path / "set" / "red")
+    assert len(read(tmp_path / "set").train.labels) == 3 * 8 + 1
+
+
 def test_the_name_of_a_class_does_not_depend_on_the_system_that_wrote_it(tmp_path: Path) -> None:
     photos(tmp_path / "train", 2, classes=("Bäume", "Stra\u00dfe"))
     photos(tmp_path / "test", 1, classes=("Ba\u0308ume", "Stra\u00dfe"))

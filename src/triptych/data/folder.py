@@ -172,14 +172,23 @@ def is_visible(name: str) -> bool:
 
 
 def walk_files(top: Path) -> Iterator[Path]:
-    """The files in a folder and below, sorted; raises OSError where one cannot be read."""
+    """The files in a folder and below, sorted; raises OSError where one cannot be read.
+
+    Links are followed, but for one to a folder above itself.
+    """
 
     def fail(error: OSError) -> NoReturn:
         raise error
 
     for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
-        inner[:] = sorted(filter(is_visible, inner))
+        here = Path(folder).resolve()
+        inner[:] = sorted(n for n in inner if is_visible(n) and not is_above(here, here / n))
         yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
+
+
+def is_above(folder: Path, link: Path) -> bool:
+    """Whether a link in a folder leads to that folder, or to one above it."""
+    return link.is_symlink() and folder.is_relative_to(link.resolve())
 
 
 def class_name(folder: str) -> str:
