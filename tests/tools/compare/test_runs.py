@@ -39,27 +39,16 @@ def record(**metadata: object) -> Callable[[Path], None]:
     return lambda folder: change_record(folder, **metadata)
 
 
-def nest(path: Path) -> None:
-    path.write_text(path.read_text().rstrip("}") + '}, "deep": ' + 100 * "[" + 100 * "]" + "}")
-
-
 BROKEN = {
     "truncated record": (lambda f: (f / "run.json").write_text("{"), "run.json cannot be read"),
-    "a record that is no mapping": (lambda f: (f / "run.json").write_text("[]"), "run.json"),
     "other schema": (record(schema=2), "schema"),
     "seed is a text": (record(seed="0"), "seed must be a whole number"),
-    "seed is NaN": (record(seed=float("nan")), "seed must be a whole number"),
-    "model is a mapping": (record(model={"a": 1}), "model must be a text"),
     "metrics are a list": (record(metrics=[]), "metrics must be a mapping"),
     "no accuracy": (record(metrics={}), "test/accuracy is null"),
     "accuracy is NaN": (record(metrics={"test/accuracy": float("nan")}), "test/accuracy is null"),
     "an accuracy too high": (record(metrics={"test/accuracy": 0.99}), "its predictions give 0."),
-    "an endless accuracy": (record(metrics={"test/accuracy": 10**400}), "test/accuracy is ..."),
     "a speed without end": (record(images_per_second=1.7e308), "images_per_second must be"),
-    "nested far too deep": (lambda f: nest(f / "run.json"), "nested deeper than 50"),
-    "classes are a number": (record(classes=4), "classes must be a list"),
     "too few classes": (record(classes=["a", "b"]), "names 2 classes, its predictions have 4"),
-    "versions are a list": (record(versions=["torch"]), "versions must be a mapping"),
     "no config": (lambda f: (f / "config.yaml").unlink(), "config.yaml: cannot be read"),
     "no predictions": (lambda f: (f / "predictions/test.npz").unlink(), "test.npz: missing"),
     "an empty file": (lambda f: (f / "predictions/test.npz").write_bytes(b""), "cannot be read"),

@@ -20,10 +20,7 @@ from triptych.tools.compare.formats import (
     thousands,
 )
 from triptych.tools.compare.runs import WithInterval
-from triptych.tools.compare.sentences import (
-    describe_setting,
-    write_sentence,
-)
+from triptych.tools.compare.sentences import describe_setting, write_sentence
 
 Compare = Callable[[Path], Comparison]
 
@@ -59,17 +56,10 @@ def test_claims_follow_holms_p_alone_and_always_carry_the_interval(
     assert interval(low, high, points).replace("+", "") in sentence
     assert f"{points(abs(difference))} points" in sentence
     assert "10,000 test images" in sentence
-    assert ("simultaneous over" in sentence) == ("Holm" in sentence) == (num_pairs > 1)
-
-
-@given(DIFFERENCES, st.floats(0, 1), st.booleans())
-def test_only_recipes_are_better_and_networks_say_nothing_about_retraining(
-    difference: float, p_holm: float, recipes: bool
-) -> None:
-    sentence = write_sentence(make_pair(difference, p_holm, recipes=recipes), 3)
     assert ("is better than" in sentence) == (recipes and p_holm < 0.05)
     assert ("is more accurate than" in sentence) == (not recipes and p_holm < 0.05)
-    assert ("One seed each, so this says nothing about retraining." in sentence) != recipes
+    assert ("says nothing about retraining" in sentence) != recipes
+    assert ("simultaneous over" in sentence) == ("Holm" in sentence) == (num_pairs > 1)
 
 
 def test_the_better_comes_first_whichever_way_the_pair_is_turned() -> None:
@@ -94,10 +84,8 @@ def test_numbers_and_words_are_written_as_people_read_them() -> None:
 
 
 def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:
-    assert (
-        describe_setting("optim.lr", ("0.1", "0.01", "0.01"), "abc")
-        == "optim.lr: 0.1 (a), 0.01 (b and c)"
-    )
+    written = describe_setting("optim.lr", ("0.1", "0.01", "0.01"), "abc")
+    assert written == "optim.lr: 0.1 (a), 0.01 (b and c)"
 
 
 def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(
@@ -112,17 +100,6 @@ def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(
     pairs = [sentence for sentence in networks if "One seed each" in sentence]
     assert len(pairs) == 2
     assert all("resnet50 seed 5" in sentence for sentence in pairs)
-
-
-def test_of_many_recipes_the_verdict_gives_numbers_instead_of_a_list(
-    tmp_path: Path, compare_below: Compare
-) -> None:
-    for n in range(12):
-        write_run(tmp_path, settings={"optim.lr": n + 1}, num_images=30, skill=n / 3)
-    verdict = compare_below(tmp_path).verdict
-    assert len(verdict) == 3
-    assert "Accuracy ranges from " in verdict[1]
-    assert "Of 11 pairs of trained networks, " in verdict[2]
 
 
 def test_costs_are_described_untested_and_only_where_measured_alike(
@@ -143,21 +120,4 @@ def test_costs_are_described_untested_and_only_where_measured_alike(
     assert "latency" in sentence, "where a network was trained is not where it was measured"
 
     (folder / "cost.json").write_text(json.dumps(cost | {"device": "NVIDIA H200"}))
-    write_run(tmp_path, "alexnet", num_images=30, skill=0, settings={"optim.lr": 1})
-    sentence = compare_below(tmp_path).verdict[-1]
-    assert "latency" not in sentence
-    assert "highest accuracy, " in sentence
-    assert "and 1 more" not in sentence
-
-
-def test_what_the_figures_do_not_cover_is_said(tmp_path: Path, compare_below: Compare) -> None:
-    for model, rate in (("alexnet", 0.1), ("googlenet", 0.2)):
-        write_run(tmp_path, model, num_images=1, skill=99, settings={"optim.lr": rate})
-    for seed in (1, 2):
-        write_run(tmp_path, seed=seed, num_images=1, skill=99, settings={"optim.lr": 0.2})
-    found = compare_below(tmp_path)
-    cautions = " ".join(found.cautions)
-    assert "One split and one test set" in cautions
-    assert "differ in optim.lr: " in cautions
-    assert "1 of 2 recipes has fewer than 3 seeds" in cautions
-    assert "mean of 3 seeds, without an interval" in found.verdict[2]  # of a single image
+    assert "latency" not in compare_below(tmp_path).verdict[-1]

@@ -122,6 +122,8 @@ def test_there_is_one_title_and_no_level_of_headings_is_skipped(
 
 
 def test_a_screen_reader_finds_its_way(parsed: Parsed) -> None:
+    ids = [each["id"] for _, each in parsed.elements if "id" in each]
+    assert len(set(ids)) == len(ids) > 30
     tags = [tag for tag, _ in parsed.elements]
     assert [tags.count(tag) for tag in ("header", "main", "footer", "nav")] == [1, 1, 1, 1]
     assert parsed.all("html") == [{"lang": "en"}]
@@ -138,27 +140,17 @@ def test_a_screen_reader_finds_its_way(parsed: Parsed) -> None:
         assert box["aria-label"]
 
 
-def test_ids_are_unique(parsed: Parsed) -> None:
-    ids = [each["id"] for _, each in parsed.elements if "id" in each]
-    assert len(set(ids)) == len(ids) > 30
-
-
-def test_nothing_is_loaded_from_elsewhere(html: str, parsed: Parsed) -> None:
+def test_nothing_is_loaded_from_elsewhere_and_only_the_page_s_script_runs(
+    html: str, parsed: Parsed
+) -> None:
     for _, attributes in parsed.elements:
         for name in {"src", "href", "srcset", "data", "action"} & set(attributes):
             assert re.match(r"#|data:image/png;base64,", attributes[name] or "")
     assert re.findall(r"url\((?!#)|@import|<link|<iframe", html) == []
-
-
-def test_the_browser_may_run_the_page_s_own_script_alone(parsed: Parsed) -> None:
-    (script,) = [
-        text
-        for (tag, _), text in zip(parsed.elements, parsed.texts, strict=True)
-        if tag == "script"
-    ]
+    [script] = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    (policy,) = [meta["content"] or "" for meta in parsed.all("meta") if meta.get("http-equiv")]
-    assert "default-src 'none'" in policy
+    [policy] = [meta["content"] or "" for meta in parsed.all("meta") if meta.get("http-equiv")]
+    assert policy.startswith("default-src 'none'")
     assert f"script-src 'sha256-{digest}';" in policy
 
 
@@ -213,16 +205,6 @@ def test_every_run_is_a_line_of_the_table_with_its_interval(
         assert any(line.startswith(shown) for line in lines)
 
 
-def test_further_figures_of_every_run_are_folded_beneath_the_table(
-    html: str, comparison: Comparison
-) -> None:
-    [fold] = re.findall(r"<summary>More figures of each run.*?</details>", html, flags=re.DOTALL)
-    rows = comparison.networks
-    assert fold.count('<th scope="row">') == len(rows)
-    assert all(f">{100 * row.top_k[3]:.2f}</td>" in fold for row in rows)
-    assert all(f">{row.scores.brier:.3f}</td>" in fold for row in rows)
-
-
 def test_every_confusion_is_counted_in_its_cell(html: str, comparison: Comparison) -> None:
     tables = re.findall(r'<table class="heat">(.*?)</table>', html, flags=re.DOTALL)
     for recipe, table in zip(comparison.recipes, tables, strict=True):
@@ -237,11 +219,6 @@ def test_the_study_s_table_stands_as_published_beside_both_protocols(
     assert "googlenet 91.55 0.7071 0.84375 0.8333" in lines
     shown = " ".join(f"{value:.4f}" for value in comparison.networks[0].paper)
     assert any(line.endswith(shown) for line in lines)
-
-
-@pytest.mark.usefixtures("without_charts")
-def test_the_same_comparison_gives_the_same_bytes(repeat: Repeat) -> None:
-    assert render_page(repeat(1)) == render_page(repeat(1))
 
 
 @pytest.mark.usefixtures("without_charts")
@@ -276,33 +253,6 @@ def test_confusions_of_a_hundred_classes_are_a_picture_of_bounded_size(repeat: R
     html = render_page(replace(made, recipes=recipes))
     assert html.count('alt="Confusion matrix of ') == 2
     assert len(html) < 1_500_000
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2 defines it."""
-    full = colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
-    parts = [int(full[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_text_has_a_contrast_of_4_5_and_lines_of_3(html: str, scheme: int) -> None:
-    roots = re.findall(r":root \{(.*?)\}", html, flags=re.DOTALL)
-    colours = dict(re.findall(r"--([\w-]+): (#\w+);", roots[scheme]))
-    for text, ground in (
-        *((text, ground) for text in ("ink", "soft", "link") for ground in ("paper", "tint")),
-        *(("warn", "warn-tint"), ("warn", "paper"), ("ink", "heat")),
-    ):
-        assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
-    drawn = [colour for name, colour in colours.items() if name.startswith("series-")]
-    assert len(drawn) == 8
-    assert min(contrast(colour, colours["paper"]) for colour in drawn) >= 3
 
 
 def test_values_are_placed_on_one_scale_and_an_undefined_one_at_its_start() -> None:
