@@ -1,6 +1,7 @@
 """Run folders and disks that fail or lie: one clear message, and no result is lost."""
 
 import errno
+import logging
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 
 from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
-from triptych.cli import print_error
+from triptych.cli import ScreenHandler, print_error
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.checkpoint_files import load_checkpoint, read_step
 from triptych.runs.lifecycle import run_lifecycle
@@ -349,6 +350,9 @@ def test_curves_whose_cutting_was_cut_off_have_no_doubled_point_and_no_garbage(
 def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert sanitize_text("ü 日本 a\x1b[31mred\x07\r") == "ü 日本 a\ufffd[31mred\ufffd\ufffd"
     print_error(UserError("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))
-    said = capsys.readouterr().err
+    ScreenHandler().emit(logging.makeLogRecord({"msg": "logs/%s:\nx", "args": ("\x1b]0;a\x07",)}))
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["logs/\ufffd]0;a\ufffd:", "x"]
+    said = shown.err
     assert len(said.splitlines()) == 3
     assert all(character.isprintable() or character == "\n" for character in said)

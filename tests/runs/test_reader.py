@@ -1,13 +1,12 @@
 """Run folders are found wherever they lie, each once."""
 
-import logging
 from pathlib import Path
 
 import pytest
 
 from tests.run_folders import write_run
 from triptych.errors import UserError
-from triptych.runs.reader import find_run_folders, sanitize, sanitize_log_record
+from triptych.runs.reader import find_run_folders, sanitize
 
 
 def test_every_run_below_is_found_once_however_it_is_named(tmp_path: Path) -> None:
@@ -58,9 +57,3 @@ def test_what_is_read_can_be_printed_and_written_as_utf8_or_is_refused() -> None
         nested = [nested]
     with pytest.raises(UserError, match="nested deeper than 50"):
         sanitize({"a": nested})
-
-
-def test_a_log_line_cannot_steer_a_terminal_and_keeps_its_lines() -> None:
-    record = logging.LogRecord("x", 20, "", 0, "%s:  a\nb", ("logs/\x1b]0;title\x07",), None)
-    assert sanitize_log_record(record)
-    assert record.getMessage() == "logs/\ufffd]0;title\ufffd:  a\nb"

@@ -1,7 +1,6 @@
 """Run folders of anybody, half-written or edited by hand: data until checked."""
 
 import glob
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,8 +11,8 @@ from triptych.config import NAMES, TEXT, Rule, count, format_value, number
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.record import Record
 from triptych.runs.storage import check_regular_file
+from triptych.runs.trust import MAX_DEPTH
 
-MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 REQUIRED_METADATA: dict[str, Rule] = {
@@ -151,9 +150,3 @@ def sanitize(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [sanitize(inner, depth + 1) for inner in value]
     return sanitize_text(" ".join(value.split())) if isinstance(value, str) else value
-
-
-def sanitize_log_record(record: logging.LogRecord) -> bool:
-    """A logging filter for lines that quote names and texts out of run folders."""
-    record.msg, record.args = sanitize_text(record.getMessage()), None
-    return True

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import find_run_folders, sanitize_log_record
+from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write
 from triptych.tools.compare import sentences
 from triptych.tools.compare.comparable import find_differing, require_comparable, write_banner
@@ -46,7 +46,6 @@ from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 

@@ -27,7 +27,7 @@ from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs.predictions import Predictions, read_validation
-from triptych.runs.reader import MEASURED, find_run_folders, sanitize, sanitize_log_record
+from triptych.runs.reader import MEASURED, find_run_folders, sanitize
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
@@ -47,7 +47,6 @@ from triptych.tools.statistics.calibration import Calibration, Reliability, cali
 from triptych.tools.statistics.scores import Scores, score_predictions, top_k_accuracies
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
 PER_CLASS = ("class", "f1", "precision", "recall", "num")

@@ -17,7 +17,7 @@ from torch import Tensor
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize, sanitize_log_record
+from triptych.runs.reader import sanitize
 from triptych.runs.record import library_versions
 from triptych.runs.storage import atomic_write
 from triptych.tools.compare.formats import pluralize
@@ -30,7 +30,6 @@ from triptych.tools.export.program import trace_program
 from triptych.tools.predict.images import View
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 TOLERANCE = 1e-3  # of a probability
 NUM_TEST_IMAGES = 64  # at most

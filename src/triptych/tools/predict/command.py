@@ -16,14 +16,13 @@ import rich
 
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import find_run_folders, read_finished, sanitize_log_record
+from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.stopping import exit_on_signal
 from triptych.runs.storage import check_writable
 
 OUTPUT_SUFFIXES = {"out": (".csv", ".jsonl", ".ndjson"), "grid": (".png",)}
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 
 def predict(config: Config, overrides: list[str]) -> None:

@@ -16,7 +16,6 @@ from triptych.build import device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize_log_record
 from triptych.tools.evaluate.rebuild import find_device
 from triptych.tools.predict.ensemble import Ensemble
 from triptych.tools.predict.images import decode_batches, decode_image
@@ -29,7 +28,6 @@ from triptych.tools.predict.output import (
 )
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 
 def write_predictions(config: Config, folders: list[Path], paths: Iterable[str]) -> None:

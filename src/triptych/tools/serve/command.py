@@ -7,13 +7,12 @@ from importlib.util import find_spec
 
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import find_run_folders, sanitize_log_record
+from triptych.runs.reader import find_run_folders
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 
 PACKAGES = {"starlette": "starlette>=0.45", "uvicorn": "uvicorn>=0.34"}
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 
 def serve(config: Config, overrides: list[str]) -> None:

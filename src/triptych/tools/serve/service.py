@@ -30,7 +30,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from triptych.config import Config
 from triptych.data.photos import Unreadable
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize_log_record
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
 from triptych.tools.report.page import FILTERS
@@ -38,7 +37,6 @@ from triptych.tools.serve.inference import FORMATS, classify_image, find_example
 from triptych.tools.serve.networks import NetworkGroup, read_groups
 
 log = logging.getLogger(__name__)
-log.addFilter(sanitize_log_record)
 
 MAX_IMAGES = 16  # in memory at once: being uploaded, or waiting for their predictions
 UPLOAD_SECONDS = 30
