@@ -138,8 +138,11 @@ def test_a_place_that_cannot_be_written_to_is_an_error(logs: Path, tmp_path: Pat
         compare(config(logs, tmp_path / "out"))
 
 
-def test_without_a_run_the_command_ends_with_2_before_it_is_imported(tmp_path: Path) -> None:
-    ended = run_command("compare", f"runs={tmp_path}", cwd=tmp_path)
+@pytest.mark.parametrize(("command", "setting"), [("compare", "runs"), ("evaluate", "run")])
+def test_where_there_is_no_run_a_command_ends_with_2_before_it_is_imported(
+    command: str, setting: str, tmp_path: Path
+) -> None:
+    ended = run_command(command, f"{setting}={tmp_path}", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "[]\n")
-    assert ended.stderr.startswith(f"runs={tmp_path}: ")
+    assert ended.stderr.startswith(f"{setting}={tmp_path}: ")
     assert list(tmp_path.iterdir()) == []

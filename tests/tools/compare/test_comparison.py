@@ -271,7 +271,7 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path, compare_below: Compar
     assert {name: network.costs[name] for name in expected} == expected
     assert (network.trained_on, network.measured_on) == ("cpu, 32-true, 1 thread", "H200, bf16")
     assert found.image_types[0].rows[0].accuracy == 0.5
-    assert found.grad_cams[0].png.endswith(b"rest")
+    assert found.grad_cams[0][1].endswith(b"rest")
     assert found.images is not None
     shown = {picture.index: picture for picture in found.images.confident_errors}
     assert set(shown) == set(wrong.tolist())

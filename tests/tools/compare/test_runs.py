@@ -16,7 +16,6 @@ from triptych.tools.compare.runs import (
     read_pixels,
     read_run,
     read_runs,
-    read_val_predictions,
 )
 
 
@@ -149,10 +148,3 @@ def test_pictures_have_pixels(network: TrainedNetwork) -> None:
     np.savez(path, index=np.arange(2), images=np.zeros((2, 3, 0, 0), np.uint8))
     with pytest.raises(UserError, match="must have images"):
         read_pixels(network)
-
-
-def test_no_temperature_is_fitted_to_other_classes(network: TrainedNetwork) -> None:
-    logits = np.pad(network.test.logits, [(0, 0), (0, 1)])
-    change_predictions(network.folder, "val", logits=logits)
-    with pytest.raises(UserError, match=r"val\.npz: has 5 classes, the test images 4"):
-        read_val_predictions(network)

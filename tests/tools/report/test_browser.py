@@ -55,15 +55,6 @@ const sorted = (page) => {
 addEventListener("load", () => {
   const answers = {};
   for (const frame of document.querySelectorAll("iframe")) answers[frame.title] = measure(frame);
-  answers.folded = [...document.querySelectorAll("iframe")].map((frame) => {
-    const closed = () => frame.contentDocument.querySelectorAll("details:not([open])").length;
-    const states = [closed()];
-    for (const event of ["beforeprint", "afterprint"]) {
-      frame.contentWindow.dispatchEvent(new Event(event));
-      states.push(closed());
-    }
-    return states;
-  });
   answers.sorted = sorted(document.querySelector("iframe[title=desktop]").contentDocument);
   document.querySelector("output").textContent = JSON.stringify(answers);
 });
@@ -127,10 +118,3 @@ def test_a_table_sorts_by_its_head_up_then_down(answers: dict[str, Any]) -> None
     assert (before, once, twice) == (None, "ascending", "descending")
     assert came != up == sorted(came, key=float)
     assert down == up[::-1]
-
-
-def test_paper_shows_what_is_folded_on_the_screen(answers: dict[str, Any]) -> None:
-    phone, plain, desktop = answers["folded"]
-    assert phone == desktop == [phone[0], 0, phone[0]]
-    assert plain == [phone[0]] * 3  # the style sheet's part, which no script can see
-    assert phone[0] > 2

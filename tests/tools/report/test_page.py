@@ -110,15 +110,12 @@ def test_sections_stand_in_the_order_of_the_contents(parsed: Parsed) -> None:
     assert {f"#{each.get('id')}" for _, each in parsed.elements} >= set(links)
 
 
-@pytest.mark.parametrize("which", ["html", "bare"])
-def test_there_is_one_title_and_no_level_of_headings_is_skipped(
-    which: str, request: pytest.FixtureRequest
-) -> None:
-    found = Parsed(request.getfixturevalue(which))
-    levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
+def test_there_is_one_title_and_no_level_of_headings_is_skipped(parsed: Parsed, bare: str) -> None:
+    for found in (parsed, Parsed(bare)):
+        levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_a_screen_reader_finds_its_way(parsed: Parsed) -> None:

@@ -9,7 +9,7 @@ from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 
 # In the order of what explains the rest: other data have other classes, images and splits.
 MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
@@ -58,12 +58,11 @@ def require_comparable(runs: Sequence[TrainedNetwork]) -> None:
 def write_banner(runs: Sequence[TrainedNetwork]) -> str | None:
     """What a page must say first whose runs cannot be compared; None where they can."""
     lines = find_disagreements(runs)
-    if not lines:
-        return None
-    return (
+    banner = (
         "Not all of these runs can be compared with each other: only pairs that can be compared "
         f"are tested. What differs: {'; '.join(lines)}."
     )
+    return banner if lines else None
 
 
 def list_settings(run: TrainedNetwork) -> dict[str, str]:
@@ -78,9 +77,8 @@ def list_settings(run: TrainedNetwork) -> dict[str, str]:
 
 def list_environment(run: TrainedNetwork) -> dict[str, str]:
     """Devices and libraries: not chosen by the experiment, yet able to change its figures."""
-    names = ("device", "precision", "num_threads")
     versions = run.metadata["versions"] or {}
-    return {name: format_value(run.metadata[name]) for name in names} | {
+    return {name: format_value(run.metadata[name]) for name in HARDWARE} | {
         f"version of {name}": format_value(version) for name, version in versions.items()
     }
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import (
     Curve,
-    GradCam,
     ImageTypes,
     Problem,
     TrainedNetwork,
@@ -113,7 +112,7 @@ class Comparison:
     losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
     num_degraded: Mapping[str, int]  # images by network, where these are not the same for all
     images: ImageByImage | None  # None where recipes have other test images or classes
-    grad_cams: tuple[GradCam, ...]
+    grad_cams: tuple[tuple[str, bytes], ...]  # labels of networks, and PNGs
     problems: tuple[Problem, ...]
     command: str  # that made this comparison
     made_at: str

@@ -98,11 +98,6 @@ class ImageTypes:
     outcomes: Outcomes | None  # image by image; None where they were not kept
 
 
-class GradCam(NamedTuple):
-    label: str  # of the network
-    png: bytes
-
-
 @dataclass(frozen=True, eq=False)
 class TrainedNetwork:
     """A finished run: its record, its config, and its predictions for the test images."""
@@ -321,9 +316,10 @@ def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
     return dict(zip(index.tolist(), images, strict=True))
 
 
-def read_grad_cam(network: TrainedNetwork) -> GradCam | None:
+def read_grad_cam(network: TrainedNetwork) -> tuple[str, bytes] | None:
+    """The network's label and a PNG."""
     path = network.folder / "figures" / "grad_cam.png"
-    return GradCam(network.label, path.read_bytes()) if path.exists() else None
+    return (network.label, path.read_bytes()) if path.exists() else None
 
 
 def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]] | None:

@@ -13,13 +13,12 @@ from triptych.tools.compare.content import ImageByImage, Picture, WrongPredictio
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import TrainedNetwork
 
-COLUMNS = (
-    *("model", "weights", "data", "seed", "num_test", "accuracy", "accuracy_low", "accuracy_high"),
-    *("f1", "precision", "recall", "nll", "ece", "paper_f1", "paper_precision", "paper_recall"),
-    *("num_params", "macs", "checkpoint_bytes", "train_images_per_second", "latency_ms_p50"),
-    *("latency_ms_p95", "throughput_images_per_second", "peak_memory_bytes"),
-    *("device", "precision_mode", "folder"),
-)
+COLUMNS = """
+    model weights data seed num_test accuracy accuracy_low accuracy_high f1 precision recall nll ece
+    paper_f1 paper_precision paper_recall num_params macs checkpoint_bytes train_images_per_second
+    latency_ms_p50 latency_ms_p95 throughput_images_per_second peak_memory_bytes device
+    precision_mode folder
+""".split()
 MAX_PICTURES = 24  # a list
 
 

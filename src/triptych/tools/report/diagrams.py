@@ -134,5 +134,4 @@ def _join_images(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     spaced = np.pad(images, [(0, 0)] * 3 + [(0, gap)] * 2, constant_values=255)
     strips = np.concatenate(list(spaced.transpose(1, 0, 3, 4, 2)), axis=2)  # (4, H', K x W', 3)
     apart = np.pad(strips, [(0, 0), (0, 0), (0, 3 * gap), (0, 0)], constant_values=255)
-    line: NDArray[np.uint8] = np.concatenate(list(apart), axis=1)
-    return line
+    return np.asarray(np.concatenate(list(apart), axis=1))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import DASH, MAX_WORDS, join_words, percent, spaced
@@ -104,13 +103,17 @@ def _group_by_place(
 
 def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Panel:
     values = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
-    best = find_undominated(
-        cost.sign * values, np.array([each.accuracy.value for each in networks])
-    )
+    accuracies = np.array([network.accuracy for network in networks])  # with their intervals
+    best = find_undominated(cost.sign * values, accuracies[:, 0])
     labels = [network.label for network, good in zip(networks, best, strict=True) if good]
     caption = (f"{place}. " if place else "") + f"Not dominated: {join_words(labels, MAX_WORDS)}"
     words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
-    series = _make_clouds(networks, values, best, key)
+    styles = [key.styles.get(network.label) for network in networks]
+    series = []
+    for style in dict.fromkeys(styles):
+        same = np.array([each == style for each in styles])
+        y, low, high = accuracies[same].T
+        series.append(Series(style, values[same], y, low, high, best[same]))
     axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
     chart = render_chart(f"cost {cost.words} {place}", words, draw_trade_off, series, *axes)
     return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
@@ -119,23 +122,6 @@ def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: 
 def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:
     """Names of the costs that no run has."""
     return [cost.words for cost in COSTS if not any(each.costs[cost.name] for each in networks)]
-
-
-def _make_clouds(
-    networks: Sequence[TrainedNetwork],
-    cost: NDArray[np.float64],
-    best: NDArray[np.bool_],
-    key: Key,
-) -> list[Series]:
-    """A series a style."""
-    styles = [key.styles.get(network.label) for network in networks]
-    values = np.array([network.accuracy for network in networks])
-    clouds = []
-    for style in dict.fromkeys(styles):
-        same = np.array([each == style for each in styles])
-        y, low, high = values[same].T
-        clouds.append(Series(style, cost[same], y, low, high, best[same]))
-    return clouds
 
 
 def draw_calibration(key: Key) -> list[Panel]:
