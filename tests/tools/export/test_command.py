@@ -17,16 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.composing import composed
-from tests.tiny import TARGETS, Tiny, choose
-from triptych.build import build_datamodule
-from triptych.data.shapes import OUTLINES, Shapes
+from tests.tiny import TARGETS
+from tests.untrained import plant
+from triptych.data.shapes import OUTLINES
 from triptych.errors import UserError
-from triptych.models.backbone import Preprocessing
-from triptych.runs.checkpoint_files import AtomicCheckpointIO
-from triptych.runs.predictions import Predictions
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import rebuild_run
 from triptych.tools.export import artifact, command
@@ -39,12 +36,7 @@ from triptych.tools.export.artifact import (
 from triptych.tools.export.command import choose_path, export
 from triptych.tools.export.formats import FORMATS, METADATA, Format
 from triptych.tools.predict.images import View
-from triptych.tools.statistics.scores import score_predictions
 
-DATA = [
-    *("data=shapes", "data.num_train=20", "data.num_val=10", "data.num_test=15"),
-    *("data.source.num_train=40", "data.source.num_test=20", *choose("Tiny")),
-]
 FOLDER = {"_target_": "triptych.data.folder.Folder", "root": "none", "size": 24, "fit": "crop"}
 TRUSTED = [*TARGETS]
 SHAPES = [(1, 32, 32), (2, 40, 40), (1, 480, 640), (3, 37, 100), (1, 5, 1)]
@@ -59,35 +51,6 @@ Predict = Callable[[Tensor], Tensor]
 def run_export(folder: Path, **settings: Any) -> None:
     settings |= {"run": str(folder), "trusted_targets": TRUSTED}
     export(composed("export", "run=none", "time_seconds=0.01", **settings), [])
-
-
-def network() -> nn.Module:
-    """Untrained; its head is scaled so that images differ in their probabilities."""
-    torch.manual_seed(0)
-    made = Tiny(len(OUTLINES))
-    made[-1].weight.data *= 20
-    return made
-
-
-def plant(logs: Path) -> Record:
-    """A finished run without training; its predictions are random."""
-    config = composed("train", *DATA, log_dir=str(logs))
-    record = Record.create(config, [])
-    state = {"state_dict": network().state_dict()}
-    AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
-    preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
-    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0).read(), preprocessing)
-    logits = np.random.default_rng(0).normal(size=(15, len(OUTLINES))).astype(np.float32)
-    predicted = Predictions(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
-    record.add_predictions("test", logits=logits, labels=predicted.labels, index=predicted.index)
-    record.update(
-        classes=list(data.classes),
-        metrics={"test/accuracy": score_predictions(predicted).accuracy},
-        split_hash=data.split_hash,
-        test_hash=data.test_hash,
-    )
-    record.end("finished")
-    return record
 
 
 @pytest.fixture(scope="module")

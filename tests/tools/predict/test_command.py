@@ -5,24 +5,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
 from tests.composing import composed
 from tests.run_folders import write_run
+from tests.tiny import TARGETS
+from tests.untrained import network, plant
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
-from triptych.runs.checkpoint_files import AtomicCheckpointIO
-from triptych.runs.record import Record
 from triptych.tools.predict import prediction
 from triptych.tools.predict.command import (
     check_output,
@@ -31,50 +28,13 @@ from triptych.tools.predict.command import (
     select_runs,
 )
 
-CLASSES = tuple(f"class {n}" for n in range(10))
-TINY = [
-    *("model=torchvision", "model.name=shufflenet_v2_x0_5", "model.weights=null"),
-    *("model.input_size=32", "data=shapes", "data.num_train=20", "data.num_val=10"),
-    *("data.source.num_train=40", "data.source.num_test=20", "data.num_test=15"),
-]
-MEAN, STD = torch.tensor([[[0.485, 0.456, 0.406]], [[0.229, 0.224, 0.225]]]).view(2, 3, 1, 1)
+CLASSES = Shapes(10, 10, seed=0).read().classes
 TOLERANCE = 1e-5  # kernels differ between batch sizes
 
 
-@cache
-def network(seed: int) -> torch.nn.Module:
-    """Untrained, with BatchNorm statistics, without which all images look alike to it."""
-    torch.manual_seed(seed)
-    made = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
-    for layer in made.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = 1
-    pixels = Shapes(40, 10, seed=2).read().train.images / 255
-    made((pixels - MEAN) / STD)
-    made.fc.weight.data *= 10
-    return made.eval()
-
-
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes the folder of a finished run."""
-    config = composed("train", *TINY, log_dir=str(tmp_path_factory.mktemp("logs")))
-
-    def plant(seed: int, classes: tuple[str, ...] = CLASSES) -> Path:
-        record = Record.create(config | {"seed": seed}, [])
-        state = {"state_dict": network(seed).state_dict()}
-        AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
-        hashes = {"split_hash": "5" * 16, "test_hash": "6" * 16}
-        record.update(classes=classes, metrics={"test/accuracy": 0.5}, **hashes)
-        record.end("finished")
-        return record.folder
-
-    return plant
-
-
-@pytest.fixture(scope="module")
-def runs(plant: Callable[..., Path]) -> list[Path]:
-    return [plant(0), plant(1)]
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [plant(tmp_path_factory.mktemp("logs"), seed).folder for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +53,7 @@ def photos(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
 
 def predict(run: Path | list[Path], photos: Path, **settings: Any) -> None:
     runs = [*map(str, run)] if isinstance(run, list) else str(run)
-    settings = {"run": runs, "images": str(photos), **settings}
+    settings |= {"run": runs, "images": str(photos), "trusted_targets": [*TARGETS]}
     settings = {
         k: str(value) if isinstance(value, Path) else value for k, value in settings.items()
     }
@@ -106,7 +66,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def probabilities(pixels: NDArray[np.uint8], seed: int, temperature: float = 1) -> NDArray[Any]:
-    images = (torch.from_numpy(pixels) / 255 - MEAN) / STD
+    images = (torch.from_numpy(pixels) / 255 - 0.5) / 0.5
     with torch.no_grad():
         return (network(seed)(images) / temperature).softmax(1).numpy()
 
@@ -135,7 +95,7 @@ def test_an_ensemble_predicts_the_mean_and_shows_each_vote(
     assert [row["class"] for row in rows] == [CLASSES[c] for c in mean.argmax(1)]
     np.testing.assert_allclose([row["probability"] for row in rows], mean.max(1), atol=TOLERANCE)
     for seed, expected in enumerate(each):
-        votes = [row["votes"][f"shufflenet_v2_x0_5, seed={seed}"] for row in rows]
+        votes = [row["votes"][f"tiny, seed={seed}"] for row in rows]
         assert [vote["class"] for vote in votes] == [CLASSES[c] for c in expected.argmax(1)]
         shares = [vote["probability"] for vote in votes]
         np.testing.assert_allclose(shares, expected.max(1), atol=TOLERANCE)
@@ -157,18 +117,18 @@ def test_an_unfinished_run_is_skipped_with_a_warning_unless_it_is_named(
 
 
 def test_networks_of_other_classes_cannot_vote_together(
-    runs: list[Path], plant: Callable[..., Path], photos: Path, tmp_path: Path
+    runs: list[Path], photos: Path, tmp_path: Path
 ) -> None:
-    other = plant(2, (*CLASSES[:9], "another"))
+    other = plant(tmp_path, classes=[*CLASSES[:9], "another"]).folder
     with pytest.raises(UserError, match="differ"):
         predict([runs[0], other], photos, out=tmp_path / "a.csv")
     assert not (tmp_path / "a.csv").exists()
 
 
 def test_calibrated_takes_the_temperature_of_each_runs_evaluation(
-    plant: Callable[..., Path], photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
+    photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    run, out = plant(3), tmp_path / "a.csv"
+    run, out = plant(tmp_path, 3).folder, tmp_path / "a.csv"
     for text in (
         "",
         "[3]",
@@ -251,6 +211,7 @@ def test_paths_come_through_one_pipe_and_only_rows_go_into_the_other(
     (photos / "03.png").rename(odd)
     lines = b"%b\r\n\n%b\n" % (os.fsencode(odd), os.fsencode(photos / "lost.png"))
     arguments = [f"run={runs[0]}", "images=-", "device=cpu"]
+    arguments += [f"trusted_targets=[{','.join(TARGETS)}]"]
     command = [sys.executable, "-m", "triptych", "predict", *arguments]
     result = subprocess.run(command, input=lines, capture_output=True, check=True)
     header, good, bad = csv.reader(result.stdout.decode().splitlines())

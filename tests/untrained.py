@@ -1,0 +1,50 @@
+"""Finished runs of an untrained network, whose predictions are random."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.composing import composed
+from tests.tiny import Tiny, choose
+from triptych.build import build_datamodule
+from triptych.data.shapes import OUTLINES, Shapes
+from triptych.models.backbone import Preprocessing
+from triptych.runs.checkpoint_files import AtomicCheckpointIO
+from triptych.runs.predictions import Predictions
+from triptych.runs.record import Record
+from triptych.tools.statistics.scores import score_predictions
+
+SETTINGS = [
+    *("data=shapes", "data.num_train=20", "data.num_val=10", "data.num_test=15"),
+    *("data.source.num_train=40", "data.source.num_test=20", *choose("Tiny")),
+]
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Its head is scaled so that images differ in their probabilities."""
+    torch.manual_seed(seed)
+    made = Tiny(len(OUTLINES))
+    made[-1].weight.data *= 20
+    return made.eval()
+
+
+def plant(logs: Path, seed: int = 0, **metadata: Any) -> Record:
+    """The run of `network(seed)`."""
+    config = composed("train", *SETTINGS, log_dir=str(logs), seed=seed)
+    record = Record.create(config, [])
+    state = {"state_dict": network(seed).state_dict()}
+    AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
+    preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0).read(), preprocessing)
+    logits = np.random.default_rng(0).normal(size=(15, len(OUTLINES))).astype(np.float32)
+    predicted = Predictions(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
+    record.add_predictions("test", logits=logits, labels=predicted.labels, index=predicted.index)
+    metrics = {"test/accuracy": score_predictions(predicted).accuracy}
+    hashes = {"split_hash": data.split_hash, "test_hash": data.test_hash}
+    classes = list(data.classes)
+    record.update(**({"classes": classes, "metrics": metrics} | hashes | metadata))
+    record.end("finished")
+    return record
