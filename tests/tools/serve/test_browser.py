@@ -115,14 +115,6 @@ def test_an_image_is_dropped_and_a_file_that_is_none_clears_its_predictions(
     assert not browser.run("document.querySelector('.photo').checkVisibility()")
 
 
-def test_a_page_whose_program_has_ended_says_so(browser: Browser, url: str) -> None:
-    browser.open(url)
-    browser.run("fetch = () => Promise.reject(new TypeError('Failed to fetch')); true")
-    drop(browser, b"anything")
-    browser.until(PROBLEM)
-    assert browser.run(PROBLEM).endswith("is it still running?")
-
-
 @pytest.mark.parametrize("width", [360, 1280])
 def test_hostile_names_are_text_and_nothing_is_wider_than_the_screen(
     browser: Browser, url: str, width: int

@@ -74,18 +74,6 @@ def test_the_picture_is_the_image_and_the_heat_is_as_large_as_the_networks_input
             assert decode(each["heat"]).size == (32, 32)
 
 
-@pytest.mark.parametrize(
-    ("pixels", "size"),
-    [(PIXELS.repeat(20, 0), (36, 480)), (PIXELS[:1].repeat(100, 1), (480, 1))],
-    ids=["a large image", "one of a single row"],
-)
-def test_the_picture_has_no_side_above_its_limit(
-    group: NetworkGroup, pixels: np.ndarray, size: tuple[int, int]
-) -> None:
-    [first, *_] = classify_image(group, encode("PNG", pixels), MANY)["predictions"]
-    assert decode(first["picture"]).size == size
-
-
 def test_the_picture_is_the_square_that_training_cut(group: NetworkGroup) -> None:
     view = group.networks[0].view._replace(stored=(60, "crop"))
     drawn = draw_picture(view, Image.fromarray(PIXELS))

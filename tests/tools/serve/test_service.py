@@ -81,14 +81,6 @@ def test_no_name_of_a_run_is_markup(client: Any) -> None:
     assert HOSTILE in {name for each in predictions for name, _ in each["top"]}
 
 
-def test_every_network_predicts_an_image(client: Any) -> None:
-    response = client.post("/0/predictions", content=image(), headers={"origin": HERE})
-    assert response.status_code == 200
-    names = [each["name"] for each in response.json()["predictions"]]
-    assert names == ["shufflenet_v2_x0_5", "squeezenet1_1"]
-    assert response.json()["summary"].endswith(".")
-
-
 @pytest.mark.parametrize(
     ("content", "status", "reason"),
     [
@@ -224,56 +216,30 @@ def test_an_image_leaves_no_file_and_no_line(
     assert [r.message for r in caplog.records if r.name.startswith(("triptych", "uvicorn"))] == []
 
 
-def enter(*names: str, **headers: str) -> tuple[int, dict[str, str]]:
-    """Status and headers of the gate's response to a request with these headers."""
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
-    gate = module.Gate(responses.PlainTextResponse("in"), names)
-    asyncio.run(gate(scope, messages({"type": "http.disconnect"}), send))
-    response = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], response
-
-
 @pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1:8000", "localhost:8000", "LOCALHOST", "[::1]:8000", "192.168.0.7", "gpubox:80"],
-)
-def test_a_request_that_names_this_machine_is_let_in(host: str) -> None:
-    assert enter("gpubox", host=host)[0] == 200
-    assert enter("gpubox", host=host, origin=f"http://{host}")[0] == 200
-
-
-@pytest.mark.parametrize(
-    "host",
+    ("host", "origin", "status"),
     [
-        *("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"),
-        *("", ":8000", "evil@127.0.0.1.example", "[::1", "gpubox.evil.example", "127.1.evil"),
-        "\xe9",
+        *(
+            (host, f"http://{host}", 200)
+            for host in ("127.0.0.1:8000", "localhost:80", "[::1]:8000")
+        ),
+        *((host, None, 200) for host in ("192.168.0.7", "gpubox:80")),
+        *((host, f"http://{host}", 421) for host in ("evil.example", "127.0.0.1.evil.example")),
+        *((host, None, 421) for host in ("", ":8000", "evil@127.0.0.1.example", "[::1", "127.1.a")),
+        *(("localhost:8000", f"http://{name}", 403) for name in ("evil.example", "localhost:8001")),
+        *(
+            ("localhost:8000", f"http://{name}", 403)
+            for name in ("localhost:8000.evil.example", "[")
+        ),
+        *(("localhost:8000", origin, 403) for origin in ("null", "", "file://")),
     ],
 )
-def test_a_name_that_a_stranger_has_bound_to_this_machine_is_rejected(host: str) -> None:
-    assert enter("gpubox", host=host, origin=f"http://{host}")[0] == 421
-
-
-@pytest.mark.parametrize(
-    "origin",
-    [
-        *("http://evil.example", "null", "", "http://localhost:8001", "http://localhost"),
-        *("http://localhost:8000.evil.example", "http://127.0.0.1:8000", "http://[", "file://"),
-    ],
-)
-def test_a_page_from_elsewhere_is_rejected(origin: str) -> None:
-    assert enter(host="localhost:8000", origin=origin)[0] == 403
-
-
-def test_every_response_tells_the_browser_what_the_page_may_do() -> None:
-    for headers in ({"host": "localhost"}, {"host": "evil"}, {"host": "localhost", "origin": "x"}):
-        _, response = enter(**headers)
-        expected = {name.lower(): value for name, value in module.HEADERS.items()}
-        assert response | expected == response
-    assert module.HEADERS["Content-Security-Policy"].startswith("default-src 'none'")
+def test_only_requests_of_our_own_page_to_this_machine_are_let_in(
+    host: str, origin: str | None, status: int
+) -> None:
+    gate = module.Gate(responses.PlainTextResponse("in"), ["gpubox"])
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    response = testclient.TestClient(gate, base_url=HERE).post("/", headers=headers)
+    assert response.status_code == status
+    expected = {name.lower(): value for name, value in module.HEADERS.items()}
+    assert dict(response.headers) | expected == dict(response.headers)
