@@ -31,9 +31,10 @@ def network(seed: int = 0) -> nn.Module:
     return made.eval()
 
 
-def plant(logs: Path, seed: int = 0, **metadata: Any) -> Record:
-    """The run of `network(seed)`."""
+def plant(logs: Path, seed: int = 0, model: str = "tiny", **metadata: Any) -> Record:
+    """The run of `network(seed)`, which is called `model`."""
     config = composed("train", *SETTINGS, log_dir=str(logs), seed=seed)
+    config["model"]["name"] = model
     record = Record.create(config, [])
     state = {"state_dict": network(seed).state_dict()}
     AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))

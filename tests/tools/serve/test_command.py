@@ -99,10 +99,10 @@ def test_the_command_serves_until_ctrl_c_and_then_exits_with_130(
     assert exit_info.value.code == 130
     page, status = answers
     assert isinstance(page, bytes)
-    assert b"squeezenet1_1 on your image" in page
+    assert b"beta on your image" in page
     assert status == 421
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("triptych")]
-    assert [line.split(" ")[0] for line in lines] == ["squeezenet1_1:", url]
+    assert [line.split(" ")[0] for line in lines] == ["beta:", url]
 
 
 def read(request: str | urllib.request.Request) -> bytes | int:
