@@ -17,10 +17,7 @@ from triptych.tools.export.formats import FORMATS
 from triptych.tools.export.program import Portable, fit_square
 
 SIZE = 12
-SHAPES = [
-    *((61, 83), (480, 640), (19, 23), (1, 300), (64, 64), (24, 24), (33, 64), (24, 47), (40, 39)),
-    *((100, 37), (300, 1), (640, 360), (200, 50), (64, 33)),
-]
+SHAPES = [(61, 83), (480, 640), (19, 23), (1, 300), (64, 64), (24, 47), (100, 37), (300, 1)]
 
 
 def backbone(interpolation: str) -> Backbone:

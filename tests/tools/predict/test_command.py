@@ -168,17 +168,15 @@ def test_where_no_image_can_be_read_nothing_is_written(
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("setting", ["out", "grid", "images", "run"])
+@pytest.mark.parametrize("setting", ["out", "images", "run"])
 def test_an_unusable_setting_is_an_error_before_any_work(
     setting: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prediction, "write_predictions", lambda *_: pytest.fail("at work"))
     run = write_run(tmp_path / "logs")
     (tmp_path / "earlier.csv").write_text("earlier")
-    (tmp_path / "earlier.png").write_text("earlier")
     wrong: dict[str, dict[str, Any]] = {
         "out": {"out": tmp_path / "earlier.csv"},
-        "grid": {"grid": tmp_path / "earlier.png"},
         "images": {"photos": tmp_path / "missing.gif"},
         "run": {"run": photos},
     }

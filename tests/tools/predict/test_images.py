@@ -15,7 +15,6 @@ from PIL import Image
 
 from triptych.data.photos import read_image, square
 from triptych.data.transforms import DeviceTransforms
-from triptych.errors import UserError
 from triptych.models.backbone import Preprocessing
 from triptych.tools.predict.images import DecodedImage, View, decode_batches, decode_image
 
@@ -74,9 +73,6 @@ def test_the_view_of_a_run_has_its_size_and_how_its_images_were_stored() -> None
     shapes = {"_target_": "triptych.data.shapes.Shapes", "num_train": 10, "num_test": 10, "seed": 0}
     assert view(shapes) == View(224, "bilinear", None)
     assert view(FOLDER | {"size": 99, "fit": "pad"}) == View(224, "bilinear", (99, "pad"))
-    for wrong in ({"size": 0}, {"size": 2**20}, {"size": "9"}, {"fit": "zoom"}):
-        with pytest.raises(UserError):
-            view(FOLDER | wrong)
 
 
 @pytest.mark.parametrize("name", ["lost.png", "text.png", "cut.png", "wide.png", "x" * 300, "."])

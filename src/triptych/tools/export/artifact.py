@@ -140,16 +140,16 @@ def read_batches(run: RebuiltRun, root: str | None) -> dict[str, list[Tensor]]:
     Without the data there are synthetic ones alone, and a warning. Raises UserError where `root` is
     given and does not hold the data.
     """
-    batches = {PHOTOGRAPHS: make_photographs()}
+    batches: dict[str, list[Tensor]] = {}
     try:
         part = read_data(run, root).test
+        images = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).inputs
+        batches[pluralize(len(images), "test image")] = [*torch.split(images, BATCH_SIZE)]
     except UserError as error:
         if root is not None:
             raise
         log.warning("checked without test images: %s", " ".join(str(error).split()))
-        return batches
-    images = part.__getitems__(torch.arange(min(NUM_TEST_IMAGES, len(part)))).inputs
-    return {pluralize(len(images), "test image"): [*torch.split(images, BATCH_SIZE)]} | batches
+    return batches | {PHOTOGRAPHS: make_photographs()}
 
 
 def make_photographs() -> list[Tensor]:
