@@ -105,7 +105,8 @@ def quiet_exporter() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         logging.disable(logging.NOTSET)
