@@ -249,6 +249,16 @@ def test_a_config_is_printed_without_a_run() -> None:
     assert "name: alexnet" in out
 
 
+def test_a_command_started_as_a_module_is_answered_by_its_new_name() -> None:
+    code, out, err = run("-m", "triptych.predict", "run=logs")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "triptych predict" in err
+    for command in list_commands():
+        with pytest.raises(SystemExit, match="2"):
+            cli.check_module_name(["python", "-m", f"triptych.{command}", "run=logs"])
+    cli.check_module_name(["python", "-m", "triptych.distributed.job", "triptych.predictions"])
+
+
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     sys.argv[1:] = []
     cli.run()

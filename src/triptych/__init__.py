@@ -5,6 +5,7 @@ for run in triptych.find_runs("logs"):
     print(run.config["model"]["name"], run.metrics["test/accuracy"])
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from triptych.library import Run, compose, find_runs, load_run, train
 
 __all__ = ["Run", "UserError", "compose", "find_runs", "load_run", "train"]
+
+if sys.argv[:1] == ["-m"]:  # `python -m triptych...`, before its module is looked for
+    from triptych.cli import check_module_name
+
+    check_module_name(sys.orig_argv)
 
 
 def __getattr__(name: str) -> Any:

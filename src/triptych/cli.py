@@ -91,6 +91,14 @@ def load_function(command: str) -> Callable[["Config", list[str]], Any]:
     return function
 
 
+def check_module_name(typed: list[str]) -> None:
+    """Exit with 2 where a command is started as a module of its own (`python -m triptych.tune`)."""
+    for command in list_commands():
+        if f"triptych.{command}" in typed:
+            message = f"python -m triptych.{command}: the command is now `triptych {command}`"
+            sys.exit(print_error(UserError(message)))
+
+
 def print_error(error: UserError) -> int:
     """Print what was wrong with the input, in three lines at most; the exit code."""
     print(sanitize_text("\n".join(str(error).splitlines()[:3])), file=sys.stderr)
