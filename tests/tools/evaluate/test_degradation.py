@@ -13,7 +13,7 @@ from triptych.tools.evaluate.degradation import (
     read_outcomes,
     write_outcomes,
 )
-from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.inference import wilson
 
 
 def draw_outcomes() -> Outcomes:

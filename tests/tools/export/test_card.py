@@ -14,7 +14,7 @@ from tests.run_folders import NUM_CLASSES, write_run
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.runs import read_run
 from triptych.tools.export.card import describe_file, render_card
-from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.inference import wilson
 
 
 def card_of(folder: Path, form: str = "onnx", name: str = "net.onnx") -> str:

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import f1_score
 
-from triptych.tools.statistics.bootstrap import (
+from triptych.tools.statistics.inference import (
     bootstrap_interval,
     bootstrap_macro_f1,
     resample_counts,

@@ -12,7 +12,7 @@ from triptych.tools.statistics.calibration import (
     calibration_error,
     reliability,
 )
-from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import nll
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from triptych.tools.statistics.intervals import (
+from triptych.tools.statistics.inference import (
     PairedDifference,
     bonferroni_level,
     holm,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp, ttest_ind
 
-from triptych.tools.statistics.recipes import Estimate, recipe_accuracy, recipe_difference
+from triptych.tools.statistics.inference import Estimate, recipe_accuracy, recipe_difference
 
 Correct = NDArray[np.bool_]
 

@@ -12,14 +12,7 @@ from triptych.tools.compare.content import LossDifference, Pair, Pairs
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import ImageTypes, WithInterval
 from triptych.tools.evaluate.degradation import degradation_differences
-from triptych.tools.statistics.bootstrap import bootstrap_interval, bootstrap_macro_f1
-from triptych.tools.statistics.intervals import (
-    PairedDifference,
-    bonferroni_level,
-    holm,
-    paired_difference,
-)
-from triptych.tools.statistics.recipes import Estimate, recipe_difference
+from triptych.tools.statistics import inference
 
 MAX_ALL_PAIRS = 10  # networks or recipes; of more, each is compared with one only
 
@@ -29,14 +22,16 @@ Two = tuple[Recipe, Recipe]
 def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
     twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
-    counts = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
+    counts = [
+        inference.paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos
+    ]
     f1 = _bootstrap_f1(recipes) if twos else {}
     pairs = [
         Pair(
             *(a.first.label, b.first.label, each.num_images, (1, 1), difference, p, p_holm),
             only_a=each.only_a,
             only_b=each.only_b,
-            f1_difference=_f1_difference(a, b, f1, bonferroni_level(len(twos))),
+            f1_difference=_f1_difference(a, b, f1, inference.bonferroni_level(len(twos))),
         )
         for (a, b), each, (difference, p, p_holm) in zip(twos, counts, _test(counts), strict=True)
     ]
@@ -47,7 +42,7 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """Recipes of three seeds or more."""
     repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
     twos, limit, is_validated = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
-    tests = _test([recipe_difference(a.correct, b.correct) for a, b in twos])
+    tests = _test([inference.recipe_difference(a.correct, b.correct) for a, b in twos])
     pairs = [
         Pair(a.label, b.label, a.correct.shape[1], (len(a.networks), len(b.networks)), *tested)
         for (a, b), tested in zip(twos, tests, strict=True)
@@ -56,13 +51,13 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
 
 
 def _test(
-    differences: Sequence[PairedDifference | Estimate],
+    differences: Sequence[inference.PairedDifference | inference.Estimate],
 ) -> list[tuple[WithInterval, float, float]]:
     """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
-    level = bonferroni_level(len(differences))
+    level = inference.bonferroni_level(len(differences))
     p_values = [each.p_value for each in differences]
     intervals = [WithInterval(each.value, *each.interval(level)) for each in differences]
-    return [*zip(intervals, p_values, holm(p_values).tolist(), strict=True)]
+    return [*zip(intervals, p_values, inference.holm(p_values).tolist(), strict=True)]
 
 
 def choose_pairs(
@@ -90,7 +85,7 @@ def _bootstrap_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]
     for block in split_comparable(recipes):
         tests = [recipe.first.test for recipe in block]
         predicted = np.stack([test.classes for test in tests])
-        draws = bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
+        draws = inference.bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
         f1.update(zip(block, draws, strict=True))
     return f1
 
@@ -99,7 +94,7 @@ def _f1_difference(
     a: Recipe, b: Recipe, draws: dict[Recipe, NDArray[np.float64]], level: float
 ) -> WithInterval:
     value = a.first.scores.macro.f1 - b.first.scores.macro.f1
-    return WithInterval(value, *bootstrap_interval(value, draws[a] - draws[b], level))
+    return WithInterval(value, *inference.bootstrap_interval(value, draws[a] - draws[b], level))
 
 
 def compare_losses(

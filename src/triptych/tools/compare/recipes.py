@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from triptych.tools.compare.comparable import find_disagreements, list_settings
 from triptych.tools.compare.runs import TrainedNetwork, WithInterval
 from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.recipes import MIN_SEEDS, recipe_accuracy
+from triptych.tools.statistics.inference import MIN_SEEDS, recipe_accuracy
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
 

@@ -30,7 +30,7 @@ from triptych.tools.evaluate.degradation import (
 )
 from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores, score_predictions, top_k_accuracies
 
 # How far a logged metric may lie from that of the predictions.

@@ -16,7 +16,7 @@ from triptych.tools.compare.formats import (
 )
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.summaries import COSTS
-from triptych.tools.statistics.recipes import MIN_SEEDS
+from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
 MAX_MODELS = 4  # in a title

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from triptych.errors import UserError
 from triptych.runs.predictions import read_arrays
 from triptych.runs.storage import atomic_write
-from triptych.tools.statistics.bootstrap import resample_counts
-from triptych.tools.statistics.intervals import LEVEL, wilson
+from triptych.tools.statistics.inference import LEVEL, resample_counts, wilson
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types

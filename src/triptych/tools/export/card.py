@@ -32,7 +32,7 @@ from triptych.tools.compare.runs import (
 )
 from triptych.tools.report.page import escape_markdown
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.intervals import wilson
+from triptych.tools.statistics.inference import wilson
 
 log = logging.getLogger(__name__)
 

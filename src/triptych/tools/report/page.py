@@ -30,8 +30,7 @@ from triptych.tools.evaluate.degradation import Degradation
 from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 from triptych.tools.report import panels
 from triptych.tools.report.charts import swatch
-from triptych.tools.statistics.intervals import Interval, wilson
-from triptych.tools.statistics.recipes import MIN_SEEDS
+from triptych.tools.statistics.inference import MIN_SEEDS, Interval, wilson
 
 CONTENTS = {
     "verdict": "Verdict",

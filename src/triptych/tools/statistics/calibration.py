@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from triptych.runs.predictions import Predictions
-from triptych.tools.statistics.bootstrap import resample_counts
-from triptych.tools.statistics.intervals import LEVEL, Interval, wilson
+from triptych.tools.statistics.inference import LEVEL, Interval, resample_counts, wilson
 from triptych.tools.statistics.scores import nll
 
 NUM_BINS = 15

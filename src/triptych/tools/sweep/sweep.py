@@ -198,7 +198,7 @@ def print_table(outcomes: Sequence[tuple[str, Outcome]]) -> None:
 
 def format_scores(metadata: Mapping[str, Any]) -> list[str]:
     """Accuracy, its interval, macro F1, loss and training seconds of a finished run."""
-    from triptych.tools.statistics.intervals import wilson  # scipy takes seconds to import
+    from triptych.tools.statistics.inference import wilson  # scipy takes seconds to import
 
     metrics, num_test = metadata["metrics"], metadata["num_test"]
     interval = wilson(round(metrics["test/accuracy"] * num_test), num_test)
