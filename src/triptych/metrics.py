@@ -9,14 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MeanMetric, Metric, MetricCollection, classification
 
 PER_CLASS = ("f1", "precision", "recall")
 
@@ -76,11 +69,11 @@ def build_metrics(num_classes: int) -> MetricCollection:
     return MetricCollection(
         {
             "loss": MeanMetric(nan_strategy="disable", sync_on_compute=False),
-            "accuracy": MulticlassAccuracy(average="micro", **shared),
-            "f1": MulticlassF1Score(average=None, **shared),
-            "precision": MulticlassPrecision(average=None, **shared),
-            "recall": MulticlassRecall(average=None, **shared),
-            "confusion": MulticlassConfusionMatrix(**shared),
+            "accuracy": classification.MulticlassAccuracy(average="micro", **shared),
+            "f1": classification.MulticlassF1Score(average=None, **shared),
+            "precision": classification.MulticlassPrecision(average=None, **shared),
+            "recall": classification.MulticlassRecall(average=None, **shared),
+            "confusion": classification.MulticlassConfusionMatrix(**shared),
         }
     )
 

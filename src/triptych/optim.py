@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from triptych.data.source import class_weights
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone
 
@@ -32,10 +32,14 @@ class Optim:
     class_weights: str = "none"
 
     def criterion(self, num_per_class: list[int] | None = None) -> nn.Module:
-        """The training loss of logits (B, C) and labels (B,) or probabilities (B, C)."""
+        """The training loss of logits (B, C) and labels (B,) or probabilities (B, C).
+
+        Balanced, every class weighs the same in a sum over images: N / (C * count).
+        """
         loss = nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
         if num_per_class and self.class_weights == "balanced":
-            weight = class_weights(num_per_class)
+            counts = torch.tensor(num_per_class, dtype=torch.float32)
+            weight = counts.sum() / (len(counts) * counts.clamp(min=1))
             loss.register_buffer("weight", weight, persistent=False)  # no part of the network
         return loss
 
@@ -84,10 +88,8 @@ class Optim:
 
     def _by_decay(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
         trainable = [p for p in parameters if p.requires_grad]
-        decays = [p for p in trainable if p.ndim > 1]
-        rest = [p for p in trainable if p.ndim <= 1]
-        if self.weight_decay == 0:
-            decays, rest = trainable, []
+        decays = [p for p in trainable if p.ndim > 1 or not self.weight_decay]
+        rest = [p for p in trainable if p.ndim <= 1 and self.weight_decay]
         groups = [
             {"params": decays, "lr": lr, "weight_decay": self.weight_decay},
             {"params": rest, "lr": lr, "weight_decay": 0.0},

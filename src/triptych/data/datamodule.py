@@ -12,16 +12,11 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.rng import permutation
-from triptych.data.source import (
-    ImageSet,
-    LabelledImages,
-    hash_tensors,
-    split_indices,
-)
+from triptych.data.source import ImageSet, LabelledImages, hash_tensors, split_indices
 from triptych.data.transforms import DeviceTransforms, make_mix
 from triptych.models.backbone import Preprocessing
 
@@ -168,7 +163,7 @@ class ImageDataModule(pl.LightningDataModule):
         return DataLoader(
             subset,
             batch_sampler=sampler,  # type: ignore[arg-type]
-            collate_fn=collate_batch,  # type: ignore[arg-type]
+            collate_fn=nn.Identity(),  # `__getitems__` gives whole batches
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_cuda,
@@ -197,8 +192,3 @@ class ImageDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._resume_at = state
-
-
-def collate_batch(batch: Batch) -> Batch:
-    """The loader's collate function: `__getitems__` gives a whole batch already."""
-    return batch

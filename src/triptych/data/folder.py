@@ -182,13 +182,9 @@ def walk_files(top: Path) -> Iterator[Path]:
 
     for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
         here = Path(folder).resolve()
-        inner[:] = sorted(n for n in inner if is_visible(n) and not is_above(here, here / n))
+        above = {name for name in inner if here.is_relative_to((here / name).resolve())}
+        inner[:] = sorted(name for name in inner if is_visible(name) and name not in above)
         yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
-
-
-def is_above(folder: Path, link: Path) -> bool:
-    """Whether a link in a folder leads to that folder, or to one above it."""
-    return link.is_symlink() and folder.is_relative_to(link.resolve())
 
 
 def class_name(folder: str) -> str:

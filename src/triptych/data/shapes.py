@@ -20,6 +20,7 @@ from triptych.errors import UserError
 
 SIDE = 32  # pixels
 AT_ONCE = 100  # drawings: what is computed stays in the cache, however many are drawn
+COS_30 = math.cos(math.pi / 6)
 _TRAIN, _TEST, _GRAIN = range(3)  # keys: the two splits and the grain draw apart
 
 Outline = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -80,21 +81,9 @@ def _paint(outline: Outline, draws: Tensor, grain: Tensor) -> Tensor:
     return painted.mul_(255).clamp_(0, 255).to(torch.uint8).view(-1, 3, SIDE, SIDE)
 
 
-def _disc(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
-    return torch.hypot(x, y) - 1
-
-
 def _ring(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
     width = 0.12 + 0.1 * stroke
     return (torch.hypot(x, y) - (1 - width)).abs() - width
-
-
-def _square(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
-    return torch.maximum(x.abs(), y.abs()) - 0.9
-
-
-def _triangle(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
-    return torch.maximum(x.abs() * math.cos(math.pi / 6) - y / 2, y) - 0.6
 
 
 def _cross(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
@@ -123,10 +112,6 @@ def _horizontal_bars(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
     return torch.maximum(x.abs() - 0.95, _from_line(y, 0.75) - (0.16 + 0.08 * stroke))
 
 
-def _vertical_bars(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
-    return _horizontal_bars(y, x, stroke)
-
-
 def _checkerboard(x: Tensor, y: Tensor, stroke: Tensor) -> Tensor:
     """Four by four cells: three lines each way, half a unit apart."""
     to_line = torch.minimum(_from_line(x, 0.5), _from_line(y, 0.5))
@@ -142,14 +127,14 @@ def _from_line(x: Tensor, spacing: float) -> Tensor:
 
 
 OUTLINES: dict[str, Outline] = {
-    "disc": _disc,
+    "disc": lambda x, y, stroke: torch.hypot(x, y) - 1,
     "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
+    "square": lambda x, y, stroke: torch.maximum(x.abs(), y.abs()) - 0.9,
+    "triangle": lambda x, y, stroke: torch.maximum(x.abs() * COS_30 - y / 2, y) - 0.6,
     "cross": _cross,
     "star": _star,
     "crescent": _crescent,
     "horizontal bars": _horizontal_bars,
-    "vertical bars": _vertical_bars,
+    "vertical bars": lambda x, y, stroke: _horizontal_bars(y, x, stroke),
     "checkerboard": _checkerboard,
 }

@@ -90,21 +90,14 @@ def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
             )
 
 
-def class_weights(counts: Sequence[int]) -> Tensor:
-    """float32 (C,): N / (C * count), so that every class weighs the same in a sum over images."""
-    images = torch.tensor(counts, dtype=torch.float32)
-    return images.sum() / (len(counts) * images.clamp(min=1))
-
-
 def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
     """In a line, how many training images the classes have."""
     least, most = min(counts), max(counts)
     if least == most:
         return f"{len(classes)} classes, {most} training images each"
     smallest, largest = classes[counts.index(least)], classes[counts.index(most)]
-    return (
-        f"{len(classes)} classes, from {least} training images ({smallest}) to {most} ({largest})"
-    )
+    spread = f"from {least} training images ({smallest}) to {most} ({largest})"
+    return f"{len(classes)} classes, {spread}"
 
 
 def hash_tensors(tensors: Iterable[Tensor]) -> str:

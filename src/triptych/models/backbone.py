@@ -179,7 +179,10 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     current = network.state_dict()
     head_names = {f"{head}.weight", f"{head}.bias"} & current.keys()
     try:
-        checkpoint = read_tensors(path)
+        if path.suffix == ".safetensors":
+            checkpoint = import_module("safetensors.torch").load_file(path)
+        else:  # raises for anything but tensors in it, before it runs
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         stored = checkpoint.get("state_dict", checkpoint)
         named = strip_prefix(stored)
         state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
@@ -194,13 +197,6 @@ def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, 
     except (RuntimeError, ValueError) as error:  # ValueError: MNASNet's, over a version
         reason = " ".join(str(error).splitlines()[1:2]).strip()
         raise UserError(f"weights {path}: of another network\n{reason[:200]}") from error
-
-
-def read_tensors(path: Path) -> Any:
-    """What a file of tensors holds; raises for anything else in it, before it runs."""
-    if path.suffix == ".safetensors":
-        return import_module("safetensors.torch").load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def strip_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
