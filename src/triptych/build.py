@@ -4,6 +4,7 @@ import inspect
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from triptych.callbacks.progress import make_progress_callback
+from triptych.callbacks.progress import ProgressBar, ProgressLines
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
@@ -121,7 +122,8 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     if options.pop("enable_progress_bar", True) and get_rank() == 0:
-        configured.append(make_progress_callback())
+        is_terminal = sys.stdout.isatty()
+        configured.append(ProgressBar(refresh_rate=10) if is_terminal else ProgressLines())
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
     try:

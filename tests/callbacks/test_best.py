@@ -31,7 +31,7 @@ def test_best_weights_keep_what_their_modules_ask_for(
     state = dict(task.state_dict()) if averaged else task.state_dict()  # as Lightning averages them
     content: dict[str, Any] = {"state_dict": state}
     best = checkpoint.BestWeights()
-    best.choose(1, {}, None)
+    best.unwritten = {"val": None}
     best.capture(content["state_dict"], task.backbone.network)
     best.save(Record(tmp_path, {}))
     path = tmp_path / "checkpoints" / "best.ckpt"

@@ -91,7 +91,7 @@ def test_one_device_asks_nobody(clock: SimpleNamespace) -> None:
 def test_a_job_that_slurm_would_requeue_is_saved_first(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "requeues_on_sigusr1", lambda: True)
+    monkeypatch.setattr(checkpoint.stopping, "requeues_on_sigusr1", lambda: True)
     requeued: list[int] = []
     with (
         signal_handlers(signal.SIG_IGN),

@@ -16,15 +16,9 @@ from torch import Tensor, distributed, nn
 from triptych.callbacks.loop import dump_checkpoint, is_accumulating, is_last_batch, validates_next
 from triptych.callbacks.recorder import RunRecorder
 from triptych.models.backbone import strip_prefix
+from triptych.runs import stopping
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
-from triptych.runs.stopping import (
-    SIGNALS,
-    Handler,
-    exit_code,
-    install_handlers,
-    requeues_on_sigusr1,
-)
 
 log = logging.getLogger(__name__)
 AGREE_SECONDS = 1.0  # between two exchanges of the ranks: each waits for all of them
@@ -43,14 +37,6 @@ class BestWeights:
         self.epoch, self.accuracy = 0, -1.0  # epochs from 1; no validation yet
         self.metrics: dict[str, float] = {}
         self.unwritten: dict[str, Any] | None = None  # `val` predictions; then `state_dict`
-
-    def choose(
-        self, epoch: int, metrics: dict[str, float], predictions: list[Tensor] | None
-    ) -> None:
-        """Make the present weights the ones to be scored."""
-        self.epoch, self.accuracy = epoch, metrics.get("val/accuracy", -1.0)
-        self.metrics = metrics
-        self.unwritten = {"val": predictions}
 
     def capture(self, state: dict[str, Tensor], network: nn.Module) -> None:
         """Take the weights out of a checkpoint's state, by the network's own names."""
@@ -71,9 +57,6 @@ class BestWeights:
             return
         logits, labels, index = (tensor.numpy() for tensor in unwritten["val"])
         record.add_predictions("val", logits=logits, labels=labels, index=index)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "unwritten"}
 
 
 class CheckpointCallback(Checkpoint):
@@ -97,7 +80,7 @@ class CheckpointCallback(Checkpoint):
         self.has_started = False  # then settings and checkpoint have been accepted
 
     def state_dict(self) -> dict[str, Any]:
-        return self.best.state_dict()
+        return {name: value for name, value in vars(self.best).items() if name != "unwritten"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self.best).update(state)
@@ -160,10 +143,12 @@ class CheckpointCallback(Checkpoint):
     def _choose(
         self, trainer: pl.Trainer, values: dict[str, float], predictions: list[Tensor] | None
     ) -> None:
-        metrics = {"train/loss": self.recorder.train_loss} | values
-        self.best.choose(trainer.current_epoch + 1, metrics, predictions)
+        best = self.best
+        best.epoch, best.accuracy = trainer.current_epoch + 1, values.get("val/accuracy", -1.0)
+        best.metrics = {"train/loss": self.recorder.train_loss} | values
+        best.unwritten = {"val": predictions}
         if is_accumulating(trainer):  # the next checkpoint will hold other weights
-            self.best.unwritten = copy.deepcopy(dump_checkpoint(trainer)["best"])
+            best.unwritten = copy.deepcopy(dump_checkpoint(trainer)["best"])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
@@ -194,7 +179,7 @@ class SaveSchedule:
         self.is_overdue = False  # a validation within a step could not be saved
         self.stopped_by: int | None = None
         self._stopped_at = 0.0
-        self._requeue: Handler | None = None  # Lightning's answer to SIGUSR1
+        self._requeue: stopping.Handler | None = None  # Lightning's answer to SIGUSR1
         self._saved_at = self._agreed_at = time.monotonic()
         self._agreed_step = 0
         self._num_steps = 1  # from one exchange to the next, the same on every rank
@@ -205,13 +190,13 @@ class SaveSchedule:
         To be called when Lightning has installed its own handlers, which it takes back after
         training. Where Lightning would requeue the job at SIGUSR1, that waits as well.
         """
-        before = install_handlers(self._request_stop, SIGNALS)
-        self._requeue = before[signal.SIGUSR1] if requeues_on_sigusr1() else None
+        before = stopping.install_handlers(self._request_stop, stopping.SIGNALS)
+        self._requeue = before[signal.SIGUSR1] if stopping.requeues_on_sigusr1() else None
 
     def _request_stop(self, number: int, _: FrameType | None) -> None:
         if self.stopped_by is not None:
             if time.monotonic() - self._stopped_at > REPEAT_SECONDS:
-                raise SystemExit(exit_code(number))
+                raise SystemExit(stopping.exit_code(number))
             return
         self.stopped_by, self._stopped_at = number, time.monotonic()
         log.info("stopping after this batch; once more to stop at once, without saving")
@@ -237,7 +222,7 @@ class SaveSchedule:
             return
         if self._agree(trainer, self.stopped_by == signal.SIGUSR1) and callable(self._requeue):
             self._requeue(signal.SIGUSR1, None)
-        raise SystemExit(exit_code(self.stopped_by or 0))
+        raise SystemExit(stopping.exit_code(self.stopped_by or 0))
 
     def _agree(self, trainer: pl.Trainer, is_so_here: bool) -> bool:
         """Whether it is so on any rank."""

@@ -1,7 +1,6 @@
 """How far a run is: a bar on a terminal, a line now and then elsewhere."""
 
 import logging
-import sys
 import time
 import warnings
 from contextlib import suppress
@@ -11,11 +10,6 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 SILENCE_SECONDS = 8.0
-
-
-def make_progress_callback() -> Callback:
-    """What shows progress on the present output."""
-    return ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines()
 
 
 class ProgressBar(RichProgressBar):

@@ -58,11 +58,8 @@ class RunRecorder(Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         has_stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        is_last = (
-            is_last_batch(trainer)
-            or trainer.should_stop
-            or trainer.global_step == trainer.max_steps
-        )
+        stops = trainer.should_stop or trainer.global_step == trainer.max_steps
+        is_last = is_last_batch(trainer) or stops
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_time = (batch_idx + 1) % interval < trainer.accumulate_grad_batches
         # After whole steps only: a resumed run keeps the lines up to its checkpoint's step.

@@ -55,18 +55,18 @@ class TensorBoardCallback(Callback):
             self.has_shown_images = True
         self._show_confusion(trainer, pl_module.scores, "val")
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
         self._show_confusion(trainer, pl_module.scores, "test")
         self._save_mistakes(trainer, *pl_module.predictions)
-        table = format_per_class(datamodule(trainer).classes, pl_module.scores)
+        table = format_per_class(trainer.datamodule.classes, pl_module.scores)
         for writer in writers(trainer):
             writer.add_text("test/per_class", table, current_step(trainer))
         log_hyperparameters(trainer, self.record)
 
-    def _show_training_images(self, trainer: pl.Trainer) -> None:
-        data = datamodule(trainer)
+    def _show_training_images(self, trainer: Any) -> None:
+        data: ImageDataModule = trainer.datamodule
         generator = torch.Generator().manual_seed(data.seed)
         positions = torch.randperm(len(data.train), generator=generator)[:NUM_TRAINING_IMAGES]
         index = data.train.index[positions]
@@ -86,22 +86,20 @@ class TensorBoardCallback(Callback):
             for name, text in texts.items():
                 writer.add_text(name, f"```{text}```", current_step(trainer))
 
-    def _show_confusion(self, trainer: pl.Trainer, scores: Scores, split: str) -> None:
+    def _show_confusion(self, trainer: Any, scores: Scores, split: str) -> None:
         num_images = scores.confusion.sum()
         heading = f"{split}: accuracy {scores.values['accuracy']:.2%}, {num_images} images"
-        classes = datamodule(trainer).classes
+        classes = trainer.datamodule.classes
         figure = figures.confusion_matrix(scores.confusion.numpy(), classes, heading)
         self._show(trainer, f"{split}/confusion", figure)
 
-    def _save_mistakes(
-        self, trainer: pl.Trainer, logits: Tensor, labels: Tensor, index: Tensor
-    ) -> None:
+    def _save_mistakes(self, trainer: Any, logits: Tensor, labels: Tensor, index: Tensor) -> None:
         """Images of the most confident mistakes: a comparison shows them without the data."""
         logits, labels, index = logits.cpu(), labels.cpu(), index.cpu()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses[logits.argmax(1) == labels] = -1
         worst = losses.topk(min(NUM_MISTAKES, int((losses >= 0).sum()))).indices
-        images = datamodule(trainer).test.data.images[index[worst]]
+        images = trainer.datamodule.test.data.images[index[worst]]
         if max(images.shape[-2:]) > MISTAKE_SIZE:
             images = v2.functional.resize(images, [MISTAKE_SIZE, MISTAKE_SIZE])
         mistakes = {"index": index[worst].numpy(), "images": images.numpy()}
@@ -113,11 +111,6 @@ class TensorBoardCallback(Callback):
         pixels = figures.save(figure, folder / f"{name.replace('/', '_')}.png")
         for writer in writers(trainer):
             writer.add_image(name, pixels, current_step(trainer))
-
-
-def datamodule(trainer: pl.Trainer) -> ImageDataModule:
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return data
 
 
 def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
