@@ -22,8 +22,7 @@ from triptych.config import CONFIGS
 from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep.jobs import Job, compose_jobs
-from triptych.tools.sweep.processes import Outcome, num_gpus, visible_gpus
+from triptych.tools.sweep.jobs import Job, Outcome, compose_jobs, num_gpus, visible_gpus
 from triptych.tools.sweep.sweep import Sweep, print_table, run_sweep
 
 # Everything but the training is the real thing: the leash, the record, the lock of the folder.

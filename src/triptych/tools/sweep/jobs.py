@@ -1,25 +1,28 @@
-"""The jobs of a sweep: composed and checked before the first starts, and what was run of them."""
+"""The jobs of a sweep: checked before the first starts, run in processes, and how they ended."""
 
-from collections.abc import Callable, Sequence
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from omegaconf import DictConfig
 
+from triptych import config as configs
 from triptych.cli import strip_plus, translate_hydra_errors
-from triptych.config import (
-    SWEEP_ONLY,
-    Config,
-    check_config,
-    format_value,
-    resolve_config,
-    setting_name,
-)
+from triptych.config import SWEEP_ONLY, Config, setting_name
+from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.runs.reader import find_newest_run
 from triptych.runs.record import Record, config_hash, resume_arguments
 from triptych.runs.storage import acquire_lock
+
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
 
 class Job(NamedTuple):
@@ -42,37 +45,34 @@ def compose_jobs(
 ) -> list[Job]:
     """The jobs, with their configs as the environment and the YAML files are now.
 
-    Raises UserError where a setting is wrong, or where jobs that differ have the same hash.
+    Raises UserError where a setting is wrong, or where jobs differ in `data.root` alone.
     """
-    jobs = []
+    jobs: list[Job] = []
+    roots: dict[str, str | None] = {}
     for overrides in map(list, job_overrides):
         try:
             with translate_hydra_errors(command):
-                jobs.append(compose_job(resolve_config(compose(overrides)), overrides, command))
+                config = configs.resolve_config(compose(overrides))
+                job = compose_job(config, overrides, command)
         except UserError as error:
             message = "\n".join(str(error).splitlines()[:2])
             raise UserError(f"{message}\nin the job {' '.join(overrides)}") from error
-    check_roots(jobs)
-    return jobs
-
-
-def check_roots(jobs: Sequence[Job]) -> None:
-    """Raise UserError where two jobs differ in `data.root` alone, which no hash contains."""
-    roots: dict[str, str | None] = {}
-    for job in jobs:
+        jobs.append(job)
         name, root = job.config["data"]["name"], job.config["data"].get("root")
-        if (other := roots.setdefault(job.config_hash, root)) != root:
+        if (other := roots.setdefault(job.config_hash, root)) != root:  # no hash contains it
             raise UserError(
-                f"data.root={format_value(root)}: data.name={name} is also that of "
-                f"{format_value(other)}\nstart a sweep for each, with a data.name of its own"
+                f"data.root={configs.format_value(root)}: data.name={name} is also that of "
+                f"{configs.format_value(other)}\n"
+                "start a sweep for each, with a data.name of its own"
             )
+    return jobs
 
 
 def compose_job(config: Config, overrides: list[str], command: str = "train") -> Job:
     """A job without the settings of the sweep: a single run would refuse them."""
     sweep_settings = {name: True for name in SWEEP_ONLY if config.get(name) is True}
     config |= dict.fromkeys(sweep_settings, False)
-    check_config(config, command)
+    configs.check_config(config, command)
     overrides = [o for o in strip_plus(overrides) if setting_name(o) not in SWEEP_ONLY]
     return Job(overrides, config, config_hash(config), **sweep_settings)
 
@@ -113,3 +113,91 @@ def lock_job(job: Job) -> IO[str] | None:
     with suppress(BlockingIOError):
         return acquire_lock(path)
     return None
+
+
+class Outcome(NamedTuple):
+    """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`."""
+
+    status: str
+    record: Record | None = None
+    error: str = ""
+    is_earlier: bool = False
+
+
+def outcome_of_run(run: Record, *, is_earlier: bool) -> Outcome:
+    error = str(run.metadata.get("error") or "")
+    return Outcome(run.metadata["status"], run, error, is_earlier)
+
+
+class JobProcess(TrainingProcess):
+    """The process of a job; it resumes `earlier` where that is given, and inherits `lock`.
+
+    `env`: variables for it, which those of the environment override.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        place: Path,
+        lock: IO[str],
+        gpus: list[str],
+        earlier: Record | None,
+        env: Mapping[str, str],
+    ) -> None:
+        self.gpus, self.earlier, self.started = gpus, earlier, time.monotonic()
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        env = {**env, **os.environ, **visible}
+        super().__init__(place, train_arguments(job, earlier), env, pass_fds=[lock.fileno()])
+
+    def poll(self) -> Outcome | None:
+        """How the job ended; None while it runs."""
+        exit_code = self.process.poll()
+        if exit_code is None:
+            return None
+        self.close()
+        record = None
+        with suppress(OSError, UserError):  # it made no folder, or the folder is gone
+            folder = self.run_folder()
+            record = Record.open(folder) if folder else self.earlier
+        metadata = record.metadata if record else {}
+        if metadata.get("status") in ("finished", "failed"):
+            status = metadata["status"]
+        elif exit_code in STOPPED:
+            status = "interrupted"
+        elif exit_code == 2:
+            status = "refused"
+        else:
+            status = "killed" if exit_code < 0 else "failed"
+        error = str(metadata.get("error") or "") if status == "failed" else ""
+        if not error and status in ("refused", "killed", "failed"):
+            error = "\n".join(self.read_output().splitlines()[-3:])
+        return Outcome(status, record, error)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, by names that `CUDA_VISIBLE_DEVICES` takes.
+
+    The driver is asked, for torch takes seconds to import.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        return list(takewhile(re.compile(r"\w").match, names))  # CUDA, too, stops at the first -1
+    command = ["nvidia-smi", "-L"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    names = re.findall(r"\(UUID: ((?:GPU|MIG)-[\w/-]+)\)", answer.stdout)
+    # A GPU that is divided (MIG) is followed by its parts, and cannot be used as a whole.
+    followed = pairwise([*names, ""])
+    return [n for n, after in followed if n.startswith("MIG") or not after.startswith("MIG")]
+
+
+def num_gpus(config: Config, num_visible: int) -> int:
+    """How many GPUs the sweep gives a job: none on a CPU, or where the job lists its own."""
+    devices = config["trainer"].get("devices", 1)
+    is_on_gpu = config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
+    if not num_visible or not is_on_gpu or isinstance(devices, list):
+        return 0
+    return num_visible if devices == "auto" else int(devices)

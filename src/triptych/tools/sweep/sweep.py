@@ -1,4 +1,4 @@
-"""A sweep: jobs in order, `num_jobs` at a time, each in a process of its own, until all have ended.
+"""A sweep: jobs in order, each in a process of its own, or on a cluster by submitit, until all end.
 
 What an earlier sweep finished is skipped, what it began is resumed, and what another process works
 on is tried again later. One thread does it all: it polls its children ten times a second.
@@ -9,6 +9,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from triptych.cli import configure_logging
 from triptych.distributed.processes import SAVE_SECONDS
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
-from triptych.tools.sweep.jobs import Job, find_run_of_job, is_done, label_jobs, lock_job
-from triptych.tools.sweep.processes import (
-    JobProcess,
-    Outcome,
-    num_gpus,
-    outcome_of_run,
-    visible_gpus,
-)
+from triptych.tools.sweep import jobs as sweep_jobs
+from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job, is_done
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -81,12 +78,12 @@ class Sweep:
         self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
         self.signals: list[int] = []
         self.progress = SweepProgress(len(jobs))
-        self.labels = label_jobs(jobs)
+        self.labels = sweep_jobs.label_jobs(jobs)
         self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and when to try each, at the earliest
         self.running: dict[int, JobProcess] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self.free_gpus = visible_gpus()
-        self.num_gpus = [num_gpus(job.config, len(self.free_gpus)) for job in jobs]
+        self.free_gpus = sweep_jobs.visible_gpus()
+        self.num_gpus = [sweep_jobs.num_gpus(job.config, len(self.free_gpus)) for job in jobs]
         if max(self.num_gpus) > len(self.free_gpus):
             raise UserError(
                 f"trainer.devices={max(self.num_gpus)}: {len(self.free_gpus)} GPUs here"
@@ -127,7 +124,7 @@ class Sweep:
     def _start(self, number: int) -> None:
         """Start a job, resume it, or take over the outcome of an earlier run."""
         job = self.jobs[number]
-        lock = lock_job(job)
+        lock = sweep_jobs.lock_job(job)
         if lock is None:
             self._retry_later(number)
             return
@@ -136,7 +133,7 @@ class Sweep:
             if earlier and is_locked(earlier.folder):
                 self._retry_later(number)
             elif earlier and is_done(earlier, job):
-                self._end(number, outcome_of_run(earlier, is_earlier=True), "before")
+                self._end(number, sweep_jobs.outcome_of_run(earlier, is_earlier=True), "before")
             else:
                 gpus = self.free_gpus[: self.num_gpus[number]]
                 place = self.scratch / str(number)
@@ -172,6 +169,74 @@ class Sweep:
 
     def _name(self, number: int) -> str:
         return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"
+
+
+class SubmittedJob:
+    """A job as submitit pickles it: with its config as it was when the sweep was started."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self) -> str:
+        """Train, or resume an earlier run of the job; the message of a UserError, else empty."""
+        from triptych.training import train  # imports torch
+
+        configure_logging()
+        earlier = None if self.job.fresh else find_run_of_job(self.job)
+        if earlier and is_done(earlier, self.job):
+            return ""
+        try:
+            with suppress(SystemExit):  # the record says why
+                train(*sweep_jobs.train_arguments(self.job, earlier))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def checkpoint(self) -> Any:
+        """What submitit requeues where SLURM cuts a job off: the same, to be resumed."""
+        job = SubmittedJob(self.job._replace(fresh=False))
+        return import_module("submitit.helpers").DelayedSubmission(job)
+
+
+def make_executor(
+    cluster: str, folder: str, max_num_timeout: int, parameters: Mapping[str, Any]
+) -> Any:
+    """submitit's executor of a cluster; raises UserError where there is none."""
+    try:
+        submitit = import_module("submitit")
+    except ImportError as error:
+        raise UserError("hydra/launcher=slurm: pip install submitit (extra `slurm`)") from error
+    try:
+        executor = submitit.AutoExecutor(
+            Path(folder, "%j"), cluster, slurm_max_num_timeout=max_num_timeout
+        )
+        executor.update_parameters(**parameters)
+    except (RuntimeError, ValueError, TypeError, NameError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"hydra.launcher: cluster={cluster}: {reason}") from error
+    return executor
+
+
+def submit_sweep(jobs: Sequence[Job], executor: Any) -> None:
+    """Submit the jobs, wait for them, print how they ended; exits with 1 unless all finished."""
+    submitted = executor.submit_array([SubmittedJob(job) for job in jobs])
+    print(f"submitted: {' '.join(job.job_id for job in submitted)}", flush=True)
+    outcomes = list(map(wait_for_job, jobs, submitted))
+    print_table(list(zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True)))
+    if any(outcome.status != "finished" for outcome in outcomes):
+        raise SystemExit(1)
+
+
+def wait_for_job(job: Job, submitted: Any) -> Outcome:
+    """How a job ended, once it has; `submitted` is submitit's handle of it."""
+    exception = submitted.exception()  # waits
+    error = str(exception) if exception else submitted.result()
+    record = find_run_of_job(job)
+    if record is None:
+        return Outcome("failed" if exception else "refused", error=error)
+    if record.metadata["status"] == "running":
+        return Outcome("killed", record, error)
+    return sweep_jobs.outcome_of_run(record, is_earlier=False)
 
 
 def print_table(outcomes: Sequence[tuple[str, Outcome]]) -> None:
