@@ -35,7 +35,11 @@ def run() -> None:
     """The console script `triptych <command> ...`, also `python -m triptych <command> ...`."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
-        print(format_commands())
+        print("triptych <command> [setting=value ...]\n")
+        for name in list_commands():  # and the first line of its YAML
+            first_line, *_ = (CONFIGS / f"{name}.yaml").read_text().partition("\n")
+            print(f"  {name:10} {first_line.lstrip('# ')}")
+        print("\ntriptych <command> --help shows its settings.")
     elif command in list_commands():
         sys.argv = ["triptych", *arguments]
         main(command)
@@ -68,7 +72,10 @@ def main(command: str) -> None:
         sys.argv[1:] = [add_plus(argument) for argument in arguments]
         composed = compose(command)
         if composed:
-            check_runs_exist(composed[0])
+            for setting in {"run", "runs"} & composed[0].keys():  # are there any? before torch
+                from triptych.runs.reader import find_run_folders
+
+                find_run_folders(composed[0][setting], setting)
             load_function(command)(*composed)
     except UserError as error:
         if wants_traceback:
@@ -214,36 +221,23 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
     return settings, overrides
 
 
-def check_runs_exist(config: "Config") -> None:
-    """Raise UserError where a command is to read runs and there are none: before it is imported."""
-    for setting in {"run", "runs"} & config.keys():
-        from triptych.runs.reader import find_run_folders
-
-        find_run_folders(config[setting], setting)
-
-
 @contextmanager
 def translate_hydra_errors(command: str) -> Iterator[None]:
     """Raise UserError for what Hydra and OmegaConf raise in the block over the command line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the message says so
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if not is_input_error(error):
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        is_input = isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError)
+        if not is_input and {"hydra", "omegaconf"}.isdisjoint(raised_in.parts):
             raise  # our own bug
         raise UserError(explain(error, command)) from error
-
-
-def is_input_error(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised it, or the system, over the command line."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    kinds = (HydraException, OmegaConfBaseException, ValueError, OSError)
-    return isinstance(error, kinds) or bool({"hydra", "omegaconf"} & set(raised_in.parts))
 
 
 def explain(error: Exception, command: str) -> str:
@@ -277,17 +271,11 @@ def explain(error: Exception, command: str) -> str:
     return message if is_clear else f"one of the arguments cannot be set: {message}"
 
 
-def format_commands() -> str:
-    """Every command with the first line of its YAML. Help reads the files: Hydra takes longer."""
-    files = {command: CONFIGS / f"{command}.yaml" for command in list_commands()}
-    first = {command: path.read_text().partition("\n")[0] for command, path in files.items()}
-    lines = [f"  {command:10} {line.lstrip('# ')}" for command, line in first.items()]
-    usage = "triptych <command> [setting=value ...]"
-    return "\n".join([usage, "", *lines, "", "triptych <command> --help shows its settings."])
-
-
 def format_help(command: str) -> str:
-    """The first comment of `configs/<command>.yaml`, the choices of its groups, and settings."""
+    """The first comment of `configs/<command>.yaml`, the choices of its groups, and settings.
+
+    From the files themselves: Hydra takes longer.
+    """
     lines = (CONFIGS / f"{command}.yaml").read_text().splitlines()
     head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
     if "  - train" in lines:

@@ -65,14 +65,14 @@ ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(
 RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
 
 
-def are_devices(value: Any) -> bool:
-    if type(value) is list:
-        are_indices = all(count(0).holds(index) for index in value)
-        return are_indices and 0 < len(value) == len(set(value))
-    return value == "auto" or (type(value) is int and value > 0)
-
-
-DEVICES = Rule("a whole number of at least 1, a list of indices, or auto", are_devices)
+INDICES = Rule(
+    "a list of indices",
+    lambda v: type(v) is list and all(map(count(0).holds, v)) and 0 < len(v) == len(set(v)),
+)
+DEVICES = Rule(
+    f"a whole number of at least 1, {INDICES.says}, or auto",
+    lambda v: v == "auto" or INDICES.holds(v) or count(1).holds(v),
+)
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),

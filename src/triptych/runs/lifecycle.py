@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from triptych.config import Config
 from triptych.distributed.ranks import (
     ReadOnlyRecord,
     broadcast_from_rank_zero,
@@ -34,18 +33,6 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     A resumed run that is refused before `record.begin` stays as it was. Raises UserError where
     another process is at work on the run, or has been since `record` was read.
     """
-    with (
-        hold_folder(record, resumed=resumed),
-        record.log_to_file(),
-        signal_handlers(exit_on_signal),
-        record_status(record, resumed=resumed),
-    ):
-        yield
-
-
-@contextmanager
-def hold_folder(record: Record, *, resumed: bool) -> Iterator[None]:
-    """Lock the folder and take it back to its checkpoint; ranks above 0 wait until rank 0 has."""
     is_writer = not isinstance(record, ReadOnlyRecord)
     with lock_run(record.folder) if is_writer else nullcontext():
         if is_writer and Record.open(record.folder).metadata != record.metadata:
@@ -54,8 +41,13 @@ def hold_folder(record: Record, *, resumed: bool) -> Iterator[None]:
             from triptych.runs.resume import truncate_to_checkpoint
 
             truncate_to_checkpoint(record)
-        broadcast_from_rank_zero("begun", str)
-        yield
+        broadcast_from_rank_zero("begun", str)  # until then, ranks above 0 wait
+        with (
+            record.log_to_file(),
+            signal_handlers(exit_on_signal),
+            record_status(record, resumed=resumed),
+        ):
+            yield
 
 
 @contextmanager
@@ -121,7 +113,16 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
         state = "what was written before is whole" if is_there else "the run's folder is gone"
         return RunFailed(f"{text}; {state}: {record.folder}")
     if is_out_of_memory(error):
-        return RunFailed(suggest_less_memory(record.config))
+        batch_size = record.config["data"]["batch_size"]
+        accumulated = record.config["trainer"].get("accumulate_grad_batches") or 1
+        problem = f"out of memory at data.batch_size={batch_size}"
+        if batch_size == 1:
+            return RunFailed(f"{problem}; try a smaller model.input_size")
+        return RunFailed(
+            f"{problem}; for about the same steps in less memory:\n"
+            f"data.batch_size={batch_size // 2} "
+            f"trainer.accumulate_grad_batches={2 * accumulated}"
+        )
     if "Expected more than 1 value per channel" in text:
         return UserError(
             "data.batch_size: BatchNorm cannot train on a single image; take 2 or more a device"
@@ -134,15 +135,3 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device's memory was full, for which torch's CPU allocator has no type of error."""
     return any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
-
-
-def suggest_less_memory(config: Config) -> str:
-    """Settings of about the same optimizer steps in less memory."""
-    batch_size = config["data"]["batch_size"]
-    accumulated = config["trainer"].get("accumulate_grad_batches") or 1
-    return (
-        f"out of memory at data.batch_size={batch_size}; for about the same steps in less memory:\n"
-        f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
-        if batch_size > 1
-        else "out of memory at data.batch_size=1; try a smaller model.input_size"
-    )

@@ -91,7 +91,10 @@ def find_newest_run(log_dir: Path, **entries: str) -> Record | None:
             run = Record.open(folder)
             status = run.metadata.get("status")
             if status in STATUSES and entries.items() <= run.metadata.items():
-                runs.append(read_scored(folder) if status == "finished" else run)
+                if status == "finished":
+                    run = read_finished(folder)
+                    check_metadata(folder, run.metadata | run.metadata["metrics"], SCORES)
+                runs.append(run)
     return max(runs, key=rank, default=None)
 
 
@@ -120,13 +123,6 @@ def read_finished(folder: Path) -> Record:
     optional = {name: rule.or_null() for name, rule in OPTIONAL_METADATA.items()}
     check_metadata(folder, record.metadata, REQUIRED_METADATA | optional)
     record.metadata = dict.fromkeys(OPTIONAL_METADATA) | record.metadata
-    return record
-
-
-def read_scored(folder: Path) -> Record:
-    """`read_finished`; raises UserError also where a score is missing or impossible."""
-    record = read_finished(folder)
-    check_metadata(folder, record.metadata | record.metadata["metrics"], SCORES)
     return record
 
 

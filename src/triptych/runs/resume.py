@@ -18,13 +18,7 @@ from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files
 from triptych.runs.reader import check_files, find_newest_run
-from triptych.runs.record import (
-    COLUMNS,
-    NOT_THE_EXPERIMENT,
-    Record,
-    config_hash,
-    resume_arguments,
-)
+from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash, resume_arguments
 from triptych.runs.stopping import is_requeued
 from triptych.runs.storage import (
     atomic_write,
@@ -61,16 +55,12 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
         check_untrusted_config(run_config, config["trusted_targets"])
         if config_hash(run_config) != record.metadata.get("config_hash"):
             raise UserError(f"{folder}/config.yaml: edited since; start a new run instead")
-    if "trainer.devices" not in map(setting_name, overrides):
-        restore_num_threads(record)
-    return record
-
-
-def restore_num_threads(record: Record) -> None:
-    """Take as many threads as before where there are cores: the last bits of sums depend on it."""
-    number = record.metadata.get("num_threads")
-    if type(number) is int and 1 <= number <= (os.cpu_count() or 1):
+    # As many threads as before where there are cores: the last bits of sums depend on it.
+    number: Any = record.metadata.get("num_threads")
+    is_possible = type(number) is int and 1 <= number <= (os.cpu_count() or 1)
+    if is_possible and "trainer.devices" not in map(setting_name, overrides):
         torch.set_num_threads(number)
+    return record
 
 
 def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
@@ -145,17 +135,14 @@ def truncate_events(folder: Path, step: int) -> None:
         writer = RecordWriter(file)
         events = (event for source in files for event in RawEventFileLoader(str(source)).Load())
         # A merge that was killed leaves events both in the merged file and in their own.
-        for event in dict.fromkeys(event for event in events if is_up_to(step, event)):
-            writer.write(event)
+        for serialized in dict.fromkeys(events):
+            event: Any = Event.FromString(serialized)
+            is_test = any(value.tag.startswith(TEST_TAGS) for value in event.summary.value)
+            if 0 <= event.step <= step and not is_test:
+                writer.write(serialized)
     for path in files:
         if path != merged:
             path.unlink()
-
-
-def is_up_to(step: int, serialized: bytes) -> bool:
-    event: Any = Event.FromString(serialized)
-    tags = [value.tag for value in event.summary.value]
-    return 0 <= event.step <= step and not any(tag.startswith(TEST_TAGS) for tag in tags)
 
 
 def resume_requeued_job(
@@ -166,9 +153,15 @@ def resume_requeued_job(
 
     Raises SystemExit where that run is finished, after a call of `started` with its folder.
     """
-    folder = ""
-    if not config["resume"] and is_requeued():
-        folder = broadcast_from_rank_zero("requeued", lambda: find_run_of_this_job(config))
+
+    def find_folder() -> str:
+        job_id = os.environ.get("SLURM_JOB_ID", "")
+        entries = {"config_hash": config_hash(config), "slurm_job_id": job_id}
+        run = find_newest_run(Path(config["log_dir"]), **entries)
+        return str(run.folder) if run else ""
+
+    may_resume = not config["resume"] and is_requeued()
+    folder = broadcast_from_rank_zero("requeued", find_folder) if may_resume else ""
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))
@@ -179,10 +172,3 @@ def resume_requeued_job(
         started(folder)
         raise SystemExit(0)
     return resume_arguments(config, overrides, run.folder)
-
-
-def find_run_of_this_job(config: Config) -> str:
-    """The folder of the newest run of the config that this SLURM job began; empty if none."""
-    job = {"config_hash": config_hash(config), "slurm_job_id": os.environ.get("SLURM_JOB_ID", "")}
-    run = find_newest_run(Path(config["log_dir"]), **job)
-    return str(run.folder) if run else ""
