@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import WithInterval
-from triptych.tools.report import panels
+from triptych.tools.report import page
 from triptych.tools.report.page import CONTENTS, find_scale, locate, png, render_page
 from triptych.tools.statistics.scores import per_class
 
@@ -77,7 +77,7 @@ def parsed(html: str) -> Parsed:
 @pytest.fixture
 def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     svg = Markup('<svg role="img" aria-label="{}"></svg>')
-    monkeypatch.setattr(panels, "render_chart", lambda name, words, *_: svg.format(words))
+    monkeypatch.setattr(page, "render_chart", lambda name, words, *_: svg.format(words))
 
 
 @pytest.fixture(scope="module")

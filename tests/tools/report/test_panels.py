@@ -7,7 +7,7 @@ from markupsafe import Markup
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.compare.summaries import COSTS
-from triptych.tools.report import panels
+from triptych.tools.report import page
 
 CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}
 GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
@@ -18,7 +18,7 @@ ListCaptions = Callable[[list[TrainedNetwork], str], list[str]]
 
 @pytest.fixture(autouse=True)
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panels, "render_chart", lambda *_: Markup())
+    monkeypatch.setattr(page, "render_chart", lambda *_: Markup())
 
 
 def change(network: TrainedNetwork, accuracy: float = 0.5, **cost: object) -> TrainedNetwork:
@@ -44,10 +44,10 @@ def networks(repeat: Repeat) -> list[TrainedNetwork]:
 @pytest.fixture
 def list_captions(repeat: Repeat) -> ListCaptions:
     """Captions of the charts of the cost that begins so."""
-    key = panels.Key(repeat(4))
+    key = page.Key(repeat(4))
     return lambda networks, begins: [
         panel.caption
-        for panel in panels.draw_costs(networks, key)
+        for panel in page.draw_costs(networks, key)
         if panel.heading.startswith(begins)
     ]
 
@@ -83,7 +83,7 @@ def test_a_place_has_a_chart_where_there_is_something_to_compare(
 def test_every_cost_has_a_chart_or_is_named_as_not_measured(
     networks: list[TrainedNetwork], repeat: Repeat
 ) -> None:
-    charts = panels.draw_costs(networks, panels.Key(repeat(4)))
+    charts = page.draw_costs(networks, page.Key(repeat(4)))
     assert {panel.heading.lower() for panel in charts} == {cost.words.lower() for cost in COSTS}
     unknown = [change(network, macs=None) for network in networks]
-    assert panels.list_unmeasured(unknown) == ["multiply-accumulates an image"]
+    assert page.list_unmeasured(unknown) == ["multiply-accumulates an image"]

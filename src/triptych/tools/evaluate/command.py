@@ -42,7 +42,7 @@ from triptych.tools.evaluate.rebuild import (
     read_data,
     rebuild_run,
 )
-from triptych.tools.report import diagrams
+from triptych.tools.report import charts
 from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
 from triptych.tools.statistics.scores import Scores, score_predictions, top_k_accuracies
 
@@ -233,7 +233,7 @@ def draw_scores(run: RebuiltRun, scores: Scores, calibration: Calibration, split
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     save_figure(matrix, folder, f"evaluated_{split}_confusion")
     heading = f"{run.record.metadata['model']} on {num_images} {split} images"
-    diagram = diagrams.reliability_diagram(calibration, heading)
+    diagram = charts.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
 
 
@@ -261,9 +261,9 @@ def evaluate_image_types(
         run.logits, images, labels, index, types, num_images=num_images, batch_size=batch_size
     )
     write_outcomes(outcomes, folder)
-    sheet = diagrams.type_sheet(make_examples(images, labels, index, types))
+    sheet = charts.type_sheet(make_examples(images, labels, index, types))
     save_figure(sheet, folder, "image_types")
-    curves = diagrams.severity_curves(accuracy_by_variant(outcomes), model)
+    curves = charts.severity_curves(accuracy_by_variant(outcomes), model)
     save_figure(curves, folder, "image_types_by_severity")
     lost = {name: loss._asdict() for name, loss in degradations(outcomes).items()}
     return {"num_images": len(outcomes.index), "degradation": lost}
@@ -287,7 +287,7 @@ def draw_grad_cam(
         return
     heading = f"Grad-CAM of {run.record.metadata['model']}, {split} images"
     name = "grad_cam" if split == "test" else f"grad_cam_{split}"
-    save_figure(diagrams.heat_maps(explanations, heading), run.record.folder, name)
+    save_figure(charts.heat_maps(explanations, heading), run.record.folder, name)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:

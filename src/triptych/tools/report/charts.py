@@ -1,15 +1,17 @@
-"""Charts of a page, as inline SVG, and of an evaluation's figures, drawn by the same functions.
+"""Charts of a page, as inline SVG, and figures of an evaluation, drawn by the same functions.
 
 On the page nothing that a run is called is drawn: names stand in the page's key, beside the
 `swatch` of their style. A style is colour, marker and dashes together, so nobody needs the colour.
+
+Shapes: K images of H x W pixels, white seams included in H' and W'.
 """
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -24,16 +26,28 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.tools.evaluate.degradation import VariantAccuracy
-from triptych.tools.statistics.calibration import Reliability
+from triptych.figures import shorten
+from triptych.tools.compare.formats import percent, spaced
+from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
+from triptych.tools.statistics.calibration import Calibration, Reliability
+
+if TYPE_CHECKING:  # it imports torch, which no picture needs
+    from triptych.tools.evaluate.grad_cam import Explanation
 
 MARKERS = "os^DvPXp"
 DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (9, 2), (3, 1), (6, 2, 1, 2, 1, 2), (2, 3))
 NUM_STYLES = len(MARKERS)  # of more lines nobody can follow one
 WIDTH, HEIGHT = 340, 236  # CSS pixels
 
-Numbers = NDArray[np.float64]
+# Of an evaluation's figures.
+MAX_COLUMNS = 8
+LEVELS = ("unmodified", "severity 1", "severity 2", "severity 3")
+PANELS_A_ROW = 5
+GAP = 1 / 16  # between images, of their width; four times that between columns
+LABELS, HEADS, IMAGES = 1.8, 0.4, 12.0  # inches: left of the images, above them, theirs
+ROWS = ("image", "heat for\nthe prediction", "heat for\nthe true class")
 
+Numbers = NDArray[np.float64]
 
 # Colours of the page are drawn as placeholders, which become its CSS variables.
 INK, PAPER, RULE, OTHER = "#000001", "#000002", "#000003", "#000004"
@@ -89,7 +103,7 @@ def render_chart(
 ) -> Markup:
     """A chart of the page; `name` and `words` as `inline` has them."""
     with matplotlib.rc_context(PAGE):
-        figure = new_figure(WIDTH, HEIGHT)
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         left, bottom, rest = 58 / WIDTH, 42 / HEIGHT, 10  # margins that hold the labels
         axes = figure.add_axes((left, bottom, 1 - left - rest / WIDTH, 1 - bottom - rest / HEIGHT))
         label_axes(axes, x, y)
@@ -99,7 +113,7 @@ def render_chart(
 
 def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
     """Lines with their intervals; a ring is around marked points."""
-    for line in _grey_first(series):
+    for line in sorted(series, key=lambda each: each.style is not None):
         every = 1 if line.low is not None else max(1, len(line.x) // 6)
         axes.plot(line.x, line.y, **_look(line.style), markevery=every, label=line.label)
         _draw_intervals(axes, line)
@@ -116,7 +130,7 @@ def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
     hollow = {"markerfacecolor": matplotlib.rcParams["figure.facecolor"]}
     best: list[tuple[float, float]] = []
-    for cloud in _grey_first(series):
+    for cloud in sorted(series, key=lambda each: each.style is not None):
         _draw_intervals(axes, cloud)
         marked = np.zeros(len(cloud.x), bool) if cloud.marked is None else cloud.marked
         look = _points(cloud.style)
@@ -158,7 +172,7 @@ def swatch(style: int | None) -> Markup:
         marker = MarkerStyle(look.pop("marker"))
         size = look.pop("markersize", PAGE["lines.markersize"])
         place = marker.get_transform() + Affine2D().scale(size).translate(15, 6)
-        figure = new_figure(30, 12)
+        figure = Figure(figsize=(30 / 72, 12 / 72), dpi=72)
         figure.add_artist(Line2D((0, 30), (6, 6), transform=IdentityTransform(), **look))
         shape = place.transform_path(marker.get_path())
         figure.add_artist(PathPatch(shape, transform=IdentityTransform(), color=look["color"]))
@@ -186,10 +200,6 @@ def _points(style: int | None) -> dict[str, Any]:
     return {name: value for name, value in look.items() if name != "dashes"}
 
 
-def _grey_first(series: Sequence[Series]) -> list[Series]:
-    return sorted(series, key=lambda each: each.style is not None)
-
-
 def _draw_intervals(axes: Axes, series: Series) -> None:
     if series.low is not None and series.high is not None:
         colour = _look(series.style)["color"]
@@ -215,9 +225,8 @@ def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(_format_powers(spec.unit))
         else:
-            axis.set_major_locator(
-                MaxNLocator(5, integer=spec.kind == "count", steps=[1, 2, 2.5, 5, 10])
-            )
+            steps, is_count = [1, 2, 2.5, 5, 10], spec.kind == "count"
+            axis.set_major_locator(MaxNLocator(5, integer=is_count, steps=steps))
         if spec.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
@@ -228,16 +237,11 @@ def _format_powers(unit: str) -> FuncFormatter:
     return FuncFormatter(lambda x, _: prefixed(x) if unit or x >= 1000 else f"{x:g}")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many CSS pixels; one unit of `inline`'s SVG is one of them."""
-    return Figure(figsize=(width / 72, height / 72), dpi=72)
-
-
 def inline(figure: Figure, name: str, words: str | None) -> Markup:
     """The figure as one `svg` element, as wide as its place, that a screen reader reads as `words`.
 
     `name` is unique on the page: ids are derived from it. Without words it is decoration.
-    Text stays text, and colours follow the page around it.
+    Text stays text, and colours follow the page around it. 1/72 inch is one CSS pixel.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(PAGE | {"svg.hashsalt": name}):
@@ -254,3 +258,104 @@ def inline(figure: Figure, name: str, words: str | None) -> Markup:
     head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" ').format(width, height)
     role = Markup('role="img" aria-label="{}">').format(words) if words else 'aria-hidden="true">'
     return head + Markup(role) + Markup(re.sub(r"\s*\n\s*", " ", body))
+
+
+def reliability_diagram(calibration: Calibration, heading: str) -> Figure:
+    """Accuracy against confidence: a point a bin of equally many images, with its interval."""
+    before, temperature, after = calibration
+    curves = [(before, "as trained")]
+    if after and temperature:
+        curves.append((after, f"temperature {temperature:.2f}"))
+    series = []
+    for style, (measured, name) in enumerate(curves):
+        error, expected = percent(measured.error, 1), percent(measured.expected, 1)
+        label = f"{name}: error {error} % ({expected} % if calibrated)"
+        series.append(make_reliability_series(style, measured, label))
+    figure = Figure(figsize=(6.4, 5.6), dpi=100)
+    axes = figure.add_axes((0.13, 0.1, 0.84, 0.82))
+    x = Axis("confidence: mean probability of the predicted class", "percent")
+    label_axes(axes, x, Axis("accuracy, with 95 % interval", "percent"))
+    draw_reliability(axes, series)
+    axes.set_title(heading, y=1)
+    axes.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
+    """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
+    types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
+    lines = -(-len(types) // PANELS_A_ROW)
+    figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
+    figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
+    grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
+    for axes, name in zip(grid.flat, types, strict=False):
+        label_axes(axes, Axis("", ticks=("none", "1", "2", "3")), Axis("", "percent"))
+        draw_lines(axes, [make_severity_series(0, rows, name)])
+        axes.set_title(spaced(name), fontsize=10)
+        axes.set_ylim(0, 1)
+    for axes in grid.flat[len(types) :]:
+        axes.set_axis_off()
+    figure.supxlabel("severity", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
+    return figure
+
+
+def heat_maps(explained: Sequence["Explanation"], heading: str) -> Figure:
+    """A column an image: the image, then the heat over it for the predicted and the true class."""
+    columns = min(len(explained), MAX_COLUMNS)
+    bands = -(-len(explained) // columns)
+    width, height = max(1.4 * columns + 0.9, 4.2), 5.1 * bands + 0.6
+    figure = Figure(figsize=(width, height), dpi=100)
+    figure.suptitle(heading, y=1 - 0.1 / height, va="top")
+    # By hand: matplotlib's layouts, which measure, take as long as the drawing.
+    figure.subplots_adjust(
+        0.8 / width, 0.25 / height, 1 - 0.1 / width, 1 - 0.65 / height, wspace=0.06, hspace=0.25
+    )
+    grid = figure.subplots(3 * bands, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for place, each in enumerate(explained):
+        band, column = divmod(place, columns)
+        _draw_column(grid[3 * band : 3 * band + 3, column], each)
+    for row, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel(ROWS[row % 3], fontsize=9)
+    return figure
+
+
+def _draw_column(column: NDArray[np.object_], each: "Explanation") -> None:
+    picture = each.image.transpose(1, 2, 0)
+    titles = [f"image {each.place}"]
+    for name, probability in zip(each.names, each.probabilities, strict=True):
+        titles.append(f"{shorten(name, 16)} {probability:.1%}")
+    extent = (0, picture.shape[1], picture.shape[0], 0)
+    for axes, title, heat in zip(column, titles, (None, *each.heats), strict=True):
+        axes.imshow(picture, extent=extent, interpolation="nearest")
+        axes.set_title(title, fontsize=9, y=1)
+        if heat is None:
+            continue
+        if heat.max() > 0:
+            axes.imshow(heat / heat.max(), cmap="inferno", alpha=0.6, extent=extent, vmin=0)
+        else:
+            axes.set_xlabel("no heat", fontsize=8)
+
+
+def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
+    """A row for each type of images (4, K, 3, H, W): as they are, then at each severity."""
+    parts = []
+    for images in variants.values():  # beside each other, white between and below them
+        gap = max(1, round(GAP * images.shape[-1]))
+        padded = np.pad(images, [(0, 0)] * 3 + [(0, gap)] * 2, constant_values=255)
+        strips = np.concatenate(list(padded.transpose(1, 0, 3, 4, 2)), axis=2)  # (4, H', K W', 3)
+        apart = np.pad(strips, [(0, 0), (0, 0), (0, 3 * gap), (0, 0)], constant_values=255)
+        parts.append(np.concatenate(list(apart), axis=1))
+    sheet = np.concatenate(parts)
+    row, column = sheet.shape[0] / len(variants), sheet.shape[1] / len(LEVELS)
+    width, height = LABELS + IMAGES, HEADS + IMAGES * sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(width, height), dpi=100)
+    axes = figure.add_axes((LABELS / width, 0, IMAGES / width, 1 - HEADS / height))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.set_frame_on(False)
+    axes.set_yticks([(n + 0.5) * row for n in range(len(variants))], map(spaced, variants))
+    axes.set_xticks([(n + 0.5) * column for n in range(len(LEVELS))], LEVELS)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    return figure

@@ -1,4 +1,4 @@
-"""A comparison as a page and as text: `index.html` and `comparison.md`.
+"""A comparison as a page with charts and as text: `index.html` and `comparison.md`.
 
 The page is one HTML file that opens from disk and loads nothing. Every string is escaped by the
 templates, and a content security policy admits the page's own script alone, so that nothing a run
@@ -11,7 +11,8 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,11 +26,12 @@ from numpy.typing import NDArray
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import Comparison
-from triptych.tools.compare.runs import WithInterval
+from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork, WithInterval
+from triptych.tools.compare.summaries import COSTS, Cost
 from triptych.tools.evaluate.degradation import Degradation
 from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
-from triptych.tools.report import panels
-from triptych.tools.report.charts import swatch
+from triptych.tools.report import charts
+from triptych.tools.report.charts import Axis, Series, render_chart
 from triptych.tools.statistics.inference import MIN_SEEDS, Interval, wilson
 
 CONTENTS = {
@@ -45,32 +47,68 @@ CONTENTS = {
     "study": "The reference study",
     "reproduce": "How to reproduce this",
 }
+MAX_RELIABILITY = 6
+MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
+CURVES = (
+    ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
+    ("val/loss", "Validation loss", Axis("validation loss, nats")),
+    ("train/loss", "Training loss", Axis("training loss, nats")),
+)
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
+
+
+@dataclass(frozen=True)
+class Panel:
+    heading: str
+    chart: Markup
+    caption: str = ""
+
+
+class Key:
+    """One style a recipe, shared by its networks, as long as there are styles.
+
+    Of more recipes those of the highest accuracy have one and the others are grey.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        recipes = comparison.recipes
+        best = sorted(recipes, key=lambda recipe: -recipe.accuracy.value)[: charts.NUM_STYLES]
+        self.recipes = [recipe for recipe in recipes if recipe in best]
+        self.num_others = len(recipes) - len(self.recipes)
+        self.styles = {
+            network.label: style
+            for style, recipe in enumerate(self.recipes)
+            for network in recipe.networks
+        }
 
 
 def render_page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
-    key = panels.Key(comparison)
+    key = Key(comparison)
     environment = _make_environment()
     script = environment.get_template("page.js").render()
+    digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html.jinja").render(
         c=comparison,
         contents=CONTENTS.items(),
         script=Markup(script),
-        policy=_write_policy(script),
+        # What the browser may do: show the page's own styles and pictures, run this one script.
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{base64.b64encode(digest).decode()}'; "
+        "base-uri 'none'; form-action 'none'",
         key=key,
-        curves=panels.draw_curves(comparison.curves, key),
-        costs=panels.draw_costs(comparison.networks, key),
-        unmeasured=panels.list_unmeasured(comparison.networks),
-        calibration=panels.draw_calibration(key),
-        image_types=panels.draw_image_types(comparison.image_types, key),
+        curves=draw_curves(comparison.curves, key),
+        costs=draw_costs(comparison.networks, key),
+        unmeasured=list_unmeasured(comparison.networks),
+        calibration=draw_calibration(key),
+        image_types=draw_image_types(comparison.image_types, key),
     )
 
 
 def render_markdown(comparison: Comparison) -> str:
     """`comparison.md`: what one pastes into an issue or a paper's notes."""
-    environment = _make_environment(_escape_value)
-    return environment.get_template("comparison.md.jinja").render(c=comparison)
+    template = _make_environment(_escape_value).get_template("comparison.md.jinja")
+    return template.render(c=comparison)
 
 
 def escape_markdown(words: str) -> str:
@@ -94,22 +132,117 @@ def _make_environment(finalize: Callable[[object], Markup] | None = None) -> Env
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.filters["interval"] = format_interval
-    environment.globals |= {"swatch": swatch, "wilson": wilson, "min_seeds": MIN_SEEDS}
-    environment.globals |= {"why_they_differ": WHY_THEY_DIFFER}
-    environment.globals |= {"table_1": TABLE_1, "last_correct": LAST_CORRECT}
+    environment.globals |= {"swatch": charts.swatch, "wilson": wilson, "min_seeds": MIN_SEEDS}
+    study = {"why_they_differ": WHY_THEY_DIFFER, "table_1": TABLE_1, "last_correct": LAST_CORRECT}
+    environment.globals |= study
     return environment
 
 
-def _write_policy(script: str) -> str:
-    """What the browser may do: styles and pictures of the page itself, and this one script."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
+    """Validation accuracy and both losses by epoch; a ring marks the epoch that was scored."""
+    panels = []
+    for name, heading, y in CURVES:
+        series = []
+        for curve in curves:
+            measured = np.isfinite(curve.metrics[name])
+            epochs, values = curve.epochs[measured], curve.metrics[name][measured]
+            scored = epochs == curve.best_epoch if name.startswith("val") else None
+            style = key.styles.get(curve.label)
+            series.append(Series(style, epochs.astype(np.float64), values, marked=scored))
+        series = [line for line in series if len(line.x)]
+        if series:
+            words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
+            x = Axis("epoch", "count")
+            chart = render_chart(name, words, charts.draw_lines, series, x, y)
+            panels.append(Panel(heading, chart))
+    return panels
 
 
-# Filters of the templates.
+def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Panel]:
+    """Accuracy against each cost that was measured, with what is not dominated marked.
+
+    What depends on device, precision and threads is compared among networks that share them.
+    """
+    panels = []
+    for cost in COSTS:
+        measured = [network for network in networks if network.costs[cost.name]]
+        for place, alike in _group_by_place(measured, cost).items():
+            panels.append(_draw_cost(cost, place, alike, key))
+    return panels
+
+
+def _group_by_place(
+    networks: Sequence[TrainedNetwork], cost: Cost
+) -> dict[str, list[TrainedNetwork]]:
+    """Networks by where a cost was measured: places with most of them, of two or more."""
+    groups: dict[str, list[TrainedNetwork]] = {}
+    for network in networks:
+        place = (getattr(network, cost.of) or formats.DASH) if cost.of else ""
+        groups.setdefault(place, []).append(network)
+    most = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
+    return {place: groups[place] for place in most if len(groups[place]) > 1 or len(groups) == 1}
+
+
+def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Panel:
+    values = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
+    accuracies = np.array([network.accuracy for network in networks])  # with their intervals
+    best = charts.find_undominated(cost.sign * values, accuracies[:, 0])
+    labels = [network.label for network, good in zip(networks, best, strict=True) if good]
+    caption = f"Not dominated: {formats.join_words(labels, formats.MAX_WORDS)}"
+    caption = f"{place}. {caption}" if place else caption
+    words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
+    styles = [key.styles.get(network.label) for network in networks]
+    series = []
+    for style in dict.fromkeys(styles):
+        same = np.array([each == style for each in styles])
+        y, low, high = accuracies[same].T
+        series.append(Series(style, values[same], y, low, high, best[same]))
+    axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
+    name = f"cost {cost.words} {place}"
+    chart = render_chart(name, words, charts.draw_trade_off, series, *axes)
+    return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
+
+
+def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:
+    """Names of the costs that no run has."""
+    return [cost.words for cost in COSTS if not any(each.costs[cost.name] for each in networks)]
+
+
+def draw_calibration(key: Key) -> list[Panel]:
+    """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
+    panels: list[Panel] = []
+    measured = [(each.first.label, each.calibration) for each in key.recipes if each.calibration]
+    for label, (before, _, after) in measured[:MAX_RELIABILITY]:
+        words = f"Accuracy against confidence of {label}: calibration error "
+        words += f"{formats.percent(before.error)} points"
+        words += f", {formats.percent(after.error)} after the temperature" if after else ""
+        parts = enumerate((before, after))
+        series = [charts.make_reliability_series(style, part) for style, part in parts if part]
+        axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
+        name = f"reliability {len(panels)}"
+        chart = render_chart(name, words, charts.draw_reliability, series, *axes)
+        panels.append(Panel(label, chart))
+    return panels
+
+
+def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
+    """A chart a type: accuracy by severity, of the first network of each recipe with a style."""
+    shown = [network for network in measured if network.label in key.styles]
+    kinds = dict.fromkeys(row.type for network in shown for row in network.rows if row.severity)
+    shifts = 0.05 * (np.arange(len(shown)) - (len(shown) - 1) / 2)
+    x, y = Axis("severity", ticks=("none", "1", "2", "3")), Axis("accuracy", "percent")
+    panels = []
+    for number, kind in enumerate(kinds):
+        series = [
+            charts.make_severity_series(key.styles.get(network.label), network.rows, kind, shift)
+            for network, shift in zip(shown, shifts, strict=True)
+        ]
+        heading = formats.spaced(kind)
+        names = formats.join_words([network.label for network in shown], formats.MAX_WORDS)
+        words = f"Accuracy by severity of {heading}, of {names}; numbers in the table below"
+        chart = render_chart(f"type {number}", words, charts.draw_lines, series, x, y)
+        panels.append(Panel(heading[:1].upper() + heading[1:], chart))
+    return panels
 
 
 def format_interval(
