@@ -25,8 +25,8 @@ from tests.run_folders import change_predictions, change_record, draw_labels, wr
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
-from triptych.tools.compare.comparable import require_comparable
 from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.recipes import require_comparable
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import Outcomes, write_outcomes
 

@@ -4,9 +4,8 @@ from dataclasses import replace
 import pytest
 from markupsafe import Markup
 
-from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.content import COSTS, Comparison
 from triptych.tools.compare.runs import TrainedNetwork
-from triptych.tools.compare.summaries import COSTS
 from triptych.tools.report import page
 
 CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}

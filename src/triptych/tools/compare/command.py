@@ -6,7 +6,7 @@ say what holds. Then a page, a text and a table are written.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,29 +19,19 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write
-from triptych.tools.compare import sentences
-from triptych.tools.compare.comparable import find_differing, require_comparable, write_banner
-from triptych.tools.compare.content import Comparison, ImageByImage
+from triptych.tools.compare import runs, sentences
+from triptych.tools.compare.content import Comparison, compare_images, write_csv
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
     find_class_names,
+    find_differing,
     group_by_recipe,
+    require_comparable,
     split_comparable,
+    write_banner,
 )
-from triptych.tools.compare.runs import (
-    Problem,
-    Read,
-    TrainedNetwork,
-    read_curve,
-    read_grad_cam,
-    read_image_types,
-    read_optional,
-    read_pixels,
-    read_runs,
-    read_val_predictions,
-)
-from triptych.tools.compare.summaries import compare_images, write_csv
+from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
@@ -59,7 +49,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if out and (out / "run.json").exists():
         raise UserError(f"out={out}: is a run's own folder; name another one")
     folders = find_run_folders(config["runs"])
-    networks, problems = read_runs(folders)
+    networks, problems = runs.read_runs(folders)
     if not networks:
         reason = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
@@ -68,19 +58,14 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     comparison = build_comparison(networks, problems)
     parents = [network.folder.resolve().parent for network in networks]
     page = write_files(comparison, out or Path(os.path.commonpath(parents)) / "comparison")
-    for line in (*summarize(comparison), page):
+    labels = [recipe.label for recipe in comparison.recipes]
+    lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
+    lines += filter(None, (comparison.banner, *comparison.verdict))
+    for name, values in comparison.differing.items():
+        lines.append(f"differs: {sentences.describe_setting(name, values, labels)}")
+    for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
     return page
-
-
-def summarize(comparison: Comparison) -> Iterator[str]:
-    """What the screen shows: what the page begins with, and what could not be used."""
-    labels = [recipe.label for recipe in comparison.recipes]
-    yield from (f"{problem.folder}: {problem.what}" for problem in comparison.problems)
-    yield from filter(None, (comparison.banner, *comparison.verdict))
-    for name, values in comparison.differing.items():
-        yield f"differs: {sentences.describe_setting(name, values, labels)}"
-    yield from comparison.cautions
 
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:
@@ -90,16 +75,19 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     classes = {recipe.label: find_class_names(block) for block in blocks for recipe in block}
     recipes = [replace(recipe, classes=classes[recipe.label]) for recipe in recipes]
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
-        val = read_optional(read_val_predictions, recipe.first, problems)
+        val = read_optional(runs.read_val_predictions, recipe.first, problems)
         recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
     networks = [network for recipe in recipes for network in recipe.networks]
     is_comparable = len(blocks) == 1
     network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
     verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
-    differing = find_differing([recipe.networks for recipe in recipes])
-    image_types = read_by_recipe(read_image_types, recipes, problems)
+    differing = find_differing(recipes)
+    image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
-    curves = [read_optional(read_curve, network, problems) for network in networks]
+    curves = [read_optional(runs.read_curve, network, problems) for network in networks]
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for network in networks if is_comparable else ():
+        pixels |= read_optional(runs.read_pixels, network, problems) or {}
     return Comparison(
         title=sentences.write_title(recipes),
         banner=write_banner(read),
@@ -113,8 +101,8 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         image_types=image_types,
         losses=tuple(losses),
         num_degraded=num_degraded,
-        images=read_images(recipes, networks, problems) if is_comparable else None,
-        grad_cams=read_by_recipe(read_grad_cam, recipes, problems),
+        images=compare_images(recipes, pixels) if is_comparable else None,
+        grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -123,26 +111,16 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
 
 
 def read_by_recipe(
-    read: Callable[[TrainedNetwork], Read | None],
+    read: Callable[[TrainedNetwork], runs.Read | None],
     recipes: Sequence[Recipe],
     problems: list[Problem],
-) -> tuple[Read, ...]:
+) -> tuple[runs.Read, ...]:
     """What `read` gives of the first network of each recipe that has the file."""
     contents = []
     for recipe in recipes:
         each = (read_optional(read, network, problems) for network in recipe.networks)
         contents.append(next(filter(None, each), None))
     return tuple(content for content in contents if content)
-
-
-def read_images(
-    recipes: Sequence[Recipe], networks: Sequence[TrainedNetwork], problems: list[Problem]
-) -> ImageByImage:
-    """Errors of the recipes' first networks; the pictures are those that any network kept."""
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    for network in networks:
-        pixels |= read_optional(read_pixels, network, problems) or {}
-    return compare_images(recipes, pixels)
 
 
 def write_files(comparison: Comparison, out: Path) -> Path:

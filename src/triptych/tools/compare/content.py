@@ -4,24 +4,62 @@ Shapes: N images of H x W pixels. Strings may come out of somebody's run folder:
 escapes them.
 """
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.runs.reader import sanitize
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.runs import (
-    Curve,
-    ImageTypes,
-    Problem,
-    TrainedNetwork,
-    WithInterval,
-)
+from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork, WithInterval
 from triptych.tools.evaluate.degradation import Degradation
 
 SIGNIFICANT = 0.05
+COLUMNS = """
+    model weights data seed num_test accuracy accuracy_low accuracy_high f1 precision recall nll ece
+    paper_f1 paper_precision paper_recall num_params macs checkpoint_bytes train_images_per_second
+    latency_ms_p50 latency_ms_p95 throughput_images_per_second peak_memory_bytes device
+    precision_mode folder
+""".split()
+MAX_PICTURES = 24  # a list
+
+
+class Cost(NamedTuple):
+    """One of the `costs` of a network."""
+
+    name: str
+    words: str
+    of: Literal["measured_on", "trained_on"] | None = None  # the field that says on what it depends
+    unit: str = ""  # of an axis, to which a prefix may be put
+    sign: int = 1  # -1 where more is better
+    least: str = ""  # what the verdict says of the best, by names and value; nothing of others
+
+
+COSTS = (
+    Cost("num_params", "parameters", least="fewest parameters, {} ({:,})"),
+    Cost(
+        *("macs", "multiply-accumulates an image"),
+        least="fewest multiply-accumulates an image, {} ({:,})",
+    ),
+    Cost("checkpoint_bytes", "checkpoint size", unit="B"),
+    Cost("train_images_per_second", "training, images/s", "trained_on", sign=-1),
+    Cost("seconds_per_epoch", "training, seconds an epoch", "trained_on"),
+    Cost(
+        *("latency_ms_p50", "median latency at batch 1, ms", "measured_on"),
+        least="shortest median latency at batch 1, {} ({:.1f} ms)",
+    ),
+    Cost("latency_ms_p95", "95th percentile of the latency at batch 1, ms", "measured_on"),
+    Cost(
+        *("throughput_images_per_second", "throughput, images/s", "measured_on"),
+        sign=-1,
+        least="highest throughput, {} ({:,.0f} images/s)",
+    ),
+    Cost("peak_memory_bytes", "peak memory (on a CPU: of the whole process)", "measured_on", "B"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,3 +159,76 @@ class Comparison:
     @property
     def networks(self) -> tuple[TrainedNetwork, ...]:
         return tuple(network for recipe in self.recipes for network in recipe.networks)
+
+
+def write_csv(networks: Iterable[TrainedNetwork]) -> str:
+    """A line a run, fractions; empty where not measured."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(_list_columns, networks))
+    return text.getvalue()
+
+
+def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
+    where = network.cost or network.metadata
+    scores, accuracy = network.scores, network.accuracy
+    return {
+        **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
+        "num_test": network.num_test,
+        "accuracy": accuracy.value,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        **scores.macro._asdict(),
+        "nll": scores.nll,
+        "ece": network.ece,
+        **{f"paper_{name}": value for name, value in network.paper._asdict().items()},
+        **network.costs,
+        "device": where["device"],
+        "precision_mode": where["precision"],
+        "folder": sanitize(str(network.folder)),
+    }
+
+
+def compare_images(
+    recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]]
+) -> ImageByImage:
+    """The first networks of recipes on the same images; pictures of errors that were kept."""
+    tests = [recipe.first.test for recipe in recipes]
+    index, labels, classes = tests[0].index, tests[0].labels, recipes[0].classes
+    wrong = np.stack([~test.correct for test in tests])  # (networks, N)
+    confidence = np.stack([test.confidence for test in tests]) * wrong
+    num_right = (~wrong).sum(axis=0)
+    available = np.isin(index, list(pixels))
+
+    def make_picture(place: int, networks: Iterable[int]) -> Picture:
+        predictions = tuple(
+            WrongPrediction(
+                recipes[n].first.label,
+                classes[tests[n].classes[place]],
+                float(confidence[n, place]),
+            )
+            for n in networks
+        )
+        number, true = int(index[place]), classes[labels[place]]
+        return Picture(number, pixels[number], true, predictions)
+
+    by_all = _most_confident(available & (num_right == 0), confidence.mean(axis=0))
+    by_one = _most_confident(available & (num_right < len(recipes)), confidence.max(axis=0))
+    return ImageByImage(
+        num_images=len(index),
+        num_all_right=int((num_right == len(recipes)).sum()),
+        num_all_wrong=int((num_right == 0).sum()),
+        num_only_right=tuple((~wrong & (num_right == 1)).sum(axis=1).tolist()),
+        all_wrong=tuple(make_picture(place, range(len(recipes))) for place in by_all),
+        confident_errors=tuple(
+            make_picture(place, [int(confidence[:, place].argmax())]) for place in by_one
+        ),
+    )
+
+
+def _most_confident(chosen: NDArray[np.bool_], confidence: NDArray[np.float64]) -> list[int]:
+    """Places of the chosen (N,) images, most confident first."""
+    places = np.flatnonzero(chosen)
+    order = np.argsort(-confidence[places], kind="stable")
+    return [int(place) for place in places[order[:MAX_PICTURES]]]

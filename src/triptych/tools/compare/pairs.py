@@ -22,19 +22,18 @@ Two = tuple[Recipe, Recipe]
 def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
     twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
-    counts = [
-        inference.paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos
-    ]
+    correct = [(a.first.test.correct, b.first.test.correct) for a, b in twos]
+    counts = [inference.paired_difference(*each) for each in correct]
     f1 = _bootstrap_f1(recipes) if twos else {}
-    pairs = [
-        Pair(
-            *(a.first.label, b.first.label, each.num_images, (1, 1), difference, p, p_holm),
-            only_a=each.only_a,
-            only_b=each.only_b,
-            f1_difference=_f1_difference(a, b, f1, inference.bonferroni_level(len(twos))),
+    level = inference.bonferroni_level(len(twos))
+    pairs = []
+    for (a, b), count, tested in zip(twos, counts, _test(counts), strict=True):
+        value = a.first.scores.macro.f1 - b.first.scores.macro.f1
+        f1_difference = WithInterval(
+            value, *inference.bootstrap_interval(value, f1[a] - f1[b], level)
         )
-        for (a, b), each, (difference, p, p_holm) in zip(twos, counts, _test(counts), strict=True)
-    ]
+        what = a.first.label, b.first.label, count.num_images, (1, 1)
+        pairs.append(Pair(*what, *tested, count.only_a, count.only_b, f1_difference))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
@@ -56,8 +55,8 @@ def _test(
     """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
     level = inference.bonferroni_level(len(differences))
     p_values = [each.p_value for each in differences]
-    intervals = [WithInterval(each.value, *each.interval(level)) for each in differences]
-    return [*zip(intervals, p_values, inference.holm(p_values).tolist(), strict=True)]
+    values = [WithInterval(each.value, *each.interval(level)) for each in differences]
+    return [*zip(values, p_values, inference.holm(p_values).tolist(), strict=True)]
 
 
 def choose_pairs(
@@ -88,13 +87,6 @@ def _bootstrap_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]
         draws = inference.bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
         f1.update(zip(block, draws, strict=True))
     return f1
-
-
-def _f1_difference(
-    a: Recipe, b: Recipe, draws: dict[Recipe, NDArray[np.float64]], level: float
-) -> WithInterval:
-    value = a.first.scores.macro.f1 - b.first.scores.macro.f1
-    return WithInterval(value, *inference.bootstrap_interval(value, draws[a] - draws[b], level))
 
 
 def compare_losses(

@@ -1,21 +1,41 @@
-"""Runs that differ in their seed alone are one recipe, under a label of its own.
+"""Runs that differ in their seed alone are one recipe; which runs and recipes can be compared.
 
 Shapes: C classes, N test images.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.tools.compare.comparable import find_disagreements, list_settings
-from triptych.tools.compare.runs import TrainedNetwork, WithInterval
+from triptych.config import format_value
+from triptych.errors import UserError
+from triptych.runs.reader import sanitize
+from triptych.runs.record import NOT_THE_EXPERIMENT
+from triptych.tools.compare.runs import HARDWARE, TrainedNetwork, WithInterval
 from triptych.tools.statistics.calibration import Calibration
 from triptych.tools.statistics.inference import MIN_SEEDS, recipe_accuracy
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
+# In the order of what explains the rest: other data have other classes, images and splits.
+MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
+    "data": lambda run: run.metadata["data"],
+    "number of classes": lambda run: run.test.num_classes,
+    "test_hash": lambda run: run.metadata["test_hash"],
+    "split_hash": lambda run: run.metadata["split_hash"],
+    "classes": lambda run: tuple(run.metadata["classes"] or ()),
+}
+# What a network is, or what the record says better: `weights` as they were resolved.
+MODEL_KEYS = (
+    *("name", "_target_", "network", "min_input_size", "known_weights"),
+    *("weights", "input_size"),
+)
+LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed", *(f"model.{name}" for name in MODEL_KEYS)}
 
 
 @dataclass(frozen=True)
@@ -183,3 +203,80 @@ def find_most_confused(
         for i, j in places
         if errors[i, j]
     )
+
+
+def find_disagreements(runs: Sequence[TrainedNetwork]) -> list[str]:
+    """In a line each, what is not the same for all runs, by the first two that differ."""
+    lines = []
+    for name, get in MUST_AGREE.items():
+        folders: dict[object, list[str]] = defaultdict(list)
+        for run in runs:
+            folders[get(run)].append(sanitize(str(run.folder)))
+        folders.pop((), None)
+        if len(folders) > 1:
+            usual = max(folders, key=lambda value: len(folders[value]))
+            other = next(value for value in folders if value != usual)
+            shown = [f"{format_value(each)} in {folders[each][0]}" for each in (other, usual)]
+            lines.append(f"{name}: {', '.join(shown)}")
+    return lines
+
+
+def require_comparable(runs: Sequence[TrainedNetwork]) -> None:
+    """Raise UserError unless all runs have the same test images, split and classes."""
+    lines = find_disagreements(runs)
+    if lines:
+        raise UserError(
+            f"these runs cannot be compared, {lines[0]}\n"
+            "name with runs= those that belong together; allow_mixed=true shows all of them and "
+            "tests only pairs that can be compared"
+        )
+
+
+def write_banner(runs: Sequence[TrainedNetwork]) -> str | None:
+    """What a page must say first whose runs cannot be compared; None where they can."""
+    lines = "; ".join(find_disagreements(runs))
+    tested = "Not all of these runs can be compared: only pairs that can be compared are tested."
+    return f"{tested} What differs: {lines}." if lines else None
+
+
+def list_settings(run: TrainedNetwork) -> dict[str, str]:
+    """Every setting besides the model, as it would be typed; lists and their nodes as JSON."""
+    settings = {name: run.metadata[name] for name in ("weights", "input_size")}
+    settings |= {name: v for name, v in _flatten(run.config, "") if name not in LEFT_OUT}
+    return {
+        name: json.dumps(v, default=str) if isinstance(v, list | dict) else format_value(v)
+        for name, v in settings.items()
+    }
+
+
+def list_environment(run: TrainedNetwork) -> dict[str, str]:
+    """Devices and libraries: not chosen by the experiment, yet able to change its figures."""
+    versions = run.metadata["versions"] or {}
+    return {name: format_value(run.metadata[name]) for name in HARDWARE} | {
+        f"version of {name}": format_value(version) for name, version in versions.items()
+    }
+
+
+def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
+    """Settings, devices and libraries that are not the same for all recipes: a value for each.
+
+    Where runs of a recipe differ, it has all their values.
+    """
+    differing = {}
+    for list_values in (list_settings, list_environment):
+        tables = [[list_values(network) for network in recipe.networks] for recipe in recipes]
+        for name in dict.fromkeys(name for same in tables for table in same for name in table):
+            each = [sorted({table.get(name, "not set") for table in same}) for same in tables]
+            values = tuple(" or ".join(options) for options in each)
+            if len(set(values)) > 1:
+                differing[name] = values
+    return differing
+
+
+def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in LEFT_OUT:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value

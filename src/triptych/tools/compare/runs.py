@@ -21,13 +21,8 @@ from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
 from triptych.runs.reader import MEASURED, read_finished, sanitize
-from triptych.tools.evaluate.degradation import (
-    Degradation,
-    Outcomes,
-    VariantAccuracy,
-    degradations,
-    read_outcomes,
-)
+from triptych.tools.evaluate import degradation
+from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
 from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
 from triptych.tools.statistics.inference import wilson
@@ -211,16 +206,9 @@ def read_run(folder: Path) -> TrainedNetwork:
         raise UserError(
             f"run.json: names {len(classes)} classes, its predictions have {test.num_classes}"
         )
-    _check_metrics(metadata["metrics"], scores)
-    label = metadata["model"]
-    return TrainedNetwork(folder, metadata, sanitize(record.config), test, scores, label)
-
-
-def _check_metrics(metrics: dict[str, Any], scores: Scores) -> None:
-    """Raise UserError where the logged test metrics are not those of the predictions."""
     recomputed = {"accuracy": scores.accuracy, "loss": scores.nll, **scores.macro._asdict()}
     for name, value in recomputed.items():
-        logged = metrics.get(f"test/{name}")
+        logged = metadata["metrics"].get(f"test/{name}")
         if logged is None and name != "accuracy":
             continue
         tolerance = TOLERANCES[name] * max(1, value)
@@ -228,6 +216,8 @@ def _check_metrics(metrics: dict[str, Any], scores: Scores) -> None:
             raise UserError(
                 f"run.json: test/{name} is {format_value(logged)}, its predictions give {value:.6g}"
             )
+    config, label = sanitize(record.config), metadata["model"]
+    return TrainedNetwork(folder, metadata, config, test, scores, label)
 
 
 def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
@@ -283,8 +273,8 @@ def read_image_types(network: TrainedNetwork) -> ImageTypes | None:
     if entries is None:
         return None
     has_outcomes = (network.folder / "predictions" / "image_types.npz").exists()
-    outcomes = read_outcomes(network.folder) if has_outcomes else None
-    losses = sanitize(degradations(outcomes)) if outcomes else {}
+    outcomes = degradation.read_outcomes(network.folder) if has_outcomes else None
+    losses = sanitize(degradation.degradations(outcomes)) if outcomes else {}
     rows = tuple(VariantAccuracy(**each) for each in entries)
     return ImageTypes(network.label, rows, losses, outcomes)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from triptych.tools.compare.content import Pair, Pairs
+from triptych.tools.compare.content import COSTS, Pair, Pairs
 from triptych.tools.compare.formats import (
     MAX_WORDS,
     interval,
@@ -15,7 +15,6 @@ from triptych.tools.compare.formats import (
     points,
 )
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.summaries import COSTS
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.content import COSTS, Comparison, Cost
 from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork, WithInterval
-from triptych.tools.compare.summaries import COSTS, Cost
 from triptych.tools.evaluate.degradation import Degradation
 from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 from triptych.tools.report import charts
