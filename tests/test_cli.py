@@ -256,7 +256,7 @@ def test_a_command_started_as_a_module_is_answered_by_its_new_name() -> None:
     for command in list_commands():
         with pytest.raises(SystemExit, match="2"):
             cli.check_module_name(["python", "-m", f"triptych.{command}", "run=logs"])
-    cli.check_module_name(["python", "-m", "triptych.distributed.job", "triptych.predictions"])
+    cli.check_module_name(["python", "-m", "triptych.distributed.processes", "predict"])
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 ENDLESS = """
 import signal, sys, time
 from pathlib import Path
-from triptych.distributed import job
+from triptych.distributed import processes
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-job.SAVE_SECONDS = 0.2
-job.work = lambda *_: print("working", flush=True) or time.sleep(300)
-job.main(Path(sys.argv[1]))
+processes.SAVE_SECONDS = 0.2
+processes.work = lambda *_: print("working", flush=True) or time.sleep(300)
+processes.main(Path(sys.argv[1]))
 """
 
 

@@ -37,7 +37,7 @@ from triptych import figures, training
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.cli import configure_logging, print_error
 from triptych.config import Config
-from triptych.distributed import job, processes, ranks
+from triptych.distributed import processes, ranks
 from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
@@ -127,7 +127,7 @@ class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-
             os.dup2(output.fileno(), fd)
         os.environ.update(env)
         ranks.cluster_environment.cache_clear()
-        sys.exit(job.main(place))
+        sys.exit(processes.main(place))
 
     def poll(self) -> int | None:
         return self.exitcode

@@ -8,6 +8,7 @@ where rank 0 is killed, nobody is left to record how the run ended.
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -19,11 +20,11 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from triptych.build import check_shares
 from triptych.config import Config
 from triptych.distributed.processes import TrainingProcess
-from triptych.distributed.ranks import LOCALHOST, open_local_store
 from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import Record
@@ -31,6 +32,7 @@ from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
 
 log = logging.getLogger(__name__)
+LOCALHOST = "127.0.0.1"
 GRACE_SECONDS = 15.0  # for the other ranks to end by themselves, once one has failed
 
 
@@ -91,7 +93,12 @@ class Ranks:
     """
 
     def __init__(self, job: tuple[Config, list[str]], num: int, scratch: Path) -> None:
-        self.store = open_local_store()
+        # torch itself would listen on every interface of the machine.
+        server = socket.create_server((LOCALHOST, 0))
+        port, fd = server.getsockname()[1], server.detach()
+        self.store = TCPStore(
+            LOCALHOST, port, wait_for_workers=False, is_master=True, master_listen_fd=fd
+        )
         self.stopped_by: int | None = None
         self.deadline = inf
         self.processes = [

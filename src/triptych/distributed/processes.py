@@ -5,19 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from triptych.cli import configure_logging, print_error
 from triptych.config import Config
+from triptych.errors import UserError
 
-COMMAND = [sys.executable, "-m", "triptych.distributed.job"]  # and the place
+COMMAND = [sys.executable, "-m", "triptych.distributed.processes"]  # and the place
 SAVE_SECONDS = 30.0  # from a signal to SIGKILL; then the last checkpoint counts
 
 
 class TrainingProcess:
     """Trains in the new folder `place`, which holds `job.json` (what to train), `output`, and
-    `folder`, which names the run's folder as soon as there is one. `job.py` is the child's side.
+    `folder`, which names the run's folder as soon as there is one. The child calls `main`.
     """
 
     def __init__(
@@ -64,3 +68,39 @@ class TrainingProcess:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
             return file.read().decode(errors="replace").strip()
         return ""
+
+
+def main(place: Path) -> int:
+    """The child's side: train what `job.json` says, write the run's folder into `folder`.
+
+    Standard input closes when the process that started this one is gone, however that ended. The
+    training then stops as at a SIGTERM; one that waits on a device or a process is killed later.
+    Returns the exit code.
+    """
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    configure_logging()
+    try:
+        config, overrides = json.loads((place / "job.json").read_text())
+        work(config, overrides, place / "folder")
+    except UserError as error:
+        return print_error(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def stop_with_parent() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(config: Config, overrides: list[str], report: Path) -> None:
+    from triptych.training import train
+
+    train(config, overrides, report=report.write_text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -6,7 +6,6 @@ Rank 0 makes the run folder and writes into it; the others learn its path from r
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,15 +15,13 @@ from typing import Any
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.runs.storage import replace_non_finite
-
-LOCALHOST = "127.0.0.1"
 
 
 @cache
@@ -53,13 +50,6 @@ def connect_store() -> Store:
     os.environ["MASTER_PORT"] = str(environment.main_port)
     store: Store = next(rendezvous("env://", get_rank(), environment.world_size()))[0]
     return store
-
-
-def open_local_store() -> TCPStore:
-    """A store that only this machine reaches; torch itself would listen on every interface."""
-    server = socket.create_server((LOCALHOST, 0))
-    port, fd = server.getsockname()[1], server.detach()
-    return TCPStore(LOCALHOST, port, None, True, wait_for_workers=False, master_listen_fd=fd)
 
 
 def broadcast_from_rank_zero(name: str, make: Callable[[], str]) -> str:

@@ -29,7 +29,7 @@ from triptych.tools.sweep.sweep import Sweep, print_table, run_sweep
 STAND_IN = """
 import contextlib, json, os, signal, sys, time
 from pathlib import Path
-from triptych.distributed import job
+from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs import record as records
 from triptych.runs.record import Record
@@ -87,8 +87,8 @@ def live(record, seed, log_dir):
     record.update(model="googlenet", data="shapes", split_hash="0", test_hash="0")
     record.end("finished")
 
-job.work = work
-sys.exit(job.main(Path(sys.argv[1])))
+processes.work = work
+sys.exit(processes.main(Path(sys.argv[1])))
 """
 
 
