@@ -56,13 +56,13 @@ def test_every_network_has_the_figures_of_its_own_predictions(
         probabilities = softmax(logits[network.label], axis=1)
         errors = (probabilities - np.eye(4)[LABELS]) ** 2
         assert scores.brier == pytest.approx(errors.sum(axis=1).mean())
-        assert network.top_k == {
+        assert scores.top_k == {
             k: pytest.approx(top_k_accuracy_score(LABELS, logits[network.label], k=k))
             for k in (1, 3)
         }
         assert network.costs["seconds_per_epoch"] == 6.0
         assert scores.nll == pytest.approx(log_loss(LABELS, probabilities))
-        assert network.paper.recall == pytest.approx(recall)
+        assert scores.paper.recall == pytest.approx(recall)
         right = int((answers == LABELS).sum())
         interval = stats.binomtest(right, 200).proportion_ci(method="wilson")
         assert network.accuracy[1:] == pytest.approx((interval.low, interval.high))

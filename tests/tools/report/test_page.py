@@ -215,7 +215,7 @@ def test_the_study_s_table_stands_as_published_beside_both_protocols(
 ) -> None:
     lines = parsed.text("tr")
     assert "googlenet 91.55 0.7071 0.84375 0.8333" in lines
-    shown = " ".join(f"{value:.4f}" for value in comparison.networks[0].paper)
+    shown = " ".join(f"{value:.4f}" for value in comparison.networks[0].scores.paper)
     assert any(line.endswith(shown) for line in lines)
 
 

@@ -10,7 +10,6 @@ from triptych.runs.predictions import Predictions
 from triptych.tools.statistics.scores import (
     per_class,
     score_predictions,
-    top_k_accuracies,
 )
 
 NUM_CLASSES = 5
@@ -71,7 +70,7 @@ def test_top_k_takes_the_first_of_equal_classes(predictions: Predictions) -> Non
     best_first = np.argsort(-predictions.logits, axis=1, kind="stable")
     hits = best_first == predictions.labels[:, None]
     expected = {k: hits[:, :k].any(axis=1).mean() for k in (1, 3, 5)}
-    assert top_k_accuracies(predictions) == expected
+    assert score_predictions(predictions).top_k == expected
 
 
 def test_a_value_that_is_undefined_is_nan() -> None:

@@ -182,7 +182,7 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
         **scores.macro._asdict(),
         "nll": scores.nll,
         "ece": network.ece,
-        **{f"paper_{name}": value for name, value in network.paper._asdict().items()},
+        **{f"paper_{name}": value for name, value in scores.paper._asdict().items()},
         **network.costs,
         "device": where["device"],
         "precision_mode": where["precision"],

@@ -23,10 +23,9 @@ from triptych.runs.predictions import Predictions, read_arrays, read_predictions
 from triptych.runs.reader import MEASURED, read_finished, sanitize
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
-from triptych.tools.evaluate.paper import paper_scores
 from triptych.tools.statistics.calibration import calibration_error
 from triptych.tools.statistics.inference import wilson
-from triptych.tools.statistics.scores import Averages, Scores, score_predictions, top_k_accuracies
+from triptych.tools.statistics.scores import Scores, score_predictions
 
 # How far a logged metric may lie from that of the predictions.
 TOLERANCES = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
@@ -129,14 +128,6 @@ class TrainedNetwork:
     @cached_property
     def ece(self) -> float:
         return calibration_error(self.test)
-
-    @cached_property
-    def top_k(self) -> dict[int, float]:
-        return top_k_accuracies(self.test)
-
-    @cached_property
-    def paper(self) -> Averages:
-        return paper_scores(self.test)
 
     @property
     def costs(self) -> dict[str, Any]:

@@ -34,7 +34,6 @@ from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_p
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import make_examples, score_image_types
-from triptych.tools.evaluate.paper import last_batch, paper_scores
 from triptych.tools.evaluate.rebuild import (
     RebuiltRun,
     build_scorer,
@@ -44,7 +43,7 @@ from triptych.tools.evaluate.rebuild import (
 )
 from triptych.tools.report import charts
 from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
-from triptych.tools.statistics.scores import Scores, score_predictions, top_k_accuracies
+from triptych.tools.statistics.scores import Scores, last_batch, score_predictions
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +209,7 @@ def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) 
         "num_images": len(predictions.labels),
         "nll": scores.nll,
         "brier": scores.brier,
-        "top_k": {str(k): share for k, share in top_k_accuracies(predictions).items()},
+        "top_k": {str(k): share for k, share in scores.top_k.items()},
         "macro": scores.macro._asdict(),
         "weighted": scores.weighted._asdict(),
         "undefined_classes": scores.undefined_classes,
@@ -222,8 +221,8 @@ def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) 
         },
     }
     if split == "test":
-        averages = paper_scores(predictions)._asdict()
-        document["paper"] = {"num_images": last_batch(len(predictions.labels)), **averages}
+        num_images = last_batch(len(predictions.labels))
+        document["paper"] = {"num_images": num_images, **scores.paper._asdict()}
     return document
 
 

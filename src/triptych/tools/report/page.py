@@ -28,10 +28,10 @@ from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Comparison, Cost
 from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork, WithInterval
 from triptych.tools.evaluate.degradation import Degradation
-from triptych.tools.evaluate.paper import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 from triptych.tools.report import charts
 from triptych.tools.report.charts import Axis, Series, render_chart
 from triptych.tools.statistics.inference import MIN_SEEDS, Interval, wilson
+from triptych.tools.statistics.scores import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 
 CONTENTS = {
     "verdict": "Verdict",

@@ -5,12 +5,12 @@ import pytest
 import torchvision
 
 from triptych.runs.predictions import Predictions
-from triptych.tools.evaluate.paper import (
+from triptych.tools.statistics.scores import (
     LAST_CORRECT,
     TABLE_1,
     last_batch,
     paper_averages,
-    paper_scores,
+    score_predictions,
 )
 
 CLASSES = [0, 1, 2, 3, 4, 5, 7, 8, 9]
@@ -57,4 +57,4 @@ def test_the_study_s_protocol_takes_the_last_images_by_official_order(
     np.add.at(counts, (labels[-last:], logits[-last:].argmax(axis=1)), 1)
     predictions = Predictions(logits, labels, np.arange(num_images))
     assert last_batch(num_images) == last
-    assert paper_scores(predictions) == paper_averages(counts)
+    assert score_predictions(predictions).paper == paper_averages(counts)
