@@ -24,7 +24,6 @@ from triptych.data.datamodule import ImageSubset
 from triptych.errors import UserError, mask_password
 from triptych.module import ImageClassifier
 from triptych.runs.record import experiment_settings
-from triptych.tools.tune import recipe
 from triptych.tools.tune import search as searching
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.command import tune
@@ -69,8 +68,8 @@ def search(folder: Path, **settings: Any) -> list[FrozenTrial]:
 
 
 def read_trials(folder: Path) -> list[FrozenTrial]:
-    path = folder / "logs" / "tune" / NAME / "journal.log"
-    return optuna.load_study(study_name=NAME, storage=studies.open_journal(path)).get_trials()
+    address = str(folder / "logs" / "tune" / NAME / "journal.log")
+    return studies.open_study(NAME, address, {"_target_": "optuna.pruners.NopPruner"}).get_trials()
 
 
 def states(trials: list[FrozenTrial]) -> list[str]:
@@ -91,7 +90,7 @@ def pretend_training(config: Config, folder: Path, trial: Trial) -> float:
 def _pretending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "train_trial", pretend_training)
     monkeypatch.setattr(searching, "read_choices", list)  # composes a config, as a recipe does
-    monkeypatch.setattr(recipe, "format_recipe", lambda *_: "ours")
+    monkeypatch.setattr(searching, "format_recipe", lambda *_: "ours")
 
 
 @pytest.fixture(scope="module")

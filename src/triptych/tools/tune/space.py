@@ -1,17 +1,13 @@
 """What a search varies: settings of a training, each with a range or a list of choices."""
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from omegaconf import OmegaConf
+from optuna import distributions
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from triptych.config import FREE, RULES, Config, check_config, format_value
+from triptych.config import FREE, RULES, Config, check_config, format_value, resolve_config
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import NOT_THE_EXPERIMENT
 
@@ -25,7 +21,7 @@ IN_COMMON = """
     trainer.check_val_every_n_epoch trainer.val_check_interval
 """.split()
 
-Space = dict[str, BaseDistribution]  # by dotted keys
+Space = dict[str, distributions.BaseDistribution]  # by dotted keys
 
 
 def read_space(node: Mapping[str, Any], config: Config) -> Space:
@@ -58,7 +54,7 @@ def read_entries(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", entry
 
 
-def read_distribution(key: str, entry: Any) -> BaseDistribution:
+def read_distribution(key: str, entry: Any) -> distributions.BaseDistribution:
     """A range or the choices; raises UserError where it is neither."""
     try:
         if isinstance(entry, list):
@@ -77,7 +73,7 @@ def read_distribution(key: str, entry: Any) -> BaseDistribution:
         ) from error
 
 
-def ends(distribution: BaseDistribution) -> list[Any]:
+def ends(distribution: distributions.BaseDistribution) -> list[Any]:
     """The choices, or the ends of a range: a setting that takes both takes what lies between."""
     if isinstance(distribution, CategoricalDistribution):
         return [*distribution.choices]
@@ -85,28 +81,16 @@ def ends(distribution: BaseDistribution) -> list[Any]:
     return [distribution.low, distribution.high]
 
 
-def contains(distribution: BaseDistribution, value: Any) -> bool:
+def contains(distribution: distributions.BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     low, high = ends(distribution)
     return type(value) in (int, float) and low <= value <= high
 
 
-def value_at(config: Config, key: str) -> Any:
-    """The value of a dotted key; None where it is not set."""
-    node: Any = config
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
-
-
 def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
     """A copy of the config with values under dotted keys."""
-    copied = deepcopy(config)
+    settings = OmegaConf.create(config)
     for key, value in values.items():
-        *path, last = key.split(".")
-        node = copied
-        for name in path:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return copied
+        OmegaConf.update(settings, key, value, merge=False, force_add=True)
+    return resolve_config(settings)

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -39,8 +39,13 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     optuna_pruner = instantiate("pruner", pruner)
     try:
+        storage: str | JournalStorage = address
+        if "://" not in address:
+            Path(address).parent.mkdir(parents=True, exist_ok=True)
+            lock = JournalFileOpenLock(address)
+            storage = JournalStorage(JournalFileBackend(address, lock))
         return optuna.create_study(
-            storage=address if "://" in address else open_journal(Path(address)),
+            storage=storage,
             study_name=name,
             direction="maximize",
             load_if_exists=True,
@@ -52,11 +57,6 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
             reason = "the reason repeats the password; in it, write %40 for @, %3A for :, %2F for /"
         where = mask_password(address)
         raise UserError(f"storage={where}: cannot be used ({mask_password(reason)})") from None
-
-
-def open_journal(path: Path) -> BaseStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
 
 
 def repeats_password(message: str, address: str) -> bool:
