@@ -91,10 +91,10 @@ def list_commands() -> list[str]:
     return ["train", *tools]
 
 
-def load_function(command: str) -> Callable[["Config", list[str]], Any]:
+def load_function(command: str) -> Callable[..., Any]:
     """The function that does the work of a command: of its name, in its module `command`."""
     name = "triptych.training" if command == "train" else f"triptych.tools.{command}.command"
-    function: Callable[[Config, list[str]], Any] = getattr(import_module(name), command)
+    function: Callable[..., Any] = getattr(import_module(name), command)
     return function
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from triptych.cli import configure_logging, print_error
+from triptych.cli import configure_logging, load_function, print_error
 from triptych.config import Config
 from triptych.errors import UserError
 
@@ -97,9 +97,7 @@ def stop_with_parent() -> None:
 
 
 def work(config: Config, overrides: list[str], report: Path) -> None:
-    from triptych.training import train
-
-    train(config, overrides, report=report.write_text)
+    load_function("train")(config, overrides, report.write_text)
 
 
 if __name__ == "__main__":
