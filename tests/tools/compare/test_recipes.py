@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,11 +9,7 @@ from hypothesis import strategies as st
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
-from triptych.tools.compare.recipes import (
-    find_most_confused,
-    group_by_recipe,
-    make_labels,
-)
+from triptych.tools.compare.recipes import Recipe, group_by_recipe, make_labels
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.scores import score_predictions
 
@@ -83,8 +80,12 @@ def test_two_seeds_have_a_mean_and_no_interval_over_seeds() -> None:
 
 
 def test_the_most_frequent_errors_come_first_with_their_share_of_the_true_class() -> None:
-    first, second = find_most_confused(np.array([[5, 1], [3, 1]]), ("a", "b"))
+    def count(confusion: list[list[int]]) -> Recipe:
+        scores = SimpleNamespace(confusion=np.array(confusion))
+        return Recipe("vgg", (SimpleNamespace(scores=scores),), ("a", "b"))
+
+    first, second = count([[5, 1], [3, 1]]).most_confused
     assert (first.true, first.predicted, first.count) == ("b", "a", 3)
     assert first.fraction == pytest.approx(0.75)
     assert second.count == 1
-    assert find_most_confused(np.diag([3, 4]), ("a", "b")) == ()
+    assert count([[3, 0], [0, 4]]).most_confused == ()

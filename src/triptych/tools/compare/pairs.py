@@ -24,16 +24,20 @@ def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
     correct = [(a.first.test.correct, b.first.test.correct) for a, b in twos]
     counts = [inference.paired_difference(*each) for each in correct]
-    f1 = _bootstrap_f1(recipes) if twos else {}
+    f1: dict[Recipe, NDArray[np.float64]] = {}  # (R,) each, of the same samples in a block
+    for block in split_comparable(recipes) if twos else ():
+        tests = [recipe.first.test for recipe in block]
+        predicted = np.stack([test.classes for test in tests])
+        draws = inference.bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
+        f1.update(zip(block, draws, strict=True))
     level = inference.bonferroni_level(len(twos))
     pairs = []
     for (a, b), count, tested in zip(twos, counts, _test(counts), strict=True):
         value = a.first.scores.macro.f1 - b.first.scores.macro.f1
-        f1_difference = WithInterval(
-            value, *inference.bootstrap_interval(value, f1[a] - f1[b], level)
-        )
-        what = a.first.label, b.first.label, count.num_images, (1, 1)
-        pairs.append(Pair(*what, *tested, count.only_a, count.only_b, f1_difference))
+        bounds = inference.bootstrap_interval(value, f1[a] - f1[b], level)
+        f1_difference = WithInterval(value, *bounds)
+        fields = (a.first.label, b.first.label, count.num_images, (1, 1), *tested)
+        pairs.append(Pair(*fields, count.only_a, count.only_b, f1_difference))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
@@ -76,17 +80,6 @@ def choose_pairs(
         twos += [(best, recipe) for recipe in block if recipe is not best]
         limit, is_validated = MAX_ALL_PAIRS, is_validated and bool(get_accuracy(best))
     return twos, limit, is_validated
-
-
-def _bootstrap_f1(recipes: Sequence[Recipe]) -> dict[Recipe, NDArray[np.float64]]:
-    """Macro F1 (R,) of each recipe's first network, on the same bootstrap samples in a block."""
-    f1: dict[Recipe, NDArray[np.float64]] = {}
-    for block in split_comparable(recipes):
-        tests = [recipe.first.test for recipe in block]
-        predicted = np.stack([test.classes for test in tests])
-        draws = inference.bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
-        f1.update(zip(block, draws, strict=True))
-    return f1
 
 
 def compare_losses(

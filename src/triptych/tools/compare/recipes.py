@@ -30,12 +30,10 @@ MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
     "split_hash": lambda run: run.metadata["split_hash"],
     "classes": lambda run: tuple(run.metadata["classes"] or ()),
 }
+LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed"}
 # What a network is, or what the record says better: `weights` as they were resolved.
-MODEL_KEYS = (
-    *("name", "_target_", "network", "min_input_size", "known_weights"),
-    *("weights", "input_size"),
-)
-LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed", *(f"model.{name}" for name in MODEL_KEYS)}
+OF_MODEL = "name _target_ network min_input_size known_weights weights input_size"
+LEFT_OUT |= {f"model.{name}" for name in OF_MODEL.split()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,16 @@ class Recipe:
 
     @property
     def most_confused(self) -> tuple[Confusion, ...]:
-        return find_most_confused(self.confusion, self.classes)
+        """The most frequent errors, most first."""
+        errors = self.confusion - np.diag(np.diag(self.confusion))
+        order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSED]
+        places = [divmod(int(place), len(self.classes)) for place in order]
+        totals, names = self.confusion.sum(axis=1), self.classes
+        return tuple(
+            Confusion(names[i], names[j], int(errors[i, j]), errors[i, j] / totals[i])
+            for i, j in places
+            if errors[i, j]
+        )
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
@@ -189,20 +196,6 @@ def find_class_names(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     networks = [network for recipe in recipes for network in recipe.networks]
     named = (network.metadata["classes"] for network in networks if network.metadata["classes"])
     return tuple(next(named, map(str, range(networks[0].test.num_classes))))
-
-
-def find_most_confused(
-    confusion: NDArray[np.int64], classes: tuple[str, ...]
-) -> tuple[Confusion, ...]:
-    """The most frequent errors (C, C), most first."""
-    errors = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSED]
-    places = [divmod(int(place), len(classes)) for place in order]
-    return tuple(
-        Confusion(classes[i], classes[j], int(errors[i, j]), errors[i, j] / confusion[i].sum())
-        for i, j in places
-        if errors[i, j]
-    )
 
 
 def find_disagreements(runs: Sequence[TrainedNetwork]) -> list[str]:

@@ -4,16 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Pair, Pairs
-from triptych.tools.compare.formats import (
-    MAX_WORDS,
-    interval,
-    join_words,
-    p_value,
-    percent,
-    pluralize,
-    points,
-)
+from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize, points
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import MIN_SEEDS
 
@@ -75,7 +68,7 @@ def _write_accuracy(recipe: Recipe) -> str:
     if math.isnan(low):
         mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
         return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
-    bounds = f"{interval(low, high)} %"
+    bounds = f"{formats.interval(low, high)} %"
     if seeds == 1:
         return f"{claim} (one seed; 95 % Wilson interval over images {bounds})."
     return f"{claim}, mean of {seeds} seeds (95 % t interval over seeds and images {bounds})."
@@ -174,8 +167,8 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     claim = f"{better} is {word} than {other}"
     if not pair.is_significant:
         claim = f"{better} and {other} do not differ significantly"
-    p = f"{test} p = {p_value(pair.p_holm)}".replace("= <", "<")
-    bounds = interval(low, high, points).replace("+", "")
+    p = f"{test} p = {formats.p_value(pair.p_holm)}".replace("= <", "<")
+    bounds = formats.interval(low, high, points).replace("+", "")
     if num_pairs > 1:
         bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
     evidence = f"{points(value)} points (95 % CI {bounds}; {p}"

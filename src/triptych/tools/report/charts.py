@@ -55,8 +55,7 @@ SERIES = [f"#0001{number:02}" for number in range(NUM_STYLES)]
 VARIABLES = {INK: "currentColor", PAPER: "var(--paper)", RULE: "var(--rule)", OTHER: "var(--other)"}
 VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)}
 PAGE: dict[Any, Any] = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.prop_cycle": cycler(color=[*SERIES, OTHER]),  # the last is for lines without a style
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -67,8 +66,6 @@ PAGE: dict[Any, Any] = {
     "lines.markersize": 5.5,
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 
 

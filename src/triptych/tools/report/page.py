@@ -11,6 +11,7 @@ import html
 import io
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -164,22 +165,15 @@ def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Panel]:
     """
     panels = []
     for cost in COSTS:
-        measured = [network for network in networks if network.costs[cost.name]]
-        for place, alike in _group_by_place(measured, cost).items():
-            panels.append(_draw_cost(cost, place, alike, key))
+        groups: dict[str, list[TrainedNetwork]] = defaultdict(list)  # by where it was measured
+        for network in networks:
+            if network.costs[cost.name]:
+                place = (getattr(network, cost.of) or formats.DASH) if cost.of else ""
+                groups[place].append(network)
+        places = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
+        shown = [place for place in places if len(groups[place]) > 1 or len(groups) == 1]
+        panels += [_draw_cost(cost, place, groups[place], key) for place in shown]
     return panels
-
-
-def _group_by_place(
-    networks: Sequence[TrainedNetwork], cost: Cost
-) -> dict[str, list[TrainedNetwork]]:
-    """Networks by where a cost was measured: places with most of them, of two or more."""
-    groups: dict[str, list[TrainedNetwork]] = {}
-    for network in networks:
-        place = (getattr(network, cost.of) or formats.DASH) if cost.of else ""
-        groups.setdefault(place, []).append(network)
-    most = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
-    return {place: groups[place] for place in most if len(groups[place]) > 1 or len(groups) == 1}
 
 
 def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Panel:
