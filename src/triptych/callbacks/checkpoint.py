@@ -5,6 +5,7 @@ import logging
 import signal
 import time
 from collections import OrderedDict
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -210,7 +211,7 @@ class SaveSchedule:
         seconds = time.monotonic() - self._saved_at
         is_late = self.every_seconds is not None and seconds >= self.every_seconds
         is_due = is_late or self.stopped_by is not None
-        return is_due if trainer.world_size == 1 else self._agree_in_turn(trainer, is_due)
+        return is_due if trainer.world_size == 1 else self._agree(trainer, is_due)
 
     def restart(self) -> None:
         """Count from now: a checkpoint was saved."""
@@ -218,30 +219,26 @@ class SaveSchedule:
 
     def stop_if_requested(self, trainer: pl.Trainer) -> None:
         """Raise SystemExit where a signal asked any rank to stop."""
-        if not self._agree(trainer, self.stopped_by is not None):
+        is_true_on_any = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        if not is_true_on_any(self.stopped_by is not None):
             return
-        if self._agree(trainer, self.stopped_by == signal.SIGUSR1) and callable(self._requeue):
+        if is_true_on_any(self.stopped_by == signal.SIGUSR1) and callable(self._requeue):
             self._requeue(signal.SIGUSR1, None)
         raise SystemExit(stopping.exit_code(self.stopped_by or 0))
 
-    def _agree(self, trainer: pl.Trainer, is_so_here: bool) -> bool:
-        """Whether it is so on any rank."""
-        is_so: bool = trainer.strategy.reduce_boolean_decision(is_so_here, all=False)
-        return is_so
-
-    def _agree_in_turn(self, trainer: pl.Trainer, is_so_here: bool) -> bool:
-        """`_agree`, about once in `AGREE_SECONDS`: after as many steps as that takes."""
+    def _agree(self, trainer: pl.Trainer, is_due_here: bool) -> bool:
+        """Whether it is due on any rank; False until `AGREE_SECONDS` have passed, in steps."""
         steps = trainer.global_step - self._agreed_step
         if 0 <= steps < self._num_steps:
             return False
         step_seconds = (time.monotonic() - self._agreed_at) / max(1, steps)
-        here = torch.tensor([float(is_so_here), step_seconds], device=trainer.strategy.root_device)
-        is_so, slowest = trainer.strategy.reduce(here, reduce_op="max").tolist()
+        here = torch.tensor([float(is_due_here), step_seconds], device=trainer.strategy.root_device)
+        is_due, slowest = trainer.strategy.reduce(here, reduce_op="max").tolist()
         # Doubled at most: a few fast steps say little of those to come.
         num_steps = min(2 * self._num_steps, int(AGREE_SECONDS / max(slowest, 1e-6)))
         self._num_steps = max(1, num_steps)
         self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
-        return bool(is_so)
+        return bool(is_due)
 
 
 def generator_states(device: torch.device) -> list[dict[str, Tensor]]:

@@ -16,10 +16,6 @@ from triptych.runs.record import Record
 log = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(RunFailed):
-    """The training loss was NaN or infinite."""
-
-
 class RunRecorder(Callback):
     """Writes losses and scores to the log, `metrics.csv` and the loggers; predictions at the end.
 
@@ -97,7 +93,7 @@ class RunRecorder(Callback):
     def read_loss(self, trainer: pl.Trainer, module: ImageClassifier) -> None:
         """Bring the epoch's mean loss up to date, from every rank.
 
-        Raises NonFiniteLoss where a batch's loss is NaN or infinite.
+        Raises RunFailed where a batch's loss is NaN or infinite.
         """
         if not module.epoch_loss.unread:
             return
@@ -109,7 +105,7 @@ class RunRecorder(Callback):
         self.train_loss = module.epoch_loss.mean
         if bad_batch is not None:
             lr = module.optim.lr
-            raise NonFiniteLoss(
+            raise RunFailed(
                 f"the training loss is {self.train_loss} at epoch {trainer.current_epoch + 1} "
                 f"batch {bad_batch}, optim.lr={lr:g}, learning rate by now {self._lr:g}\n"
                 f"try optim.lr={lr / 10:g}, optim.warmup_epochs=1 or trainer.gradient_clip_val=1"
@@ -117,9 +113,8 @@ class RunRecorder(Callback):
 
     def _log_loss(self, trainer: pl.Trainer, module: ImageClassifier) -> None:
         self.read_loss(trainer, module)
-        images_per_second = self._new_images / self._new_seconds
         values = {"train/loss": self.train_loss, "lr": self._lr}
-        values["train/images_per_second"] = images_per_second
+        values["train/images_per_second"] = self._new_images / self._new_seconds
         epoch, batch = trainer.current_epoch + 1, module.epoch_loss.num_batches
         self._log_metrics(trainer, epoch, values)
         self.train_seconds += self._new_seconds

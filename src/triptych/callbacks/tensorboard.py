@@ -51,7 +51,10 @@ class TensorBoardCallback(Callback):
             return
         if not self.has_shown_images:
             self._show_training_images(trainer)
-            self._show_texts(trainer)
+            texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
+            for writer in writers(trainer):
+                for name, text in texts.items():
+                    writer.add_text(name, f"```{text}```", current_step(trainer))
             self.has_shown_images = True
         self._show_confusion(trainer, pl_module.scores, "val")
 
@@ -79,12 +82,6 @@ class TensorBoardCallback(Callback):
         stored = figures.image_grid(images.numpy(), names, "Training images as on disk")
         self._show(trainer, "images", stored)
         self._show(trainer, "images_as_seen", figures.image_grid(inputs.numpy(), names, heading))
-
-    def _show_texts(self, trainer: pl.Trainer) -> None:
-        texts = {"config": f"yaml\n{self.record.config_yaml}", "head": f"\n{self.head}\n"}
-        for writer in writers(trainer):
-            for name, text in texts.items():
-                writer.add_text(name, f"```{text}```", current_step(trainer))
 
     def _show_confusion(self, trainer: Any, scores: Scores, split: str) -> None:
         num_images = scores.confusion.sum()
