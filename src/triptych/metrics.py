@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection, classification
+from torchmetrics.utilities import dim_zero_cat
 
 PER_CLASS = ("f1", "precision", "recall")
 
@@ -43,10 +44,7 @@ class SplitPredictions(Metric):
         return logits, labels.view(-1), index.view(-1)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        logits, labels, index = (
-            state if isinstance(state, Tensor) else torch.cat(state)
-            for state in (self.logits, self.labels, self.index)
-        )
+        logits, labels, index = map(dim_zero_cat, (self.logits, self.labels, self.index))
         order = torch.argsort(index)
         return logits[order], labels[order], index[order]
 

@@ -62,9 +62,7 @@ class Optim:
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
             has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
-            return optimizer, OneCycleLR(
-                optimizer, max_lr=rates, total_steps=total_steps, cycle_momentum=has_momentum
-            )
+            return optimizer, OneCycleLR(optimizer, rates, total_steps, cycle_momentum=has_momentum)
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         return optimizer, LambdaLR(
             optimizer, lambda step: self.factor(step, warmup_steps, total_steps)
@@ -90,8 +88,5 @@ class Optim:
         trainable = [p for p in parameters if p.requires_grad]
         decays = [p for p in trainable if p.ndim > 1 or not self.weight_decay]
         rest = [p for p in trainable if p.ndim <= 1 and self.weight_decay]
-        groups = [
-            {"params": decays, "lr": lr, "weight_decay": self.weight_decay},
-            {"params": rest, "lr": lr, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+        groups = [(decays, self.weight_decay), (rest, 0.0)]
+        return [{"params": ps, "lr": lr, "weight_decay": decay} for ps, decay in groups if ps]

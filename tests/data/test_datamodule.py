@@ -128,10 +128,10 @@ def test_features_replace_the_images_of_a_split_and_pass_untouched() -> None:
     data.trainer = trainer()
     data.val.features = torch.rand(20, 5)
     batch = next(iter(data.val_dataloader()))
-    assert batch.has_features
+    assert batch.inputs.ndim == 2
     assert batch.inputs.equal(data.val.features[:8])
     assert data.on_after_batch_transfer(batch, 0) is batch
-    assert not next(iter(data.train_dataloader())).has_features
+    assert next(iter(data.train_dataloader())).inputs.ndim == 4
 
 
 def test_only_training_augments_in_a_new_order_each_epoch_and_all_are_normalised_alike() -> None:

@@ -32,10 +32,6 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 (B,), or probabilities (B, C) of mixed images
     index: Tensor  # type: ignore[assignment]  # int64 (B,), in the official set
 
-    @property
-    def has_features(self) -> bool:
-        return self.inputs.ndim == 2
-
 
 class ImageSubset(Dataset[Batch]):
     """The images of one split, a whole batch of positions at once.
@@ -172,9 +168,9 @@ class ImageDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         assert self.trainer is not None
-        if batch.has_features:
-            return batch
         images, labels, index = batch
+        if images.ndim == 2:  # features, which the head takes as they are
+            return batch
         if not self.trainer.training:
             return Batch(self.transforms.evaluation(images), labels, index)
         keys = (self.seed, self.trainer.current_epoch, index)

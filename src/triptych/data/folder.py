@@ -245,16 +245,15 @@ def load_squares(listing: Listing, form: SquareFormat) -> Squares:
     folder = data_dir() / ".folders"
     place = hash_json(str(listing.root.resolve()), form)
     index = folder / f"{place}-{hash_json(form, listing.photos, pillow)}.json"
-    squares = open_squares(index, form.side)
-    if squares is None:
-        with lock_file(folder / place):
-            squares = open_squares(index, form.side)
-            if squares is None:
-                for old in folder.glob(f"*{place}-*"):
-                    old.unlink()
-                decode_squares(listing, form, index)
-                squares = open_squares(index, form.side)
-                assert squares
+    if squares := open_squares(index, form.side):
+        return squares
+    with lock_file(folder / place):
+        if not open_squares(index, form.side):
+            for old in folder.glob(f"*{place}-*"):
+                old.unlink()
+            decode_squares(listing, form, index)
+        squares = open_squares(index, form.side)
+    assert squares
     return squares
 
 

@@ -36,11 +36,9 @@ class Shapes(Source):
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
 
     def read(self) -> ImageSet:
-        return ImageSet(
-            train=_draw(self.num_train, self.seed, _TRAIN),
-            test=_draw(self.num_test, self.seed, _TEST),
-            classes=tuple(OUTLINES),
-        )
+        train = _draw(self.num_train, self.seed, _TRAIN)
+        test = _draw(self.num_test, self.seed, _TEST)
+        return ImageSet(train, test, classes=tuple(OUTLINES))
 
 
 def _draw(num: int, seed: int, split: int) -> LabelledImages:

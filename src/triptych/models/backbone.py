@@ -138,15 +138,11 @@ class BackboneFactory(ABC):
 
 def find_head(network: nn.Module) -> str:
     """The name of the last layer that is linear or a 1x1 convolution."""
-    names: list[str] = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-        or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
-    ]
-    if not names:
-        raise UserError("the network has no linear layer or 1x1 convolution to serve as its head")
-    return names[-1]
+    for name, module in reversed([*network.named_modules()]):
+        is_pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+        if isinstance(module, nn.Linear) or is_pointwise:
+            return str(name)
+    raise UserError("the network has no linear layer or 1x1 convolution to serve as its head")
 
 
 def new_head(old: nn.Module, num_classes: int) -> nn.Module:
