@@ -19,8 +19,8 @@ from triptych.tools.compare.formats import (
     points,
     thousands,
 )
-from triptych.tools.compare.runs import WithInterval
 from triptych.tools.compare.sentences import describe_setting, write_sentence
+from triptych.tools.statistics.inference import WithInterval
 
 Compare = Callable[[Path], Comparison]
 

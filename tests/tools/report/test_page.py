@@ -16,9 +16,9 @@ from matplotlib.image import imread
 
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
-from triptych.tools.compare.runs import WithInterval
 from triptych.tools.report import page
 from triptych.tools.report.page import CONTENTS, find_scale, locate, png, render_page
+from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.scores import per_class
 
 Repeat = Callable[[int], Comparison]

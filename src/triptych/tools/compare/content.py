@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork, WithInterval
-from triptych.tools.evaluate.degradation import Degradation
+from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
+from triptych.tools.statistics.inference import WithInterval
 
 SIGNIFICANT = 0.05
 COLUMNS = """
@@ -99,7 +99,7 @@ class LossDifference:
     a: str
     b: str
     num_images: int
-    by_type: Mapping[str, Degradation]  # of the types of both, then `all`
+    by_type: Mapping[str, WithInterval]  # of the types of both, then `all`
 
 
 class WrongPrediction(NamedTuple):

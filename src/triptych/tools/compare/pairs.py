@@ -10,7 +10,7 @@ from triptych.runs.reader import sanitize
 from triptych.tools.compare import sentences
 from triptych.tools.compare.content import LossDifference, Pair, Pairs
 from triptych.tools.compare.recipes import Recipe, split_comparable
-from triptych.tools.compare.runs import ImageTypes, WithInterval
+from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
 
@@ -35,7 +35,7 @@ def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     for (a, b), count, tested in zip(twos, counts, _test(counts), strict=True):
         value = a.first.scores.macro.f1 - b.first.scores.macro.f1
         bounds = inference.bootstrap_interval(value, f1[a] - f1[b], level)
-        f1_difference = WithInterval(value, *bounds)
+        f1_difference = inference.WithInterval(value, *bounds)
         fields = (a.first.label, b.first.label, count.num_images, (1, 1), *tested)
         pairs.append(Pair(*fields, count.only_a, count.only_b, f1_difference))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
@@ -55,11 +55,11 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
 
 def _test(
     differences: Sequence[inference.PairedDifference | inference.Estimate],
-) -> list[tuple[WithInterval, float, float]]:
+) -> list[tuple[inference.WithInterval, float, float]]:
     """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
     level = inference.bonferroni_level(len(differences))
     p_values = [each.p_value for each in differences]
-    values = [WithInterval(each.value, *each.interval(level)) for each in differences]
+    values = [inference.WithInterval(each.value, *each.interval(level)) for each in differences]
     return [*zip(values, p_values, inference.holm(p_values).tolist(), strict=True)]
 
 

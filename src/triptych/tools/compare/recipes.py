@@ -17,9 +17,9 @@ from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
-from triptych.tools.compare.runs import HARDWARE, TrainedNetwork, WithInterval
+from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.inference import MIN_SEEDS, recipe_accuracy
+from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval, recipe_accuracy
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
 # In the order of what explains the rest: other data have other classes, images and splits.

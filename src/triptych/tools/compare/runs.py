@@ -5,7 +5,6 @@ Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever show
 
 import csv
 import json
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +21,9 @@ from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
 from triptych.runs.reader import MEASURED, read_finished, sanitize
 from triptych.tools.evaluate import degradation
-from triptych.tools.evaluate.degradation import Degradation, Outcomes, VariantAccuracy
+from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.inference import wilson
+from triptych.tools.statistics.inference import WithInterval, wilson
 from triptych.tools.statistics.scores import Scores, score_predictions
 
 # How far a logged metric may lie from that of the predictions.
@@ -49,14 +48,6 @@ LEVEL = {"type": TEXT, "severity": count(0, 3), "num_images": count(1)}
 LEVEL |= dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), FRACTION)
 
 Read = TypeVar("Read")
-
-
-class WithInterval(NamedTuple):
-    """A value and its interval, 95 % unless its owner says otherwise; NaN without an interval."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
 
 
 class Problem(NamedTuple):
@@ -88,7 +79,7 @@ class ImageTypes:
 
     label: str
     rows: tuple[VariantAccuracy, ...]  # of image_types.csv
-    degradations: Mapping[str, Degradation]  # by type, then `all`; empty where not measured
+    degradations: Mapping[str, WithInterval]  # by type, then `all`; empty where not measured
     outcomes: Outcomes | None  # image by image; None where they were not kept
 
 

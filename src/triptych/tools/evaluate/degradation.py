@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from triptych.errors import UserError
 from triptych.runs.predictions import read_arrays
 from triptych.runs.storage import atomic_write
-from triptych.tools.statistics.inference import LEVEL, resample_counts, wilson
+from triptych.tools.statistics.inference import LEVEL, WithInterval, resample_counts, wilson
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
@@ -28,14 +28,6 @@ class VariantAccuracy(NamedTuple):
     accuracy: float
     accuracy_low: float
     accuracy_high: float
-
-
-class Degradation(NamedTuple):
-    """Accuracy lost, a fraction, and its 95 % interval over images."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Outcomes(NamedTuple):
@@ -54,12 +46,12 @@ def accuracy_by_variant(outcomes: Outcomes) -> list[VariantAccuracy]:
     return [VariantAccuracy(name, s, n, k / n, *wilson(k, n)) for name, s, k in variants]
 
 
-def degradations(outcomes: Outcomes) -> dict[str, Degradation]:
+def degradations(outcomes: Outcomes) -> dict[str, WithInterval]:
     """Accuracy unmodified less its mean over a type's severities: each type, then `all`."""
     return _bootstrap_means(_losses_by_image(outcomes))
 
 
-def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, Degradation]:
+def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, WithInterval]:
     """How much more the one network loses than the other, paired by image, for the types of both.
 
     Raises UserError where they were tried on different images.
@@ -79,7 +71,7 @@ def _losses_by_image(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
     return {name: outcomes.correct[0] - mean for name, mean in right.items()}
 
 
-def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, Degradation]:
+def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, WithInterval]:
     """Means of each type's (N,) and of all types; percentiles over resamples that they share."""
     if not losses:
         return {}
@@ -87,7 +79,7 @@ def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, Degrad
     resampled = resample_counts(values.shape[1]) @ values.T / values.shape[1]
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
-    return dict(zip([*losses, OVERALL], map(Degradation._make, columns), strict=True))
+    return dict(zip([*losses, OVERALL], map(WithInterval._make, columns), strict=True))
 
 
 def write_outcomes(outcomes: Outcomes, folder: Path) -> None:

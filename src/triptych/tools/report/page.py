@@ -27,11 +27,10 @@ from numpy.typing import NDArray
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Comparison, Cost
-from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork, WithInterval
-from triptych.tools.evaluate.degradation import Degradation
+from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
 from triptych.tools.report import charts
 from triptych.tools.report.charts import Axis, Series, render_chart
-from triptych.tools.statistics.inference import MIN_SEEDS, Interval, wilson
+from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval, wilson
 from triptych.tools.statistics.scores import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 
 CONTENTS = {
@@ -239,7 +238,7 @@ def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
 
 
 def format_interval(
-    estimate: WithInterval | Degradation | Interval, digits: int = 2, signed: bool = False
+    estimate: WithInterval | Interval, digits: int = 2, signed: bool = False
 ) -> str:
     write = formats.points if signed else formats.percent
     return formats.interval(estimate.low, estimate.high, write, digits)

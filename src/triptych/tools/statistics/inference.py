@@ -22,6 +22,14 @@ class Interval(NamedTuple):
     high: float
 
 
+class WithInterval(NamedTuple):
+    """A value and its interval, 95 % unless its owner says otherwise; NaN without an interval."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
 def wilson(correct: int, num_images: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval for a share; without images it is 0 to 1."""
     k, n, z2 = correct, num_images, float(ndtri((1 + level) / 2)) ** 2
