@@ -7,7 +7,8 @@ node whose `_target_` is not ours is free: the callable knows its arguments.
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -262,6 +263,43 @@ def load_rules(command: str) -> dict[str, Rule]:
     """The rules of every setting of a command."""
     rules: dict[str, Rule] = load_settings(command).RULES
     return (RULES if extends_training(command) else {}) | rules
+
+
+def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
+    """Raise UserError where the config of a run folder breaks a rule of `check_config`, names a
+    `_target_` that neither the installed configs nor `trusted` name, or has an interpolation, which
+    could resolve to one: what a run writes is resolved."""
+    if "${" in repr(config):
+        raise UserError("config.yaml: holds an interpolation ${...}; write its value there instead")
+    if unknown := find_unknown_targets(config) - set(trusted):
+        names = ",".join(sorted(unknown))
+        raise UserError(
+            f"_target_={names}: not in the installed configs\n"
+            f"if you trust what it runs, add 'trusted_targets=[{names}]'"
+        )
+    check_config(config)
+
+
+def find_unknown_targets(config: Config) -> set[str]:
+    """Every `_target_` that the installed configs do not name."""
+    return set(find_targets(config)) - installed_targets()
+
+
+@cache
+def installed_targets() -> set[str]:
+    nodes = map(OmegaConf.load, CONFIGS.rglob("*.yaml"))
+    return {target for node in nodes for target in find_targets(OmegaConf.to_container(node))}
+
+
+def find_targets(node: Any) -> Iterator[str]:
+    """Every `_target_` below a node."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from find_targets(child)
 
 
 def resolve_config(config: DictConfig) -> Config:

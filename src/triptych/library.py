@@ -8,14 +8,13 @@ import hydra
 
 from triptych import build, training
 from triptych.cli import add_plus, check_arguments, translate_hydra_errors
-from triptych.config import CONFIGS, Config, check_config, resolve_config
+from triptych.config import CONFIGS, Config, check_config, check_untrusted_config, resolve_config
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
-from triptych.runs.trust import check_untrusted_config
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

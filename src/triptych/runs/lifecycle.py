@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from triptych.config import find_unknown_targets
 from triptych.distributed.ranks import (
     ReadOnlyRecord,
     broadcast_from_rank_zero,
@@ -21,7 +22,6 @@ from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.runs.storage import lock_run
-from triptych.runs.trust import find_unknown_targets
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from triptych.config import NAMES, TEXT, Rule, count, format_value, number
 from triptych.errors import UserError, sanitize_text
-from triptych.runs.record import Record
+from triptych.runs.record import MAX_DEPTH, Record
 from triptych.runs.storage import check_regular_file
-from triptych.runs.trust import MAX_DEPTH
 
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)

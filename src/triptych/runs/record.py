@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import Config, setting_name
+from triptych.config import Config, find_targets, setting_name
 from triptych.errors import UserError
 from triptych.runs.storage import (
     atomic_write,
@@ -26,9 +27,9 @@ from triptych.runs.storage import (
     replace_non_finite,
     translate_write_errors,
 )
-from triptych.runs.trust import check_yaml, find_targets
 
 SCHEMA = 1
+MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
 COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
@@ -161,7 +162,12 @@ class Record:
         path = self.folder / "config.yaml"
         try:
             text = check_regular_file(path).read_text()
-            check_yaml(text)
+            depth = 0
+            for event in yaml.parse(text):  # aliases unfold into any size, depth exhausts OmegaConf
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                depth -= isinstance(event, yaml.CollectionEndEvent)
+                if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
+                    raise ValueError(f"it has aliases, or is nested deeper than {MAX_DEPTH}")
             config = OmegaConf.to_container(OmegaConf.create(text))
         except Exception as error:  # yaml, omegaconf and the system raise many types
             reason = str(error).partition("\n")[0]

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from triptych.config import Config, setting_name
+from triptych.config import Config, check_untrusted_config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files
@@ -27,7 +27,6 @@ from triptych.runs.storage import (
     replace_non_finite,
     translate_write_errors,
 )
-from triptych.runs.trust import check_untrusted_config
 
 log = logging.getLogger(__name__)
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
