@@ -284,6 +284,14 @@ class Usual:
         counted = math.ceil(steps / turn) * turn
         first = max(2, math.ceil(self.subject.warm_up_steps / turn)) * turn
         clock = StepClock(first, first + counted)
+        batch_size = self.subject.data.batch_size
+        loader = DataLoader(
+            self.images,
+            batch_size,
+            sampler=RandomSampler(self.images, num_samples=clock.last * batch_size),
+            num_workers=self.num_workers,
+            pin_memory=self.subject.device.type == "cuda",
+        )
         # torch's own defaults, which a run of ours has set for the process
         precision, search = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
         torch.set_float32_matmul_precision("highest")
@@ -299,21 +307,11 @@ class Usual:
             enable_model_summary=False,
         )
         with suppress(Enough):
-            trainer.fit(self.module, self._loader(clock.last))
+            trainer.fit(self.module, loader)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark = search
         gc.collect()
         return clock.seconds * steps / counted
-
-    def _loader(self, num_batches: int) -> DataLoader[tuple[Tensor, int]]:
-        batch_size = self.subject.data.batch_size
-        return DataLoader(
-            self.images,
-            batch_size,
-            sampler=RandomSampler(self.images, num_samples=num_batches * batch_size),
-            num_workers=self.num_workers,
-            pin_memory=self.subject.device.type == "cuda",
-        )
 
 
 def measure(config: Config, record: Record) -> dict[str, Any]:

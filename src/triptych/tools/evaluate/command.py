@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from math import isnan
 from pathlib import Path
@@ -106,7 +106,11 @@ def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> None
     if config["image_types"]["types"]:
         document["image_types"] = evaluate_image_types(run, predictions, images, config)
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
-    write_json(path, read_image_types(path) | document)
+    # What an earlier evaluation found of image types stays, unless there are new ones.
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        earlier = sanitize(json.loads(path.read_text())["image_types"])
+        document = {"image_types": earlier} | document
+    write_json(path, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, config)
 
@@ -150,18 +154,6 @@ def find_largest_difference(
     return max(gaps.items(), key=lambda gap: (isnan(gap[1]), gap[1]), default=None)
 
 
-def compare_with_logged(rescored: dict[str, Any], metadata: dict[str, Any]) -> str:
-    """How far the scores are from those that a record's `metadata` describes, in words."""
-    match find_largest_difference(rescored["metrics"], rescored["logged"]):
-        case None:
-            return "nothing was logged"
-        case _, 0:
-            return "exactly as logged"
-        case name, gap:
-            places = f"trained on {metadata['device']}, here {rescored['device']}"
-            return f"largest difference from what was logged: {name} by {gap:.2g} ({places})"
-
-
 @contextmanager
 def use_threads(number: int | None) -> Iterator[int]:
     """As many of torch's threads within the block, where the machine has processors for them."""
@@ -180,7 +172,15 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
     scores = [f"{name} {document['metrics'][f'{split}/{name}']:.4f}" for name in SUMMARY]
     scores += [f"calibration error {document['calibration']['ece']:.4f}"]
     heading = f"{metadata['model']} seed {metadata['seed']}"
-    log.info("%s", "  ".join([heading, *scores, compare_with_logged(document, metadata)]))
+    match find_largest_difference(document["metrics"], document["logged"]):
+        case None:
+            compared = "nothing was logged"
+        case _, 0:
+            compared = "exactly as logged"
+        case name, gap:
+            places = f"trained on {metadata['device']}, here {document['device']}"
+            compared = f"largest difference from what was logged: {name} by {gap:.2g} ({places})"
+    log.info("%s", "  ".join([heading, *scores, compared]))
     if protocol == "paper":
         log.info(
             "by the study's protocol (last %d of %d images): F1 %.4f, precision %.4f, recall %.4f",
@@ -292,14 +292,6 @@ def draw_grad_cam(
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     (folder / "figures").mkdir(exist_ok=True)
     figures.save(figure, folder / "figures" / f"{name}.png")
-
-
-def read_image_types(path: Path) -> dict[str, Any]:
-    """What an earlier evaluation found of image types: it stays, unless there are new ones."""
-    try:
-        return {"image_types": sanitize(json.loads(path.read_text())["image_types"])}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return {}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -91,9 +91,13 @@ def reliability(predictions: Predictions) -> Reliability:
     hits = np.random.default_rng(0).random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
     null = error(np.add.reduceat(hits - confidence, starts, axis=1))
     null_high = float(np.quantile(null, LEVEL))
+    # The basic bootstrap interval: resampled errors exceed `value` as much as it the truth; down
+    # to 0 where a perfectly calibrated network may well show `value`, always up to `value`.
+    low, high = 2 * value - np.quantile(resampled, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    low = 0.0 if value <= null_high else max(float(low), 0.0)
     return Reliability(
         error=value,
-        interval=_error_interval(value, resampled, null_high),
+        interval=Interval(low, max(float(high), value)),
         expected=float(null.mean()),
         expected_high=null_high,
         nll=nll(predictions),
@@ -107,15 +111,6 @@ def _equal_mass_bins(
     """Places (N,) by rising confidence (equal ones by index), and bins that differ by one."""
     order = np.argsort(predictions.confidence, kind="stable")
     return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))
-
-
-def _error_interval(value: float, resampled: NDArray[np.float64], null_high: float) -> Interval:
-    """The basic bootstrap interval: resampled errors exceed `value` as much as it the truth.
-
-    Down to 0 where a perfectly calibrated network may well show `value`; always up to `value`.
-    """
-    low, high = 2 * value - np.quantile(resampled, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
-    return Interval(0.0 if value <= null_high else max(float(low), 0.0), max(float(high), value))
 
 
 def _summarize_bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:

@@ -6,8 +6,9 @@ A trial is a training that sees training and validation images, and leaves no fi
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     check_trainable(training, overrides)
     read_choices(overrides)  # raises here rather than when all trials are done
     folder = Path(config["log_dir"], "tune", config["study"]).resolve()
+    workers = folder / "workers"
     with translate_write_errors(f"log_dir={config['log_dir']}"):
-        (folder / "workers").mkdir(parents=True, exist_ok=True)
+        workers.mkdir(parents=True, exist_ok=True)
     address = config["storage"] or os.environ.get("TRIPTYCH_STORAGE") or f"{folder}/journal.log"
     study = studies.open_study(config["study"], address, config["pruner"])
     varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
@@ -59,13 +61,10 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):
         study.enqueue_trial(defaults, skip_if_exists=True)  # the config as it stands
     log.info("%s, in %s", describe_progress(study, config), mask_password(address))
-    objective = make_objective(training, space, config["sampler_seed"], folder)
+    objective = partial(run_trial, training, space, config["sampler_seed"], folder)
     budget = config["num_trials"], config["timeout_minutes"]
     try:
-        with (
-            studies.hold_worker_folder(folder / "workers") as worker,
-            signal_handlers(exit_on_signal),
-        ):
+        with studies.hold_worker_folder(workers) as worker, signal_handlers(exit_on_signal):
             studies.run_trials(study, objective, worker, *budget)
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
@@ -99,29 +98,23 @@ def describe_progress(study: optuna.Study, config: Config) -> str:
     return f"study {study.study_name}: {num_done} of {config['num_trials']} trials done{running}"
 
 
-def make_objective(
-    training: Config, space: Space, seed: int, folder: Path
-) -> Callable[[Trial], float]:
-    """A function that trains with a trial's values; the accuracy on validation images.
+def run_trial(training: Config, space: Space, seed: int, folder: Path, trial: Trial) -> float:
+    """Train with a trial's values; the accuracy on validation images.
 
     The attribute `error` of a trial that diverged or lacked memory says so.
     """
-
-    def objective(trial: Trial) -> float:
-        values = studies.suggest(trial, space, seed)
-        described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
-        log.info("trial %d: %s", trial.number, described)
-        try:
-            accuracy = train_trial(with_settings(training, values), folder, trial)
-        except optuna.TrialPruned as pruned:
-            log.info("trial %d: pruned %s", trial.number, pruned)
-            if str(pruned):
-                trial.set_user_attr("error", str(pruned))
-            raise
-        log.info("trial %d: val accuracy %.4f", trial.number, accuracy)
-        return accuracy
-
-    return objective
+    values = studies.suggest(trial, space, seed)
+    described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
+    log.info("trial %d: %s", trial.number, described)
+    try:
+        accuracy = train_trial(with_settings(training, values), folder, trial)
+    except optuna.TrialPruned as pruned:
+        log.info("trial %d: pruned %s", trial.number, pruned)
+        if str(pruned):
+            trial.set_user_attr("error", str(pruned))
+        raise
+    log.info("trial %d: val accuracy %.4f", trial.number, accuracy)
+    return accuracy
 
 
 def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
@@ -193,25 +186,21 @@ def write_recipe(
     if path.exists() and not config["overwrite"]:
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
-    head = [*describe_origin(study, training), f"python train.py experiment={name}"]
-    recipe = format_recipe(training, study.best_trial.params, overrides, head)
-    with translate_write_errors(f"recipe_dir={path.parent}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(recipe)
-    log.info("%s: written; python train.py experiment=%s", path, name)
-
-
-def describe_origin(study: optuna.Study, training: Config) -> list[str]:
-    """Where the best settings come from, and what their accuracy is worth."""
     num_trials, best = len(study.get_trials(deepcopy=False, states=studies.DONE)), study.best_trial
-    return [
+    head = [
         f"{training['model']['name']} on {training['data']['name']}, {date.today()}: "
         f"the best of {num_trials} trials.",
         f"Validation accuracy {best.value:.4f} (trial {best.number}), chosen on validation",
         "images and so a little optimistic; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
+        f"python train.py experiment={name}",
     ]
+    recipe = format_recipe(training, best.params, overrides, head)
+    with translate_write_errors(f"recipe_dir={path.parent}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(recipe)
+    log.info("%s: written; python train.py experiment=%s", path, name)
 
 
 def format_recipe(
