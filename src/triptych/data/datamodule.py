@@ -128,8 +128,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def test_hash(self) -> str:
-        images, labels = self.test.data
-        index = self.test.index
+        (images, labels), index = self.test.data, self.test.index
         chunks = (images[some] for some in torch.split(index, 256))  # the set may exceed memory
         return hash_tensors(chain(chunks, [labels[index]]))
 

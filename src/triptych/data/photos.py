@@ -80,21 +80,17 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return scale_to_bytes(image).convert("RGB")
+    if image.mode.startswith(("I", "F")):  # grey of more than 8 bits, or fractions
+        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+        low, high = np.float32(0), np.float32(1 if image.mode == "F" else 65535)
+        if values.min() < low or values.max() > high:
+            low, high = values.min(), values.max()
+        values = np.rint((values - low) * (255 / (high - low or 1)))
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     above = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", above.size, BACKDROP), above).convert("RGB")
-
-
-def scale_to_bytes(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, or fractions, in a byte each."""
-    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-    low, high = np.float32(0), np.float32(1 if image.mode == "F" else 65535)
-    if values.min() < low or values.max() > high:
-        low, high = values.min(), values.max()
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low or 1))).astype(np.uint8))
 
 
 def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
