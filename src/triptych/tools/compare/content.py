@@ -202,13 +202,10 @@ def compare_images(
     available = np.isin(index, list(pixels))
 
     def make_picture(place: int, networks: Iterable[int]) -> Picture:
+        predicted = {n: classes[tests[n].classes[place]] for n in networks}
         predictions = tuple(
-            WrongPrediction(
-                recipes[n].first.label,
-                classes[tests[n].classes[place]],
-                float(confidence[n, place]),
-            )
-            for n in networks
+            WrongPrediction(recipes[n].first.label, name, float(confidence[n, place]))
+            for n, name in predicted.items()
         )
         number, true = int(index[place]), classes[labels[place]]
         return Picture(number, pixels[number], true, predictions)
@@ -221,9 +218,7 @@ def compare_images(
         num_all_wrong=int((num_right == 0).sum()),
         num_only_right=tuple((~wrong & (num_right == 1)).sum(axis=1).tolist()),
         all_wrong=tuple(make_picture(place, range(len(recipes))) for place in by_all),
-        confident_errors=tuple(
-            make_picture(place, [int(confidence[:, place].argmax())]) for place in by_one
-        ),
+        confident_errors=tuple(make_picture(n, [int(confidence[:, n].argmax())]) for n in by_one),
     )
 
 

@@ -16,8 +16,6 @@ from triptych.tools.statistics import inference
 
 MAX_ALL_PAIRS = 10  # networks or recipes; of more, each is compared with one only
 
-Two = tuple[Recipe, Recipe]
-
 
 def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
@@ -65,12 +63,12 @@ def _test(
 
 def choose_pairs(
     recipes: Sequence[Recipe], get_accuracy: Callable[[Recipe], float | None]
-) -> tuple[list[Two], int | None, bool]:
+) -> tuple[list[tuple[Recipe, Recipe]], int | None, bool]:
     """All pairs that can be compared; of many recipes each with the best on validation data.
 
     Also the `limit` of `Pairs` and its `is_validated`.
     """
-    twos: list[Two] = []
+    twos: list[tuple[Recipe, Recipe]] = []
     limit, is_validated = None, True
     for block in split_comparable(recipes):
         if len(block) <= MAX_ALL_PAIRS:
