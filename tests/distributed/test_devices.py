@@ -328,9 +328,9 @@ def test_of_several_ranks_the_error_of_the_first_to_fail_is_recorded(
 ) -> None:
     record = Record.create(compose_tiny(tmp_path), [])
     ending = (ZeroDivisionError, SystemExit)
-    monkeypatch.setattr(lifecycle, "cluster_environment", lambda: "two ranks")
+    monkeypatch.setattr(ranks, "cluster_environment", lambda: "two ranks")
     for rank, error in ((1, ZeroDivisionError("why")), (0, RuntimeError("[gloo/transport/tcp] x"))):
-        monkeypatch.setattr(lifecycle, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(ranks, "get_rank", lambda rank=rank: rank)
         with pytest.raises(ending), lifecycle.record_status(record, resumed=False):
             raise error
     metadata = Record.open(record.folder).metadata

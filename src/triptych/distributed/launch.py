@@ -17,7 +17,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -36,11 +36,6 @@ LOCALHOST = "127.0.0.1"
 GRACE_SECONDS = 15.0  # for the other ranks to end by themselves, once one has failed
 
 
-class Failure(NamedTuple):
-    rank: int
-    code: int  # of the exit; a killing signal's number below 0
-
-
 def launch_ranks(
     config: Config, overrides: list[str], num: int, started: Callable[[str], object]
 ) -> Record:
@@ -54,22 +49,26 @@ def launch_ranks(
         if failure is None:
             assert folder
             return Record.open(folder)
-        if failure.rank > 0 and stopped_by is None:
-            output = ranks.processes[failure.rank].place / "output"
+        code, rank = failure
+        if rank > 0 and stopped_by is None:
+            output = ranks.processes[rank].place / "output"
             print(output.read_text(), end="", file=sys.stderr)
     with suppress(OSError, UserError):  # the disk may be full, or the folder gone
-        record_end(Record.open(folder) if folder else None, failure, stopped_by, before)
-    raise SystemExit(exit_code(stopped_by) if stopped_by else max(1, failure.code))
+        record_end(Record.open(folder) if folder else None, code, rank, stopped_by, before)
+    raise SystemExit(exit_code(stopped_by) if stopped_by else max(1, code))
 
 
 def record_end(
-    record: Record | None, failure: Failure, stopped_by: int | None, before: dict[str, Any] | None
+    record: Record | None,
+    code: int,
+    rank: int,
+    stopped_by: int | None,
+    before: dict[str, Any] | None,
 ) -> None:
     """Record how a run ended whose ranks could not do so themselves.
 
     `before`: its metadata where it was resumed; a run that could not be resumed stays as it was.
     """
-    rank, code = failure
     if record and is_locked(record.folder):  # another process is at work on the run
         record = None
     if code < 0 and stopped_by is None:
@@ -119,8 +118,8 @@ class Ranks:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
 
-    def wait(self, started: Callable[[str], object]) -> Failure | None:
-        """The first rank that failed, when all have ended; None where none did."""
+    def wait(self, started: Callable[[str], object]) -> tuple[int, int] | None:
+        """Exit code and rank of the first that failed, when all have ended; None if none did."""
         failure, is_reported = None, False
         try:
             with signal_handlers(self._pass_on_signal, SIGNALS):
@@ -138,16 +137,16 @@ class Ranks:
                 rank.close()
         return failure or self._find_failure()
 
-    def _find_failure(self) -> Failure | None:
-        """A rank that failed, one that was killed before others: it is the likelier cause.
+    def _find_failure(self) -> tuple[int, int] | None:
+        """A failure: exit code (of a kill below 0, the likelier cause, so it comes first) and rank.
 
         The other ranks have `GRACE_SECONDS` from then on.
         """
         codes = [rank.process.poll() for rank in self.processes]
-        failures = [Failure(rank, code) for rank, code in enumerate(codes) if code]
+        failures = [(code, rank) for rank, code in enumerate(codes) if code]
         if failures:
             self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
-        return min(failures, key=lambda failure: failure.code, default=None)
+        return min(failures, default=None)
 
     def _pass_on_signal(self, number: int, _: FrameType | None) -> None:
         """Pass a signal on to the ranks; after the second they have `GRACE_SECONDS` to end."""

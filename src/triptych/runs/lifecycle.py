@@ -12,12 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.config import find_unknown_targets
-from triptych.distributed.ranks import (
-    ReadOnlyRecord,
-    broadcast_from_rank_zero,
-    cluster_environment,
-    get_rank,
-)
+from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record
 from triptych.runs.stopping import exit_on_signal, signal_handlers
@@ -33,7 +28,7 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     A resumed run that is refused before `record.begin` stays as it was. Raises UserError where
     another process is at work on the run, or has been since `record` was read.
     """
-    is_writer = not isinstance(record, ReadOnlyRecord)
+    is_writer = not isinstance(record, ranks.ReadOnlyRecord)
     with lock_run(record.folder) if is_writer else nullcontext():
         if is_writer and Record.open(record.folder).metadata != record.metadata:
             raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
@@ -41,7 +36,7 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
             from triptych.runs.resume import truncate_to_checkpoint
 
             truncate_to_checkpoint(record)
-        broadcast_from_rank_zero("begun", str)  # until then, ranks above 0 wait
+        ranks.broadcast_from_rank_zero("begun", str)  # until then, ranks above 0 wait
         with (
             record.log_to_file(),
             signal_handlers(exit_on_signal),
@@ -84,10 +79,10 @@ def record_failure(folder: Path, error: str) -> None:
     """Record why a run failed; where several ranks fail, the first one to record it counts."""
     record = Record.open(folder)
     status = record.metadata["status"]
-    if status == "finished" or (status == "failed" and cluster_environment()):
+    if status == "finished" or (status == "failed" and ranks.cluster_environment()):
         return
     (folder / "traceback.txt").write_text(traceback.format_exc())
-    where = f"rank {get_rank()}: " if cluster_environment() else ""
+    where = f"rank {ranks.get_rank()}: " if ranks.cluster_environment() else ""
     record.end("failed", error=where + error)
 
 

@@ -20,13 +20,7 @@ from omegaconf import OmegaConf
 
 from triptych.config import Config, find_targets, setting_name
 from triptych.errors import UserError
-from triptych.runs.storage import (
-    atomic_write,
-    check_regular_file,
-    make_folder,
-    replace_non_finite,
-    translate_write_errors,
-)
+from triptych.runs import storage
 
 SCHEMA = 1
 MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
@@ -116,8 +110,8 @@ class Record:
         now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
         name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
-        with translate_write_errors(f"log_dir={config['log_dir']}"):
-            record = cls(make_folder(parent / f"seed{config['seed']}", name), {})
+        with storage.translate_write_errors(f"log_dir={config['log_dir']}"):
+            record = cls(storage.make_folder(parent / f"seed{config['seed']}", name), {})
             record.write_config(config)
         record.update(
             schema=SCHEMA,
@@ -147,7 +141,8 @@ class Record:
         """The record of an existing folder; raises UserError where it has none."""
         path = folder / "run.json"
         try:
-            metadata = replace_non_finite(json.loads(check_regular_file(path).read_text()))
+            text = storage.check_regular_file(path).read_text()
+            metadata = storage.replace_non_finite(json.loads(text))
             if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
                 raise ValueError(f"no record of schema {SCHEMA}")
         except (OSError, ValueError, RecursionError) as error:
@@ -161,7 +156,7 @@ class Record:
         """The run's resolved config; raises UserError where it cannot be read."""
         path = self.folder / "config.yaml"
         try:
-            text = check_regular_file(path).read_text()
+            text = storage.check_regular_file(path).read_text()
             depth = 0
             for event in yaml.parse(text):  # aliases unfold into any size, depth exhausts OmegaConf
                 depth += isinstance(event, yaml.CollectionStartEvent)
@@ -185,13 +180,13 @@ class Record:
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
     def write_config(self, config: Config) -> None:
-        with atomic_write(self.folder / "config.yaml") as path:
+        with storage.atomic_write(self.folder / "config.yaml") as path:
             path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def update(self, **metadata: Any) -> None:
         """Set entries of `run.json`; NaN and infinities become null."""
-        changed = replace_non_finite(self.metadata | metadata)
-        with atomic_write(self.folder / "run.json") as path:
+        changed = storage.replace_non_finite(self.metadata | metadata)
+        with storage.atomic_write(self.folder / "run.json") as path:
             path.write_text(json.dumps(changed, indent=2, allow_nan=False) + "\n")
         self.metadata = changed
 
@@ -223,7 +218,7 @@ class Record:
         """
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
-        with atomic_write(folder / f"{split}.npz") as path, path.open("wb") as file:
+        with storage.atomic_write(folder / f"{split}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def drop_predictions(self, split: str) -> None:
@@ -232,8 +227,10 @@ class Record:
     @contextmanager
     def log_to_file(self) -> Iterator[None]:
         """Append log lines to `train.log` as well; raises UserError where it cannot be written."""
-        with translate_write_errors(str(self.folder)):
-            handler = LogFile(self.folder / "train.log")
+        with storage.translate_write_errors(str(self.folder)):
+            handler = logging.FileHandler(self.folder / "train.log")
+        # Silent on a full disk: the run ends at its next write of a result, with one message.
+        handler.handleError = lambda record: None  # type: ignore[method-assign]
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger("triptych").setLevel(logging.INFO)
         logging.getLogger().addHandler(handler)
@@ -243,9 +240,3 @@ class Record:
             logging.getLogger().removeHandler(handler)
             with suppress(OSError):
                 handler.close()
-
-
-class LogFile(logging.FileHandler):
-    """Silent on a full disk: the run ends at its next write of a result, with one message."""
-
-    def handleError(self, record: logging.LogRecord) -> None: ...

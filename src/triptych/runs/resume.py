@@ -16,17 +16,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from triptych.config import Config, check_untrusted_config, setting_name
 from triptych.distributed.ranks import broadcast_from_rank_zero
 from triptych.errors import UserError
-from triptych.runs import checkpoint_files
+from triptych.runs import checkpoint_files, storage
 from triptych.runs.reader import check_files, find_newest_run
 from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash, resume_arguments
 from triptych.runs.stopping import is_requeued
-from triptych.runs.storage import (
-    atomic_write,
-    find_temporary_files,
-    lock_run,
-    replace_non_finite,
-    translate_write_errors,
-)
 
 log = logging.getLogger(__name__)
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
@@ -46,7 +39,7 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     record = Record.open(folder)
     if record.metadata.get("status") == "finished":
         raise UserError(f"resume={folder}: this run is finished")
-    with lock_run(folder):
+    with storage.lock_run(folder):
         if link := next(filter(Path.is_symlink, folder.rglob("*")), None):
             raise UserError(f"{link}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
@@ -66,7 +59,7 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
     """Raise UserError where the images are no longer those that the run began with."""
     for name in ("classes", "split_hash", "test_hash"):
         before = record.metadata.get(name)
-        if before is not None and before != replace_non_finite(metadata[name]):
+        if before is not None and before != storage.replace_non_finite(metadata[name]):
             raise UserError(
                 f"{record.folder}: the images have changed since the run began (its {name} has)\n"
                 "give it those of then, or start a new run"
@@ -101,9 +94,9 @@ def truncate_to_checkpoint(record: Record) -> None:
         raise UserError(
             f"{error}\ndelete it, and resume: the run starts from its beginning"
         ) from error
-    with translate_write_errors(str(folder)):
+    with storage.translate_write_errors(str(folder)):
         # Lightning saves a checkpoint of its own when it has SLURM requeue a job: `last` is newer.
-        for path in [*find_temporary_files(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
+        for path in [*storage.find_temporary_files(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
             path.unlink()
         truncate_metrics(folder / "metrics.csv", step)
         truncate_events(folder / "tensorboard", step)
@@ -115,7 +108,7 @@ def truncate_metrics(path: Path, step: int) -> None:
         return
     with path.open(newline="", errors="replace") as file:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+    with storage.atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
@@ -130,7 +123,7 @@ def truncate_events(folder: Path, step: int) -> None:
     if not files:
         return
     merged = folder / "events.out.tfevents.0000000000.before"  # sorts before every later file
-    with atomic_write(merged) as path, path.open("wb") as file:
+    with storage.atomic_write(merged) as path, path.open("wb") as file:
         writer = RecordWriter(file)
         events = (event for source in files for event in RawEventFileLoader(str(source)).Load())
         # A merge that was killed leaves events both in the merged file and in their own.
