@@ -239,8 +239,7 @@ def test_a_worker_that_sees_too_late_that_another_took_the_last_trial_leaves_it(
         optimize(*arguments, **options)
 
     monkeypatch.setattr(study, "optimize", optimize_late)
-    with studies.hold_worker_folder(tmp_path) as folder:
-        studies.run_trials(study, lambda _: 0.5, folder, num_trials=1)
+    studies.run_trials(study, lambda _: 0.5, tmp_path, num_trials=1)
     assert states(study.get_trials()) == ["RUNNING", "FAIL"]
 
 

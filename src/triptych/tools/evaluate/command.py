@@ -30,17 +30,12 @@ from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.runs.storage import atomic_write, replace_non_finite
+from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import make_examples, score_image_types
-from triptych.tools.evaluate.rebuild import (
-    RebuiltRun,
-    build_scorer,
-    find_device,
-    read_data,
-    rebuild_run,
-)
+from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.report import charts
 from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
 from triptych.tools.statistics.scores import Scores, last_batch, score_predictions
@@ -58,7 +53,7 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     `cost.json`, figures and, where asked for, `image_types.csv`.
     """
     silence_lightning()
-    device = find_device(config["device"])
+    device = rebuild.find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
     num_failed = 0
     for folder in folders:
@@ -75,9 +70,9 @@ def evaluate(config: Config, overrides: list[str]) -> None:
 
 def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
-    run = rebuild_run(folder, config["trusted_targets"])
+    run = rebuild.rebuild_run(folder, config["trusted_targets"])
     try:
-        trainer = build_scorer(run, device)
+        trainer = rebuild.build_scorer(run, device)
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
@@ -96,7 +91,7 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
 def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> None:
     """Score a split again, compare with what was logged, and show where the network fails."""
     split, folder = config["split"], run.record.folder
-    data = read_data(run, config["data_root"], config["batch_size"])
+    data = rebuild.read_data(run, config["data_root"], config["batch_size"])
     subset = data.test if split == "test" else data.val
     check_places(config["grad_cam"]["images"], subset.index.numpy())
     predictions, rescored = rescore(run, data, split, trainer)

@@ -64,8 +64,8 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     objective = partial(run_trial, training, space, config["sampler_seed"], folder)
     budget = config["num_trials"], config["timeout_minutes"]
     try:
-        with studies.hold_worker_folder(workers) as worker, signal_handlers(exit_on_signal):
-            studies.run_trials(study, objective, worker, *budget)
+        with signal_handlers(exit_on_signal):
+            studies.run_trials(study, objective, workers, *budget)
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,17 +82,17 @@ def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
 def run_trials(
     study: optuna.Study,
     objective: Callable[[Trial], float],
-    worker: Path,
+    workers: Path,
     num_trials: int,
     timeout_minutes: float | None = None,
 ) -> None:
     """Run trials until the study has `num_trials`, pruned ones included, whoever ran them.
 
-    `worker` is a folder that this process holds.
+    Meanwhile a folder below `workers` is locked, so that the others see that this worker lives.
     """
 
     def run(trial: Trial) -> float:
-        trial.set_user_attr("worker", str(worker))
+        trial.set_user_attr("worker", worker)
         # Numbers are given in order, and a failed trial stays failed: so all workers agree on
         # which trial is one too many.
         before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
@@ -109,7 +108,8 @@ def run_trials(
     if len(study.get_trials(deepcopy=False, states=TAKEN)) < num_trials:
         timeout = 60 * timeout_minutes if timeout_minutes else None
         stop = MaxTrialsCallback(num_trials, TAKEN)
-        study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost, stop])
+        with TemporaryDirectory(dir=workers) as worker, lock_run(Path(worker)):
+            study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost, stop])
 
 
 def suggest(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
@@ -142,13 +142,3 @@ def retry_lost(study: optuna.Study, _: FrozenTrial | None = None) -> None:
         worker = Path(trial.user_attrs.get("worker", "/nowhere"))
         if worker.is_dir() and not is_locked(worker):  # it may be on another machine's disk
             retry(study, trial.number)
-
-
-@contextmanager
-def hold_worker_folder(parent: Path) -> Iterator[Path]:
-    """A folder that is locked while this worker lives, so that the others see that it does.
-
-    Only a killed worker leaves it behind.
-    """
-    with TemporaryDirectory(dir=parent) as name, lock_run(Path(name)):
-        yield Path(name)
