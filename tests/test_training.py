@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,21 @@ def test_the_last_epoch_carries_no_other_epochs_validation(run: Run) -> None:
     assert record.metadata["best_epoch"] == 3
     assert "val/accuracy" not in record.metadata["metrics"]
     assert not (record.folder / "predictions" / "val.npz").exists()
+
+
+def test_the_last_weights_are_scored_also_where_steps_follow_the_last_validation(run: Run) -> None:
+    record = run("checkpoint.score=last", "trainer.val_check_interval=3", "trainer.max_epochs=1")
+    last = torch.load(record.checkpoint_path("last"), weights_only=True)["state_dict"]
+    best = torch.load(record.checkpoint_path("best"), weights_only=True)["state_dict"]
+    assert all(torch.equal(last[f"backbone.network.{name}"], best[name]) for name in best)
+
+
+def test_training_seconds_leave_validations_figures_and_checkpoints_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None
+) -> None:
+    monkeypatch.setattr(figures, "confusion_matrix", lambda *_: time.sleep(0.5))
+    record = train(composed(tmp_path, "trainer.val_check_interval=2", "trainer.max_epochs=1"), [])
+    assert 0 < record.metadata["train_seconds"] < 0.5
 
 
 def test_the_record_counts_the_test_images_that_were_scored(run: Run) -> None:

@@ -35,7 +35,7 @@ class BestWeights:
     """
 
     def __init__(self) -> None:
-        self.epoch, self.accuracy = 0, -1.0  # epochs from 1; no validation yet
+        self.epoch, self.step, self.accuracy = 0, 0, -1.0  # epochs from 1; no validation yet
         self.metrics: dict[str, float] = {}
         self.unwritten: dict[str, Any] | None = None  # `val` predictions; then `state_dict`
 
@@ -119,8 +119,8 @@ class CheckpointCallback(Checkpoint):
             self.schedule.stop_if_requested(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        is_validated = self.best.epoch == trainer.current_epoch + 1
-        if not is_validated and (self.score == "last" or self.best.accuracy < 0):
+        is_latest = self.best.step == trainer.global_step  # else steps followed its validation
+        if (self.score == "last" and not is_latest) or self.best.accuracy < 0:
             self._choose(trainer, {}, None)
         self.save(trainer)
         self.schedule.stop_if_requested(trainer)
@@ -135,6 +135,7 @@ class CheckpointCallback(Checkpoint):
         trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
         self._save_best(trainer)
         self.schedule.restart()
+        self.recorder.pause()
 
     def _save_best(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
@@ -146,6 +147,7 @@ class CheckpointCallback(Checkpoint):
     ) -> None:
         best = self.best
         best.epoch, best.accuracy = trainer.current_epoch + 1, values.get("val/accuracy", -1.0)
+        best.step = trainer.global_step
         best.metrics = {"train/loss": self.recorder.train_loss} | values
         best.unwritten = {"val": predictions}
         if is_accumulating(trainer):  # the next checkpoint will hold other weights

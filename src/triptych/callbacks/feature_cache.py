@@ -74,13 +74,13 @@ class FrozenBackbone:
 
     def __init__(self, trainer: Any, splits: tuple[ImageSubset, ...], model: str) -> None:
         self.trainer, self.splits = trainer, splits
-        self.task, self.head = trainer.lightning_module, trainer.lightning_module.backbone.head
+        self.module, self.head = trainer.lightning_module, trainer.lightning_module.backbone.head
         self.batch_size = max(1, trainer.datamodule.batch_size // trainer.world_size)
         self.path = data_dir() / ".features" / f"{self._hash(model)}.features"
 
     def _hash(self, model: str) -> str:
         """Of all that makes features: images, weights below the head, and how both are used."""
-        backbone, trainer = self.task.backbone, self.trainer
+        backbone, trainer = self.module.backbone, self.trainer
         state = backbone.network.state_dict()
         below = [state[name] for name in state if not name.startswith(f"{backbone.head_name}.")]
         weights = hash_tensors(t.cpu().contiguous().flatten().view(torch.uint8) for t in below)
@@ -114,9 +114,9 @@ class FrozenBackbone:
         """Features of the first images; raises UserError unless the head is the last layer."""
         features, logits = self._run(self.splits[0], 0, NUM_CHECKED)
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            answers = self.head(features.to(logits.device, self.task.dtype))
+            answers = self.head(features.to(logits.device, self.module.dtype))
         if features.ndim != 2 or not is_close(answers, logits):
-            raise UserError(f"its head {self.task.backbone.head_name} is not its last layer")
+            raise UserError(f"its head {self.module.backbone.head_name} is not its last layer")
         return features
 
     def _read(self, first: Tensor) -> Tensor | None:
@@ -155,7 +155,7 @@ class FrozenBackbone:
             self.trainer.precision_plugin.forward_context(),
             torch.compiler.set_stance("force_eager"),  # a compiler would begin anew at each hook
         ):
-            logits = self.task(self.trainer.datamodule.transforms.evaluation(images))
+            logits = self.module(self.trainer.datamodule.transforms.evaluation(images))
         # float32 holds what half precisions do, and numpy knows no bfloat16
         return inputs[-1].to(torch.promote_types(inputs[-1].dtype, torch.float32)).cpu(), logits
 

@@ -31,7 +31,7 @@ class RunRecorder(Callback):
         self._new_images, self._new_seconds = 0, 0.0  # since the last loss line
         self._lr = 0.0
         self._step = 0
-        self._clock = self._validation_started = 0.0
+        self._clock, self._is_paused = 0.0, False
 
     def state_dict(self) -> dict[str, Any]:
         names = "num_epochs num_images train_seconds _new_images _new_seconds".split()
@@ -48,6 +48,8 @@ class RunRecorder(Callback):
         self._clock = time.monotonic()  # leaves out the last epoch's figures and checkpoint
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._is_paused:
+            self._clock, self._is_paused = time.monotonic(), False
         self._lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's, for this batch
 
     def on_train_batch_end(
@@ -66,11 +68,10 @@ class RunRecorder(Callback):
         self.read_loss(trainer, pl_module)
         if self._new_images and not is_accumulating(trainer):
             self._log_loss(trainer, pl_module)
-        self._validation_started = time.monotonic()
+        self.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self._clock += time.monotonic() - self._validation_started
             self._log_scores(trainer, pl_module, "val", trainer.current_epoch + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,6 +90,10 @@ class RunRecorder(Callback):
         self.record.add_predictions("test", logits=logits, labels=labels, index=index)
         metrics = self.record.metadata["metrics"] | pl_module.scores.named("test")
         self.record.update(metrics=metrics, num_test=len(labels))
+
+    def pause(self) -> None:
+        """Leave what follows, until the next training batch, out of the training's seconds."""
+        self._is_paused = True
 
     def read_loss(self, trainer: pl.Trainer, module: ImageClassifier) -> None:
         """Bring the epoch's mean loss up to date, from every rank.
