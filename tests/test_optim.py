@@ -166,7 +166,7 @@ def test_the_steps_counted_beforehand_are_the_steps_taken(
     sizes = ("data.num_train=50", "data.num_val=10", "optim.schedule=onecycle")
     config = composed("train", *TINY, *sizes)
     source = instantiate("data.source", config["data"]["source"])
-    data, task = prepare(config, source, instantiate("model", config["model"]))
+    data, module = prepare(config, source, instantiate("model", config["model"]))
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         **silent | {"max_epochs": 2} | options,
@@ -175,8 +175,8 @@ def test_the_steps_counted_beforehand_are_the_steps_taken(
         limit_val_batches=0,
         use_distributed_sampler=False,
     )
-    trainer.fit(task, datamodule=data)
-    assert task.count_steps() == (steps_per_epoch, total_steps)
+    trainer.fit(module, datamodule=data)
+    assert module.count_steps() == (steps_per_epoch, total_steps)
     assert trainer.global_step == total_steps
 
 

@@ -207,8 +207,8 @@ def test_features_keep_every_bit_that_the_head_takes(precision: Any) -> None:
     assert features.dtype is torch.float32
     pixels = runner.trainer.datamodule.transforms.evaluation(images(n=5).data.images.flip(0))
     with torch.no_grad(), precision.forward_context():
-        logits = runner.task(pixels)
-        assert runner.head(features[:5].to(runner.task.dtype)).equal(logits)
+        logits = runner.module(pixels)
+        assert runner.head(features[:5].to(runner.module.dtype)).equal(logits)
     assert logits.dtype.itemsize == (4 if precision.precision == "32-true" else 2)
 
 

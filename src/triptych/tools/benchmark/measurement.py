@@ -54,7 +54,7 @@ PARTS = {
 
 
 class Subject:
-    """What is measured: images and a task that never trains; every way takes copies of it.
+    """What is measured: images and a module that never trains; every way takes copies of it.
 
     `trainer` is not run: it says on which device, and in what precision. Raises UserError where
     a bare loop would not do what the config asks.
@@ -69,7 +69,7 @@ class Subject:
         pl.seed_everything(config["seed"], verbose=False)
         source = build.instantiate("data.source", config["data"]["source"])
         network = build.instantiate("model", config["model"])
-        self.data, self.task = prepare(config, source, network)
+        self.data, self.module = prepare(config, source, network)
         self.trainer = build.build_trainer(config, record, [])
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
@@ -79,7 +79,7 @@ class Subject:
 
     def network(self) -> Backbone:
         """A copy of the network on the device; compiled where `speed.compile` says so."""
-        backbone = copy.deepcopy(self.task.backbone)
+        backbone = copy.deepcopy(self.module.backbone)
         build.move_to_device(backbone, self.device)
         build.compile_network(backbone, self.config)
         return backbone
@@ -95,8 +95,8 @@ class Bound:
     def __init__(self, subject: Subject) -> None:
         self.subject, data = subject, subject.data
         self.backbone = subject.network().train()
-        self.criterion = subject.task.criterion.to(subject.device)
-        self.optimizer, _ = subject.task.optim.build(self.backbone, 1, 1)
+        self.criterion = subject.module.criterion.to(subject.device)
+        self.optimizer, _ = subject.module.optim.build(self.backbone, 1, 1)
         stored = next(iter(data.train_dataloader()))
         images, labels, index = (tensor.to(subject.device) for tensor in stored)
         images, self.labels = data.transforms.training(images, labels, (data.seed, 0, index))
@@ -153,10 +153,10 @@ class Ours:
     """
 
     def __init__(self, subject: Subject) -> None:
-        self.subject, data, optim = subject, subject.data, subject.task.optim
+        self.subject, data, optim = subject, subject.data, subject.module.optim
         num_classes = len(data.classes)
-        self.task = ImageClassifier(subject.network(), optim, num_classes, data.num_per_class)
-        self.task.to(subject.device)
+        self.module = ImageClassifier(subject.network(), optim, num_classes, data.num_per_class)
+        self.module.to(subject.device)
 
     def seconds(self, steps: int) -> float:
         first = self.subject.warm_up_steps
@@ -196,10 +196,10 @@ class Ours:
         config = config | {"speed": config["speed"] | {"cache_features": False}}
         config = config | {"trainer": config["trainer"] | limits | settings}
         with redirect_stdout(io.StringIO()), suppress(Enough):
-            trainer = make_trainer(config, self.subject.record, self.task)
+            trainer = make_trainer(config, self.subject.record, self.module)
             trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
-            trainer.fit(self.task, datamodule=self.subject.data)
-        # The task keeps its trainer until the next one: without its optimizer's state.
+            trainer.fit(self.module, datamodule=self.subject.data)
+        # The module keeps its trainer until the next one: without its optimizer's state.
         trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
         gc.collect()  # a Trainer and its parts refer to each other: nothing of it stays beside
 
@@ -269,10 +269,10 @@ class Usual:
     normalised one at a time in a loader's workers, and the network computes in float32."""
 
     def __init__(self, subject: Subject) -> None:
-        self.subject, task = subject, subject.task
-        network = copy.deepcopy(task.backbone.network)
-        self.module = UsualModule(network, len(subject.data.classes), task.optim.lr)
-        self.images = PilImages(subject.data.train, task.backbone.preprocessing)
+        self.subject, module = subject, subject.module
+        network = copy.deepcopy(module.backbone.network)
+        self.module = UsualModule(network, len(subject.data.classes), module.optim.lr)
+        self.images = PilImages(subject.data.train, module.backbone.preprocessing)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_workers: int | None = subject.config["usual_workers"]
         self.num_workers = min(cores or 1, MAX_WORKERS) if num_workers is None else num_workers
@@ -337,7 +337,7 @@ def measure(config: Config, record: Record) -> dict[str, Any]:
     return {
         "model": config["model"]["name"],
         "batch_size": batch_size,
-        "input_size": subject.task.backbone.preprocessing.input_size,
+        "input_size": subject.module.backbone.preprocessing.input_size,
         "device": build.device_name(subject.device),
         "precision": str(subject.trainer.precision),
         "compile": config["speed"]["compile"],

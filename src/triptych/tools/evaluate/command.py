@@ -119,17 +119,17 @@ def rescore(
     `evaluation.json` says of it: metrics now and as logged in training, device, precision, threads.
     """
     metadata, device = run.record.metadata, run.device
-    task = ImageClassifier(run.backbone, build_optim(run.config), num_classes=len(data.classes))
+    module = ImageClassifier(run.backbone, build_optim(run.config), num_classes=len(data.classes))
     with use_threads(metadata["num_threads"]) as num_threads:
         score = {"test": trainer.test, "val": trainer.validate}[split]
-        score(task, datamodule=data, verbose=False)
+        score(module, datamodule=data, verbose=False)
     run.to(device)  # Lightning has moved it to the CPU
-    metrics = task.scores.named(split)
+    metrics = module.scores.named(split)
     of_split = {name: v for name, v in metadata["metrics"].items() if name.startswith(f"{split}/")}
     # A `run.json` may be edited by hand.
     logged = {name: value for name, value in of_split.items() if MEASURED.holds(value)}
     difference = find_largest_difference(metrics, logged)
-    return Predictions(*(tensor.cpu().numpy() for tensor in task.predictions)), {
+    return Predictions(*(tensor.cpu().numpy() for tensor in module.predictions)), {
         "metrics": metrics,
         "logged": logged,
         "device": device_name(device),

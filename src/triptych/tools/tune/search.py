@@ -128,12 +128,12 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     source = build.instantiate("data.source", config["data"]["source"])
     network = build.instantiate("model", config["model"])
     try:
-        data, task = prepare(config, source, network)
+        data, module = prepare(config, source, network)
         without_files = config["trainer"] | {"logger": None, "enable_checkpointing": False}
         record = Record(folder, {})
         trainer = build.build_trainer(config | {"trainer": without_files}, record, [callback])
-        build.move_to_device(task, trainer.strategy.root_device)
-        trainer.fit(task, datamodule=data)
+        build.move_to_device(module, trainer.strategy.root_device)
+        trainer.fit(module, datamodule=data)
     except UserError:
         raise
     except (ValueError, MisconfigurationException) as error:
