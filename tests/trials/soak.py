@@ -29,13 +29,13 @@ from triptych.training import train
 ROOT = Path(__file__).parents[2]
 SETTINGS = (*TINY, "checkpoint.every_n_steps=1")
 FAILING = "1e30"  # a learning rate whose loss is not finite
-LONGEST_PEACE_SECONDS = 4.0  # before a kill
 
 
 class Plan(NamedTuple):
     num_seeds: int = 6
     rates: tuple[str, ...] = ("0.001", "0.002", "0.003", FAILING)
     num_kills: int = 50
+    peace_seconds: float = 4.0  # at most, from the start of a training to a kill
 
 
 def run_undisturbed(log_dir: Path, plan: Plan) -> list[Record]:
@@ -122,10 +122,10 @@ def disturb(
             assert code in (0, 1, -signal.SIGKILL), sweep.screen.read_text()
             sweep.start()
         # A tiny job is being imported for most of its life: more often than not, let it begin.
-        while chance.random() < 0.97 and sweep.process.poll() is None and not sweep.is_training():
-            time.sleep(0.5)
+        while chance.random() < 0.99 and sweep.process.poll() is None and not sweep.is_training():
+            time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
-            sweep.process.wait(chance.uniform(0, LONGEST_PEACE_SECONDS))
+            sweep.process.wait(chance.uniform(0, plan.peace_seconds))
         finished = sweep.find_finished() | finished
         if sweep.process.poll() is None:
             hits[sweep.kill(chance)] += 1
