@@ -68,6 +68,7 @@ def silence_lightning() -> None:
         ".*your dataloader is not resumable",  # the DataModule resumes it
         ".*in eval mode at the start of training",  # a frozen backbone is
         ".*recommended to use `self.log.*sync_dist",  # every rank has the whole split's scores
+        ".*`srun` command is available",  # a cluster's machine, where not every command is a job
         ".*smaller than the logging interval",  # the loss is read at an epoch's end as well
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,8 +1,8 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
 import logging
-import re
 import shlex
+import shutil
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     """Hold the run's folder and log into it while the block lasts; record how the block ends.
 
-    A resumed run that is refused before `record.begin` stays as it was. Raises UserError where
+    A resumed run that is refused before `record.begin` stays as it was, and a new one that is
+    refused before it has learned anything leaves no folder. Raises UserError where
     another process is at work on the run, or has been since `record` was read.
     """
     is_writer = not isinstance(record, ranks.ReadOnlyRecord)
@@ -64,7 +65,10 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         raise SystemExit(143 if stop.args == (143,) else 130) from None
     except Exception as error:
         known = translate_error(error, record)
-        if not resumed or record.metadata is not before:
+        is_writer = not isinstance(record, ranks.ReadOnlyRecord)
+        if is_writer and not resumed and isinstance(known, UserError) and is_untrained(record):
+            delete_run(record.folder)
+        elif not resumed or record.metadata is not before:
             with suppress(OSError, UserError):
                 record_failure(record.folder, str(known or f"{type(error).__name__}: {error}"))
         if isinstance(known, RunFailed):
@@ -73,6 +77,19 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
+
+
+def is_untrained(record: Record) -> bool:
+    """Whether there is nothing in a run's folder that training took time for."""
+    return not any(record.checkpoint_path(name).exists() for name in ("best", "last"))
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run's folder, and those above it that are then empty, up to `log_dir`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another run is there
+        for parent in folder.parents[:3]:  # seed<k>, the model, the data
+            parent.rmdir()
 
 
 def record_failure(folder: Path, error: str) -> None:
@@ -87,10 +104,7 @@ def record_failure(folder: Path, error: str) -> None:
 
 
 def resume_command(record: Record) -> str:
-    folder = str(record.folder)
-    if not re.fullmatch(r"[\w/.@+-]+", folder, re.ASCII):  # what Hydra reads without quotes
-        folder = "'" + folder.replace("'", "\\'") + "'"
-    command = ["python", "train.py", f"resume={folder}"]
+    command = ["python", "train.py", f"resume={record.folder}"]
     if targets := find_unknown_targets(record.config):
         command.append(f"trusted_targets=[{','.join(sorted(targets))}]")
     return shlex.join(command)

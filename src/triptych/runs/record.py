@@ -228,7 +228,9 @@ class Record:
     def log_to_file(self) -> Iterator[None]:
         """Append log lines to `train.log` as well; raises UserError where it cannot be written."""
         with storage.translate_write_errors(str(self.folder)):
-            handler = logging.FileHandler(self.folder / "train.log")
+            handler = logging.FileHandler(
+                self.folder / "train.log", encoding="utf-8", errors="backslashreplace"
+            )
         # Silent on a full disk: the run ends at its next write of a result, with one message.
         handler.handleError = lambda record: None  # type: ignore[method-assign]
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
