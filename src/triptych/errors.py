@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from pickle import UnpicklingError
 
 # As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
@@ -10,6 +11,8 @@ PASSWORD = re.compile(
     r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
+
+MAX_PATH = 1000  # letters that a message shows of a single word
 
 
 class UserError(ValueError):
@@ -26,9 +29,9 @@ class RunFailed(RuntimeError):
     """
 
 
-def closest_matches(word: str, words: Iterable[str], n: int = 3) -> str:
-    """The `n` words most like it, for a message."""
-    return ", ".join(get_close_matches(word, list(words), n, cutoff=0))
+def closest_matches(word: str, words: Iterable[str], n: int = 3, cutoff: float = 0) -> str:
+    """The `n` words most like it, for a message; from a `cutoff` in [0, 1] on."""
+    return ", ".join(get_close_matches(word, list(words), n, cutoff))
 
 
 def sanitize_text(text: str) -> str:
@@ -47,4 +50,26 @@ def summarize_error(error: BaseException) -> str:
     """An exception's message in one line, without torch's advice to load pickled code."""
     if isinstance(error, UnpicklingError):
         return "it holds more than tensors, or is damaged"
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    lines = str(error).split("\n")
+    return shorten(next((line for line in lines if line.strip()), type(error).__name__), 300)
+
+
+def shorten(text: str, length: int) -> str:
+    """The text on one line, cut after a word; only a word longer than any path is cut in itself."""
+    line = " ".join(text.split()) if "\n" in text or len(text) > length else text
+    if len(line) <= length:
+        return line
+    end = line.rfind(" ", 0, length + 1)
+    kept = line[:end] if end > 0 else line.partition(" ")[0][:MAX_PATH]
+    return kept if kept == line else f"{kept} ..."
+
+
+def describe_missing(path: Path) -> str:
+    """That a folder is not there, and the nearest name where its path breaks off."""
+    if path.exists():
+        return f"{path}: no folder"
+    gone = next(p for p in (path, *path.parents) if p.parent.exists())
+    names = [p.name for p in gone.parent.iterdir() if p.is_dir() and p.name[0] != "."]
+    [nearest] = get_close_matches(gone.name, names, 1) or [""]
+    near = f"; nearest: {gone.parent / nearest}" if nearest else f"; {gone} is not there"
+    return f"{path}: no such folder{near}"

@@ -27,7 +27,7 @@ from torch import Tensor
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages, Source
-from triptych.errors import UserError, sanitize_text
+from triptych.errors import UserError, describe_missing, sanitize_text
 from triptych.runs.storage import atomic_write
 
 SPLIT_NAMES = {
@@ -90,11 +90,11 @@ class Folder(Source):
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
-        self._root = Path(root).expanduser().absolute()
+        self._root = Path(os.path.expanduser(root)).absolute()
         self.square = SquareFormat(size, fit, max_pixels)
 
     def missing(self) -> str | None:
-        return None if self._root.is_dir() else f"data.root={self._root}: no such folder"
+        return None if self._root.is_dir() else f"data.root={describe_missing(self._root)}"
 
     def download(self) -> None:
         load_squares(self._listing, self.square)
