@@ -178,9 +178,9 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_12800_lines_and_the_tests_15000() -> None:
-    assert 5000 < count_lines(SOURCES) <= 12_800
-    assert 5000 < count_lines(TESTS) <= 15_000
+def test_the_source_has_at_most_14600_lines_and_the_tests_17000() -> None:
+    assert 5000 < count_lines(SOURCES) <= 14_600
+    assert 5000 < count_lines(TESTS) <= 17_000
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from triptych import cli
-from triptych.cli import CONFIGS, ROOT, format_help, list_commands
+from triptych.cli import CONFIGS, ROOT, list_commands
 from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_settings
 from triptych.errors import UserError
+from triptych.help import format_help
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,8 @@ def _untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compose(*arguments: str) -> Config:
     """The config that a command line comes to."""
-    cli.check_arguments("train", arguments)
-    sys.argv[1:] = [cli.add_plus(argument) for argument in arguments]
+    is_sweep = cli.check_arguments("train", arguments)
+    sys.argv[1:] = [cli.prepare(argument, is_sweep=is_sweep) for argument in arguments]
     composed = cli.compose("train")
     assert composed is not None
     return composed[0]
@@ -53,11 +54,11 @@ def exit_code(command: str, *arguments: str) -> int:
 
 def test_an_argument_of_the_trainer_needs_no_plus_sign() -> None:
     for name in TRAINER_ARGUMENTS:
-        for argument in (f"trainer.{name}=1", f"trainer.{name}.deeper=1"):
-            assert cli.add_plus(argument) == f"++{argument}"
-            assert cli.strip_plus([f"++{argument}"]) == [argument]
+        for argument in (f"trainer.{name}=x", f"trainer.{name}.deeper=1"):
+            assert cli.prepare(argument) == f"++{argument}"
+            assert cli.restore([f"++{argument}"]) == [argument]
     for argument in ("+trainer.callbacks=[]", "~trainer.callbacks", "trainer.x=1", "trainer=ddp"):
-        assert cli.add_plus(argument) == argument
+        assert cli.prepare(argument) == argument
     trainer = compose("trainer.gradient_clip_val=0.5", "trainer.max_time={hours: 1}")["trainer"]
     assert (trainer["gradient_clip_val"], trainer["max_time"]) == (0.5, {"hours": 1})
 

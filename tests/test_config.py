@@ -138,7 +138,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("data.num_train", 40_001, "40001 more than the 50000"),
     ("data.num_test", 10_001, "there are 10000 test images"),
     ("data.source.num_train", "abc", "whole number"),
-    ("data.root", "", "a text, or null"),
+    ("data.root", "", "a path"),
     ("model.name", "???", "must be given"),
     ("model.weights", "IMAGENET1K_V9", "DEFAULT, IMAGENET1K_V1, null, or a .pth file"),
     ("model.weights", "weights.zip", "or a .pth file"),

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 import triptych.data
 import triptych.models
-from triptych.cli import add_plus, list_commands
+from triptych.cli import list_commands, prepare
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.tools.compare.command import compare
 from triptych.training import train
@@ -46,7 +46,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def composed(configs: Path, overrides: list[str], command: str = "train") -> Config:
     with initialize_config_dir(str(configs), version_base="1.3"):
-        config = resolve_config(compose(command, [add_plus(override) for override in overrides]))
+        config = resolve_config(compose(command, [prepare(override) for override in overrides]))
     check_config(config, command)
     return config
 

@@ -3,6 +3,8 @@
 Nothing here imports torch: wrong input and `--help` cost what an empty Hydra program costs.
 """
 
+import io
+import locale
 import logging
 import os
 import re
@@ -14,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import ENAMETOOLONG
 from importlib import import_module
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,9 +31,14 @@ VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may 
 # What Hydra reads as a list, a mapping, a number or no text at all: no choice of a group.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 
+PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
+# What torchrun sets for each of its processes, all of it.
+TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
 
 def run() -> None:
     """The console script `triptych <command> ...`, also `python -m triptych <command> ...`."""
+    open_screen()
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
         print("triptych <command> [setting=value ...]\n")
@@ -44,8 +50,9 @@ def run() -> None:
         sys.argv = ["triptych", *arguments]
         main(command)
     else:
-        nearest = closest_matches(command, list_commands())
-        sys.exit(print_error(UserError(f"{command}: no such command; nearest: {nearest}")))
+        nearest = closest_matches(command, list_commands(), cutoff=0.6)
+        known = f"nearest: {nearest}" if nearest else f"one of: {', '.join(list_commands())}"
+        sys.exit(print_error(UserError(f"{command}: no such command; {known}")))
 
 
 def main(command: str) -> None:
@@ -56,20 +63,24 @@ def main(command: str) -> None:
     # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
     # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    open_screen(is_result=command == "predict")
     program, *arguments = sys.argv
-    if {"--help", "-h"} & set(arguments):
-        print(format_help(command))
-        return
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        if {"--help", "-h"} & set(arguments):
+            from triptych.help import format_help
+
+            print(format_help(command, arguments))
+            return
+        check_launcher()
         check_password(arguments)
         load_env(ROOT / ".env")
         configure_logging()
         is_script = program.endswith(f"{command}.py")
         typed = ["python", program] if is_script else ["triptych", command]
         os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *arguments])
-        check_arguments(command, arguments)
-        sys.argv[1:] = [add_plus(argument) for argument in arguments]
+        is_sweep = check_arguments(command, arguments)
+        sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in arguments]
         composed = compose(command)
         if composed:
             for setting in {"run", "runs"} & composed[0].keys():  # are there any? before torch
@@ -124,6 +135,41 @@ def load_env(path: Path) -> None:
             os.environ[name] = os.path.expanduser(value)
 
 
+class Screen(io.FileIO):
+    """A standard stream whose reader may be gone, or its disk full: what it cannot take is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def open_screen(*, is_result: bool = False) -> None:
+    """Have what is printed end no command: letters that the screen lacks become `?`, a broken pipe
+    and a full disk lose lines, and what is closed is /dev/null.
+
+    `is_result`: standard output is what the command is for, and must not be lost without a word.
+    In a locale that is not UTF-8 the program starts again in Python's UTF-8 mode, for its files.
+    """
+    is_program = sys.stdout is None or sys.stdout is sys.__stdout__
+    if is_program and not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
+        encoding = sys.stdout.encoding if sys.stdout else "ascii"
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{encoding}:replace"}
+        os.execv(sys.executable, sys.orig_argv)
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file gets the closed number
+        pass
+    os.close(number)
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        old = getattr(sys, name)
+        if (is_result and number == 1) or (old and old is not getattr(sys, f"__{name}__")):
+            continue
+        writer = io.BufferedWriter(Screen(number, "w", closefd=False))
+        encoding, is_line = (old.encoding, old.line_buffering) if old else ("utf-8", False)
+        new = io.TextIOWrapper(writer, encoding, "replace", line_buffering=is_line)
+        setattr(sys, name, new)
+
+
 class ScreenHandler(logging.Handler):
     """Prints a line through rich, above a progress bar where one is shown."""
 
@@ -142,6 +188,23 @@ def configure_logging() -> None:
     logging.getLogger("triptych").setLevel(logging.INFO)
 
 
+def check_launcher() -> None:
+    """Forget what a launcher that did not start this process has left in the environment.
+
+    Raises UserError where that says that there are several processes: each would train alone.
+    """
+    names = {*TORCHRUN, "GROUP_RANK", "NODE_RANK"} & os.environ.keys()
+    if set(TORCHRUN) <= names or "SLURM_JOB_ID" in os.environ:
+        return
+    if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UserError(
+            f"WORLD_SIZE={size}: set, but torchrun did not start this process\n"
+            "for one process: unset WORLD_SIZE; for several: torchrun --nproc_per_node ..."
+        )
+    for name in names:
+        del os.environ[name]
+
+
 def check_password(arguments: Iterable[str]) -> None:
     """Raise UserError at a password in `storage=`: other users can see a command line."""
     for argument in arguments:
@@ -153,8 +216,11 @@ def check_password(arguments: Iterable[str]) -> None:
             )
 
 
-def check_arguments(command: str, arguments: Iterable[str]) -> None:
-    """Raise UserError at what Hydra would answer with its usage, or understand otherwise."""
+def check_arguments(command: str, arguments: Iterable[str]) -> bool:
+    """Raise UserError at what Hydra would answer with its usage, or understand otherwise.
+
+    Returns whether it is a sweep.
+    """
     from hydra._internal.utils import get_args_parser
 
     from triptych.config import load_settings
@@ -169,28 +235,40 @@ def check_arguments(command: str, arguments: Iterable[str]) -> None:
         raise UserError(f"-m: {command} {reason}")
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
-        if not name:
-            raise UserError(f"{override}: must be key=value")
+        if not name or (not is_set and not name.startswith("~")):
+            from triptych.help import suggest_setting
+
+            raise UserError(suggest_setting(command, override))
         if is_set and os.path.isdir(CONFIGS / name) and NO_CHOICE.fullmatch(value):
+            from triptych.help import list_choices
+
             raise UserError(f"{override}: must be one of {', '.join(list_choices(name))}")
+    return bool(flags.multirun)
 
 
-def list_choices(group: str) -> list[str]:
-    """The choices of a config group."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+def prepare(argument: str, *, is_sweep: bool = False) -> str:
+    """What Hydra is given for an argument: a path is quoted where Hydra would read another value,
+    and any argument of the Trainer, of which the YAML names some, has `++` before it.
+    """
+    from triptych.config import PATHS, TRAINER_ARGUMENTS, setting_name
 
+    name, path = setting_name(argument), argument.partition("=")[2]
+    if name in PATHS and not PLAIN_PATH.fullmatch(path):
+        from triptych.arguments import quote_path
 
-def add_plus(argument: str) -> str:
-    """`++trainer.x=` for `trainer.x=`, x any argument of the Trainer: the YAML names only some."""
-    from triptych.config import TRAINER_ARGUMENTS
-
+        argument = quote_path(argument, is_sweep=is_sweep)
     is_trainer = re.match(r"trainer\.(\w+)", argument)
     return f"++{argument}" if is_trainer and is_trainer[1] in TRAINER_ARGUMENTS else argument
 
 
-def strip_plus(overrides: Iterable[str]) -> list[str]:
-    """Overrides without the plus signs that `add_plus` put there."""
-    return [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
+def restore(overrides: Iterable[str]) -> list[str]:
+    """Overrides as they were typed, before `prepare`."""
+    typed = [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
+    if any("'" in override for override in typed):
+        from triptych.arguments import restore_path
+
+        typed = [*map(restore_path, typed)]
+    return typed
 
 
 def compose(command: str) -> tuple["Config", list[str]] | None:
@@ -207,7 +285,7 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
     def append(config: DictConfig) -> None:
         # Unresolved: an override may be an interpolation, which holds in the config alone.
         overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
-        composed.append((config, strip_plus(overrides)))
+        composed.append((config, restore(overrides)))
 
     with translate_hydra_errors(command):
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(append)()
@@ -251,8 +329,9 @@ def explain(error: Exception, command: str) -> str:
     quoted = lines[0].split("'")
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        choices = closest_matches(choice, error.options, 12)
-        return f"{group}={choice}: no such choice; nearest: {choices}"
+        from triptych.help import describe_unknown_choice
+
+        return describe_unknown_choice(group, choice, error.options)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value; quote what has special characters"
     if lines[0].startswith("Could not override '"):
@@ -269,43 +348,3 @@ def explain(error: Exception, command: str) -> str:
     message = "\n".join(lines[:3]) or type(error).__name__
     is_clear = isinstance(error, HydraException | OmegaConfBaseException)
     return message if is_clear else f"one of the arguments cannot be set: {message}"
-
-
-def format_help(command: str) -> str:
-    """The first comment of `configs/<command>.yaml`, the choices of its groups, and settings.
-
-    From the files themselves: Hydra takes longer.
-    """
-    lines = (CONFIGS / f"{command}.yaml").read_text().splitlines()
-    head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
-    if "  - train" in lines:
-        lines += (CONFIGS / "train.yaml").read_text().splitlines()
-    groups = sorted(match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
-    choices = [f"  {group}={'|'.join(list_choices(group))}" for group in groups]
-    comments = dict(parse_settings(lines))
-    width = max(map(len, comments))
-    settings = [f"  {setting:{width}}  # {comment}" for setting, comment in comments.items()]
-    sweep = " Sweep: -m model=alexnet,resnet50 seed=0,1" if command == "train" else ""
-    blocks = {"Choices:": choices, "Settings:": settings}
-    shown = [line for title, block in blocks.items() if block for line in ["", title, *block]]
-    return "\n".join([*head, *shown, "", f"Show the composed config: --cfg job.{sweep}"])
-
-
-def parse_settings(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The settings that have a comment, and it; those of a block by their dotted names.
-
-    A block in one line has a comment for each of its settings, with a semicolon between.
-    """
-    block = ""
-    for line in lines:
-        if line[:1].strip():
-            opening = re.fullmatch(r"(\w+):", line)
-            block = f"{opening[1]}." if opening else ""
-        setting = re.fullmatch(rf"{'  ' if block else ''}(\w+: .*?) +# (.*)", line)
-        one_line = re.fullmatch(r"(\w+): \{(.*)\} +# (.*)", line)
-        if one_line:
-            pairs = zip(one_line[2].split(", "), one_line[3].split("; "), strict=True)
-            yield from ((f"{one_line[1]}.{setting}", comment) for setting, comment in pairs)
-        elif setting:
-            default = re.sub(r"\$\{oc\.env:(\w+),(\w+)\}", r"\2, or $\1", setting[1])
-            yield block + default, setting[2]

@@ -4,9 +4,9 @@
 node whose `_target_` is not ours is free: the callable knows its arguments.
 """
 
+import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.errors import UserError, closest_matches
+from triptych.errors import UserError, closest_matches, shorten
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 Config = dict[str, Any]
@@ -57,6 +57,7 @@ def is_node(value: Any) -> bool:
 
 
 TEXT = Rule("a text", lambda value: type(value) is str and value != "")
+PATH = Rule("a path, in YAML in quotes where it looks like a number", TEXT.holds)
 FLAG = Rule("true or false", lambda value: type(value) is bool)
 FREE = Rule("anything", lambda value: True)
 NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds, v)))
@@ -100,6 +101,14 @@ TRAINER_ARGUMENTS = """
     default_root_dir enable_autolog_hparams model_registry
 """.split()
 
+# Every setting of every command that is a path, and whether it may be null instead.
+PATHS = {
+    **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "runs", "images"), False),
+    **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
+    **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir"), True),
+}
+LISTS_OF_PATHS = ("run", "runs", "images")
+
 REQUIRED = """
     seed log_dir resume checkpoint.score checkpoint.keep_last checkpoint.every_n_steps data.name
     data.source data.batch_size data.augment data.mix data.num_train data.num_val data.num_test
@@ -111,8 +120,8 @@ EXTENDS_TRAINING = True
 SWEEP_ONLY = ("retry_failed", "fresh")  # a sweep takes them out of the configs of its jobs
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
-    "log_dir": TEXT,
-    "resume": TEXT.or_null(),
+    "log_dir": PATH,
+    "resume": PATH.or_null(),
     "trusted_targets": NAMES,
     **dict.fromkeys(SWEEP_ONLY, Rule("false, or true in a sweep (-m)", lambda v: v is False)),
     "checkpoint.score": one_of("best", "last"),
@@ -121,7 +130,7 @@ RULES: dict[str, Rule] = {
     "checkpoint.every_minutes": number(0, above=True).or_null(),
     "speed.compile": one_of("none", "default", "reduce-overhead", "max-autotune"),
     "data.name": TEXT,
-    "data.root": TEXT.or_null(),
+    "data.root": PATH,
     "data.batch_size": count(1),
     "data.augment": one_of("none", "standard"),
     "data.mix": one_of("none", "mixup", "cutmix"),
@@ -133,7 +142,7 @@ RULES: dict[str, Rule] = {
     "data.max_pixels": count(1),
     "data.source": NODE,
     **dict.fromkeys(("model._target_", "model.name"), TEXT),
-    "model.weights": TEXT.or_null(),
+    "model.weights": PATH.or_null(),
     **dict.fromkeys(("model.input_size", "model.min_input_size"), count(1).or_null()),
     "model.freeze": one_of("none", "backbone"),
     "model.known_weights": NAMES.or_null(),
@@ -199,7 +208,11 @@ def find_broken_rules(config: Config, command: str) -> Iterator[str]:
 
 def describe_unknown_key(key: str, command: str) -> str:
     """The message about a setting that does not exist."""
-    nearest = closest_matches(key, load_rules(command))
+    rules = load_rules(command)
+    if key in rules:
+        group = key.partition(".")[0]
+        return f"{key}: the {group} that was chosen has no such setting; another may ({group}=...)"
+    nearest = closest_matches(key, rules)
     return f"{format_value(key)}: no such setting; nearest: {nearest}"
 
 
@@ -303,7 +316,23 @@ def resolve_config(config: DictConfig) -> Config:
     """The resolved config in plain containers, without a recipe's table of models, now used up."""
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return {str(k): value for k, value in resolved.items() if k not in ("hydra", "per_model")}
+    settings = {str(k): v for k, v in resolved.items() if k not in ("hydra", "per_model")}
+    for path in PATHS:
+        *outer, name = path.split(".")
+        node: Any = settings
+        for key in outer:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and name in node:
+            node[name] = expand_home(node[name])
+    return settings
+
+
+def expand_home(value: Any) -> Any:
+    """A path, or each of several, with the home folder for `~`, which shells leave after a `=`."""
+    if isinstance(value, list):
+        return [expand_home(each) for each in value]
+    is_home = isinstance(value, str) and value.startswith("~")
+    return os.path.expanduser(value) if is_home else value
 
 
 def setting_name(override: str) -> str:
@@ -312,15 +341,17 @@ def setting_name(override: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value in one line of at most 80 letters, with YAML's null, true and false."""
+    """A value in one line, of some 80 letters where it has more, with YAML's null, true, false."""
     spelled = {None: "null", True: "true", False: "false"}
     is_python = value is None or type(value) is bool
-    return textwrap.shorten(spelled[value] if is_python else str(value), 80, placeholder="...")
+    text = spelled[value] if is_python else str(value)
+    is_long_number = type(value) is int and len(text) > 80
+    return f"{text[:80]}..." if is_long_number else shorten(text, 80)
 
 
 def folder_name(path: str) -> str:
     """The last part of a path, as a name for a folder: letters, digits, - _ and . of it."""
-    name = re.sub(r"[^\w.-]+", "_", Path(path).expanduser().absolute().resolve().name)
+    name = re.sub(r"[^\w.-]+", "_", Path(os.path.expanduser(str(path))).absolute().resolve().name)
     return name.lstrip(".") or "folder"
 
 

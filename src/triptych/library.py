@@ -7,7 +7,7 @@ from typing import Any
 import hydra
 
 from triptych import build, training
-from triptych.cli import add_plus, check_arguments, translate_hydra_errors
+from triptych.cli import check_arguments, prepare, translate_hydra_errors
 from triptych.config import CONFIGS, Config, check_config, check_untrusted_config, resolve_config
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
@@ -31,7 +31,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"),
     ):
         check_arguments("train", overrides)
-        config = resolve_config(hydra.compose("train", [*map(add_plus, overrides)]))
+        config = resolve_config(hydra.compose("train", [*map(prepare, overrides)]))
     check_config(config)
     return config
 

@@ -24,7 +24,7 @@ from tests.tiny import TARGETS, TINY, StartRun
 from triptych import build
 from triptych.build import build_trainer, check_ranks
 from triptych.callbacks.checkpoint import SaveSchedule
-from triptych.cli import add_plus
+from triptych.cli import prepare
 from triptych.config import Config
 from triptych.data.datamodule import KeyedBatchSampler
 from triptych.distributed import launch, processes, ranks
@@ -42,7 +42,7 @@ EndRanks = Callable[..., tuple[Any, Record]]
 
 
 def compose_tiny(log_dir: Path, *overrides: str) -> Config:
-    return composed("train", *TINY, *map(add_plus, overrides), log_dir=str(log_dir))
+    return composed("train", *TINY, *map(prepare, overrides), log_dir=str(log_dir))
 
 
 def open_only_record(log_dir: Path) -> Record:

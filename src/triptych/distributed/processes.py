@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from triptych.cli import configure_logging, load_function, print_error
+from triptych.cli import configure_logging, load_function, open_screen, print_error
 from triptych.config import Config
 from triptych.errors import UserError
 
@@ -78,6 +78,7 @@ def main(place: Path) -> int:
     Returns the exit code.
     """
     threading.Thread(target=stop_with_parent, daemon=True).start()
+    open_screen()
     configure_logging()
     try:
         config, overrides = json.loads((place / "job.json").read_text())

@@ -76,9 +76,8 @@ def benchmark_each(jobs: "Sequence[Job]") -> None:
     measured = []
     for job in jobs:
         path = output_path(job.config).absolute()
-        out = str(path).replace("'", "\\'")
         program = [sys.executable, "-m", "triptych", "benchmark"]
-        if subprocess.run([*program, *job.overrides, f"out='{out}'"], env=env).returncode == 0:
+        if subprocess.run([*program, *job.overrides, f"out={path}"], env=env).returncode == 0:
             measured.append(json.loads(path.read_text()))
     show(measured)
     if len(measured) < len(jobs):

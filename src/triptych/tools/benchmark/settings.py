@@ -1,6 +1,6 @@
 """The settings of this command, besides those of a training."""
 
-from triptych.config import FLAG, TEXT, Rule, count, number
+from triptych.config import FLAG, PATH, Rule, count, number
 
 EXTENDS_TRAINING = True
 RULES: dict[str, Rule] = {
@@ -9,5 +9,5 @@ RULES: dict[str, Rule] = {
     "warm_up_steps": count(1),
     "usual": FLAG,
     "usual_workers": count(0).or_null(),
-    "out": TEXT.or_null(),
+    "out": PATH.or_null(),
 }

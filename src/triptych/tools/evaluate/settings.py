@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from triptych.config import FLAG, FOLDERS, NAMES, TEXT, Config, Rule, count, number, one_of
+from triptych.config import FLAG, FOLDERS, NAMES, PATH, Config, Rule, count, number, one_of
 from triptych.errors import closest_matches
 
 # The types of test images, and how much each of three severities does. Where it says CIFAR-10-C,
@@ -28,7 +28,7 @@ RULES: dict[str, Rule] = {
     "protocol": one_of("full", "paper"),
     "device": one_of("auto", "cpu", "cuda"),
     "batch_size": count(1).or_null(),
-    "data_root": TEXT.or_null(),
+    "data_root": PATH.or_null(),
     "cost": FLAG,
     "cost_seconds": number(0, above=True),
     "image_types.types": NAMES,

@@ -1,13 +1,13 @@
 """The settings of this command, by the keys of its YAML."""
 
-from triptych.config import FLAG, FOLDERS, NAMES, TEXT, Rule, count, one_of
+from triptych.config import FLAG, FOLDERS, NAMES, PATH, Rule, count, one_of
 
 NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
     "images": FOLDERS,
-    "out": TEXT.or_null(),
-    "grid": TEXT.or_null(),
+    "out": PATH.or_null(),
+    "grid": PATH.or_null(),
     "grid_images": count(1, 600),  # a picture's side has at most 2^16 pixels
     "top_k": count(1),
     "calibrated": FLAG,

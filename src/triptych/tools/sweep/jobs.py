@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 from omegaconf import DictConfig
 
 from triptych import config as configs
-from triptych.cli import strip_plus, translate_hydra_errors
+from triptych.cli import restore, translate_hydra_errors
 from triptych.config import SWEEP_ONLY, Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
@@ -73,7 +73,7 @@ def compose_job(config: Config, overrides: list[str], command: str = "train") ->
     sweep_settings = {name: True for name in SWEEP_ONLY if config.get(name) is True}
     config |= dict.fromkeys(sweep_settings, False)
     configs.check_config(config, command)
-    overrides = [o for o in strip_plus(overrides) if setting_name(o) not in SWEEP_ONLY]
+    overrides = [o for o in restore(overrides) if setting_name(o) not in SWEEP_ONLY]
     return Job(overrides, config, config_hash(config), **sweep_settings)
 
 

@@ -1,17 +1,17 @@
 """The settings of this command, besides those of a training."""
 
-from triptych.config import FILE_NAME, FLAG, NODE, TEXT, Rule, count, number
+from triptych.config import FILE_NAME, FLAG, NODE, PATH, Rule, count, number
 
 EXTENDS_TRAINING = True
 NO_SWEEP = "has one network a study; start it once for each"
 RULES: dict[str, Rule] = {
     "num_trials": count(1),
     "study": FILE_NAME,
-    "storage": TEXT.or_null(),
+    "storage": PATH.or_null(),
     "sampler_seed": count(0, 2**32 - 1),
     "pruner": NODE,
     "timeout_minutes": number(0, above=True).or_null(),
-    "recipe_dir": TEXT.or_null(),
+    "recipe_dir": PATH.or_null(),
     "overwrite": FLAG,
     "search": Rule("a mapping of settings", lambda v: type(v) is dict),
 }

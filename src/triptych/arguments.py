@@ -1,0 +1,114 @@
+"""Paths as they are typed: where Hydra would read a number, a list or a function, they are quoted.
+
+Imported where a path has letters that mean something to Hydra.
+"""
+
+import os
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import grammar_parser
+from omegaconf.errors import GrammarParseError
+
+from triptych.config import LISTS_OF_PATHS, PATHS, setting_name
+from triptych.errors import UserError
+
+SWEEPS = re.compile(r"(choice|range|glob|interval|sort|shuffle|extend_list)\(.*\)", re.DOTALL)
+
+
+def quote_path(argument: str, *, is_sweep: bool = False) -> str:
+    """The argument as Hydra has to be given it; one that sets no path stays as it is.
+
+    What exists under the very name that was typed is meant. Otherwise Hydra's quotes, a list where
+    several paths may be given, in a sweep commas and functions, and ${...} keep their meaning.
+    Raises UserError where a name cannot be given.
+    """
+    key, _, typed = argument.partition("=")
+    name = setting_name(argument)
+    if name not in PATHS or not typed or (typed == "null" and PATHS[name]):
+        return argument
+    exists = os.path.lexists(os.path.expanduser(typed))
+    if "${" in typed:
+        check_interpolation(name, typed, exists=exists)
+    if exists:
+        return f"{key}={quote(typed)}"
+    if is_quoted(typed) or (is_sweep and (SWEEPS.fullmatch(typed) or has_quoted_part(typed))):
+        return argument
+    is_list = name in LISTS_OF_PATHS and typed.startswith("[") and typed.endswith("]")
+    parts = (typed[1:-1] if is_list else typed).split(",")
+    if is_list:
+        quoted = (
+            typed if has_quoted_part(typed) else f"[{','.join(map(quote, map(str.strip, parts)))}]"
+        )
+    elif is_sweep:
+        quoted = ",".join("null" if p == "null" and PATHS[name] else quote(p) for p in parts)
+    else:
+        check_commas(argument, parts)
+        quoted = quote(typed)
+    return f"{key}={quoted}"
+
+
+def restore_path(override: str) -> str:
+    """The inverse of `quote_path`, for one path: as it was typed, or might have been."""
+    name, _, value = override.partition("=")
+    if setting_name(override) in PATHS and is_quoted(value):
+        typed = f"{name}={OverridesParser.create().parse_override(override).value()}"
+        if quote_path(typed) == override:
+            return typed
+    return override
+
+
+def quote(path: str) -> str:
+    """The path in Hydra's quotes, where it needs them."""
+    try:
+        override = OverridesParser.create().parse_override(f"path={path}")
+        is_same = not override.is_sweep_override() and override.value() == path
+        if is_same and override.get_value_element_as_str() == path:
+            return path
+    except HydraException:
+        pass
+    quoted: str = QuotedString(path, Quote.single).with_quotes()
+    return quoted
+
+
+def is_quoted(typed: str) -> bool:
+    """Whether all of it is one of Hydra's quoted texts."""
+    try:
+        override = OverridesParser.create().parse_override(f"path={typed}")
+        return isinstance(override._value, QuotedString)
+    except HydraException:
+        return False
+
+
+def has_quoted_part(typed: str) -> bool:
+    """Whether it is one of Hydra's lists or sweeps with quotes in it."""
+    try:
+        OverridesParser.create().parse_override(f"path={typed}")
+        return "'" in typed or '"' in typed
+    except HydraException:
+        return False
+
+
+def check_interpolation(name: str, typed: str, *, exists: bool) -> None:
+    """Raise UserError where `${` is a part of a name: every config would read a variable there."""
+    try:
+        grammar_parser.parse(typed)
+    except GrammarParseError:
+        pass
+    else:
+        if not exists:
+            return
+    link = f"\nln -s {shlex.quote(typed)} photos\n{name}=photos" if exists else ""
+    raise UserError(f"{name}={typed}: ${{ begins a variable; take another name{link}")
+
+
+def check_commas(argument: str, parts: list[str]) -> None:
+    """Raise UserError where several paths that exist are given to a command that takes one."""
+    name = setting_name(argument)
+    if len(parts) > 1 and all(os.path.lexists(os.path.expanduser(part)) for part in parts):
+        listed = shlex.quote(f"{name}=[{','.join(parts)}]")
+        mend = listed if name in LISTS_OF_PATHS else f"-m {shlex.quote(argument)}"
+        raise UserError(f"{argument}: {len(parts)} paths; to take each: {mend}")

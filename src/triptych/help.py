@@ -1,0 +1,156 @@
+"""What `--help` shows, and what to type instead of a word that is no setting. From the YAML files
+themselves: Hydra takes longer. Imported where it is needed."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+
+from triptych.errors import UserError, closest_matches
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+LONE_PATH = {
+    "predict": "run",
+    "evaluate": "run",
+    "export": "run",
+    "compare": "runs",
+    "serve": "runs",
+}
+
+
+def format_help(command: str, arguments: Iterable[str] = ()) -> str:
+    """The first comment of `configs/<command>.yaml`, the choices of its groups, and settings; where
+    `arguments` has the name of a group or a setting, all of that one instead.
+    """
+    if topics := [a for a in arguments if "=" not in a and not a.startswith("-")]:
+        return "\n\n".join(describe_topic(command, topic) for topic in topics)
+    lines = read_lines(command)
+    head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
+    groups = list_groups(lines)
+    choices = [f"  {group}={'|'.join(list_choices(group))}" for group in groups]
+    comments = dict(parse_settings(lines))
+    width = max(map(len, comments))
+    settings = [f"  {setting:{width}}  # {comment}" for setting, comment in comments.items()]
+    sweep = " Sweep: -m model=alexnet,resnet50 seed=0,1" if command == "train" else ""
+    blocks = {"Choices:": choices, "Settings:": settings}
+    shown = [line for title, block in blocks.items() if block for line in ["", title, *block]]
+    end = f"Show the composed config: --cfg job.{sweep}"
+    if groups:
+        end += f"\nEvery setting of a group, with its comment: --help {' | '.join(groups)}"
+    return "\n".join([*head, *shown, "", end])
+
+
+def read_lines(command: str) -> list[str]:
+    """The lines of a command's YAML, and of a training's where it extends one."""
+    lines = (CONFIGS / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
+    if "  - train" in lines:
+        lines += (CONFIGS / "train.yaml").read_text(encoding="utf-8").splitlines()
+    return lines
+
+
+def list_choices(group: str) -> list[str]:
+    """The choices of a config group."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def list_groups(lines: Iterable[str]) -> list[str]:
+    return sorted(match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
+
+
+def describe_topic(command: str, topic: str) -> str:
+    """The files of a group, or the lines of a command's file about a setting, and what the rules
+    say; raises UserError where there is neither."""
+    from triptych.config import load_rules
+
+    group, rules, lines = topic.partition(".")[0], load_rules(command), read_lines(command)
+    choices = list_choices(group)
+    if group in list_groups(lines):
+        shown = [
+            f"# {group}={choice}\n{(CONFIGS / group / choice).with_suffix('.yaml').read_text()}"
+            for choice in choices
+        ]
+    else:
+        start = next((n for n, line in enumerate(lines) if line.startswith(f"{group}:")), None)
+        inner = takewhile(lambda line: line[:1] == " ", lines[(start or 0) + 1 :])
+        shown = [] if start is None else ["\n".join([lines[start], *inner])]
+    prefix = topic if topic in rules else f"{topic}."
+    said = [f"{key}: {rule.says}" for key, rule in sorted(rules.items()) if key.startswith(prefix)]
+    if not shown or (not said and topic != group):
+        known = {*list_groups(lines), *rules}
+        raise UserError(
+            f"--help {topic}: no such setting; nearest: {closest_matches(topic, known)}"
+        )
+    if "." in topic and group in list_groups(lines):
+        last = topic.rpartition(".")[2]
+        texts = {choice: text.splitlines() for choice, text in zip(choices, shown, strict=True)}
+        shown = [
+            f"{group}={c}: {line.strip()}"
+            for c, text in texts.items()
+            for line in text
+            if line.strip().startswith(f"{last}:")
+        ]
+    return "\n".join([*shown, *said])
+
+
+def parse_settings(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The settings that have a comment, and it; those of a block by their dotted names.
+
+    A block in one line has a comment for each of its settings, with a semicolon between.
+    """
+    block = ""
+    for line in lines:
+        if line[:1].strip():
+            opening = re.fullmatch(r"(\w+):", line)
+            block = f"{opening[1]}." if opening else ""
+        setting = re.fullmatch(rf"{'  ' if block else ''}(\w+: .*?) +# (.*)", line)
+        one_line = re.fullmatch(r"(\w+): \{(.*)\} +# (.*)", line)
+        if one_line:
+            pairs = zip(one_line[2].split(", "), one_line[3].split("; "), strict=True)
+            yield from ((f"{one_line[1]}.{setting}", comment) for setting, comment in pairs)
+        elif setting:
+            default = re.sub(r"\$\{oc\.env:(\w+),(\w+)\}", r"\2, or $\1", setting[1])
+            yield block + default, setting[2]
+
+
+def suggest_setting(command: str, word: str) -> str:
+    """The message about an argument that is no `key=value`, with what was likely meant."""
+    program = f"python {command}.py" if command in ("train", "evaluate", "compare") else command
+    program = program if program.startswith("python") else f"triptych {command}"
+    is_path = bool(word) and os.path.lexists(os.path.expanduser(word))
+    meant = None
+    if command in LONE_PATH:
+        is_image = command == "predict" and word.lower().endswith(IMAGES)
+        meant = (
+            f"{'images' if is_image else LONE_PATH[command]}={word}" if word[:1] != "=" else None
+        )
+    elif is_path:
+        is_run = os.path.exists(os.path.join(word, "run.json"))
+        meant = f"resume={word}" if is_run else f"data=folder data.root={shlex.quote(word)}"
+    else:
+        groups = list_groups(read_lines(command))
+        meant = next((f"{g}={word}" for g in groups if word in list_choices(g)), None)
+    if meant is None:
+        return f"{word}: must be key=value; --help lists the settings"
+    meant = meant if " data.root=" in meant else shlex.quote(meant)
+    return f"{word}: must be key=value, likely\n{program} {meant}"
+
+
+def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
+    """The message about a choice that a group does not have, with how to have it otherwise."""
+    message = f"{group}={choice}: no such choice; nearest: {closest_matches(choice, options, 12)}"
+    is_misspelt = bool(closest_matches(choice, options, cutoff=0.8))
+    is_name = re.fullmatch(r"\w[\w.-]*", choice, re.ASCII) is not None
+    if group == "model" and is_name and not is_misspelt:
+        return (
+            f"{message}\nany network of torchvision: model=torchvision model.name={choice}; "
+            f"of timm: model=timm model.name={choice}"
+        )
+    if group == "data" and not is_misspelt:
+        root = choice if os.path.isdir(choice) else "<folder>"
+        return f"{message}\nyour own photos, a folder per class: data=folder data.root={root}"
+    if group == "optim" and is_name and not is_misspelt:
+        return f"{message}\nanother of torch's: optim.optimizer._target_=torch.optim.<its class>"
+    return message
