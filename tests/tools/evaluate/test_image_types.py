@@ -1,5 +1,7 @@
 """Test images made harder, against the definition of each type, and a network tried on them."""
 
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,13 @@ from torchvision.transforms.v2 import functional as F
 
 from triptych.data.shapes import Shapes
 from triptych.data.source import LabelledImages
+from triptych.tools.evaluate import image_types
+from triptych.tools.evaluate.degradation import Outcomes
 from triptych.tools.evaluate.image_types import (
     DISTORTIONS,
+    HarderImages,
+    SharedImages,
+    choose_images,
     distort,
     make_examples,
     score_image_types,
@@ -51,44 +58,102 @@ def test_every_type_has_its_levels_its_distortion_and_its_place_in_the_config() 
     assert list(DISTORTIONS) == list(LEVELS)
 
 
+def score(
+    test_set: LabelledImages, types: list[str], batch_size: int = 7, max_bytes: int = 0
+) -> Outcomes:
+    """Of every second image of a set, whose place in it is its index."""
+    rows = torch.arange(0, 40, 2)
+    harder = HarderImages(test_set.images, rows, max_bytes)
+    return score_image_types(by_mean, harder, test_set.labels[rows], types, batch_size)
+
+
 def test_what_is_right_is_counted_image_by_image(test_set: LabelledImages) -> None:
     types = ["noise", "low_contrast", "occlusion"]
-    outcomes = score_image_types(by_mean, *test_set, INDEX, types, None, 7)
+    outcomes = score(test_set, types)
     assert outcomes.types.tolist() == ["unmodified", *np.repeat(types, 3)]
     assert outcomes.severities.tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
-    assert outcomes.index.tolist() == INDEX.tolist()
-    images, labels = test_set
+    rows = torch.from_numpy(outcomes.index)
+    assert rows.tolist() == list(range(0, 40, 2))
+    images, labels = (tensor[rows] for tensor in test_set)
     variants = zip(outcomes.types, outcomes.severities, outcomes.correct, strict=True)
     for name, severity, correct in variants:
-        shown = distort(images, str(name), int(severity), INDEX) if severity else images
+        shown = distort(images, str(name), int(severity), rows) if severity else images
         assert correct.tolist() == (by_mean(shown).argmax(dim=1) == labels).tolist()
     assert 0 < outcomes.correct.sum() < outcomes.correct.size
 
 
-def test_chosen_images_keep_the_classes_proportions_and_depend_on_labels_alone() -> None:
-    def choose(labels: Tensor, num_images: int | None) -> list[int]:
-        images, index = torch.zeros(len(labels), 3, 1, 1), torch.arange(len(labels))
-        outcomes = score_image_types(by_mean, images, labels, index, [], num_images, 50)
-        return outcomes.index.tolist()
+@pytest.mark.parametrize(("batch_size", "part_bytes"), [(1, 2**20), (20, 1), (64, 10_000)])
+def test_outcomes_are_the_same_in_any_batches_and_parts(
+    test_set: LabelledImages, batch_size: int, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = score(test_set, ["blur", "complex_scene"])
+    monkeypatch.setattr(image_types, "PART_BYTES", part_bytes)
+    outcomes = score(test_set, ["blur", "complex_scene"], batch_size, max_bytes=10**6)
+    np.testing.assert_array_equal(outcomes.correct, expected.correct)
 
+
+@pytest.mark.parametrize(
+    ("num_kept", "num_made"),
+    [(6, 6 + 0), (4, 6 + 2), (0, 6 + 6)],
+    ids=["all fit", "some fit", "none is kept"],
+)
+def test_runs_on_the_same_images_share_what_was_made(
+    test_set: LabelledImages, num_kept: int, num_made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int, int]] = []
+
+    def count(images: Tensor, name: str, severity: int, index: Tensor) -> Tensor:
+        made.extend((name, severity, place) for place in index.tolist() if severity)
+        return distort(images, name, severity, index)
+
+    monkeypatch.setattr(image_types, "distort", count)
+    shared = SharedImages(max_bytes=num_kept * 40 * 3 * 32 * 32)
+    every = torch.arange(40)
+    scores = []
+    for batch_size in (16, 9):
+        harder = shared.find("a hash", test_set.images, every)
+        types = ["noise", "blur"]
+        scores.append(score_image_types(by_mean, harder, test_set.labels, types, batch_size))
+    np.testing.assert_array_equal(scores[0].correct, scores[1].correct)
+    assert len(made) == num_made * 40
+    assert len(set(made)) == 6 * 40
+    assert harder.bytes_kept <= shared.max_bytes
+
+
+def test_other_images_share_nothing_and_the_last_set_is_kept(test_set: LabelledImages) -> None:
+    images, every = test_set.images, torch.arange(40)
+    shared = SharedImages(max_bytes=3 * 40 * 3 * 32 * 32)
+    first = shared.find("a hash", images, every)
+    assert shared.find("a hash", images, torch.arange(20)) is not first
+    assert shared.find("another", images, every) is not first
+    assert shared.find("a hash", images, every.clone()) is first
+    list(first.iterate([("noise", 1), ("noise", 2)], 40))
+    assert first.bytes_kept == 2 * 40 * 3 * 32 * 32
+    second = shared.find("a third", images, every)
+    assert second.max_bytes == shared.max_bytes
+    assert shared.find("a hash", images, every) is not first
+
+
+def test_chosen_images_keep_the_classes_proportions_and_depend_on_labels_alone() -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100)]
-    chosen = choose(labels, 10)
+    chosen = choose_images(labels, 10).tolist()
     assert labels[chosen].bincount().tolist() == [5, 3, 2]
     assert chosen == sorted(chosen)
-    assert choose(labels, 1000) == choose(labels, None) == list(range(100))
+    for num_images in (1000, None):
+        assert choose_images(labels, num_images).tolist() == list(range(100))
     # Runs of every version stay comparable.
-    assert choose(torch.arange(200) % 10, 30)[:5] == [2, 8, 10, 11, 27]
+    assert choose_images(torch.arange(200) % 10, 30)[:5].tolist() == [2, 8, 10, 11, 27]
 
 
 def test_examples_are_what_the_network_sees(test_set: LabelledImages) -> None:
-    shown = make_examples(*test_set, INDEX, ["noise", "rotation"])
+    images, labels = test_set
+    shown = make_examples(HarderImages(images, torch.arange(40)), labels, ["noise", "rotation"])
     assert list(shown) == ["noise", "rotation"]
     assert shown["noise"].shape == (4, 5, 3, 32, 32)
-    images, labels = test_set
     assert labels[:5].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(shown["rotation"][0], images[:5])
     for severity in (1, 2, 3):
-        expected = distort(images[:5], "rotation", severity, INDEX[:5])
+        expected = distort(images[:5], "rotation", severity, torch.arange(5))
         np.testing.assert_array_equal(shown["rotation"][severity], expected)
 
 
@@ -190,6 +255,28 @@ def test_blur_is_a_gaussian_of_the_published_width(severity: int, images: Tensor
     sigma = [0.4, 0.7, 1.0][severity - 1]
     expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror")
     assert np.abs(distort(images, "blur", severity, INDEX).numpy() - expected).max() < 2.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 48), (33, 70), (7, 5)])
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 6.0])
+def test_two_passes_blur_as_one_kernel_in_two_dimensions(
+    height: int, width: int, sigma: float
+) -> None:
+    images = torch.randint(256, (2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    images, wide = images.to(torch.uint8), sigma * min(height, width) / 32
+    expected = F.gaussian_blur(images, 2 * math.ceil(3 * wide) + 1, wide)
+    difference = image_types.blur(images, sigma, INDEX[:2]).int() - expected.int()
+    assert difference.abs().max() <= 1
+    assert difference.count_nonzero() < 0.001 * difference.numel() + 1
+
+
+def test_a_blur_of_photos_takes_a_small_part_of_the_time_of_a_kernel_in_two_dimensions() -> None:
+    images = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    start = time.process_time()
+    F.gaussian_blur(images, 145, 24.0)
+    middle = time.process_time()
+    distort(images, "small_object_blurred", 1, INDEX[:1])
+    assert time.process_time() - middle < (middle - start) / 5
 
 
 @every_severity

@@ -34,7 +34,13 @@ from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
-from triptych.tools.evaluate.image_types import make_examples, score_image_types
+from triptych.tools.evaluate.image_types import (
+    MAX_BYTES_KEPT,
+    SharedImages,
+    choose_images,
+    make_examples,
+    score_image_types,
+)
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.report import charts
 from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
@@ -55,10 +61,11 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     silence_lightning()
     device = rebuild.find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
+    harder = SharedImages(MAX_BYTES_KEPT if len(folders) > 1 else 0)
     num_failed = 0
     for folder in folders:
         try:
-            evaluate_run(folder, config, device)
+            evaluate_run(folder, config, device, harder)
         except UserError as error:
             if len(folders) == 1:
                 raise
@@ -68,7 +75,7 @@ def evaluate(config: Config, overrides: list[str]) -> None:
         raise UserError("run: none could be evaluated")
 
 
-def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
+def evaluate_run(folder: Path, config: Config, device: torch.device, harder: SharedImages) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     try:
@@ -76,7 +83,7 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
-        evaluate_split(run, config, trainer)
+        evaluate_split(run, config, trainer, harder)
         if config["cost"]:
             cost = measure_cost(run, config["cost_seconds"], peak_memory)
             write_json(folder / "cost.json", cost)
@@ -88,7 +95,9 @@ def evaluate_run(folder: Path, config: Config, device: torch.device) -> None:
     log.info("evaluated: %s", folder)
 
 
-def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> None:
+def evaluate_split(
+    run: RebuiltRun, config: Config, trainer: pl.Trainer, harder: SharedImages
+) -> None:
     """Score a split again, compare with what was logged, and show where the network fails."""
     split, folder = config["split"], run.record.folder
     data = rebuild.read_data(run, config["data_root"], config["batch_size"])
@@ -99,7 +108,7 @@ def evaluate_split(run: RebuiltRun, config: Config, trainer: pl.Trainer) -> None
     log_scores(run, document, config["protocol"])
     images = subset.data.images
     if config["image_types"]["types"]:
-        document["image_types"] = evaluate_image_types(run, predictions, images, config)
+        document["image_types"] = evaluate_image_types(run, predictions, images, config, harder)
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     # What an earlier evaluation found of image types stays, unless there are new ones.
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -244,20 +253,24 @@ def describe_reliability(reliability: Reliability) -> dict[str, Any]:
 
 
 def evaluate_image_types(
-    run: RebuiltRun, predictions: Predictions, images: Tensor, config: Config
+    run: RebuiltRun,
+    predictions: Predictions,
+    images: Tensor,
+    config: Config,
+    shared: SharedImages,
 ) -> dict[str, Any]:
     """The accuracy that types of test images cost; writes the outcomes and their figures."""
-    index, labels = torch.from_numpy(predictions.index), torch.from_numpy(predictions.labels)
-    images, folder, model = images[index], run.record.folder, run.record.metadata["model"]
-    types, num_images = config["image_types"]["types"], config["image_types"]["num_images"]
+    types, folder, metadata = config["image_types"]["types"], run.record.folder, run.record.metadata
+    labels = torch.from_numpy(predictions.labels)
+    chosen = choose_images(labels, config["image_types"]["num_images"])
+    index, labels = torch.from_numpy(predictions.index)[chosen], labels[chosen]
+    harder = shared.find(metadata["test_hash"], images, index)
     batch_size = config["batch_size"] or run.config["data"]["batch_size"]
-    outcomes = score_image_types(
-        run.logits, images, labels, index, types, num_images=num_images, batch_size=batch_size
-    )
+    outcomes = score_image_types(run.logits, harder, labels, types, batch_size)
     write_outcomes(outcomes, folder)
-    sheet = charts.type_sheet(make_examples(images, labels, index, types))
+    sheet = charts.type_sheet(make_examples(harder, labels, types))
     save_figure(sheet, folder, "image_types")
-    curves = charts.severity_curves(accuracy_by_variant(outcomes), model)
+    curves = charts.severity_curves(accuracy_by_variant(outcomes), metadata["model"])
     save_figure(curves, folder, "image_types_by_severity")
     lost = {name: loss._asdict() for name, loss in degradations(outcomes).items()}
     return {"num_images": len(outcomes.index), "degradation": lost}

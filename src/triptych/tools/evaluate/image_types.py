@@ -4,23 +4,32 @@ Every draw is keyed by (type, severity, place in the official set): whatever the
 network or device is tried, image `i` gets the same pixels. Another kind of processor may round a
 few to the neighbouring value.
 
-Shapes: N images of H x W pixels, B of a batch, C classes; a distortion takes uint8 (N, 3, H, W),
-its level and a key (N,).
+Shapes: N images of H x W pixels, M of them shown, B of a batch, C classes; a distortion takes uint8
+(N, 3, H, W), its level and a key (N,).
 """
 
 import io
+import logging
 import math
+import os
+import time
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from triptych.callbacks.progress import SILENCE_SECONDS
 from triptych.data.rng import hash64, split_stratified, uniform
 from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes
 from triptych.tools.evaluate.settings import LEVELS
@@ -32,38 +41,147 @@ GREY = 127  # a plain ground, and what hides a part
 GROUND_BLUR = 6.0  # pixels where a side has 32: colours stay, outlines do not
 AMID_CLUTTER = 3 / 4  # of the sides, as in the mildest small_object, so that clutter alone differs
 PIECE = (1 / 32, 1 / 8)  # half the width or height of a piece of clutter, of that of the image
+MAX_THREADS = 16
+PART_BYTES = 2**20  # of images that a thread makes at a time: it needs 30 times as much memory
+MAX_BYTES_KEPT = 2**30  # the variants of 10,000 images of CIFAR-10
+
+Variant = tuple[str, int]  # type and severity
+Batch = tuple[Variant, Tensor, Tensor]  # rows (B,) and images (B, 3, H, W)
+
+log = logging.getLogger(__name__)
+
+
+class HarderImages:
+    """The test images of a set in every variant, made in threads ahead of their use.
+
+    `images` are uint8 (N, 3, H, W) on the CPU; `index` (M,) are the places, in the official set, of
+    those that are shown. What was made is kept, up to `max_bytes`, for the next network.
+    """
+
+    def __init__(self, images: Tensor, index: Tensor, max_bytes: int = 0) -> None:
+        self.images, self.index, self.max_bytes = images, index, max_bytes
+        self.bytes_each = images[0].numel()
+        self.kept: dict[Variant, tuple[Tensor, Tensor]] = {}  # images (M, ...), which exist (M,)
+
+    @property
+    def bytes_kept(self) -> int:
+        return len(self.kept) * len(self.index) * self.bytes_each
+
+    def make(self, variant: Variant, rows: Tensor) -> Tensor:
+        """Those at `rows` (B,) of the index, uint8 (B, 3, H, W)."""
+        kept, exists = self.kept.get(variant, (None, None))
+        if kept is not None and exists is not None and exists[rows].all():
+            return kept[rows]
+        index = self.index[rows]
+        images = distort(self.images[index], *variant, index)
+        if kept is not None and exists is not None:
+            kept[rows], exists[rows] = images, True
+        return images
+
+    def iterate(self, variants: Sequence[Variant], batch_size: int) -> Iterator[Batch]:
+        """Every variant in turn, a batch at a time: its rows (B,) and images (B, 3, H, W)."""
+        ahead: deque[tuple[Variant, Tensor, list[Future[Tensor]]]] = deque()
+        num_threads = min(os.cpu_count() or 1, MAX_THREADS)
+        part_size = max(1, PART_BYTES // self.bytes_each)
+        # One torch thread in each, as in torch's own data workers.
+        with ThreadPoolExecutor(num_threads, "images", torch.set_num_threads, (1,)) as pool:
+            for variant in variants:
+                self.make_room(variant)
+                for rows in torch.split(torch.arange(len(self.index)), batch_size):
+                    parts = [
+                        pool.submit(self.make, variant, p) for p in torch.split(rows, part_size)
+                    ]
+                    ahead.append((variant, rows, parts))
+                    while sum(len(parts) for *_, parts in ahead) > 2 * num_threads:
+                        yield await_parts(*ahead.popleft())
+            while ahead:
+                yield await_parts(*ahead.popleft())
+
+    def make_room(self, variant: Variant) -> None:
+        """Keep what will be made of the variant, where that fits."""
+        num_bytes = len(self.index) * self.bytes_each
+        is_made = variant[1] > 0 and variant not in self.kept
+        if not is_made or self.bytes_kept + num_bytes > self.max_bytes:
+            return
+        exists = torch.zeros(len(self.index), dtype=torch.bool)
+        images = torch.empty(len(self.index), *self.images.shape[1:], dtype=torch.uint8)
+        self.kept[variant] = images, exists
+
+
+def await_parts(variant: Variant, rows: Tensor, parts: list[Future[Tensor]]) -> Batch:
+    return variant, rows, torch.cat([part.result() for part in parts])
+
+
+def track_variants(batches: Iterable[Batch], num_batches: int) -> Iterator[Batch]:
+    """The batches, with a bar on a terminal, elsewhere with a line now and then."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(batches, "Image types", total=num_batches, console=console)
+        return
+    last = time.monotonic()
+    for number, batch in enumerate(batches):
+        if time.monotonic() - last >= SILENCE_SECONDS:
+            last = time.monotonic()
+            log.info("image types: batch %d of %d, %s %d", number + 1, num_batches, *batch[0])
+        yield batch
+
+
+class SharedImages:
+    """The harder images of all runs of a command: those with the same test images share them.
+
+    Of so many sets that they exceed `max_bytes` only the last is kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.sets: dict[tuple[str, bytes], HarderImages] = {}
+
+    def find(self, test_hash: str, images: Tensor, index: Tensor) -> HarderImages:
+        """Those of the images at `index` of a test set with that hash."""
+        key = test_hash, index.numpy().tobytes()
+        if key not in self.sets:
+            if sum(each.bytes_kept for each in self.sets.values()) > self.max_bytes / 2:
+                self.sets.clear()
+            kept = sum(each.bytes_kept for each in self.sets.values())
+            self.sets[key] = HarderImages(images, index, self.max_bytes - kept)
+        return self.sets[key]
+
+
+def choose_images(labels: Tensor, num_images: int | None) -> Tensor:
+    """Of more than `num_images` so many rows, in the classes' proportions; ascending.
+
+    The same for the same labels.
+    """
+    num = min(num_images or len(labels), len(labels))
+    [chosen] = split_stratified(labels, [num], CHOICE_SEED)
+    return chosen
 
 
 def score_image_types(
     predict: Callable[[Tensor], Tensor],
-    images: Tensor,
+    harder: HarderImages,
     labels: Tensor,
-    index: Tensor,
-    types: list[str],
-    num_images: int | None,
+    types: Sequence[str],
     batch_size: int,
 ) -> Outcomes:
-    """Which images a network gets right, unmodified and at every severity of types.
+    """Which images, with `labels` (M,), a network gets right, as they are and in every variant.
 
-    `images` are uint8 (N, 3, H, W) on the CPU, `index` (N,) their places in the official set;
-    `predict` takes uint8 (B, 3, H, W) to logits (B, C) on any device. Of more than `num_images`, so
-    many are chosen in the classes' proportions, the same for the same labels.
+    `predict` takes uint8 (B, 3, H, W) on the CPU to logits (B, C) on any device.
     """
-    num = min(num_images or len(labels), len(labels))
-    [chosen] = split_stratified(labels, [num], CHOICE_SEED)
-    images, labels, index = images[chosen], labels[chosen], index[chosen]
-    variants = [(UNMODIFIED, 0), *((name, s) for name in types for s in SEVERITIES)]
-    correct = torch.empty(len(variants), num, dtype=torch.bool)
-    for variant, (name, severity) in enumerate(variants):
-        for batch in torch.split(torch.arange(num), batch_size):
-            shown = distort(images[batch], name, severity, index[batch])
-            correct[variant, batch] = predict(shown).argmax(dim=1).cpu() == labels[batch]
+    variants = [(UNMODIFIED, 0), *((name, severity) for name in types for severity in SEVERITIES)]
+    correct = torch.empty(len(variants), len(labels), dtype=torch.bool)
+    row_of = {variant: row for row, variant in enumerate(variants)}
+    num_batches = len(variants) * math.ceil(len(labels) / batch_size)
+    batches = harder.iterate(variants, batch_size)
+    for variant, rows, images in track_variants(batches, num_batches):
+        correct[row_of[variant], rows] = predict(images).argmax(dim=1).cpu() == labels[rows]
     names, severities = zip(*variants, strict=True)
-    return Outcomes(np.array(names), np.array(severities), index.numpy(), correct.numpy())
+    index = harder.index.numpy()
+    return Outcomes(np.array(names), np.array(severities), index, correct.numpy())
 
 
 def make_examples(
-    images: Tensor, labels: Tensor, index: Tensor, types: list[str]
+    harder: HarderImages, labels: Tensor, types: Sequence[str]
 ) -> dict[str, NDArray[np.uint8]]:
     """The first image of each of the first K classes in every type, uint8 (4, K, 3, H, W).
 
@@ -71,9 +189,8 @@ def make_examples(
     """
     classes = sorted(set(labels.tolist()))[:NUM_EXAMPLES]
     first = torch.stack([torch.nonzero(labels == c)[0, 0] for c in classes])
-    shown, places = images[first], index[first]
     return {
-        name: torch.stack([distort(shown, name, s, places) for s in (0, *SEVERITIES)]).numpy()
+        name: torch.stack([harder.make((name, s), first) for s in (0, *SEVERITIES)]).numpy()
         for name in types
     }
 
@@ -107,15 +224,28 @@ def noise(images: Tensor, deviation: float, key: Tensor) -> Tensor:
 def blur(images: Tensor, deviation: float, key: Tensor) -> Tensor:
     """Gaussian; the deviation is in pixels of an image whose shorter side has 32."""
     sigma = deviation * min(images.shape[-2:]) / 32
-    blurred: Tensor = F.gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma)
-    return blurred
+    # Two products instead of a convolution in two dimensions: of 256 pixels in 1 % of its time.
+    # In doubles, so that no rounding depends on the number of images.
+    rows, columns = (_gaussian_matrix(side, sigma) for side in images.shape[-2:])
+    return _to_bytes(rows @ images.double() @ columns.T)
+
+
+def _gaussian_matrix(side: int, sigma: float) -> Tensor:
+    """Weights (side, side) that blur one dimension; cut off at three deviations, edges mirrored."""
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets / sigma).double().square())
+    sources = (torch.arange(side).view(-1, 1) + offsets).abs()
+    sources = side - 1 - (side - 1 - sources).abs()
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(
+        1, sources, (weights / weights.sum()).expand(side, -1)
+    )
 
 
 def brightness(images: Tensor, stops: float, key: Tensor) -> Tensor:
     """Half of the images that many stops brighter, the others darker."""
     factor = 2.0**stops  # never an int, with which torchvision's bytes wrap around
-    brighter, darker = (F.adjust_brightness(images, by) for by in (factor, 1 / factor))
-    return _choose_half(key, brighter, darker)
+    return _change_halves(F.adjust_brightness, images, factor, 1 / factor, key)
 
 
 def jpeg(images: Tensor, quality: float, key: Tensor) -> Tensor:
@@ -132,11 +262,10 @@ def rotation(images: Tensor, degrees: float, key: Tensor) -> Tensor:
     """Turned to the left or the right; the corners mirror the image."""
     height, width = images.shape[-2:]
     wider = F.pad(images, [width // 2, height // 2], padding_mode="reflect")
-    left, right = (
-        F.center_crop(F.rotate(wider, angle, InterpolationMode.BILINEAR), [height, width])
-        for angle in (degrees, -degrees)
-    )
-    return _choose_half(key, left, right)
+    turn = partial(F.rotate, interpolation=InterpolationMode.BILINEAR)
+    turned = _change_halves(turn, wider, degrees, -degrees, key)
+    middle: Tensor = F.center_crop(turned, [height, width])
+    return middle
 
 
 def _inset(images: Tensor, scale: float, ground: Tensor) -> Tensor:
@@ -170,8 +299,19 @@ def _draw_clutter(like: Tensor, num_pieces: int, key: Tensor) -> Tensor:
     return ground
 
 
-def _choose_half(key: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where((uniform(key, 0) < 0.5).view(-1, 1, 1, 1), one, other)
+def _change_halves(
+    change: Callable[[Tensor, float], Tensor],
+    images: Tensor,
+    one: float,
+    other: float,
+    key: Tensor,
+) -> Tensor:
+    """Half of the images changed by `one`, the others by `other`."""
+    changed, is_one = torch.empty_like(images), uniform(key, 0) < 0.5
+    for half, value in ((is_one, one), (~is_one, other)):
+        if half.any():
+            changed[half] = change(images[half], value)
+    return changed
 
 
 def _to_bytes(values: Tensor) -> Tensor:

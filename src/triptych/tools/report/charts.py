@@ -43,6 +43,7 @@ WIDTH, HEIGHT = 340, 236  # CSS pixels
 MAX_COLUMNS = 8
 LEVELS = ("unmodified", "severity 1", "severity 2", "severity 3")
 PANELS_A_ROW = 5
+MAX_SIDE = 64  # pixels of an image among many: a larger one would be shrunk as it is drawn
 GAP = 1 / 16  # between images, of their width; four times that between columns
 LABELS, HEADS, IMAGES = 1.8, 0.4, 12.0  # inches: left of the images, above them, theirs
 ROWS = ("image", "heat for\nthe prediction", "heat for\nthe true class")
@@ -282,8 +283,10 @@ def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
     """Accuracy by severity, a panel a type, with 95 % intervals; 0 is the unmodified images."""
     types = list(dict.fromkeys(row.type for row in rows if row.type != UNMODIFIED))
     lines = -(-len(types) // PANELS_A_ROW)
-    figure = Figure(figsize=(12, 2.4 * lines + 0.6), dpi=100, layout="constrained")
+    height = 2.4 * lines + 0.6
+    figure = Figure(figsize=(12, height), dpi=100)
     figure.suptitle(f"{heading}: accuracy by severity, {rows[0].num_images} images")
+    figure.subplots_adjust(0.06, 0.6 / height, 0.99, 1 - 0.7 / height, wspace=0.08, hspace=0.25)
     grid = figure.subplots(lines, PANELS_A_ROW, sharex=True, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, types, strict=False):
         label_axes(axes, Axis("", ticks=("none", "1", "2", "3")), Axis("", "percent"))
@@ -293,7 +296,7 @@ def severity_curves(rows: Sequence[VariantAccuracy], heading: str) -> Figure:
     for axes in grid.flat[len(types) :]:
         axes.set_axis_off()
     figure.supxlabel("severity", fontsize=10)
-    figure.supylabel("accuracy", fontsize=10)
+    figure.supylabel("accuracy", x=0.005, fontsize=10)
     return figure
 
 
@@ -340,6 +343,8 @@ def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
     """A row for each type of images (4, K, 3, H, W): as they are, then at each severity."""
     parts = []
     for images in variants.values():  # beside each other, white between and below them
+        step = max(1, images.shape[-1] // MAX_SIDE)
+        images = images[..., ::step, ::step]
         gap = max(1, round(GAP * images.shape[-1]))
         padded = np.pad(images, [(0, 0)] * 3 + [(0, gap)] * 2, constant_values=255)
         strips = np.concatenate(list(padded.transpose(1, 0, 3, 4, 2)), axis=2)  # (4, H', K W', 3)
