@@ -51,7 +51,7 @@ class ImageClassifier(pl.LightningModule):
         self.epoch_loss.append(loss, len(batch.inputs))
         return loss
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_epoch_start(self) -> None:
         self.epoch_loss = EpochLoss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -14,7 +14,13 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, distributed, nn
 
-from triptych.callbacks.loop import dump_checkpoint, is_accumulating, is_last_batch, validates_next
+from triptych.callbacks.loop import (
+    dump_checkpoint,
+    is_accumulating,
+    is_last_batch,
+    resume_by_epochs,
+    validates_next,
+)
 from triptych.callbacks.recorder import RunRecorder
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping
@@ -164,6 +170,7 @@ class CheckpointCallback(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
+        resume_by_epochs(trainer)
         self._generators = checkpoint["generators"]
         trainer.should_stop = checkpoint["should_stop"]
         self.best.unwritten = checkpoint["best"]
