@@ -249,7 +249,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
 
 def test_a_resumed_run_trusts_what_its_owner_names(interrupted: Path) -> None:
     with pytest.raises(UserError, match=rf"trusted_targets=\[{TRUSTED}\]"):
-        train(composed(interrupted, f"resume={interrupted}"), [])
+        train(triptych.compose([f"resume={interrupted}"]), [])
     assert resume(interrupted).metadata["status"] == "finished"
 
 
@@ -258,9 +258,9 @@ def test_a_finished_run_is_not_resumed_nor_one_with_another_setting(
 ) -> None:
     with pytest.raises(UserError, match="finished"):
         resume(finished.folder)
-    config = composed(interrupted, f"resume={interrupted}")
-    with pytest.raises(UserError, match=r"trainer\.max_epochs=9"):
-        train(config, [f"resume={interrupted}", "trainer.max_epochs=9"])
+    typed = [f"resume={interrupted}", "optim.lr=0.5"]
+    with pytest.raises(UserError, match=r"optim\.lr=0\.5"):
+        train(composed(interrupted, *typed), typed)
 
 
 def test_out_of_memory_says_what_to_try_and_is_forgotten_when_the_run_is_resumed(

@@ -87,6 +87,10 @@ def main(command: str) -> None:
                 from triptych.runs.reader import find_run_folders
 
                 find_run_folders(composed[0][setting], setting)
+            if command == "train" and composed[0]["resume"]:
+                from triptych.runs.resume_request import check_request
+
+                check_request(*composed)
             load_function(command)(*composed)
     except UserError as error:
         if wants_traceback:
@@ -233,6 +237,11 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
     flags = parser.parse_args(arguments)
     if flags.multirun and (reason := getattr(load_settings(command), "NO_SWEEP", "")):
         raise UserError(f"-m: {command} {reason}")
+    if flags.multirun and (resumed := [o for o in flags.overrides if o.startswith("resume=")]):
+        raise UserError(
+            f"{resumed[0]}: continues one run; without -m\n"
+            "a sweep resumes its own interrupted runs: the same command again, without resume="
+        )
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name or (not is_set and not name.startswith("~")):
@@ -331,7 +340,9 @@ def explain(error: Exception, command: str) -> str:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         from triptych.help import describe_unknown_choice
 
-        return describe_unknown_choice(group, choice, error.options)
+        is_resuming = any(argument.startswith("resume=") for argument in sys.argv)
+        hint = "\nresume= needs no other setting: leave it out" if is_resuming else ""
+        return describe_unknown_choice(group, choice, error.options) + hint
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value; quote what has special characters"
     if lines[0].startswith("Could not override '"):

@@ -234,8 +234,6 @@ def iterate_settings(
 def find_contradictions(config: Config) -> Iterator[str]:
     """What is wrong between settings that are each right by themselves."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
-    if config["resume"] and not Path(config["resume"], "run.json").is_file():
-        yield f"resume={config['resume']}: no run folder, it has no run.json"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
     if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
         yield (

@@ -51,8 +51,7 @@ def train(
 
         requested, overrides = resume.resume_requeued_job(config, overrides, report)
         if requested["resume"]:
-            resumed = create_on_rank_zero(lambda: resume.reopen_run(requested, overrides))
-            config = resume.apply_resume_overrides(resumed.config, requested, overrides)
+            resumed, config = resume.open_resumed(requested, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
 
     source: Source = build.instantiate("data.source", config["data"]["source"])
@@ -67,12 +66,12 @@ def train(
     pl.seed_everything(config["seed"], verbose=False)
     data, module = prepare(config, source, factory, load=not has_checkpoint)
     metadata = collect_metadata(data, module, factory)
-    if resumed:
-        resume.check_same_data(resumed, metadata)
     record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
     with run_lifecycle(record, resumed=resumed is not None):
         trainer = make_trainer(config, record, module)
+        if resumed:
+            resume.prepare_resumed_run(record, config, metadata, trainer)
         record.begin(config, **metadata)
         log.info("%s", describe_run(data, module, factory))
         fit(config, record, trainer, module, data)

@@ -33,7 +33,8 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     with lock_run(record.folder) if is_writer else nullcontext():
         if is_writer and Record.open(record.folder).metadata != record.metadata:
             raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
-        if is_writer and resumed:
+        # A finished run's results stay until more epochs begin: `resume.prepare_resumed_run`.
+        if is_writer and resumed and record.metadata["status"] != "finished":
             from triptych.runs.resume import truncate_to_checkpoint
 
             truncate_to_checkpoint(record)

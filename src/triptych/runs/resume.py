@@ -1,58 +1,99 @@
 """Resuming a run: in its own folder, from its last checkpoint."""
 
-import copy
 import csv
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from triptych.config import Config, check_untrusted_config, setting_name
-from triptych.distributed.ranks import broadcast_from_rank_zero
+from triptych.callbacks.loop import reopen_epoch
+from triptych.config import Config, setting_name
+from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files, storage
 from triptych.runs.reader import check_files, find_newest_run
-from triptych.runs.record import COLUMNS, NOT_THE_EXPERIMENT, Record, config_hash, resume_arguments
+from triptych.runs.record import COLUMNS, Record, config_hash, resume_arguments
+from triptych.runs.resume_request import (
+    check_run_config,
+    check_unfinished,
+    find_run,
+    merge_request,
+    read_history,
+)
 from triptych.runs.stopping import is_requeued
 
 log = logging.getLogger(__name__)
+OF_THE_WEIGHTS = (  # files of a finished run that more epochs make those of other weights
+    *("evaluation*.json", "cost.json", "image_types.csv", "external", "predictions/test*"),
+    *("predictions/mistakes*", "figures/test_*", "figures/evaluated_*", "figures/grad_cam*"),
+    "figures/image_types*",
+)
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
+
+
+def open_resumed(config: Config, overrides: list[str]) -> tuple[Record, Config]:
+    """The run to resume, from rank zero, and the config that it goes on with."""
+    record = ranks.create_on_rank_zero(lambda: reopen_run(config, overrides))
+    return record, merge_request(config, overrides, record)
 
 
 def reopen_run(config: Config, overrides: list[str]) -> Record:
     """The record of the run to resume.
 
-    Its own config holds, but for `overrides` that are no part of the experiment: where the data
-    lie, which device. Raises UserError at any other override, at a folder that is damaged, edited
-    or untrusted, and where another process is at work on the run.
+    Raises UserError where `merge_request` refuses `overrides`, at a folder that is damaged, edited
+    or untrusted, where nothing is left to do, and where another process is at work on the run.
     """
-    folder = Path(config["resume"])
-    changed = [o for o in overrides if setting_name(o) not in NOT_THE_EXPERIMENT]
-    if changed:
-        raise UserError(f"resume= takes the folder's own config, without {' '.join(changed)}")
-    record = Record.open(folder)
-    if record.metadata.get("status") == "finished":
-        raise UserError(f"resume={folder}: this run is finished")
+    record = Record.open(find_run(config["resume"]))
+    folder = record.folder
     with storage.lock_run(folder):
         if link := next(filter(Path.is_symlink, folder.rglob("*")), None):
             raise UserError(f"{link}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
-        run_config = record.config
-        check_untrusted_config(run_config, config["trusted_targets"])
-        if config_hash(run_config) != record.metadata.get("config_hash"):
-            raise UserError(f"{folder}/config.yaml: edited since; start a new run instead")
+        check_run_config(record, config)
+        merged = merge_request(config, overrides, record)
+        check_unfinished(record, merged)
+        if config_hash(merged) != config_hash(record.config):
+            check_place(record, merged)
     # As many threads as before where there are cores: the last bits of sums depend on it.
     number: Any = record.metadata.get("num_threads")
     is_possible = type(number) is int and 1 <= number <= (os.cpu_count() or 1)
     if is_possible and "trainer.devices" not in map(setting_name, overrides):
         torch.set_num_threads(number)
     return record
+
+
+def check_place(record: Record, config: Config) -> None:
+    """Raise UserError unless a run's last checkpoint lies before the end that `config` sets."""
+    last = record.checkpoint_path("last")
+    if not last.exists():
+        return
+    step, content = checkpoint_files.read_step(last), checkpoint_files.load_checkpoint(last)
+    place = content["ImageDataModule"]
+    num_epochs = place["epoch"]
+    is_finished = record.metadata["status"] == "finished"
+    for name, whole, begun in (
+        ("max_epochs", num_epochs, num_epochs + (place["batch"] > 0)),
+        ("max_steps", step, step),
+    ):
+        limit = config["trainer"].get(name, -1)
+        if 0 < limit < begun or (is_finished and limit == whole):
+            raise UserError(
+                f"trainer.{name}={limit}: this run is at {begun} {name.removeprefix('max_')} "
+                "already; give more to go on"
+            )
+    if content.get("should_stop"):
+        raise UserError(
+            f"{record.folder}: a callback or trainer.max_time ended it after {num_epochs} "
+            "epochs,\nand would with any trainer.max_epochs; start a new run with other settings"
+        )
 
 
 def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
@@ -66,20 +107,85 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
             )
 
 
-def apply_resume_overrides(run_config: Config, config: Config, overrides: list[str]) -> Config:
-    """The run's own config with the values that `overrides` set in `config`."""
-    merged = copy.deepcopy(run_config)
-    for key in sorted({*map(setting_name, overrides)} - {"resume", "trusted_targets"}):
-        *path, last = key.split(".")
-        node, source = merged, config
-        for name in path:
-            node[name] = node.get(name) or {}
-            node, source = node[name], source[name]
-        node[last] = source[last]
-        if key == "data.root" and "root" in merged["data"]["source"]:
-            node["source"]["root"] = source[last]
-    assert config_hash(merged) == config_hash(run_config)
-    return merged
+def prepare_resumed_run(
+    record: Record, config: Config, metadata: dict[str, Any], trainer: pl.Trainer
+) -> None:
+    """Check a resumed run's data, and make it ready for more epochs than it began with, or fewer.
+
+    What belongs to its weights of before is deleted, and `history` in `run.json` keeps the scores.
+    """
+    check_same_data(record, metadata)
+    if (new := config_hash(config)) != record.metadata["config_hash"]:
+        before = record.config["trainer"]
+        names = ("config_hash", "status", "num_epochs", "best_epoch", "finished_at", "metrics")
+        entry = {name: record.metadata.get(name) for name in names}
+        entry |= {name: before.get(name) for name in ("max_epochs", "max_steps")}
+        history = [*read_history(record), entry]
+        log.info("%s", describe_extension(record, config))
+        if entry["status"] == "finished" and ranks.get_rank() == 0:
+            truncate_to_checkpoint(record)
+            delete_results(record.folder)
+        record.update(
+            **dict.fromkeys(("num_epochs", "best_epoch"), None),
+            **{"status": "running", "metrics": {}, "history": history, "config_hash": new},
+            group_hash=config_hash(config, less=("seed",)),
+        )
+    if read_history(record):
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.insert(0, NewSchedule())
+
+
+def describe_extension(record: Record, config: Config) -> str:
+    now, before = config["trainer"], record.config["trainer"]
+    changed = [name for name in ("max_epochs", "max_steps") if now.get(name) != before.get(name)]
+    lines = [f"trainer.{name}: {before.get(name, -1)} before, now {now[name]}" for name in changed]
+    if (schedule := config["optim"]["schedule"]) != "constant":
+        lines += [
+            f"optim.schedule={schedule}: from here on the rate is that of a training of this "
+            "length,\nso the result is not that of one that began with it"
+        ]
+    if record.metadata["status"] == "finished":
+        lines += ["the test set is scored again; the scores of before stay in run.json (history)"]
+    return "\n".join(lines)
+
+
+def delete_results(folder: Path) -> None:
+    """Delete what belongs to the weights of before, and say so."""
+    paths = [path for pattern in OF_THE_WEIGHTS for path in sorted(folder.glob(pattern))]
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    by_evaluation = [path.name for path in paths if path.parent == folder]
+    if by_evaluation:
+        log.info("deleted, as of the weights before: %s", ", ".join(by_evaluation))
+
+
+class NewSchedule(pl.Callback):
+    """Takes the length of a schedule from the settings, not from the checkpoint.
+
+    Those of `optim` say for every step what its rate is.
+    """
+
+    is_late = False  # there was a step before
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        reopen_epoch(checkpoint)
+        self.is_late = checkpoint["global_step"] > 0
+        for state in checkpoint["lr_schedulers"] if self.is_late else ():
+            state.pop("total_steps", None)  # of OneCycleLR
+            state.pop("_schedule_phases", None)
+            state["last_epoch"] -= 1
+            state["_step_count"] -= 1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # The checkpoint holds the next step's rate, by the schedule of before.
+        for each in trainer.lr_scheduler_configs if self.is_late else ():
+            scheduler: Any = each.scheduler
+            scheduler.step()
 
 
 def truncate_to_checkpoint(record: Record) -> None:
@@ -140,8 +246,9 @@ def truncate_events(folder: Path, step: int) -> None:
 def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
 ) -> tuple[Config, list[str]]:
-    """Config and overrides of what to train: where SLURM has put this job back into its queue, the
-    run that it began is resumed.
+    """Config and overrides of what to train, with the folder of the run to resume, if any.
+
+    Where SLURM has put this job back into its queue, that is the run that it began.
 
     Raises SystemExit where that run is finished, after a call of `started` with its folder.
     """
@@ -152,8 +259,10 @@ def resume_requeued_job(
         run = find_newest_run(Path(config["log_dir"]), **entries)
         return str(run.folder) if run else ""
 
-    may_resume = not config["resume"] and is_requeued()
-    folder = broadcast_from_rank_zero("requeued", find_folder) if may_resume else ""
+    if config["resume"]:
+        return config | {"resume": str(find_run(config["resume"]))}, overrides
+    may_resume = is_requeued()
+    folder = ranks.broadcast_from_rank_zero("requeued", find_folder) if may_resume else ""
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))

@@ -1,0 +1,250 @@
+"""What a command with `resume=` asks of the run that it names, beside that run's own config.
+
+What was typed is compared with the run's settings: equal values are no request, so `resume=` can be
+added to the command that began the run. Imports no torch: a refusal comes at once.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from triptych.config import (
+    CONFIGS,
+    Config,
+    check_untrusted_config,
+    find_targets,
+    format_value,
+    setting_name,
+)
+from triptych.errors import UserError
+from triptych.runs.reader import find_run_folders
+from triptych.runs.record import NOT_THE_EXPERIMENT, Record, config_hash
+
+EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be given more
+ENDS_SCHEDULE = "StochasticWeightAveraging"  # puts a schedule of its own in the place of the run's
+UNSET = object()
+
+
+class Request(NamedTuple):
+    """A setting that was typed: by which override, and what it is in that command's config."""
+
+    key: str
+    override: str
+    value: Any
+    is_choice: bool  # it came with the choice of a group, such as model=resnet50
+
+
+def find_run(place: str) -> Path:
+    """The run folder that `resume=` names, by itself or by one of its files.
+
+    Raises UserError where that is no run, or where several lie below.
+    """
+    path = Path(place).expanduser()
+    is_inside = path.exists() or path.suffix == ".ckpt"  # it may have been deleted
+    for folder in [path, *path.parents[:2]] if is_inside else []:
+        if (folder / "run.json").exists():
+            return folder
+    try:
+        below = find_run_folders(str(path), "resume")
+    except UserError:
+        raise UserError(f"resume={place}: no run folder, it has no run.json") from None
+    newest = max(below, key=lambda folder: (is_unfinished(folder), folder.name))
+    count = f"{len(below)} runs" if len(below) > 1 else "a run"
+    raise UserError(
+        f"resume={place}: no run folder, but {count} below it; one run can be resumed, such as\n"
+        f"{shlex.quote(f'resume={newest}')}"
+    )
+
+
+def is_unfinished(folder: Path) -> bool:
+    with suppress(UserError):
+        return Record.open(folder).metadata.get("status") != "finished"
+    return False
+
+
+def check_request(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError where the run that `resume=` names cannot be resumed as typed."""
+    record = Record.open(find_run(config["resume"]))
+    check_run_config(record, config)
+    check_unfinished(record, merge_request(config, overrides, record))
+
+
+def check_run_config(record: Record, config: Config) -> None:
+    """Raise UserError where a run's config is untrusted, or is not the one it was trained with.
+
+    `config` is the command's own: whose targets somebody typed, they trust.
+    """
+    run_config = record.config
+    check_untrusted_config(run_config, {*config["trusted_targets"], *find_targets(config)})
+    # One that was killed when it was to go on for longer has its new hash before its new config.
+    before = [entry.get("config_hash") for entry in read_history(record)[-1:]]
+    if config_hash(run_config) not in [record.metadata.get("config_hash"), *before]:
+        raise UserError(f"{record.folder}/config.yaml: edited since; start a new run instead")
+
+
+def read_history(record: Record) -> list[dict[str, Any]]:
+    """What a run was before it went on for more epochs than it began with, the earliest first."""
+    history = record.metadata.get("history")
+    return [e for e in history if isinstance(e, dict)] if isinstance(history, list) else []
+
+
+def merge_request(config: Config, overrides: Sequence[str], record: Record) -> Config:
+    """The run's own config with what was typed of `EXTENDING` and `NOT_THE_EXPERIMENT`.
+
+    Of `config`, which was composed for this command, only what `overrides` set counts. Raises
+    UserError where they set anything else to another value than the run's.
+    """
+    merged: Config = json.loads(json.dumps(record.config))
+    recorded = record.metadata.get("overrides")
+    earlier = [*map(str, recorded)] if isinstance(recorded, list) else []
+    settled = [*find_settled(earlier)]
+    problems: dict[str, str] = {}
+    for key, override, value, is_choice in find_requests(config, merged, overrides):
+        before = lookup(merged, key)
+        if is_same(before, value):
+            continue
+        if not is_experiment(key) or (key in EXTENDING and not is_choice):
+            put(merged, key, value)
+            if key == "data.root" and "root" in merged["data"]["source"]:
+                put(merged, "data.source.root", value)
+        elif override in earlier and (is_choice or "${" in override):
+            pass  # as when the run began, whatever today's configs make of it
+        elif not (is_choice and is_below(key, settled)):
+            text = f"{key}={format_value(before)}" if is_choice else format_value(before)
+            problems.setdefault(override, f"no {key}" if before is UNSET else text)
+    if problems:
+        lines = [f"{format_value(o)}: this run has {value}" for o, value in problems.items()]
+        raise UserError(
+            "\n".join(lines[: 2 if len(lines) < 3 else 1])
+            + (f"\nand {len(lines) - 1} more differ" if len(lines) > 2 else "")
+            + "\nresume= goes on with the run's own settings: leave out what differs, or resume="
+        )
+    return merged
+
+
+def find_settled(overrides: Sequence[str]) -> Iterator[str]:
+    """What overrides set besides the choices of groups, or over them: an experiment's settings."""
+    for override in overrides:
+        name, _, choice = override.partition("=")
+        name = setting_name(name).lstrip("~")
+        if not os.path.isdir(CONFIGS / name):
+            yield name
+        elif name == "experiment":
+            yield from read_choice(name, choice, follow=False)
+
+
+def find_requests(
+    config: Config, run_config: Config, overrides: Sequence[str]
+) -> Iterator[Request]:
+    """Every setting that was typed; of the choice of a group, those that its file sets."""
+    for override in overrides:
+        name, _, choice = override.partition("=")
+        name = setting_name(name).lstrip("~")
+        is_choice = os.path.isdir(CONFIGS / name)
+        if name in ("resume", "trusted_targets"):
+            continue
+        if is_choice and not override.startswith("~"):
+            keys = [*read_choice(name, choice)]
+        else:
+            nodes = (lookup(node, name) for node in (config, run_config))
+            keys = [*dict.fromkeys(key for node in nodes for key in leaves(node, name))]
+        for key in keys:
+            # Of a choice, where the data lie is not what was meant; which devices is.
+            if is_experiment(key) or not is_choice or name == "trainer":
+                yield Request(key, override, lookup(config, key), is_choice)
+
+
+def read_choice(group: str, choice: str, *, follow: bool = True) -> Iterator[str]:
+    """The settings that the file of a choice sets, itself or (`follow`) by its choice of others."""
+    path = CONFIGS / group / f"{choice}.yaml"
+    if not path.is_file():  # of another package on the path
+        return
+    node: Any = OmegaConf.to_container(OmegaConf.load(path))
+    is_global = "@package _global_" in path.read_text()
+    for default in node.pop("defaults", []):
+        for key, inner in default.items() if isinstance(default, dict) else ():
+            if follow and key.startswith("override /"):
+                yield from read_choice(key.removeprefix("override /"), str(inner))
+    node.pop("per_model", None)
+    for name, value in node.items():
+        yield from leaves(value, name if is_global else f"{group}.{name}")
+
+
+def leaves(node: Any, prefix: str) -> Iterator[str]:
+    """The dotted keys of all that is no mapping at or below a node."""
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from leaves(value, f"{prefix}.{name}")
+    elif node is not UNSET:
+        yield prefix
+
+
+def lookup(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        if not isinstance(node, dict) or name not in node:
+            return UNSET
+        node = node[name]
+    return node
+
+
+def put(node: Config, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for name in path:
+        node[name] = node.get(name) or {}
+        node = node[name]
+    if value is UNSET:
+        node.pop(last, None)
+    else:
+        node[last] = value
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values mean the same: null and no value, or two paths of one file."""
+    if {type(one), type(other)} == {str} and os.path.exists(one) and os.path.exists(other):
+        return os.path.samefile(one, other)
+    return bool(one == other) or (one in (None, UNSET) and other in (None, UNSET))
+
+
+def is_experiment(key: str) -> bool:
+    return not is_below(key, NOT_THE_EXPERIMENT)
+
+
+def is_below(key: str, names: Sequence[str]) -> bool:
+    """Whether a setting is one of some, or below one of them."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
+
+
+def check_unfinished(record: Record, config: Config) -> None:
+    """Raise UserError where a run is finished, unless `config` asks for more of it and it can.
+
+    Of an unfinished run, and of its steps, the checkpoint decides.
+    """
+    if record.metadata.get("status") != "finished":
+        return
+    folder, done = record.folder, record.metadata.get("num_epochs")
+    changed = [key for key in EXTENDING if lookup(config, key) != lookup(record.config, key)]
+    if not changed:
+        raise UserError(
+            f"resume={folder}: this run is finished\n"
+            f"for more than its {done} epochs, add trainer.max_epochs=<number>"
+        )
+    label = f"{changed[0]}={format_value(lookup(config, changed[0]))}"
+    is_bound = "trainer.max_epochs" in changed and type(done) is int
+    if is_bound and 0 < config["trainer"]["max_epochs"] <= done:
+        raise UserError(f"{label}: this run is finished with {done} epochs; give more to go on")
+    best = record.checkpoint_path("best")
+    if not record.checkpoint_path("last").is_file():
+        raise UserError(
+            f"{label}: checkpoints/last.ckpt is gone (deleted, or checkpoint.keep_last=false), and "
+            "with it\nthe optimizer's state. A new run can start from the weights of this one:\n"
+            f"python train.py {shlex.quote(f'model.weights={best}')} ..."
+        )
+    targets = [str(node.get("_target_")) for node in config["trainer"].get("callbacks") or []]
+    if any(target.endswith(ENDS_SCHEDULE) for target in targets):
+        raise UserError(f"{label}: {ENDS_SCHEDULE} has ended this run; start a new one")
