@@ -88,11 +88,10 @@ class HarderImages:
             for variant in variants:
                 self.make_room(variant)
                 for rows in torch.split(torch.arange(len(self.index)), batch_size):
-                    parts = [
-                        pool.submit(self.make, variant, p) for p in torch.split(rows, part_size)
-                    ]
+                    pieces = torch.split(rows, part_size)
+                    parts = [pool.submit(self.make, variant, piece) for piece in pieces]
                     ahead.append((variant, rows, parts))
-                    while sum(len(parts) for *_, parts in ahead) > 2 * num_threads:
+                    while len(ahead) > 1 and sum(len(p) for *_, p in ahead) > 2 * num_threads:
                         yield await_parts(*ahead.popleft())
             while ahead:
                 yield await_parts(*ahead.popleft())
