@@ -20,7 +20,7 @@ from triptych.runs.resume import truncate_metrics
 from triptych.runs.storage import atomic_write, check_writable, find_temporary_files, make_folder
 
 KEYS = """
-    schema status model data seed split_seed config_hash group_hash batch_size versions git_commit
+    schema status code model data seed split_seed config_hash group_hash batch_size versions git_commit
     command overrides started_at finished_at num_epochs feature_seconds error slurm_job_id
 """.split()
 
@@ -236,3 +236,26 @@ def test_outside_a_repository_there_is_no_commit(
     assert record_module.git_commit() is None
     monkeypatch.setenv("PATH", "")
     assert record_module.git_commit() is None
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_and_is_a_run_of_neither(
+    record: Record, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = record.metadata["code"]
+    record.begin(config)
+    assert record.metadata["code"] == now
+    assert caplog.messages == []
+    before = now | {"triptych/module.py": "old", "triptych/gone.py": "old"}
+    record.update(code=before)
+    for _ in range(2):  # interrupted and resumed once more
+        record.begin(config)
+        mixed = {"triptych/module.py": f"old, {now['triptych/module.py']}"}
+        mixed |= {"triptych/gone.py": "old, None"}
+        assert record.metadata["code"] == before | mixed
+    [message] = caplog.messages
+    assert "triptych/gone.py, triptych/module.py" in message
+    record.update(code=None)
+    caplog.clear()
+    record.begin(config)
+    assert len(caplog.messages) == 1, "a run of an earlier version"
+    assert record.metadata["code"] is None, "and its code stays unknown"

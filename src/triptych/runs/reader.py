@@ -28,6 +28,7 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     "command": Rule("a text", lambda value: type(value) is str),
     "classes": NAMES,
     "versions": MAPPING,
+    "code": MAPPING,
 }
 STATUSES = ("running", "interrupted", "failed", "finished")
 SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run
@@ -75,7 +76,7 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
         seen.add(real_path)
 
 
-def find_newest_run(log_dir: Path, **entries: str) -> Record | None:
+def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:
     """The newest run below a folder with these entries in its record; a finished one first.
 
     Runs whose record cannot be trusted are passed over.

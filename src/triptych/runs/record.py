@@ -22,6 +22,7 @@ from triptych.config import Config, find_targets, setting_name
 from triptych.errors import UserError
 from triptych.runs import storage
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
@@ -34,7 +35,8 @@ OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
+    log_dir resume trusted_targets retry_failed fresh same_code
+    data.root data.num_workers data.source.root
     checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features
     trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
@@ -61,6 +63,13 @@ def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
     settings = experiment_settings(config, less=less)
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def hash_code(config: Config) -> dict[str, str]:
+    """`hash_training_code` of the `_target_`s of the experiment."""
+    from triptych.runs.training_code import hash_training_code
+
+    return hash_training_code(find_targets(experiment_settings(config)))
 
 
 def resume_arguments(
@@ -124,6 +133,7 @@ class Record:
             split_seed=config["data"]["split_seed"],
             config_hash=config_hash(config),
             group_hash=config_hash(config, less=("seed",)),
+            code=hash_code(config),
             batch_size=config["data"]["batch_size"],
             versions=versions,
             git_commit=commit,
@@ -192,10 +202,24 @@ class Record:
 
     def begin(self, config: Config, **metadata: Any) -> None:
         """Record that the run starts or goes on; how it ended before is forgotten."""
+        self._record_code(config)
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
         self.update(status="running", finished_at=None, error=None, **metadata)
+
+    def _record_code(self, config: Config) -> None:
+        """Say where the code has changed since the run began: it is a run of neither then."""
+        from triptych.runs.training_code import find_changed, merge_hashes
+
+        before = self.metadata.get("code")
+        if not isinstance(before, dict):
+            log.warning("the code that this run began with is not recorded")
+            return
+        merged = merge_hashes(before, hash_code(config))
+        if changed := find_changed(before, merged):
+            log.warning("the code has changed since this run began: %s", ", ".join(changed))
+            self.update(code=merged)
 
     def end(self, status: str, **metadata: Any) -> None:
         finished_at = datetime.now(UTC).isoformat(timespec="seconds")
