@@ -117,15 +117,20 @@ REQUIRED = """
 """.split()
 
 EXTENDS_TRAINING = True
-SWEEP_ONLY = ("retry_failed", "fresh")  # a sweep takes them out of the configs of its jobs
+# What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
+SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": PATH,
     "resume": PATH.or_null(),
     "trusted_targets": NAMES,
-    **dict.fromkeys(SWEEP_ONLY, Rule("false, or true in a sweep (-m)", lambda v: v is False)),
+    **dict.fromkeys(
+        ("retry_failed", "fresh"), Rule("false, or true in a sweep (-m)", lambda v: v is False)
+    ),
+    "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
-    **dict.fromkeys(("checkpoint.keep_last", "speed.cache_features"), FLAG),
+    "checkpoint.keep_last": FLAG.or_null(),
+    "speed.cache_features": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),
     "checkpoint.every_minutes": number(0, above=True).or_null(),
     "speed.compile": one_of("none", "default", "reduce-overhead", "max-autotune"),

@@ -157,7 +157,7 @@ def test(
     load_weights_into(module.backbone.network, record.checkpoint_path("best"))
     trainer.test(module, datamodule=data, verbose=False)
     record.end("finished")
-    if trainer.is_global_zero and not config["checkpoint"]["keep_last"]:
+    if trainer.is_global_zero and config["checkpoint"]["keep_last"] is False:
         record.checkpoint_path("last").unlink()
     log.info("finished: %s (%s)", record.folder, format_size(record.folder))
 

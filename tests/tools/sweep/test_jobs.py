@@ -17,12 +17,13 @@ from triptych.errors import UserError
 from triptych.tools.sweep.jobs import (
     Job,
     compose_jobs,
+    describe_code,
     find_run_of_job,
     is_done,
     label_jobs,
+    label_recipes,
     lock_job,
 )
-from triptych.tools.sweep.sweep import format_scores
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +75,7 @@ def test_settings_of_the_sweep_are_no_part_of_the_job() -> None:
     usual, again = jobs_of(["seed=1"], ["seed=1", "fresh=true", "++retry_failed=true"])
     assert (usual.fresh, usual.retry_failed) == (False, False)
     assert (again.fresh, again.retry_failed) == (True, True)
-    assert again[:3] == usual[:3]
+    assert again[:4] == usual[:4]
     for name in ("fresh", "retry_failed"):
         with pytest.raises(UserError, match=rf"{name}=true: must be false, or true in a sweep"):
             check_config(usual.config | {name: True})
@@ -87,6 +88,24 @@ def test_jobs_are_named_by_what_they_do_not_share() -> None:
     assert label_jobs(jobs_of([])) == ["as configured"]
 
 
+def test_recipes_are_named_by_what_they_do_not_share_and_seeds_are_none_of_it() -> None:
+    a, b = (["model=alexnet", f"optim.lr={lr}", "data=shapes"] for lr in (0.1, 0.2))
+    jobs = jobs_of([*a, "seed=0"], [*b, "seed=0"], [*a, "seed=1"], [*b, "seed=1"])
+    assert label_recipes(jobs) == ["optim.lr=0.1", "optim.lr=0.2"] * 2
+    assert label_recipes(jobs_of([*a, "seed=0"], [*a, "seed=1"])) == ["alexnet"] * 2
+    assert label_recipes(jobs_of(["seed=0"], [*a, "seed=0"])) == ["googlenet", " ".join(a)]
+
+
+@pytest.mark.parametrize(("typed", "kept"), [([], False), (["checkpoint.keep_last=true"], True)])
+def test_a_job_of_a_sweep_leaves_no_last_checkpoint_unless_it_is_asked_for(
+    typed: list[str], kept: bool
+) -> None:
+    [usual], [asked] = jobs_of(["seed=1"]), jobs_of(["seed=1", *typed])
+    assert asked.config["checkpoint"]["keep_last"] is kept
+    assert asked.config_hash == usual.config_hash, "it is the same experiment"
+    assert compose("train", ["seed=1"]).checkpoint.keep_last is None, "a single run keeps it"
+
+
 def test_a_sweep_is_not_started_on_every_rank_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(UserError, match="torchrun"):
@@ -94,15 +113,16 @@ def test_a_sweep_is_not_started_on_every_rank_of_torchrun(monkeypatch: pytest.Mo
 
 
 def job(log_dir: Path, **settings: bool) -> Job:
-    return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, **settings)
+    return Job(["seed=0"], {"log_dir": str(log_dir), "seed": 0}, "5eed" * 16, CODE, **settings)
 
 
+CODE = {"triptych/module.py": "a", "mynet.py": "b"}
 METRICS = {"test/accuracy": 0.5, "test/f1": 0.5, "test/loss": None}
 FINISHED = {
     **{"schema": 1, "status": "finished", "config_hash": "5eed" * 16, "seed": 0, "num_test": 10},
     **dict.fromkeys(("model", "data", "split_hash", "test_hash", "group_hash"), "a"),
     **dict.fromkeys(("started_at", "finished_at"), "2026-01-01T00:00:00+00:00"),
-    **{"train_seconds": 1.0, "metrics": METRICS},
+    **{"train_seconds": 1.0, "metrics": METRICS, "code": CODE},
 }
 
 
@@ -134,7 +154,39 @@ def test_a_finished_run_counts_before_later_ones_that_are_not_or_cannot_be_trust
     run = find_run_of_job(job(tmp_path))
     assert run
     assert run.folder == finished
-    assert format_scores(run.metadata) == ["50.00%", "23.66% to 76.34%", "0.5000", "", "1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "difference"),
+    [
+        (CODE, ""),
+        (dict(reversed(CODE.items())), ""),
+        (CODE | {"mynet.py": "c"}, "differs in mynet.py"),
+        (CODE | {"mylayers.py": "c"}, "differs in mylayers.py"),
+        (dict.fromkeys("fedcba", "x"), "differs in a, b, c, d and 4 more"),
+        (None, "is not recorded"),
+    ],
+)
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_of_other_code_or_of_unknown_code_is_not_the_jobs_unless_it_is_to_be_ignored(
+    tmp_path: Path, code: dict[str, str] | None, difference: str, status: str
+) -> None:
+    make_run(tmp_path / "a", status=status, code=code)
+    assert (find_run_of_job(job(tmp_path)) is None) is bool(difference)
+    run = find_run_of_job(job(tmp_path, same_code=False))
+    assert run
+    assert describe_code(run, job(tmp_path)) == difference
+
+
+def test_of_two_finished_runs_the_one_by_the_same_code_counts_though_it_is_older(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path / "a", started_at="2026-01-01")
+    make_run(tmp_path / "b", started_at="2026-01-02", code=CODE | {"mynet.py": "c"})
+    for job_, name in ((job(tmp_path), "a"), (job(tmp_path, same_code=False), "b")):
+        run = find_run_of_job(job_)
+        assert run
+        assert run.folder.name == name
 
 
 def test_the_newest_run_counts_wherever_it_lies_also_behind_a_link(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from tests.run_folders import change_record
 from triptych.cli import ScreenHandler
 from triptych.config import CONFIGS
 from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.tools.sweep.jobs import Job, Outcome, compose_jobs, num_gpus, visible_gpus
-from triptych.tools.sweep.sweep import Sweep, print_table, run_sweep
+from triptych.tools.sweep.sweep import Sweep, print_results, run_sweep
 
 # Everything but the training is the real thing: the leash, the record, the lock of the folder.
 STAND_IN = """
@@ -37,7 +38,7 @@ from triptych.runs.storage import lock_run
 
 FINISHED, FAILED, WRONG_INPUT, KILLED, ENDLESS, DEAF, PAIRED = range(7)
 records.git_commit = lambda: None  # asking takes longer than all the rest
-SCORES = {"test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
+SCORES = {"val/accuracy": 0.75, "test/accuracy": 0.875, "test/f1": 0.5, "test/loss": 1.25}
 
 def note(log_dir, **what):
     what |= {"time": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -155,9 +156,13 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
     lines = [line for line in shown.splitlines() if line.startswith("[")]
     assert len(lines) == 5, "a line a job"
     assert [sum(f"[{n}/5] seed=" in line for line in lines) for n in range(1, 6)] == [1] * 5
-    for says in (": failed in", ": data.root: not there\n", ": the last words  "):
+    for says in (": failed in", ": data.root: not there\n", ": the last words\n"):
         assert says in shown
-    assert "seed=2: data.root: not there\nfetch it\nor not\n" in shown
+    assert "seed=2: refused: data.root: not there\nfetch it\nor not\n" in shown
+    [row] = [line for line in shown.splitlines() if line.startswith("googlenet ")]
+    assert "75.00%" in row
+    assert "2 of 5" in row
+    assert "87.50%" not in shown, "the test figures of a recipe that is not finished"
 
 
 def test_jobs_run_num_jobs_at_a_time_and_share_the_cores(
@@ -213,6 +218,42 @@ def test_a_second_sweep_skips_finished_jobs_and_resumes_interrupted_ones(
 
     assert exit_code(stand_ins.jobs("0,1,3", "fresh=true")) == 0
     assert stand_ins.statuses() == {seed: ["finished"] * 2 for seed in (0, 1, 3)}
+
+
+def forget_code(stand_ins: StandIns) -> None:
+    """Have the runs there be trained by other code, one by code that is not known."""
+    for place, path in enumerate(sorted(stand_ins.log_dir.rglob("run.json"))):
+        code = Record.open(path.parent).metadata["code"]
+        change_record(path.parent, code=code | {"triptych/module.py": "old"} if place else None)
+
+
+def test_results_of_other_code_are_not_taken_for_the_jobs_own_without_a_word(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seeds = "0,10,3"
+    assert exit_code(stand_ins.jobs(seeds)) == 1
+    forget_code(stand_ins)
+    (stand_ins.log_dir / "mended").touch()
+    capfd.readouterr()
+
+    assert exit_code(stand_ins.jobs(seeds, "same_code=ignore")) == 0
+    shown = capfd.readouterr().out
+    assert stand_ins.statuses() == {seed: ["finished"] for seed in (0, 10, 3)}
+    assert shown.count("finished before, by other code") == 2
+    assert shown.count("triptych/module.py") == 1, "said once, not for every job"
+
+    forget_code(stand_ins)
+    assert exit_code(stand_ins.jobs(seeds)) == 0
+    shown = capfd.readouterr().out
+    assert stand_ins.statuses() == {seed: ["finished"] * 2 for seed in (0, 10, 3)}
+    assert "same_code=ignore" in shown
+    assert "triptych/module.py" in shown
+    assert "is not recorded" in shown
+    assert [note["resume"] for note in stand_ins.notes("began")[4:]] == [None] * 3, "from the start"
+
+    assert exit_code(stand_ins.jobs(seeds)) == 0
+    assert len(stand_ins.notes("began")) == 7
+    assert "other code" not in capfd.readouterr().out
 
 
 def test_a_job_that_another_process_works_on_is_waited_for(
@@ -388,15 +429,69 @@ def test_a_job_gets_the_gpus_that_its_trainer_will_use(
 
 
 def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
-    capsys: pytest.CaptureFixture[str],
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Record(Path("logs/[a]\x1b]0;a\x07"), {})
-    print_table([("seed=0", Outcome("failed", run, "\x1b[31mred", is_earlier=True))])
+    print_results(stand_ins.jobs("1"), [Outcome("failed", run, "\x1b[31mred", is_earlier=True)])
     shown = capsys.readouterr().out
-    [row] = [line for line in shown.splitlines() if "seed=0" in line and "│" in line]
-    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
-    assert [cell for cell in cells if cell] == [
-        *("seed=0", "failed before", "logs/[a]\ufffd]0;a\ufffd")
-    ], "no figures"
-    assert shown.count("red") == 1
+    assert "  logs/[a]\ufffd]0;a\ufffd\n" in shown
+    assert shown.count("red\n") == 1
     assert all(letter.isprintable() or letter == "\n" for letter in shown)
+
+
+def outcome(status: str, *, val: float | None = 0.5, test: float = 0.5, error: str = "") -> Outcome:
+    metrics = {"val/accuracy": val, "test/accuracy": test}
+    folder = Path("logs/cifar10/googlenet/seed0/2026-11-27_101112_abcdef")
+    return Outcome(status, Record(folder, {"metrics": metrics, "train_seconds": 90}), error)
+
+
+def show(capsys: pytest.CaptureFixture[str], jobs: list[Job], outcomes: list[Outcome]) -> list[str]:
+    print_results(jobs, outcomes)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_table_has_a_row_a_recipe_ordered_by_validation_and_means_over_its_seeds(
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [
+        job
+        for lr in ("0.1", "0.01", "0.001")
+        for job in stand_ins.jobs("0,1", f"optim.lr={lr}", "optim.weight_decay=0")
+    ]
+    low = [outcome("finished", val=0.2, test=0.9), outcome("finished", val=0.4, test=0.7)]
+    part = [outcome("finished", val=0.9, test=0.99), outcome("interrupted")]
+    high = [outcome("finished", val=0.5), outcome("finished", val=0.6, test=0.6)]
+    lines = show(capsys, jobs, [*low, *part, *high])
+    rows = [line.split() for line in lines if line.startswith("optim.lr")]
+    assert rows == [
+        ["optim.lr=0.01", "90.00%", *"1 of 2".split(), "1", "interrupted", "1.5"],
+        ["optim.lr=0.001", "55.00%", "55.00%", *"2 of 2".split(), "3.0"],
+        ["optim.lr=0.1", "30.00%", "80.00%", *"2 of 2".split(), "3.0"],
+    ], "a test figure neither orders them nor stands beside a recipe that is not finished"
+
+
+@pytest.mark.parametrize("same_error", [True, False])
+def test_eight_jobs_take_20_lines_of_80_columns_at_most(
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str], same_error: bool
+) -> None:
+    jobs = [
+        job
+        for name in ("regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_small", "resnet18")
+        for job in stand_ins.jobs("0,1", f"model.name={name}", "optim.lr=0.00012345")
+    ]
+    ends = [outcome("finished") for _ in range(6)]
+    ends += [outcome("failed", error="out of memory" if same_error else f"{n}") for n in "ab"]
+    lines = show(capsys, jobs, ends)
+    assert len(lines) <= 20
+    assert max(len(line) for line in lines if str(stand_ins.log_dir) not in line) <= 80
+    assert sum("2026-11-27_101112_abcdef" in line for line in lines) == 2, "where to look"
+    assert sum("out of memory" in line for line in lines) == same_error
+
+
+def test_a_recipe_without_validation_comes_last_and_has_no_figure_for_it(
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [*stand_ins.jobs("0", "optim.lr=0.1"), *stand_ins.jobs("0", "optim.lr=0.2")]
+    lines = show(capsys, jobs, [outcome("finished", val=None), outcome("finished", val=0.1)])
+    rows = [line.split()[:3] for line in lines if line.startswith("optim.lr")]
+    assert rows == [["optim.lr=0.2", "10.00%", "50.00%"], ["optim.lr=0.1", "50.00%", "1"]]

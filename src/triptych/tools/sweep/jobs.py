@@ -19,23 +19,28 @@ from triptych.config import SWEEP_ONLY, Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.runs.reader import find_newest_run
-from triptych.runs.record import Record, config_hash, resume_arguments
+from triptych.runs.record import Record, config_hash, hash_code, resume_arguments
 from triptych.runs.storage import acquire_lock
+from triptych.runs.training_code import find_changed
 
+MAX_FILES = 4  # named of those that differ
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
 
 class Job(NamedTuple):
     """A run to be made.
 
-    `fresh`: a new run, whatever runs there are; `retry_failed`: resume an earlier run that failed.
+    `code`: hashes of the files that train. `fresh`: a new run, whatever runs there are;
+    `retry_failed`: resume an earlier run that failed; `same_code`: ignore runs of other code.
     """
 
     overrides: list[str]
     config: Config
     config_hash: str
+    code: dict[str, str]
     fresh: bool = False
     retry_failed: bool = False
+    same_code: bool = True
 
 
 def compose_jobs(
@@ -70,11 +75,16 @@ def compose_jobs(
 
 def compose_job(config: Config, overrides: list[str], command: str = "train") -> Job:
     """A job without the settings of the sweep: a single run would refuse them."""
-    sweep_settings = {name: True for name in SWEEP_ONLY if config.get(name) is True}
-    config |= dict.fromkeys(sweep_settings, False)
+    fresh, retry_failed = (config.get(name) is True for name in ("fresh", "retry_failed"))
+    same_code = config["same_code"] != "ignore"
+    allowed = {"fresh": fresh, "retry_failed": retry_failed, "same_code": not same_code}
+    config |= {name: SWEEP_ONLY[name] for name, is_set in allowed.items() if is_set}
     configs.check_config(config, command)
+    if config["checkpoint"]["keep_last"] is None:
+        config["checkpoint"]["keep_last"] = False
     overrides = [o for o in restore(overrides) if setting_name(o) not in SWEEP_ONLY]
-    return Job(overrides, config, config_hash(config), **sweep_settings)
+    code = hash_code(config)
+    return Job(overrides, config, config_hash(config), code, fresh, retry_failed, same_code)
 
 
 def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]]:
@@ -86,14 +96,44 @@ def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]
 
 def label_jobs(jobs: Sequence[Job]) -> list[str]:
     """A name for each job: the overrides that not all of them share."""
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    differing = ([o for o in job.overrides if o not in shared] for job in jobs)
-    return [" ".join(overrides) or "as configured" for overrides in differing]
+    return [name or "as configured" for name in join_differing([job.overrides for job in jobs])]
+
+
+def label_recipes(jobs: Sequence[Job]) -> list[str]:
+    """A name for the recipe of each job, the same for those that differ in their seed alone: its
+    overrides that not all recipes share, or else its model."""
+    recipes = [config_hash(job.config, less=("seed",)) for job in jobs]
+    overrides = [[o for o in job.overrides if setting_name(o) != "seed"] for job in jobs]
+    firsts = {recipe: overrides[recipes.index(recipe)] for recipe in recipes}
+    differing = join_differing([*firsts.values()]) if len(firsts) > 1 else [""]
+    names = dict(zip(firsts, differing, strict=True))
+    return [
+        names[recipe] or job.config["model"]["name"]
+        for recipe, job in zip(recipes, jobs, strict=True)
+    ]
+
+
+def join_differing(each: Sequence[Sequence[str]]) -> list[str]:
+    """Each one's overrides that not all have; of a single one all."""
+    shared = set.intersection(*map(set, each)) if len(each) > 1 else set()
+    return [" ".join(o for o in overrides if o not in shared) for overrides in each]
 
 
 def find_run_of_job(job: Job) -> Record | None:
-    """The newest run of the job's experiment below its `log_dir`; one that is finished, if any."""
-    return find_newest_run(Path(job.config["log_dir"]), config_hash=job.config_hash)
+    """The newest run of the job's experiment below its `log_dir`, by the same code if
+    `job.same_code`; one that is finished, if any."""
+    code = {"code": job.code} if job.same_code else {}
+    return find_newest_run(Path(job.config["log_dir"]), config_hash=job.config_hash, **code)
+
+
+def describe_code(run: Record, job: Job) -> str:
+    """In what the code of a run differs from that of a job; empty where it does not."""
+    code = run.metadata.get("code")
+    if not isinstance(code, dict):
+        return "is not recorded"
+    changed = find_changed(code, job.code)
+    more = f" and {len(changed) - MAX_FILES} more" if len(changed) > MAX_FILES else ""
+    return f"differs in {', '.join(changed[:MAX_FILES])}{more}" if changed else ""
 
 
 def is_done(run: Record, job: Job) -> bool:

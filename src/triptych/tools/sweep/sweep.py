@@ -8,13 +8,14 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich import get_console
+from rich import box, get_console
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -23,7 +24,8 @@ from rich.text import Text
 
 from triptych.cli import configure_logging
 from triptych.distributed.processes import SAVE_SECONDS
-from triptych.errors import UserError, sanitize_text
+from triptych.errors import UserError, sanitize_text, shorten
+from triptych.runs.record import hash_code
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
 from triptych.tools.sweep import jobs as sweep_jobs
@@ -31,6 +33,7 @@ from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job,
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
+LINE_WIDTH = 80
 RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
 
@@ -49,7 +52,7 @@ def run_sweep(jobs: Sequence[Job], num_jobs: int) -> None:
                 sweep.poll()
                 time.sleep(POLL_SECONDS)
     outcomes = [sweep.outcomes[number] for number in range(len(jobs))]
-    print_table(list(zip(sweep.labels, outcomes, strict=True)))
+    print_results(jobs, outcomes)
     if sweep.signals:
         raise SystemExit(exit_code(sweep.signals[0]))
     if any(outcome.status != "finished" for outcome in outcomes):
@@ -82,6 +85,7 @@ class Sweep:
         self.waiting = dict.fromkeys(range(len(jobs)), 0.0)  # and when to try each, at the earliest
         self.running: dict[int, JobProcess] = {}
         self.outcomes: dict[int, Outcome] = {}
+        self.said: set[str] = set()
         self.free_gpus = sweep_jobs.visible_gpus()
         self.num_gpus = [sweep_jobs.num_gpus(job.config, len(self.free_gpus)) for job in jobs]
         if max(self.num_gpus) > len(self.free_gpus):
@@ -135,11 +139,27 @@ class Sweep:
             elif earlier and is_done(earlier, job):
                 self._end(number, sweep_jobs.outcome_of_run(earlier, is_earlier=True), "before")
             else:
+                if not earlier and not job.fresh:
+                    self._explain_new_run(job)
                 gpus = self.free_gpus[: self.num_gpus[number]]
                 place = self.scratch / str(number)
                 self.running[number] = JobProcess(job, place, lock, gpus, earlier, self.env)
                 self.free_gpus = self.free_gpus[len(gpus) :]
                 del self.waiting[number]
+
+    def _explain_new_run(self, job: Job) -> None:
+        """Say where a run of other code is passed over."""
+        other = find_run_of_job(job._replace(same_code=False))
+        if other and (difference := sweep_jobs.describe_code(other, job)):
+            self._say_once(
+                f"earlier runs of these jobs are passed over: their code {difference}; "
+                "same_code=ignore takes them"
+            )
+
+    def _say_once(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            log.info("%s", message)
 
     def _retry_later(self, number: int) -> None:
         if not self.waiting[number]:
@@ -163,9 +183,16 @@ class Sweep:
         self.waiting.pop(number, None)
         self.outcomes[number] = outcome
         self.progress.advance(self.progress.bar)
-        why = f": {outcome.error.splitlines()[0]}" if outcome.error else ""
-        where = f"  {outcome.record.folder}" if outcome.record else ""
-        log.info("%s: %s %s%s%s", self._name(number), outcome.status, when, why, where)
+        run, status = outcome.record, f"{outcome.status} {when}".strip()
+        difference = sweep_jobs.describe_code(run, self.jobs[number]) if run else ""
+        if difference:
+            status += ", by other code"
+            self._say_once(f"there are results of other code: it {difference}")
+        line = f"{self._name(number)}: {status}"
+        if outcome.error:
+            reason = outcome.error.splitlines()[0]
+            line += f": {shorten(reason, max(40, LINE_WIDTH - len(line) - 2))}"
+        log.info("%s", line)
 
     def _name(self, number: int) -> str:
         return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"
@@ -182,12 +209,13 @@ class SubmittedJob:
         from triptych.training import train  # imports torch
 
         configure_logging()
-        earlier = None if self.job.fresh else find_run_of_job(self.job)
-        if earlier and is_done(earlier, self.job):
+        job = self.job._replace(code=hash_code(self.job.config))  # as it is on this machine now
+        earlier = None if job.fresh else find_run_of_job(job)
+        if earlier and is_done(earlier, job):
             return ""
         try:
             with suppress(SystemExit):  # the record says why
-                train(*sweep_jobs.train_arguments(self.job, earlier))
+                train(*sweep_jobs.train_arguments(job, earlier))
         except UserError as error:
             return str(error)
         return ""
@@ -222,7 +250,7 @@ def submit_sweep(jobs: Sequence[Job], executor: Any) -> None:
     submitted = executor.submit_array([SubmittedJob(job) for job in jobs])
     print(f"submitted: {' '.join(job.job_id for job in submitted)}", flush=True)
     outcomes = list(map(wait_for_job, jobs, submitted))
-    print_table(list(zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True)))
+    print_results(jobs, outcomes)
     if any(outcome.status != "finished" for outcome in outcomes):
         raise SystemExit(1)
 
@@ -231,7 +259,7 @@ def wait_for_job(job: Job, submitted: Any) -> Outcome:
     """How a job ended, once it has; `submitted` is submitit's handle of it."""
     exception = submitted.exception()  # waits
     error = str(exception) if exception else submitted.result()
-    record = find_run_of_job(job)
+    record = find_run_of_job(job) or find_run_of_job(job._replace(same_code=False))
     if record is None:
         return Outcome("failed" if exception else "refused", error=error)
     if record.metadata["status"] == "running":
@@ -239,38 +267,65 @@ def wait_for_job(job: Job, submitted: Any) -> Outcome:
     return sweep_jobs.outcome_of_run(record, is_earlier=False)
 
 
-def print_table(outcomes: Sequence[tuple[str, Outcome]]) -> None:
-    """A row a job, by its label; below, why jobs failed."""
-    table = Table(title="Test images; 95 % Wilson intervals")
-    for heading in ("job", "status", "accuracy", "interval", "F1", "loss", "seconds", "folder"):
-        table.add_column(heading, overflow="fold")
-    for label, outcome in outcomes:
-        run, status = outcome.record, outcome.status
-        scores = format_scores(run.metadata) if run and status == "finished" else [""] * 5
-        folder = sanitize_text(str(run.folder)) if run else ""
-        status += " before" if outcome.is_earlier else ""
-        table.add_row(*map(escape, (label, status)), *scores, escape(folder))
-    console = Console()
-    console.width = console.width if console.is_terminal else 160
-    console.print(table)
-    for label, outcome in outcomes:
-        if outcome.error:
-            message = sanitize_text(f"{label}: {outcome.error}")
-            console.print(message, markup=False, highlight=False)
-    if any(outcome.is_earlier and outcome.status == "failed" for _, outcome in outcomes):
-        console.print("failed before: retry_failed=true resumes them", highlight=False)
+def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    """A row a recipe, the best in validation first; below, why jobs did not finish, and where."""
+    console = Console()  # 80 columns wide where it is no terminal
+
+    def print_line(text: str) -> None:
+        console.print(sanitize_text(text), markup=False, highlight=False, soft_wrap=True)
+
+    print_line("accuracy, mean over finished seeds; the best in validation first")
+    console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
+    failures: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for label, outcome in zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True):
+        if outcome.status not in ("finished", "not started"):
+            folder = f"  {outcome.record.folder}" if outcome.record else ""
+            failures.setdefault((outcome.status, outcome.error), []).append((label, folder))
+    for (status, error), same in failures.items():
+        first, *others = (label for label, _ in same)
+        more = f" and {len(others)} more" if others else ""
+        print_line(f"{first}{more}: {status}{': ' * bool(error)}{error}")
+        for _, folder in filter(lambda each: each[1], same):
+            print_line(folder)
+    if any(outcome.is_earlier and outcome.status == "failed" for outcome in outcomes):
+        print_line("failed before: retry_failed=true resumes them")
+    if any(outcome.status == "finished" for outcome in outcomes):
+        print_line(f"intervals and tests: python compare.py runs={jobs[0].config['log_dir']}")
 
 
-def format_scores(metadata: Mapping[str, Any]) -> list[str]:
-    """Accuracy, its interval, macro F1, loss and training seconds of a finished run."""
-    from triptych.tools.statistics.inference import wilson  # scipy takes seconds to import
+def make_table(recipes: Sequence[str], outcomes: Sequence[Outcome]) -> Table:
+    """Means over the finished seeds of each recipe; test figures only where all are finished."""
+    by_recipe: dict[str, list[Outcome]] = {}
+    for recipe, outcome in zip(recipes, outcomes, strict=True):
+        by_recipe.setdefault(recipe, []).append(outcome)
+    rows = []
+    for recipe, all_of_it in by_recipe.items():
+        counts = Counter(outcome.status for outcome in all_of_it)
+        num_finished = counts.pop("finished", 0)
+        runs = [o.record.metadata for o in all_of_it if o.record and o.status == "finished"]
+        val, test = (mean_metric(runs, f"{split}/accuracy") for split in ("val", "test"))
+        cells = [
+            escape(recipe),
+            "" if val is None else f"{val:.2%}",
+            "" if test is None or counts else f"{test:.2%}",
+            f"{num_finished} of {len(all_of_it)}",
+            ", ".join(f"{count} {status}" for status, count in counts.items()),
+            f"{sum(run['train_seconds'] for run in runs) / 60:.1f}",
+        ]
+        rows.append((-1.0 if val is None else val, cells))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("recipe", overflow="fold", ratio=1)
+    headings = ("val", "test", "finished", "otherwise", "minutes")
+    shown = [n for n, name in enumerate(headings, 1) if any(cells[n] for _, cells in rows)]
+    for n in shown:
+        table.add_column(headings[n - 1], justify="right")
+    for _, cells in sorted(rows, key=lambda row: -row[0]):
+        table.add_row(cells[0], *(cells[n] for n in shown))
+    return table
 
-    metrics, num_test = metadata["metrics"], metadata["num_test"]
-    interval = wilson(round(metrics["test/accuracy"] * num_test), num_test)
-    return [
-        f"{metrics['test/accuracy']:.2%}",
-        f"{interval.low:.2%} to {interval.high:.2%}",
-        f"{metrics['test/f1']:.4f}",
-        "" if metrics["test/loss"] is None else f"{metrics['test/loss']:.4f}",
-        f"{metadata['train_seconds']:.0f}",
-    ]
+
+def mean_metric(runs: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The mean over finished runs; None where there is none, or one that lacks it."""
+    values = [run["metrics"].get(name) for run in runs]
+    is_measured = bool(values) and all(type(value) in (int, float) for value in values)
+    return sum(values) / len(values) if is_measured else None
