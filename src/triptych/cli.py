@@ -262,7 +262,8 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
     from triptych.config import PATHS, TRAINER_ARGUMENTS, setting_name
 
     name, path = setting_name(argument), argument.partition("=")[2]
-    if name in PATHS and not PLAIN_PATH.fullmatch(path):
+    is_plain = PLAIN_PATH.fullmatch(path) or (path == "null" and PATHS.get(name))
+    if name in PATHS and not is_plain:
         from triptych.arguments import quote_path
 
         argument = quote_path(argument, is_sweep=is_sweep)

@@ -20,8 +20,9 @@ from triptych.runs.resume import truncate_metrics
 from triptych.runs.storage import atomic_write, check_writable, find_temporary_files, make_folder
 
 KEYS = """
-    schema status code model data seed split_seed config_hash group_hash batch_size versions git_commit
-    command overrides started_at finished_at num_epochs feature_seconds error slurm_job_id
+    schema status code model data seed split_seed config_hash group_hash batch_size versions
+    git_commit command overrides started_at finished_at num_epochs feature_seconds error
+    slurm_job_id
 """.split()
 
 
