@@ -103,7 +103,12 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
 
         callbacks.insert(0, FeatureCache(record))
-    return build.build_trainer(config, record, callbacks)
+    trainer = build.build_trainer(config, record, callbacks)
+    if config["trainer"].get("callbacks"):
+        from triptych.callbacks.averages import amend_averages  # for callbacks of the user's alone
+
+        amend_averages(trainer)
+    return trainer
 
 
 def fit(

@@ -156,7 +156,8 @@ class CheckpointCallback(Checkpoint):
         best.step = trainer.global_step
         best.metrics = {"train/loss": self.recorder.train_loss} | values
         best.unwritten = {"val": predictions}
-        if is_accumulating(trainer):  # the next checkpoint will hold other weights
+        if is_accumulating(trainer) or has_foreign_callbacks(trainer):
+            # The next checkpoint may hold other weights.
             best.unwritten = copy.deepcopy(dump_checkpoint(trainer)["best"])
 
     def on_save_checkpoint(
@@ -248,6 +249,12 @@ class SaveSchedule:
         self._num_steps = max(1, num_steps)
         self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
         return bool(is_due)
+
+
+def has_foreign_callbacks(trainer: pl.Trainer) -> bool:
+    """Whether callbacks of others may change the weights, or an average, at an epoch's end."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return not all(type(callback).__module__.startswith("triptych.") for callback in callbacks)
 
 
 def generator_states(device: torch.device) -> list[dict[str, Tensor]]:
