@@ -33,6 +33,12 @@ from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
+from triptych.tools.evaluate.external import (
+    ExternalImages,
+    describe_present,
+    predict_external,
+    read_external,
+)
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import (
     MAX_BYTES_KEPT,
@@ -56,7 +62,8 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     """Evaluate every run at or below the folders; raises UserError where none could be.
 
     Writes into each folder `evaluation.json` (of the validation split `evaluation_val.json`),
-    `cost.json`, figures and, where asked for, `image_types.csv`.
+    `cost.json`, figures and, where asked for, `image_types.csv`; with `data=`, the scores on those
+    images into `external/<name>/`, and nothing else.
     """
     silence_lightning()
     device = rebuild.find_device(config["device"])
@@ -65,7 +72,7 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     num_failed = 0
     for folder in folders:
         try:
-            evaluate_run(folder, config, device, harder)
+            evaluate_run(folder, config, overrides, device, harder)
         except UserError as error:
             if len(folders) == 1:
                 raise
@@ -75,11 +82,15 @@ def evaluate(config: Config, overrides: list[str]) -> None:
         raise UserError("run: none could be evaluated")
 
 
-def evaluate_run(folder: Path, config: Config, device: torch.device, harder: SharedImages) -> None:
+def evaluate_run(
+    folder: Path, config: Config, overrides: list[str], device: torch.device, harder: SharedImages
+) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     try:
         trainer = rebuild.build_scorer(run, device)
+        if config["data"]:
+            return evaluate_external(run, config, overrides)
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
@@ -117,6 +128,29 @@ def evaluate_split(
     write_json(path, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, config)
+
+
+def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> None:
+    """Score images that are not of the run's own set, into a folder of their own."""
+    external = read_external(run, config, overrides)
+    metadata = run.record.metadata
+    batch_size = config["batch_size"] or run.config["data"]["batch_size"]
+    with use_threads(metadata["num_threads"]) as num_threads:
+        predictions = predict_external(run, external, batch_size)
+    document = evaluate_predictions(run, predictions, "external", external)
+    document |= describe_present(score_predictions(predictions), run.classes) | external.about
+    document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
+    document |= {"device": device_name(run.device), "precision": run.precision}
+    write_json(external.folder / "evaluation.json", document | {"num_threads": num_threads})
+    scores = {"loss": document["nll"], **document["macro"]}
+    log.info(
+        "%s seed %d on %s  accuracy %.4f (95 %% CI %.4f to %.4f)  %s  calibration error %.4f",
+        *(metadata["model"], metadata["seed"], external.name),
+        *(document[name] for name in ("accuracy", "accuracy_low", "accuracy_high")),
+        "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
+        document["calibration"]["ece"],
+    )
+    log.info("evaluated: %s", external.folder)
 
 
 def rescore(
@@ -193,16 +227,21 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
         )
 
 
-def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) -> dict[str, Any]:
-    """What the predictions show: fractions, losses in nats, NaN where a value is undefined."""
+def evaluate_predictions(
+    run: RebuiltRun, predictions: Predictions, split: str, external: ExternalImages | None = None
+) -> dict[str, Any]:
+    """What the predictions show: fractions, losses in nats, NaN where a value is undefined.
+
+    Draws them, too; those for `external` images (split "external") into their folder.
+    """
     scores, val = score_predictions(predictions), None
-    if split == "test":
+    if split != "val":
         try:
             val = read_validation(run.record.folder, predictions.num_classes)
         except UserError as error:
             log.warning("no temperature: %s", error)
     calibration = calibrate(predictions, val)
-    draw_scores(run, scores, calibration, split)
+    draw_scores(run, scores, calibration, split, external)
     columns = [values.tolist() for values in (*scores.per_class, scores.confusion.sum(axis=1))]
     by_class = zip(run.classes, *columns, strict=True)
     document = {
@@ -230,12 +269,19 @@ def evaluate_predictions(run: RebuiltRun, predictions: Predictions, split: str) 
     return document
 
 
-def draw_scores(run: RebuiltRun, scores: Scores, calibration: Calibration, split: str) -> None:
+def draw_scores(
+    run: RebuiltRun,
+    scores: Scores,
+    calibration: Calibration,
+    split: str,
+    external: ExternalImages | None,
+) -> None:
     folder, num_images = run.record.folder, scores.confusion.sum()
-    heading = f"{split}, evaluated: accuracy {scores.accuracy:.2%}, {num_images} images"
+    folder, name = (external.folder, external.name) if external else (folder, split)
+    heading = f"{name}, evaluated: accuracy {scores.accuracy:.2%}, {num_images} images"
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     save_figure(matrix, folder, f"evaluated_{split}_confusion")
-    heading = f"{run.record.metadata['model']} on {num_images} {split} images"
+    heading = f"{run.record.metadata['model']} on {num_images} {name} images"
     diagram = charts.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
 

@@ -2,7 +2,21 @@
 
 from collections.abc import Iterator
 
-from triptych.config import FLAG, FOLDERS, NAMES, PATH, Config, Rule, count, number, one_of
+from triptych.config import (
+    FLAG,
+    FOLDERS,
+    NAMES,
+    PATH,
+    Config,
+    Rule,
+    count,
+    describe_unknown_key,
+    format_value,
+    iterate_settings,
+    number,
+    one_of,
+)
+from triptych.config import RULES as TRAINING_RULES
 from triptych.errors import closest_matches
 
 # The types of test images, and how much each of three severities does. Where it says CIFAR-10-C,
@@ -24,7 +38,10 @@ PLACES = Rule("a list of whole numbers", lambda v: type(v) is list and all(map(c
 NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
-    "split": one_of("test", "val"),
+    "data": Rule(
+        "other labelled images, such as data=folder", lambda v: v is None or type(v) is dict
+    ),
+    "split": one_of("test", "val", "all"),
     "protocol": one_of("full", "paper"),
     "device": one_of("auto", "cpu", "cuda"),
     "batch_size": count(1).or_null(),
@@ -45,6 +62,10 @@ RULES: dict[str, Rule] = {
 def find_contradictions(config: Config) -> Iterator[str]:
     """What no setting shows by itself."""
     types = config["image_types"]["types"]
+    if config["data"] is not None:
+        yield from find_problems_of_data(config)
+    elif config["split"] == "all":
+        yield "split=all: of other images, with data=; of a run's own it is test or val"
     if config["split"] == "val" and types:
         yield "image_types: made of test images; leave split=test"
     if config["split"] == "val" and config["protocol"] == "paper":
@@ -55,3 +76,23 @@ def find_contradictions(config: Config) -> Iterator[str]:
             yield f"image_types.types={name}: no type of images; nearest: {nearest}"
     if len(set(types)) < len(types):
         yield f"image_types.types={types}: each once"
+
+
+def find_problems_of_data(config: Config) -> Iterator[str]:
+    """What is wrong with `data=`: in its own settings, and beside those for a run's own images."""
+    for key, value in iterate_settings({"data": config["data"]}, TRAINING_RULES):
+        if key not in TRAINING_RULES:
+            yield describe_unknown_key(key, "train")
+        elif value == "???" or not TRAINING_RULES[key].holds(value):
+            yield f"{key}={format_value(value)}: must be {TRAINING_RULES[key].says}"
+    for key in ("data.name", "data.source", "data.num_test", "data.split_seed"):
+        if key.partition(".")[2] not in config["data"]:
+            yield f"{key}: missing; choose a set, such as data=folder data.root=<folder>"
+    own = {
+        "split=val": config["split"] == "val",
+        "protocol=paper": config["protocol"] == "paper",
+        "data_root": config["data_root"] is not None,
+        "image_types": bool(config["image_types"]["types"]),
+        "grad_cam.images": config["grad_cam"]["images"] != "none",
+    }
+    yield from (f"{name}: is of a run's own images; leave data= out" for name in own if own[name])

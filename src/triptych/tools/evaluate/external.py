@@ -1,0 +1,255 @@
+"""Labelled images of another folder or data set, for a network that was trained without them.
+
+Their scores lie beside the run's own, in `external/<name>/`, and are never taken for those of its
+test set. Shapes: N images, C classes of the network, K classes of the other set.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.build import instantiate
+from triptych.config import Config
+from triptych.data.folder import Folder
+from triptych.data.rng import split_stratified
+from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors
+from triptych.errors import UserError, shorten
+from triptych.runs.predictions import Predictions
+from triptych.runs.storage import atomic_write
+from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.statistics.inference import wilson
+from triptych.tools.statistics.scores import Averages, Scores
+
+log = logging.getLogger(__name__)
+OF_THE_SET = ("_target_", "root", "labels")  # settings of a folder that say which photos
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalImages:
+    """`labels` int64 (N,) are the network's classes; `index` int64 (N,) is ascending."""
+
+    name: str
+    images: Tensor  # uint8 (all of the set, 3, H, W)
+    index: Tensor  # of those that are scored
+    labels: Tensor
+    folder: Path  # where the results go
+    about: dict[str, Any]  # what the results say of them
+
+
+def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> ExternalImages:
+    """The images that `data=` chooses, as the run's own were stored; downloads nothing.
+
+    Raises UserError where they are missing, or have no labels, where none is of a class of the
+    network, and where the run was trained on them.
+    """
+    data = merge_settings(run, config["data"], overrides)
+    name, source = data["name"], instantiate("data.source", data["source"])
+    check_not_own(run, data, source)
+    images = read_source(source, run.record.folder)
+    chosen, index, which = choose_images(images, config["split"])
+    if data["num_test"]:
+        [part] = split_stratified(chosen.labels[index], [data["num_test"]], data["split_seed"])
+        index, which = index[part], f"{which}, of which data.num_test={data['num_test']}"
+    numbers = match_classes(run.classes, images.classes)
+    counts = torch.bincount(chosen.labels[index], minlength=len(images.classes)).tolist()
+    unknown = {c: n for c, n in zip(images.classes, counts, strict=True) if n and c not in numbers}
+    check_some_match(name, numbers, unknown, run.classes)
+    own = torch.tensor([numbers.get(c, -1) for c in images.classes])[chosen.labels]
+    index = index[own[index] >= 0]
+    labels = own[index]
+    digest = hash_images(chosen.images, index, labels)
+    if digest == run.record.metadata["test_hash"]:
+        raise UserError(f"data={name}: the run's own test images; leave data= out")
+    for line in (f"{name}: {len(index)} images, {which}", *images.notes):
+        log.info("%s", line)
+    if unknown:
+        log.warning("left out, unknown to the network: %s", describe_counts(unknown))
+    about = {"name": name, "source": data["source"], "images": which, "left_out": unknown}
+    about |= {"test_hash": digest, "num_images": len(index)}
+    place = run.record.folder / "external" / folder_name(data, config["split"])
+    return ExternalImages(name, chosen.images, index, labels, place, about)
+
+
+def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> Config:
+    """The settings of the other set; of a folder, what was not typed is as for the run's photos.
+
+    Where the run was trained on no folder, photos are stretched, as `predict` does.
+    """
+    data = copy.deepcopy(data)
+    source, own = data["source"], run.config["data"]["source"]
+    if "fit" not in source:
+        return data
+    size = run.backbone.preprocessing.input_size
+    as_trained = own if own["_target_"] == source["_target_"] else {"size": size, "fit": "stretch"}
+    typed = {o.lstrip("+").partition("=")[0].rpartition(".")[2] for o in overrides}
+    for name in source.keys() & as_trained.keys() - typed - {*OF_THE_SET}:
+        source[name] = as_trained[name]
+    return data
+
+
+def read_source(source: Source, folder: Path) -> ImageSet:
+    """What a source gives; raises UserError where it is not on disk, or has no labels."""
+    if missing := source.missing():
+        raise UserError(f"{missing}\nevaluate downloads nothing; data.root=<folder> says where")
+    try:
+        return source.read()
+    except UserError as error:
+        if not isinstance(source, Folder):
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise UserError(
+            f"{first_line}\nphotos without labels: python predict.py run={folder} images=<folder>"
+        ) from error
+
+
+def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
+    """Raise UserError where a run was trained on images of this very set.
+
+    Of photos of which that may be so, it is said in a line.
+    """
+    own, other = run.config["data"]["source"], data["source"]
+    if own["_target_"] != other["_target_"]:
+        return
+    if not isinstance(source, Folder):
+        if identity(own) == identity(other):
+            raise UserError(
+                f"data={data['name']}: the run was trained on it; leave data= out, and its test "
+                "images are scored"
+            )
+        return
+    trained, scored = (Path(os.path.realpath(each["root"])) for each in (own, other))
+    if trained == scored and own.get("labels") == other.get("labels"):
+        raise UserError(
+            f"data.root={other['root']}: the run was trained on this folder; leave data= out, and "
+            "its test images are scored"
+        )
+    if trained.is_relative_to(scored) or scored.is_relative_to(trained):
+        log.warning("%s: photos that the run was trained on may be among these", other["root"])
+
+
+def identity(source: dict[str, Any]) -> dict[str, Any]:
+    """What tells a source from others; of a folder of photos, whatever the way to it."""
+    less = {"size", "fit", "max_pixels", "num_train", "num_test"}
+    less |= set() if "fit" in source else {"root"}  # of an official set the place says nothing
+    kept = {name: value for name, value in source.items() if name not in less}
+    return kept | {name: os.path.realpath(kept[name]) for name in ("root",) if name in kept}
+
+
+def folder_name(data: Config, split: str) -> str:
+    """A name that sets of other photos with the same name do not have."""
+    text = json.dumps(identity(data["source"]), sort_keys=True)
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:6]
+    name = re.sub(r"[^\w.-]+", "_", data["name"]).lstrip(".")[:60]
+    return f"{name}-{digest}" + ("-all" if split == "all" else "")
+
+
+def choose_images(images: ImageSet, split: str) -> tuple[LabelledImages, Tensor, str]:
+    """The images to choose from, the index of those chosen, and in words which they are."""
+    has_test = images.splits is None or "test" in images.splits
+    if split == "test" and has_test:
+        test = images.splits["test"] if images.splits else torch.arange(len(images.test.labels))
+        return images.test, test, "its test images (split=all takes all)"
+    which = "all of them" if split == "all" else "all of them, as it has no test split"
+    if images.train.images is images.test.images:
+        return images.test, torch.arange(len(images.test.labels)), which
+    both = (torch.cat([a, b]) for a, b in zip(images.train, images.test, strict=True))
+    chosen = LabelledImages(*both)
+    return chosen, torch.arange(len(chosen.labels)), which
+
+
+def match_classes(own: Sequence[str], others: Sequence[str]) -> dict[str, int]:
+    """The network's class of each of the other set, by name, wherever it stands.
+
+    Names that differ in Unicode's form alone are the same, and so are those that differ in case,
+    unless the network tells two such apart.
+    """
+    by_name, by_case = defaultdict(list), defaultdict(list)
+    for number, name in enumerate(own):
+        by_name[unicodedata.normalize("NFC", name)].append(number)
+        by_case[fold(name)].append(number)
+    matched = {}
+    for name in others:
+        exact = by_name.get(unicodedata.normalize("NFC", name), [])
+        if len(numbers := exact or by_case.get(fold(name), [])) == 1:
+            matched[name] = numbers[0]
+    return matched
+
+
+def fold(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_some_match(
+    name: str, numbers: dict[str, int], unknown: dict[str, int], own: Sequence[str]
+) -> None:
+    if not numbers:
+        raise UserError(
+            f"data={name}: the network knows none of its classes\n"
+            f"they are {shorten(', '.join(unknown), 200)}\n"
+            f"the network's are {shorten(', '.join(own), 200)}"
+        )
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    return shorten(", ".join(f"{name} ({n} images)" for name, n in counts.items()), 300)
+
+
+def hash_images(images: Tensor, index: Tensor, labels: Tensor) -> str:
+    """As the `test_hash` of a run."""
+    chunks = (images[some] for some in torch.split(index, 256))
+    return hash_tensors(chain(chunks, [labels]))
+
+
+def predict_external(run: RebuiltRun, external: ExternalImages, batch_size: int) -> Predictions:
+    """The network's predictions for the images, which are written beside the run's."""
+    batches = torch.split(external.index, batch_size)
+    logits = torch.cat([run.logits(external.images[some]).cpu() for some in batches]).numpy()
+    predictions = Predictions(logits, external.labels.numpy(), external.index.numpy())
+    outer = external.folder.parent
+    if outer.is_symlink() or external.folder.is_symlink():
+        raise UserError(f"{external.folder}: a link, and might lead anywhere")
+    external.folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(external.folder / "predictions.npz") as path, path.open("wb") as file:
+        arrays = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
+        np.savez(file, allow_pickle=False, **arrays)
+    return predictions
+
+
+def describe_present(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy with its interval, and means over the classes that have images; says which lack."""
+    num_true = scores.confusion.sum(axis=1)
+    present = num_true > 0
+    absent = [name for name, there in zip(classes, present, strict=True) if not there]
+    if absent:
+        log.info(
+            "no images of %s; F1, precision and recall are means over the other %d classes",
+            shorten(", ".join(absent), 200),
+            present.sum(),
+        )
+    total, correct = int(num_true.sum()), int(scores.confusion.diagonal().sum())
+    interval = wilson(correct, total)
+    means = (float(np.nan_to_num(each)[present].mean()) for each in scores.per_class)
+    never = scores.confusion.sum(axis=0) == 0
+    return {
+        "accuracy": scores.accuracy,
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        "macro": Averages(*means)._asdict(),
+        "undefined_classes": int((present & never).sum()),
+        "without_images": absent,
+        "confusion": scores.confusion.tolist(),
+    }
