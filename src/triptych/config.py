@@ -109,6 +109,10 @@ PATHS = {
 }
 LISTS_OF_PATHS = ("run", "runs", "images")
 
+MONITOR = "val/accuracy"  # what tells the best epoch, by default
+MONITORS = (MONITOR, "val/loss", "val/f1", "val/precision", "val/recall", "val/undefined_classes")
+LOWER_IS_BETTER = ("val/loss", "val/undefined_classes")
+
 REQUIRED = """
     seed log_dir resume checkpoint.score checkpoint.keep_last checkpoint.every_n_steps data.name
     data.source data.batch_size data.augment data.mix data.num_train data.num_val data.num_test
@@ -129,6 +133,7 @@ RULES: dict[str, Rule] = {
     ),
     "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
+    "checkpoint.monitor": one_of(*MONITORS),
     "checkpoint.keep_last": FLAG.or_null(),
     "speed.cache_features": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),

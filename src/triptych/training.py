@@ -17,7 +17,7 @@ from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
-from triptych.config import Config
+from triptych.config import MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed.ranks import create_on_rank_zero
@@ -66,6 +66,7 @@ def train(
     pl.seed_everything(config["seed"], verbose=False)
     data, module = prepare(config, source, factory, load=not has_checkpoint)
     metadata = collect_metadata(data, module, factory)
+    metadata["monitor"] = config["checkpoint"].get("monitor", MONITOR)
     record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
     with run_lifecycle(record, resumed=resumed is not None):
@@ -97,7 +98,9 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     settings = config["checkpoint"]
     recorder = RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"])
-    checkpoints = CheckpointCallback(record, recorder, schedule, settings["score"])
+    checkpoints = CheckpointCallback(
+        record, recorder, schedule, settings["score"], settings.get("monitor", MONITOR)
+    )
     callbacks = [recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
@@ -184,7 +187,6 @@ def collect_metadata(
         "num_test": len(data.test),
         "input_size": module.backbone.preprocessing.input_size,
         "num_threads": torch.get_num_threads(),
-        "monitor": "val/accuracy",
     }
 
 

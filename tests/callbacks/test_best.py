@@ -1,18 +1,28 @@
 """The weights to be scored, as they come back from the disk."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
 from torchvision.models import mnasnet0_5
 
+from tests.composing import composed
+from tests.same_run import table
+from tests.tiny import TINY
+from triptych import figures
 from triptych.callbacks import checkpoint
+from triptych.config import MONITORS
 from triptych.errors import UserError
 from triptych.models.backbone import load_weights
 from triptych.runs import checkpoint_files
-from triptych.runs.record import Record
+from triptych.runs.record import Record, config_hash
+from triptych.training import train
 
 
 @pytest.fixture
@@ -54,3 +64,53 @@ def test_weights_are_taken_from_last_ckpt_and_refused_without_a_version_that_is_
     torch.save({"state_dict": dict(module.state_dict())}, path)
     with pytest.raises(UserError, match="of another network"):
         load_weights(mnasnet0_5(num_classes=3), "classifier.1", path)
+
+
+# Which epoch is the best.
+
+RISING = ("val/accuracy", "val/f1", "val/precision", "val/recall")
+
+
+@given(st.sampled_from(MONITORS), st.lists(st.sampled_from([0.0, 0.5, 0.7, 2.5, math.nan])))
+def test_the_best_is_the_first_of_the_best_values_and_never_nan(
+    monitor: str, seen: list[float]
+) -> None:
+    best = checkpoint.CheckpointCallback(*cast(Any, (None, None, None)), "best", monitor)
+    chosen = None
+    for place, value in enumerate(seen):
+        if best._is_best({monitor: value}):
+            chosen, best.best.metrics = place, {monitor: value}
+    numbers = [value for value in seen if not math.isnan(value)]
+    expected = (max if monitor in RISING else min)(numbers, default=None)
+    assert chosen == (None if expected is None else seen.index(expected))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "choose"),
+    [("val/loss", min), ("val/f1", max), ("val/recall", max), ("val/undefined_classes", min)],
+)
+def test_a_run_scores_the_epoch_that_its_monitor_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, choose: Any
+) -> None:
+    monkeypatch.setattr(figures, "confusion_matrix", lambda *_: None)
+    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
+    config = composed("train", *TINY, f"checkpoint.monitor={monitor}", log_dir=str(tmp_path))
+    run = train(config, [])
+    values = [float(row[monitor]) for row in table(run.folder) if row["val/accuracy"]]
+    assert len(values) == 3
+    assert run.metadata["best_epoch"] == values.index(choose(values)) + 1
+    assert run.metadata["metrics"][monitor] == pytest.approx(choose(values))
+    assert run.metadata["monitor"] == monitor
+
+
+def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:
+    for wrong in ("val/auroc", "f1", "test/accuracy", "val/F1"):
+        with pytest.raises(UserError, match=rf"checkpoint\.monitor={wrong}: .*val/loss, val/f1"):
+            composed("train", *TINY, f"checkpoint.monitor={wrong}")
+
+
+def test_a_run_by_accuracy_is_the_one_of_before_there_was_a_choice() -> None:
+    config, other = composed("train", *TINY), composed("train", *TINY, "checkpoint.monitor=val/f1")
+    hashed = config_hash(config)
+    assert config["checkpoint"].pop("monitor") == "val/accuracy"
+    assert hashed == config_hash(config) != config_hash(other)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import signal
 import time
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from triptych.callbacks.loop import (
     validates_next,
 )
 from triptych.callbacks.recorder import RunRecorder
+from triptych.config import LOWER_IS_BETTER, MONITOR
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
@@ -41,7 +43,7 @@ class BestWeights:
     """
 
     def __init__(self) -> None:
-        self.epoch, self.step, self.accuracy = 0, 0, -1.0  # epochs from 1; no validation yet
+        self.epoch, self.step = 0, 0  # epochs from 1
         self.metrics: dict[str, float] = {}
         self.unwritten: dict[str, Any] | None = None  # `val` predictions; then `state_dict`
 
@@ -72,15 +74,20 @@ class CheckpointCallback(Checkpoint):
     `last.ckpt`, all that resuming needs, is saved at the end of an epoch, after its validation,
     and within an epoch when the schedule says so, where an optimizer step is complete; never on a
     batch that a validation follows, or a run resumed there would skip it. `best.ckpt` follows it:
-    the epoch of the highest `val/accuracy`, the earlier one on a tie; with `score="last"`, or
-    without validation, the last.
+    the epoch of the best `monitor`, the earlier one on a tie; with `score="last"`, or without
+    validation, the last. NaN is never the best.
     """
 
     def __init__(
-        self, record: Record, recorder: RunRecorder, schedule: "SaveSchedule", score: str
+        self,
+        record: Record,
+        recorder: RunRecorder,
+        schedule: "SaveSchedule",
+        score: str,
+        monitor: str = MONITOR,
     ) -> None:
         self.record, self.recorder, self.schedule = record, recorder, schedule
-        self.score = score
+        self.score, self.monitor = score, monitor
         self.best = BestWeights()
         self._step = 0
         self._generators: list[dict[str, Tensor]] = []
@@ -116,7 +123,7 @@ class CheckpointCallback(Checkpoint):
         if trainer.sanity_checking:
             return
         values = pl_module.scores.named("val")
-        if self.score == "last" or values["val/accuracy"] > self.best.accuracy:
+        if self.score == "last" or self._is_best(values):
             self._choose(trainer, values, [tensor.cpu() for tensor in pl_module.predictions])
         if is_accumulating(trainer):
             self.schedule.is_overdue = True  # at the end of the step
@@ -126,7 +133,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         is_latest = self.best.step == trainer.global_step  # else steps followed its validation
-        if (self.score == "last" and not is_latest) or self.best.accuracy < 0:
+        if (self.score == "last" and not is_latest) or self.monitor not in self.best.metrics:
             self._choose(trainer, {}, None)
         self.save(trainer)
         self.schedule.stop_if_requested(trainer)
@@ -148,12 +155,17 @@ class CheckpointCallback(Checkpoint):
             self.best.save(self.record)
         self.best.unwritten = None
 
+    def _is_best(self, values: dict[str, float]) -> bool:
+        value, best = values[self.monitor], self.best.metrics.get(self.monitor)
+        if best is None:
+            return not math.isnan(value)
+        return value < best if self.monitor in LOWER_IS_BETTER else value > best
+
     def _choose(
         self, trainer: pl.Trainer, values: dict[str, float], predictions: list[Tensor] | None
     ) -> None:
         best = self.best
-        best.epoch, best.accuracy = trainer.current_epoch + 1, values.get("val/accuracy", -1.0)
-        best.step = trainer.global_step
+        best.epoch, best.step = trainer.current_epoch + 1, trainer.global_step
         best.metrics = {"train/loss": self.recorder.train_loss} | values
         best.unwritten = {"val": predictions}
         if is_accumulating(trainer) or has_foreign_callbacks(trainer):

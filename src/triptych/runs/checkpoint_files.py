@@ -66,7 +66,7 @@ def read_step(path: Path) -> int:
         counts += [recorded["num_images"], recorded["num_epochs"]]
         if not all(type(n) is int and n >= 0 for n in counts):
             raise ValueError("no place in the training")
-        measured = [recorded["train_seconds"], best["accuracy"], *content["epoch_loss"]]
+        measured = [recorded["train_seconds"], *best["metrics"].values(), *content["epoch_loss"]]
         if not all(type(n) in (int, float) for n in measured):
             raise ValueError("no account of the training")
         if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:

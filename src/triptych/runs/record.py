@@ -18,7 +18,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import Config, find_targets, setting_name
+from triptych.config import MONITOR, Config, find_targets, setting_name
 from triptych.errors import UserError
 from triptych.runs import storage
 
@@ -55,6 +55,8 @@ def experiment_settings(config: Config, *, less: Iterable[str] = ()) -> Config:
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
+    if settings["checkpoint"].get("monitor") == MONITOR:  # as before there was a choice
+        del settings["checkpoint"]["monitor"]
     return settings
 
 
