@@ -28,7 +28,7 @@ CORE = """
     data/source.py data/datamodule.py data/transforms.py data/cifar.py data/shapes.py
     models/backbone.py models/torchvision_models.py models/custom.py
 """.split()
-TOOLS = "benchmark compare evaluate export predict report serve statistics sweep tune".split()
+TOOLS = "benchmark compare evaluate export predict report runs serve statistics sweep tune".split()
 # Packages that may be imported only by the tool that they are for.
 OF_TOOLS = ["jinja2", "onnx", "onnxruntime", "onnxscript", "optuna", "starlette", "submitit"]
 # Words that once named functions here, each with five meanings.

@@ -79,6 +79,7 @@ def main(command: str) -> None:
         is_script = program.endswith(f"{command}.py")
         typed = ["python", program] if is_script else ["triptych", command]
         os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *arguments])
+        arguments = expand_arguments(command, arguments)
         is_sweep = check_arguments(command, arguments)
         sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in arguments]
         composed = compose(command)
@@ -218,6 +219,15 @@ def check_password(arguments: Iterable[str]) -> None:
                 f"storage={mask_password(value)}: a password on a command line can be read by "
                 f"others\nset {STORAGE} to the address instead, in the environment or in .env"
             )
+
+
+def expand_arguments(command: str, arguments: list[str]) -> list[str]:
+    """The settings that arguments stand for which a command takes besides."""
+    from triptych.config import load_settings
+
+    expand: Callable[[list[str]], list[str]]
+    expand = getattr(load_settings(command), "expand_arguments", list)
+    return expand(arguments)
 
 
 def check_arguments(command: str, arguments: Iterable[str]) -> bool:

@@ -1,0 +1,135 @@
+"""The list of runs, what they take on disk, and what is freed of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.run_folders import change_record, write_run
+from triptych.runs.storage import lock_run
+from triptych.tools.runs.command import format_age, runs
+from triptych.tools.runs.settings import expand_arguments
+
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """A run of every status, each with both checkpoints."""
+    for seed, status in enumerate(("finished", "finished", "interrupted", "failed", "running")):
+        folder = write_run(tmp_path, "alexnet", seed)
+        change_record(folder, status=status, started_at=f"2026-01-0{seed + 1}T00:00:00+00:00")
+        (folder / "checkpoints").mkdir()
+        (folder / LAST).write_bytes(bytes(2_000_000))
+        (folder / BEST).write_bytes(bytes(1_000_000))
+        folder.rename(tmp_path / "shapes" / "alexnet" / f"seed{seed}" / "2026-11-27_101112_abcdef")
+    return tmp_path
+
+
+def show(capsys: pytest.CaptureFixture[str], place: Path, **settings: bool) -> str:
+    runs({"runs": str(place), "size": False, "clean": False, **settings})
+    return capsys.readouterr().out
+
+
+def checkpoints(logs: Path) -> list[str]:
+    return [f"{path.parents[2].name}/{path.name}" for path in sorted(logs.rglob("*.ckpt"))]
+
+
+def test_a_run_is_listed_in_a_line_of_100_columns_with_what_became_of_it(
+    logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(logs)
+    change_record(Path("shapes/alexnet/seed0/2026-11-27_101112_abcdef"), metrics={})
+    change_record(Path("shapes/alexnet/seed2/2026-11-27_101112_abcdef"), metrics={})
+    lines = show(capsys, Path("shapes")).splitlines()
+    assert max(map(len, lines)) <= 100
+    rows = [line.split() for line in lines if line.startswith("alexnet")]
+    assert [row[1:4] for row in rows] == [
+        *(["0", "finished", "2"], ["1", "finished", "2"], ["2", "interrupted", "2"]),
+        *(["3", "failed", "2"], ["4", "killed", "2"]),
+    ]
+    folders = [Path("shapes", row[-1]) for row in rows]
+    assert [folder.parent.name for folder in folders] == [f"seed{n}" for n in range(5)]
+    accuracies = [
+        json.loads((folder / "run.json").read_text())["metrics"].get("val/accuracy")
+        for folder in folders
+    ]
+    assert [row[4] for row in rows[1:2] + rows[3:]] == [
+        f"{100 * value:.2f}" for value in accuracies if value
+    ]
+    assert "d" in rows[0][5], "no accuracy, then, but its age"
+    assert rows[2][4] != rows[2][5], "of a run without one in its record, that of metrics.csv"
+    assert all(row[-2] == "MB" and 3.0 <= float(row[-3]) < 3.1 for row in rows)
+
+
+def test_what_takes_the_space_is_said_and_nothing_is_deleted_unasked(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoints(logs)
+    assert "last.ckpt" not in show(capsys, logs)
+    shown = show(capsys, logs, size=True).splitlines()
+    sizes = {line.rsplit(None, 2)[0].strip(): line.split()[-2:] for line in shown if " MB" in line}
+    assert sizes["last.ckpt"] == ["10.0", "MB"]
+    assert sizes["best.ckpt"] == ["5.0", "MB"]
+    assert sizes["of it --clean frees"] == ["4.0", "MB"], "of the two that are finished"
+    assert checkpoints(logs) == before
+
+
+def test_cleaning_takes_last_checkpoints_of_finished_runs_that_nobody_works_on(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [at_work] = logs.glob("shapes/alexnet/seed1/*")
+    (logs / "shapes/alexnet/seed0/2026-11-27_101112_abcdef/.best.ckpt.123").write_bytes(b"half")
+    before = checkpoints(logs)
+    with lock_run(at_work):
+        shown = show(capsys, logs, clean=True)
+    assert before[1] == "seed0/last.ckpt"
+    assert checkpoints(logs) == [name for name in before if name != "seed0/last.ckpt"]
+    assert not [*logs.rglob(".best*")]
+    assert "freed: 2.0 MB" in shown
+    assert str(at_work) in shown.partition("left alone")[2]
+    assert "freed: 0 bytes of 0" not in show(capsys, logs, clean=True)
+    assert "freed: 0 bytes of 0" in show(capsys, logs, clean=True), "nothing is left to free"
+
+
+def test_a_folder_that_is_no_run_any_more_hides_no_other(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = logs / "broken\x1b[31m"
+    broken.mkdir()
+    (broken / "run.json").write_text("{")
+    change_record(next(logs.glob("shapes/alexnet/seed0/*")), metrics=[], model=None, seed={})
+    (next(logs.glob("shapes/alexnet/seed2/*")) / "metrics.csv").write_bytes(b"epoch\n\xff,x\n")
+    shown = show(capsys, logs, size=True)
+    assert shown.count("abcdef") == 5
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["logs"], ["runs=logs"]),
+        (["logs", "--size"], ["runs=logs", "size=true"]),
+        (["--clean", "logs"], ["runs=logs", "clean=true"]),
+        (["logs/a", "logs/b", "size=true"], ["runs=[logs/a,logs/b]", "size=true"]),
+        (["runs=logs"], ["runs=logs"]),
+        (["--cfg", "job"], ["--cfg", "job"]),
+        (["--clean", "job", "-c", "all"], ["runs=job", "clean=true", "-c", "all"]),
+        (["lr=0.1"], ["runs=lr=0.1"]),
+        (["lr=0.2"], ["lr=0.2"]),
+        ([], []),
+    ],
+)
+def test_a_folder_and_flags_are_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], meant: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1").mkdir()
+    assert expand_arguments(typed) == meant
+
+
+def test_the_age_is_in_the_largest_unit() -> None:
+    assert format_age("1970-01-01T00:00:00+00:00").endswith(" d")
+    assert format_age("2999-01-01T00:00:00+00:00") == "now"
+    for wrong in ("None", "2026", "2026-01-01T00:00:00"):
+        assert not format_age(wrong) or format_age(wrong)
