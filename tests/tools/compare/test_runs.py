@@ -90,6 +90,10 @@ def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Pa
     runs, problems = read(tmp_path)
     assert [run.folder for run in runs] == [new]
     assert f"{new} has the same config and seed and finished later" in problems[str(old)]
+    assert "code" not in problems[str(old)]
+    change_record(old, code={"triptych/module.py": "old", "gone.py": "a"})
+    change_record(new, code={"triptych/module.py": "new"})
+    assert read(tmp_path)[1][str(old)].endswith("finished later, by other code: triptych/module.py")
     change_record(old, finished_at="2026-01-02T00:00:00+00:00")
     assert "at the same time" in read(tmp_path)[1].popitem()[1]
 

@@ -20,6 +20,7 @@ from triptych.tools.compare.formats import (
     thousands,
 )
 from triptych.tools.compare.sentences import describe_setting, write_sentence
+from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.inference import WithInterval
 
 Compare = Callable[[Path], Comparison]
@@ -121,3 +122,66 @@ def test_costs_are_described_untested_and_only_where_measured_alike(
 
     (folder / "cost.json").write_text(json.dumps(cost | {"device": "NVIDIA H200"}))
     assert "latency" not in compare_below(tmp_path).verdict[-1]
+
+
+OLD, NEW = ({"triptych/module.py": each, "triptych/optim.py": "o"} for each in ("old", "new"))
+
+
+def write_seeds(root: Path, model: str, *codes: dict[str, str] | None) -> None:
+    for seed, code in enumerate(codes):
+        write_run(root, model, seed, code=code)
+
+
+def code_cautions(comparison: Comparison) -> list[str]:
+    return [sentence for sentence in comparison.cautions if " code" in sentence]
+
+
+def test_runs_of_the_same_code_need_no_caution_nor_do_files_that_only_some_have(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    write_seeds(tmp_path, "alexnet", OLD, OLD)
+    write_seeds(tmp_path, "googlenet", OLD | {"mynet.py": "a"})
+    write_seeds(tmp_path, "resnet50", OLD | {"triptych/data/cifar.py": "b"})
+    assert code_cautions(compare_below(tmp_path)) == []
+
+
+def test_a_recipe_whose_runs_other_code_trained_is_named_with_the_files(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    write_seeds(tmp_path, "alexnet", OLD, NEW)
+    write_seeds(tmp_path, "googlenet", NEW, NEW)
+    comparison = compare_below(tmp_path)
+    [sentence] = code_cautions(comparison)
+    assert "alexnet" in sentence
+    assert "googlenet" not in sentence
+    assert "triptych/module.py" in sentence
+    assert "optim.py" not in sentence
+    assert sentence in render_markdown(comparison)
+    assert sentence in render_page(comparison)
+
+
+def test_recipes_that_other_code_trained_are_told_from_runs_of_one(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    write_seeds(tmp_path, "alexnet", OLD, OLD)
+    write_seeds(tmp_path, "googlenet", NEW | {"mynet.py": "a"})
+    [sentence] = code_cautions(compare_below(tmp_path))
+    assert "Recipes were" in sentence
+    assert "triptych/module.py" in sentence
+    assert "mynet.py" not in sentence
+
+
+def test_a_run_that_was_resumed_with_other_code_and_code_that_is_not_known_are_said(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    write_seeds(tmp_path, "alexnet", None, OLD | {"triptych/module.py": "old, new"}, None)
+    within, unknown = code_cautions(compare_below(tmp_path))
+    assert "triptych/module.py" in within
+    assert "2 of 3 runs" in unknown
+
+
+def test_where_no_run_says_what_trained_it_nothing_is_said(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    write_seeds(tmp_path, "alexnet", None, None)
+    assert code_cautions(compare_below(tmp_path)) == []

@@ -20,6 +20,7 @@ from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
 from triptych.runs.reader import MEASURED, read_finished, sanitize
+from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
@@ -224,7 +225,22 @@ def find_repetitions(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwor
         if other is not run:
             later = other.metadata["finished_at"] > run.metadata["finished_at"]
             when = "later" if later else "at the same time (a copy?)"
-            yield run, f"left out: {other.folder} has the same config and seed and finished {when}"
+            files = find_other_code([run, other])
+            code = f", by other code: {join_words(files, MAX_WORDS)}" if files else ""
+            yield (
+                run,
+                f"left out: {other.folder} has the same config and seed and finished {when}{code}",
+            )
+
+
+def find_other_code(runs: Iterable[TrainedNetwork]) -> list[str]:
+    """The files of code that are not the same for all runs that have them, or that changed before
+    a run was resumed."""
+    hashes: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        for name, states in (run.metadata["code"] or {}).items():
+            hashes[name].update(str(states).split(", "))
+    return sorted(name for name, different in hashes.items() if len(different) > 1)
 
 
 def read_optional(

@@ -8,6 +8,7 @@ from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Pair, Pairs
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize, points
 from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import find_other_code
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
@@ -123,6 +124,7 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
             f"Besides the network, the recipes differ in {names}: a difference between them is a "
             "difference of whole recipes, not of networks alone."
         )
+    sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
     if few:
         have = "has" if few == 1 else "have"
@@ -142,6 +144,29 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
             f"in macro averages, as in scikit-learn: {join_words(undefined, MAX_WORDS)}."
         )
     return tuple(sentences)
+
+
+def describe_code(recipes: Sequence[Recipe]) -> list[str]:
+    """Where different code trained the runs of a recipe, or those of different recipes."""
+    sentences, named = [], set[str]()
+    for recipe in recipes:
+        if files := find_other_code(recipe.networks):
+            named.update(files)
+            sentences.append(
+                f"Runs of {recipe.label} were trained by different code: "
+                f"{join_words(files, MAX_WORDS)}. What is said of the recipe mixes them."
+            )
+    networks = [network for recipe in recipes for network in recipe.networks]
+    if files := [name for name in find_other_code(networks) if name not in named]:
+        sentences.append(
+            f"Recipes were trained by different code: {join_words(files, MAX_WORDS)}. A difference "
+            "between them may be one of the code."
+        )
+    unknown = sum(network.metadata["code"] is None for network in networks)
+    if 0 < unknown < len(networks):
+        runs = f"{unknown} of {pluralize(len(networks), 'run')}"
+        sentences.append(f"The code that trained {runs} is not recorded.")
+    return sentences
 
 
 def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
