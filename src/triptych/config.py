@@ -219,8 +219,8 @@ def find_broken_rules(config: Config, command: str) -> Iterator[str]:
 def describe_unknown_key(key: str, command: str) -> str:
     """The message about a setting that does not exist."""
     rules = load_rules(command)
-    if key in rules:
-        group = key.partition(".")[0]
+    group = key.partition(".")[0]
+    if key in rules or (group in rules and key in RULES):
         return f"{key}: the {group} that was chosen has no such setting; another may ({group}=...)"
     nearest = closest_matches(key, rules)
     return f"{format_value(key)}: no such setting; nearest: {nearest}"

@@ -97,8 +97,11 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
     assert answer["code"] == 0, answer["output"]
     for said in ("trainer.max_epochs: 2 before, now 4", "optim.schedule=cosine", "evaluation.json"):
         assert said in answer["output"]
-    assert not (folder / "evaluation.json").exists()
-    assert not (folder / "external").exists()
+    [entry] = metadata(folder)["history"]
+    for name in ("evaluation.json", "external"):
+        assert not (folder / name).exists()
+        assert (folder / entry["results"] / name).exists()
+    assert (folder / entry["results"] / "predictions" / "test.npz").exists()
     for step, rate in rates(folder).items():
         length = (2 if step <= 2 * NUM_STEPS else 4) * NUM_STEPS
         assert rate == pytest.approx(0.01 * (1 + math.cos(math.pi * (step - 1) / length)) / 2)

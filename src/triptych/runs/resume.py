@@ -3,7 +3,6 @@
 import csv
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,14 @@ from triptych.runs.stopping import is_requeued
 
 log = logging.getLogger(__name__)
 OF_THE_WEIGHTS = (  # files of a finished run that more epochs make those of other weights
-    *("evaluation*.json", "cost.json", "image_types.csv", "external", "predictions/test*"),
+    *(
+        "evaluation*.json",
+        "cost.json",
+        "image_types.csv",
+        "external",
+        "export",
+        "predictions/test*",
+    ),
     *("predictions/mistakes*", "figures/test_*", "figures/evaluated_*", "figures/grad_cam*"),
     "figures/image_types*",
 )
@@ -112,7 +118,7 @@ def prepare_resumed_run(
 ) -> None:
     """Check a resumed run's data, and make it ready for more epochs than it began with, or fewer.
 
-    What belongs to its weights of before is deleted, and `history` in `run.json` keeps the scores.
+    What belongs to its weights of before is set aside; `history` in `run.json` keeps the scores.
     """
     check_same_data(record, metadata)
     if (new := config_hash(config)) != record.metadata["config_hash"]:
@@ -120,14 +126,14 @@ def prepare_resumed_run(
         names = ("config_hash", "status", "num_epochs", "best_epoch", "finished_at", "metrics")
         entry = {name: record.metadata.get(name) for name in names}
         entry |= {name: before.get(name) for name in ("max_epochs", "max_steps")}
-        history = [*read_history(record), entry]
         log.info("%s", describe_extension(record, config))
         if entry["status"] == "finished" and ranks.get_rank() == 0:
             truncate_to_checkpoint(record)
-            delete_results(record.folder)
+            entry["results"] = set_aside_results(record)
         record.update(
             **dict.fromkeys(("num_epochs", "best_epoch"), None),
-            **{"status": "running", "metrics": {}, "history": history, "config_hash": new},
+            **{"status": "running", "metrics": {}, "config_hash": new},
+            history=[*read_history(record), entry],
             group_hash=config_hash(config, less=("seed",)),
         )
     if read_history(record):
@@ -149,17 +155,18 @@ def describe_extension(record: Record, config: Config) -> str:
     return "\n".join(lines)
 
 
-def delete_results(folder: Path) -> None:
-    """Delete what belongs to the weights of before, and say so."""
+def set_aside_results(record: Record) -> str:
+    """Move what belongs to the weights of before to a folder below the run's; its name there."""
+    folder = record.folder
+    place = storage.make_folder(folder / "earlier", f"{record.metadata.get('num_epochs')}_epochs")
     paths = [path for pattern in OF_THE_WEIGHTS for path in sorted(folder.glob(pattern))]
     for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    by_evaluation = [path.name for path in paths if path.parent == folder]
-    if by_evaluation:
-        log.info("deleted, as of the weights before: %s", ", ".join(by_evaluation))
+        target = place / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    names = [path.name for path in paths if path.parent == folder]
+    log.info("results of the weights before, now in %s: %s", place, ", ".join(names) or "test")
+    return str(place.relative_to(folder))
 
 
 class NewSchedule(pl.Callback):

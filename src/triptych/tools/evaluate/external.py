@@ -78,7 +78,8 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
         log.info("%s", line)
     if unknown:
         log.warning("left out, unknown to the network: %s", describe_counts(unknown))
-    about = {"name": name, "source": data["source"], "images": which, "left_out": unknown}
+    settings = data["source"] | identity(data["source"])  # with the whole path of a folder
+    about = {"name": name, "source": settings, "images": which, "left_out": unknown}
     about |= {"test_hash": digest, "num_images": len(index)}
     place = run.record.folder / "external" / folder_name(data, config["split"])
     return ExternalImages(name, chosen.images, index, labels, place, about)
@@ -104,11 +105,14 @@ def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> C
 def read_source(source: Source, folder: Path) -> ImageSet:
     """What a source gives; raises UserError where it is not on disk, or has no labels."""
     if missing := source.missing():
-        raise UserError(f"{missing}\nevaluate downloads nothing; data.root=<folder> says where")
+        raise UserError(
+            f"not on this machine: {missing}\nevaluate downloads nothing; data.root=<folder> says "
+            "where it lies"
+        )
     try:
         return source.read()
     except UserError as error:
-        if not isinstance(source, Folder):
+        if not isinstance(source, Folder) or "no images in folders" not in str(error):
             raise
         first_line = str(error).partition("\n")[0]
         raise UserError(
