@@ -300,6 +300,23 @@ def test_a_study_begun_with_other_settings_is_not_mixed_with_these(tmp_path: Pat
     assert len(elsewhere) == 2, "where a study runs may change"
 
 
+@pytest.mark.usefixtures("_pretending")
+def test_a_study_that_goes_on_with_other_code_says_which_files_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings_of(num_trials: int, **code: str) -> list[str]:
+        monkeypatch.setattr(searching, "hash_code", lambda _: {"a.py": "1", "b.py": "1"} | code)
+        caplog.clear()
+        search(tmp_path, num_trials=num_trials)
+        return [r.getMessage().partition(": ")[2] for r in caplog.records if r.levelname != "INFO"]
+
+    assert warnings_of(1) == []
+    assert warnings_of(2) == []
+    assert warnings_of(3, **{"b.py": "2"}) == ["b.py"]
+    assert warnings_of(4, **{"b.py": "2"}) == ["b.py"], "as long as its trials are mixed"
+    assert warnings_of(5, **{"a.py": "3", "b.py": "2"}) == ["a.py, b.py"]
+
+
 @pytest.mark.parametrize(
     ("key", "entry", "says"),
     [

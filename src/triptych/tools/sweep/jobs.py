@@ -61,7 +61,7 @@ def compose_jobs(
                 job = compose_job(config, overrides, command)
         except UserError as error:
             message = "\n".join(str(error).splitlines()[:2])
-            raise UserError(f"{message}\nin the job {' '.join(overrides)}") from error
+            raise UserError(f"{message}\nin the job {' '.join(restore(overrides))}") from error
         jobs.append(job)
         name, root = job.config["data"]["name"], job.config["data"].get("root")
         if (other := roots.setdefault(job.config_hash, root)) != root:  # no hash contains it

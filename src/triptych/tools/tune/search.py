@@ -27,7 +27,7 @@ from triptych.config import CONFIGS, RULES, Config, format_value, iterate_settin
 from triptych.errors import UserError, mask_password, summarize_error
 from triptych.runs.lifecycle import is_out_of_memory
 from triptych.runs.reader import sanitize
-from triptych.runs.record import Record, experiment_settings
+from triptych.runs.record import Record, experiment_settings, hash_code
 from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.tune import study as studies
@@ -56,6 +56,8 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
     fixed = dict(iterate_settings(experiment_settings(training, less=space), RULES))
     studies.check_same_settings(study, {"pruner": config["pruner"], **varied, **fixed})
+    if changed := studies.record_code(study, hash_code(training)):
+        log.warning("the code has changed since this study began: %s", ", ".join(changed))
     plain = OmegaConf.create(training)
     defaults = {key: OmegaConf.select(plain, key) for key in space}
     if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):

@@ -20,6 +20,7 @@ from triptych.build import instantiate
 from triptych.config import format_value
 from triptych.errors import UserError, mask_password
 from triptych.runs.storage import is_locked, lock_run
+from triptych.runs.training_code import merge_hashes
 from triptych.tools.tune.space import Space
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -77,6 +78,14 @@ def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
                 f"study={study.study_name}: was begun with {key}={format_value(before)}, "
                 f"now {format_value(now)}\ngive the settings it has, or another name: study="
             )
+
+
+def record_code(study: optuna.Study, code: dict[str, str]) -> list[str]:
+    """Note the code that trains from now on; the files that have changed during the study."""
+    states = merge_hashes(study.user_attrs.get("code", code), code)
+    if states != study.user_attrs.get("code"):
+        study.set_user_attr("code", states)
+    return [name for name, each in states.items() if ", " in each]
 
 
 def run_trials(
