@@ -10,7 +10,6 @@ Shapes: N photos, S pixels a side.
 import hashlib
 import json
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,14 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
+from triptych.data.names import class_name, decode_name, encode_name, escape_name
 from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages, Source
+<<<<<<< HEAD
 from triptych.errors import UserError, describe_missing, sanitize_text
+=======
+from triptych.errors import UserError
+>>>>>>> 94fd4fe (data: tell classes apart by the bytes of their names)
 from triptych.runs.storage import atomic_write
 
 SPLIT_NAMES = {
@@ -42,7 +46,7 @@ AT_ONCE = 128  # photos decoded between two updates of the progress bar
 
 
 class Photo(NamedTuple):
-    name: str  # its path below the root
+    name: str  # its path below the root, as `names.decode_name` has it
     num_bytes: int
     mtime_ns: int
     split: str  # train, val, test
@@ -120,6 +124,7 @@ class Folder(Source):
             classes=tuple(listing.classes),
             splits={split: torch.tensor(chosen) for split, chosen in splits.items()},
             notes=tuple(describe_problems(listing, photos, squares)),
+            files=[escape_name(photo.name) for photo in photos],
         )
 
     @cached_property
@@ -140,11 +145,12 @@ def list_photos(root: Path) -> Listing:
                 top, *inner = path.relative_to(root / folder).parts
                 if not inner or path.suffix.lower() not in IMAGE_SUFFIXES:
                     continue
-                name = path.relative_to(root).as_posix()
+                name = decode_name(path.relative_to(root).as_posix())
                 status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
                 size_and_time = status.st_size, status.st_mtime_ns
-                photos.append(Photo(name, *size_and_time, split, class_name(top)))
-        classes = sorted({*map(class_name, subfolders(root / split_folders["train"]))})
+                photos.append(Photo(name, *size_and_time, split, class_name(decode_name(top))))
+        names = map(decode_name, subfolders(root / split_folders["train"]))
+        classes = sorted({*map(class_name, names)})
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     listing = Listing(root, split_folders, photos, classes)
@@ -164,7 +170,8 @@ def find_split_folders(root: Path) -> dict[str, str]:
 
 def subfolders(parent: Path) -> list[str]:
     """The names of the folders that are not hidden, sorted."""
-    return sorted(path.name for path in parent.iterdir() if path.is_dir() and is_visible(path.name))
+    names = [path.name for path in parent.iterdir() if path.is_dir() and is_visible(path.name)]
+    return sorted(names, key=decode_name)
 
 
 def is_visible(name: str) -> bool:
@@ -183,19 +190,16 @@ def walk_files(top: Path) -> Iterator[Path]:
     for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
         here = Path(folder).resolve()
         above = {name for name in inner if here.is_relative_to((here / name).resolve())}
-        inner[:] = sorted(name for name in inner if is_visible(name) and name not in above)
-        yield from (Path(folder, name) for name in sorted(files) if is_visible(name))
-
-
-def class_name(folder: str) -> str:
-    """A folder's name, the same from every system."""
-    return sanitize_text(unicodedata.normalize("NFC", folder)).replace("\n", "\ufffd")
+        visible = [name for name in inner if is_visible(name) and name not in above]
+        inner[:] = sorted(visible, key=decode_name)
+        names = sorted(files, key=decode_name)
+        yield from (Path(folder, name) for name in names if is_visible(name))
 
 
 def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
     """Raise UserError unless there are two classes or more, all with photos that can be read."""
     root, classes = listing.root, set(listing.classes)
-    reason = next((f" ({sanitize_text(n)}: {why})" for n, why in unreadable.items()), "")
+    reason = next((f" ({escape_name(n)}: {why})" for n, why in unreadable.items()), "")
     for split, folder in listing.folders.items():
         names = {photo.class_name for photo in listing.photos if photo.split == split}
         if not names:
@@ -215,7 +219,7 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
     classes one of them is wrong.
     """
     if unreadable := squares.unreadable:
-        named = [f"{sanitize_text(n)} ({why})" for n, why in [*unreadable.items()][:MOST_NAMED]]
+        named = [f"{escape_name(n)} ({why})" for n, why in [*unreadable.items()][:MOST_NAMED]]
         rest = f"; all of them in {squares.index_path}" if len(unreadable) > MOST_NAMED else ""
         count = f"{len(unreadable)} of {len(listing.photos)} photos"
         yield f"{count} cannot be read and are left out: {', '.join(named)}{rest}"
@@ -230,7 +234,7 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
     ):
         same = [group for group in copies.values() if len(set(map(differs, group))) > 1]
         if same:
-            one, other, *_ = (sanitize_text(photo.name) for photo in same[0])
+            one, other, *_ = (escape_name(photo.name) for photo in same[0])
             count = f"{len(same)} photo{' is' if len(same) == 1 else 's are'}"
             yield f"{count} {where}, such as {one} = {other}"
 
@@ -273,7 +277,7 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
 
     def decode(photo: Photo) -> NDArray[np.uint8] | Unreadable:
         try:
-            path = listing.root / photo.name
+            path = listing.root / encode_name(photo.name)
             image = read_image(path, max_pixels=form.max_pixels, side=form.side)
             return square(image, form.side, form.fit)
         except Unreadable as error:

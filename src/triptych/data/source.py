@@ -26,6 +26,8 @@ class ImageSet(NamedTuple):
 
     `splits` are indices, int64, of a set that comes split: of `train` and perhaps `val`, both into
     the training images, and perhaps of `test`. `notes` are lines for whoever trains on the set.
+    `files`, by index, name the images of a set that has one list for `train` and `test`: text
+    without lone surrogates, each name once.
     """
 
     train: LabelledImages
@@ -33,6 +35,7 @@ class ImageSet(NamedTuple):
     classes: tuple[str, ...]
     splits: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
+    files: Sequence[str] | None = None
 
 
 class Source:
