@@ -1,14 +1,27 @@
+import csv
 import io
+import tempfile
+import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
-from triptych.runs.predictions import Predictions, read_predictions, read_validation
+from triptych.runs.predictions import (
+    Predictions,
+    read_files,
+    read_predictions,
+    read_validation,
+    write_missing_tables,
+)
+from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -47,6 +60,135 @@ def test_what_a_record_wrote_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, array)
     with pytest.raises(UserError, match=r"val\.npz: has 3 classes, .* 4"):
         read_validation(tmp_path, num_classes=4)
+
+
+CLASSES = ["cat", "=dog", '-1, a "bird"']
+
+
+def write_table(folder: Path, files: list[str] | None = None, **arrays: NDArray[Any]) -> Path:
+    """The table of `valid_arrays()`, of which `arrays` replace some."""
+    record = Record(folder, {"classes": CLASSES})
+    record.add_predictions("test", **(valid_arrays() | arrays))
+    record.write_prediction_tables(files)
+    return folder / "predictions" / "test.csv"
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_has_a_row_an_image_in_the_order_of_the_arrays(tmp_path: Path) -> None:
+    rows = read_table(write_table(tmp_path))
+    arrays = valid_arrays()
+    predictions = Predictions(**arrays)  # type: ignore[arg-type]
+    assert list(rows[0]) == ["id", "label", "prediction", "probability"]
+    assert [int(row["id"]) for row in rows] == arrays["index"].tolist()
+    shown = ["cat", "'=dog", '\'-1, a "bird"']  # as text, in a spreadsheet too
+    assert [row["label"] for row in rows] == [shown[int(n)] for n in predictions.labels]
+    assert [row["prediction"] for row in rows] == [shown[int(n)] for n in predictions.classes]
+    shares = [float(row["probability"]) for row in rows]
+    assert shares == pytest.approx(predictions.confidence, abs=1e-6)
+
+
+def test_mistakes_are_the_wrong_rows_most_confident_first(tmp_path: Path) -> None:
+    probabilities = np.array(
+        [[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.05, 0.9, 0.05]]
+    )
+    path = write_table(
+        tmp_path,
+        [f"{place}.jpg" for place in range(9)],
+        logits=np.log(probabilities).astype(np.float32) - 7,
+        labels=np.array([0, 1, 1, 2]),
+        index=np.array([1, 2, 5, 8]),
+    )
+    rows = [tuple(row.values()) for row in read_table(path.with_name("mistakes.csv"))]
+    assert rows == [
+        ("8.jpg", '\'-1, a "bird"', "'=dog", "0.9", "0.05"),
+        ("2.jpg", "'=dog", '\'-1, a "bird"', "0.7", "0.2"),
+        ("5.jpg", "'=dog", "cat", "0.4", "0.35"),
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(max_size=12), min_size=10, max_size=10))
+def test_any_file_is_read_back_by_the_index_of_its_image_and_is_no_formula(
+    names: list[str],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_table(Path(folder), names)
+        predictions = read_predictions(path.with_suffix(".npz"))
+        assert read_files(Path(folder), predictions) == {
+            place: sanitize(names[place]) for place in (0, 3, 4, 7, 9)
+        }
+        for row in read_table(path):
+            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+
+
+def test_names_come_only_from_a_table_of_these_predictions(tmp_path: Path) -> None:
+    path = write_table(tmp_path, [f"{place}.jpg" for place in range(10)])
+    test = read_predictions(path.with_suffix(".npz"))
+    head, *lines = path.read_text().splitlines()
+    texts = {
+        "sorted by a person": "\n".join([head, *lines[::-1]]),
+        "a line is missing": "\n".join([head, *lines[1:]]),
+        "empty": head,
+        "no number": path.read_text().replace("0.", "x."),
+        "another column": path.read_text().replace("probability", "share"),
+    }
+    for text in texts.values():
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"test\.csv: "):
+            read_files(tmp_path, test)
+    path.write_bytes("file,label,prediction,probability\nkäse".encode("latin-1"))
+    with pytest.raises(UserError, match=r"test\.csv: cannot be read"):
+        read_files(tmp_path, test)
+    path.unlink()
+    assert read_files(tmp_path, test) is None, "a run of an earlier version"
+    write_table(tmp_path)
+    assert read_files(tmp_path, test) is None, "a set that has no files"
+
+
+def test_missing_tables_are_written_and_others_left_alone(tmp_path: Path) -> None:
+    path = write_table(tmp_path)
+    before = path.read_text()
+    index = {"val": np.arange(5), "test": valid_arrays()["index"]}
+    path.unlink()
+    write_missing_tables(tmp_path, CLASSES, None, index)
+    assert path.read_text() == before
+    path.write_text("a person's notes")
+    write_missing_tables(tmp_path, CLASSES, None, index)
+    assert path.read_text() == "a person's notes"
+    assert not path.with_name("val.csv").exists(), "nothing was validated"
+    path.unlink()
+    write_missing_tables(tmp_path, CLASSES[:2], None, index)
+    write_missing_tables(tmp_path, CLASSES, None, index | {"test": np.arange(5)})
+    path.with_suffix(".npz").write_bytes(b"broken")
+    write_missing_tables(tmp_path, CLASSES, None, index)
+    assert not path.exists(), "of other classes, of other images, of none"
+
+
+def test_a_table_never_outlives_its_predictions(tmp_path: Path) -> None:
+    path = write_table(tmp_path)
+    record = Record(tmp_path, {"classes": CLASSES})
+    record.add_predictions("test", **valid_arrays())
+    assert not path.exists()
+    record.write_prediction_tables(None)
+    record.drop_predictions("test")
+    assert not path.exists()
+
+
+def test_a_table_of_ten_thousand_images_is_written_at_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = {
+        "logits": random.standard_normal((10_000, 3)).astype(np.float32),
+        "labels": random.integers(0, 3, 10_000),
+        "index": np.arange(10_000),
+    }
+    start = time.process_time()
+    path = write_table(tmp_path, **arrays)
+    assert time.process_time() - start < 1
+    assert len(read_table(path)) == 10_000
 
 
 def test_probabilities_classes_and_confidence_come_from_the_logits() -> None:

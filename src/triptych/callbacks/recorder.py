@@ -88,6 +88,8 @@ class RunRecorder(Callback):
         self._log_scores(trainer, pl_module, "test", self.record.metadata["best_epoch"])
         logits, labels, index = (tensor.cpu().numpy() for tensor in pl_module.predictions)
         self.record.add_predictions("test", logits=logits, labels=labels, index=index)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.record.write_prediction_tables(getattr(data.image_set, "files", None))
         metrics = self.record.metadata["metrics"] | pl_module.scores.named("test")
         self.record.update(metrics=metrics, num_test=len(labels))
 

@@ -6,7 +6,7 @@ Rank 0 makes the run folder and writes into it; the others learn its path from r
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -88,6 +88,8 @@ class ReadOnlyRecord(Record):
     def add_predictions(self, split: str, **arrays: Any) -> None: ...
 
     def drop_predictions(self, split: str) -> None: ...
+
+    def write_prediction_tables(self, files: Sequence[str] | None) -> None: ...
 
     @contextmanager
     def log_to_file(self) -> Iterator[None]:

@@ -1,8 +1,13 @@
 """A network's predictions for a whole split: `predictions/*.npz`, checked as they are read.
 
+Beside each lies `predictions/<split>.csv`, for people, in which alone the files' names are.
+
 Shapes: N images, C classes.
 """
 
+import csv
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +19,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from triptych.errors import UserError
+from triptych.runs.reader import sanitize
+from triptych.runs.record import FORMULA_STARTS, write_prediction_table
+from triptych.runs.storage import check_regular_file
 
+log = logging.getLogger(__name__)
 Array = NDArray[Any]
+ESCAPED = tuple(f"'{start}" for start in FORMULA_STARTS)
+TOLERANCE = 1e-4  # of a probability that was rounded
 MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 
 
@@ -86,6 +97,52 @@ def read_validation(folder: Path, num_classes: int) -> Predictions:
     if val.num_classes != num_classes:
         raise UserError(f"{path}: has {val.num_classes} classes, the test images {num_classes}")
     return val
+
+
+def write_missing_tables(
+    folder: Path,
+    classes: Sequence[str],
+    files: Sequence[str] | None,
+    index: Mapping[str, NDArray[np.int64]],
+) -> None:
+    """Tables that a run folder lacks of its predictions for splits at those places of the set."""
+    for split, places in index.items():
+        path = folder / "predictions" / f"{split}.csv"
+        tables = (path, path.with_name("mistakes.csv")) if split == "test" else (path,)
+        if all(table.exists() for table in tables) or not path.with_suffix(".npz").exists():
+            continue
+        try:
+            saved = read_predictions(path.with_suffix(".npz"))
+        except UserError as error:
+            log.warning("%s is not written: %s", path.name, error)
+            continue
+        if np.array_equal(saved.index, places) and saved.num_classes == len(classes):
+            arrays = {"logits": saved.logits, "labels": saved.labels, "index": saved.index}
+            write_prediction_table(path, classes, files, **arrays)
+
+
+def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
+    """The file of each test image by its index, in one line; None where the run has no files.
+
+    Raises UserError where `test.csv` cannot be read, or is not of the predictions `test`: somebody
+    may have sorted it.
+    """
+    path = folder / "predictions" / "test.csv"
+    if not path.exists():
+        return None
+    try:
+        with check_regular_file(path).open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if "file" not in (reader.fieldnames or ()):
+                return None
+            rows = [(row["file"], float(row["probability"])) for row in reader]
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    shares = np.array([share for _, share in rows])
+    if len(rows) != len(test.labels) or not np.abs(shares - test.confidence).max() < TOLERANCE:
+        raise UserError(f"{path}: not of test.npz; delete it, evaluate.py writes it again")
+    names = (name[name.startswith(ESCAPED) :] for name, _ in rows)
+    return dict(zip(test.index.tolist(), sanitize(list(names)), strict=True))
 
 
 def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:

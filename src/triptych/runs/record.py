@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ from triptych.runs import storage
 log = logging.getLogger(__name__)
 SCHEMA = 1
 MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
 COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
@@ -106,6 +107,46 @@ def git_commit() -> str | None:
         return run_git("rev-parse", "HEAD") + ("+dirty" if is_dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def write_prediction_table(
+    path: Path,
+    classes: Sequence[str],
+    files: Sequence[str] | None,
+    *,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    index: np.ndarray,
+) -> None:
+    """The predictions of a split, for people: a row an image, by its file or else its index.
+
+    Beside `test.csv` lie its wrong rows in `mistakes.csv`, most confident first, with the
+    probability of the true class. `files` are by index.
+    """
+    classes = [escape_formula(name) for name in classes]
+    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    predicted, rows = logits.argmax(axis=1), np.arange(len(labels))
+    table = zip(
+        [escape_formula(files[i]) for i in index] if files else index.tolist(),
+        [classes[label] for label in labels],
+        [classes[label] for label in predicted],
+        shares[rows, predicted].round(6).tolist(),
+        shares[rows, labels].round(6).tolist(),
+        strict=True,
+    )
+    head = ("file" if files else "id", "label", "prediction", "probability", "label_probability")
+    lines = list(table)
+    storage.write_csv(path, [head[:4], *(line[:4] for line in lines)])
+    if path.name == "test.csv":
+        wrong = [line for line, label in zip(lines, predicted != labels, strict=True) if label]
+        wrong.sort(key=lambda line: -line[3])
+        storage.write_csv(path.with_name("mistakes.csv"), [head, *wrong])
+
+
+def escape_formula(text: str) -> str:
+    """The text with a ' before it where a spreadsheet would calculate it."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 class Record:
@@ -240,15 +281,27 @@ class Record:
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
         """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
 
+        A table of what they were before is deleted.
+
         As `test_images`: `images` uint8 (K, 3, H, W) and `index` of the most confident mistakes.
         """
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
+        (folder / f"{split}.csv").unlink(missing_ok=True)
         with storage.atomic_write(folder / f"{split}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def drop_predictions(self, split: str) -> None:
-        (self.folder / "predictions" / f"{split}.npz").unlink(missing_ok=True)
+        for suffix in (".npz", ".csv"):
+            (self.folder / "predictions" / f"{split}{suffix}").unlink(missing_ok=True)
+
+    def write_prediction_tables(self, files: Sequence[str] | None) -> None:
+        """`predictions/<split>.csv` beside each npz that there is, by `write_prediction_table`."""
+        for split in ("val", "test"):
+            path = self.folder / "predictions" / f"{split}.csv"
+            if path.with_suffix(".npz").exists():
+                with np.load(path.with_suffix(".npz")) as arrays:
+                    write_prediction_table(path, self.metadata["classes"], files, **arrays)
 
     @contextmanager
     def log_to_file(self) -> Iterator[None]:

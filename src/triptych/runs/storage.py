@@ -1,12 +1,13 @@
 """Files that are whole or absent, locks on what one process writes, and bounds on what is read."""
 
+import csv
 import fcntl
 import logging
 import math
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows, the head first, in UTF-8."""
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        csv.writer(file).writerows(rows)  # with ends of lines that quote both of theirs in a cell
 
 
 def find_temporary_files(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import (
@@ -24,11 +25,13 @@ from sklearn.metrics import (
 from tests.run_folders import change_predictions, change_record, draw_labels, write_run
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
+from triptych.runs.record import Record
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.recipes import require_comparable
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import Outcomes, write_outcomes
+from triptych.tools.report.page import escape_markdown, render_markdown, render_page
 
 Compare = Callable[[Path], Comparison]
 NUM_IMAGES = 200
@@ -273,10 +276,10 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path, compare_below: Compar
     assert found.image_types[0].rows[0].accuracy == 0.5
     assert found.grad_cams[0][1].endswith(b"rest")
     assert found.images is not None
-    shown = {picture.index: picture for picture in found.images.confident_errors}
-    assert set(shown) == set(wrong.tolist())
-    np.testing.assert_array_equal(shown[int(wrong[1])].pixels, pictures[1])
-    assert shown[int(wrong[0])].true == f"class {true[0]}"
+    shown = {picture.name: picture for picture in found.images.confident_errors}
+    assert set(shown) == {f"no. {place}" for place in wrong}
+    np.testing.assert_array_equal(shown[f"no. {wrong[1]}"].pixels, pictures[1])
+    assert shown[f"no. {wrong[0]}"].true == f"class {true[0]}"
     confidences = [p.predictions[0].confidence for p in found.images.confident_errors]
     assert confidences == sorted(confidences, reverse=True)
 
@@ -314,7 +317,45 @@ BROKEN_FILES = {
     "image_types.csv": "type,severity\nnoise,1\n",
     "predictions/val.npz": "no archive",
     "predictions/test_images.npz": "no archive",
+    "predictions/test.csv": "file,label,prediction,probability\na.jpg,cat,cat,0.5\n",
 }
+
+
+def test_images_are_named_by_their_files_where_any_run_names_them(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    folders = [write_run(tmp_path, model, skill=0.0) for model in ("alexnet", "googlenet")]
+    # The first is of an earlier version, without a table; a name may hold anything.
+    names = [f'=cat/{n},"<b>`*$.jpg' for n in range(NUM_IMAGES)]
+    record = Record.open(folders[1])
+    record.write_prediction_tables(names)
+    pictures = np.zeros((NUM_IMAGES, 3, 4, 4), dtype=np.uint8)
+    path = folders[0] / "predictions" / "test_images.npz"
+    np.savez(path, index=np.arange(NUM_IMAGES), images=pictures)
+    found = compare_below(tmp_path)
+    assert found.images is not None
+    assert found.problems == ()
+    assert len(found.images.all_wrong) == 24
+    for picture in (*found.images.all_wrong, *found.images.confident_errors):
+        assert picture.name in names
+    page, text = render_page(found), render_markdown(found)
+    name = found.images.all_wrong[0].name
+    assert f"<span>{escape(name)}</span>" in page
+    assert f"- {escape_markdown(name)}: class" in text
+    assert "<b>" not in page
+
+
+def test_a_table_that_somebody_sorted_names_no_image(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    folder = write_run(tmp_path)
+    Record.open(folder).write_prediction_tables([f"{n}.jpg" for n in range(NUM_IMAGES)])
+    path = folder / "predictions" / "test.csv"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *sorted(lines, key=lambda line: line.split(",")[3])]))
+    found = compare_below(tmp_path)
+    [problem] = found.problems
+    assert problem.what.startswith("predictions/test.csv: not of test.npz")
 
 
 def test_broken_optional_files_are_named_and_end_nothing(

@@ -1,5 +1,6 @@
 """A finished run evaluated from its folder: everything that `evaluate.py` writes."""
 
+import csv
 import json
 import logging
 import math
@@ -87,6 +88,22 @@ def test_further_metrics_are_those_of_the_saved_predictions(evaluated: Path) -> 
     cost, metadata = read(evaluated, "cost.json"), read(evaluated, "run.json")
     assert (cost["device"], cost["num_params"]) == ("cpu", metadata["num_params"])
     assert cost["checkpoint_bytes"] == (evaluated / "checkpoints/best.ckpt").stat().st_size
+
+
+def test_tables_of_predictions_are_written_where_they_are_missing(copied: Path) -> None:
+    tables = [copied / "predictions" / f"{name}.csv" for name in ("val", "test", "mistakes")]
+    before = [table.read_bytes() for table in tables]
+    saved = read_predictions(copied / "predictions" / "test.npz")
+    rows = list(csv.DictReader(tables[1].read_text().splitlines()))
+    assert [int(row["id"]) for row in rows] == saved.index.tolist()
+    classes = read(copied, "run.json")["classes"]
+    assert [row["prediction"] for row in rows] == [classes[n] for n in saved.classes]
+    num_wrong = len(tables[2].read_text().splitlines()) - 1
+    assert 0 < num_wrong == (~saved.correct).sum()
+    for table in tables:
+        table.unlink()
+    evaluate_runs(str(copied))
+    assert [table.read_bytes() for table in tables] == before
 
 
 def test_image_types_stay_when_a_later_evaluation_leaves_them_out(

@@ -172,7 +172,9 @@ def test_an_image_is_explained_for_the_predicted_and_the_true_class(
     explanation = explain_image(run, image, predictions, row=3)
     assert explanation.names == ("dog", "cat")
     assert explanation.probabilities == pytest.approx((0.95, 0.05))
-    assert explanation.place == 11
+    assert explanation.name == "image 11"
+    files = [f"cat/{place}\n.jpg" for place in range(12)]
+    assert explain_image(run, image, predictions, 3, files).name == "cat/11 .jpg"
     pixels = run.transforms.evaluation(image[None])
     for heat, label in zip(explanation.heats, (1, 0), strict=True):
         np.testing.assert_array_equal(heat, grad_cam(backbone, pixels, torch.tensor([label]))[0])

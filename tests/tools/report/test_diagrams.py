@@ -32,12 +32,12 @@ def make_predictions(num_images: int = 60) -> Predictions:
     return Predictions(logits, random.integers(0, 4, num_images), np.arange(num_images))
 
 
-def make_explanation(place: int) -> SimpleNamespace:
+def make_explanation(name: str) -> SimpleNamespace:
     heats = np.stack([np.ones((16, 16)), np.zeros((16, 16))])
     names = ("<b>bold</b>", "automobileautomobile")
     image = np.zeros((3, 8, 8), np.uint8)
     return SimpleNamespace(
-        image=image, heats=heats, names=names, probabilities=(0.75, 0.021), place=place
+        image=image, heats=heats, names=names, probabilities=(0.75, 0.021), name=name
     )
 
 
@@ -57,9 +57,10 @@ def test_a_reliability_diagram_gives_each_curve_its_error_and_that_of_a_calibrat
 
 
 def test_every_heat_is_named_and_a_class_without_heat_says_so() -> None:
-    figure = heat_maps([make_explanation(17), make_explanation(4)], "a network")
+    explanations = [make_explanation("image 17"), make_explanation("test/dog/IMG_20240101.jpg")]
+    figure = heat_maps(explanations, "a network")
     assert [axes.get_title() for axes in figure.axes] == [
-        *("image 17", "image 4"),
+        *("image 17", "…og/IMG_20240101.jpg"),
         *("<b>bold</b> 75.0%", "<b>bold</b> 75.0%"),
         *("automobileautom… 2.1%", "automobileautom… 2.1%"),
     ]
@@ -69,7 +70,7 @@ def test_every_heat_is_named_and_a_class_without_heat_says_so() -> None:
 
 
 def test_more_images_than_columns_begin_a_new_band() -> None:
-    figure = heat_maps([make_explanation(place) for place in range(9)], "a network")
+    figure = heat_maps([make_explanation(f"image {place}") for place in range(9)], "a network")
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 2 * 3 * 8
     assert titles[24] == "image 8"
@@ -94,6 +95,12 @@ def test_a_sheet_shows_every_image_of_every_type_pixel_for_pixel() -> None:
                 cell = sheet[top : top + 16, left : left + 20]
                 np.testing.assert_array_equal(cell, image.transpose(1, 2, 0))
     assert (sheet < 255).all(axis=2).sum() == 2 * 4 * 3 * 16 * 20  # all else is white
+
+
+def test_photos_on_a_sheet_are_not_larger_than_it_shows_them() -> None:
+    variants = {"noise": np.zeros((4, 3, 3, 256, 256), dtype=np.uint8)}
+    [axes] = type_sheet(variants).axes
+    assert axes.images[0].get_array().shape[0] == 64 + 4
 
 
 def test_curves_start_with_the_unmodified_images_and_carry_intervals() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from triptych.config import Config
 from triptych.errors import UserError
+from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write
 from triptych.tools.compare import runs, sentences
@@ -85,9 +86,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    for network in networks if is_comparable else ():
-        pixels |= read_optional(runs.read_pixels, network, problems) or {}
+    pixels, files = read_pictures(networks if is_comparable else (), problems)
     return Comparison(
         title=sentences.write_title(recipes),
         banner=write_banner(read),
@@ -101,13 +100,24 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         image_types=image_types,
         losses=tuple(losses),
         num_degraded=num_degraded,
-        images=compare_images(recipes, pixels) if is_comparable else None,
+        images=compare_images(recipes, pixels, files) if is_comparable else None,
         grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
         problems=tuple(problems),
         command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
         version=version("triptych"),
     )
+
+
+def read_pictures(
+    networks: Sequence[TrainedNetwork], problems: list[Problem]
+) -> tuple[dict[int, NDArray[np.uint8]], dict[int, str]]:
+    """Pixels and files of the same test images by their index, of the networks that have them."""
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for network in networks:
+        pixels |= read_optional(runs.read_pixels, network, problems) or {}
+    named = (read_optional(lambda n: read_files(n.folder, n.test), n, problems) for n in networks)
+    return pixels, next(filter(None, named), {})
 
 
 def read_by_recipe(

@@ -112,7 +112,7 @@ class WrongPrediction(NamedTuple):
 class Picture:
     """A test image and the classes that networks took it for."""
 
-    index: int  # in the official test set
+    name: str  # its file, or its place in the official test set
     pixels: NDArray[np.uint8]  # (3, H, W)
     true: str
     predictions: tuple[WrongPrediction, ...]
@@ -191,9 +191,14 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
 
 
 def compare_images(
-    recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]]
+    recipes: Sequence[Recipe],
+    pixels: Mapping[int, NDArray[np.uint8]],
+    files: Mapping[int, str],
 ) -> ImageByImage:
-    """The first networks of recipes on the same images; pictures of errors that were kept."""
+    """The first networks of recipes on the same images; pictures of errors that were kept.
+
+    `pixels` and `files` are by the images' index.
+    """
     tests = [recipe.first.test for recipe in recipes]
     index, labels, classes = tests[0].index, tests[0].labels, recipes[0].classes
     wrong = np.stack([~test.correct for test in tests])  # (networks, N)
@@ -208,7 +213,8 @@ def compare_images(
             for n, name in predicted.items()
         )
         number, true = int(index[place]), classes[labels[place]]
-        return Picture(number, pixels[number], true, predictions)
+        name = files.get(number, f"no. {number}")
+        return Picture(name, pixels[number], true, predictions)
 
     by_all = _most_confident(available & (num_right == 0), confidence.mean(axis=0))
     by_one = _most_confident(available & (num_right < len(recipes)), confidence.max(axis=0))

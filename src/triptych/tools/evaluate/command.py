@@ -7,7 +7,7 @@ was logged, and looked at more closely; its cost is measured when the images are
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from math import isnan
@@ -26,7 +26,7 @@ from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError
 from triptych.module import ImageClassifier
-from triptych.runs.predictions import Predictions, read_validation
+from triptych.runs.predictions import Predictions, read_validation, write_missing_tables
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.runs.storage import atomic_write, replace_non_finite
@@ -114,6 +114,9 @@ def evaluate_split(
     data = rebuild.read_data(run, config["data_root"], config["batch_size"])
     subset = data.test if split == "test" else data.val
     check_places(config["grad_cam"]["images"], subset.index.numpy())
+    files = getattr(data.image_set, "files", None)
+    index = {"val": data.val.index.numpy(), "test": data.test.index.numpy()}
+    write_missing_tables(folder, run.classes, files, index)
     predictions, rescored = rescore(run, data, split, trainer)
     document = evaluate_predictions(run, predictions, split) | rescored
     log_scores(run, document, config["protocol"])
@@ -127,7 +130,7 @@ def evaluate_split(
         document = {"image_types": earlier} | document
     write_json(path, document)
     if config["grad_cam"]["images"] != "none":
-        draw_grad_cam(run, predictions, images, config)
+        draw_grad_cam(run, predictions, images, files, config)
 
 
 def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> None:
@@ -323,7 +326,11 @@ def evaluate_image_types(
 
 
 def draw_grad_cam(
-    run: RebuiltRun, predictions: Predictions, images: Tensor, config: Config
+    run: RebuiltRun,
+    predictions: Predictions,
+    images: Tensor,
+    files: Sequence[str] | None,
+    config: Config,
 ) -> None:
     """Draw where the network looked; a network that Grad-CAM cannot be used on gets a line."""
     split, settings = config["split"], config["grad_cam"]
@@ -333,7 +340,8 @@ def draw_grad_cam(
         return
     try:
         explanations = [
-            explain_image(run, images[predictions.index[row]], predictions, row) for row in rows
+            explain_image(run, images[predictions.index[row]], predictions, row, files)
+            for row in rows
         ]
     except UserError as error:
         log.warning("%s: %s", run.record.folder, error)

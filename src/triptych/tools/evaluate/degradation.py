@@ -3,7 +3,6 @@
 Shapes: N images, V variants of them, of which the first is the unmodified one.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.runs.predictions import read_arrays
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, write_csv
 from triptych.tools.statistics.inference import LEVEL, WithInterval, resample_counts, wilson
 
 UNMODIFIED = "unmodified"
@@ -84,10 +83,8 @@ def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, WithIn
 
 def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
     """`image_types.csv` and `predictions/image_types.npz` of a run folder."""
-    with atomic_write(folder / "image_types.csv") as path, path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(VariantAccuracy._fields)
-        writer.writerows(accuracy_by_variant(outcomes))
+    rows = [VariantAccuracy._fields, *accuracy_by_variant(outcomes)]
+    write_csv(folder / "image_types.csv", rows)
     (folder / "predictions").mkdir(exist_ok=True)
     with atomic_write(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **outcomes._asdict())

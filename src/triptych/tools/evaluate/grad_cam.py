@@ -3,6 +3,7 @@
 Shapes: B images, K channels and h x w positions of a map, S pixels a side of the input, C classes.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone
 from triptych.runs.predictions import Predictions
+from triptych.runs.reader import sanitize
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
 
@@ -24,7 +26,7 @@ class Explanation(NamedTuple):
     heats: NDArray[np.floating]  # (2, S, S): of the predicted class, of the true one
     names: tuple[str, str]
     probabilities: tuple[float, float]
-    place: int  # in the official set
+    name: str  # of the image: its file, or its place in the official set
 
 
 def grad_cam(backbone: Backbone, images: Tensor, classes: Tensor) -> Tensor:
@@ -107,9 +109,17 @@ def check_places(images: str | list[int], index: NDArray[np.int64]) -> None:
 
 
 def explain_image(
-    run: RebuiltRun, image: Tensor, predictions: Predictions, row: int
+    run: RebuiltRun,
+    image: Tensor,
+    predictions: Predictions,
+    row: int,
+    files: Sequence[str] | None = None,
 ) -> Explanation:
-    """Where the network found the class it predicted, and the true one, in image (3, H, W)."""
+    """Where the network found the class it predicted, and the true one, in image (3, H, W).
+
+    `files` are by place.
+    """
+    place = int(predictions.index[row])
     classes = [int(predictions.classes[row]), int(predictions.labels[row])]
     inputs = run.transforms.evaluation(image[None].to(run.device))
     inputs = inputs.to(next(run.backbone.parameters()).dtype)
@@ -119,5 +129,5 @@ def explain_image(
         torch.cat(heats).cpu().numpy(),
         names=(run.classes[classes[0]], run.classes[classes[1]]),
         probabilities=tuple(predictions.probabilities[row, classes]),
-        place=int(predictions.index[row]),
+        name=sanitize(files[place]) if files else f"image {place}",
     )

@@ -45,6 +45,7 @@ LEVELS = ("unmodified", "severity 1", "severity 2", "severity 3")
 PANELS_A_ROW = 5
 MAX_SIDE = 64  # pixels of an image among many: a larger one would be shrunk as it is drawn
 GAP = 1 / 16  # between images, of their width; four times that between columns
+TITLE_LETTERS = 20  # that fit above an image
 LABELS, HEADS, IMAGES = 1.8, 0.4, 12.0  # inches: left of the images, above them, theirs
 ROWS = ("image", "heat for\nthe prediction", "heat for\nthe true class")
 
@@ -324,19 +325,24 @@ def heat_maps(explained: Sequence["Explanation"], heading: str) -> Figure:
 
 def _draw_column(column: NDArray[np.object_], each: "Explanation") -> None:
     picture = each.image.transpose(1, 2, 0)
-    titles = [f"image {each.place}"]
+    titles = [shorten_path(each.name, TITLE_LETTERS)]
     for name, probability in zip(each.names, each.probabilities, strict=True):
         titles.append(f"{shorten(name, 16)} {probability:.1%}")
     extent = (0, picture.shape[1], picture.shape[0], 0)
     for axes, title, heat in zip(column, titles, (None, *each.heats), strict=True):
         axes.imshow(picture, extent=extent, interpolation="nearest")
-        axes.set_title(title, fontsize=9, y=1)
+        axes.set_title(title, fontsize=8 if heat is None else 9, y=1)
         if heat is None:
             continue
         if heat.max() > 0:
             axes.imshow(heat / heat.max(), cmap="inferno", alpha=0.6, extent=extent, vmin=0)
         else:
             axes.set_xlabel("no heat", fontsize=8)
+
+
+def shorten_path(path: str, length: int) -> str:
+    """At most that many letters, the first of a longer path an ellipsis: its end tells most."""
+    return path if len(path) <= length else "…" + path[1 - length :]
 
 
 def type_sheet(variants: Mapping[str, NDArray[np.uint8]]) -> Figure:
