@@ -27,11 +27,7 @@ from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor,
 from triptych.data.names import class_name, decode_name, encode_name, escape_name
 from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages, Source
-<<<<<<< HEAD
-from triptych.errors import UserError, describe_missing, sanitize_text
-=======
-from triptych.errors import UserError
->>>>>>> 94fd4fe (data: tell classes apart by the bytes of their names)
+from triptych.errors import UserError, describe_missing
 from triptych.runs.storage import atomic_write
 
 SPLIT_NAMES = {
