@@ -89,7 +89,7 @@ class RunRecorder(Callback):
         logits, labels, index = (tensor.cpu().numpy() for tensor in pl_module.predictions)
         self.record.add_predictions("test", logits=logits, labels=labels, index=index)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.record.write_prediction_tables(getattr(data.image_set, "files", None))
+        self.record.write_prediction_tables(data.image_set.files)
         metrics = self.record.metadata["metrics"] | pl_module.scores.named("test")
         self.record.update(metrics=metrics, num_test=len(labels))
 

@@ -114,7 +114,7 @@ def evaluate_split(
     data = rebuild.read_data(run, config["data_root"], config["batch_size"])
     subset = data.test if split == "test" else data.val
     check_places(config["grad_cam"]["images"], subset.index.numpy())
-    files = getattr(data.image_set, "files", None)
+    files = data.image_set.files
     index = {"val": data.val.index.numpy(), "test": data.test.index.numpy()}
     write_missing_tables(folder, run.classes, files, index)
     predictions, rescored = rescore(run, data, split, trainer)
