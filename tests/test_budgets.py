@@ -178,8 +178,8 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_14900_lines_and_the_tests_17000() -> None:
-    assert 5000 < count_lines(SOURCES) <= 14_900
+def test_the_source_has_at_most_15400_lines_and_the_tests_17000() -> None:
+    assert 5000 < count_lines(SOURCES) <= 15_400
     assert 5000 < count_lines(TESTS) <= 17_000
 
 

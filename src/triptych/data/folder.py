@@ -85,6 +85,8 @@ class Folder(Source):
     1 to 16384, or there is no such `fit`.
     """
 
+    least_classes = 2  # to be learned; to be scored, one is enough
+
     def __init__(
         self, root: str, size: int = 256, fit: str = "crop", max_pixels: int = MAX_PIXELS
     ) -> None:
@@ -103,7 +105,8 @@ class Folder(Source):
         """Raises UserError if a class has no image that can be read."""
         listing, squares = self._listing, load_squares(self._listing, self.square)
         photos = [photo for photo in listing.photos if photo.name not in squares.unreadable]
-        check_classes(listing._replace(photos=photos), squares.unreadable)
+        readable = listing._replace(photos=photos)
+        check_classes(readable, squares.unreadable, self.least_classes)
         number = {name: label for label, name in enumerate(listing.classes)}
         labels = torch.tensor([number[photo.class_name] for photo in photos])
         splits = {
@@ -125,13 +128,13 @@ class Folder(Source):
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_photos(self._root)
+        return list_photos(self._root, self.least_classes)
 
 
-def list_photos(root: Path) -> Listing:
+def list_photos(root: Path, least_classes: int = 2) -> Listing:
     """Everything below a root but what is hidden; links are followed.
 
-    Raises UserError if there are not two classes at least, or a folder cannot be read.
+    Raises UserError if there are fewer classes, or a folder cannot be read.
     """
     photos = []
     try:
@@ -150,7 +153,7 @@ def list_photos(root: Path) -> Listing:
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     listing = Listing(root, split_folders, photos, classes)
-    check_classes(listing, unreadable={})
+    check_classes(listing, {}, least_classes)
     return listing
 
 
@@ -192,8 +195,8 @@ def walk_files(top: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if is_visible(name))
 
 
-def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
-    """Raise UserError unless there are two classes or more, all with photos that can be read."""
+def check_classes(listing: Listing, unreadable: dict[str, str], least: int = 2) -> None:
+    """Raise UserError unless there are so many classes, all with photos that can be read."""
     root, classes = listing.root, set(listing.classes)
     reason = next((f" ({escape_name(n)}: {why})" for n, why in unreadable.items()), "")
     for split, folder in listing.folders.items():
@@ -204,7 +207,7 @@ def check_classes(listing: Listing, unreadable: dict[str, str]) -> None:
             raise UserError(f"{root / folder / min(empty)}: a class without images{reason}")
         if unknown := names - classes:
             raise UserError(f"{root / folder / min(unknown)}: a class without training images")
-    if len(classes) == 1:
+    if len(classes) < least:
         raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
 
 

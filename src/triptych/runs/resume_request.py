@@ -163,7 +163,7 @@ def find_requests(
 def read_choice(group: str, choice: str, *, follow: bool = True) -> Iterator[str]:
     """The settings that the file of a choice sets, itself or (`follow`) by its choice of others."""
     path = CONFIGS / group / f"{choice}.yaml"
-    if not path.is_file():  # of another package on the path
+    if "/" in choice or not path.is_file():  # of another package on the path
         return
     node: Any = OmegaConf.to_container(OmegaConf.load(path))
     is_global = "@package _global_" in path.read_text()

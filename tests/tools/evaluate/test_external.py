@@ -165,7 +165,7 @@ def test_what_cannot_be_scored_is_refused_and_leaves_no_trace(
     assert not (run / "external").exists()
 
 
-def test_photos_without_labels_or_of_other_classes_are_refused(
+def test_photos_of_one_class_are_scored_without_labels_or_of_others_refused(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "flat").mkdir()
@@ -176,6 +176,12 @@ def test_photos_without_labels_or_of_other_classes_are_refused(
     with pytest.raises(UserError, match="cat, dog") as refused:
         evaluate(run, "data=folder", f"data.root={tmp_path}/animals")
     assert "disc" in str(refused.value)
+    write_photos(tmp_path / "one", {"disc": "disc"})
+    evaluate(run, "data=folder", f"data.root={tmp_path}/one")
+    document, saved = results(run)
+    recall = (saved.classes == saved.labels).mean()
+    assert document["macro"]["recall"] == document["accuracy"] == pytest.approx(recall)
+    shutil.rmtree(run / "external")
     elsewhere = Path(shutil.copytree(photos, tmp_path / "elsewhere"))
     (run / "external").symlink_to(elsewhere)
     with pytest.raises(UserError, match="a link"):

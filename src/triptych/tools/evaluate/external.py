@@ -109,6 +109,8 @@ def read_source(source: Source, folder: Path) -> ImageSet:
             f"not on this machine: {missing}\nevaluate downloads nothing; data.root=<folder> says "
             "where it lies"
         )
+    if isinstance(source, Folder):
+        source.least_classes = 1
     try:
         return source.read()
     except UserError as error:
