@@ -47,7 +47,7 @@ TORCHVISION = [
 TRUSTED = ",".join(TARGETS)
 FIELDS = """
     schema status model weights classes num_per_class notes data seed split_seed
-    split_hash test_hash config_hash group_hash
+    split_hash test_hash config_hash group_hash code
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
     precision versions git_commit command overrides started_at finished_at train_seconds
     images_per_second compile_seconds feature_seconds monitor best_epoch error metrics

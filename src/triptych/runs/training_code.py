@@ -2,7 +2,7 @@
 
 It is the package's modules that a training imports and those of its `_target_`s, with what they
 import in turn; not the standard library and site-packages, whose versions `run.json` has. A module
-whose name is made at run time is not seen.
+whose name is made at run time is not seen, nor what was defined in a notebook.
 """
 
 import ast

@@ -1,6 +1,8 @@
 """The list of runs, what they take on disk, and what is freed of it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,13 @@ def test_a_folder_and_flags_are_settings(
     monkeypatch.chdir(tmp_path)
     Path("lr=0.1").mkdir()
     assert expand_arguments(typed) == meant
+
+
+def test_a_folder_of_any_name_may_be_typed_as_it_is(logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "shapes").rename(tmp_path / "my logs, ü=1")
+    command = [sys.executable, "-m", "triptych", "runs", "my logs, ü=1", "--clean"]
+    ended = subprocess.run(command, cwd=logs, capture_output=True, text=True, check=True)
+    assert "freed: 4.0 MB of 2 finished runs" in ended.stdout
 
 
 def test_the_age_is_in_the_largest_unit() -> None:

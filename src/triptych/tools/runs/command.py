@@ -24,7 +24,7 @@ from triptych.runs.storage import check_regular_file, find_temporary_files, is_l
 
 log = logging.getLogger(__name__)
 WIDTH = 100  # where the output is no terminal
-KINDS = {"best.ckpt", "last.ckpt", "tensorboard", "predictions"}
+KINDS = {"best.ckpt", "last.ckpt", "tensorboard", "predictions", "figures"}
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
