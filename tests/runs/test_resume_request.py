@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.composing import composed
 from tests.run_folders import change_record
+from tests.tiny import TINY
 from triptych import cli
 from triptych.config import CONFIGS
 from triptych.errors import UserError
@@ -65,6 +66,13 @@ def merge(run: Record, *overrides: str) -> dict[str, Any]:
 )
 def test_settings_equal_to_the_runs_own_are_no_request(run: Record, typed: tuple[str, ...]) -> None:
     assert merge(run, *typed) == run.config
+
+
+def test_a_network_of_ones_own_may_be_typed_again(tmp_path: Path) -> None:
+    run = begin(tmp_path, *TINY)
+    assert merge(run, *TINY) == run.config
+    with pytest.raises(UserError, match=r"model\.name=other: this run has tiny"):
+        merge(run, *(o.replace("+model.name=tiny", "+model.name=other") for o in TINY))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A trained network scored on labelled images that are not of its own data set."""
 
+import csv
 import json
 import logging
 import shutil
@@ -91,7 +92,7 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
     assert {name: after[name] for name in before} == before
     new = {name.split("/", 2)[2] for name in after.keys() - before.keys()}
     pictures = {f"figures/evaluated_external_{name}.png" for name in ("confusion", "reliability")}
-    assert new == {"evaluation.json", "predictions.npz", *pictures}
+    assert new == {"evaluation.json", "predictions.csv", "predictions.npz", *pictures}
     assert find_run_folders(str(run.parent)) == [run]
     evaluate(run, *SHAPES, "split=all")
     assert results(run, "*-all")[0]["num_images"] == 6040
@@ -113,6 +114,10 @@ def test_classes_are_matched_by_name_and_means_are_over_those_that_are_there(
     assert "a star" in caplog.text
     assert set(document["without_images"]) == {*classes} - {"disc", "ring", "cross"}
     assert document["num_images"] == len(saved.labels) == sum(n in there for n in drawn.labels)
+    [table] = (run / "external").glob("other*/predictions.csv")
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["label"] for row in lines] == [classes[label] for label in saved.labels]
+    assert {row["file"].partition("/")[0] for row in lines} == {"disc", "Ring", "CROSS"}
     for number in there:  # each photo as it was drawn
         rows, same = saved.labels == number, drawn.labels == number
         np.testing.assert_allclose(saved.logits[rows], drawn.logits[same], rtol=1e-4, atol=1e-5)

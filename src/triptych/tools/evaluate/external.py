@@ -29,6 +29,7 @@ from triptych.data.rng import split_stratified
 from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors
 from triptych.errors import UserError, shorten
 from triptych.runs.predictions import Predictions
+from triptych.runs.record import write_prediction_table
 from triptych.runs.storage import atomic_write
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.inference import wilson
@@ -46,6 +47,7 @@ class ExternalImages:
     images: Tensor  # uint8 (all of the set, 3, H, W)
     index: Tensor  # of those that are scored
     labels: Tensor
+    files: Sequence[str] | None  # of all of the set, by index
     folder: Path  # where the results go
     about: dict[str, Any]  # what the results say of them
 
@@ -82,7 +84,7 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
     about = {"name": name, "source": settings, "images": which, "left_out": unknown}
     about |= {"test_hash": digest, "num_images": len(index)}
     place = run.record.folder / "external" / folder_name(data, config["split"])
-    return ExternalImages(name, chosen.images, index, labels, place, about)
+    return ExternalImages(name, chosen.images, index, labels, images.files, place, about)
 
 
 def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> Config:
@@ -229,9 +231,11 @@ def predict_external(run: RebuiltRun, external: ExternalImages, batch_size: int)
     if outer.is_symlink() or external.folder.is_symlink():
         raise UserError(f"{external.folder}: a link, and might lead anywhere")
     external.folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
     with atomic_write(external.folder / "predictions.npz") as path, path.open("wb") as file:
-        arrays = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
         np.savez(file, allow_pickle=False, **arrays)
+    table = external.folder / "predictions.csv"
+    write_prediction_table(table, run.classes, external.files, **arrays)
     return predictions
 
 
