@@ -132,6 +132,12 @@ def test_onecycle_is_torchs_with_each_groups_rate_for_its_peak() -> None:
     assert head[-1] < 1e-4 * head[0]
 
 
+@pytest.mark.parametrize(("warmup_epochs", "peak"), [(0, 8), (0.5, 4), (2, 19), (0.1, 1), (9, 28)])
+def test_onecycle_rises_for_as_long_as_it_is_told_to(warmup_epochs: float, peak: int) -> None:
+    seen = rates(sgd(schedule="onecycle", warmup_epochs=warmup_epochs), 30)
+    assert seen.index(max(seen)) == peak
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 @pytest.mark.parametrize("total_steps", [0, -20])
 def test_a_schedule_towards_an_end_is_refused_where_training_has_none(

@@ -18,6 +18,8 @@ from triptych.models.backbone import Backbone
 class Optim:
     """How a network learns; rates are per step, `warmup_epochs` may be a fraction.
 
+    The rate rises linearly for so long, or with `schedule="onecycle"` as that does (0: 30 %).
+
     `optimizer(groups)` makes a torch optimizer; `backbone_lr` is the rate below the head, `lr`
     where it is None. Norm layers and biases never decay.
     """
@@ -59,11 +61,15 @@ class Optim:
             optimizer = self.optimizer(self.groups(backbone))
         except (TypeError, ValueError) as error:
             raise UserError(f"optim.optimizer: {error}") from error
+        warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
             has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
-            return optimizer, OneCycleLR(optimizer, rates, total_steps, cycle_momentum=has_momentum)
-        warmup_steps = round(self.warmup_epochs * steps_per_epoch)
+            options: dict[str, Any] = {"cycle_momentum": has_momentum}
+            if warmup_steps:  # torch divides by zero where either side has a single step
+                rising = max(2, min(warmup_steps, total_steps - 1))
+                options["pct_start"] = min(1.0, rising / total_steps)
+            return optimizer, OneCycleLR(optimizer, rates, total_steps, **options)
         return optimizer, LambdaLR(
             optimizer, lambda step: self.factor(step, warmup_steps, total_steps)
         )
@@ -82,9 +88,13 @@ class Optim:
         head = set(backbone.head.parameters())
         below = [p for p in backbone.parameters() if p not in head]
         rate = self.lr if self.backbone_lr is None else self.backbone_lr
-        return [*self._by_decay(below, rate), *self._by_decay(backbone.head.parameters(), self.lr)]
+        return [
+            *self.split_by_decay(below, rate),
+            *self.split_by_decay(backbone.head.parameters(), self.lr),
+        ]
 
-    def _by_decay(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+    def split_by_decay(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+        """Groups of those that are trainable: what decays, and norm layers and biases."""
         trainable = [p for p in parameters if p.requires_grad]
         decays = [p for p in trainable if p.ndim > 1 or not self.weight_decay]
         rest = [p for p in trainable if p.ndim <= 1 and self.weight_decay]
