@@ -106,11 +106,13 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
 
         callbacks.insert(0, FeatureCache(record))
-    trainer = build.build_trainer(config, record, callbacks)
-    if config["trainer"].get("callbacks"):
-        from triptych.callbacks.averages import amend_averages  # for callbacks of the user's alone
+    if not config["trainer"].get("callbacks"):
+        return build.build_trainer(config, record, callbacks)
+    from triptych.callbacks.averages import amend_averages  # for callbacks of the user's alone
+    from triptych.callbacks.unfreezing import UnfrozenLayers
 
-        amend_averages(trainer)
+    trainer = build.build_trainer(config, record, [UnfrozenLayers(), *callbacks])
+    amend_averages(trainer)
     return trainer
 
 

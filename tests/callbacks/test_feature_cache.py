@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
@@ -144,6 +144,10 @@ class Task(nn.Module):
         return logits
 
 
+class Unfreeze(Callback):
+    """Might do anything."""
+
+
 def trainer_of(backbone: Backbone, precision: Precision | None = None, **settings: Any) -> Any:
     precision = precision or Precision()
     data = SimpleNamespace(
@@ -248,6 +252,7 @@ def test_each_change_of_what_makes_features_changes_the_name_of_their_file() -> 
         ({"data": {"augment": "standard"}}, "data.augment=standard, so images differ"),
         ({"data": {"mix": "mixup"}}, "data.mix=mixup, so images differ"),
         ({"callbacks": [BackboneFinetuning()]}, "a callback may train it"),
+        ({"callbacks": [Unfreeze()]}, "a callback may train it, too: Unfreeze"),
         ({"strategy": FSDPStrategy()}, "FSDPStrategy spreads it over devices"),
         ({"fast_dev_run": 1}, "trainer.fast_dev_run takes but a few images"),
     ],

@@ -31,7 +31,8 @@ class Backbone(nn.Module):
     """A network whose last layer was replaced by a head for `num_classes` classes.
 
     With `freeze="backbone"` the head alone trains: no other parameter has a gradient, and all but
-    the head stays in evaluation mode, so that BatchNorm's statistics do not move either.
+    the head stays in evaluation mode, so that BatchNorm's statistics do not move either. Layers
+    that are unfrozen later train as others do.
     """
 
     def __init__(
@@ -64,8 +65,12 @@ class Backbone(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        super().train(mode and not self.frozen)
-        self.head.train(mode)
+        is_frozen = self.frozen and not all(p.requires_grad for p in self.parameters())
+        super().train(mode and not is_frozen)
+        for layer in self.network.modules() if is_frozen else ():
+            own = [*layer.parameters(recurse=False)]
+            if own and all(p.requires_grad for p in own):  # the head, and what was unfrozen
+                layer.training = mode
         return self
 
 
