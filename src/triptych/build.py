@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from triptych.callbacks.progress import ProgressBar, ProgressLines
-from triptych.config import Config
+from triptych.config import OPTIONAL_DATA, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank
@@ -44,7 +44,7 @@ def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
 def build_datamodule(
     config: Config, images: ImageSet, preprocessing: Preprocessing
 ) -> ImageDataModule:
-    of_the_source = ("name", "root", "size", "fit", "max_pixels", "source")
+    of_the_source = {"name", "root", "size", "fit", "max_pixels", "source", *OPTIONAL_DATA}
     settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     return ImageDataModule(
         image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings

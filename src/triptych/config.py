@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +67,14 @@ NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and al
 ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
 RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
 
+SPLITS = Rule(
+    "{train: folder, val: folder, test: folder}, the last two optional",
+    lambda v: (
+        type(v) is dict
+        and {"train"} <= v.keys() <= {"train", "val", "test"}
+        and all(map(TEXT.holds, v.values()))
+    ),
+)
 
 INDICES = Rule(
     "a list of indices",
@@ -122,6 +131,7 @@ REQUIRED = """
 
 EXTENDS_TRAINING = True
 # What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
+OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where they are null
 SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -150,6 +160,9 @@ RULES: dict[str, Rule] = {
     "data.size": count(8, 4096),
     "data.fit": one_of("crop", "pad", "stretch"),
     "data.max_pixels": count(1),
+    "data.splits": SPLITS.or_null(),
+    "data.labels": TEXT.or_null(),
+    "data.max_value": number(0, above=True).or_null(),
     "data.source": NODE,
     **dict.fromkeys(("model._target_", "model.name"), TEXT),
     "model.weights": PATH.or_null(),
@@ -325,6 +338,10 @@ def resolve_config(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     settings = {str(k): v for k, v in resolved.items() if k not in ("hydra", "per_model")}
+    data = settings.get("data") or {}
+    for place, name in product((data, data.get("source") or {}), OPTIONAL_DATA):
+        if place.get(name) is None:
+            place.pop(name, None)
     for path in PATHS:
         *outer, name = path.split(".")
         node: Any = settings

@@ -116,7 +116,10 @@ def test_photos_are_found_at_any_depth_under_any_name_and_what_is_hidden_is_not(
         photo(tmp_path / hidden)
     data = read(tmp_path)
     assert data.train.labels.tolist() == [0, 1, 2, 2, 2, 3]
-    assert data.notes == ()
+    assert [note.partition(":")[0] for note in data.notes] == [
+        "1 photos have names that cannot be shown; records have escapes for them",
+        "test",
+    ]
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
@@ -147,7 +150,8 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(
     photo(tmp_path / "loose.png")
     data = read(tmp_path)
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    [unreadable] = data.notes
+    _, loose, unreadable = data.notes
+    assert loose.startswith("1 photos lie in no folder of a class")
     assert unreadable.startswith("4 of 13 photos ")
     for named in ("red/empty.jpg (", "red/nowhere.jpg (", r"red/text\x1b[2J.jpg (", "bomb.png"):
         assert named in unreadable
@@ -155,7 +159,7 @@ def test_what_cannot_be_read_is_named_counted_and_left_out(
     assert len(decoded) == 13, "what cannot be read is not tried again"
     for i in range(12):
         (tmp_path / "red" / f"bad{i}.jpg").touch()
-    note = read(tmp_path).notes[0]
+    note = read(tmp_path).notes[2]
     assert note.startswith("16 of 25 photos ")
     listed_in = Path(note.rpartition("all of them in ")[2])
     assert len(json.loads(listed_in.read_text())["unreadable"]) == 16

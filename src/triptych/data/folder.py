@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +24,29 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
-from triptych.data.names import class_name, decode_name, encode_name, escape_name
-from triptych.data.photos import FITS, IMAGE_SUFFIXES, MAX_PIXELS, Unreadable, read_image, square
+from triptych.data.names import (
+    ESCAPE,
+    class_name,
+    decode_name,
+    encode_name,
+    escape_name,
+    visible_part,
+)
+from triptych.data.photos import FITS, MAX_PIXELS, Unreadable, read_image, square
 from triptych.data.source import ImageSet, LabelledImages, Source
+from triptych.data.split_folders import (
+    UNLABELLED,
+    describe_left_out,
+    find_parts,
+    find_splits,
+    is_photo,
+    subfolders,
+    suggest,
+    walk_files,
+)
 from triptych.errors import UserError, describe_missing
 from triptych.runs.storage import atomic_write
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-THUMBNAILS = ("__MACOSX", "@eaDir")  # folders that systems make beside photos without hiding them
 MAX_SIDE = 2**14
 MOST_NAMED = 10  # unreadable files; the rest is counted
 AT_ONCE = 128  # photos decoded between two updates of the progress bar
@@ -54,6 +65,7 @@ class Listing(NamedTuple):
     folders: dict[str, str]  # of each split that there is; "." if the root has no split folders
     photos: list[Photo]  # by split, class and name
     classes: list[str]  # the names of all folders in training, sorted
+    notes: tuple[str, ...]  # on names, and on photos that no class has
 
     @property
     def is_split(self) -> bool:
@@ -80,19 +92,26 @@ class Folder(Source):
     """The photos below `root`, in `train/`, `val/`, `test/` or to be split.
 
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
-    is split off the training photos, without `val/` a validation set. Photos that cannot be read,
-    or have more than `max_pixels`, are named and left out. Raises ValueError if `size` is not from
+    is split off the training photos, without `val/` a validation set. `splits` names the folders
+    below `root` in place of these. Photos that cannot be read, or have more than `max_pixels`, are
+    named and left out. Raises ValueError if `size` is not from
     1 to 16384, or there is no such `fit`.
     """
 
     least_classes = 2  # to be learned; to be scored, one is enough
 
     def __init__(
-        self, root: str, size: int = 256, fit: str = "crop", max_pixels: int = MAX_PIXELS
+        self,
+        root: str,
+        size: int = 256,
+        fit: str = "crop",
+        max_pixels: int = MAX_PIXELS,
+        splits: Mapping[str, str] | None = None,
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
         self._root = Path(os.path.expanduser(root)).absolute()
+        self._splits = splits
         self.square = SquareFormat(size, fit, max_pixels)
 
     def missing(self) -> str | None:
@@ -122,93 +141,103 @@ class Folder(Source):
             test=images,
             classes=tuple(listing.classes),
             splits={split: torch.tensor(chosen) for split, chosen in splits.items()},
-            notes=tuple(describe_problems(listing, photos, squares)),
+            notes=(*listing.notes, *describe_problems(listing, photos, squares)),
             files=[escape_name(photo.name) for photo in photos],
         )
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_photos(self._root, self.least_classes)
+        return list_photos(self._root, self._splits, self.least_classes)
 
 
-def list_photos(root: Path, least_classes: int = 2) -> Listing:
+def list_photos(
+    root: Path, splits: Mapping[str, str] | None = None, least_classes: int = 2
+) -> Listing:
     """Everything below a root but what is hidden; links are followed.
 
-    Raises UserError if there are fewer classes, or a folder cannot be read.
+    `splits` names the folder of each split. Raises UserError if there are fewer classes, or a
+    folder cannot be read.
     """
-    photos = []
     try:
-        split_folders = find_split_folders(root)
-        for split, folder in split_folders.items():
-            for path in walk_files(root / folder):
-                top, *inner = path.relative_to(root / folder).parts
-                if not inner or path.suffix.lower() not in IMAGE_SUFFIXES:
-                    continue
-                name = decode_name(path.relative_to(root).as_posix())
-                status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
-                size_and_time = status.st_size, status.st_mtime_ns
-                photos.append(Photo(name, *size_and_time, split, class_name(decode_name(top))))
-        names = map(decode_name, subfolders(root / split_folders["train"]))
-        classes = sorted({*map(class_name, names)})
+        splits = dict(splits or find_splits(root))
+        for split, folder in splits.items():
+            if not (root / folder).is_dir():
+                raise UserError(f"data.splits.{split}={describe_missing(root / folder)}")
+        files = {split: list_files(root, splits, split) for split in splits}
+        photos = [
+            describe_photo(root, split, folder, path)
+            for split, folder in splits.items()
+            for path in files[split]
+            if is_photo(path) and path.parent != root / folder
+        ]
+        others = {root / folder for split, folder in splits.items() if split != "train"}
+        train = root / splits["train"]
+        names = [decode_name(n) for n in subfolders(train) if train / n not in others]
+        notes = [
+            *describe_names(names, [photo.name for photo in photos], splits),
+            *describe_left_out(root, splits, (path for some in files.values() for path in some)),
+        ]
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
-    listing = Listing(root, split_folders, photos, classes)
+    listing = Listing(root, splits, photos, sorted({*map(class_name, names)}), tuple(notes))
     check_classes(listing, {}, least_classes)
     return listing
 
 
-def find_split_folders(root: Path) -> dict[str, str]:
-    names = subfolders(root)
-    split_folders = {SPLIT_NAMES[n.lower()]: n for n in names if n.lower() in SPLIT_NAMES}
-    if "train" in split_folders:
-        return {s: split_folders[s] for s in ("train", "val", "test") if s in split_folders}
-    if split_folders and len(split_folders) == len(names):
-        raise UserError(f"{root}: it has {' and '.join(names)}, but no train")
-    return {"train": "."}
+def list_files(root: Path, splits: Mapping[str, str], split: str) -> list[Path]:
+    """The files below a split's folder that lie in no split inside of it."""
+    top = root / splits[split]
+    inner = [root / f for s, f in splits.items() if s != split and (root / f).is_relative_to(top)]
+    return [path for path in walk_files(top) if not any(map(path.is_relative_to, inner))]
 
 
-def subfolders(parent: Path) -> list[str]:
-    """The names of the folders that are not hidden, sorted."""
-    names = [path.name for path in parent.iterdir() if path.is_dir() and is_visible(path.name)]
-    return sorted(names, key=decode_name)
+def describe_photo(root: Path, split: str, folder: str, path: Path) -> Photo:
+    status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
+    name = decode_name(Path(os.path.relpath(path, root)).as_posix())
+    label = class_name(decode_name(path.relative_to(root / folder).parts[0]))
+    return Photo(name, status.st_size, status.st_mtime_ns, split, label)
 
 
-def is_visible(name: str) -> bool:
-    return not name.startswith(".") and name not in THUMBNAILS
-
-
-def walk_files(top: Path) -> Iterator[Path]:
-    """The files in a folder and below, sorted; raises OSError where one cannot be read.
-
-    Links are followed, but for one to a folder above itself.
-    """
-
-    def fail(error: OSError) -> NoReturn:
-        raise error
-
-    for folder, inner, files in os.walk(top, onerror=fail, followlinks=True):
-        here = Path(folder).resolve()
-        above = {name for name in inner if here.is_relative_to((here / name).resolve())}
-        visible = [name for name in inner if is_visible(name) and name not in above]
-        inner[:] = sorted(visible, key=decode_name)
-        names = sorted(files, key=decode_name)
-        yield from (Path(folder, name) for name in names if is_visible(name))
+def describe_names(
+    folders: list[str], files: list[str], splits: Mapping[str, str]
+) -> Iterator[str]:
+    """Lines on folders of classes whose names are not what they seem."""
+    names = {folder: class_name(folder) for folder in folders}
+    shown = sorted({name for name in names.values() if ESCAPE.search(name)})
+    if shown:
+        yield f"class names that cannot be shown, with escapes (\\x: not UTF-8): {', '.join(shown)}"
+    if num := sum(escape_name(last) != last for last in (n.rpartition("/")[2] for n in files)):
+        yield f"{num} photos have names that cannot be shown; records have escapes for them"
+    alike = defaultdict(set)
+    for name in names.values():
+        alike[visible_part(name)].add(name)
+    for same in alike.values():
+        if len(same) > 1:
+            yield f"classes that look alike but are several: {', '.join(sorted(same))}"
+    twins = [name for name in {*names.values()} if [*names.values()].count(name) > 1]
+    if twins:
+        yield f"folders of one name in two spellings of Unicode are one class: {', '.join(twins)}"
+    parts = [n for n in folders if find_parts([n]) or UNLABELLED.search(n)]
+    if parts and [*splits.values()] == ["."]:
+        yield f"{', '.join(map(class_name, parts))}: a class like the others; if not, move it away"
 
 
 def check_classes(listing: Listing, unreadable: dict[str, str], least: int = 2) -> None:
     """Raise UserError unless there are so many classes, all with photos that can be read."""
     root, classes = listing.root, set(listing.classes)
+    deeper = "" if listing.is_split else suggest(root)
+    hint = f"\ntype {deeper}" if deeper and deeper != f"data.root={root}" else ""
     reason = next((f" ({escape_name(n)}: {why})" for n, why in unreadable.items()), "")
     for split, folder in listing.folders.items():
         names = {photo.class_name for photo in listing.photos if photo.split == split}
         if not names:
-            raise UserError(f"{root / folder}: no images in folders of classes{reason}")
+            raise UserError(f"{root / folder}: no images in folders of classes{reason}{hint}")
         if split == "train" and (empty := classes - names):
-            raise UserError(f"{root / folder / min(empty)}: a class without images{reason}")
+            raise UserError(f"{root / folder / min(empty)}: a class without images{reason}{hint}")
         if unknown := names - classes:
             raise UserError(f"{root / folder / min(unknown)}: a class without training images")
     if len(classes) < least:
-        raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed")
+        raise UserError(f"{root}: one class ({listing.classes[0]}); two or more are needed{hint}")
 
 
 def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -> Iterator[str]:

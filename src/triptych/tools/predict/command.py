@@ -113,8 +113,8 @@ def list_images(start: str) -> list[str]:
     """A file itself; of a folder, at any depth, the files with an image's suffix, none hidden."""
     if not os.path.isdir(start):
         return [start]
-    from triptych.data.folder import walk_files  # torch comes with it
     from triptych.data.photos import IMAGE_SUFFIXES
+    from triptych.data.split_folders import walk_files
 
     try:
         files = [*walk_files(Path(start))]
