@@ -120,8 +120,8 @@ def write_prediction_table(
 ) -> None:
     """The predictions of a split, for people: a row an image, by its file or else its index.
 
-    Beside `test.csv` lie its wrong rows in `mistakes.csv`, most confident first, with the
-    probability of the true class. `files` are by index.
+    But for validation, the wrong rows lie beside it in `mistakes.csv`, most confident first, with
+    the probability of the true class. `files` are by index.
     """
     classes = [escape_formula(name) for name in classes]
     shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -138,7 +138,7 @@ def write_prediction_table(
     head = ("file" if files else "id", "label", "prediction", "probability", "label_probability")
     lines = list(table)
     storage.write_csv(path, [head[:4], *(line[:4] for line in lines)])
-    if path.name == "test.csv":
+    if path.stem != "val":
         wrong = [line for line, label in zip(lines, predicted != labels, strict=True) if label]
         wrong.sort(key=lambda line: -line[3])
         storage.write_csv(path.with_name("mistakes.csv"), [head, *wrong])

@@ -92,7 +92,8 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
     assert {name: after[name] for name in before} == before
     new = {name.split("/", 2)[2] for name in after.keys() - before.keys()}
     pictures = {f"figures/evaluated_external_{name}.png" for name in ("confusion", "reliability")}
-    assert new == {"evaluation.json", "predictions.csv", "predictions.npz", *pictures}
+    tables = {"predictions.csv", "mistakes.csv"}
+    assert new == {"evaluation.json", "predictions.npz", *tables, *pictures}
     assert find_run_folders(str(run.parent)) == [run]
     evaluate(run, *SHAPES, "split=all")
     assert results(run, "*-all")[0]["num_images"] == 6040
