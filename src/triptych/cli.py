@@ -38,8 +38,8 @@ TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WO
 
 def run() -> None:
     """The console script `triptych <command> ...`, also `python -m triptych <command> ...`."""
-    open_screen()
     command, *arguments = sys.argv[1:] or ["--help"]
+    open_screen(is_result=command == "predict")
     if command in ("--help", "-h"):
         print("triptych <command> [setting=value ...]\n")
         for name in list_commands():  # and the first line of its YAML
@@ -165,6 +165,7 @@ def open_screen(*, is_result: bool = False) -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file gets the closed number
         pass
     os.close(number)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115
     for number, name in enumerate(("stdout", "stderr"), 1):
         old = getattr(sys, name)
         if (is_result and number == 1) or (old and old is not getattr(sys, f"__{name}__")):

@@ -57,8 +57,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if not config["allow_mixed"]:
         require_comparable(networks)
     comparison = build_comparison(networks, problems)
-    parents = [network.folder.resolve().parent for network in networks]
-    page = write_files(comparison, out or Path(os.path.commonpath(parents)) / "comparison")
+    page = write_files(comparison, out or choose_folder(config["runs"], networks))
     labels = [recipe.label for recipe in comparison.recipes]
     lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
     lines += filter(None, (comparison.banner, *comparison.verdict))
@@ -67,6 +66,16 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
     return page
+
+
+def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:
+    """`comparison/` in the folder that was given; of a run, a list or a glob in the nearest folder
+    that holds all of the runs."""
+    [*given] = [places] if isinstance(places, str) else places
+    if len(given) == 1 and os.path.isdir(given[0]) and not Path(given[0], "run.json").exists():
+        return Path(given[0], "comparison")
+    parents = [network.folder.resolve().parent for network in networks]
+    return Path(os.path.commonpath(parents)) / "comparison"
 
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:

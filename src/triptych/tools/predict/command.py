@@ -39,6 +39,8 @@ def predict_images(config: Config) -> None:
     An image that cannot be read gets a row with its error. Raises UserError, before any output is
     touched, where a setting, a run or every image cannot be used.
     """
+    if not config["out"] and sys.stdout is None:  # `>&-`
+        raise UserError("out: standard output is closed; name a file, such as out=predictions.csv")
     for setting, suffixes in OUTPUT_SUFFIXES.items():
         if config[setting]:
             check_output(setting, Path(config[setting]), suffixes, config["overwrite"])
