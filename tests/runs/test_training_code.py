@@ -107,6 +107,15 @@ def test_libraries_what_is_not_there_and_what_cannot_be_read_are_no_obstacle(stu
     assert changed_by(study, "mylayers.py", "return", "retrun") == ["mylayers.py"]
 
 
+def test_a_file_that_is_named_as_a_module_of_python_counts_where_it_comes_first(
+    study: Path,
+) -> None:
+    (study / "pydoc_data.py").write_text("def net(num_classes): ...\n")
+    training_code.find_module.cache_clear()
+    assert "pydoc_data.py" in hash_training_code(["pydoc_data.net"])
+    assert "json/__init__.py" not in hash_training_code(["json.loads", "decimal.Decimal"])
+
+
 def test_of_the_package_the_files_that_train_count_and_those_that_show_do_not() -> None:
     names = {name.removeprefix("triptych/") for name in hash_training_code([])}
     assert {

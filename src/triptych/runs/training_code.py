@@ -9,6 +9,7 @@ import ast
 import hashlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
@@ -23,7 +24,8 @@ NOT_TRAINING = """
     cli config errors download figures library runs tools callbacks.progress callbacks.tensorboard
     distributed.launch distributed.processes
 """.split()
-LIBRARIES = {"site-packages", "dist-packages"}
+SITES = {"site-packages", "dist-packages"}
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def hash_training_code(targets: Iterable[str]) -> dict[str, str]:
@@ -70,7 +72,7 @@ def find_module(name: str) -> tuple[Path | None, list[str]]:
         return Path(script) if script else None, []
     if name == PACKAGE.name:
         return PACKAGE / "__init__.py", [str(PACKAGE)]
-    if name in sys.stdlib_module_names or name in [f"{PACKAGE.name}.{n}" for n in NOT_TRAINING]:
+    if name in [f"{PACKAGE.name}.{other}" for other in NOT_TRAINING]:
         return None, []
     if parent:
         specs = [find_in_folder(name, folder) for folder in find_module(parent)[1]]
@@ -78,11 +80,16 @@ def find_module(name: str) -> tuple[Path | None, list[str]]:
         specs = [find_spec(name) or find_in_folder(name, os.getcwd())]
     spec = next(filter(None, specs), None)
     path = Path(spec.origin) if spec and spec.origin else None
-    is_library = path and LIBRARIES & {*path.parts} and not path.is_relative_to(PACKAGE)
-    if spec is None or is_library:
+    if spec is None or (path and is_library(path)):
         return None, []
     is_source = path is not None and path.suffix == ".py"
     return path if is_source else None, list(spec.submodule_search_locations or ())
+
+
+def is_library(path: Path) -> bool:
+    """Whether a file belongs to Python or to an installed library that is not this one."""
+    is_installed = bool(SITES & {*path.parts}) or path.is_relative_to(STANDARD_LIBRARY)
+    return is_installed and not path.is_relative_to(PACKAGE)
 
 
 def find_in_folder(name: str, folder: str) -> ModuleSpec | None:
