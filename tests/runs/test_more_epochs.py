@@ -93,8 +93,11 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
     folder = train(start_run, tmp_path, *settings, "++trainer.max_epochs=2")
     (folder / "evaluation.json").write_text("{}")
     (folder / "external").mkdir()
-    answer = start_run(f"resume={folder}", "++trainer.max_epochs=4")
+    Record.open(folder).update(command="python train.py a=1")
+    env = {"TRIPTYCH_COMMAND": "python train.py resume=x"}
+    answer = start_run(f"resume={folder}", "++trainer.max_epochs=4", env=env)
     assert answer["code"] == 0, answer["output"]
+    assert metadata(folder)["command"] == "python train.py a=1 && python train.py resume=x"
     for said in ("trainer.max_epochs: 2 before, now 4", "optim.schedule=cosine", "evaluation.json"):
         assert said in answer["output"]
     [entry] = metadata(folder)["history"]

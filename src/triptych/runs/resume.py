@@ -130,7 +130,9 @@ def prepare_resumed_run(
         if entry["status"] == "finished" and ranks.get_rank() == 0:
             truncate_to_checkpoint(record)
             entry["results"] = set_aside_results(record)
+        typed = [record.metadata.get("command"), os.environ.get("TRIPTYCH_COMMAND")]
         record.update(
+            command=" && ".join(map(str, filter(None, typed))),
             **dict.fromkeys(("num_epochs", "best_epoch"), None),
             **{"status": "running", "metrics": {}, "config_hash": new},
             history=[*read_history(record), entry],
