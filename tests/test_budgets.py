@@ -178,8 +178,8 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_15700_lines_and_the_tests_18000() -> None:
-    assert 5000 < count_lines(SOURCES) <= 15_700
+def test_the_source_has_at_most_15800_lines_and_the_tests_18000() -> None:
+    assert 5000 < count_lines(SOURCES) <= 15_800
     assert 5000 < count_lines(TESTS) <= 18_000
 
 

@@ -61,17 +61,33 @@ def build_optim(config: Config) -> Optim:
     """The recipe of learning, with the optimizer's fused kernels where it has them."""
     settings = {name: value for name, value in config["optim"].items() if name != "name"}
     node = settings.pop("optimizer")
-    signature = inspect.signature(get_object(node["_target_"]))
     try:
+        signature = inspect.signature(get_object(node["_target_"]))
         signature.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except TypeError as error:
         raise UserError(f"optim.optimizer: {node['_target_']} has {error}") from error
+    except (ImportError, ValueError) as error:
+        reason = f"cannot be imported ({summarize_error(error)})"
+        raise UserError(f"optim.optimizer._target_={node['_target_']}: {reason}") from error
     # Under autocast Lightning refuses to clip the gradients of a fused optimizer.
     clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
     fused = {"fused": True} if "fused" in signature.parameters and not clips else {}
     return Optim(
         optimizer=instantiate("optim.optimizer", node, **fused, _partial_=True), **settings
     )
+
+
+def check_step(optim: Optim) -> None:
+    """Raise UserError where the optimizer's settings let it make no step: some look at them then.
+
+    On four numbers, without a draw of random ones.
+    """
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    try:
+        optim.optimizer([{"params": [weight], "lr": optim.lr}]).step(lambda: 0.0)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optim.optimizer: {summarize_error(error)}") from error
 
 
 def move_to_device(module: nn.Module, device: torch.device) -> None:

@@ -90,6 +90,7 @@ def prepare(
     backbone = factory.build(num_classes, load=load)
     data = build.build_datamodule(config, images, backbone.preprocessing)
     optim = build.build_optim(config)
+    build.check_step(optim)
     return data, ImageClassifier(backbone, optim, num_classes, data.num_per_class)
 
 

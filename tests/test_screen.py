@@ -1,0 +1,141 @@
+"""What is printed ends no command: letters a screen lacks, a reader that left, a full disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.composing import composed
+from tests.tiny import TINY
+from triptych import cli
+from triptych.cli import ROOT
+from triptych.config import format_value
+from triptych.errors import RunFailed, UserError, summarize_error
+from triptych.training import train
+
+PRINTS = """
+import logging, sys
+from triptych import cli
+cli.open_screen()
+cli.configure_logging()
+for _ in range(3):
+    print("žaba 写真 " * 2000)
+    logging.getLogger("triptych").info("kočka")
+with open(sys.argv[0] + ".txt", "w") as file:
+    print("写真", file=file)
+"""
+
+
+@pytest.fixture
+def prints(tmp_path: Path) -> Path:
+    """A program that prints what a screen may lack, and writes a file beside itself."""
+    path = tmp_path / "prints.py"
+    path.write_text(PRINTS, encoding="utf-8")
+    return path
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PY": sys.executable, **environment}
+    command = ["bash", "-c", f"set -o pipefail; {line}"]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "ends", ["| head -c 9", ">&-", ">&- 2>&-", ">&- 2>&- <&-", "> /dev/full 2>&1", "2>&1 | true"]
+)
+def test_output_that_goes_nowhere_ends_no_program(ends: str, prints: Path) -> None:
+    ended = shell(f'"$PY" {prints} {ends}')
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert prints.with_suffix(".py.txt").read_text(encoding="utf-8") == "写真\n"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_a_screen_shows_what_it_can_and_files_are_utf8(
+    environment: dict[str, str], prints: Path
+) -> None:
+    ended = shell(f'"$PY" {prints} | tail -c 40 | tr -d "\\200-\\377"', **environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "ko" in ended.stdout
+    assert prints.with_suffix(".py.txt").read_text(encoding="utf-8") == "写真\n"
+
+
+def test_help_into_a_closed_pipe_prints_no_traceback() -> None:
+    for line in ('"$PY" train.py -h | true', '"$PY" -m triptych --help | true'):
+        assert shell(line).stderr == ""
+
+
+def test_a_training_goes_on_where_nobody_reads_and_a_launcher_left_its_variables(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    overrides = [*TINY[:-3], "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    typed = " ".join(f"'{o}'" for o in [*overrides, f"log_dir={tmp_path}/[a] b=c"])
+    ended = shell(
+        f'"$PY" -W error train.py {typed} | true',
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOCAL_RANK": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    [folder] = (tmp_path / "[a] b=c").glob("shapes/*/*/*")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["overrides"][-1] == f"log_dir={tmp_path}/[a] b=c"
+
+
+def test_several_processes_that_torchrun_did_not_start_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SLURM_JOB_ID", *cli.TORCHRUN):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
+    cli.check_launcher()
+    assert not {"RANK", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE=2"):
+        cli.check_launcher()
+    started = dict.fromkeys(cli.TORCHRUN, "2")
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    cli.check_launcher()
+    assert started.items() <= os.environ.items()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trainer": {"limit_train_batches": 1.5}},
+        {"optim": {"optimizer": {"_target_": "torch.optim.Adam", "amsgrad": "no"}}},
+        {"optim": {"optimizer": {"_target_": "nope.Adam"}}},
+        {"trainer": {"callbacks": [{"_target_": "torch.optim.Adam"}]}},
+        {"trainer": {"overfit_batches": -1}},
+    ],
+)
+def test_a_run_that_is_refused_leaves_no_folder(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = composed("train", *TINY, log_dir=str(tmp_path))
+    for group, values in settings.items():
+        config[group] |= values
+    with pytest.raises(UserError):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_are_cut_between_words_and_paths_not_at_all() -> None:
+    path = "/".join(["folder"] * 60)
+    assert format_value(path) == path
+    words = " ".join(f"word{number}" for number in range(100))
+    for shown in (format_value(words), summarize_error(RunFailed(words))):
+        assert set(shown.removesuffix(" ...").split()) <= set(words.split())
+    assert summarize_error(RunFailed(f"\n  {path}: {words}")).startswith(path)
