@@ -119,6 +119,19 @@ def test_runs_on_the_same_images_share_what_was_made(
     assert harder.bytes_kept <= shared.max_bytes
 
 
+def test_a_long_evaluation_says_how_far_it_is(
+    test_set: LabelledImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(image_types, "SILENCE_SECONDS", 0)
+    caplog.set_level("INFO")
+    score(test_set, ["noise"], batch_size=10)
+    assert len(caplog.messages) == 4 * 2
+    assert "batch 8 of 8, noise at severity 3" in caplog.messages[-1]
+    monkeypatch.setattr(image_types, "SILENCE_SECONDS", 8)
+    score(test_set, ["noise"])
+    assert len(caplog.messages) == 4 * 2, "a short one says nothing"
+
+
 def test_other_images_share_nothing_and_the_last_set_is_kept(test_set: LabelledImages) -> None:
     images, every = test_set.images, torch.arange(40)
     shared = SharedImages(max_bytes=3 * 40 * 3 * 32 * 32)

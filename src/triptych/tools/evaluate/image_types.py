@@ -121,7 +121,8 @@ def track_variants(batches: Iterable[Batch], num_batches: int) -> Iterator[Batch
     for number, batch in enumerate(batches):
         if time.monotonic() - last >= SILENCE_SECONDS:
             last = time.monotonic()
-            log.info("image types: batch %d of %d, %s %d", number + 1, num_batches, *batch[0])
+            progress = (number + 1, num_batches, *batch[0])
+            log.info("image types: batch %d of %d, %s at severity %d", *progress)
         yield batch
 
 
