@@ -1,6 +1,7 @@
 """Which files a training's code is, and which of their changes count."""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_packages_relative_imports_and_lazy_ones_are_followed(study: Path) -> No
     files = {
         "nets/__init__.py": "",
         "nets/wide.py": "def build():\n    from .parts.layers import layer\n    from . import size",
-        "nets/size.py": "from .. import above",
+        "nets/size.py": "from .. import above\nfrom ...far import away",
         "nets/parts/layers.py": "import nets.depth",  # of a package without __init__.py
         "nets/depth.py": "from nets import *",
         "nets/unused.py": "",
@@ -93,7 +94,6 @@ def test_packages_relative_imports_and_lazy_ones_are_followed(study: Path) -> No
         (study / name).parent.mkdir(parents=True, exist_ok=True)
         (study / name).write_text(text)
     training_code.find_module.cache_clear()
-    (study / "nets" / "size.py").write_text("")
     found = {name for name in hash_training_code(["nets.wide.build"]) if name.startswith("nets")}
     assert found == files.keys() - {"nets/unused.py"}
 
@@ -104,7 +104,27 @@ def test_libraries_what_is_not_there_and_what_cannot_be_read_are_no_obstacle(stu
     for target in ("torch.optim.Adam", "collections.OrderedDict", "nope.Nope", "nope", "mynet"):
         more = find_changed(ours, hash_training_code([target]))
         assert more == (["mylayers.py", "mynet.py"] if target == "mynet" else [])
+    (study / "mylayers.py").write_text("from .nowhere import x\nreturn " + "1 + " * 5000 + "1\n")
+    read_code.cache_clear()
     assert changed_by(study, "mylayers.py", "return", "retrun") == ["mylayers.py"]
+
+
+def test_the_classes_of_a_script_are_code_of_its_file(study: Path) -> None:
+    script = study / "study.py"
+    script.write_text(
+        "from triptych.runs.training_code import hash_training_code\n"
+        "print(*hash_training_code(['__main__.Net']))\n"
+    )
+    for where in ([str(script)], ["-c", script.read_text()]):  # the latter as in a notebook
+        printed = subprocess.run(
+            [sys.executable, *where],
+            cwd=study,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        assert len(printed) > 15
+        assert ("study.py" in printed) is (where[0] != "-c")
 
 
 def test_a_file_that_is_named_as_a_module_of_python_counts_where_it_comes_first(

@@ -11,6 +11,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, resolve_name
@@ -44,7 +45,9 @@ def hash_training_code(targets: Iterable[str]) -> dict[str, str]:
                 label = "/".join(path.parts[-1 - name.count(".") - is_package :])
                 hashes[label], imports = read_code(path, path.stat().st_mtime_ns)
                 package = name if is_package else name.rpartition(".")[0]
-                waiting += (resolve_name(each, package) for each in imports)
+                for each in imports:
+                    with suppress(ImportError):  # relative, and beyond the package
+                        waiting.append(resolve_name(each, package))
     return dict(sorted(hashes.items()))
 
 
@@ -105,7 +108,7 @@ def read_code(path: Path, changed_ns: int) -> tuple[str, set[str]]:
     try:
         add_words(ast.parse(source), words, imports)
         source = "\n".join(words).encode(errors="backslashreplace")
-    except (SyntaxError, ValueError):  # which Python will say when it is imported
+    except (SyntaxError, ValueError, RecursionError):  # Python says so when it is imported
         pass
     return hashlib.sha256(source).hexdigest()[:12], imports
 
