@@ -242,8 +242,8 @@ def check_unfinished(record: Record, config: Config) -> None:
     if not record.checkpoint_path("last").is_file():
         raise UserError(
             f"{label}: checkpoints/last.ckpt is gone (a sweep keeps it with "
-            "checkpoint.keep_last=true), and with it\nthe optimizer's state. A new run can start from "
-            "the weights of this one:\n"
+            "checkpoint.keep_last=true), and with it\nthe optimizer's state. A new run can "
+            "start from the weights of this one:\n"
             f"python train.py {shlex.quote(f'model.weights={best}')} ..."
         )
     targets = [str(node.get("_target_")) for node in config["trainer"].get("callbacks") or []]
