@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from matplotlib.image import imread
 
 from triptych import figures
+from triptych.data import fonts
 from triptych.figures import confusion_matrix, image_grid, pixels, save
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -89,3 +91,40 @@ def test_a_saved_png_holds_the_pixels_and_a_failed_save_keeps_the_old_one(
     with pytest.raises(OSError, match="no space"):
         save(figure, path)
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
+
+
+SCRIPTS = ["猫", "قطة", "🐶", "แมว", "고양이"]
+
+
+def test_letters_that_no_font_has_are_boxes_with_one_line_and_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [])
+    fonts.find_fonts.cache_clear()
+    for _ in range(2):
+        image = pixels(confusion_matrix(np.eye(5, dtype=np.int64), SCRIPTS, "测试"))
+    assert image.min() == 0
+    [line] = caplog.messages
+    assert "猫" in line
+    fonts.find_fonts.cache_clear()
+
+
+def test_letters_that_the_default_font_lacks_are_drawn_with_fonts_that_have_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    letter = "\u23b4"  # STIX comes with matplotlib, and stands for a font of the system
+    stix = findfont("STIXGeneral")
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [findfont("DejaVu Sans"), stix])
+    fonts.find_fonts.cache_clear()
+    assert fonts.find_fonts(frozenset(f"cat{letter}")) == ("STIXGeneral",)
+    figure = confusion_matrix(np.eye(2, dtype=np.int64), ["cat", letter], "x")
+    pixels(figure)
+    [_, label] = figure.axes[0].get_yticklabels()
+    assert label.get_fontfamily()[-1] == "STIXGeneral"
+    assert caplog.messages == []
+    assert fonts.find_fonts(frozenset("Ünïcöde Ελλάδα кот")) == ()
+    fonts.find_fonts.cache_clear()
+
+
+def test_wide_letters_have_as_much_room_as_they_take() -> None:
+    assert [figures.count_columns(name) for name in ("cat", "猫猫", "a🐶", "قطة")] == [3, 4, 3, 3]

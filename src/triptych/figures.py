@@ -1,7 +1,10 @@
 """Pictures of a run, as matplotlib figures that belong to nobody but the caller (no pyplot)."""
 
 import io
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +48,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     totals = np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)
     fractions = np.ma.masked_array(counts / np.maximum(totals, 1), mask=totals == 0)
     names = [shorten(name, 20) for name in classes]
-    longest = max(map(len, names)) if len(names) <= MAX_NAMED_CLASSES else 3
+    longest = max(map(count_columns, names)) if len(names) <= MAX_NAMED_CLASSES else 3
     figure = _square_beside_bar(6.2 if readable else 8.2, longest)
     axes, bar = figure.axes
     # Without numbers to read, a square root makes rare confusions visible beside the diagonal.
@@ -101,10 +104,21 @@ def save(figure: Figure, path: Path) -> NDArray[np.uint8]:
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
     """The figure as drawn, (3, H, W); dollars in a name are no formula."""
-    for text in figure.findobj(Text):
+    for axes in figure.axes:  # the texts of ticks are set when they are asked for
+        axes.get_xticklabels(), axes.get_yticklabels()
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_parse_math(False)
+    letters = frozenset("".join(text.get_text() for text in texts))
+    if letters and max(letters) > "\u024f":  # beyond Latin
+        from triptych.data.fonts import find_fonts
+
+        families = find_fonts(letters)
+        for text in texts if families else ():
+            text.set_fontfamily([*text.get_fontfamily(), *families])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="rgba")
+    with missing_letters_as_boxes():
+        figure.savefig(buffer, format="rgba")
     width, height = figure.canvas.get_width_height()
     image = np.frombuffer(buffer.getbuffer(), dtype=np.uint8).reshape(height, width, 4)
     return np.ascontiguousarray(image[..., :3].transpose(2, 0, 1))
@@ -113,3 +127,16 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 def shorten(name: str, length: int) -> str:
     """At most that many letters, the last of a longer name an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+@contextmanager
+def missing_letters_as_boxes() -> Iterator[None]:
+    """Draw without a warning for each letter that no font has: `find_fonts` says so once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def count_columns(text: str) -> int:
+    """How wide a text is, in Latin letters: Chinese ones and emoji are twice as wide."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)

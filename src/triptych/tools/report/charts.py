@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.figures import shorten
+from triptych.figures import missing_letters_as_boxes, shorten
 from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.statistics.calibration import Calibration, Reliability
@@ -243,7 +243,7 @@ def inline(figure: Figure, name: str, words: str | None) -> Markup:
     Text stays text, and colours follow the page around it. 1/72 inch is one CSS pixel.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context(PAGE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(PAGE | {"svg.hashsalt": name}), missing_letters_as_boxes():
         figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
