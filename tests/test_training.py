@@ -49,8 +49,8 @@ FIELDS = """
     schema status model weights classes num_per_class notes data seed split_seed
     split_hash test_hash config_hash group_hash code
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
-    precision versions git_commit command overrides started_at finished_at train_seconds
-    images_per_second compile_seconds feature_seconds monitor best_epoch error metrics
+    preprocessing precision versions git_commit code command overrides started_at finished_at
+    train_seconds images_per_second compile_seconds feature_seconds monitor best_epoch error metrics
     slurm_job_id
 """.split()
 
@@ -131,7 +131,7 @@ def test_logged_test_metrics_are_those_of_the_saved_predictions(finished: Record
 
 def test_the_best_weights_fit_the_plain_network_and_give_the_saved_logits(finished: Record) -> None:
     best = torch.load(finished.checkpoint_path("best"), weights_only=True)
-    assert set(best) == {"state_dict", "config"}
+    assert set(best) == {"state_dict", "config", "preprocessing", "classes"}
     network = get_model("mobilenet_v3_small", num_classes=10)
     network.load_state_dict(best["state_dict"])
     saved = predictions(finished)

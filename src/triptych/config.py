@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.errors import UserError, closest_matches, shorten
+from triptych.models import WEIGHT_SUFFIXES, is_weights_path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 Config = dict[str, Any]
@@ -65,7 +66,12 @@ NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds
 NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
 ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
-RGB = Rule("three numbers", lambda v: type(v) is list and [*map(number(0).holds, v)] == [True] * 3)
+
+
+def rgb(rule: Rule) -> Rule:
+    says = f"three, each {rule.says}"
+    return Rule(says, lambda v: type(v) is list and [*map(rule.holds, v)] == [True] * 3)
+
 
 SPLITS = Rule(
     "{train: folder, val: folder, test: folder}, the last two optional",
@@ -170,7 +176,8 @@ RULES: dict[str, Rule] = {
     "model.freeze": one_of("none", "backbone"),
     "model.known_weights": NAMES.or_null(),
     "model.network": NODE,
-    **dict.fromkeys(("model.mean", "model.std"), RGB),
+    "model.mean": rgb(number(0)),
+    "model.std": rgb(number(0, above=True)),
     "optim.name": TEXT,
     "optim.optimizer": NODE,
     "optim.lr": number(0, above=True),
@@ -273,10 +280,10 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if size and least and size < least:
         yield f"model.input_size={size}: {model['name']} takes {least} or more"
     weights, known = model.get("weights"), model.get("known_weights")
-    is_path = weights is not None and weights.endswith((".pth", ".pt", ".ckpt"))
-    if weights is not None and known and not is_path and weights not in ["DEFAULT", *known]:
-        choices = ", ".join(["DEFAULT", *known, "null"])
-        yield f"model.weights={format_value(weights)}: must be {choices}, or a .pth file"
+    is_name = weights is not None and not is_weights_path(weights)
+    if is_name and known and weights not in ["DEFAULT", *known]:
+        choices = f"{', '.join(known)}, null, or a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /)"
+        yield f"model.weights={format_value(weights)}: must be DEFAULT, {choices}"
 
 
 def load_settings(command: str) -> Any:

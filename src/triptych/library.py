@@ -120,7 +120,8 @@ class Run:
         factory: BackboneFactory = build.instantiate("model", config["model"])
         if not (classes := self.metadata["classes"]):
             raise UserError(f"{self.folder}/run.json: names no classes")
-        backbone = factory.build(len(classes), load=False)
+        recorded = self.metadata.get("preprocessing")
+        backbone = factory.build(len(classes), load=False, recorded=recorded)
         load_weights_into(backbone.network, self._record.checkpoint_path("best"))
         return backbone.eval()
 

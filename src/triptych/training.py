@@ -64,7 +64,7 @@ def train(
         return launch_ranks(requested, overrides, num_ranks, report)
 
     pl.seed_everything(config["seed"], verbose=False)
-    data, module = prepare(config, source, factory, load=not has_checkpoint)
+    data, module = prepare(config, source, factory, resumed if has_checkpoint else None)
     metadata = collect_metadata(data, module, factory)
     metadata["monitor"] = config["checkpoint"].get("monitor", MONITOR)
     record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
@@ -81,13 +81,17 @@ def train(
 
 
 def prepare(
-    config: Config, source: Source, factory: BackboneFactory, *, load: bool = True
+    config: Config, source: Source, factory: BackboneFactory, resumed: Record | None = None
 ) -> tuple[ImageDataModule, ImageClassifier]:
-    """The images as the backbone expects them, and the module that learns from them."""
+    """The images as the backbone expects them, and the module that learns from them.
+
+    It has its weights, but of a run that is `resumed`: those follow, from the checkpoint.
+    """
     source.download()
     images = source.read()
-    num_classes = len(images.classes)
-    backbone = factory.build(num_classes, load=load)
+    names, num_classes = images.classes, len(images.classes)
+    recorded = resumed.metadata.get("preprocessing") if resumed else None
+    backbone = factory.build(num_classes, load=resumed is None, classes=names, recorded=recorded)
     data = build.build_datamodule(config, images, backbone.preprocessing)
     optim = build.build_optim(config)
     build.check_step(optim)
@@ -189,6 +193,7 @@ def collect_metadata(
         "num_val": len(data.val),
         "num_test": len(data.test),
         "input_size": module.backbone.preprocessing.input_size,
+        "preprocessing": module.backbone.expectations,
         "num_threads": torch.get_num_threads(),
     }
 
@@ -198,10 +203,14 @@ def describe_run(data: ImageDataModule, module: ImageClassifier, factory: Backbo
     backbone = module.backbone
     size = backbone.preprocessing.input_size
     trained = "the head alone" if backbone.frozen else "all layers"
+    head = f"{backbone.replaced} -> {backbone.head}"
+    if backbone.head_origin:
+        head = f"{backbone.head}, {backbone.head_origin}"
     lines = [
         f"{factory.name}, weights {factory.weights_name or 'random'}, {trained} trained, "
         f"input {size}x{size}",
-        f"head {backbone.head_name}: {backbone.replaced} -> {backbone.head}",
+        f"head {backbone.head_name}: {head}",
+        *backbone.notes,
         f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images",
         describe_balance(data.classes, data.num_per_class),
         *data.notes,

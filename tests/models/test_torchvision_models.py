@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.regnet import BlockParams
 
-from tests.models.test_weights import Trap
+from tests.models.test_weight_files import Trap
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone

@@ -60,6 +60,7 @@ class BestWeights:
         if unwritten is None:
             return
         content = {"state_dict": unwritten["state_dict"], "config": record.config_yaml}
+        content |= record.weights_metadata
         AtomicCheckpointIO().save_checkpoint(content, record.checkpoint_path("best"))
         if unwritten["val"] is None:
             record.drop_predictions("val")
@@ -177,6 +178,7 @@ class CheckpointCallback(Checkpoint):
     ) -> None:
         checkpoint["generators"] = generator_states(trainer.strategy.root_device)
         checkpoint["should_stop"] = trainer.should_stop  # an early stop, which Lightning forgets
+        checkpoint |= self.record.weights_metadata
         self.best.capture(checkpoint["state_dict"], pl_module.backbone.network)
         checkpoint["best"] = self.best.unwritten
 

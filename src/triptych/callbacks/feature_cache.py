@@ -91,7 +91,7 @@ class FrozenBackbone:
         ]
         run = (str(trainer.precision), trainer.strategy.root_device.type, torch.__version__)
         batch_size = min(self.batch_size, SAME_BITS_FROM)
-        return hash_json(model, weights, backbone.preprocessing, images, *run, batch_size)
+        return hash_json(model, weights, backbone.expectations, images, *run, batch_size)
 
     def load_or_compute(self) -> tuple[Tensor, float]:
         """Features float (N, F), read-only, and seconds until they were there, 0 where read.

@@ -5,10 +5,8 @@ Shapes: N images, C classes, F features of an image, S pixels a side of the netw
 
 import re
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.errors import UserError, summarize_error
+from triptych.models import is_weights_path
 
 
 class Preprocessing(NamedTuple):
@@ -48,6 +47,8 @@ class Backbone(nn.Module):
         self.frozen = freeze == "backbone"
         self.head_name = find_head(network)
         self.replaced = str(self.head)  # the layer that the head took the place of
+        self.head_origin = ""  # of weights from a file: which rows of the head it gave
+        self.notes: list[str] = []  # on what was assumed of a file
         network.set_submodule(self.head_name, new_head(self.head, num_classes))
         if self.frozen:
             network.requires_grad_(False)
@@ -58,6 +59,17 @@ class Backbone(nn.Module):
     def head(self) -> nn.Module:
         """The layer that gives the logits."""
         return self.network.get_submodule(self.head_name)
+
+    @property
+    def expectations(self) -> dict[str, Any]:
+        """What the weights expect of an image in plain types, as run.json and checkpoints have it.
+
+        `transform_input`: the network itself turns ImageNet's normalisation into [-1, 1].
+        """
+        entries = {
+            k: [*v] if type(v) is tuple else v for k, v in self.preprocessing._asdict().items()
+        }
+        return entries | {"transform_input": bool(getattr(self.network, "transform_input", False))}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, C) of images (N, 3, S, S), or of features (N, F) as the head takes them."""
@@ -87,7 +99,6 @@ class BackboneFactory(ABC):
     input_size: int | None = None
     freeze: str = "none"
 
-    suffixes: ClassVar[tuple[str, ...]] = (".pth", ".pt", ".ckpt")  # of checkpoints
     ignored: ClassVar[tuple[str, ...]] = ()  # parameters in a checkpoint that start with one
 
     @property
@@ -98,9 +109,9 @@ class BackboneFactory(ABC):
     @property
     def weights_path(self) -> Path | None:
         """The checkpoint that `weights` names, if it names one."""
-        if self.weights is None or not self.weights.endswith(self.suffixes):
+        if self.weights is None or not self._is_path(self.weights):
             return None
-        return Path(self.weights)
+        return Path(self.weights).expanduser()
 
     @property
     def is_pretrained(self) -> bool:
@@ -110,7 +121,7 @@ class BackboneFactory(ABC):
     def missing(self) -> str | None:
         """Which weights are not on disk, and where they were looked for; None if all are."""
         path = self.weights_path or self._pretrained_path()
-        if path is None or path.is_file():
+        if path is None or path.exists():
             return None
         return f"weights of {self.name}: {path.absolute()}"
 
@@ -118,16 +129,35 @@ class BackboneFactory(ABC):
         """Whether what is missing could be downloaded now."""
         return False
 
-    def build(self, num_classes: int, *, load: bool = True) -> Backbone:
-        """The backbone with its weights, or without them if `load` is False."""
-        preprocessing = self._preprocessing()
+    def build(
+        self,
+        num_classes: int,
+        *,
+        load: bool = True,
+        classes: Sequence[str] | None = None,
+        recorded: Any = None,
+    ) -> Backbone:
+        """The backbone with its weights, or without them if `load` is False.
+
+        Of a file's head those rows are taken that it has for `classes`. Without loading, `recorded`
+        are the `expectations` of the weights that will follow. Raises UserError where they are no
+        such, where a file does not fit, and where the network cannot take the input size.
+        """
+        if recorded is not None or (load and self.weights_path):
+            from triptych.models.weight_files import build_for_weights
+
+            return build_for_weights(self, num_classes, load, classes, recorded)
+        return self._assemble(num_classes, load, self._preprocessing())
+
+    def _assemble(self, num_classes: int, load: bool, preprocessing: Preprocessing) -> Backbone:
         network = self._build_network(num_classes, load)
         backbone = Backbone(network, num_classes, preprocessing, self.freeze)
-        if load and self.weights_path:
-            load_weights(network, backbone.head_name, self.weights_path, self.ignored)
         if self.input_size is not None:
             check_forward(backbone, self.name)
         return backbone
+
+    def _is_path(self, weights: str) -> bool:
+        return is_weights_path(weights)
 
     @abstractmethod
     def _preprocessing(self) -> Preprocessing: ...
@@ -169,35 +199,6 @@ def check_forward(backbone: Backbone, name: str) -> None:
         reason = summarize_error(error)
         raise UserError(f"model.input_size={size}: {name} cannot take it ({reason})") from error
     backbone.train()
-
-
-def load_weights(network: nn.Module, head: str, path: Path, ignored: tuple[str, ...] = ()) -> None:
-    """Load a file that holds a state dict, bare or under `state_dict`.
-
-    The new head stays if the file's is of another shape; parameters whose names start with one of
-    `ignored` are left out. Raises UserError if the file is no state dict, or of another network.
-    """
-    current = network.state_dict()
-    head_names = {f"{head}.weight", f"{head}.bias"} & current.keys()
-    try:
-        if path.suffix == ".safetensors":
-            checkpoint = import_module("safetensors.torch").load_file(path)
-        else:  # raises for anything but tensors in it, before it runs
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        stored = checkpoint.get("state_dict", checkpoint)
-        named = strip_prefix(stored)
-        state = OrderedDict((n, v) for n, v in named.items() if not n.startswith(ignored))
-        if any(n not in state or state[n].shape != current[n].shape for n in head_names):
-            state |= {name: current[name] for name in head_names}
-        # Versions of modules, which some (BatchNorm, MNASNet) read when they load.
-        state._metadata = strip_prefix(getattr(stored, "_metadata", {}))  # type: ignore[attr-defined]
-    except Exception as error:
-        raise UserError(f"weights {path}: no file of weights ({summarize_error(error)})") from error
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:  # ValueError: MNASNet's, over a version
-        reason = " ".join(str(error).splitlines()[1:2]).strip()
-        raise UserError(f"weights {path}: of another network\n{reason[:200]}") from error
 
 
 def strip_prefix(named: Mapping[str, Any]) -> dict[str, Any]:

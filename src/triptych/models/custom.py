@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import nn
 
@@ -13,19 +12,22 @@ from triptych.models.backbone import BackboneFactory, Preprocessing
 class CustomModel(BackboneFactory):
     """`network(num_classes=C)` gives a module, images (N, 3, S, S) in, logits (N, C) out.
 
-    `weights` is a checkpoint's path, or None.
+    `weights` is a checkpoint's path, or None; `mean` and `std` None are 0.5, or what a run that
+    wrote the checkpoint recorded.
     """
 
     network: Callable[..., nn.Module]
     input_size: int = field()  # no default, unlike the networks whose size is known
     weights: str | None = None
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
-    suffixes: ClassVar[tuple[str, ...]] = ("",)  # any
+    def _is_path(self, weights: str) -> bool:
+        return True
 
     def _preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.input_size, tuple(self.mean), tuple(self.std))
+        mean, std = (tuple(given or (0.5, 0.5, 0.5)) for given in (self.mean, self.std))
+        return Preprocessing(self.input_size, mean, std)
 
     def _build_network(self, num_classes: int, load: bool) -> nn.Module:
         return self.network(num_classes=num_classes)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -20,8 +20,6 @@ class TimmModel(BackboneFactory):
 
     All but the constructor raises UserError if timm is not installed or has no such network.
     """
-
-    suffixes: ClassVar[tuple[str, ...]] = (*BackboneFactory.suffixes, ".safetensors")
 
     @property
     def weights_name(self) -> str | None:

@@ -60,7 +60,7 @@ class TorchvisionModel(BackboneFactory):
             return None
         if self.weights not in enum.__members__:
             known = ", ".join(["DEFAULT", *(weights.name for weights in enum)])
-            raise UserError(f"model.weights={self.weights}: may be {known}, null, or a .pth file")
+            raise UserError(f"model.weights={self.weights}: may be {known}, null, or a file")
         weights: WeightsEnum = enum[self.weights]
         return weights
 
@@ -72,9 +72,10 @@ class TorchvisionModel(BackboneFactory):
         try:
             network: nn.Module = get_model(self.name, weights=weights, **settings)
         except Exception as error:
-            if weights is None:
-                raise
             reason = summarize_error(error)
+            if weights is None:
+                problem = f"model.input_size={self.input_size}: {self.name} cannot take it"
+                raise UserError(f"{problem} ({reason})") from error
             raise UserError(f"weights {cache_path(weights)}: cannot be used ({reason})") from error
         if self.name in HAVE_AUXILIARY_HEADS:
             network.transform_input = self.weights is not None  # type: ignore[assignment]
@@ -85,7 +86,8 @@ class TorchvisionModel(BackboneFactory):
         if self.name in HAVE_AUXILIARY_HEADS:
             return {"aux_logits": False, "init_weights": True}
         if self.name.startswith("vit_"):  # made for one input size
-            return {"image_size": self._transforms.crop_size[0]}
+            size = self.input_size if self.weights_path else None
+            return {"image_size": size or self._transforms.crop_size[0]}
         return {}
 
     def _preprocessing(self) -> Preprocessing:

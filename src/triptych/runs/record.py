@@ -228,6 +228,11 @@ class Record:
     def config_yaml(self) -> str:
         return (self.folder / "config.yaml").read_text()
 
+    @property
+    def weights_metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of its weights: the images they expect, the head's classes."""
+        return {name: self.metadata.get(name) for name in ("preprocessing", "classes")}
+
     def checkpoint_path(self, name: str) -> Path:
         """The path of the checkpoint `best` or `last`."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
