@@ -109,7 +109,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     texts = figure.findobj(Text)
     for text in texts:
         text.set_parse_math(False)
-    letters = frozenset("".join(text.get_text() for text in texts))
+    letters = frozenset("".join(text.get_text() for text in texts)) - {"…", "−"}  # ours
     if letters and max(letters) > "\u024f":  # beyond Latin
         from triptych.data.fonts import find_fonts
 
