@@ -224,12 +224,17 @@ def test_names_that_differ_in_case_or_form_are_one_class_unless_the_network_tell
 
 
 def test_of_photos_what_was_not_typed_is_as_for_those_of_the_run() -> None:
-    node = {"_target_": "triptych.data.folder.Folder", "root": "a", "size": 64, "fit": "pad"}
-    data: Config = {"source": node | {"root": "b", "size": 256, "fit": "crop"}}
+    node: Config = {"_target_": "triptych.data.folder.Folder", "root": "a", "size": 64}
+    node |= {"fit": "pad", "max_value": 4095, "labels": "a.csv"}
+    data: Config = {
+        "source": {"root": "b", "size": 256, "fit": "crop", "_target_": node["_target_"]}
+    }
     run: Any = SimpleNamespace(config={"data": {"source": node}})
     run.backbone = SimpleNamespace(preprocessing=SimpleNamespace(input_size=32))
     merged = merge_settings(run, data, ["data=folder", "data.root=b", "data.size=256"])["source"]
     assert (merged["root"], merged["size"], merged["fit"]) == ("b", 256, "pad")
+    assert merged["max_value"] == 4095
+    assert "labels" not in merged, "which photos is not how they are read"
     run.config["data"]["source"] = {"_target_": "triptych.data.cifar.Cifar", "root": "a"}
     merged = merge_settings(run, data, [])["source"]
     assert (merged["root"], merged["size"], merged["fit"]) == ("b", 32, "stretch"), "as predict"

@@ -36,7 +36,7 @@ from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores
 
 log = logging.getLogger(__name__)
-OF_THE_SET = ("_target_", "root", "labels")  # settings of a folder that say which photos
+OF_THE_SET = ("_target_", "root", "splits", "labels")  # of a folder: which photos, not how read
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> C
     size = run.backbone.preprocessing.input_size
     as_trained = own if own["_target_"] == source["_target_"] else {"size": size, "fit": "stretch"}
     typed = {o.lstrip("+").partition("=")[0].rpartition(".")[2] for o in overrides}
-    for name in source.keys() & as_trained.keys() - typed - {*OF_THE_SET}:
+    for name in as_trained.keys() - typed - {*OF_THE_SET}:
         source[name] = as_trained[name]
     return data
 
@@ -140,7 +140,8 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
             )
         return
     trained, scored = (Path(os.path.realpath(each["root"])) for each in (own, other))
-    if trained == scored and own.get("labels") == other.get("labels"):
+    lists = [identity(each).get("labels") for each in (own, other)]
+    if trained == scored and lists[0] == lists[1]:
         raise UserError(
             f"data.root={other['root']}: the run was trained on this folder; leave data= out, and "
             "its test images are scored"
@@ -151,10 +152,11 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
 
 def identity(source: dict[str, Any]) -> dict[str, Any]:
     """What tells a source from others; of a folder of photos, whatever the way to it."""
-    less = {"size", "fit", "max_pixels", "num_train", "num_test"}
+    less = {"size", "fit", "max_pixels", "max_value", "num_train", "num_test"}
     less |= set() if "fit" in source else {"root"}  # of an official set the place says nothing
     kept = {name: value for name, value in source.items() if name not in less}
-    return kept | {name: os.path.realpath(kept[name]) for name in ("root",) if name in kept}
+    paths = [name for name in ("root", "labels") if kept.get(name)]
+    return kept | {name: os.path.realpath(kept[name]) for name in paths}
 
 
 def folder_name(data: Config, split: str) -> str:
