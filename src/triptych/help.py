@@ -1,10 +1,14 @@
-"""What `--help` shows, and what to type instead of a word that is no setting. From the YAML files
-themselves: Hydra takes longer. Imported where it is needed."""
+"""What `--help` shows, what an error of Hydra's means, and what to type instead of a wrong word.
+
+From the YAML files themselves: Hydra takes longer. Imported where it is needed.
+"""
 
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
+from errno import ENAMETOOLONG
 from itertools import takewhile
 from pathlib import Path
 
@@ -154,3 +158,35 @@ def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> 
     if group == "optim" and is_name and not is_misspelt:
         return f"{message}\nanother of torch's: optim.optimizer._target_=torch.optim.<its class>"
     return message
+
+
+def explain(error: Exception, command: str) -> str:
+    """An error of Hydra's or OmegaConf's, in our words where they are shorter."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from triptych.config import describe_unknown_key
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    quoted = lines[0].split("'")
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        is_resuming = any(argument.startswith("resume=") for argument in sys.argv)
+        hint = "\nresume= needs no other setting: leave it out" if is_resuming else ""
+        return describe_unknown_choice(group, choice, error.options) + hint
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value; quote what has special characters"
+    if lines[0].startswith("Could not override '"):
+        return describe_unknown_key(quoted[1], command)
+    if lines[0].startswith("Ambiguous value for argument"):
+        return f"{quoted[1]}: several values; sweep over them with -m"
+    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:  # a choice is a file's name
+        return "one of the arguments is too long to be read"
+    if isinstance(error, OSError) and error.errno:
+        return f"log_dir: cannot be written to ({error})"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        _, is_missing, key = lines[0].rpartition("Missing mandatory value: ")
+        return f"{key}: must be given" if is_missing else f"{error.full_key}: {lines[0]}"
+    message = "\n".join(lines[:3]) or type(error).__name__
+    is_clear = isinstance(error, HydraException | OmegaConfBaseException)
+    return message if is_clear else f"one of the arguments cannot be set: {message}"
