@@ -316,3 +316,37 @@ def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_pa
     overrides = [f"resume={copied}", f"data.root={other}", trusted]
     with pytest.raises(UserError, match="the images have changed"):
         train(composed("train", "data=folder", *overrides), overrides)
+
+
+def scans(root: Path, white: int, dtype: str = "<u2") -> Path:
+    """Two classes of scans, no two alike, whose values reach `white`."""
+    for label, name in enumerate(("dark", "light")):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            values = np.full((8, 8), white * (label + 1) // 2, dtype)
+            values[4:, i] = 0
+            Image.fromarray(values).save(root / name / f"{i}.tif")
+    return root
+
+
+@pytest.mark.parametrize("white", [1023, 4095, 16383])
+def test_scans_of_fewer_bits_than_their_files_have_a_line_and_a_setting(
+    tmp_path: Path, white: int
+) -> None:
+    root = scans(tmp_path, white)
+    note, *others = Folder(str(root), size=8).read().notes
+    assert note.startswith(f"6 photos of 16 bits hold no value above {white} of 65535")
+    assert f"data.max_value={white}" in note
+    data = Folder(str(root), size=8, max_value=white).read()
+    assert data.notes == ()
+    assert data.train.images[0, :, 0].unique().tolist() == [127]
+    assert data.train.images[3, :, 0].unique().tolist() == [255]
+    assert Folder(str(root), size=8).read().notes == (note, *others), "stored apart"
+
+
+def test_scans_of_all_bits_have_no_line_and_fractions_of_any_range_have_one(
+    tmp_path: Path,
+) -> None:
+    assert read(scans(tmp_path / "full", 65535), 8).notes == ()
+    note, *_ = read(scans(tmp_path / "float", 255, "<f4"), 8).notes
+    assert note.startswith("6 photos of more than 8 bits are each scaled by its own range")

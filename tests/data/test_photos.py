@@ -237,3 +237,25 @@ def test_squares_of_photos_wider_than_high_are_those_of_pillow_in_one_call(
         }
         for fit, whole in expected.items():
             assert_array_equal(square(image, side, fit).transpose(1, 2, 0), np.asarray(whole))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "max_value", "values", "expected"),
+    [
+        ("<u2", 4095, [0, 2047, 4095], [0, 127, 255]),
+        (">u2", 4095, [0, 2048, 65535], [0, 128, 255]),
+        ("<u2", 1023, [0, 512, 1023], [0, 128, 255]),
+        ("<u2", 16383, [0, 8191, 16383], [0, 127, 255]),
+        ("<i4", 4095, [-5, 2047, 4095], [0, 127, 255]),
+        ("<f4", 1, [0, 0.5, 1], [0, 128, 255]),
+        ("<f4", 255, [0, 100, 255], [0, 100, 255]),
+    ],
+)
+def test_white_in_photos_of_more_than_8_bits_can_be_set(
+    dtype: str, max_value: float, values: list[float], expected: list[int]
+) -> None:
+    data = encoded(Image.fromarray(np.array([values]).astype(dtype)), "TIFF")
+    assert pixels(data, max_value=max_value)[0, :, 0].tolist() == expected
+    assert read_image(data).info["max_value"] == values[-1]
+    eight_bits = encoded(Image.fromarray(CORNERS))
+    assert_array_equal(pixels(eight_bits, max_value=max_value), CORNERS)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,12 +79,15 @@ class SquareFormat(NamedTuple):
     side: int
     fit: str
     max_pixels: int
+    max_value: float | None = None
 
 
 class Squares(NamedTuple):
     images: Tensor  # uint8 (N, 3, S, S), read-only, in the order of the readable photos
     digests: list[str]  # of each image; equal if the pixels are equal
     unreadable: dict[str, str]  # why a photo, by its name, gave no image
+    deep: list[float]  # the largest value of each photo of more than 8 bits, scaled by its type
+    num_own_range: int  # photos of more than 8 bits that were each scaled by their own range
     index_path: Path  # of the file with digests and reasons
 
 
@@ -94,8 +97,8 @@ class Folder(Source):
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. `splits` names the folders
     below `root` in place of these. Photos that cannot be read, or have more than `max_pixels`, are
-    named and left out. Raises ValueError if `size` is not from
-    1 to 16384, or there is no such `fit`.
+    named and left out. `max_value` is that of `photos.read_image`. Raises ValueError if `size` is
+    not from 1 to 16384, or there is no such `fit`.
     """
 
     least_classes = 2  # to be learned; to be scored, one is enough
@@ -107,12 +110,13 @@ class Folder(Source):
         fit: str = "crop",
         max_pixels: int = MAX_PIXELS,
         splits: Mapping[str, str] | None = None,
+        max_value: float | None = None,
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
         self._root = Path(os.path.expanduser(root)).absolute()
         self._splits = splits
-        self.square = SquareFormat(size, fit, max_pixels)
+        self.square = SquareFormat(size, fit, max_pixels, max_value)
 
     def missing(self) -> str | None:
         return None if self._root.is_dir() else f"data.root={describe_missing(self._root)}"
@@ -251,6 +255,7 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
         rest = f"; all of them in {squares.index_path}" if len(unreadable) > MOST_NAMED else ""
         count = f"{len(unreadable)} of {len(listing.photos)} photos"
         yield f"{count} cannot be read and are left out: {', '.join(named)}{rest}"
+    yield from describe_ranges(squares)
     copies = defaultdict(list)
     for photo, digest in zip(photos, squares.digests, strict=True):
         copies[digest].append(photo)
@@ -265,6 +270,22 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
             one, other, *_ = (escape_name(photo.name) for photo in same[0])
             count = f"{len(same)} photo{' is' if len(same) == 1 else 's are'}"
             yield f"{count} {where}, such as {one} = {other}"
+
+
+def describe_ranges(squares: Squares) -> Iterator[str]:
+    """Lines on photos of more than 8 bits that are darker, or brighter, than they were taken."""
+    largest = max(squares.deep, default=0)
+    if 1 < largest < 2**15:
+        white = 2 ** int(largest).bit_length() - 1
+        yield (
+            f"{len(squares.deep)} photos of 16 bits hold no value above {largest:g} of 65535 and "
+            f"are nearly black: data.max_value={white} makes that white"
+        )
+    if squares.num_own_range:
+        yield (
+            f"{squares.num_own_range} photos of more than 8 bits are each scaled by its own range: "
+            "data.max_value=<white> gives them one"
+        )
 
 
 def load_squares(listing: Listing, form: SquareFormat) -> Squares:
@@ -297,21 +318,23 @@ def open_squares(index: Path, side: int) -> Squares | None:
         images = map_tensor(index.with_suffix(".u8"), np.uint8, shape)
     except (OSError, ValueError):
         return None
-    return Squares(images, stored["digests"], stored["unreadable"], index)
+    return Squares(images, index_path=index, **stored)
 
 
 def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
     """Decode in threads: Pillow releases Python's lock meanwhile."""
 
-    def decode(photo: Photo) -> NDArray[np.uint8] | Unreadable:
+    options: dict[str, Any] = {"max_pixels": form.max_pixels, "max_value": form.max_value}
+
+    def decode(photo: Photo) -> tuple[NDArray[np.uint8], dict[Any, Any]] | Unreadable:
         try:
             path = listing.root / encode_name(photo.name)
-            image = read_image(path, max_pixels=form.max_pixels, side=form.side)
-            return square(image, form.side, form.fit)
+            image = read_image(path, side=form.side, **options)
+            return square(image, form.side, form.fit), image.info
         except Unreadable as error:
             return error
 
-    digests, unreadable = [], {}
+    digests, unreadable, deep, num_own_range = [], {}, [], 0
     starts = track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos")
     with (
         atomic_write(index.with_suffix(".u8")) as path,
@@ -319,13 +342,18 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
         ThreadPoolExecutor() as pool,
     ):
         for some in (listing.photos[start : start + AT_ONCE] for start in starts):
-            for photo, pixels in zip(some, pool.map(decode, some), strict=True):
-                if isinstance(pixels, Unreadable):
-                    unreadable[photo.name] = str(pixels)
-                else:
-                    file.write(pixels.data)
-                    digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+            for photo, decoded in zip(some, pool.map(decode, some), strict=True):
+                if isinstance(decoded, Unreadable):
+                    unreadable[photo.name] = str(decoded)
+                    continue
+                pixels, info = decoded
+                file.write(pixels.data)
+                digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+                num_own_range += info.get("own_range", False)
+                if form.max_value is None and not info.get("own_range", True):
+                    deep.append(info["max_value"])
     if not digests:
         check_classes(listing._replace(photos=[]), unreadable)
     with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
-        path.write_text(json.dumps({"unreadable": unreadable, "digests": digests}))
+        stored = {"unreadable": unreadable, "digests": digests, "deep": deep}
+        path.write_text(json.dumps(stored | {"num_own_range": num_own_range}))

@@ -38,14 +38,17 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
     side: int | None = None,
+    max_value: float | None = None,
 ) -> Image.Image:
     """The (first) image of a file, upright, RGB, 8 bits a channel, over white where transparent.
 
     EXIF orientation is obeyed. Grey of 16 bits is scaled by its full range, grey of 32 bits and
-    fractions by their own range if they leave [0, 65535] or [0, 1]. Several threads may call this
-    at once. With `side`, a JPEG may be decoded at a smaller scale, with no side shorter than twice
-    that: several times as fast. Raises Unreadable for every other file, and for one whose header
-    names more than `max_pixels`, before these are decoded.
+    fractions by their own range if they leave [0, 65535] or [0, 1]; with `max_value`, all of them
+    by that: it is white, and so is what is above. `info` of such an image has `max_value`, the
+    largest that it holds, and `own_range`. Several threads may call this at once. With `side`, a
+    JPEG may be decoded at a smaller scale, with no side shorter than twice that: several times as
+    fast. Raises Unreadable for every other file, and for one whose header names more than
+    `max_pixels`, before these are decoded.
     """
     # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -62,7 +65,7 @@ def read_image(
             check_size(image, max_pixels)  # an icon's header may name less than it holds
             with suppress(Exception):  # EXIF that cannot be read turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
-            return convert_to_rgb(image)
+            return convert_to_rgb(image, max_value)
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
@@ -79,14 +82,18 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
         raise Unreadable(f"{image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
 
 
-def convert_to_rgb(image: Image.Image) -> Image.Image:
+def convert_to_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # grey of more than 8 bits, or fractions
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
-        low, high = np.float32(0), np.float32(1 if image.mode == "F" else 65535)
-        if values.min() < low or values.max() > high:
+        largest = float(values.max())
+        low, high = np.float32(0), np.float32(max_value or (1 if image.mode == "F" else 65535))
+        own_range = max_value is None and bool(values.min() < low or largest > high)
+        if own_range:
             low, high = values.min(), values.max()
-        values = np.rint((values - low) * (255 / (high - low or 1)))
-        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        values = np.rint((values - low).clip(0, high - low) * (255 / (high - low or 1)))
+        grey = Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        grey.info |= {"max_value": largest, "own_range": own_range}
+        return grey
     if not image.has_transparency_data:
         return image.convert("RGB")
     above = image.convert("RGBA")

@@ -1,5 +1,6 @@
 """Images as networks see them, decoded in threads."""
 
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,13 @@ from PIL import Image
 from triptych.data.photos import read_image, square
 from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
-from triptych.tools.predict.images import DecodedImage, View, decode_batches, decode_image
+from triptych.tools.predict.images import (
+    DecodedImage,
+    View,
+    decode_batches,
+    decode_image,
+    read_views,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FOLDER = {"_target_": "triptych.data.folder.Folder", "root": "photos"}
@@ -73,6 +80,11 @@ def test_the_view_of_a_run_has_its_size_and_how_its_images_were_stored() -> None
     shapes = {"_target_": "triptych.data.shapes.Shapes", "num_train": 10, "num_test": 10, "seed": 0}
     assert view(shapes) == View(224, "bilinear", None)
     assert view(FOLDER | {"size": 99, "fit": "pad"}) == View(224, "bilinear", (99, "pad"))
+    scans = view(FOLDER | {"size": 8, "max_value": 4095})
+    scan = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(scan, "PNG")
+    [image] = read_views(scan.getvalue(), [scans]).values()
+    assert np.asarray(image).min() == 255
 
 
 @pytest.mark.parametrize("name", ["lost.png", "text.png", "cut.png", "wide.png", "x" * 300, "."])

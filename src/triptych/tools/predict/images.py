@@ -29,6 +29,7 @@ class View(NamedTuple):
     input_size: int
     interpolation: str
     stored: tuple[int, str] | None  # pixels a side and the fit, for `data=folder`
+    max_value: float | None = None  # white in images of more than 8 bits, where that is set
 
     @classmethod
     def from_run(cls, run: RebuiltRun) -> "View":
@@ -36,7 +37,8 @@ class View(NamedTuple):
         source = instantiate("data.source", run.config["data"]["source"])
         stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
         preprocessing = run.backbone.preprocessing
-        return cls(preprocessing.input_size, preprocessing.interpolation, stored)
+        max_value = source.square.max_value if isinstance(source, Folder) else None
+        return cls(preprocessing.input_size, preprocessing.interpolation, stored, max_value)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """(3, S, S) in [0, 255]: uint8 of the stored size, or float of the network's.
@@ -67,9 +69,12 @@ def read_views(
 
     Raises Unreadable.
     """
-    sides = {view: view.stored and view.stored[0] for view in views}
-    images = {side: read_image(source, side=side, **options) for side in {*sides.values()}}
-    return {view: images[side] for view, side in sides.items()}
+    kinds = {view: (view.stored and view.stored[0], view.max_value) for view in views}
+    images = {
+        (side, white): read_image(source, side=side, max_value=white, **options)
+        for side, white in {*kinds.values()}
+    }
+    return {view: images[kind] for view, kind in kinds.items()}
 
 
 class DecodedImage(NamedTuple):
