@@ -114,5 +114,40 @@ def test_the_recipes_followed_to_the_letter_give_finished_runs(followed: Path) -
     assert (row["model"], row["num_test"]) == ("my_net", "20")
 
 
+def find_command(start: str) -> list[str]:
+    """The overrides of the guides' training that begins with these."""
+    [command] = re.findall(rf"python train\.py ({start}[^`\n]*)", GUIDES)
+    return shlex.split(command)
+
+
+OWN_STEP = find_command("data=shapes data.num_train=1000")
+[WITH_GOOGLENET] = re.findall(r"the same with\s+`(model=googlenet [^`]*)`", README)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "low", "high"),
+    [
+        (OWN_STEP, 0.4, 0.95),
+        pytest.param(
+            [*OWN_STEP, *shlex.split(WITH_GOOGLENET)],
+            *(0.75, 0.99),
+            marks=pytest.mark.xfail("trainer.max_epochs=2" in OWN_STEP, reason="too few steps"),
+        ),
+        (find_command("data=stripes"), 0.9, 1.0),
+    ],
+    ids=["my_net", "googlenet", "stripes"],
+)
+def test_a_training_of_the_recipes_learns(
+    followed: Path, overrides: list[str], low: float, high: float
+) -> None:
+    """Shapes' five epochs took 13 s of a slow core with GoogLeNet; no leak makes them perfect."""
+    words = {word.partition("=")[0]: word for word in overrides}  # the last of each counts
+    words |= {"data.num_test": "data.num_test=200"} if "data=shapes" in overrides else {}
+    here = ["trainer.accelerator=cpu", f"log_dir={followed / 'logs'}"]
+    record = train(composed(followed / "configs", [*words.values(), *here]), [])
+    assert low <= record.metadata["metrics"]["test/accuracy"] <= high
+
+
 def test_it_has_at_most_200_lines() -> None:
     assert len(README.splitlines()) <= 200

@@ -27,7 +27,7 @@ from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
-from triptych.training import train
+from triptych.training import count_batches_of_norm, train
 
 TINY = [
     *(
@@ -522,3 +522,21 @@ def test_the_commands_that_resume_quote_what_hydra_would_not_read(
     _, _, *overrides = shlex.split(resume_command(record))
     config = composed(tmp_path, *overrides)
     assert Path(config["resume"]) == record.folder
+
+
+@pytest.mark.parametrize(("batches", "few"), [(1, 1), (65, 65), (66, None)])
+def test_statistics_of_batchnorm_from_too_few_batches_are_counted(
+    batches: int, few: int | None
+) -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2), torch.nn.ReLU())
+    for _ in range(batches):
+        network[0](torch.randn(4, 2))  # the other is not run
+    assert count_batches_of_norm(network) == few
+
+
+def test_a_run_says_that_batchnorm_saw_too_few_batches(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "triptych")
+    run("trainer.max_epochs=1")
+    assert "from 4 batches alone" in caplog.text

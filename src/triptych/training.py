@@ -11,6 +11,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
@@ -144,6 +146,20 @@ def fit(
             raise known from error
         raise
     record.update(compile_seconds=build.compile_seconds(config))
+    few = count_batches_of_norm(module.backbone)
+    if few and record.metadata["weights"] is None:
+        log.info(
+            "BatchNorm's running statistics come from %d batches alone, too few, so scores may be "
+            "far too low: train for more epochs, or with a smaller data.batch_size",
+            few,
+        )
+
+
+def count_batches_of_norm(network: nn.Module) -> int | None:
+    """The batches of BatchNorm's statistics where above 0.1 % of one is the value it began with."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.momentum]
+    counts = [(int(m.num_batches_tracked or 0), m.momentum or 0.0) for m in norms]
+    return min((n for n, momentum in counts if n and (1 - momentum) ** n > 0.001), default=None)
 
 
 def explain_start_error(
