@@ -20,6 +20,7 @@ from torchvision.models import get_model
 import triptych
 from tests.tiny import TARGETS, choose
 from triptych import figures
+from triptych.callbacks.batchnorm import count_batches
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.config import Config
 from triptych.data.shapes import Shapes
@@ -27,7 +28,7 @@ from triptych.errors import UserError
 from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
-from triptych.training import count_batches_of_norm, train
+from triptych.training import train
 
 TINY = [
     *(
@@ -531,7 +532,7 @@ def test_statistics_of_batchnorm_from_too_few_batches_are_counted(
     network = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2), torch.nn.ReLU())
     for _ in range(batches):
         network[0](torch.randn(4, 2))  # the other is not run
-    assert count_batches_of_norm(network) == few
+    assert count_batches(network) == few
 
 
 def test_a_run_says_that_batchnorm_saw_too_few_batches(

@@ -18,8 +18,7 @@ from triptych.models.backbone import Backbone
 class Optim:
     """How a network learns; rates are per step, `warmup_epochs` may be a fraction.
 
-    The rate rises linearly for so long, or with `schedule="onecycle"` as that does (0: 30 %).
-
+    So long the rate rises linearly, or with `schedule="onecycle"` as that does (0: 30 % of all).
     `optimizer(groups)` makes a torch optimizer; `backbone_lr` is the rate below the head, `lr`
     where it is None. Norm layers and biases never decay.
     """
@@ -88,12 +87,9 @@ class Optim:
         head = set(backbone.head.parameters())
         below = [p for p in backbone.parameters() if p not in head]
         rate = self.lr if self.backbone_lr is None else self.backbone_lr
-        return [
-            *self.split_by_decay(below, rate),
-            *self.split_by_decay(backbone.head.parameters(), self.lr),
-        ]
+        return [*self.group(below, rate), *self.group(backbone.head.parameters(), self.lr)]
 
-    def split_by_decay(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+    def group(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
         """Groups of those that are trainable: what decays, and norm layers and biases."""
         trainable = [p for p in parameters if p.requires_grad]
         decays = [p for p in trainable if p.ndim > 1 or not self.weight_decay]

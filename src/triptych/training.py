@@ -11,8 +11,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
@@ -105,9 +103,8 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     settings = config["checkpoint"]
     recorder = RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"])
-    checkpoints = CheckpointCallback(
-        record, recorder, schedule, settings["score"], settings.get("monitor", MONITOR)
-    )
+    monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
+    checkpoints = CheckpointCallback(record, recorder, schedule, monitor)
     callbacks = [recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
@@ -120,6 +117,7 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
 
     trainer = build.build_trainer(config, record, [UnfrozenLayers(), *callbacks])
     amend_averages(trainer)
+    checkpoints.captures_at_once = True
     return trainer
 
 
@@ -146,20 +144,10 @@ def fit(
             raise known from error
         raise
     record.update(compile_seconds=build.compile_seconds(config))
-    few = count_batches_of_norm(module.backbone)
-    if few and record.metadata["weights"] is None:
-        log.info(
-            "BatchNorm's running statistics come from %d batches alone, too few, so scores may be "
-            "far too low: train for more epochs, or with a smaller data.batch_size",
-            few,
-        )
+    if not record.metadata["weights"] and "running_var" in repr(module.state_dict().keys()):
+        from triptych.callbacks.batchnorm import note_few_batches  # for networks that have it
 
-
-def count_batches_of_norm(network: nn.Module) -> int | None:
-    """The batches of BatchNorm's statistics where above 0.1 % of one is the value it began with."""
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.momentum]
-    counts = [(int(m.num_batches_tracked or 0), m.momentum or 0.0) for m in norms]
-    return min((n for n, momentum in counts if n and (1 - momentum) ** n > 0.001), default=None)
+        note_few_batches(module.backbone)
 
 
 def explain_start_error(

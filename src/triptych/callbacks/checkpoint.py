@@ -23,7 +23,7 @@ from triptych.callbacks.loop import (
     validates_next,
 )
 from triptych.callbacks.recorder import RunRecorder
-from triptych.config import LOWER_IS_BETTER, MONITOR
+from triptych.config import LOWER_IS_BETTER
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
@@ -75,20 +75,16 @@ class CheckpointCallback(Checkpoint):
     `last.ckpt`, all that resuming needs, is saved at the end of an epoch, after its validation,
     and within an epoch when the schedule says so, where an optimizer step is complete; never on a
     batch that a validation follows, or a run resumed there would skip it. `best.ckpt` follows it:
-    the epoch of the best `monitor`, the earlier one on a tie; with `score="last"`, or without
-    validation, the last. NaN is never the best.
+    the epoch of the best `monitor`, the earlier one on a tie; without one, or without validation,
+    the last. NaN is never the best.
     """
 
     def __init__(
-        self,
-        record: Record,
-        recorder: RunRecorder,
-        schedule: "SaveSchedule",
-        score: str,
-        monitor: str = MONITOR,
+        self, record: Record, recorder: RunRecorder, schedule: "SaveSchedule", monitor: str | None
     ) -> None:
         self.record, self.recorder, self.schedule = record, recorder, schedule
-        self.score, self.monitor = score, monitor
+        self.monitor = monitor
+        self.captures_at_once = False  # where callbacks may change weights until the next save
         self.best = BestWeights()
         self._step = 0
         self._generators: list[dict[str, Tensor]] = []
@@ -124,7 +120,7 @@ class CheckpointCallback(Checkpoint):
         if trainer.sanity_checking:
             return
         values = pl_module.scores.named("val")
-        if self.score == "last" or self._is_best(values):
+        if self._is_best(values):
             self._choose(trainer, values, [tensor.cpu() for tensor in pl_module.predictions])
         if is_accumulating(trainer):
             self.schedule.is_overdue = True  # at the end of the step
@@ -134,7 +130,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         is_latest = self.best.step == trainer.global_step  # else steps followed its validation
-        if (self.score == "last" and not is_latest) or self.monitor not in self.best.metrics:
+        if not is_latest if self.monitor is None else self.monitor not in self.best.metrics:
             self._choose(trainer, {}, None)
         self.save(trainer)
         self.schedule.stop_if_requested(trainer)
@@ -157,6 +153,8 @@ class CheckpointCallback(Checkpoint):
         self.best.unwritten = None
 
     def _is_best(self, values: dict[str, float]) -> bool:
+        if self.monitor is None:
+            return True
         value, best = values[self.monitor], self.best.metrics.get(self.monitor)
         if best is None:
             return not math.isnan(value)
@@ -169,8 +167,7 @@ class CheckpointCallback(Checkpoint):
         best.epoch, best.step = trainer.current_epoch + 1, trainer.global_step
         best.metrics = {"train/loss": self.recorder.train_loss} | values
         best.unwritten = {"val": predictions}
-        if is_accumulating(trainer) or has_foreign_callbacks(trainer):
-            # The next checkpoint may hold other weights.
+        if is_accumulating(trainer) or self.captures_at_once:  # what is saved next may differ
             best.unwritten = copy.deepcopy(dump_checkpoint(trainer)["best"])
 
     def on_save_checkpoint(
@@ -263,12 +260,6 @@ class SaveSchedule:
         self._num_steps = max(1, num_steps)
         self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
         return bool(is_due)
-
-
-def has_foreign_callbacks(trainer: pl.Trainer) -> bool:
-    """Whether callbacks of others may change the weights, or an average, at an epoch's end."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return not all(type(callback).__module__.startswith("triptych.") for callback in callbacks)
 
 
 def generator_states(device: torch.device) -> list[dict[str, Tensor]]:

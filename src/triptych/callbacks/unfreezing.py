@@ -123,7 +123,7 @@ class Groups:
         scale = lr / self.reference["lr"] if self.reference["lr"] else 0.0
         like = self.reference | {k: self.reference[k] * scale for k in RATES if k in self.reference}
         like["joined_as"] = len(self.optimizer.param_groups)
-        for group in self.module.optim.split_by_decay(parameters, lr):
+        for group in self.module.optim.group(parameters, lr):
             self.optimizer.add_param_group(like | group)
             for schedule in self.schedules:
                 schedule.base_lrs.append(schedule.base_lrs[self.place] * scale)
