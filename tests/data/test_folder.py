@@ -189,6 +189,18 @@ def test_photos_in_two_splits_or_classes_are_named(tmp_path: Path) -> None:
     assert classes.startswith("1 photo is in more than one class, such as train/blue/copy.png")
 
 
+def test_of_a_photo_in_two_classes_the_copy_that_is_kept_is_named(tmp_path: Path) -> None:
+    photos(tmp_path, num=3)
+    shutil.copy(tmp_path / "blue" / "2.png", tmp_path / "red" / "copy.png")
+    data = read(tmp_path)
+    assert data.notes[-1].endswith("blue/2.png = red/copy.png; kept: blue/2.png")
+    assert data.files is not None
+    assert data.splits
+    kept = [data.files[i] for i in data.splits["train"]]
+    assert "blue/2.png" in kept
+    assert "red/copy.png" not in kept
+
+
 def test_a_folder_that_cannot_be_learned_is_refused(tmp_path: Path) -> None:
     assert f"data.root={tmp_path}/none:" in str(Folder(str(tmp_path / "none")).missing())
     photo(tmp_path / "loose.jpg")
@@ -314,8 +326,12 @@ def test_a_run_does_not_go_on_with_other_photos(run: tuple[Path, Record], tmp_pa
     photo(other / "red" / "one more.png", grey=99)
     trusted = f"trusted_targets=[{','.join(TARGETS)}]"
     overrides = [f"resume={copied}", f"data.root={other}", trusted]
-    with pytest.raises(UserError, match="the images have changed"):
+    with pytest.raises(UserError, match=r"changed.*\n1 image was added since the run"):
         train(composed("train", "data=folder", *overrides), overrides)
+    for path in [*(other / "red").glob("1*.png")][:4]:
+        path.unlink()
+    with pytest.raises(UserError, match="3 images were removed since the run"):
+        read_data(rebuild_run(record.folder, TARGETS), str(other))
 
 
 def scans(root: Path, white: int, dtype: str = "<u2") -> Path:

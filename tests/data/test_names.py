@@ -52,6 +52,15 @@ def test_every_locale_gives_the_same_classes_files_and_labels(tmp_path: Path) ->
         photo(tmp_path / os.fsdecode(name) / os.fsdecode(name + b".png"), grey=i)
     data = read(tmp_path, 8)
     assert data.classes == tuple(sorted({*CLASSES}))
+    lines = [
+        next(note for note in data.notes if words in note)
+        for words in ("class names that cannot be shown", "look alike", "two spellings of Unicode")
+    ]
+    assert [line.partition(": ")[2].rpartition(": ")[2] for line in lines[1:]] == [
+        r"cat, cat\u200b, cat\ufe0f, cat\x20",
+        "oké",
+    ]
+    assert r"\xb9\xb7, \xc4\xf1" in lines[0]
     assert data.files is not None
     assert len({*data.files}) == len(FOLDERS)
     here = ascii((data.classes, [*data.files], data.train.labels.tolist()))

@@ -269,7 +269,15 @@ def describe_problems(listing: Listing, photos: list[Photo], squares: Squares) -
         if same:
             one, other, *_ = (escape_name(photo.name) for photo in same[0])
             count = f"{len(same)} photo{' is' if len(same) == 1 else 's are'}"
-            yield f"{count} {where}, such as {one} = {other}"
+            yield f"{count} {where}, such as {one} = {other}{name_kept(same, where, use)}"
+
+
+def name_kept(same: list[list[Photo]], where: str, use: str) -> str:
+    """Which copies train, of photos in two classes that are not split by their folders."""
+    if not use or not where.endswith("class"):
+        return ""
+    kept = ", ".join(escape_name(group[0].name) for group in same[:MOST_NAMED])
+    return f"; kept: {kept}{' ...' if len(same) > MOST_NAMED else ''}"
 
 
 def describe_ranges(squares: Squares) -> Iterator[str]:

@@ -64,6 +64,9 @@ def class_name(folder: str) -> str:
     return re.sub("^ +| +$", lambda spaces: r"\x20" * len(spaces[0]), text)
 
 
+INVISIBLE = re.compile(r"\\(x[0-7][0-9a-f]|u[0-9a-f]{4}|U[0-9a-f]{8})")  # escapes, less of bytes
+
+
 def visible_part(name: str) -> str:
     """What a reader would see of a class without escapes; classes that share it look alike."""
-    return " ".join(ESCAPE.sub("", name).replace("\ufe0f", "").split())
+    return " ".join(INVISIBLE.sub("", name).replace("\ufe0f", "").split())

@@ -15,6 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych.callbacks.loop import reopen_epoch
 from triptych.config import Config, setting_name
+from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files, storage
@@ -108,7 +109,8 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
         before = record.metadata.get(name)
         if before is not None and before != storage.replace_non_finite(metadata[name]):
             raise UserError(
-                f"{record.folder}: the images have changed since the run began (its {name} has)\n"
+                f"{record.folder}: the images have changed since the run began\n"
+                f"{describe_change(record.metadata, metadata)}\n"
                 "give it those of then, or start a new run"
             )
 

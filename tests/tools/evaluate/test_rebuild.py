@@ -121,7 +121,7 @@ def test_images_are_those_of_training_or_refused_by_what_differs(record: Record)
     for name, wrong in {"split_hash": "1", "test_hash": "2", "classes": ["cat"] * 10}.items():
         right = run.record.metadata[name]
         run.record.metadata[name] = wrong
-        with pytest.raises(UserError, match=f"not the images of this run\ntheir {name} is"):
+        with pytest.raises(UserError, match=f"not the images of this run .{name}.\n"):
             read_data(run)
         run.record.metadata[name] = right
 

@@ -7,15 +7,16 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
-from triptych.config import Config, format_value
+from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
-from triptych.data.source import Source
+from triptych.data.source import Source, describe_change
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.library import Run
@@ -92,10 +93,16 @@ def read_data(
         value, recorded = getattr(data, name), metadata[name]
         if value != (tuple(recorded) if name == "classes" else recorded):
             raise UserError(
-                f"{folder}: these are not the images of this run\n"
-                f"their {name} is {format_value(value)}, in run.json {format_value(recorded)}"
+                f"{folder}: these are not the images of this run ({name})\n"
+                f"{describe_change(metadata, count_images(data))}"
             )
     return data
+
+
+def count_images(data: ImageDataModule) -> dict[str, Any]:
+    """The classes and the numbers of images, as `run.json` has them."""
+    sizes = {f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test")}
+    return {"classes": data.classes, **sizes}
 
 
 def find_device(word: str) -> torch.device:
