@@ -366,3 +366,11 @@ def test_scans_of_all_bits_have_no_line_and_fractions_of_any_range_have_one(
     assert read(scans(tmp_path / "full", 65535), 8).notes == ()
     note, *_ = read(scans(tmp_path / "float", 255, "<f4"), 8).notes
     assert note.startswith("6 photos of more than 8 bits are each scaled by its own range")
+
+
+def test_a_config_without_the_optional_settings_has_none_of_them() -> None:
+    data = composed("train", "data=folder", "data.root=x")["data"]
+    assert data["source"].keys() == {"_target_", "root", "size", "fit", "max_pixels"}
+    assert not {"splits", "labels", "max_value"} & data.keys()
+    data = composed("train", "data=folder", "data.root=x", "data.splits={train: a b}")["data"]
+    assert data["splits"] == data["source"]["splits"] == {"train": "a b"}

@@ -24,6 +24,7 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
+from triptych.data.label_table import read_labels, sort_labels
 from triptych.data.names import (
     ESCAPE,
     class_name,
@@ -96,9 +97,10 @@ class Folder(Source):
 
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. `splits` names the folders
-    below `root` in place of these. Photos that cannot be read, or have more than `max_pixels`, are
-    named and left out. `max_value` is that of `photos.read_image`. Raises ValueError if `size` is
-    not from 1 to 16384, or there is no such `fit`.
+    below `root` in place of these, `labels` a CSV file that names the photos and their classes.
+    Photos that cannot be read, or have more than `max_pixels`, are named and left out. `max_value`
+    is that of `photos.read_image`. Raises ValueError if `size` is not from 1 to 16384, or there is
+    no such `fit`.
     """
 
     least_classes = 2  # to be learned; to be scored, one is enough
@@ -110,12 +112,13 @@ class Folder(Source):
         fit: str = "crop",
         max_pixels: int = MAX_PIXELS,
         splits: Mapping[str, str] | None = None,
+        labels: str | None = None,
         max_value: float | None = None,
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
         self._root = Path(os.path.expanduser(root)).absolute()
-        self._splits = splits
+        self._splits, self._labels = splits, labels
         self.square = SquareFormat(size, fit, max_pixels, max_value)
 
     def missing(self) -> str | None:
@@ -151,7 +154,26 @@ class Folder(Source):
 
     @cached_property
     def _listing(self) -> Listing:
+        if self._labels:
+            return list_table(self._root, self._labels, self.least_classes)
         return list_photos(self._root, self._splits, self.least_classes)
+
+
+def list_table(root: Path, labels: str, least_classes: int = 2) -> Listing:
+    """The photos below a root that a table names, with its labels: see `label_table`."""
+    try:
+        files, notes = read_labels(root, labels)
+        photos = []
+        for name, label, split in files:
+            status = (root / encode_name(name)).stat()
+            photos.append(Photo(name, status.st_size, status.st_mtime_ns, split, label))
+    except OSError as error:
+        raise UserError(f"{error.filename or root}: {error.strerror}") from error
+    splits = {photo.split: "." for photo in photos}
+    classes = sort_labels([photo.class_name for photo in photos if photo.split == "train"])
+    listing = Listing(root, splits, photos, classes, tuple(notes))
+    check_classes(listing, {}, least_classes)
+    return listing
 
 
 def list_photos(
