@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from triptych import cli
@@ -273,3 +274,59 @@ def test_an_unknown_command_is_answered_by_the_nearest(capsys: pytest.CaptureFix
         cli.run()
     assert ended.value.code == 2
     assert re.match("evalute: .*evaluate", capsys.readouterr().err)
+
+
+def test_a_yaml_file_with_a_syntax_error_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\ntrainer: {max_epochs: [}\n")
+    with pytest.raises(UserError, match=f"{path}, line 2: "), cli.translate_hydra_errors("train"):
+        OmegaConf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "line"),
+    [
+        ("evaluate", "logs/my photos", "python evaluate.py 'run=logs/my photos'"),
+        ("compare", "logs", "python compare.py runs=logs"),
+        ("predict", "photo.JPG", "triptych predict images=photo.JPG"),
+        ("predict", "logs/a", "triptych predict run=logs/a"),
+        ("train", "resnet50", "python train.py model=resnet50"),
+        ("train", "tests", "python train.py data=folder data.root=tests"),
+    ],
+)
+def test_a_word_that_is_no_setting_is_answered_with_the_line_to_paste(
+    command: str, word: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as raised:
+        cli.check_arguments(command, [word])
+    assert str(raised.value).splitlines()[1] == line
+
+
+@pytest.mark.parametrize(
+    ("argument", "offers"),
+    [
+        ("model=resnet18", "model=torchvision model.name=resnet18"),
+        ("model=convnextv2_atto", "model=timm model.name=convnextv2_atto"),
+        ("data=mnist", "data=folder data.root=<folder>"),
+        ("optim=rmsprop", "optim.optimizer._target_=torch.optim."),
+        ("experiment=fintune", "finetune"),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_how_to_have_it(argument: str, offers: str) -> None:
+    assert offers in "\n".join(error_lines(argument))
+
+
+def test_a_setting_of_another_choice_is_not_called_unknown() -> None:
+    [line] = error_lines("data=shapes", "data.root=x")
+    assert line.startswith("data.root: the data that was chosen")
+
+
+def test_help_shows_a_group_with_its_comments_and_rules() -> None:
+    shown = format_help("train", ["--help", "optim"])
+    for choice in (CONFIGS / "optim").glob("*.yaml"):
+        assert choice.read_text().strip() in shown
+    assert f"optim.lr: {RULES['optim.lr'].says}" in shown.splitlines()
+    assert "grad_cam.num_images: " in format_help("evaluate", ["grad_cam", "-h"])
+    with pytest.raises(UserError, match=r"optm.*optim"):
+        format_help("train", ["optm"])

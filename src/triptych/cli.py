@@ -324,12 +324,16 @@ def translate_hydra_errors(command: str) -> Iterator[None]:
     """Raise UserError for what Hydra and OmegaConf raise in the block over the command line."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the message says so
     try:
         yield
     except UserError:
         raise
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise UserError(f"{mark.name}, line {mark.line + 1}: no YAML, {error.problem}") from error
     except Exception as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         is_input = isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError)
