@@ -154,7 +154,7 @@ def test_what_a_forker_edits_is_12_files_and_at_most_1700_lines() -> None:
     assert count_lines(paths) <= 1700
 
 
-def test_a_default_run_imports_at_most_35_files_and_4600_lines_of_ours(tmp_path: Path) -> None:
+def test_a_default_run_imports_at_most_35_files_and_4650_lines_of_ours(tmp_path: Path) -> None:
     program = (
         "import json, sys; from triptych.cli import main; main('train'); "
         "files = [getattr(m, '__file__', None) for n, m in sys.modules.items() "
@@ -168,7 +168,7 @@ def test_a_default_run_imports_at_most_35_files_and_4600_lines_of_ours(tmp_path:
     paths |= {PACKAGE / "download.py"}
     assert {PACKAGE / "training.py", PACKAGE / "callbacks" / "recorder.py"} <= paths
     assert len(paths) <= 35
-    assert count_lines(sorted(paths)) <= 4600
+    assert count_lines(sorted(paths)) <= 4650
 
 
 def test_the_house_has_at_most_35_rooms() -> None:
@@ -178,8 +178,8 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_16300_lines_and_the_tests_18400() -> None:
-    assert 5000 < count_lines(SOURCES) <= 16_300
+def test_the_source_has_at_most_16700_lines_and_the_tests_18400() -> None:
+    assert 5000 < count_lines(SOURCES) <= 16_700
     assert 5000 < count_lines(TESTS) <= 18_400
 
 

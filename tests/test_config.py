@@ -147,7 +147,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("checkpoint.keep_last", "no", "true or false"),
     *[("trainer.max_epochs", value, "at least 1, or -1") for value in (-3, 0, 1.5, None)],
     ("trainer.max_epochs", -1, "trainer.max_steps or trainer.max_time"),
-    *[("trainer.callbacks", value, "a list of nodes") for value in (3, [3], {"_target_": "a.B"})],
+    *[("trainer.callbacks", value, "a list of nodes") for value in (3, [3], {"a": "a.B"})],
     ("trainer.logger", True, "a list of nodes"),
 ]
 
@@ -174,7 +174,11 @@ def test_a_right_value_is_accepted_up_to_its_limit(default: Config) -> None:
             ("model.input_size", 15),
         ],
         *[("trainer.devices", value) for value in (4, "auto", [1], [0, 2])],
-        *[("trainer.strategy", {"any": 1}), ("trainer.logger", []), ("model.mean", [0.5] * 3)],
+        *[
+            ("trainer.callbacks", {"_target_": "a.B"}),
+            ("trainer.logger", []),
+            ("model.mean", [0.5] * 3),
+        ],
         ("trainer.callbacks", [{"_target_": "mine.Callback", "what": 1}]),
         ("data.source", {"_target_": "mine.Source", "x": {"y": 1}}),
     ):

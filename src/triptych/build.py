@@ -6,7 +6,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,10 +18,12 @@ from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
 from triptych.callbacks.progress import ProgressBar, ProgressLines
-from triptych.config import OPTIONAL_DATA, Config
+from triptych.config import OPTIONAL_DATA, Config, as_list, is_plain_trainer
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank
@@ -29,6 +33,7 @@ from triptych.optim import Optim
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
+LOGGER_FOLDERS = ("save_dir", "root_dir", "log_dir", "dir")  # arguments that say where
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
 
@@ -127,19 +132,27 @@ def device_name(device: torch.device) -> str:
 
 def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's Trainer with the config's callbacks and loggers, and ours after them."""
-    options = dict(config["trainer"])
-    nodes = {name: options.pop(name, None) or [] for name in ("callbacks", "plugins", "logger")}
-    configured = [instantiate("trainer.callbacks", node) for node in nodes["callbacks"]]
-    plugins = [instantiate("trainer.plugins", node) for node in nodes["plugins"]]
-    loggers = [build_logger(node, record) for node in nodes["logger"]]
-    if options.get("precision") is None:
+    options = {name: value for name, value in config["trainer"].items() if value is not None}
+    loggers = [build_logger(node, record) for node in as_list(options.pop("logger", None))]
+    configured: list[Callback] = []
+    plugins: list[Any] = []
+    its_callbacks, its_plugins = (as_list(options.pop(n, None)) for n in ("callbacks", "plugins"))
+    if not is_plain_trainer(config["trainer"]):
+        from triptych.callbacks.configured import build_parts
+
+        configured, plugins = build_parts(
+            its_callbacks, its_plugins, options, record.folder, instantiate
+        )
+    if "precision" not in options and not any(isinstance(p, Precision) for p in plugins):
         has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
         options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
-    if options.pop("enable_progress_bar", True) and get_rank() == 0:
+    shows_progress = options.pop("enable_progress_bar", True)
+    if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
         is_terminal = sys.stdout.isatty()
         configured.append(ProgressBar(refresh_rate=10) if is_terminal else ProgressLines())
+    options["devices"] = parse_devices(config)
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
     try:
@@ -148,18 +161,39 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
             callbacks=[*configured, *callbacks],
             logger=loggers,
             plugins=[AtomicCheckpointIO(), *plugins],
-            enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in configured),
+            enable_progress_bar=shows_progress and any(map(is_bar, configured)),
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {summarize_error(error)}") from error
     check_ranks(trainer, config)
+    if config["trainer"].get("callbacks"):
+        from triptych.callbacks.configured import check_monitors
+
+        check_monitors(trainer, configured)
     return trainer
+
+
+def is_bar(callback: Callback) -> bool:
+    return isinstance(callback, pl.callbacks.ProgressBar)
+
+
+def parse_devices(config: Config) -> Any:
+    """`trainer.devices` as a number, a list of indices or `auto`.
+
+    Raises UserError at indices of a CPU.
+    """
+    devices = config["trainer"].get("devices", 1)
+    if isinstance(devices, str) and "," in devices:
+        devices = [int(index) for index in devices.split(",") if index]
+    if isinstance(devices, list) and config["trainer"].get("accelerator") == "cpu":
+        raise UserError(f"trainer.devices={devices}: indices are of GPUs; of a CPU, say how many")
+    return "auto" if devices in (-1, "-1") else devices
 
 
 def count_ranks(config: Config) -> int:
     """How many ranks are to be started: 1 where one device will do, or where this is a rank."""
     trainer = config["trainer"]
-    devices = trainer.get("devices", 1)
+    devices = parse_devices(config)
     if cluster_environment():
         return 1
     if trainer.get("num_nodes", 1) > 1:
@@ -191,10 +225,22 @@ def check_shares(config: Config, num_ranks: int) -> None:
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
     """A logger that writes into the run folder; raises UserError where its name leads elsewhere."""
-    logger = instantiate("trainer.logger", node, save_dir=str(record.folder))
-    place = Path(logger.log_dir or record.folder)
-    if not place.resolve().is_relative_to(record.folder.resolve()):
-        raise UserError(f"trainer.logger: writes to {place}, which is not in the run's folder")
+    takes = list(LOGGER_FOLDERS)
+    with suppress(Exception):  # what is wrong with the class, its instantiation says
+        arguments = inspect.signature(locate(node["_target_"])).parameters  # type: ignore[arg-type]
+        takes = [name for name in LOGGER_FOLDERS if name in arguments]
+    given = {name: str(record.folder / node[name]) for name in takes if node.get(name)}
+    folder = given or {name: str(record.folder) for name in takes[:1]}
+    logger = instantiate("trainer.logger", node, **folder)
+    if not isinstance(logger, Logger):
+        raise UserError(f"trainer.logger: {node['_target_']} makes no logger of Lightning's")
+    for place in (getattr(logger, "log_dir", None), getattr(logger, "save_dir", None)):
+        is_path = place is not None and "://" not in str(place)
+        if is_path and not Path(str(place)).resolve().is_relative_to(record.folder.resolve()):
+            raise UserError(
+                f"trainer.logger: writes to {place}, which is not in the run's folder\n"
+                f"leave out where {node['_target_']} writes, or name a folder within the run's"
+            )
     return logger
 
 

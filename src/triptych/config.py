@@ -82,14 +82,6 @@ SPLITS = Rule(
     ),
 )
 
-INDICES = Rule(
-    "a list of indices",
-    lambda v: type(v) is list and all(map(count(0).holds, v)) and 0 < len(v) == len(set(v)),
-)
-DEVICES = Rule(
-    f"a whole number of at least 1, {INDICES.says}, or auto",
-    lambda v: v == "auto" or INDICES.holds(v) or count(1).holds(v),
-)
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
@@ -98,12 +90,8 @@ FILE_NAME = Rule(
     "a name of letters, digits, - _ and .",
     lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
 )
-STRATEGY = Rule(
-    "auto, ddp or another whose ranks are programs (no spawn, no fork)",
-    lambda v: not isinstance(v, str) or not re.search("spawn|fork|notebook|popen", v),
-)
-
-
+# The settings of a run's Trainer that bear on its scores.
+SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 # Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
 TRAINER_ARGUMENTS = """
     accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs
@@ -187,25 +175,15 @@ RULES: dict[str, Rule] = {
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
     "optim.class_weights": one_of("none", "balanced"),
-    **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},
-    **dict.fromkeys(("trainer.callbacks", "trainer.plugins"), NODES.or_null()),
-    "trainer.devices": DEVICES,
-    "trainer.strategy": STRATEGY,
-    "trainer.limit_test_batches": number(0, above=True).or_null(),
-    "trainer.logger": Rule(
-        f"{NODES.says}, null or false", lambda value: not value or NODES.holds(value)
-    ),
-    "trainer.accelerator": TEXT,
-    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), ENDLESS),
-    "trainer.limit_train_batches": number(0, above=True).or_null(),
-    "trainer.detect_anomaly": FLAG,
-    "trainer.enable_progress_bar": FLAG.or_null(),
-    "trainer.num_nodes": count(1),
-    "trainer.accumulate_grad_batches": count(1),
-    "trainer.log_every_n_steps": count(1),
-    "trainer.check_val_every_n_epoch": count(1).or_null(),
-    "trainer.num_sanity_val_steps": count(0),
-    "trainer.gradient_clip_val": number(0, above=True).or_null(),
+    **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},  # trainer_rules.py has theirs
+}
+
+
+PLAIN = {
+    **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), count(1)),
+    **{"accelerator": one_of("auto", "cpu"), "devices": count(1), "logger": NODES},
+    **{"num_sanity_val_steps": count(0), "enable_model_summary": FLAG},
+    **dict.fromkeys(("precision", "callbacks"), Rule("nothing", lambda v: v is None or v == [])),
 }
 
 
@@ -221,6 +199,8 @@ def check_config(config: Config, command: str = "train") -> None:
 
 def find_broken_rules(config: Config, command: str) -> Iterator[str]:
     rules = load_rules(command)
+    if not is_plain_trainer(config.get("trainer")):
+        rules = rules | load_trainer_rules().RULES
     present = dict(iterate_settings(config, rules))
     for key, value in present.items():
         if key not in rules:
@@ -276,6 +256,8 @@ def find_contradictions(config: Config) -> Iterator[str]:
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
+    if not is_plain_trainer(trainer):
+        yield from load_trainer_rules().find_trainer_contradictions(trainer)
     size, least = model.get("input_size"), model.get("min_input_size")
     if size and least and size < least:
         yield f"model.input_size={size}: {model['name']} takes {least} or more"
@@ -284,6 +266,30 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if is_name and known and weights not in ["DEFAULT", *known]:
         choices = f"{', '.join(known)}, null, or a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /)"
         yield f"model.weights={format_value(weights)}: must be DEFAULT, {choices}"
+
+
+def is_plain_trainer(trainer: Any) -> bool:
+    """Whether a Trainer has only what most runs set, each as it may be."""
+    if not isinstance(trainer, dict):
+        return True
+    return all(name in PLAIN and PLAIN[name].holds(value) for name, value in trainer.items())
+
+
+def load_trainer_rules() -> Any:
+    """The module that knows every argument of the Trainer, which most runs do not need."""
+    return import_module("triptych.callbacks.trainer_rules")
+
+
+def as_list(nodes: Any) -> list[Any]:
+    """The nodes of a setting that may be one, several or none."""
+    return [nodes] if isinstance(nodes, dict) else nodes or []
+
+
+def drop_training_parts(config: Config) -> Config:
+    """The config of a run without the callbacks, loggers and plugins that only its training had."""
+    trainer, names = config.get("trainer"), ("max_epochs", "accelerator", *SCORING)
+    kept = {name: trainer[name] for name in names if name in trainer} if trainer else {}
+    return config | {"trainer": kept}
 
 
 def load_settings(command: str) -> Any:

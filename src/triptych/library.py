@@ -8,7 +8,14 @@ import hydra
 
 from triptych import build, training
 from triptych.cli import check_arguments, prepare, translate_hydra_errors
-from triptych.config import CONFIGS, Config, check_config, check_untrusted_config, resolve_config
+from triptych.config import (
+    CONFIGS,
+    Config,
+    check_config,
+    check_untrusted_config,
+    drop_training_parts,
+    resolve_config,
+)
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.runs.checkpoint_files import load_weights_into
@@ -110,13 +117,13 @@ class Run:
         It takes float images (N, 3, S, S), prepared as its `preprocessing` says, and gives logits
         (N, C). Raises UserError where the checkpoint is damaged or of another network, or where the
         config names a `_target_` that neither the installed configs nor `trusted_targets` do:
-        it would be imported and called.
+        it would be imported and called. Those of training alone, as callbacks, are not looked at.
 
         >>> network = run.network()
         >>> logits = network(torch.zeros(1, 3, *2 * [network.preprocessing.input_size]))
         """
         config = self.config
-        check_untrusted_config(config, trusted_targets)
+        check_untrusted_config(drop_training_parts(config), trusted_targets)
         factory: BackboneFactory = build.instantiate("model", config["model"])
         if not (classes := self.metadata["classes"]):
             raise UserError(f"{self.folder}/run.json: names no classes")

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -77,7 +78,20 @@ class ImageClassifier(pl.LightningModule):
         optimizer, schedule = self.optim.build(self.backbone, *self.count_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def count_steps(self) -> tuple[int, int]:
+    def accumulated_batches(self, epoch: int) -> int:
+        """Batches of an optimizer step in an epoch, from 0."""
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, GradientAccumulationScheduler):
+                return callback.get_accumulate_grad_batches(epoch)
+        return int(trainer.accumulate_grad_batches)
+
+    def on_train_start(self) -> None:
+        """Accumulate as the epoch does that a run was resumed in: Lightning starts it anew."""
+        epoch = self.trainer.current_epoch
+        self.trainer.accumulate_grad_batches = self.accumulated_batches(epoch)
+
+    def count_steps(self) -> tuple[float, int]:
         """Optimizer steps of an epoch, and of the whole training.
 
         Not Lightning's own estimate: it sets the loader up before a resumed run knows its place.
@@ -86,8 +100,12 @@ class ImageClassifier(pl.LightningModule):
         batches = len(trainer.datamodule.train_dataloader())
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps = math.ceil(batches / trainer.accumulate_grad_batches)
-        total = steps * (trainer.max_epochs or 0)
+        num_epochs = max(trainer.max_epochs or 0, 0)
+        every = [math.ceil(batches / self.accumulated_batches(n)) for n in range(num_epochs or 1)]
+        # A warmup counts in epochs, whose steps a callback may change.
+        warmup = every[: max(1, math.ceil(self.optim.warmup_epochs))]
+        steps = sum(warmup) / len(warmup)
+        total = sum(every) if num_epochs else 0
         if trainer.max_steps > 0:
             total = min(total, trainer.max_steps) if total > 0 else trainer.max_steps
         return steps, total

@@ -45,7 +45,7 @@ class Optim:
         return loss
 
     def build(
-        self, backbone: Backbone, steps_per_epoch: int, total_steps: int
+        self, backbone: Backbone, steps_per_epoch: float, total_steps: int
     ) -> tuple[Optimizer, LRScheduler]:
         """Optimizer over what trains, and a schedule to be stepped once a step.
 

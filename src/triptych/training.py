@@ -135,6 +135,9 @@ def fit(
     record.update(device=build.device_name(device), precision=str(trainer.precision))
 
     # That of a run stopped after its training has nothing left to do.
+    if trainer.is_global_zero and config["trainer"].get("enable_autolog_hparams", True):
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
     last = record.checkpoint_path("last")
     checkpoint = last if last.exists() else None
     try:

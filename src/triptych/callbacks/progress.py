@@ -57,11 +57,20 @@ class ProgressLines(Callback):
         self._maybe("test", batch_idx, sum(trainer.num_test_batches))
 
 
+def is_of_callback(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is a warning, or what a callback was asked to say."""
+    said = ("Time limit reached", "Epoch ", "Swapping scheduler")
+    return record.levelno >= logging.WARNING or str(record.msg).startswith(said)
+
+
 def silence_lightning() -> None:
     """Keep Lightning's advertisements and known false alarms off the screen; its warnings stay."""
     logging.getLogger("lightning").handlers.clear()
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("callbacks", "profilers", "utilities.rank_zero"):  # what a user asked them to say
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_of_callback)
     for message in (
         r".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.14, on Lightning's side
         ".*does not have many workers",  # batches are whole: workers would only cost

@@ -70,9 +70,12 @@ class KeyedBatchSampler(Sampler[Tensor]):
         self.seed = seed
         self.epoch = 0
         self.skipped_batches = 0  # of the next epoch: those before a resumed run's checkpoint
+        self.shuffles = True
         self.sampler = self  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:  # of a loader made anew after the epoch of the checkpoint
+            self.skipped_batches = 0
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -83,7 +86,7 @@ class KeyedBatchSampler(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         # A generator, because a loader with workers calls iter() twice and uses the second.
         order = torch.arange(self.n)
-        if self.seed is not None:
+        if self.seed is not None and self.shuffles:
             order = permutation(self.n, self.seed, self.epoch)
         first, self.skipped_batches = self.skipped_batches, 0
         for batch in torch.split(order, self.batch_size)[first : len(self)]:
@@ -155,6 +158,7 @@ class ImageDataModule(pl.LightningDataModule):
         if seed is not None:
             sampler.epoch = self._resume_at["epoch"]
             sampler.skipped_batches = self._resume_at["batch"]
+            sampler.shuffles = not getattr(self.trainer, "overfit_batches", 0)
         return DataLoader(
             subset,
             batch_sampler=sampler,  # type: ignore[arg-type]

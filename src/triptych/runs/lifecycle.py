@@ -122,17 +122,10 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
         is_there = record.folder.is_dir()
         state = "what was written before is whole" if is_there else "the run's folder is gone"
         return RunFailed(f"{text}; {state}: {record.folder}")
+    if type(error).__name__ == "TrainingSpikeException":
+        return RunFailed(f"SpikeDetection: {text}")
     if is_out_of_memory(error):
-        batch_size = record.config["data"]["batch_size"]
-        accumulated = record.config["trainer"].get("accumulate_grad_batches") or 1
-        problem = f"out of memory at data.batch_size={batch_size}"
-        if batch_size == 1:
-            return RunFailed(f"{problem}; try a smaller model.input_size")
-        return RunFailed(
-            f"{problem}; for about the same steps in less memory:\n"
-            f"data.batch_size={batch_size // 2} "
-            f"trainer.accumulate_grad_batches={2 * accumulated}"
-        )
+        return RunFailed(suggest_less_memory(record))
     if "Expected more than 1 value per channel" in text:
         return UserError(
             "data.batch_size: BatchNorm cannot train on a single image; take 2 or more a device"
@@ -140,6 +133,18 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
     if isinstance(error, MisconfigurationException) or "Early stopping conditioned on" in text:
         return UserError(f"trainer: {summarize_error(error)}")
     return None
+
+
+def suggest_less_memory(record: Record) -> str:
+    batch_size = record.config["data"]["batch_size"]
+    accumulated = record.config["trainer"].get("accumulate_grad_batches") or 1
+    problem = f"out of memory at data.batch_size={batch_size}"
+    if batch_size == 1:
+        return f"{problem}; try a smaller model.input_size"
+    return (
+        f"{problem}; for about the same steps in less memory:\n"
+        f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -30,6 +30,12 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     "versions": MAPPING,
     "code": MAPPING,
 }
+# What a run and its evaluation write; all else in its folder is a logger's or a callback's.
+OWN_FOLDERS = ("checkpoints", "predictions", "figures", "tensorboard", "external", "export")
+OWN_FILES = (
+    *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", ".lock"),
+    *("evaluation", "cost.json", "image_types.csv", ".", "hpc_ckpt_"),
+)
 STATUSES = ("running", "interrupted", "failed", "finished")
 SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run
     "num_test": count(1),
@@ -98,9 +104,18 @@ def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:
     return max(runs, key=rank, default=None)
 
 
+def find_own_files(folder: Path) -> Iterator[Path]:
+    """What lies in a run folder under a name of ours; beside it, a logger may keep its own."""
+    for path in folder.iterdir():
+        if path.name in OWN_FOLDERS:
+            yield from [path, *path.rglob("*")]
+        elif path.name.startswith(OWN_FILES):
+            yield path
+
+
 def check_files(folder: Path) -> None:
     """Raise UserError at a file that would block its reader or fill its memory."""
-    for path in folder.rglob("*"):
+    for path in find_own_files(folder):
         try:
             if not path.is_dir():
                 check_regular_file(path)

@@ -19,7 +19,7 @@ from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.runs import checkpoint_files, storage
-from triptych.runs.reader import check_files, find_newest_run
+from triptych.runs.reader import check_files, find_newest_run, find_own_files
 from triptych.runs.record import COLUMNS, Record, config_hash, resume_arguments
 from triptych.runs.resume_request import (
     check_run_config,
@@ -61,7 +61,7 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     record = Record.open(find_run(config["resume"]))
     folder = record.folder
     with storage.lock_run(folder):
-        if link := next(filter(Path.is_symlink, folder.rglob("*")), None):
+        if link := next(filter(Path.is_symlink, find_own_files(folder)), None):
             raise UserError(f"{link}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
         check_run_config(record, config)

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +47,8 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 def find_temporary_files(folder: Path) -> Iterator[Path]:
     """What `atomic_write` left in a folder, or below it, when its process was killed."""
     pattern = re.compile(r"\..+\.\d+", re.DOTALL)
-    return (path for path in folder.rglob(".*") if pattern.fullmatch(path.name))
+    paths = (path for path in folder.rglob(".*") if pattern.fullmatch(path.name))
+    return (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 @contextmanager
@@ -85,7 +86,11 @@ def make_folder(parent: Path, name: str) -> Path:
 
 def format_size(folder: Path) -> str:
     """The size of a folder's files, as 3.2 MB."""
-    return decimal(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # of a logger that is at work, or a link of its own
+            size += path.lstat().st_size if path.is_file() else 0
+    return decimal(size)
 
 
 def replace_non_finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
-from triptych.config import Config
+from triptych.config import SCORING, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_change
 from triptych.data.transforms import DeviceTransforms
@@ -25,8 +25,6 @@ from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
-# The settings of a run's Trainer that bear on its scores.
-SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 
 
 @dataclass(eq=False)

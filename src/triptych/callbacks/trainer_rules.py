@@ -1,0 +1,145 @@
+"""What each argument of Lightning's Trainer may be, and each callback, and what to take instead.
+
+Each does what Lightning documents, or is refused by name: tests/test_lightning_parts.py counts.
+Imports no torch.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from triptych.config import (
+    ENDLESS,
+    FLAG,
+    NODE,
+    NODES,
+    Config,
+    Rule,
+    as_list,
+    count,
+    is_node,
+    number,
+    one_of,
+)
+
+INDEX_TEXT = Rule(
+    "indices as 0,1", lambda v: type(v) is str and re.fullmatch(r"\d+,(\d+,?)*", v) is not None
+)
+INDICES = Rule(
+    "a list of indices",
+    lambda v: type(v) is list and all(map(count(0).holds, v)) and 0 < len(v) == len(set(v)),
+)
+DEVICES = Rule(
+    f"a whole number of at least 1, {INDICES.says}, or -1 or auto for all",
+    lambda v: v in ("auto", "-1") or INDICES.holds(v) or ENDLESS.holds(v) or INDEX_TEXT.holds(v),
+)
+UNUSED = one_of("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+STRATEGY = Rule(
+    "auto, ddp (no spawn, no fork), ddp_find_unused_parameters_true, or a node with a _target_",
+    lambda v: v in ("auto", "ddp") or is_node(v) or UNUSED.holds(v),
+)
+SHARE = Rule(
+    "a whole number of batches, or a part as 0.5",
+    lambda v: count(1).holds(v) or (type(v) is float and 0 < v <= 1),
+)
+SHARE_OR_NONE = Rule(
+    f"{SHARE.says}, or 0 for none", lambda v: SHARE.holds(v) or number(0, 1e-9).holds(v)
+)
+UNITS = ("weeks", "days", "hours", "minutes", "seconds")
+DURATION = Rule(  # YAML reads 1:30:00 without quotes in base 60, as 5400
+    'days:hours:minutes:seconds in quotes, as "00:01:30:00", or {minutes: 90}',
+    lambda v: (
+        re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v) is not None
+        if type(v) is str
+        else type(v) is dict
+        and bool(v)
+        and {*v} <= {*UNITS}
+        and all(map(number(0).holds, v.values()))
+    ),
+)
+OPTIONAL_FLAGS = ("benchmark", "enable_progress_bar", "enable_model_summary")
+FLAGS = ("detect_anomaly", "inference_mode", "sync_batchnorm", "enable_autolog_hparams")
+PRECISIONS = (
+    *("64-true", "32-true", "16-true", "16-mixed", "bf16-true", "bf16-mixed"),
+    *("64", "32", "16", "bf16"),
+)
+# Arguments of the Trainer, and callbacks, that cannot do here what Lightning documents.
+WITHOUT_USE = {
+    "enable_checkpointing": (True, "the run's own checkpoints are what is scored and resumed"),
+    "use_distributed_sampler": (False, "each device has its share of every batch already"),
+    "limit_predict_batches": (None, "a training predicts nothing; triptych predict does"),
+    "barebones": (False, "a run records itself; triptych benchmark has a bare loop"),
+    "default_root_dir": (None, "a run writes into its own folder; log_dir= says where that lies"),
+    "model_registry": (None, "nothing is uploaded; triptych export writes the network to a file"),
+}
+REFUSED_CALLBACKS = {
+    "BatchSizeFinder": "trains with another size than the run says; set data.batch_size",
+    "LearningRateFinder": "trains at another rate than the run says; triptych tune search=rate",
+    "ModelPruning": "its masks are lost in checkpoints; prune the network of a finished run",
+    "BasePredictionWriter": "a training predicts nothing; triptych predict run=<folder>",
+    "BaseFinetuning": "says nothing of which layers; take BackboneFinetuning, or your subclass",
+}
+
+
+def either(*rules: Rule) -> Rule:
+    """What any of the rules takes."""
+    says = ", or ".join(rule.says for rule in rules)
+    return Rule(says, lambda value: any(rule.holds(value) for rule in rules))
+
+
+def only(value: Any, reason: str) -> Rule:
+    """An argument of Lightning's whose other values cannot do what it documents: `reason`."""
+    word = "null" if value is None else str(value).lower()
+    return Rule(f"{word}: {reason}", lambda v: v is None or v is value)
+
+
+RULES: dict[str, Rule] = {
+    "trainer.callbacks": either(NODES, NODE).or_null(),
+    "trainer.plugins": either(NODES, NODE).or_null(),
+    "trainer.logger": Rule(
+        f"{NODES.says}, or null or false for none (left out, it is TensorBoard)",
+        lambda v: v is None or v is False or NODES.holds(v) or is_node(v),
+    ),
+    "trainer.profiler": either(one_of("simple", "advanced", "pytorch"), NODE).or_null(),
+    "trainer.strategy": STRATEGY,
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": DEVICES,
+    "trainer.num_nodes": count(1),
+    "trainer.precision": Rule(
+        f"one of {', '.join(PRECISIONS)}, or null",
+        lambda v: v is None or v in PRECISIONS or (type(v) is int and v in (16, 32, 64)),
+    ),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps"), ENDLESS),
+    **dict.fromkeys(("trainer.min_epochs", "trainer.min_steps"), count(1).or_null()),
+    "trainer.max_time": DURATION.or_null(),
+    **dict.fromkeys(("trainer.limit_train_batches", "trainer.limit_test_batches"), SHARE.or_null()),
+    **dict.fromkeys(("trainer.limit_val_batches",), SHARE_OR_NONE.or_null()),
+    "trainer.overfit_batches": SHARE_OR_NONE,
+    "trainer.val_check_interval": either(SHARE, DURATION).or_null(),
+    "trainer.fast_dev_run": Rule(
+        "true, false, or a number of batches", lambda v: FLAG.holds(v) or count(0).holds(v)
+    ),
+    "trainer.check_val_every_n_epoch": count(1).or_null(),
+    "trainer.num_sanity_val_steps": Rule(
+        "a whole number of at least 0, or -1 for all", lambda v: v is None or count(-1).holds(v)
+    ),
+    **dict.fromkeys(("trainer.accumulate_grad_batches", "trainer.log_every_n_steps"), count(1)),
+    "trainer.gradient_clip_val": number(0, above=True).or_null(),
+    "trainer.gradient_clip_algorithm": one_of("norm", "value").or_null(),
+    "trainer.deterministic": either(FLAG, one_of("warn")).or_null(),
+    **{f"trainer.{name}": FLAG.or_null() for name in OPTIONAL_FLAGS},
+    **{f"trainer.{name}": FLAG for name in FLAGS},
+    "trainer.reload_dataloaders_every_n_epochs": count(0),
+    **{f"trainer.{name}": only(value, reason) for name, (value, reason) in WITHOUT_USE.items()},
+}
+
+
+def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
+    callbacks = as_list(trainer.get("callbacks"))
+    for package, _, name in (node["_target_"].rpartition(".") for node in callbacks):
+        if "lightning" in package.partition(".")[0] and name in REFUSED_CALLBACKS:
+            yield f"trainer.callbacks: {name} cannot be used ({REFUSED_CALLBACKS[name]})"
+    for unit in ("epochs", "steps"):
+        least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)
+        if least > most > 0:
+            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}"
