@@ -393,3 +393,24 @@ def test_callbacks_that_work_go_through_a_run(tmp_path: Path, names: list[str]) 
     logger = [{"_target_": "lightning.pytorch.loggers.CSVLogger"}]
     record = run(tmp_path, callbacks=parts, logger=logger, log_every_n_steps=1)
     assert record.metadata["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
+@pytest.mark.parametrize(
+    ("monitor", "mode", "is_right"),
+    [
+        *[("val/loss", {}, True), ("val/accuracy", {"mode": "max"}, True)],
+        *[("val/accuracy", {}, False), ("val/f1", {"mode": "min"}, False)],
+        ("val/loss", {"mode": "max"}, False),
+    ],
+)
+def test_a_callback_that_would_look_for_the_worst_epoch_is_refused(
+    name: str, monitor: str, mode: dict[str, str], is_right: bool
+) -> None:
+    config = composed("train")
+    config["trainer"]["callbacks"] = [callback(name, monitor=monitor, **mode)]
+    if is_right:
+        check_config(config)
+    else:
+        with pytest.raises(UserError, match=monitor):
+            check_config(config)

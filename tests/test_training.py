@@ -50,7 +50,7 @@ FIELDS = """
     schema status model weights classes num_per_class notes data seed split_seed
     split_hash test_hash config_hash group_hash code
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
-    preprocessing precision versions git_commit code command overrides started_at finished_at
+    preprocessing precision versions git_commit command overrides started_at finished_at
     train_seconds images_per_second compile_seconds feature_seconds monitor best_epoch error metrics
     slurm_job_id
 """.split()

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -252,24 +251,6 @@ def check_available(needed: Sequence[Source | BackboneFactory], overrides: Seque
     missing = [what for part in needed if (what := part.missing()) and not part.can_download()]
     if not missing:
         return
-    if any(o.startswith("resume=") for o in overrides):
-        raise UserError(
-            f"not on this machine, and cannot be downloaded: {'; '.join(missing)}\n"
-            "where the images lie elsewhere now, add data.root=<folder>"
-        )
-    if missing[0].startswith("data.root="):  # a name that was mistyped: other images are no help
-        raise UserError(missing[0])
-    same = [o for o in overrides if not o.startswith("model.weights=")]
-    same_but_data = [o for o in same if not o.startswith(("data=", "data.", "experiment="))]
-    commands = dict.fromkeys(
-        f"\npython train.py {shlex.join(command)}"
-        for command in (
-            [*same, "model.weights=null"],
-            [*same_but_data, "data=shapes", "model.weights=null"],
-        )
-        if sorted(command) != sorted(overrides)
-    )
-    raise UserError(
-        f"not on this machine, and cannot be downloaded: {'; '.join(missing)}. "
-        f"To run without:{''.join(commands)}"
-    )
+    from triptych.help import describe_missing
+
+    raise UserError(describe_missing(missing, overrides))

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from errno import ENAMETOOLONG
 from itertools import takewhile
 from pathlib import Path
@@ -190,3 +190,23 @@ def explain(error: Exception, command: str) -> str:
     message = "\n".join(lines[:3]) or type(error).__name__
     is_clear = isinstance(error, HydraException | OmegaConfBaseException)
     return message if is_clear else f"one of the arguments cannot be set: {message}"
+
+
+def describe_missing(missing: list[str], overrides: Sequence[str]) -> str:
+    """The message about images and weights that cannot be had, with commands that do without."""
+    problem = f"not on this machine, and cannot be downloaded: {'; '.join(missing)}"
+    if any(o.startswith("resume=") for o in overrides):
+        return f"{problem}\nwhere the images lie elsewhere now, add data.root=<folder>"
+    if missing[0].startswith("data.root="):  # a name that was mistyped: other images are no help
+        return missing[0]
+    same = [o for o in overrides if not o.startswith("model.weights=")]
+    same_but_data = [o for o in same if not o.startswith(("data=", "data.", "experiment="))]
+    commands = dict.fromkeys(
+        f"\npython train.py {shlex.join(command)}"
+        for command in (
+            [*same, "model.weights=null"],
+            [*same_but_data, "data=shapes", "model.weights=null"],
+        )
+        if sorted(command) != sorted(overrides)
+    )
+    return f"{problem}. To run without:{''.join(commands)}"

@@ -6,7 +6,6 @@ expects them; the module learns; its best weights are scored once on the test se
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,11 +20,10 @@ from triptych.config import MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed.ranks import create_on_rank_zero
-from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.models.backbone import BackboneFactory
 from triptych.module import ImageClassifier
 from triptych.runs.checkpoint_files import load_weights_into
-from triptych.runs.lifecycle import is_out_of_memory, run_lifecycle
+from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.record import Record
 from triptych.runs.stopping import is_requeued
 from triptych.runs.storage import format_size
@@ -143,7 +141,11 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Exception as error:
-        if known := explain_start_error(error, trainer, checkpoint):
+        from triptych.runs.failures import explain_start_error
+
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        has_started = any(c.has_started for c in callbacks if isinstance(c, CheckpointCallback))
+        if not has_started and (known := explain_start_error(error, checkpoint)):
             raise known from error
         raise
     record.update(compile_seconds=build.compile_seconds(config))
@@ -151,21 +153,6 @@ def fit(
         from triptych.callbacks.batchnorm import note_few_batches  # for networks that have it
 
         note_few_batches(module.backbone)
-
-
-def explain_start_error(
-    error: Exception, trainer: pl.Trainer, checkpoint: Path | None
-) -> UserError | None:
-    """What to say where the checkpoint, or a setting, was refused before the first step."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    has_started = any(c.has_started for c in callbacks if isinstance(c, CheckpointCallback))
-    is_known = isinstance(error, OSError | UserError | RunFailed) or is_out_of_memory(error)
-    if has_started or is_known:
-        return None
-    reason = summarize_error(error)
-    if checkpoint:
-        return UserError(f"{checkpoint}: of another run, or damaged ({reason})")
-    return UserError(f"trainer: {reason}") if isinstance(error, ValueError) else None
 
 
 def test(

@@ -11,6 +11,8 @@ from typing import Any
 from triptych.config import (
     ENDLESS,
     FLAG,
+    LOWER_IS_BETTER,
+    MONITORS,
     NODE,
     NODES,
     Config,
@@ -139,7 +141,19 @@ def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
     for package, _, name in (node["_target_"].rpartition(".") for node in callbacks):
         if "lightning" in package.partition(".")[0] and name in REFUSED_CALLBACKS:
             yield f"trainer.callbacks: {name} cannot be used ({REFUSED_CALLBACKS[name]})"
+    yield from find_wrong_modes(callbacks)
     for unit in ("epochs", "steps"):
         least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)
         if least > most > 0:
             yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}"
+
+
+def find_wrong_modes(callbacks: list[Config]) -> Iterator[str]:
+    """Callbacks of Lightning's that would look for the worst accuracy: `min` is their default."""
+    for node in callbacks:
+        monitor = node.get("monitor")
+        best = "min" if monitor in LOWER_IS_BETTER else "max"
+        takes_mode = node["_target_"].endswith((".EarlyStopping", ".ModelCheckpoint"))
+        if monitor in MONITORS and takes_mode and node.get("mode", "min") != best:
+            name = node["_target_"].rpartition(".")[2]
+            yield f"trainer.callbacks: {name}(monitor={monitor}): add mode: {best}, {best} is best"

@@ -36,7 +36,7 @@ class UnfrozenLayers(Callback):
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         names = {parameter: name for name, parameter in pl_module.named_parameters()}
-        groups = trainer.optimizers[0].param_groups
+        groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         checkpoint["optimizer_groups"] = [[names[p] for p in g["params"]] for g in groups]
 
     def on_load_checkpoint(

@@ -25,7 +25,7 @@ from triptych import build
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import CONFIGS, RULES, Config, format_value, iterate_settings, resolve_config
 from triptych.errors import UserError, mask_password, summarize_error
-from triptych.runs.lifecycle import is_out_of_memory
+from triptych.runs.failures import is_out_of_memory
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record, experiment_settings, hash_code
 from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers

@@ -1,0 +1,89 @@
+"""What becomes of a run that fails: what went wrong, what to try, what is left of its folder."""
+
+import shutil
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from triptych.distributed import ranks
+from triptych.errors import RunFailed, UserError, summarize_error
+from triptych.runs.record import Record
+
+
+def translate_error(error: Exception, record: Record) -> UserError | RunFailed | None:
+    """What went wrong and what to try; None where it is a bug."""
+    text = str(error)  # all that tells some errors of torch and Lightning, which have no type
+    if isinstance(error, UserError | RunFailed):
+        return error
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in text:
+        return RunFailed("another rank of this run has ended, so this one cannot go on")
+    if isinstance(error, OSError):
+        is_there = record.folder.is_dir()
+        state = "what was written before is whole" if is_there else "the run's folder is gone"
+        return RunFailed(f"{text}; {state}: {record.folder}")
+    if type(error).__name__ == "TrainingSpikeException":
+        return RunFailed(f"SpikeDetection: {text}")
+    if is_out_of_memory(error):
+        return RunFailed(suggest_less_memory(record))
+    if "Expected more than 1 value per channel" in text:
+        return UserError(
+            "data.batch_size: BatchNorm cannot train on a single image; take 2 or more a device"
+        )
+    if isinstance(error, MisconfigurationException) or "Early stopping conditioned on" in text:
+        return UserError(f"trainer: {summarize_error(error)}")
+    return None
+
+
+def suggest_less_memory(record: Record) -> str:
+    batch_size = record.config["data"]["batch_size"]
+    accumulated = record.config["trainer"].get("accumulate_grad_batches") or 1
+    problem = f"out of memory at data.batch_size={batch_size}"
+    if batch_size == 1:
+        return f"{problem}; try a smaller model.input_size"
+    return (
+        f"{problem}; for about the same steps in less memory:\n"
+        f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
+    )
+
+
+def explain_start_error(error: Exception, checkpoint: Path | None) -> UserError | None:
+    """What to say where the checkpoint, or a setting, was refused before the first step."""
+    if isinstance(error, OSError | UserError | RunFailed) or is_out_of_memory(error):
+        return None
+    reason = summarize_error(error)
+    if checkpoint:
+        return UserError(f"{checkpoint}: of another run, or damaged ({reason})")
+    is_refused = isinstance(error, ValueError | ImportError)
+    return UserError(f"trainer: {reason}") if is_refused else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory was full, for which torch's CPU allocator has no type of error."""
+    return any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
+
+
+def is_untrained(record: Record) -> bool:
+    """Whether there is nothing in a run's folder that training took time for."""
+    return not any(record.checkpoint_path(name).exists() for name in ("best", "last"))
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run's folder, and those above it that are then empty, up to `log_dir`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another run is there
+        for parent in folder.parents[:3]:  # seed<k>, the model, the data
+            parent.rmdir()
+
+
+def record_failure(folder: Path, error: str) -> None:
+    """Record why a run failed; where several ranks fail, the first one to record it counts."""
+    record = Record.open(folder)
+    status = record.metadata["status"]
+    if status == "finished" or (status == "failed" and ranks.cluster_environment()):
+        return
+    (folder / "traceback.txt").write_text(traceback.format_exc())
+    where = f"rank {ranks.get_rank()}: " if ranks.cluster_environment() else ""
+    record.end("failed", error=where + error)
