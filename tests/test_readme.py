@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 import triptych.data
 import triptych.models
-from triptych.cli import list_commands, prepare
+from triptych.cli import expand_arguments, list_commands, prepare
 from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.tools.compare.command import compare
 from triptych.training import train
@@ -62,6 +62,7 @@ def test_there_are_two_recipes_of_two_files_each() -> None:
 def test_a_command_of_the_readme_composes(command: str, followed: Path) -> None:
     name, *words = shlex.split(command)
     assert name in list_commands() or (ROOT / name).is_file()
+    words = expand_arguments(name.removesuffix(".py"), words)
     overrides = [w for w in words if not w.startswith(("-", "resume="))]
     sweep = [
         [f"{key}={value}" for value in (values.split(",") if "-m" in words else [values])]
