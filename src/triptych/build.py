@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import lightning.pytorch as pl
@@ -32,7 +31,7 @@ from triptych.optim import Optim
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
-LOGGER_FOLDERS = ("save_dir", "root_dir", "log_dir", "dir")  # arguments that say where
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
 
@@ -224,23 +223,36 @@ def check_shares(config: Config, num_ranks: int) -> None:
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
     """A logger that writes into the run folder; raises UserError where its name leads elsewhere."""
-    takes = list(LOGGER_FOLDERS)
-    with suppress(Exception):  # what is wrong with the class, its instantiation says
-        arguments = inspect.signature(locate(node["_target_"])).parameters  # type: ignore[arg-type]
-        takes = [name for name in LOGGER_FOLDERS if name in arguments]
-    given = {name: str(record.folder / node[name]) for name in takes if node.get(name)}
-    folder = given or {name: str(record.folder) for name in takes[:1]}
-    logger = instantiate("trainer.logger", node, **folder)
+    target, folder, is_default = node["_target_"], str(record.folder), is_tensorboard(node)
+    if is_default:
+        arguments = {"save_dir": folder}
+    else:
+        from triptych.callbacks.loggers import find_arguments  # for those of the user's alone
+
+        arguments = find_arguments(node, record)
+    logger = instantiate("trainer.logger", node, **arguments)
     if not isinstance(logger, Logger):
-        raise UserError(f"trainer.logger: {node['_target_']} makes no logger of Lightning's")
-    for place in (getattr(logger, "log_dir", None), getattr(logger, "save_dir", None)):
+        raise UserError(f"trainer.logger: {target} makes no logger of Lightning's")
+    for name in ("log_dir", "save_dir"):
+        place = None
+        with suppress(Exception):  # somebody's may have no folder, and say so like that
+            place = getattr(logger, name)
         is_path = place is not None and "://" not in str(place)
         if is_path and not Path(str(place)).resolve().is_relative_to(record.folder.resolve()):
             raise UserError(
                 f"trainer.logger: writes to {place}, which is not in the run's folder\n"
-                f"leave out where {node['_target_']} writes, or name a folder within the run's"
+                f"leave out where {target} writes, or name a folder within the run's"
             )
+    if not is_default:
+        from triptych.callbacks.loggers import guard_logger
+
+        guard_logger(logger, node, record)
     return logger
+
+
+def is_tensorboard(node: dict[str, Any]) -> bool:
+    """Whether a logger is the one of the installed configs, but for its names."""
+    return str(node["_target_"]) == TENSORBOARD and "save_dir" not in node
 
 
 def check_available(needed: Sequence[Source | BackboneFactory], overrides: Sequence[str]) -> None:

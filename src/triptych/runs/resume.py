@@ -213,10 +213,14 @@ def truncate_to_checkpoint(record: Record) -> None:
         ) from error
     with storage.translate_write_errors(str(folder)):
         # Lightning saves a checkpoint of its own when it has SLURM requeue a job: `last` is newer.
-        for path in [*storage.find_temporary_files(folder), *folder.glob("hpc_ckpt_*.ckpt")]:
+        own = {*find_own_files(folder)}  # beside it, a logger may keep its own
+        temporary = own.intersection(storage.find_temporary_files(folder))
+        for path in [*temporary, *folder.glob("hpc_ckpt_*.ckpt")]:
             path.unlink()
         truncate_metrics(folder / "metrics.csv", step)
-        truncate_events(folder / "tensorboard", step)
+        events = [p for p in folder.rglob("events.out.tfevents.*") if not p.is_symlink()]
+        for place in sorted({path.parent for path in events}):  # other loggers may write some
+            truncate_events(place, step)
 
 
 def truncate_metrics(path: Path, step: int) -> None:

@@ -1,0 +1,139 @@
+"""Loggers of the user's: settings once, links of their own, faults, and a run that is resumed."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import triptych
+from tests.composing import composed
+from tests.tiny import TARGETS, TINY
+from triptych import figures
+from triptych.callbacks.checkpoint import CheckpointCallback
+from triptych.callbacks.loggers import find_arguments
+from triptych.errors import UserError
+from triptych.runs.record import Record
+from triptych.runs.storage import format_size
+from triptych.training import train
+
+SERVICE, PASSING = "tests.services.Service", "tests.services.Passing"
+LIGHTNING = "lightning.pytorch.loggers"
+SHORT = [*TINY, "trainer.max_epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("image_grid", "confusion_matrix"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
+
+
+def train_with(log_dir: Path, *loggers: dict[str, Any]) -> Record:
+    config = composed("train", *SHORT, log_dir=str(log_dir))
+    config["trainer"]["logger"] = [*loggers]
+    return train(config, SHORT)
+
+
+def stop_and_resume(log_dir: Path, *loggers: dict[str, Any]) -> Record:
+    """A run that is stopped after its first epoch, and then resumed."""
+
+    def stop(self: object, trainer: Any, _: object) -> None:
+        if trainer.current_epoch == 1:
+            raise SystemExit(143)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointCallback, "on_train_epoch_start", stop)
+        with pytest.raises(SystemExit):
+            train_with(log_dir, *loggers)
+    folder = next(log_dir.rglob("run.json")).parent
+    trusted = [*TARGETS, SERVICE, PASSING, f"{LIGHTNING}.CSVLogger"]
+    return train(composed("train", resume=str(folder), trusted_targets=trusted), [])
+
+
+def read_calls(folder: Path) -> list[list[Any]]:
+    lines = (folder / "service" / "calls.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read_scores(path: Path) -> list[tuple[str, float]]:
+    """Step and validation accuracy of every epoch."""
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [(row["step"], float(row["val/accuracy"])) for row in rows if row.get("val/accuracy")]
+
+
+def test_a_logger_gets_settings_once_without_secrets_and_keeps_its_links(tmp_path: Path) -> None:
+    node = {"_target_": SERVICE, "api_key": "hush", "tags": ["a", {"b": None}]}
+    record = stop_and_resume(tmp_path, node)
+    assert record.metadata["status"] == "finished"
+    calls = read_calls(record.folder)
+    [(_, _, settings)] = [call for call in calls if call[1] == "settings"]
+    [logger] = settings["trainer"].pop("logger")
+    assert logger == node | {"api_key": "(hidden)"}
+    own = record.config
+    own["trainer"].pop("logger")
+    assert settings == own, "and the run's own settings are not the logger's to change"
+    names = {name for call in calls if call[1] == "metrics" for name in call[2]}
+    assert {"train/loss", "lr", "val/accuracy", "test/accuracy"} <= names
+    assert {call[0] for call in calls} == {"first-run"}
+    assert (record.folder / "service" / "debug.log").is_symlink()
+    assert format_size(record.folder).endswith("kB")
+    assert triptych.load_run(record.folder).network(TARGETS)
+
+
+def test_a_resumed_run_goes_on_with_the_loggers_own_run(tmp_path: Path) -> None:
+    record = train_with(tmp_path, {"_target_": SERVICE})
+    assert [*record.metadata["logger_ids"].values()] == ["first-run"]
+    folder = str(record.folder)
+    assert find_arguments({"_target_": SERVICE}, record) == {"dir": folder, "id": "first-run"}
+    mine = {"_target_": SERVICE, "id": "mine"}
+    assert find_arguments(mine, record) == {"dir": folder}
+
+
+def test_nothing_that_files_had_before_is_lost_or_doubled(tmp_path: Path) -> None:
+    loggers: list[dict[str, Any]] = [
+        {"_target_": f"{LIGHTNING}.CSVLogger", "name": "rows", "version": "one"},
+        {"_target_": f"{LIGHTNING}.TensorBoardLogger", "name": "events", "version": "one"},
+        {"_target_": PASSING, "name": "passed", "version": 3},
+    ]
+    folder = stop_and_resume(tmp_path, *loggers).folder
+    parts = [read_scores(folder / "rows" / "one" / f"metrics{n}.csv") for n in ("_1", "")]
+    assert [len(part) for part in parts] == [1, 1]
+    assert parts[0] + parts[1] == read_scores(folder / "metrics.csv")
+    for place in ("events/one", "passed/version_3"):
+        events = EventAccumulator(str(folder / place))
+        events.Reload()
+        assert [str(event.step) for event in events.Scalars("val/accuracy")] == ["5", "10"]
+
+
+@pytest.mark.parametrize("fails", ["metrics", "end"])
+def test_a_logger_that_fails_on_its_way_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    record = train_with(tmp_path, {"_target_": SERVICE, "fails": fails})
+    assert record.metadata["status"] == "finished"
+    assert caplog.text.count("the network is down") == 1
+    assert len(read_scores(record.folder / "metrics.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        ({"_target_": SERVICE, "fails": "settings"}, "the network is down"),
+        ({"_target_": f"{LIGHTNING}.CSVLogger", "name": None, "version": ""}, r"metrics\.csv"),
+        ({"_target_": f"{LIGHTNING}.CSVLogger", "save_dir": "../.."}, "not in the run's folder"),
+        ({"_target_": PASSING, "save_dir": "/tmp"}, "not in the run's folder"),
+        ({"_target_": f"{LIGHTNING}.neptune.NeptuneLogger"}, "no longer supported"),
+        ({"_target_": "builtins.dict"}, "no logger"),
+    ],
+)
+def test_a_logger_that_cannot_start_is_refused_and_leaves_nothing(
+    tmp_path: Path, node: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError, match=named) as refused:
+        train_with(tmp_path / "logs", node)
+    assert str(refused.value).startswith("trainer.logger")
+    assert not [*(tmp_path / "logs").rglob("*.json")]
