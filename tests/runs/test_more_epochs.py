@@ -116,7 +116,8 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
 
 
 def test_a_run_that_was_stopped_early_would_stop_again(start_run: StartRun, tmp_path: Path) -> None:
-    stopping = f"{CALLBACKS}EarlyStopping, monitor: val/accuracy, patience: 1, min_delta: 1}}]"
+    watched = "monitor: val/accuracy, mode: max, patience: 1, min_delta: 1"
+    stopping = f"{CALLBACKS}EarlyStopping, {watched}}}]"
     folder = train(start_run, tmp_path, stopping, "++trainer.max_epochs=5")
     before = (folder / "run.json").read_bytes()
     trusted = ["lightning.pytorch.callbacks.EarlyStopping"]
