@@ -149,7 +149,7 @@ def test_a_finished_run_counts_before_later_ones_that_are_not_or_cannot_be_trust
     tmp_path: Path, forged: dict[str, Any]
 ) -> None:
     finished = make_run(tmp_path / "a")
-    os.mkfifo(make_run(tmp_path / "b", started_at="2100") / "fifo")
+    os.mkfifo(make_run(tmp_path / "b", started_at="2100") / "train.log")
     make_run(tmp_path / "z", started_at="2099", **forged)
     run = find_run_of_job(job(tmp_path))
     assert run
