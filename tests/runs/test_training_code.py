@@ -144,7 +144,7 @@ def test_of_the_package_the_files_that_train_count_and_those_that_show_do_not() 
         *("callbacks/checkpoint.py", "callbacks/feature_cache.py"),
     } <= names
     assert [
-        name for name in names if name.startswith(("tools", "runs", "cli", "data/shapes"))
+        name for name in names if name.startswith(("tools", "runs", "cli", "help", "data/shapes"))
     ] == []
     with_data = hash_training_code(["triptych.data.shapes.Shapes"])
     assert find_changed(hash_training_code([]), with_data) == ["triptych/data/shapes.py"]

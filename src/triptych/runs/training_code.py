@@ -22,8 +22,8 @@ PACKAGE = Path(__file__).parents[1]
 # Modules and packages of ours that start, keep and show runs: no result depends on them, and else
 # every mended message would have all finished jobs run again.
 NOT_TRAINING = """
-    cli config errors download figures library runs tools callbacks.progress callbacks.tensorboard
-    distributed.launch distributed.processes
+    cli config errors download figures help library runs tools
+    callbacks.progress callbacks.tensorboard distributed.launch distributed.processes
 """.split()
 SITES = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
