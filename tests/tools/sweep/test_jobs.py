@@ -14,10 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra_plugins.triptych.launchers import ProcessLauncher
 from triptych.config import CONFIGS, check_config
 from triptych.errors import UserError
+from triptych.runs.record import Record
 from triptych.tools.sweep.jobs import (
     Job,
     compose_jobs,
     describe_code,
+    find_newer_inputs,
     find_run_of_job,
     is_done,
     label_jobs,
@@ -234,3 +236,22 @@ def test_an_experiment_is_locked_once_and_a_child_keeps_the_lock_when_the_sweep_
     again = lock_job(job(tmp_path))
     assert again
     again.close()
+
+
+@pytest.mark.parametrize("name", ["photos", "photos/cat", "labels.csv", "net.pt"])
+def test_what_a_job_reads_is_named_where_it_is_newer_than_an_earlier_run(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    for file in ("labels.csv", "net.pt", "photos/cat/1.png"):
+        (tmp_path / file).touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0))
+    settings = {"data.root": "photos", "data.labels": "labels.csv", "model.weights": "net.pt"}
+    typed = [f"{key}={tmp_path / value}" for key, value in settings.items()]
+    [job_] = jobs_of(["data=folder", *typed])
+    run = Record.open(make_run(tmp_path / "logs" / "a"))
+    assert find_newer_inputs(run, job_) == []
+    os.utime(tmp_path / name)
+    assert find_newer_inputs(run, job_) == [str(tmp_path / name)]
+    assert find_newer_inputs(run, jobs_of(["data=cifar10", "data.root=" + str(tmp_path)])[0]) == []

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -18,6 +19,7 @@ from triptych.cli import restore, translate_hydra_errors
 from triptych.config import SWEEP_ONLY, Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
+from triptych.models import is_weights_path
 from triptych.runs.reader import find_newest_run
 from triptych.runs.record import Record, config_hash, hash_code, resume_arguments
 from triptych.runs.storage import acquire_lock
@@ -134,6 +136,23 @@ def describe_code(run: Record, job: Job) -> str:
     changed = find_changed(code, job.code)
     more = f" and {len(changed) - MAX_FILES} more" if len(changed) > MAX_FILES else ""
     return f"differs in {', '.join(changed[:MAX_FILES])}{more}" if changed else ""
+
+
+def find_newer_inputs(run: Record, job: Job) -> list[str]:
+    """What a job reads that was changed after an earlier run of it began: weights of a file, a
+    table of labels, folders of photos that photos were added to or removed from."""
+    source, weights = job.config["data"]["source"], job.config["model"].get("weights")
+    paths = [Path(weights)] if weights and is_weights_path(weights) else []
+    if "fit" in source:  # photos, and not a folder that other data sets lie in, too
+        root, labels = Path(source["root"]), source.get("labels")
+        paths += [Path(labels), root / labels, root / Path(labels).name] if labels else []
+        paths += [Path(folder) for folder, _, _ in os.walk(root)]
+    try:
+        began = datetime.fromisoformat(str(run.metadata.get("started_at"))).timestamp()
+    except ValueError:
+        return []
+    began += 1  # it is recorded in whole seconds
+    return sorted({str(path) for path in paths if path.exists() and path.stat().st_mtime > began})
 
 
 def is_done(run: Record, job: Job) -> bool:

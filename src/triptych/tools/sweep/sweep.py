@@ -137,6 +137,11 @@ class Sweep:
             if earlier and is_locked(earlier.folder):
                 self._retry_later(number)
             elif earlier and is_done(earlier, job):
+                if newer := ", ".join(sweep_jobs.find_newer_inputs(earlier, job)):
+                    self._say_once(
+                        f"changed since earlier runs of these jobs: {shorten(newer, 300)}; "
+                        "fresh=true runs them again"
+                    )
                 self._end(number, sweep_jobs.outcome_of_run(earlier, is_earlier=True), "before")
             else:
                 if not earlier and not job.fresh:
