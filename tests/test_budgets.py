@@ -154,7 +154,7 @@ def test_what_a_forker_edits_is_12_files_and_at_most_1700_lines() -> None:
     assert count_lines(paths) <= 1700
 
 
-def test_a_default_run_imports_at_most_35_files_and_4650_lines_of_ours(tmp_path: Path) -> None:
+def test_a_default_run_imports_at_most_35_files_and_4500_lines_of_ours(tmp_path: Path) -> None:
     program = (
         "import json, sys; from triptych.cli import main; main('train'); "
         "files = [getattr(m, '__file__', None) for n, m in sys.modules.items() "
@@ -168,7 +168,7 @@ def test_a_default_run_imports_at_most_35_files_and_4650_lines_of_ours(tmp_path:
     paths |= {PACKAGE / "download.py"}
     assert {PACKAGE / "training.py", PACKAGE / "callbacks" / "recorder.py"} <= paths
     assert len(paths) <= 35
-    assert count_lines(sorted(paths)) <= 4650
+    assert count_lines(sorted(paths)) <= 4500
 
 
 def test_the_house_has_at_most_35_rooms() -> None:

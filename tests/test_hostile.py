@@ -17,11 +17,11 @@ from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
 from triptych.cli import ScreenHandler, print_error
 from triptych.errors import UserError, sanitize_text
-from triptych.runs.checkpoint_files import load_checkpoint, read_step
+from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
 from triptych.runs.record import COLUMNS, Record
-from triptych.runs.resume import reopen_run, truncate_events, truncate_metrics
+from triptych.runs.resume import read_step, reopen_run, truncate_events, truncate_metrics
 from triptych.runs.storage import is_locked, lock_run
 
 OFTEN = "checkpoint.every_n_steps=1"

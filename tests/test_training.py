@@ -25,9 +25,9 @@ from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.config import Config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
-from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
+from triptych.runs.resume_request import resume_command
 from triptych.training import train
 
 TINY = [

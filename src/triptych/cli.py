@@ -40,11 +40,9 @@ def run() -> None:
     command, *arguments = sys.argv[1:] or ["--help"]
     open_screen(is_result=command == "predict")
     if command in ("--help", "-h"):
-        print("triptych <command> [setting=value ...]\n")
-        for name in list_commands():  # and the first line of its YAML
-            first_line, *_ = (CONFIGS / f"{name}.yaml").read_text().partition("\n")
-            print(f"  {name:10} {first_line.lstrip('# ')}")
-        print("\ntriptych <command> --help shows its settings.")
+        from triptych.help import format_overview
+
+        print(format_overview(list_commands()))
     elif command in list_commands():
         sys.argv = ["triptych", *arguments]
         main(command)

@@ -7,8 +7,7 @@ node whose `_target_` is not ours is free: the callable knows its arguments.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import product
 from math import inf
@@ -285,13 +284,6 @@ def as_list(nodes: Any) -> list[Any]:
     return [nodes] if isinstance(nodes, dict) else nodes or []
 
 
-def drop_training_parts(config: Config) -> Config:
-    """The config of a run without the callbacks, loggers and plugins that only its training had."""
-    trainer, names = config.get("trainer"), ("max_epochs", "accelerator", *SCORING)
-    kept = {name: trainer[name] for name in names if name in trainer} if trainer else {}
-    return config | {"trainer": kept}
-
-
 def load_settings(command: str) -> Any:
     """The module that describes the settings of a command: this one, or that of a tool."""
     is_train = command == "train"
@@ -307,32 +299,6 @@ def load_rules(command: str) -> dict[str, Rule]:
     """The rules of every setting of a command."""
     rules: dict[str, Rule] = load_settings(command).RULES
     return (RULES if extends_training(command) else {}) | rules
-
-
-def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
-    """Raise UserError where the config of a run folder breaks a rule of `check_config`, names a
-    `_target_` that neither the installed configs nor `trusted` name, or has an interpolation, which
-    could resolve to one: what a run writes is resolved."""
-    if "${" in repr(config):
-        raise UserError("config.yaml: holds an interpolation ${...}; write its value there instead")
-    if unknown := find_unknown_targets(config) - set(trusted):
-        names = ",".join(sorted(unknown))
-        raise UserError(
-            f"_target_={names}: not in the installed configs\n"
-            f"if you trust what it runs, add 'trusted_targets=[{names}]'"
-        )
-    check_config(config)
-
-
-def find_unknown_targets(config: Config) -> set[str]:
-    """Every `_target_` that the installed configs do not name."""
-    return set(find_targets(config)) - installed_targets()
-
-
-@cache
-def installed_targets() -> set[str]:
-    nodes = map(OmegaConf.load, CONFIGS.rglob("*.yaml"))
-    return {target for node in nodes for target in find_targets(OmegaConf.to_container(node))}
 
 
 def find_targets(node: Any) -> Iterator[str]:

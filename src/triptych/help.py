@@ -25,6 +25,13 @@ LONE_PATH = {
 }
 
 
+def format_overview(commands: Iterable[str]) -> str:
+    """Every command, with the first line of its YAML."""
+    shown = [f"  {name:10} {read_lines(name)[0].lstrip('# ')}" for name in commands]
+    end = "triptych <command> --help shows its settings."
+    return "\n".join(["triptych <command> [setting=value ...]", "", *shown, "", end])
+
+
 def format_help(command: str, arguments: Iterable[str] = ()) -> str:
     """The first comment of `configs/<command>.yaml`, the choices of its groups, and settings; where
     `arguments` has the name of a group or a setting, all of that one instead.

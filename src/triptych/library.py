@@ -12,8 +12,6 @@ from triptych.config import (
     CONFIGS,
     Config,
     check_config,
-    check_untrusted_config,
-    drop_training_parts,
     resolve_config,
 )
 from triptych.errors import UserError
@@ -22,6 +20,7 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
+from triptych.runs.trust import check_untrusted_config, drop_training_parts
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -18,9 +18,9 @@ from tests.tiny import TINY, StartRun, choose
 from triptych import figures
 from triptych.build import instantiate
 from triptych.callbacks.averages import MovingAverage, constant_decay
-from triptych.config import find_unknown_targets
 from triptych.library import load_run
 from triptych.runs.record import Record
+from triptych.runs.trust import find_unknown_targets
 from triptych.training import prepare, train
 
 LIGHTNING = "lightning.pytorch.callbacks"

@@ -15,9 +15,10 @@ from hydra import compose, initialize_config_dir
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.errors import UserError
 from triptych.runs import record as record_module
+from triptych.runs.reader import find_temporary_files
 from triptych.runs.record import COLUMNS, Record, config_hash
-from triptych.runs.resume import truncate_metrics
-from triptych.runs.storage import atomic_write, check_writable, find_temporary_files, make_folder
+from triptych.runs.resume import record_changed_code, truncate_metrics
+from triptych.runs.storage import atomic_write, check_writable, make_folder
 
 KEYS = """
     schema status code model data seed split_seed config_hash group_hash batch_size versions
@@ -243,13 +244,13 @@ def test_a_run_that_goes_on_with_other_code_says_so_and_is_a_run_of_neither(
     record: Record, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = record.metadata["code"]
-    record.begin(config)
+    record_changed_code(record, config)
     assert record.metadata["code"] == now
     assert caplog.messages == []
     before = now | {"triptych/module.py": "old", "triptych/gone.py": "old"}
     record.update(code=before)
     for _ in range(2):  # interrupted and resumed once more
-        record.begin(config)
+        record_changed_code(record, config)
         mixed = {"triptych/module.py": f"old, {now['triptych/module.py']}"}
         mixed |= {"triptych/gone.py": "old, None"}
         assert record.metadata["code"] == before | mixed
@@ -257,6 +258,6 @@ def test_a_run_that_goes_on_with_other_code_says_so_and_is_a_run_of_neither(
     assert "triptych/gone.py, triptych/module.py" in message
     record.update(code=None)
     caplog.clear()
-    record.begin(config)
+    record_changed_code(record, config)
     assert len(caplog.messages) == 1, "a run of an earlier version"
     assert record.metadata["code"] is None, "and its code stays unknown"

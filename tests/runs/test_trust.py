@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from tests.composing import composed
-from triptych.config import Config, check_untrusted_config, find_targets
+from triptych.config import Config, find_targets
 from triptych.errors import UserError
+from triptych.runs.trust import check_untrusted_config
 
 
 def foreign(*overrides: str, **trainer: Any) -> Config:

@@ -11,10 +11,10 @@ from PIL import Image
 import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS
-from triptych.config import check_untrusted_config, drop_training_parts
 from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.runs.resume_request import check_run_config
+from triptych.runs.trust import check_untrusted_config, drop_training_parts
 from triptych.tools.compare.command import compare
 from triptych.tools.evaluate.command import evaluate
 from triptych.tools.export.command import export

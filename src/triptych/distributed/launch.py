@@ -26,8 +26,8 @@ from triptych.build import check_shares
 from triptych.config import Config
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
-from triptych.runs.lifecycle import resume_command
 from triptych.runs.record import Record
+from triptych.runs.resume_request import resume_command
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
 

@@ -52,25 +52,3 @@ def load_weights_into(network: nn.Module, path: Path) -> None:
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).splitlines()[:2])[:200]  # torch lists every tensor
         raise UserError(f"{path}: of another network, or damaged\n{reason}") from error
-
-
-def read_step(path: Path) -> int:
-    """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
-    content = load_checkpoint(path)
-    try:
-        place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
-        recorded = content["callbacks"]["RunRecorder"]
-        best = content["callbacks"]["CheckpointCallback"]
-        counts = [content["global_step"], place["epoch"], place["batch"], best["epoch"]]
-        counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
-        counts += [recorded["num_images"], recorded["num_epochs"]]
-        if not all(type(n) is int and n >= 0 for n in counts):
-            raise ValueError("no place in the training")
-        measured = [recorded["train_seconds"], *best["metrics"].values(), *content["epoch_loss"]]
-        if not all(type(n) in (int, float) for n in measured):
-            raise ValueError("no account of the training")
-        if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
-            raise ValueError("no optimizer, or no schedule")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: no checkpoint of a training") from error
-    return int(content["global_step"])

@@ -1,11 +1,9 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
-from triptych.config import find_unknown_targets
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError
 from triptych.runs.record import Record
@@ -54,6 +52,8 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as stop:
         if record.metadata["status"] != "finished":
             with suppress(OSError, UserError):  # the disk may be full, or the folder gone
+                from triptych.runs.resume_request import resume_command
+
                 record.end("interrupted")
                 log.info("interrupted; to go on: %s", resume_command(record))
         # Lightning makes exit code 1 of a KeyboardInterrupt.
@@ -76,10 +76,3 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
-
-
-def resume_command(record: Record) -> str:
-    command = ["python", "train.py", f"resume={record.folder}"]
-    if targets := find_unknown_targets(record.config):
-        command.append(f"trusted_targets=[{','.join(sorted(targets))}]")
-    return shlex.join(command)

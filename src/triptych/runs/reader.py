@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -111,6 +112,13 @@ def find_own_files(folder: Path) -> Iterator[Path]:
             yield from [path, *path.rglob("*")]
         elif path.name.startswith(OWN_FILES):
             yield path
+
+
+def find_temporary_files(folder: Path) -> Iterator[Path]:
+    """What `atomic_write` left in a folder, or below it, when its process was killed."""
+    pattern = re.compile(r"\..+\.\d+", re.DOTALL)
+    paths = (path for path in folder.rglob(".*") if pattern.fullmatch(path.name))
+    return (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def check_files(folder: Path) -> None:

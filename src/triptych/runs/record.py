@@ -18,9 +18,10 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import MONITOR, Config, find_targets, setting_name
+from triptych.config import MONITOR, Config, find_targets
 from triptych.errors import UserError
 from triptych.runs import storage
+from triptych.runs.training_code import hash_training_code
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -70,19 +71,7 @@ def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
 
 def hash_code(config: Config) -> dict[str, str]:
     """`hash_training_code` of the `_target_`s of the experiment."""
-    from triptych.runs.training_code import hash_training_code
-
     return hash_training_code(find_targets(experiment_settings(config)))
-
-
-def resume_arguments(
-    config: Config, overrides: list[str], folder: Path
-) -> tuple[Config, list[str]]:
-    """Config and overrides with which `train` resumes a run, as a person would with `resume=`."""
-    # Whoever starts a job trusts the targets of its config.
-    trusted = sorted({*config["trusted_targets"], *find_targets(config)})
-    resumed = config | {"resume": str(folder), "trusted_targets": trusted}
-    return resumed, [o for o in overrides if setting_name(o) in NOT_THE_EXPERIMENT]
 
 
 def library_versions() -> dict[str, str | None]:
@@ -250,24 +239,10 @@ class Record:
 
     def begin(self, config: Config, **metadata: Any) -> None:
         """Record that the run starts or goes on; how it ended before is forgotten."""
-        self._record_code(config)
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
         self.update(status="running", finished_at=None, error=None, **metadata)
-
-    def _record_code(self, config: Config) -> None:
-        """Say where the code has changed since the run began: it is a run of neither then."""
-        from triptych.runs.training_code import find_changed, merge_hashes
-
-        before = self.metadata.get("code")
-        if not isinstance(before, dict):
-            log.warning("the code that this run began with is not recorded")
-            return
-        merged = merge_hashes(before, hash_code(config))
-        if changed := find_changed(before, merged):
-            log.warning("the code has changed since this run began: %s", ", ".join(changed))
-            self.update(code=merged)
 
     def end(self, status: str, **metadata: Any) -> None:
         finished_at = datetime.now(UTC).isoformat(timespec="seconds")

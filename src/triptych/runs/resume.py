@@ -18,31 +18,27 @@ from triptych.config import Config, setting_name
 from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
-from triptych.runs import checkpoint_files, storage
-from triptych.runs.reader import check_files, find_newest_run, find_own_files
-from triptych.runs.record import COLUMNS, Record, config_hash, resume_arguments
+from triptych.runs import storage
+from triptych.runs.checkpoint_files import load_checkpoint
+from triptych.runs.reader import check_files, find_newest_run, find_own_files, find_temporary_files
+from triptych.runs.record import COLUMNS, Record, config_hash, hash_code
 from triptych.runs.resume_request import (
     check_run_config,
     check_unfinished,
     find_run,
     merge_request,
     read_history,
+    resume_arguments,
 )
 from triptych.runs.stopping import is_requeued
+from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
-OF_THE_WEIGHTS = (  # files of a finished run that more epochs make those of other weights
-    *(
-        "evaluation*.json",
-        "cost.json",
-        "image_types.csv",
-        "external",
-        "export",
-        "predictions/test*",
-    ),
-    *("predictions/mistakes*", "figures/test_*", "figures/evaluated_*", "figures/grad_cam*"),
-    "figures/image_types*",
-)
+OF_THE_WEIGHTS = """
+    evaluation*.json cost.json image_types.csv external export
+    predictions/test* predictions/mistakes*
+    figures/test_* figures/evaluated_* figures/grad_cam* figures/image_types*
+""".split()  # files of a finished run that more epochs make those of other weights
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
 
 
@@ -82,7 +78,7 @@ def check_place(record: Record, config: Config) -> None:
     last = record.checkpoint_path("last")
     if not last.exists():
         return
-    step, content = checkpoint_files.read_step(last), checkpoint_files.load_checkpoint(last)
+    step, content = read_step(last), load_checkpoint(last)
     place = content["ImageDataModule"]
     num_epochs = place["epoch"]
     is_finished = record.metadata["status"] == "finished"
@@ -143,6 +139,20 @@ def prepare_resumed_run(
     if read_history(record):
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.insert(0, NewSchedule())
+    if ranks.get_rank() == 0:
+        record_changed_code(record, config)
+
+
+def record_changed_code(record: Record, config: Config) -> None:
+    """Say where the code has changed since the run began: it is a run of neither then."""
+    before = record.metadata.get("code")
+    if not isinstance(before, dict):
+        log.warning("the code that this run began with is not recorded")
+        return
+    merged = merge_hashes(before, hash_code(config))
+    if changed := find_changed(before, merged):
+        log.warning("the code has changed since this run began: %s", ", ".join(changed))
+        record.update(code=merged)
 
 
 def describe_extension(record: Record, config: Config) -> str:
@@ -206,7 +216,7 @@ def truncate_to_checkpoint(record: Record) -> None:
     """
     last, folder = record.checkpoint_path("last"), record.folder
     try:
-        step = checkpoint_files.read_step(last) if last.exists() else -1
+        step = read_step(last) if last.exists() else -1
     except UserError as error:
         raise UserError(
             f"{error}\ndelete it, and resume: the run starts from its beginning"
@@ -214,13 +224,35 @@ def truncate_to_checkpoint(record: Record) -> None:
     with storage.translate_write_errors(str(folder)):
         # Lightning saves a checkpoint of its own when it has SLURM requeue a job: `last` is newer.
         own = {*find_own_files(folder)}  # beside it, a logger may keep its own
-        temporary = own.intersection(storage.find_temporary_files(folder))
+        temporary = own.intersection(find_temporary_files(folder))
         for path in [*temporary, *folder.glob("hpc_ckpt_*.ckpt")]:
             path.unlink()
         truncate_metrics(folder / "metrics.csv", step)
         events = [p for p in folder.rglob("events.out.tfevents.*") if not p.is_symlink()]
         for place in sorted({path.parent for path in events}):  # other loggers may write some
             truncate_events(place, step)
+
+
+def read_step(path: Path) -> int:
+    """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
+    content = load_checkpoint(path)
+    try:
+        place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
+        recorded = content["callbacks"]["RunRecorder"]
+        best = content["callbacks"]["CheckpointCallback"]
+        counts = [content["global_step"], place["epoch"], place["batch"], best["epoch"]]
+        counts.append(progress["epoch_loop.batch_progress"]["current"]["ready"])
+        counts += [recorded["num_images"], recorded["num_epochs"]]
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError("no place in the training")
+        measured = [recorded["train_seconds"], *best["metrics"].values(), *content["epoch_loss"]]
+        if not all(type(n) in (int, float) for n in measured):
+            raise ValueError("no account of the training")
+        if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
+            raise ValueError("no optimizer, or no schedule")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: no checkpoint of a training") from error
+    return int(content["global_step"])
 
 
 def truncate_metrics(path: Path, step: int) -> None:

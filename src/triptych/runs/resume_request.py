@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from triptych.config import (
     CONFIGS,
     Config,
-    check_untrusted_config,
     find_targets,
     format_value,
     setting_name,
@@ -25,6 +24,7 @@ from triptych.config import (
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.runs.record import NOT_THE_EXPERIMENT, Record, config_hash
+from triptych.runs.trust import check_untrusted_config, find_unknown_targets
 
 EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be given more
 ENDS_SCHEDULE = "StochasticWeightAveraging"  # puts a schedule of its own in the place of the run's
@@ -249,3 +249,20 @@ def check_unfinished(record: Record, config: Config) -> None:
     targets = [str(node.get("_target_")) for node in config["trainer"].get("callbacks") or []]
     if any(target.endswith(ENDS_SCHEDULE) for target in targets):
         raise UserError(f"{label}: {ENDS_SCHEDULE} has ended this run; start a new one")
+
+
+def resume_arguments(
+    config: Config, overrides: list[str], folder: Path
+) -> tuple[Config, list[str]]:
+    """Config and overrides with which `train` resumes a run, as a person would with `resume=`."""
+    # Whoever starts a job trusts the targets of its config.
+    trusted = sorted({*config["trusted_targets"], *find_targets(config)})
+    resumed = config | {"resume": str(folder), "trusted_targets": trusted}
+    return resumed, [o for o in overrides if setting_name(o) in NOT_THE_EXPERIMENT]
+
+
+def resume_command(record: Record) -> str:
+    command = ["python", "train.py", f"resume={record.folder}"]
+    if targets := find_unknown_targets(record.config):
+        command.append(f"trusted_targets=[{','.join(sorted(targets))}]")
+    return shlex.join(command)

@@ -5,7 +5,6 @@ import fcntl
 import logging
 import math
 import os
-import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -42,13 +41,6 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         csv.writer(file).writerows(rows)  # with ends of lines that quote both of theirs in a cell
-
-
-def find_temporary_files(folder: Path) -> Iterator[Path]:
-    """What `atomic_write` left in a folder, or below it, when its process was killed."""
-    pattern = re.compile(r"\..+\.\d+", re.DOTALL)
-    paths = (path for path in folder.rglob(".*") if pattern.fullmatch(path.name))
-    return (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from triptych.config import Config
 from triptych.errors import UserError, sanitize_text
-from triptych.runs.reader import find_run_folders
+from triptych.runs.reader import find_run_folders, find_temporary_files
 from triptych.runs.record import Record
-from triptych.runs.storage import check_regular_file, find_temporary_files, is_locked, lock_run
+from triptych.runs.storage import check_regular_file, is_locked, lock_run
 
 log = logging.getLogger(__name__)
 WIDTH = 100  # where the output is no terminal

@@ -21,7 +21,8 @@ from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.models import is_weights_path
 from triptych.runs.reader import find_newest_run
-from triptych.runs.record import Record, config_hash, hash_code, resume_arguments
+from triptych.runs.record import Record, config_hash, hash_code
+from triptych.runs.resume_request import resume_arguments
 from triptych.runs.storage import acquire_lock
 from triptych.runs.training_code import find_changed
 
