@@ -38,7 +38,7 @@ COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile ne
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
     """What a `_target_` of the config makes; raises UserError where it refuses its settings."""
     try:
-        return hydra_instantiate(node, **more)
+        return hydra_instantiate({"_convert_": "all"} | node, **more)  # lists and dicts of Python
     except HydraException as error:
         reason = summarize_error(error.__cause__ or error)
         raise UserError(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
