@@ -62,7 +62,7 @@ CALLBACKS: dict[str, dict[str, Any] | str] = {
     "ThroughputMonitor": {
         "batch_size_fn": {"_target_": "hydra.utils.get_method", "path": "builtins.len"}
     },
-    "Timer": {"duration": "00:01:00:00"},
+    "Timer": {"duration": {"hours": 1}},  # Lightning wants a dict of Python's own
     "TQDMProgressBar": {},
     "WeightAveraging": {},
 }
@@ -205,6 +205,12 @@ def test_whatever_an_argument_is_it_is_taken_or_named(
         said = str(error)
     assert not said or name in said or "trainer.m" in said or "devices" in said
     assert len(said.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("none", ["00:00:00:00", {"seconds": 0}, {"days": 0, "minutes": 0.0}])
+def test_no_time_to_train_is_refused(record: Record, none: Any) -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_time="):
+        build(record, max_time=none)
 
 
 def read_rates(record: Record) -> list[float]:

@@ -51,12 +51,13 @@ UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 DURATION = Rule(  # YAML reads 1:30:00 without quotes in base 60, as 5400
     'days:hours:minutes:seconds in quotes, as "00:01:30:00", or {minutes: 90}',
     lambda v: (
-        re.fullmatch(r"\d+:\d\d:\d\d:\d\d", v) is not None
+        re.fullmatch(r"(?=.*[1-9])\d+:\d\d:\d\d:\d\d", v) is not None
         if type(v) is str
         else type(v) is dict
         and bool(v)
         and {*v} <= {*UNITS}
         and all(map(number(0).holds, v.values()))
+        and any(v.values())  # no time leaves no checkpoint
     ),
 )
 OPTIONAL_FLAGS = ("benchmark", "enable_progress_bar", "enable_model_summary")
