@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -366,6 +367,44 @@ def test_scans_of_all_bits_have_no_line_and_fractions_of_any_range_have_one(
     assert read(scans(tmp_path / "full", 65535), 8).notes == ()
     note, *_ = read(scans(tmp_path / "float", 255, "<f4"), 8).notes
     assert note.startswith("6 photos of more than 8 bits are each scaled by its own range")
+
+
+def test_scans_that_are_darker_or_brighter_than_the_rest_are_counted(tmp_path: Path) -> None:
+    scans(tmp_path / "x", 4095)
+    values = np.full((8, 8), 60000, "<u2")
+    values[0] = 0
+    Image.fromarray(values).save(tmp_path / "x" / "light" / "bright.tif")
+    [note] = read(tmp_path / "x", 8).notes
+    assert note.startswith("6 of 7 photos of 16 bits hold no value above 4095 of 65535")
+    [note] = Folder(str(tmp_path / "x"), size=8, max_value=4095).read().notes
+    assert note.startswith("1 photos hold values above data.max_value")
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of colours (H, W, 3), which Pillow reads but does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = ((len(data), kind + data) for kind, data in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", length) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for length, chunk in chunks
+    )
+
+
+def test_colours_of_16_bits_are_scaled_as_grey_is(tmp_path: Path) -> None:
+    for label, name in enumerate(("dark", "light")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            values = np.full((8, 8, 3), 4080 * (label + 1) // 2)
+            values[4:, i] = 0
+            (tmp_path / name / f"{i}.png").write_bytes(png_of_16_bits(values))
+    note, *_ = read(tmp_path, 8).notes
+    assert note.startswith("6 photos of 16 bits hold no value above 4095 of 65535")
+    assert "data.max_value=4095" in note
+    images = Folder(str(tmp_path), size=8, max_value=4095).read().train.images
+    assert images[0, :, 0].unique().tolist() == [pytest.approx(127, abs=16)]
+    assert images[3, :, 0].unique().tolist() == [pytest.approx(255, abs=16)]
 
 
 def test_a_config_without_the_optional_settings_has_none_of_them() -> None:

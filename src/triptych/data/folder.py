@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,7 @@ class Squares(NamedTuple):
     deep: list[float]  # the largest value of each photo of more than 8 bits, scaled by its type
     num_own_range: int  # photos of more than 8 bits that were each scaled by their own range
     index_path: Path  # of the file with digests and reasons
+    num_above: int = 0  # photos with values above `max_value`
 
 
 class Folder(Source):
@@ -305,7 +307,13 @@ def name_kept(same: list[list[Photo]], where: str, use: str) -> str:
 def describe_ranges(squares: Squares) -> Iterator[str]:
     """Lines on photos of more than 8 bits that are darker, or brighter, than they were taken."""
     largest = max(squares.deep, default=0)
-    if 1 < largest < 2**15:
+    dark = [value for value in squares.deep if 1 < value < 2**13]
+    if dark and largest >= 2**15:
+        yield (
+            f"{len(dark)} of {len(squares.deep)} photos of 16 bits hold no value above "
+            f"{max(dark):g} of 65535 and are nearly black beside the others: scale them alike first"
+        )
+    elif 1 < largest < 2**15:
         white = 2 ** int(largest).bit_length() - 1
         yield (
             f"{len(squares.deep)} photos of 16 bits hold no value above {largest:g} of 65535 and "
@@ -316,6 +324,8 @@ def describe_ranges(squares: Squares) -> Iterator[str]:
             f"{squares.num_own_range} photos of more than 8 bits are each scaled by its own range: "
             "data.max_value=<white> gives them one"
         )
+    if squares.num_above:
+        yield f"{squares.num_above} photos hold values above data.max_value: these are white"
 
 
 def load_squares(listing: Listing, form: SquareFormat) -> Squares:
@@ -364,7 +374,7 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
         except Unreadable as error:
             return error
 
-    digests, unreadable, deep, num_own_range = [], {}, [], 0
+    digests, unreadable, deep, num_own_range, num_above = [], {}, [], 0, 0
     starts = track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos")
     with (
         atomic_write(index.with_suffix(".u8")) as path,
@@ -382,8 +392,10 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
                 num_own_range += info.get("own_range", False)
                 if form.max_value is None and not info.get("own_range", True):
                     deep.append(info["max_value"])
+                num_above += info.get("max_value", 0) > (form.max_value or inf)
     if not digests:
         check_classes(listing._replace(photos=[]), unreadable)
     with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
-        stored = {"unreadable": unreadable, "digests": digests, "deep": deep}
-        path.write_text(json.dumps(stored | {"num_own_range": num_own_range}))
+        stored: dict[str, Any] = {"unreadable": unreadable, "digests": digests, "deep": deep}
+        stored |= {"num_own_range": num_own_range, "num_above": num_above}
+        path.write_text(json.dumps(stored))

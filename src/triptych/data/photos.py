@@ -4,6 +4,7 @@ Shapes: H, W pixels of an image; S pixels a side of a square.
 """
 
 import io
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # EPS and WMF are programs that another program runs; of the others Pillow knows only the names.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 SUFFIXES = Image.registered_extensions()  # fills Image.OPEN, too
+DEEP_COLOUR = re.compile(r"'(RGB\w?|LA);16[BLN]'")  # as Pillow calls 16 bits a channel
 # By Pillow's names, in the order in which they are tried.
 FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 # An MPO is a JPEG with more of them behind it, and is read as one.
@@ -44,11 +46,12 @@ def read_image(
 
     EXIF orientation is obeyed. Grey of 16 bits is scaled by its full range, grey of 32 bits and
     fractions by their own range if they leave [0, 65535] or [0, 1]; with `max_value`, all of them
-    by that: it is white, and so is what is above. `info` of such an image has `max_value`, the
-    largest that it holds, and `own_range`. Several threads may call this at once. With `side`, a
-    JPEG may be decoded at a smaller scale, with no side shorter than twice that: several times as
-    fast. Raises Unreadable for every other file, and for one whose header names more than
-    `max_pixels`, before these are decoded.
+    by that: it is white, and so is what is above. Colours of 16 bits are scaled alike, but Pillow
+    reads the upper 8 of them alone. `info` of such an image has `max_value`, the largest that it
+    holds, and `own_range`. Several threads may call this at once. With `side`, a JPEG may be
+    decoded at a smaller scale, with no side shorter than twice that: several times as fast. Raises
+    Unreadable for every other file, and for one whose header names more than `max_pixels`, before
+    these are decoded.
     """
     # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -59,13 +62,15 @@ def read_image(
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=formats) as image:
             check_size(image, max_pixels)
+            is_deep_colour = DEEP_COLOUR.search(str(image.tile))
             if side:
                 image.draft(None, (2 * side, 2 * side))
             image.load()
             check_size(image, max_pixels)  # an icon's header may name less than it holds
             with suppress(Exception):  # EXIF that cannot be read turns nothing
                 ImageOps.exif_transpose(image, in_place=True)
-            return convert_to_rgb(image, max_value)
+            pixels = convert_to_rgb(image, max_value)
+            return scale_colours(pixels, max_value) if is_deep_colour else pixels
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
@@ -98,6 +103,15 @@ def convert_to_rgb(image: Image.Image, max_value: float | None = None) -> Image.
         return image.convert("RGB")
     above = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", above.size, BACKDROP), above).convert("RGB")
+
+
+def scale_colours(image: Image.Image, max_value: float | None) -> Image.Image:
+    """Colours of 16 bits, of which there are the upper 8, as `convert_to_rgb` scales grey."""
+    largest = 256.0 * max(high for _, high in image.getextrema()) + 255  # type: ignore[misc]
+    if max_value:
+        image = image.point(lambda value: min(255, round(257 * value / max_value * 255)))
+    image.info |= {"max_value": largest, "own_range": False}
+    return image
 
 
 def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8]:
