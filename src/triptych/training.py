@@ -149,7 +149,7 @@ def fit(
             raise known from error
         raise
     record.update(compile_seconds=build.compile_seconds(config))
-    if not record.metadata["weights"] and "running_var" in repr(module.state_dict().keys()):
+    if not record.metadata.get("weights") and "running_var" in repr(module.state_dict().keys()):
         from triptych.callbacks.batchnorm import note_few_batches  # for networks that have it
 
         note_few_batches(module.backbone)

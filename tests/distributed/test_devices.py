@@ -340,7 +340,8 @@ def test_of_several_ranks_the_error_of_the_first_to_fail_is_recorded(
 
 @pytest.mark.parametrize(("devices", "num"), [(1, 1), (3, 3), ([2], 1), ([0, 3], 2), ("auto", 1)])
 def test_a_rank_is_started_for_every_device(devices: Any, num: int) -> None:
-    config = {"trainer": {"accelerator": "cpu", "devices": devices}}
+    config = {"trainer": {"accelerator": "gpu" if isinstance(devices, list) else "cpu"}}
+    config["trainer"]["devices"] = devices
     assert build.count_ranks(config) == num
     if num > 1:
         with pytest.raises(UserError, match="torchrun or srun"):

@@ -219,7 +219,7 @@ def test_the_command_line_refuses_before_torch_is_imported(
     def exit_code(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         monkeypatch.setenv("TRIPTYCH_COMMAND", "")
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         monkeypatch.setattr(cli, "load_function", lambda command: pytest.fail("it would train"))
         with pytest.raises(SystemExit) as ended:
             cli.main("train")

@@ -27,7 +27,7 @@ from triptych.runs.record import Record
 from triptych.training import train
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (*TINY, "checkpoint.every_n_steps=1")
+SETTINGS = (*TINY, "checkpoint.every_n_steps=1", "checkpoint.keep_last=true")
 FAILING = "1e30"  # a learning rate whose loss is not finite
 
 

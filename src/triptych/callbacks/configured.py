@@ -34,7 +34,7 @@ def build_parts(
     instantiate: Callable[[str, dict[str, Any]], Any],
 ) -> tuple[list[Callback], list[Any]]:
     """What nodes of callbacks and plugins make; nodes of the Trainer's `options` in place."""
-    if "profiler" in options:
+    if not isinstance(options.get("profiler"), pl.profilers.Profiler | None):  # made from a word
         node = profiler_node(options["profiler"], folder)
         options["profiler"] = instantiate("trainer.profiler", node)
         check_type("trainer.profiler", options["profiler"], pl.profilers.Profiler)

@@ -62,7 +62,7 @@ def folder(ended: subprocess.CompletedProcess[str]) -> Path:
 
 
 def test_a_comparison_is_three_files_beside_the_runs(logs: Path, folder: Path) -> None:
-    assert folder == logs / "shapes" / "comparison"
+    assert folder == logs / "comparison"
     names = {path.name for path in folder.iterdir()}
     assert names == {"index.html", "comparison.md", "comparison.csv"}
 
