@@ -84,3 +84,18 @@ def test_a_table_that_cannot_be_used_is_refused(
 def test_rows_without_a_file_are_named(tmp_path: Path) -> None:
     data = read_table(tmp_path, "\n".join(["file,label", *ROWS, "gone.png,dog"]))
     assert data.notes == ("1 rows of data.labels have no file and are left out: gone.png",)
+
+
+@pytest.mark.parametrize("spelled", ["./a.png", "sub/../a.png", "{root}/a.png", "{root}/sub/../a"])
+def test_a_photo_is_one_however_its_path_is_spelled(tmp_path: Path, spelled: str) -> None:
+    text = f"file,label\na.png,cat\nb.png,dog\n{spelled.format(root=tmp_path)},"
+    assert read_table(tmp_path, f"{text}cat\n").files == ["a.png", "b.png"]
+    with pytest.raises(UserError, match=r"line 4: .* is dog \(train\), .* cat \(train\)"):
+        read_table(tmp_path, f"{text}dog\n")
+
+
+def test_a_file_name_or_a_cell_that_is_too_long_is_told(tmp_path: Path) -> None:
+    text = "file,label\na.png,cat\nb.png,dog\n{},cat\n"
+    assert "1 rows" in read_table(tmp_path, text.format("x" * 300)).notes[0]
+    with pytest.raises(UserError, match=r"^data\.labels=.*labels\.csv: no CSV"):
+        read_table(tmp_path, text.format("x" * 200_000))

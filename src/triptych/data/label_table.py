@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,8 +44,8 @@ def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]
             raise UserError(f"{place}: no {'label' if file else 'file'}")
         if split.lower() not in SPLIT_NAMES:
             raise UserError(f"{place}: {split or 'nothing'} is no split; train, val or test")
-        names = (f"{file}{suffix}" for suffix in SUFFIXES)
-        found = next((name for name in names if (root / encode_name(name)).is_file()), None)
+        names = (f"{relative_name(file, root)}{suffix}" for suffix in SUFFIXES)
+        found = next((name for name in names if os.path.isfile(root / encode_name(name))), None)
         if found is None:
             missing.append(file)
             continue
@@ -58,6 +59,13 @@ def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]
         raise UserError(f"data.labels={table}: no training photo of it lies in data.root={root}")
     notes = describe_difference(root, files, missing)
     return sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.label, p.name)), notes
+
+
+def relative_name(file: str, root: Path) -> str:
+    """One name for a file, however a table spells it: below the root, its path from there."""
+    path = os.path.normpath(file)
+    below = os.path.relpath(path, root) if os.path.isabs(path) else path
+    return path if below.startswith("..") else below
 
 
 def read_rows(table: Path) -> list[tuple[str, str, str]]:
@@ -77,13 +85,17 @@ def read_rows(table: Path) -> list[tuple[str, str, str]]:
         if chosen[use] is None:
             raise UserError(f"data.labels={table}: no column {use}, but {', '.join(columns)}")
     has_split = chosen["split"] is not None
+    try:
+        rows = list(reader)
+    except csv.Error as error:  # a quote that is not closed, in a long table
+        raise UserError(f"data.labels={table}: no CSV, {error}") from error
     return [
         (
             (row[chosen["file"]] or "").strip().replace("\\", "/"),
             (row[chosen["label"]] or "").strip(),
             (row[chosen["split"]] or "").strip() if has_split else "train",
         )
-        for row in reader
+        for row in rows
     ]
 
 
