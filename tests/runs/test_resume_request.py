@@ -198,6 +198,24 @@ def test_a_finished_run_is_refused_unless_it_can_be_given_more(run: Record) -> N
         check(more, "optim.lr=0.5")
 
 
+@pytest.mark.parametrize("is_list", [True, False])
+def test_a_run_that_an_average_of_late_weights_has_ended_cannot_go_on(
+    tmp_path: Path, is_list: bool
+) -> None:
+    average = {"_target_": "lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs": 0.1}
+    config = composed("train", *TYPED[1:], log_dir=str(tmp_path))
+    config["trainer"]["callbacks"] = [average] if is_list else average
+    run = Record.create(config, [*TYPED[1:]])
+    run.update(status="finished", num_epochs=20)
+    run.checkpoint_path("last").parent.mkdir()
+    run.checkpoint_path("last").touch()
+    more = "++trainer.max_epochs=30"
+    config = composed("train", more, resume=str(run.folder))
+    config["trusted_targets"] = [average["_target_"]]
+    with pytest.raises(UserError, match="StochasticWeightAveraging has ended"):
+        check_request(config, [more])
+
+
 def test_own_targets_that_were_typed_again_are_trusted(tmp_path: Path) -> None:
     typed = (*TYPED, "++trainer.callbacks=[{_target_: mine.Callback}]")
     run = begin(tmp_path, *typed)

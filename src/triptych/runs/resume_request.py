@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from triptych.config import (
     CONFIGS,
     Config,
+    as_list,
     find_targets,
     format_value,
     setting_name,
@@ -246,7 +247,7 @@ def check_unfinished(record: Record, config: Config) -> None:
             "start from the weights of this one:\n"
             f"python train.py {shlex.quote(f'model.weights={best}')} ..."
         )
-    targets = [str(node.get("_target_")) for node in config["trainer"].get("callbacks") or []]
+    targets = [str(node.get("_target_")) for node in as_list(config["trainer"].get("callbacks"))]
     if any(target.endswith(ENDS_SCHEDULE) for target in targets):
         raise UserError(f"{label}: {ENDS_SCHEDULE} has ended this run; start a new one")
 
