@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from triptych.errors import UserError, closest_matches, mask_password, sanitize_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from triptych.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -180,9 +182,12 @@ class ScreenHandler(logging.Handler):
         from rich import get_console
 
         with suppress(OSError):  # where the output is a file, its disk may be full
-            get_console().print(
-                sanitize_text(self.format(record)), markup=False, highlight=False, soft_wrap=True
-            )
+            show_line(get_console(), self.format(record))
+
+
+def show_line(console: "Console", text: str) -> None:
+    """Print text as it is, on one line however long: rich would colour and wrap it."""
+    console.print(sanitize_text(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def configure_logging() -> None:

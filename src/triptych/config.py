@@ -123,8 +123,8 @@ REQUIRED = """
 """.split()
 
 EXTENDS_TRAINING = True
-# What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
 OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where they are null
+# What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
 SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -177,7 +177,7 @@ RULES: dict[str, Rule] = {
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},  # trainer_rules.py has theirs
 }
 
-
+# What most runs set of the Trainer: of others trainer_rules.py decides.
 PLAIN = {
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), count(1)),
     **{"accelerator": one_of("auto", "cpu"), "devices": count(1), "logger": NODES},

@@ -1,9 +1,8 @@
 """Errors that a user can correct, and text that is safe to print."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from pickle import UnpicklingError
 
 # As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
@@ -64,12 +63,6 @@ def shorten(text: str, length: int) -> str:
     return kept if kept == line else f"{kept} ..."
 
 
-def describe_missing(path: Path) -> str:
-    """That a folder is not there, and the nearest name where its path breaks off."""
-    if path.exists():
-        return f"{path}: no folder"
-    gone = next(p for p in (path, *path.parents) if p.parent.exists())
-    names = [p.name for p in gone.parent.iterdir() if p.is_dir() and p.name[0] != "."]
-    [nearest] = get_close_matches(gone.name, names, 1) or [""]
-    near = f"; nearest: {gone.parent / nearest}" if nearest else f"; {gone} is not there"
-    return f"{path}: no such folder{near}"
+def list_first(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list, and that there are more."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

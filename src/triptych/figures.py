@@ -35,7 +35,7 @@ def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -
         axes.set_axis_off()
     for axes, image, title in zip(figure.axes, images[:num_images], titles, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(shorten(title, 16), fontsize=9, y=1)  # else matplotlib measures
+        axes.set_title(truncate(title, 16), fontsize=9, y=1)  # else matplotlib measures
     return figure
 
 
@@ -47,7 +47,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     readable = len(classes) <= MAX_WRITTEN_CLASSES
     totals = np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)
     fractions = np.ma.masked_array(counts / np.maximum(totals, 1), mask=totals == 0)
-    names = [shorten(name, 20) for name in classes]
+    names = [truncate(name, 20) for name in classes]
     longest = max(map(count_columns, names)) if len(names) <= MAX_NAMED_CLASSES else 3
     figure = _square_beside_bar(6.2 if readable else 8.2, longest)
     axes, bar = figure.axes
@@ -124,7 +124,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[..., :3].transpose(2, 0, 1))
 
 
-def shorten(name: str, length: int) -> str:
+def truncate(name: str, length: int) -> str:
     """At most that many letters, the last of a longer name an ellipsis."""
     return name if len(name) <= length else name[: length - 1] + "…"
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from triptych.errors import list_first
+
 log = logging.getLogger(__name__)
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of a group; schedules keep theirs there, too
 
@@ -82,8 +84,7 @@ class UnfrozenLayers(Callback):
             rate = optim.lr if optim.backbone_lr is None else optim.backbone_lr
             groups.add(below, groups.reference["lr"] * rate / optim.lr)
             groups.add([p for p in new.values() if p in groups.head], groups.reference["lr"])
-            shown = ", ".join([*new][:3]) + (", ..." if len(new) > 3 else "")
-            log.info("%d parameters join the optimizer: %s", len(new), shown)
+            log.info("%d parameters join the optimizer: %s", len(new), list_first([*new]))
         if added or new:
             self.num_groups = len(optimizer.param_groups)
             self._rearrange(trainer, pl_module)

@@ -39,6 +39,7 @@ from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.split_folders import (
     UNLABELLED,
     describe_left_out,
+    describe_missing_folder,
     find_parts,
     find_splits,
     is_photo,
@@ -46,7 +47,7 @@ from triptych.data.split_folders import (
     suggest,
     walk_files,
 )
-from triptych.errors import UserError, describe_missing
+from triptych.errors import UserError
 from triptych.runs.storage import atomic_write
 
 MAX_SIDE = 2**14
@@ -124,7 +125,7 @@ class Folder(Source):
         self.square = SquareFormat(size, fit, max_pixels, max_value)
 
     def missing(self) -> str | None:
-        return None if self._root.is_dir() else f"data.root={describe_missing(self._root)}"
+        return None if self._root.is_dir() else f"data.root={describe_missing_folder(self._root)}"
 
     def download(self) -> None:
         load_squares(self._listing, self.square)
@@ -190,7 +191,7 @@ def list_photos(
         splits = dict(splits or find_splits(root))
         for split, folder in splits.items():
             if not (root / folder).is_dir():
-                raise UserError(f"data.splits.{split}={describe_missing(root / folder)}")
+                raise UserError(f"data.splits.{split}={describe_missing_folder(root / folder)}")
         files = {split: list_files(root, splits, split) for split in splits}
         photos = [
             describe_photo(root, split, folder, path)

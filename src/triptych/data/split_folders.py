@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from triptych.data.names import decode_name, escape_name
 from triptych.data.photos import IMAGE_SUFFIXES
-from triptych.errors import UserError
+from triptych.errors import UserError, closest_matches
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {  # names that need no setting
@@ -181,6 +181,17 @@ def refuse(root: Path, names: list[str], line: str) -> NoReturn:
     if len(names) > 1:
         lines.append("to take each folder in data.root as a class, type 'data.splits={train: .}'")
     raise UserError("\n".join(lines))
+
+
+def describe_missing_folder(path: Path) -> str:
+    """That a folder is not there, and the nearest name where its path breaks off."""
+    if path.exists():
+        return f"{path}: no folder"
+    gone = next(p for p in (path, *path.parents) if p.parent.exists())
+    names = [p.name for p in gone.parent.iterdir() if p.is_dir() and p.name[0] != "."]
+    nearest = closest_matches(gone.name, names, 1, cutoff=0.6)
+    near = f"; nearest: {gone.parent / nearest}" if nearest else f"; {gone} is not there"
+    return f"{path}: no such folder{near}"
 
 
 def suggest(root: Path) -> str:

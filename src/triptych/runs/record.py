@@ -98,6 +98,12 @@ def git_commit() -> str | None:
         return None
 
 
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an npz file, whole or not at all."""
+    with storage.atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
 def write_prediction_table(
     path: Path,
     classes: Sequence[str],
@@ -268,8 +274,7 @@ class Record:
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.csv").unlink(missing_ok=True)
-        with storage.atomic_write(folder / f"{split}.npz") as path, path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(folder / f"{split}.npz", **arrays)
 
     def drop_predictions(self, split: str) -> None:
         for suffix in (".npz", ".csv"):

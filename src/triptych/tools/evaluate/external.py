@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 from triptych.build import instantiate
-from triptych.config import Config
+from triptych.config import Config, setting_name
 from triptych.data.folder import Folder
 from triptych.data.rng import split_stratified
 from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors
 from triptych.errors import UserError, shorten
 from triptych.runs.predictions import Predictions
-from triptych.runs.record import write_prediction_table
-from triptych.runs.storage import atomic_write
+from triptych.runs.record import write_arrays, write_prediction_table
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores
@@ -80,10 +79,10 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
         log.info("%s", line)
     if unknown:
         log.warning("left out, unknown to the network: %s", describe_counts(unknown))
-    settings = data["source"] | identity(data["source"])  # with the whole path of a folder
+    settings = data["source"] | identify_source(data["source"])  # with the whole path of a folder
     about = {"name": name, "source": settings, "images": which, "left_out": unknown}
     about |= {"test_hash": digest, "num_images": len(index)}
-    place = run.record.folder / "external" / folder_name(data, config["split"])
+    place = run.record.folder / "external" / make_folder_name(data, config["split"])
     return ExternalImages(name, chosen.images, index, labels, images.files, place, about)
 
 
@@ -98,7 +97,7 @@ def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> C
         return data
     size = run.backbone.preprocessing.input_size
     as_trained = own if own["_target_"] == source["_target_"] else {"size": size, "fit": "stretch"}
-    typed = {o.lstrip("+").partition("=")[0].rpartition(".")[2] for o in overrides}
+    typed = {setting_name(o).rpartition(".")[2] for o in overrides}
     for name in as_trained.keys() - typed - {*OF_THE_SET}:
         source[name] = as_trained[name]
     return data
@@ -133,14 +132,14 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
     if own["_target_"] != other["_target_"]:
         return
     if not isinstance(source, Folder):
-        if identity(own) == identity(other):
+        if identify_source(own) == identify_source(other):
             raise UserError(
                 f"data={data['name']}: the run was trained on it; leave data= out, and its test "
                 "images are scored"
             )
         return
     trained, scored = (Path(os.path.realpath(each["root"])) for each in (own, other))
-    lists = [identity(each).get("labels") for each in (own, other)]
+    lists = [identify_source(each).get("labels") for each in (own, other)]
     if trained == scored and lists[0] == lists[1]:
         raise UserError(
             f"data.root={other['root']}: the run was trained on this folder; leave data= out, and "
@@ -150,7 +149,7 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
         log.warning("%s: photos that the run was trained on may be among these", other["root"])
 
 
-def identity(source: dict[str, Any]) -> dict[str, Any]:
+def identify_source(source: dict[str, Any]) -> dict[str, Any]:
     """What tells a source from others; of a folder of photos, whatever the way to it."""
     less = {"size", "fit", "max_pixels", "max_value", "num_train", "num_test"}
     less |= set() if "fit" in source else {"root"}  # of an official set the place says nothing
@@ -159,9 +158,9 @@ def identity(source: dict[str, Any]) -> dict[str, Any]:
     return kept | {name: os.path.realpath(kept[name]) for name in paths}
 
 
-def folder_name(data: Config, split: str) -> str:
+def make_folder_name(data: Config, split: str) -> str:
     """A name that sets of other photos with the same name do not have."""
-    text = json.dumps(identity(data["source"]), sort_keys=True)
+    text = json.dumps(identify_source(data["source"]), sort_keys=True)
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:6]
     name = re.sub(r"[^\w.-]+", "_", data["name"]).lstrip(".")[:60]
     return f"{name}-{digest}" + ("-all" if split == "all" else "")
@@ -234,8 +233,7 @@ def predict_external(run: RebuiltRun, external: ExternalImages, batch_size: int)
         raise UserError(f"{external.folder}: a link, and might lead anywhere")
     external.folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
-    with atomic_write(external.folder / "predictions.npz") as path, path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_arrays(external.folder / "predictions.npz", **arrays)
     table = external.folder / "predictions.csv"
     write_prediction_table(table, run.classes, external.files, **arrays)
     return predictions

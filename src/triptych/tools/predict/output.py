@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from triptych.data.photos import Unreadable, read_image
 from triptych.errors import sanitize_text
-from triptych.figures import save, shorten
+from triptych.figures import save, truncate
 from triptych.runs.storage import atomic_write
 
 DIGITS = 6  # of a probability, the precision of float32
@@ -176,7 +176,7 @@ def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) 
     for axes in axes_list:
         axes.set_axis_off()
     for axes, prediction in zip(axes_list, predictions, strict=False):
-        name = shorten(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
+        name = truncate(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
         axes.set_title(f"{cell_title(prediction)}\n{name}", loc="left", size=9, y=1)
         try:
             image = read_image(Path(prediction.path), max_pixels=max_pixels)
@@ -195,4 +195,4 @@ def cell_title(prediction: Prediction) -> str:
         return "not predicted"
     label, probability = prediction.top[0]
     share = f"  {probability:.1%}" + (f", {prediction.agreement}" if prediction.votes else "")
-    return shorten(label, CELL_LETTERS - len(share)) + share
+    return truncate(label, CELL_LETTERS - len(share)) + share

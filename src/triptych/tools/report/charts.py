@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.figures import missing_letters_as_boxes, shorten
+from triptych.figures import missing_letters_as_boxes, truncate
 from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.statistics.calibration import Calibration, Reliability
@@ -327,7 +327,7 @@ def _draw_column(column: NDArray[np.object_], each: "Explanation") -> None:
     picture = each.image.transpose(1, 2, 0)
     titles = [shorten_path(each.name, TITLE_LETTERS)]
     for name, probability in zip(each.names, each.probabilities, strict=True):
-        titles.append(f"{shorten(name, 16)} {probability:.1%}")
+        titles.append(f"{truncate(name, 16)} {probability:.1%}")
     extent = (0, picture.shape[1], picture.shape[0], 0)
     for axes, title, heat in zip(column, titles, (None, *each.heats), strict=True):
         axes.imshow(picture, extent=extent, interpolation="nearest")

@@ -16,6 +16,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from triptych.cli import show_line
 from triptych.config import Config
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.reader import find_run_folders, find_temporary_files
@@ -58,7 +59,7 @@ def runs(config: Config, overrides: Sequence[str] = ()) -> None:
         try:
             listed.append(read_run(folder))
         except UserError as error:
-            print_line(console, str(error).splitlines()[0])
+            show_line(console, str(error).splitlines()[0])
     listed.sort(key=lambda run: (run.time, run.folder))
     places = [config["runs"]] if isinstance(config["runs"], str) else config["runs"]
     is_folder = len(places) == 1 and Path(places[0]).is_dir()
@@ -170,14 +171,10 @@ def clean(listed: Sequence[Run], console: Console) -> None:
                 for path in run.can_free:
                     num_bytes += path.stat().st_size
                     path.unlink()
-                    print_line(console, f"deleted: {path}")
+                    show_line(console, f"deleted: {path}")
                 num_runs += 1
         except (UserError, OSError) as error:
-            print_line(console, f"left alone: {str(error).splitlines()[0]}")
-    print_line(console, f"freed: {decimal(num_bytes)} of {num_runs} finished runs")
+            show_line(console, f"left alone: {str(error).splitlines()[0]}")
+    show_line(console, f"freed: {decimal(num_bytes)} of {num_runs} finished runs")
     if num_runs:
-        print_line(console, "these runs can no longer be trained for more epochs")
-
-
-def print_line(console: Console, text: str) -> None:
-    console.print(sanitize_text(text), markup=False, highlight=False, soft_wrap=True)
+        show_line(console, "these runs can no longer be trained for more epochs")

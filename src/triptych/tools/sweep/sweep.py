@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from triptych.cli import configure_logging
+from triptych.cli import configure_logging, show_line
 from triptych.distributed.processes import SAVE_SECONDS
 from triptych.errors import UserError, sanitize_text, shorten
 from triptych.runs.record import hash_code
@@ -275,10 +276,7 @@ def wait_for_job(job: Job, submitted: Any) -> Outcome:
 def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     """A row a recipe, the best in validation first; below, why jobs did not finish, and where."""
     console = Console()  # 80 columns wide where it is no terminal
-
-    def print_line(text: str) -> None:
-        console.print(sanitize_text(text), markup=False, highlight=False, soft_wrap=True)
-
+    print_line = partial(show_line, console)
     print_line("accuracy, mean over finished seeds; the best in validation first")
     console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
     failures: dict[tuple[str, str], list[tuple[str, str]]] = {}
