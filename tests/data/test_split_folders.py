@@ -52,6 +52,7 @@ def type_line(message: str) -> Listing:
         ("dataset/*", "train"),
         ("* test/*", "train test"),
         ("my_train/* train/* cars", "train"),
+        ("trn/* tst/*", "train test"),
     ],
 )
 def test_folders_that_look_like_parts_are_refused_with_a_line_that_works(
@@ -101,6 +102,24 @@ def test_no_folder_of_photos_is_left_out_without_a_line(tmp_path: Path) -> None:
     assert unlabelled.startswith("unlabeled: 2 photos")
     [note] = list_photos(make(tmp_path / "flat", "*", "unlabeled")).notes
     assert note.startswith("unlabeled: a class")
+
+
+@pytest.mark.parametrize(
+    ("folders", "is_said"),
+    [("fold1/* fold2/* fold3/*", True), ("old/* new/*", True), ("a/cat b/cat", False)],
+)
+def test_folders_that_all_hold_the_same_folders_have_a_line(
+    tmp_path: Path, folders: str, is_said: bool
+) -> None:
+    notes = list_photos(make(tmp_path, *folders.split())).notes
+    assert [("each holds the folders cat, dog" in note) for note in notes] == [True] * is_said
+
+
+def test_a_test_set_without_labels_is_refused_with_a_line_that_works(tmp_path: Path) -> None:
+    root = make(tmp_path / "pets", "train/*", "test")
+    with pytest.raises(UserError, match=r"type 'data.splits=\{train: train\}'"):
+        list_photos(root)
+    assert list_photos(root, {"train": "train"}).classes == ["cat", "dog"]
 
 
 def test_parts_are_named_by_any_path_and_a_wrong_one_is_named(tmp_path: Path) -> None:

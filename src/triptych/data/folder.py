@@ -40,9 +40,12 @@ from triptych.data.split_folders import (
     UNLABELLED,
     describe_left_out,
     describe_missing_folder,
+    describe_shared_folders,
     find_parts,
     find_splits,
+    format_splits,
     is_photo,
+    photos_in,
     subfolders,
     suggest,
     walk_files,
@@ -204,6 +207,7 @@ def list_photos(
         names = [decode_name(n) for n in subfolders(train) if train / n not in others]
         notes = [
             *describe_names(names, [photo.name for photo in photos], splits),
+            *describe_shared_folders(train),
             *describe_left_out(root, splits, (path for some in files.values() for path in some)),
         ]
     except OSError as error:
@@ -260,6 +264,9 @@ def check_classes(listing: Listing, unreadable: dict[str, str], least: int = 2) 
     for split, folder in listing.folders.items():
         names = {photo.class_name for photo in listing.photos if photo.split == split}
         if not names:
+            rest = {s: f for s, f in listing.folders.items() if s != split}
+            if split != "train" and photos_in(root / folder):
+                hint = f"; if they have no labels, type {format_splits(rest)}"
             raise UserError(f"{root / folder}: no images in folders of classes{reason}{hint}")
         if split == "train" and (empty := classes - names):
             raise UserError(f"{root / folder / min(empty)}: a class without images{reason}{hint}")

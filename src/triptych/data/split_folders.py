@@ -19,7 +19,9 @@ SPLIT_NAMES = {  # names that need no setting
     **dict.fromkeys(("test", "testing"), "test"),
 }
 KINDS = (
-    SPLIT_NAMES | {"trainval": "train"} | dict.fromkeys(("eval", "evaluation", "holdout"), "test")
+    SPLIT_NAMES
+    | dict.fromkeys(("trainval", "trn"), "train")
+    | dict.fromkeys(("eval", "evaluation", "holdout", "tst"), "test")
 )
 THINGS = (
     "set sets data dataset image images img imgs photo photos picture pictures file files".split()
@@ -227,3 +229,18 @@ def describe_left_out(root: Path, splits: dict[str, str], files: Iterable[Path])
         num = 0 if (name,) in used else sum(map(is_photo, walk_files(root / name)))
         if num:
             yield f"{escape_name(decode_name(name))}: {num} photos, in none of the parts, left out"
+
+
+def describe_shared_folders(top: Path) -> Iterator[str]:
+    """A line where all classes hold folders of the same names, as the folds of a set do."""
+    groups = {
+        outer: [name for name in subfolders(top / outer) if photos_in(top / outer / name)]
+        for outer in subfolders(top)
+    }
+    first = next(iter(groups.values()), [])
+    if len(groups) > 1 and len(first) > 1 and all(group == first for group in groups.values()):
+        classes, inner = (
+            ", ".join(escape_name(decode_name(name)) for name in [*names][:5])
+            for names in (groups, first)
+        )
+        yield f"{classes}: each holds the folders {inner}, which are not taken as classes"
