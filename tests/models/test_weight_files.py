@@ -284,6 +284,15 @@ def test_a_file_that_does_not_fit_is_refused_with_names_numbers_and_shapes(path:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [torch.full((4, 3), torch.nan), torch.full((4, 3), 1e6).half(), torch.ones(4, 3).char()],
+)
+def test_weights_that_are_no_numbers_or_whole_ones_are_refused(path: Path, value: Tensor) -> None:
+    torch.save(network().state_dict() | {"0.weight": value}, path)
+    assert "1 not of finite fractions: 0.weight" in error_of(path)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         {},

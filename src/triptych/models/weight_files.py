@@ -143,12 +143,21 @@ class WeightsFile:
         else:
             missing, unexpected = [*(below.keys() - state)], [*(state.keys() - below)]
             missing, unexpected = sorted(missing), sorted(unexpected)
+        broken = [
+            f"{name} ({str(value.dtype).removeprefix('torch.')})"
+            for name, value in state.items()
+            if name in below and below[name].is_floating_point() and not is_finite(value)
+        ]
         missing = [n for n in missing if n in below and not n.endswith("num_batches_tracked")]
-        if not (shapes or missing or unexpected):
+        if not (shapes or missing or unexpected or broken):
             return
         problems = [
             f"{len(names)} {what}: {list_first(names)}"
-            for what, names in (("missing", missing), ("unexpected", unexpected))
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("not of finite fractions", broken),
+            )
             if names
         ]
         lines = ["; ".join(problems)] if problems else []
@@ -298,3 +307,8 @@ def fit_head(
         return rows, f"all {len(classes)} rows by class name from the file"
     origin = f"{len(shared)} of {len(classes)} rows by class name from the file"
     return rows, f"{origin}, the mean of its rows for the others"
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor is of fractions, none of them NaN; whole numbers may stand for others."""
+    return value.is_floating_point() and bool(value.isfinite().all())
