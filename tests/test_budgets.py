@@ -178,9 +178,9 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_16900_lines_and_the_tests_19000() -> None:
-    assert 5000 < count_lines(SOURCES) <= 16_900
-    assert 5000 < count_lines(TESTS) <= 19_000
+def test_the_source_has_at_most_17000_lines_and_the_tests_19100() -> None:
+    assert 5000 < count_lines(SOURCES) <= 17_000
+    assert 5000 < count_lines(TESTS) <= 19_100
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:
