@@ -57,11 +57,11 @@ PASSING = """
     finished_at evaluated_at measured_at train_seconds feature_seconds compile_seconds
     seconds_per_epoch images_per_second train/images_per_second train_images_per_second
     latency_ms_p50 latency_ms_p95 throughput_images_per_second throughput_batch_size
-    peak_memory_bytes checkpoint_bytes
+    peak_memory_bytes checkpoint_bytes code
 """.split()
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh data.root data.num_workers data.source.root
-    data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
+    log_dir resume trusted_targets retry_failed fresh same_code data.root data.num_workers
+    data.source.root data.source.urls checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features trainer.accelerator trainer.strategy trainer.devices
     trainer.num_nodes trainer.logger trainer.log_every_n_steps trainer.enable_progress_bar
     trainer.enable_model_summary trainer.enable_checkpointing trainer.profiler
@@ -207,6 +207,8 @@ def read_experiment(folder: Path) -> Facts:
         for name in path:
             node = node.get(name) or {}
         node.pop(last, None)
+    if settings["checkpoint"].get("monitor") == "val/accuracy":  # as before there was a choice
+        del settings["checkpoint"]["monitor"]
     return dict(settings)
 
 
