@@ -62,7 +62,8 @@ PASSING = """
 NOT_THE_EXPERIMENT = """
     log_dir resume trusted_targets retry_failed fresh same_code data.root data.num_workers
     data.source.root data.source.urls checkpoint.keep_last checkpoint.every_n_steps
-    checkpoint.every_minutes speed.compile speed.cache_features trainer.accelerator trainer.strategy trainer.devices
+    checkpoint.every_minutes speed.compile speed.cache_features trainer.accelerator
+    trainer.strategy trainer.devices
     trainer.num_nodes trainer.logger trainer.log_every_n_steps trainer.enable_progress_bar
     trainer.enable_model_summary trainer.enable_checkpointing trainer.profiler
     trainer.default_root_dir trainer.num_sanity_val_steps trainer.benchmark
