@@ -132,10 +132,10 @@ def fit(
     build.compile_network(module.backbone, config)
     record.update(device=build.device_name(device), precision=str(trainer.precision))
 
-    # That of a run stopped after its training has nothing left to do.
     if trainer.is_global_zero and config["trainer"].get("enable_autolog_hparams", True):
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
+    # That of a run stopped after its training has nothing left to do.
     last = record.checkpoint_path("last")
     checkpoint = last if last.exists() else None
     try:
@@ -149,8 +149,9 @@ def fit(
             raise known from error
         raise
     record.update(compile_seconds=build.compile_seconds(config))
-    if not record.metadata.get("weights") and "running_var" in repr(module.state_dict().keys()):
-        from triptych.callbacks.batchnorm import note_few_batches  # for networks that have it
+    has_batchnorm = any(name.endswith("running_var") for name, _ in module.named_buffers())
+    if has_batchnorm and not record.metadata.get("weights"):
+        from triptych.callbacks.batchnorm import note_few_batches
 
         note_few_batches(module.backbone)
 
