@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Tiny batches gain little from threads, and other tests run beside. Here, so that torch finds it on
 # import, and programs that a test starts inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA_DIR = os.environ.get("DATA_DIR")
 ROOT = Path(__file__).parents[1]
