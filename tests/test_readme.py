@@ -140,7 +140,8 @@ def test_a_training_of_the_recipes_learns(
 ) -> None:
     """Shapes' five epochs took 13 s of a slow core with GoogLeNet; no leak makes them perfect."""
     words = {word.partition("=")[0]: word for word in overrides}  # the last of each counts
-    words |= {"data.num_test": "data.num_test=200"} if "data=shapes" in overrides else {}
+    few = {name: f"{name}=200" for name in ("data.num_val", "data.num_test")}
+    words |= few if "data=shapes" in overrides else {}
     here = ["trainer.accelerator=cpu", f"log_dir={followed / 'logs'}"]
     record = train(composed(followed / "configs", [*words.values(), *here]), [])
     assert low <= record.metadata["metrics"]["test/accuracy"] <= high

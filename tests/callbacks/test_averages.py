@@ -81,8 +81,10 @@ def test_the_average_is_no_worse_than_the_network_on_any_length_of_training(tmp_
     assert (averaged >= plain - 0.05).all(), (averaged, plain)
 
 
-@pytest.mark.parametrize("network", [[], [NO_NORM]], ids=["BatchNorm", "without"])
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize(
+    ("average", "network"),
+    [*((average, []) for average in AVERAGES), ("late", [NO_NORM]), ("SWA", [NO_NORM])],
+)
 def test_the_weights_that_are_saved_are_those_that_were_validated(
     tmp_path: Path, average: str, network: list[str]
 ) -> None:

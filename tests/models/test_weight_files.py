@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import DenseNet, get_model
 
 from triptych.errors import UserError
 from triptych.models import WEIGHT_SUFFIXES, is_weights_path
@@ -160,10 +160,10 @@ def test_safetensors_are_read_and_a_cut_file_is_refused(path: Path) -> None:
 
 def test_names_of_old_densenets_are_read(path: Path) -> None:
     """As in torchvision's own file: norm.1.weight."""
-    model = TorchvisionModel("densenet121", None).build(10).network
+    model = DenseNet(4, (2, 2), 8, num_classes=10)
     state = model.state_dict()
     old = {re.sub(r"(norm|conv)([12]\.)", r"\1.\2", n): v + 1 for n, v in state.items()}
-    assert len(old.keys() - state.keys()) > 300
+    assert len(old.keys() - state.keys()) > 30
     expected = {name: value + 1 for name, value in state.items()}
     torch.save(old, path)
     WeightsFile.read(path).load_into(model, "classifier")
