@@ -178,9 +178,9 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_17000_lines_and_the_tests_19100() -> None:
-    assert 5000 < count_lines(SOURCES) <= 17_000
-    assert 5000 < count_lines(TESTS) <= 19_100
+def test_the_source_has_at_most_17600_lines_and_the_tests_19900() -> None:
+    assert 5000 < count_lines(SOURCES) <= 17_600
+    assert 5000 < count_lines(TESTS) <= 19_900
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:

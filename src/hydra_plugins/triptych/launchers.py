@@ -77,6 +77,6 @@ class SlurmLauncher(ProcessLauncher):
         self.options = options | {"parameters": OmegaConf.to_container(parameters, resolve=True)}
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.tools.sweep.sweep import make_executor, submit_sweep
+        from triptych.tools.sweep.cluster import make_executor, submit_sweep
 
         submit_sweep(jobs, make_executor(**self.options))

@@ -11,7 +11,7 @@ from tests.tiny import TINY
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep import sweep
+from triptych.tools.sweep import cluster
 from triptych.tools.sweep.jobs import Job, compose_jobs
 
 
@@ -25,7 +25,7 @@ def compose_job(log_dir: Path, *overrides: str) -> Job:
 
 def local(folder: Path) -> Any:
     options = {"timeout_min": 10, "gpus_per_node": 0}
-    return sweep.make_executor("local", str(folder), max_num_timeout=1, parameters=options)
+    return cluster.make_executor("local", str(folder), max_num_timeout=1, parameters=options)
 
 
 def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +34,13 @@ def test_without_submitit_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         local(Path("nowhere"))
 
 
-def test_a_machine_without_slurm_is_a_user_error(tmp_path: Path) -> None:
+def test_a_machine_without_slurm_is_a_user_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"cluster=slurm: .*srun"):
-        sweep.make_executor("slurm", str(tmp_path), max_num_timeout=1, parameters={})
+        cluster.make_executor("slurm", str(tmp_path), max_num_timeout=1, parameters={})
 
 
 def test_a_submitted_job_trains_its_config_and_a_finished_one_is_not_trained_again(
@@ -45,18 +48,18 @@ def test_a_submitted_job_trains_its_config_and_a_finished_one_is_not_trained_aga
 ) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     job = compose_job(tmp_path / "logs", "seed=3")
-    sweep.submit_sweep([job], local(tmp_path / "submitit"))
+    cluster.submit_sweep([job], local(tmp_path / "submitit"))
     [path] = (tmp_path / "logs").rglob("run.json")
     record = Record.open(path.parent)
     assert (record.metadata["status"], record.metadata["seed"]) == ("finished", 3)
     assert record.metadata["config_hash"] == job.config_hash
     assert "finished" in capsys.readouterr().out
-    assert sweep.SubmittedJob(job)() == ""
+    assert cluster.SubmittedJob(job)() == ""
     assert len([*(tmp_path / "logs").rglob("run.json")]) == 1
 
 
 def test_a_job_that_slurm_cuts_off_is_requeued_to_be_resumed(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     job = compose_job(tmp_path, "fresh=true")
-    requeued = sweep.SubmittedJob(job).checkpoint().function
+    requeued = cluster.SubmittedJob(job).checkpoint().function
     assert requeued.job == job._replace(fresh=False)
