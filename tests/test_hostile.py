@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
 from triptych.cli import ScreenHandler, print_error
-from triptych.errors import UserError, sanitize_text
+from triptych.errors import RunFailed, UserError, sanitize_text
 from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
@@ -99,6 +99,32 @@ def test_files_that_may_grow_no_further_end_a_run_with_one_message(
     folder = run_folder(tmp_path)
     assert start_run(f"resume={folder}")["code"] == 0
     assert_nothing_lost(folder, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RunFailed("words " * 1000), "failed"), (SystemExit(143), "interrupted")]
+)
+def test_a_run_that_ends_on_a_disk_without_space_for_another_file_is_recorded_as_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: str
+) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work() -> None:
+        with run_lifecycle(record, resumed=True):
+            record.begin(record.config)
+            monkeypatch.setattr(Path, "touch", refuse)
+            raise error
+
+    record = reopen(folder)
+    before = record.metadata
+    with pytest.raises(SystemExit):
+        work()
+    ended = Record.open(folder).metadata
+    assert ended["status"] == status
+    assert ended["finished_at"] >= before["started_at"]
+    assert len(ended["error"] or "") <= 200
+    assert ended == before | {name: ended[name] for name in ("status", "finished_at", "error")}
 
 
 def test_a_folder_deleted_under_a_running_job_is_named(start_run: StartRun, tmp_path: Path) -> None:
@@ -265,16 +291,58 @@ def test_a_logger_that_would_write_elsewhere_is_refused(start_run: StartRun, fol
     assert not (folder.parent / "precious").exists()
 
 
-@pytest.mark.parametrize("name", ["train.log", "tensorboard"])
-def test_a_link_in_a_run_folder_is_not_followed(folder: Path, name: str) -> None:
-    elsewhere = folder.parent / "precious"
-    elsewhere.write_text("words")
-    shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(elsewhere)
-    with pytest.raises(UserError, match=f"{folder / name}: a link"):
+@pytest.mark.parametrize(
+    "name",
+    ["run.json", "train.log", "predictions/test.npz", "figures", "export", "earlier", "external/a"],
+)
+def test_a_link_in_a_run_folder_is_followed_by_no_command(folder: Path, name: str) -> None:
+    elsewhere = shutil.copytree(folder, folder.parent / "precious")
+    path, target = folder / name, elsewhere / name
+    path.parent.mkdir(exist_ok=True)
+    path.rename(path.with_suffix(".before")) if path.exists() else None
+    for link in (target, path, elsewhere / "not there"):  # also to itself, and to nowhere
+        path.symlink_to(link)
+        for command in (reopen, read_finished):
+            with pytest.raises(UserError, match=f"{path} is a link"):
+                command(folder)
+        path.unlink()
+    assert not (elsewhere / "not there").exists()
+
+
+@pytest.mark.parametrize("name", ["csv", "fit-profile.txt", "csv/version_0/hparams.yaml"])
+def test_a_link_of_a_logger_is_refused_where_it_leads_out_of_a_resumed_run(
+    folder: Path, name: str
+) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(folder / "config.yaml")
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "debug.log").symlink_to("/nowhere/at/all")
+    assert reopen(folder)
+    path.unlink()
+    path.symlink_to(folder.parent / "precious")
+    with pytest.raises(UserError, match=f"{path}: a link"):
         reopen(folder)
-    assert elsewhere.read_text() == "words"
+
+
+def test_a_second_name_of_a_file_elsewhere_changes_nothing_there(folder: Path) -> None:
+    precious, half = folder.parent / "precious", f".run.json.{os.getpid()}"
+    precious.write_text("words")
+    for name in (".lock", "train.log", "metrics.csv", half):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).hardlink_to(precious)
+    with pytest.raises(UserError, match=r"\.lock is a hard link"):
+        reopen(folder)
+    (folder / ".lock").unlink()
+    record = reopen(folder)
+    (folder / half).unlink()
+    (folder / half).symlink_to(precious)  # made after the check
+    with run_lifecycle(record, resumed=True):
+        record.begin(record.config)
+        record.add_metrics({"epoch": 1})
+        logging.getLogger("triptych").warning("other words")
+    assert precious.read_text() == "words"
+    assert "other words" in (folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoints/last.ckpt", ".lock"])

@@ -20,12 +20,11 @@ from scipy.special import softmax
 
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
-from triptych.runs.record import FORMULA_STARTS, write_prediction_table
-from triptych.runs.storage import check_regular_file
+from triptych.runs.record import write_prediction_table
+from triptych.runs.storage import check_regular_file, unescape_formula
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
-ESCAPED = tuple(f"'{start}" for start in FORMULA_STARTS)
 TOLERANCE = 1e-4  # of a probability that was rounded
 MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 
@@ -141,8 +140,8 @@ def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
     shares = np.array([share for _, share in rows])
     if len(rows) != len(test.labels) or not np.abs(shares - test.confidence).max() < TOLERANCE:
         raise UserError(f"{path}: not of test.npz; delete it, evaluate.py writes it again")
-    names = (name[name.startswith(ESCAPED) :] for name, _ in rows)
-    return dict(zip(test.index.tolist(), sanitize(list(names)), strict=True))
+    names = [unescape_formula(name) for name, _ in rows]
+    return dict(zip(test.index.tolist(), sanitize(names), strict=True))
 
 
 def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:

@@ -32,7 +32,10 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     "code": MAPPING,
 }
 # What a run and its evaluation write; all else in its folder is a logger's or a callback's.
-OWN_FOLDERS = ("checkpoints", "predictions", "figures", "tensorboard", "external", "export")
+OWN_FOLDERS = (
+    *("checkpoints", "predictions", "figures", "tensorboard", "external", "export"),
+    *("earlier", "model_checkpoints"),
+)
 OWN_FILES = (
     *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", ".lock"),
     *("evaluation", "cost.json", "image_types.csv", ".", "hpc_ckpt_"),
@@ -122,13 +125,16 @@ def find_temporary_files(folder: Path) -> Iterator[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raise UserError at a file that would block its reader or fill its memory."""
+    """Raise UserError at a link, and at a file that would block its reader or fill its memory.
+
+    So nothing outside a folder is read, or written, by a command that is given the folder.
+    """
     for path in find_own_files(folder):
         try:
-            if not path.is_dir():
+            if path.is_symlink() or not path.is_dir():
                 check_regular_file(path)
         except OSError as error:
-            raise UserError(f"{error}; delete it") from error
+            raise UserError(f"{error}; delete it, or put a plain file or folder there") from error
 
 
 def read_finished(folder: Path) -> Record:

@@ -26,7 +26,6 @@ from triptych.runs.training_code import hash_training_code
 log = logging.getLogger(__name__)
 SCHEMA = 1
 MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
 COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
@@ -118,12 +117,11 @@ def write_prediction_table(
     But for validation, the wrong rows lie beside it in `mistakes.csv`, most confident first, with
     the probability of the true class. `files` are by index.
     """
-    classes = [escape_formula(name) for name in classes]
     shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     predicted, rows = logits.argmax(axis=1), np.arange(len(labels))
     table = zip(
-        [escape_formula(files[i]) for i in index] if files else index.tolist(),
+        [files[i] for i in index] if files else index.tolist(),
         [classes[label] for label in labels],
         [classes[label] for label in predicted],
         shares[rows, predicted].round(6).tolist(),
@@ -139,9 +137,8 @@ def write_prediction_table(
         storage.write_csv(path.with_name("mistakes.csv"), [head, *wrong])
 
 
-def escape_formula(text: str) -> str:
-    """The text with a ' before it where a spreadsheet would calculate it."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Record:
@@ -154,8 +151,8 @@ class Record:
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
         """Make a new folder with its `config.yaml`; raises UserError where that cannot be."""
-        now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
-        name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
+        started, commit, versions = datetime.now(UTC), git_commit(), library_versions()
+        name = f"{started:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
         with storage.translate_write_errors(f"log_dir={config['log_dir']}"):
             record = cls(storage.make_folder(parent / f"seed{config['seed']}", name), {})
@@ -178,7 +175,7 @@ class Record:
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             overrides=overrides,
-            started_at=now.isoformat(timespec="seconds"),
+            started_at=started.isoformat(timespec="seconds"),
             finished_at=None,
             error=None,
         )
@@ -251,8 +248,7 @@ class Record:
         self.update(status="running", finished_at=None, error=None, **metadata)
 
     def end(self, status: str, **metadata: Any) -> None:
-        finished_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self.update(status=status, finished_at=finished_at, **metadata)
+        self.update(status=status, finished_at=now(), **metadata)
 
     def add_metrics(self, row: dict[str, float]) -> None:
         """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""

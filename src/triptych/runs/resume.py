@@ -3,7 +3,9 @@
 import csv
 import logging
 import os
+import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,8 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     record = Record.open(find_run(config["resume"]))
     folder = record.folder
     with storage.lock_run(folder):
-        if link := next(filter(Path.is_symlink, find_own_files(folder)), None):
-            raise UserError(f"{link}: a link, and might lead anywhere; put a file in its place")
         check_files(folder)
+        check_links_of_others(folder)
         check_run_config(record, config)
         merged = merge_request(config, overrides, record)
         check_unfinished(record, merged)
@@ -71,6 +72,21 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
     if is_possible and "trainer.devices" not in map(setting_name, overrides):
         torch.set_num_threads(number)
     return record
+
+
+def check_links_of_others(folder: Path) -> None:
+    """Raise UserError where what Lightning and callbacks write as well would leave the folder.
+
+    The links deeper down that a logger makes are its own.
+    """
+    places = (folder.rglob(name) for name in ("hparams*.yaml", "metrics*.csv"))
+    for path in filter(Path.is_symlink, chain(folder.iterdir(), *places)):
+        if not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
+            raise UserError(f"{path}: a link that leads out of the run's folder; delete it")
+    log_file = folder / "train.log"  # appended to, by its name alone
+    if log_file.exists() and log_file.stat().st_nlink > 1:
+        with storage.atomic_write(log_file) as temporary:
+            shutil.copyfile(log_file, temporary)
 
 
 def check_place(record: Record, config: Config) -> None:
@@ -266,8 +282,16 @@ def truncate_metrics(path: Path, step: int) -> None:
         writer.writeheader()
         for row in rows:
             number = row.get("step", "")
-            if number.isdecimal() and int(number) <= step and not row.get("test/accuracy"):
-                writer.writerow(row)
+            if number.isdecimal() and float(number) <= step and not row.get("test/accuracy"):
+                writer.writerow({name: row[name] for name in row if is_number(row[name])})
+
+
+def is_number(text: Any) -> bool:
+    try:
+        float(text)
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def truncate_events(folder: Path, step: int) -> None:

@@ -49,7 +49,7 @@ def find_run(place: str) -> Path:
     path = Path(place).expanduser()
     is_inside = path.exists() or path.suffix == ".ckpt"  # it may have been deleted
     for folder in [path, *path.parents[:2]] if is_inside else []:
-        if (folder / "run.json").exists():
+        if os.path.lexists(folder / "run.json"):
             return folder
     try:
         below = find_run_folders(str(path), "resume")

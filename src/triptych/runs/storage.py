@@ -5,6 +5,7 @@ import fcntl
 import logging
 import math
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from triptych.errors import UserError
 
 log = logging.getLogger(__name__)
 TEXT_SUFFIXES = (".json", ".yaml", ".csv")
+# What a spreadsheet calculates, after a quote or white space too; some do so after wide signs.
+FORMULA = re.compile(r"[\s'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20\t\r]")
 MAX_TEXT_BYTES = 64_000_000  # no run writes a text near it
 
 
@@ -25,7 +28,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path that replaces `path`, whole and on disk, when the block ends."""
     # Part of the name only: with the number it must not be longer than a name may be.
     temporary = path.with_name(f".{path.name[-40:]}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
+        temporary.touch(exist_ok=False)  # new, so that no link of that name is followed
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -35,12 +40,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows, the head first, in UTF-8."""
+    """Write rows, the head first, in UTF-8; texts by `escape_formulas`."""
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        csv.writer(file).writerows(rows)  # with ends of lines that quote both of theirs in a cell
+        # With ends of lines that quote both of theirs in a cell.
+        csv.writer(file).writerows(map(escape_formulas, rows))
+
+
+def escape_formulas(row: Iterable[object]) -> list[object]:
+    """The row with a ' before each text that a spreadsheet would calculate."""
+    return [f"'{c}" if isinstance(c, str) and FORMULA.match(c) else c for c in row]
+
+
+def unescape_formula(text: str) -> str:
+    """A cell as it was before `escape_formulas`."""
+    return text[1:] if text[:1] == "'" and FORMULA.match(text[1:]) else text
 
 
 @contextmanager
@@ -95,8 +111,10 @@ def replace_non_finite(value: Any) -> Any:
 
 
 def check_regular_file(path: Path) -> Path:
-    """The path; raises OSError at a FIFO or a device, which would block its reader, and at a text
-    that would fill its memory."""
+    """The path; raises OSError at a link, which may lead anywhere, at a FIFO or a device, which
+    would block its reader, and at a text that would fill its memory."""
+    if path.is_symlink():
+        raise OSError(f"{path} is a link, and might lead anywhere")
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
     if path.suffix in TEXT_SUFFIXES and path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
@@ -147,9 +165,9 @@ def lock_run(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder}: {holder} is at work on this run\nwait for it, or stop it"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # on a full disk it holds without a name
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     try:
         yield
     finally:
@@ -167,5 +185,9 @@ def is_locked(folder: Path) -> bool:
 
 
 def _open_no_follow(path: str, flags: int) -> int:
-    """An opener that follows no link and does not wait at a FIFO."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    """An opener that follows no link, of either kind, and does not wait at a FIFO."""
+    number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if os.fstat(number).st_nlink > 1:
+        os.close(number)
+        raise OSError(f"{path} is a hard link to another file; delete it")
+    return number

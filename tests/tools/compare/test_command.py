@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,22 @@ def test_a_place_that_cannot_be_written_to_is_an_error(logs: Path, tmp_path: Pat
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match=f"out={tmp_path}/out: "):
         compare(config(logs, tmp_path / "out"))
+
+
+def test_a_comparison_s_folder_is_no_link_unless_it_is_typed(tmp_path: Path) -> None:
+    run, precious = write_run(tmp_path / "logs"), tmp_path / "precious"
+    precious.mkdir()
+    (tmp_path / "logs" / "comparison").symlink_to(precious)
+    (run.parent / "comparison").symlink_to(precious)
+    for place in (tmp_path / "logs", run, f"{run.parent}/*"):
+        with pytest.raises(UserError, match=f"comparison: a link.*\nout={precious}"):
+            compare(config(place))
+    assert list(precious.iterdir()) == []
+    half = precious / f".index.html.{os.getpid()}"
+    half.symlink_to(run / "run.json")
+    before = (run / "run.json").read_bytes()
+    assert compare(config(run, precious)) == precious / "index.html"
+    assert (run / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(("command", "setting"), [("compare", "runs"), ("evaluate", "run")])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from triptych.runs.storage import unescape_formula
 from triptych.tools.predict.output import (
     Choice,
     Layout,
@@ -64,7 +65,8 @@ def test_a_csv_file_gives_back_every_path_and_has_a_cell_for_every_column(path: 
     header, good, bad = csv.reader(io.StringIO(text, newline=""))
     assert len(header) == len(good) == len(bad) == len(set(header))
     row = dict(zip(header, good, strict=True))
-    assert row["path"].encode(errors="backslashreplace") == path.encode(errors="backslashreplace")
+    read = unescape_formula(row["path"])
+    assert read.encode(errors="backslashreplace") == path.encode(errors="backslashreplace")
     assert (row["class"], row["probability"], row["class_2"]) == ("hip\npo", "0.45", "cat")
     assert (row["two, seed=1 class"], row["two, seed=1 probability"]) == ("hip\npo", "0.7")
     assert [cell for cell in bad[1:] if cell] == ["broken, or so"]

@@ -94,6 +94,25 @@ def test_cleaning_takes_last_checkpoints_of_finished_runs_that_nobody_works_on(
     assert "freed: 0 bytes of 0" in show(capsys, logs, clean=True), "nothing is left to free"
 
 
+def test_cleaning_deletes_nothing_behind_a_link_that_was_not_typed(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    (strangers / "mine").symlink_to(logs)
+    before = checkpoints(logs)
+    for place in (strangers, f"{strangers}/*", f"{strangers}/**/seed0"):
+        assert "freed: 0 bytes of 0" in show(capsys, place, clean=True)
+    [finished] = logs.glob("shapes/alexnet/seed0/*")
+    (finished / "checkpoints").rename(tmp_path / "big disk")
+    (finished / "checkpoints").symlink_to(tmp_path / "big disk")
+    assert "is a link" in show(capsys, finished, clean=True)
+    (finished / "checkpoints").unlink()
+    (tmp_path / "big disk").rename(finished / "checkpoints")
+    assert checkpoints(logs) == before
+    assert "freed: 4.0 MB of 2" in show(capsys, strangers / "mine", clean=True)
+
+
 def test_a_folder_that_is_no_run_any_more_hides_no_other(
     logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

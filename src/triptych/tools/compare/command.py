@@ -57,7 +57,8 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if not config["allow_mixed"]:
         require_comparable(networks)
     comparison = build_comparison(networks, problems)
-    page = write_files(comparison, out or choose_folder(config["runs"], networks))
+    out = out or choose_folder(config["runs"], networks)
+    page = write_files(comparison, out)
     labels = [recipe.label for recipe in comparison.recipes]
     lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
     lines += filter(None, (comparison.banner, *comparison.verdict))
@@ -70,12 +71,15 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
 
 def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:
     """`comparison/` in the folder that was given; of a run, a list or a glob in the nearest folder
-    that holds all of the runs."""
+    that holds all of the runs. Raises UserError where that is a link: it may be somebody's."""
     [*given] = [places] if isinstance(places, str) else places
+    parents: Sequence[str | Path] = [network.folder.resolve().parent for network in networks]
     if len(given) == 1 and os.path.isdir(given[0]) and not Path(given[0], "run.json").exists():
-        return Path(given[0], "comparison")
-    parents = [network.folder.resolve().parent for network in networks]
-    return Path(os.path.commonpath(parents)) / "comparison"
+        parents = given
+    out = Path(os.path.commonpath(parents)) / "comparison"
+    if out.is_symlink():
+        raise UserError(f"{out}: a link, and might lead anywhere\nout={out.resolve()} follows it")
+    return out
 
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:

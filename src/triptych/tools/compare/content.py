@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
+from triptych.runs.storage import escape_formulas
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
 from triptych.tools.statistics.inference import WithInterval
@@ -164,9 +165,8 @@ class Comparison:
 def write_csv(networks: Iterable[TrainedNetwork]) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_list_columns, networks))
+    rows = ([columns[name] for name in COLUMNS] for columns in map(_list_columns, networks))
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(escape_formulas, rows)])
     return text.getvalue()
 
 

@@ -6,6 +6,7 @@ Shapes: M networks, C classes.
 import csv
 import io
 import json
+import os
 import sys
 import textwrap
 import warnings
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from triptych.data.photos import Unreadable, read_image
 from triptych.errors import sanitize_text
 from triptych.figures import save, truncate
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, escape_formulas
 
 DIGITS = 6  # of a probability, the precision of float32
 SCREEN_LETTERS = 20  # of a class on the screen
@@ -95,8 +96,14 @@ def open_output(out: Path | None, layout: Layout) -> Iterator[Write]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     stdout = sys.stdout  # a progress bar replaces it
-    yield (write_lines if stdout.isatty() else write_csv)(stdout, layout)
-    stdout.flush()
+    try:
+        try:
+            yield (write_lines if stdout.isatty() else write_csv)(stdout, layout)
+        finally:
+            stdout.flush()
+    except OSError:  # else the rest of the buffer is tried again when the program ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        raise
 
 
 def write_csv(file: TextIO, layout: Layout) -> Write:
@@ -105,13 +112,13 @@ def write_csv(file: TextIO, layout: Layout) -> Write:
     columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
     columns += [f"{voter} {name}" for voter in layout.voters for name in ("class", "probability")]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", *columns, "error"])
+    writer.writerow(escape_formulas(["path", *columns, "error"]))
 
     def write(prediction: Prediction) -> None:
         choices = (*prediction.top, *prediction.votes)
         cells = [cell for label, p in choices for cell in (label, round(p, DIGITS))]
         cells = cells or [""] * len(columns)
-        writer.writerow([prediction.path, *cells, prediction.error])
+        writer.writerow(escape_formulas([prediction.path, *cells, prediction.error]))
 
     return write
 

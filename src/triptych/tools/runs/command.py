@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from rich.table import Table
 from triptych.cli import show_line
 from triptych.config import Config
 from triptych.errors import UserError, sanitize_text
-from triptych.runs.reader import find_run_folders, find_temporary_files
+from triptych.runs.reader import check_files, find_run_folders, find_temporary_files
 from triptych.runs.record import Record
 from triptych.runs.storage import check_regular_file, is_locked, lock_run
 
@@ -67,7 +68,7 @@ def runs(config: Config, overrides: Sequence[str] = ()) -> None:
     if config["size"] or config["clean"]:
         console.print(make_size_table(listed))
     if config["clean"]:
-        clean(listed, console)
+        clean(listed, config["runs"], console)
 
 
 def read_run(folder: Path) -> Run:
@@ -160,13 +161,24 @@ def make_size_table(listed: Sequence[Run]) -> Table:
     return table
 
 
-def clean(listed: Sequence[Run], console: Console) -> None:
+def check_place(folder: Path, places: str | Sequence[str]) -> None:
+    """Raise UserError where a link below the places, not one that was typed, leads to the run."""
+    for place in [places] if isinstance(places, str) else places:
+        typed = place if os.path.exists(place) else re.split(r"[*?[]", place)[0].rpartition("/")[0]
+        if folder.resolve().is_relative_to(Path(typed).resolve()):
+            return
+    raise UserError(f"{folder}: a link leads there; runs={folder.resolve()} names it")
+
+
+def clean(listed: Sequence[Run], places: str | Sequence[str], console: Console) -> None:
     """Delete what finished runs do not need. A run that a process works on is left alone."""
     num_bytes = num_runs = 0
     for run in listed:
         if not run.can_free:
             continue
         try:
+            check_place(run.folder, places)
+            check_files(run.folder)
             with lock_run(run.folder):
                 for path in run.can_free:
                     num_bytes += path.stat().st_size
