@@ -20,7 +20,8 @@ from triptych.training import train
 PRINTS = """
 import logging, sys
 from triptych import cli
-cli.open_screen()
+cli.open_screen(is_result="result" in sys.argv)
+assert ("closed" in sys.argv) == (sys.__stdout__ is None)
 cli.configure_logging()
 for _ in range(3):
     print("žaba 写真 " * 2000)
@@ -45,7 +46,11 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "ends", ["| head -c 9", ">&-", ">&- 2>&-", ">&- 2>&- <&-", "> /dev/full 2>&1", "2>&1 | true"]
+    "ends",
+    [
+        *("| head -c 9", "closed >&-", "result closed >&-", "closed >&- 2>&- <&-", "2>&-"),
+        *("> /dev/full 2>&1", "2>&1 | true", "1< /dev/null 2<&1"),
+    ],
 )
 def test_output_that_goes_nowhere_ends_no_program(ends: str, prints: Path) -> None:
     ended = shell(f'"$PY" {prints} {ends}')

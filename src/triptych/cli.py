@@ -40,14 +40,14 @@ TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WO
 def run() -> None:
     """The console script `triptych <command> ...`, also `python -m triptych <command> ...`."""
     command, *arguments = sys.argv[1:] or ["--help"]
-    open_screen(is_result=command == "predict")
+    if command in list_commands():
+        sys.argv = ["triptych", *arguments]
+        return main(command)
+    open_screen()
     if command in ("--help", "-h"):
         from triptych.help import format_overview
 
         print(format_overview(list_commands()))
-    elif command in list_commands():
-        sys.argv = ["triptych", *arguments]
-        main(command)
     else:
         nearest = closest_matches(command, list_commands(), cutoff=0.6)
         known = f"nearest: {nearest}" if nearest else f"one of: {', '.join(list_commands())}"
@@ -62,11 +62,12 @@ def main(command: str) -> None:
     # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
     # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    open_screen(is_result=command == "predict")
     program, *arguments = sys.argv
+    is_help = not {"--help", "-h"}.isdisjoint(arguments)
+    open_screen(is_result=command == "predict" and not is_help)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        if {"--help", "-h"} & set(arguments):
+        if is_help:
             from triptych.help import format_help
 
             print(format_help(command, arguments))
@@ -153,7 +154,8 @@ def open_screen(*, is_result: bool = False) -> None:
     """Have what is printed end no command: letters that the screen lacks become `?`, a broken pipe
     and a full disk lose lines, and what is closed is /dev/null.
 
-    `is_result`: standard output is what the command is for, and must not be lost without a word.
+    `is_result`: standard output is what the command is for, and must not be lost without a word;
+    where it is closed, `sys.__stdout__` is None.
     In a locale that is not UTF-8 the program starts again in Python's UTF-8 mode, for its files.
     """
     is_program = sys.stdout is None or sys.stdout is sys.__stdout__
@@ -167,7 +169,7 @@ def open_screen(*, is_result: bool = False) -> None:
     sys.stdin = sys.stdin or open(0)  # noqa: SIM115
     for number, name in enumerate(("stdout", "stderr"), 1):
         old = getattr(sys, name)
-        if (is_result and number == 1) or (old and old is not getattr(sys, f"__{name}__")):
+        if old and ((is_result and number == 1) or old is not getattr(sys, f"__{name}__")):
             continue
         writer = io.BufferedWriter(Screen(number, "w", closefd=False))
         encoding, is_line = (old.encoding, old.line_buffering) if old else ("utf-8", False)

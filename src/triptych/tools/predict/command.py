@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 def predict(config: Config, overrides: list[str]) -> None:
     """Run `predict_images` in a process whose standard output is for predictions alone."""
     rich.reconfigure(stderr=True)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the process without a message
     signal.signal(signal.SIGTERM, exit_on_signal)  # which deletes an unfinished output
     predict_images(config)
 
@@ -39,7 +38,7 @@ def predict_images(config: Config) -> None:
     An image that cannot be read gets a row with its error. Raises UserError, before any output is
     touched, where a setting, a run or every image cannot be used.
     """
-    if not config["out"] and sys.stdout is None:  # `>&-`
+    if not config["out"] and sys.__stdout__ is None:  # `>&-`
         raise UserError("out: standard output is closed; name a file, such as out=predictions.csv")
     for setting, suffixes in OUTPUT_SUFFIXES.items():
         if config[setting]:
@@ -54,8 +53,11 @@ def predict_images(config: Config) -> None:
 
 
 def read_paths(lines: Iterable[bytes]) -> Iterator[str]:
-    """Paths as they arrive, one a line."""
-    return (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r\n")))
+    """Paths as they arrive, one a line; raises UserError where they cannot be read."""
+    try:
+        yield from (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r\n")))
+    except OSError as error:
+        raise UserError(f"images=-: standard input cannot be read ({error})") from error
 
 
 def check_output(setting: str, path: Path, suffixes: Sequence[str], overwrite: bool) -> None:

@@ -49,6 +49,8 @@ def write_predictions(config: Config, folders: list[Path], paths: Iterable[str])
             f"batch_size={config['batch_size']}: out of memory on {device}\n"
             "try batch_size=8 or device=cpu"
         ) from error
+    except BrokenPipeError:  # as of `| head`: whoever reads has enough
+        raise SystemExit(141) from None
     except OSError as error:  # it names the file
         raise UserError(f"out: cannot be written ({error})") from error
     rate = num_images / (time.perf_counter() - start)
