@@ -26,6 +26,7 @@ from triptych.build import check_shares
 from triptych.config import Config
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
+from triptych.runs.failures import end_run
 from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
@@ -76,12 +77,12 @@ def record_end(
         log.error("%s%s", error, f"; to go on: {resume_command(record)}" if record else "")
         if record:
             (record.folder / "traceback.txt").unlink(missing_ok=True)  # other ranks' consequence
-            record.end("interrupted", error=error)
+            end_run(record, "interrupted", error=error)
     elif record and record.metadata.get("status") == "running" and record.metadata != before:
         if stopped_by is None:
-            record.end("failed", error=f"rank {rank} ended with exit code {code}")
+            end_run(record, "failed", error=f"rank {rank} ended with exit code {code}")
         else:
-            record.end("interrupted", error=None)
+            end_run(record, "interrupted", error=None)
 
 
 class Ranks:

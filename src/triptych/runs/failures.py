@@ -1,5 +1,6 @@
 """What becomes of a run that fails: what went wrong, what to try, what is left of its folder."""
 
+import json
 import shutil
 import traceback
 from contextlib import suppress
@@ -10,7 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError, summarize_error
-from triptych.runs.record import Record
+from triptych.runs.record import Record, now
+from triptych.runs.storage import atomic_write
 
 
 def translate_error(error: Exception, record: Record) -> UserError | RunFailed | None:
@@ -84,6 +86,23 @@ def record_failure(folder: Path, error: str) -> None:
     status = record.metadata["status"]
     if status == "finished" or (status == "failed" and ranks.cluster_environment()):
         return
-    (folder / "traceback.txt").write_text(traceback.format_exc())
+    with suppress(OSError), atomic_write(folder / "traceback.txt") as path:  # of a full disk
+        path.write_text(traceback.format_exc(), errors="backslashreplace")
     where = f"rank {ranks.get_rank()}: " if ranks.cluster_environment() else ""
-    record.end("failed", error=where + error)
+    end_run(record, "failed", error=where + error)
+
+
+def end_run(record: Record, status: str, **error: str | None) -> None:
+    """Record how a run ended. On a full disk the record is written over, in fewer letters."""
+    try:
+        record.end(status, **error)
+    except OSError:
+        with (record.folder / "run.json").open("rb+") as file:
+            num_bytes = len(file.read())
+            cut = {name: text and text[:200] for name, text in error.items()}
+            ended = record.metadata | {"status": status, "finished_at": now()} | cut
+            text = json.dumps(ended, separators=(",", ":")).encode().ljust(num_bytes)
+            if len(text) > num_bytes:
+                raise
+            file.seek(0)
+            file.write(text)

@@ -52,9 +52,10 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as stop:
         if record.metadata["status"] != "finished":
             with suppress(OSError, UserError):  # the disk may be full, or the folder gone
+                from triptych.runs.failures import end_run
                 from triptych.runs.resume_request import resume_command
 
-                record.end("interrupted")
+                end_run(record, "interrupted")
                 log.info("interrupted; to go on: %s", resume_command(record))
         # Lightning makes exit code 1 of a KeyboardInterrupt.
         raise SystemExit(143 if stop.args == (143,) else 130) from None
