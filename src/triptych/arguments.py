@@ -1,11 +1,12 @@
 """Paths as they are typed: where Hydra would read a number, a list or a function, they are quoted.
 
-Imported where a path has letters that mean something to Hydra.
+Imported where a path has letters that mean something to Hydra, and by commands that write a file.
 """
 
 import os
 import re
 import shlex
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -112,3 +113,15 @@ def check_commas(argument: str, parts: list[str]) -> None:
         listed = shlex.quote(f"{name}=[{','.join(parts)}]")
         mend = listed if name in LISTS_OF_PATHS else f"-m {shlex.quote(argument)}"
         raise UserError(f"{argument}: {len(parts)} paths; to take each: {mend}")
+
+
+def check_writable(label: str, path: Path) -> None:
+    """Raise UserError, which begins with `label`, where `atomic_write` could never put a file."""
+    if os.path.isdir(path):
+        raise UserError(f"{label}: is a folder")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # the name is too long, or a part of the path is no folder
+        raise UserError(f"{label}: cannot be written ({error.strerror})") from error

@@ -63,11 +63,10 @@ def main(command: str) -> None:
     # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     program, *arguments = sys.argv
-    is_help = not {"--help", "-h"}.isdisjoint(arguments)
-    open_screen(is_result=command == "predict" and not is_help)
+    open_screen(is_result=command == "predict" and {"--help", "-h"}.isdisjoint(arguments))
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        if is_help:
+        if {"--help", "-h"} & set(arguments):
             from triptych.help import format_help
 
             print(format_help(command, arguments))

@@ -21,7 +21,7 @@ from scipy.special import softmax
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import write_prediction_table
-from triptych.runs.storage import check_regular_file, unescape_formula
+from triptych.runs.storage import FORMULA, check_regular_file
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
@@ -142,6 +142,11 @@ def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
         raise UserError(f"{path}: not of test.npz; delete it, evaluate.py writes it again")
     names = [unescape_formula(name) for name, _ in rows]
     return dict(zip(test.index.tolist(), sanitize(names), strict=True))
+
+
+def unescape_formula(text: str) -> str:
+    """A cell as it was before `escape_formulas`."""
+    return text[1:] if text[:1] == "'" and FORMULA.match(text[1:]) else text
 
 
 def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:

@@ -54,11 +54,6 @@ def escape_formulas(row: Iterable[object]) -> list[object]:
     return [f"'{c}" if isinstance(c, str) and FORMULA.match(c) else c for c in row]
 
 
-def unescape_formula(text: str) -> str:
-    """A cell as it was before `escape_formulas`."""
-    return text[1:] if text[:1] == "'" and FORMULA.match(text[1:]) else text
-
-
 @contextmanager
 def translate_write_errors(label: str) -> Iterator[None]:
     """Raise UserError, which begins with `label`, where the block cannot write."""
@@ -66,18 +61,6 @@ def translate_write_errors(label: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{label}: cannot be written to ({error})") from error
-
-
-def check_writable(label: str, path: Path) -> None:
-    """Raise UserError, which begins with `label`, where `atomic_write` could never put a file."""
-    if os.path.isdir(path):
-        raise UserError(f"{label}: is a folder")
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # the name is too long, or a part of the path is no folder
-        raise UserError(f"{label}: cannot be written ({error.strerror})") from error
 
 
 def make_folder(parent: Path, name: str) -> Path:

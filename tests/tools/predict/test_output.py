@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from triptych.runs.storage import unescape_formula
+from triptych.runs.predictions import unescape_formula
 from triptych.tools.predict.output import (
     Choice,
     Layout,

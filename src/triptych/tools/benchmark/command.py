@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from triptych.arguments import check_writable
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.storage import atomic_write, check_writable
+from triptych.runs.storage import atomic_write
 
 if TYPE_CHECKING:
     from triptych.tools.sweep.jobs import Job

@@ -4,11 +4,11 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from triptych.arguments import check_writable
 from triptych.config import Config, format_value
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
-from triptych.runs.storage import check_writable
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import rich
 
+from triptych.arguments import check_writable
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.stopping import exit_on_signal
-from triptych.runs.storage import check_writable
 
 OUTPUT_SUFFIXES = {"out": (".csv", ".jsonl", ".ndjson"), "grid": (".png",)}
 
