@@ -1,5 +1,6 @@
 """Image files of every kind: what is decoded, and in what words the rest is refused."""
 
+import gzip
 import io
 import os
 import struct
@@ -33,16 +34,13 @@ def pixels(data: bytes, **options: Any) -> np.ndarray:
     return np.asarray(read_image(data, **options)).astype(int)
 
 
-@pytest.mark.parametrize("source", [Path, bytes, io.BytesIO])
-def test_a_path_bytes_and_an_open_file_give_the_same_rgb(
-    source: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_path_and_bytes_give_the_same_rgb(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(CORNERS))
     path = tmp_path / "ünï çödé.png"
     path.write_bytes(data)
-    image = read_image(path if source is Path else source(data))
-    assert image.mode == "RGB"
-    assert_array_equal(np.asarray(image), CORNERS)
+    for image in (read_image(path), read_image(data)):
+        assert image.mode == "RGB"
+        assert_array_equal(np.asarray(image), CORNERS)
 
 
 # The stored pixels of each orientation, as the EXIF standard words it: where row 0 and column 0
@@ -156,6 +154,113 @@ def test_too_many_pixels_are_refused_by_the_header_at_a_limit_that_can_be_set(
     entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
     with pytest.raises(Unreadable, match="max_pixels=40000"):
         read_image(struct.pack("<HHH", 0, 1, 1) + entry + inner, max_pixels=40_000)
+
+
+def repeat_scan(data: bytes, times: int) -> bytes:
+    """A JPEG whose last scan, with its Huffman table, is there so often."""
+    start = data.rindex(b"\xff\xc4")
+    return data[:start] + data[start:-2] * times + data[-2:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+@pytest.mark.parametrize(("mode", "own"), [("L", 6), ("RGB", 10)])
+def test_a_jpeg_has_at_most_100_scans(kind: str, mode: str, own: int) -> None:
+    image = Image.fromarray(CORNERS).convert(mode)
+    data = encoded(image, "JPEG", progressive=True)
+    assert data.count(b"\xff\xda") == own
+    behind = encoded(image, "JPEG") if kind == "MPO" else b""
+    most = repeat_scan(data, 101 - own) + behind
+    assert_array_equal(pixels(most), pixels(data))
+    # Neither what is behind the image, such as a film, nor a comment counts.
+    assert read_image(most + b"\xff\xda" * 200).size == image.size
+    comment = b"\xff\xfe\x01\x92" + b"\xff\xda" * 200
+    assert read_image(most[:2] + comment + most[2:]).size == image.size
+    with pytest.raises(Unreadable, match="100 scans"):
+        read_image(repeat_scan(data, 102 - own) + behind)
+
+
+def tiff(tags: dict[int, list[int]], data: bytes) -> bytes:
+    """Grey, deflated, 8 bits; the data is at byte 8."""
+    tags = {258: [8], 259: [8], 262: [1], 277: [1]} | tags
+    start = 8 + len(data)
+    entries, beyond = b"", b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            place = start + 6 + 12 * len(tags) + len(beyond)
+            packed, beyond = struct.pack("<I", place), beyond + packed
+        entries += struct.pack("<HHI", tag, 4, len(values)) + packed
+    head = b"II*\0" + struct.pack("<I", start) + data + struct.pack("<H", len(tags))
+    return head + entries + bytes(4) + beyond
+
+
+def test_a_tiff_is_not_larger_inside_than_it_says() -> None:
+    data = zlib.compress(bytes(4096))
+
+    def tiles(side: int) -> bytes:
+        return tiff(
+            {256: [40], 257: [40], 322: [side], 323: [side], 324: [8], 325: [len(data)]}, data
+        )
+
+    assert read_image(tiles(64), max_pixels=2048).size == (40, 40)
+    with pytest.raises(Unreadable, match="tiles of 80x80"):
+        read_image(tiles(80), max_pixels=2048)
+    # Every row in the same bytes, most of which are empty blocks.
+    data = b"\x78\x01" + b"\0\0\0\xff\xff" * 100 + zlib.compress(bytes(1))[2:]
+
+    def rows(num: int) -> bytes:
+        return tiff({256: [1], 257: [num], 278: [1], 273: [8] * num, 279: [len(data)] * num}, data)
+
+    assert read_image(rows(4), max_pixels=500).size == (1, 4)
+    with pytest.raises(Unreadable, match="upon each other"):
+        read_image(rows(400), max_pixels=500)
+
+
+def fits(side: int) -> bytes:
+    """Black, compressed, of a format that Pillow decodes pixel by pixel."""
+    first: dict[str, Any] = {"SIMPLE": "T", "BITPIX": 8, "NAXIS": 0}
+    second = {"XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 0, "NAXIS2": 0}
+    second |= {"ZIMAGE": "T", "ZCMPTYPE": "'GZIP_1  '"}
+    second |= {"ZBITPIX": 8, "ZNAXIS": 2, "ZNAXIS1": side, "ZNAXIS2": side}
+    heads = [
+        "".join(f"{key:8}= {value}".ljust(80) for key, value in cards.items()) + "END"
+        for cards in (first, second)
+    ]
+    return b"".join(h.ljust(2880).encode() for h in heads) + gzip.compress(bytes(4 * side**2))
+
+
+def test_what_takes_long_is_ended_and_the_next_image_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "slow.fits"
+    path.write_bytes(fits(2000))
+    decoder = photos.Decoder(seconds=0.2)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(Unreadable, match=r"more than 0\.2 s"):
+            decoder.read_image(source)
+        image = decoder.read_image(encoded(Image.fromarray(CORNERS)))
+        assert_array_equal(np.asarray(image), CORNERS)
+    with pytest.raises(Unreadable, match="not decoded here"):
+        decoder.read_image(path, formats=photos.COMMON)
+    assert decoder.process
+    decoder.process.kill()
+    decoder.process.wait()
+    assert decoder.read_image(encoded(Image.fromarray(CORNERS))).size == (24, 16)
+    # Of a common format, each piece that is read takes little.
+    monkeypatch.setattr(photos, "MAX_SECONDS", 0.05)
+    data, profile = encoded(Image.new("L", (1, 1))), b"iCCPa\0\0" + zlib.compress(bytes(10**6))
+    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
+    assert read_image(data[:33] + chunk + data[33:]).size == (1, 1)
+    with pytest.raises(Unreadable, match=r"more than 0\.05 s"):
+        read_image(data[:33] + chunk * 200 + data[33:])
+
+
+def test_a_rare_format_is_decoded_in_another_process_to_the_same_pixels() -> None:
+    deep = encoded(Image.fromarray(np.array([[0, 4095]], np.uint16)), "PPM")
+    for options in ({}, {"max_value": 4095.0}):
+        images = [read_image(deep, isolate=apart, **options) for apart in (True, False)]
+        assert_array_equal(*map(np.asarray, images))
+        assert [image.info["max_value"] for image in images] == [4095, 4095]
 
 
 def noise(kind: str) -> bytes:

@@ -1,25 +1,44 @@
 """One image file, of any format and kind that Pillow decodes, as RGB pixels; no torch here.
 
+A file may come from anybody, so what bounds the time and memory of its decoding is known before it
+starts, or it is decoded in a process that ends.
+
 Shapes: H, W pixels of an image; S pixels a side of a square.
 """
 
 import io
+import json
+import os
 import re
+import resource
+import signal
+import subprocess
+import sys
+import time
 import warnings
+import weakref
 from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from triptych.errors import sanitize_text
 
 FITS = ("crop", "pad", "stretch")  # how an image becomes a square
 MAX_PIXELS = 64_000_000  # a header may promise any number, and all of them are held at once
+MAX_SECONDS = 30  # of processor time; 64 million pixels of an ordinary file take about one
+MAX_SCANS = 100  # of a JPEG, each goes over all pixels; libtiff's limit, encoders write about 10
+SCAN, END = b"\xff\xda", b"\xff\xd9"
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG, with a length behind it
 BACKDROP = "white"  # what shows through where an image is transparent
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+BOUNDED = (*COMMON, "MPO", "AVIF")  # their time grows with bytes and pixels alone
 # EPS and WMF are programs that another program runs; of the others Pillow knows only the names.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 SUFFIXES = Image.registered_extensions()  # fills Image.OPEN, too
@@ -30,17 +49,23 @@ FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 IMAGE_SUFFIXES = frozenset(s for s, kind in SUFFIXES.items() if kind in (*FORMATS, "MPO"))
 
 
+ANSWER = "from triptych.data.photos import *; answer_requests(int(sys.argv[1]))"
+INFO = {"max_value", "own_range"}  # what `read_image` adds
+idle: list["Decoder"] = []
+
+
 class Unreadable(Exception):
     """A file that gives no image; the reason in one line."""
 
 
 def read_image(
-    source: Path | bytes | BinaryIO,
+    source: Path | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
     side: int | None = None,
     max_value: float | None = None,
+    isolate: bool = True,
 ) -> Image.Image:
     """The (first) image of a file, upright, RGB, 8 bits a channel, over white where transparent.
 
@@ -49,9 +74,10 @@ def read_image(
     by that: it is white, and so is what is above. Colours of 16 bits are scaled alike, but Pillow
     reads the upper 8 of them alone. `info` of such an image has `max_value`, the largest that it
     holds, and `own_range`. Several threads may call this at once. With `side`, a JPEG may be
-    decoded at a smaller scale, with no side shorter than twice that: several times as fast. Raises
-    Unreadable for every other file, and for one whose header names more than `max_pixels`, before
-    these are decoded.
+    decoded at a smaller scale, with no side shorter than twice that: several times as fast. With
+    `isolate`, formats that are not `BOUNDED` are decoded in a process of their own. Raises
+    Unreadable for every other file, for one whose header names more than `max_pixels`, before these
+    are decoded, and for one that takes longer than `MAX_SECONDS` or much memory for its pixels.
     """
     # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -59,9 +85,13 @@ def read_image(
     try:
         if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
             raise Unreadable("no file")
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=formats) as image:
+        raw = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)
+        with TimedFile(raw) as file, Image.open(file, formats=formats) as image:
             check_size(image, max_pixels)
+            if isolate and image.format not in BOUNDED:
+                options = {"formats": formats, "side": side, "max_value": max_value}
+                return read_isolated(source, max_pixels=max_pixels, **options)
+            check_work(image, file, max_pixels)
             is_deep_colour = DEEP_COLOUR.search(str(image.tile))
             if side:
                 image.draft(None, (2 * side, 2 * side))
@@ -82,9 +112,55 @@ def read_image(
         raise Unreadable(sanitize_text(reason.splitlines()[0])[:200]) from error
 
 
+class TimedFile(io.BufferedReader):
+    """A file that cannot be read any more once its thread has worked for `MAX_SECONDS`."""
+
+    def __init__(self, raw: io.RawIOBase | io.BytesIO) -> None:
+        super().__init__(raw)
+        self.end = time.thread_time() + MAX_SECONDS
+        self.num_reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.num_reads += 1
+        if self.num_reads % 50 == 0 and time.thread_time() > self.end:  # a look is slow
+            raise Unreadable(f"takes more than {MAX_SECONDS} s to decode")
+        return super().read(size)
+
+
 def check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise Unreadable(f"{image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
+
+
+def check_work(image: Image.Image, file: TimedFile, max_pixels: int) -> None:
+    """Raise Unreadable if a few bytes are to be decoded many times over."""
+    if isinstance(image, JpegImageFile):
+        file.seek(0)
+        if count_scans(file.read(2**29)) > MAX_SCANS:
+            raise Unreadable(f"a JPEG of more than {MAX_SCANS} scans")
+    elif isinstance(image, TiffImageFile):
+        tags, tag = image.tag_v2, ExifTags.Base
+        width, height = tags.get(tag.TileWidth, 1), tags.get(tag.TileLength, 1)
+        columns, rows = -(-image.width // width), -(-image.height // height)
+        if columns * width * rows * height > 2 * max_pixels:
+            raise Unreadable(f"tiles of {width}x{height} pixels")
+        num_bytes = file.seek(0, io.SEEK_END)
+        parts = (*tags.get(tag.StripByteCounts, ()), *tags.get(tag.TileByteCounts, ()))
+        if sum(min(part, num_bytes) for part in parts) > num_bytes + 4 * max_pixels:
+            raise Unreadable("a TIFF whose parts lie upon each other")
+
+
+def count_scans(data: bytes) -> int:
+    """Of a JPEG, up to the end of the (first) image; past `MAX_SCANS` it stops to count."""
+    if (num_scans := data.count(SCAN)) <= MAX_SCANS:  # at most, and nearly always the end of it
+        return num_scans
+    num_scans, position = 0, 2
+    while num_scans <= MAX_SCANS and (marker := MARKER.search(data, position)):
+        if marker[0] == END:
+            break
+        num_scans += marker[0] == SCAN
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return num_scans
 
 
 def convert_to_rgb(image: Image.Image, max_value: float | None = None) -> Image.Image:
@@ -135,3 +211,96 @@ def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8
         down = across.resize((width, height), box=(0, top, width, bottom))
         squared.paste(down, (round((side - width) / 2), round((side - height) / 2)))
     return np.ascontiguousarray(np.asarray(squared).transpose(2, 0, 1))
+
+
+class Decoder:
+    """A process that decodes images, for one thread, each in at most `seconds` of processor time.
+
+    It starts with the first image, and again after one that ended it.
+    """
+
+    def __init__(self, seconds: float = MAX_SECONDS) -> None:
+        self.seconds = seconds
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.pipe, theirs = Pipe()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", ANSWER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libtiff writes there
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # each would reserve memory
+                start_new_session=True,  # Ctrl-C is for its parent
+            )
+        self.end = weakref.finalize(self, end_process, process, self.pipe)
+        return process
+
+    def read_image(self, source: Path | bytes, **options: Any) -> Image.Image:
+        """As the function of that name, and no decoder can end or fill more than the process."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self.start()
+        path = None if isinstance(source, bytes) else str(source.absolute())
+        try:
+            self.pipe.send_bytes(json.dumps([path, self.seconds, options]).encode())
+            if isinstance(source, bytes):
+                self.pipe.send_bytes(source)
+            size, info = json.loads(self.pipe.recv_bytes())
+            if not size:
+                raise Unreadable(info)
+            image = Image.frombytes("RGB", size, self.pipe.recv_bytes())
+        except (OSError, EOFError) as error:
+            is_late, self.process = self.end() == -signal.SIGPROF, None
+            late = f"takes more than {self.seconds} s to decode"
+            raise Unreadable(late if is_late else "ended its decoder") from error
+        image.info = info
+        return image
+
+
+def end_process(process: subprocess.Popen[bytes], pipe: Connection) -> int:
+    """Whatever it does; returns its exit code."""
+    process.kill()
+    pipe.close()
+    return process.wait()
+
+
+def answer_requests(number: int) -> None:
+    """Decode what a `Decoder` sends by a descriptor, until its other end is closed."""
+    pipe = Connection(number)
+    with suppress(EOFError):
+        while True:
+            path, seconds, options = json.loads(pipe.recv_bytes())
+            source = pipe.recv_bytes() if path is None else Path(path)
+            limit_memory(options.get("max_pixels", MAX_PIXELS))
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
+            try:
+                image = read_image(source, isolate=False, **options)
+            except Unreadable as error:
+                pipe.send_bytes(json.dumps([None, str(error)]).encode())
+            else:
+                info = {key: image.info[key] for key in INFO & image.info.keys()}
+                pipe.send_bytes(json.dumps([image.size, info]).encode())
+                pipe.send_bytes(image.tobytes())
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def limit_memory(max_pixels: int) -> None:
+    """Of this process: what Python needs, and twice what JPEG 2000 takes for so many pixels."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = 2**31 + 40 * max_pixels
+    with suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def read_isolated(source: Path | bytes, **options: Any) -> Image.Image:
+    """As `read_image`, by a process that is free."""
+    try:
+        decoder = idle.pop()
+    except IndexError:
+        decoder = Decoder()
+    try:
+        return decoder.read_image(source, **options)
+    finally:
+        idle.append(decoder)
