@@ -74,9 +74,11 @@ class SlurmLauncher(ProcessLauncher):
     """Submits all jobs at once to SLURM and waits for them; the options are submitit's."""
 
     def __init__(self, parameters: DictConfig, **options: Any) -> None:
-        self.options = options | {"parameters": OmegaConf.to_container(parameters, resolve=True)}
+        self.options = options
+        self.parameters: Any = OmegaConf.to_container(parameters, resolve=True)
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.tools.sweep.cluster import make_executor, submit_sweep
+        from triptych.tools.sweep import cluster
 
-        submit_sweep(jobs, make_executor(**self.options))
+        parameters = cluster.choose_resources(self.parameters, jobs)
+        cluster.submit_sweep(jobs, cluster.make_executor(**self.options, parameters=parameters))

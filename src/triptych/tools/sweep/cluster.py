@@ -1,17 +1,44 @@
-"""A sweep whose jobs a cluster runs, by submitit (extra `slurm`)."""
+"""A sweep whose jobs a cluster runs, by submitit (extra `slurm`).
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+submitit asks `sacct` how jobs stand, which a cluster without accounting does not answer; here
+`squeue` is asked, which every SLURM has.
+"""
+
+import io
+import logging
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 from triptych.cli import configure_logging
 from triptych.errors import UserError
 from triptych.runs.record import hash_code
+from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.jobs import Job, Outcome, find_run_of_job, is_done
 from triptych.tools.sweep.sweep import print_results
+
+log = logging.getLogger(__name__)
+MAX_PAUSE = 20.0  # seconds from one look at the queue to the next
+RESULT_SECONDS = 10.0  # for a file of a job that has ended to be seen from another machine
+AUTO = {"cpus_per_task": 4, "mem_gb": 32}  # or what the largest node has
+FORGOTTEN = "forgotten"  # no word of SLURM's: it ended long ago
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT", FORGOTTEN),
+}
+# Why a job waits: until others have ended, or for ever.
+ORDINARY = {"", "None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}
+NEVER = {"BadConstraints", "InvalidQOS", "InvalidAccount", "PartitionTimeLimit"}
+Queue = dict[str, tuple[str, str]]  # by job id SLURM's words for how it stands, and why
 
 
 class SubmittedJob:
@@ -21,25 +48,105 @@ class SubmittedJob:
         self.job = job
 
     def __call__(self) -> str:
-        """Train, or resume an earlier run of the job; the message of a UserError, else empty."""
-        from triptych.training import train  # imports torch
+        """Train, or resume an earlier run of the job; the message of a UserError, else empty.
 
-        configure_logging()
-        job = self.job._replace(code=hash_code(self.job.config))  # as it is on this machine now
-        earlier = None if job.fresh else find_run_of_job(job)
-        if earlier and is_done(earlier, job):
-            return ""
-        try:
-            with suppress(SystemExit):  # the record says why
+        Raises SystemExit where SLURM stopped it: then it has no result, and may be requeued.
+        """
+        with requeue_when_saved():
+            from triptych.training import train  # imports torch
+
+            configure_logging()
+            job = self.job._replace(code=hash_code(self.job.config))  # as on this machine now
+            earlier = None if job.fresh else find_run_of_job(job)
+            if earlier and is_done(earlier, job):
+                return ""
+            try:
                 train(*sweep_jobs.train_arguments(job, earlier))
-        except UserError as error:
-            return str(error)
+            except UserError as error:
+                return str(error)
+            except SystemExit as stop:
+                if stop.code != 1:  # else the record says why
+                    raise
         return ""
 
     def checkpoint(self) -> Any:
         """What submitit requeues where SLURM cuts a job off: the same, to be resumed."""
         job = SubmittedJob(self.job._replace(fresh=False))
         return import_module("submitit.helpers").DelayedSubmission(job)
+
+
+@contextmanager
+def requeue_when_saved() -> Iterator[None]:
+    """Answer SIGUSR2, at which submitit requeues the job, as SIGTERM: the run is saved first."""
+    requeue, main_pid = signal.getsignal(signal.SIGUSR2), os.getpid()
+    received: list[tuple[int, FrameType | None]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == main_pid:  # a worker of a loader has the signal, too
+            received.append((number, frame))
+            os.kill(main_pid, signal.SIGTERM)
+
+    with (
+        signal_handlers(stop, [signal.SIGUSR2]),
+        signal_handlers(exit_on_signal, [signal.SIGTERM]),
+    ):
+        try:
+            yield
+        except SystemExit:
+            if received and callable(requeue):
+                requeue(*received[0])
+            raise
+
+
+class Node(NamedTuple):
+    """The most that a node of a partition has."""
+
+    cpus: int
+    memory_gb: float
+    gpus: int
+
+
+def find_largest_node(partition: str | None) -> Node | None:
+    """Of a partition, by default the cluster's default; None where `sinfo` knows none."""
+    command = ["sinfo", "--noheader", "--exact", "--format=%P|%c|%m|%G"]
+    command += [f"--partition={partition}"] if partition else []
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    rows = [line.split("|") for line in answer.stdout.splitlines()]
+    rows = [row for row in rows if partition or row[0].endswith("*")] or rows
+    if not rows:
+        return None
+    cpus, megabytes = (max(int(row[n].rstrip("+")) for row in rows) for n in (1, 2))
+    gpus = [int(count) for row in rows for count in re.findall(r"\bgpu:(?:[^:,(]+:)?(\d+)", row[3])]
+    return Node(cpus, megabytes // 1024 or megabytes / 1024, max(gpus, default=0))
+
+
+def choose_resources(parameters: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
+    """submitit's parameters with a number for each `auto`: what the jobs use, on the node at most.
+
+    None, which asks for nothing, for the GPUs of jobs that use none, or of a node without.
+    """
+    values = dict(parameters)
+    if "auto" not in values.values():
+        return values
+    node = find_largest_node(values.get("slurm_partition"))
+    limits = {"cpus_per_task": node.cpus, "mem_gb": node.memory_gb} if node else AUTO
+    for name, usual in AUTO.items():
+        if values.get(name) == "auto":
+            values[name] = min(usual, limits[name])
+    if values.get("gpus_per_node") == "auto":
+        most = node.gpus if node else 1
+        values["gpus_per_node"] = max(count_gpus(job.config, most) for job in jobs) or None
+    return values
+
+
+def count_gpus(config: Mapping[str, Any], num_visible: int) -> int:
+    devices = config["trainer"].get("devices", 1)
+    if num_visible and isinstance(devices, list):
+        return len(devices)
+    return sweep_jobs.num_gpus(dict(config), num_visible)
 
 
 def make_executor(
@@ -50,34 +157,151 @@ def make_executor(
         submitit = import_module("submitit")
     except ImportError as error:
         raise UserError("hydra/launcher=slurm: pip install submitit (extra `slurm`)") from error
+    if type(max_num_timeout) is not int or max_num_timeout < 0:
+        raise UserError(f"hydra.launcher.max_num_timeout={max_num_timeout}: must be at least 0")
+    for name, value in parameters.items():
+        if re.fullmatch("(slurm_)?(nodes|n?tasks_per_node)", name) and value not in (None, 1):
+            raise UserError(
+                f"hydra.launcher.parameters.{name}={value}: must be 1, for a job is one process, "
+                "which starts another for each of trainer.devices"
+            )
     try:
         executor = submitit.AutoExecutor(
             Path(folder, "%j"), cluster, slurm_max_num_timeout=max_num_timeout
         )
         executor.update_parameters(**parameters)
-    except (RuntimeError, ValueError, TypeError, NameError) as error:
+    except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"hydra.launcher: cluster={cluster}: {reason}") from error
     return executor
 
 
+def submit_jobs(jobs: Sequence[Job], executor: Any) -> list[Any]:
+    """submitit's handles of the jobs; raises UserError with sbatch's reason where it refuses."""
+    try:
+        with redirect_stderr(io.StringIO()):  # submitit prints the reason there, too
+            return list(executor.submit_array([SubmittedJob(job) for job in jobs]))
+    except (RuntimeError, OSError) as error:
+        reason = re.sub("sbatch: (error: )?|Batch job submission failed: ", "", str(error))
+        raise refuse_parameters("; ".join(reason.split("\n")), executor) from error
+
+
+def refuse_parameters(reason: str, executor: Any) -> UserError:
+    asked = " ".join(f"{name}={value}" for name, value in executor._executor.parameters.items())
+    return UserError(
+        f"hydra.launcher.parameters: SLURM refuses {asked}\nits reason: {reason}\n"
+        "what it has: sinfo --format='%P %l %c %m %G' (partition, time, cores, MB, GPUs of a node)"
+    )
+
+
+def query_queue() -> Queue | None:
+    """Every job of this user that SLURM still knows; None where it does not answer.
+
+    It forgets a job minutes after its end.
+    """
+    command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%r"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return None
+    rows = (line.split("|", 2) for line in answer.stdout.splitlines())
+    return {name: (state, reason) for name, state, reason in rows}
+
+
+class ClusterJob:
+    """A job that was submitted; `handle` is submitit's.
+
+    `state` and `reason`: SLURM's words for how it stands, and why.
+    """
+
+    def __init__(self, job: Job, handle: Any) -> None:
+        self.job, self.handle = job, handle
+        self.state = self.reason = ""
+        self.is_of_slurm = type(handle).__name__ == "SlurmJob"  # else a stand-in of submitit's
+        self._ended_at: float | None = None
+
+    def poll(self, queue: Queue | None) -> Outcome | None:
+        """How the job ended; None while it has not, or while that is unknown."""
+        if not self.is_of_slurm:
+            return self._find_outcome() if self.handle.done() else None
+        if queue is None:
+            return None
+        self.state, self.reason = queue.get(self.handle.job_id, (FORGOTTEN, ""))
+        if self.state not in ENDED:
+            self._ended_at = None
+            return None
+        self._ended_at = self._ended_at or time.monotonic()
+        has_waited = time.monotonic() - self._ended_at > RESULT_SECONDS
+        return self._find_outcome() if has_waited or self._has_result() else None
+
+    def _has_result(self) -> bool:
+        return not self.is_of_slurm or self.handle.paths.result_pickle.exists()
+
+    def _find_outcome(self) -> Outcome:
+        """By the run's record, what the job returned, or else SLURM's word and the job's log."""
+        record = find_run_of_job(self.job) or find_run_of_job(self.job._replace(same_code=False))
+        paths, status = self.handle.paths, "failed"
+        if self._has_result():
+            exception = self.handle.exception()
+            error = find_reason(str(exception)) if exception else self.handle.result()
+            status = "failed" if exception else "refused"
+        elif paths.stderr.exists():
+            error = f"{self.state} (SLURM)\n{read_end(paths.stderr)}".strip()
+        else:  # it never began: a record is of an earlier run
+            return Outcome(self.state.lower(), error=f"{self.state} (SLURM)")
+        if record is None:
+            return Outcome(status, error=error, log_file=paths.stderr)
+        if record.metadata["status"] == "running":
+            return Outcome("killed", record, error, log_file=paths.stderr)
+        outcome = sweep_jobs.outcome_of_run(record, is_earlier=False)
+        return outcome._replace(error=outcome.error or error, log_file=paths.stderr)
+
+
+def find_reason(trace: str) -> str:
+    """The exception's own line within submitit's account of it."""
+    lines = trace.partition("\nYou can check")[0].splitlines()
+    return next((line for line in reversed(lines) if line.strip("- ")), trace)
+
+
+def read_end(path: Path) -> str:
+    with suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-3:])
+    return ""
+
+
 def submit_sweep(jobs: Sequence[Job], executor: Any) -> None:
     """Submit the jobs, wait for them, print how they ended; exits with 1 unless all finished."""
-    submitted = executor.submit_array([SubmittedJob(job) for job in jobs])
-    print(f"submitted: {' '.join(job.job_id for job in submitted)}", flush=True)
-    outcomes = list(map(wait_for_job, jobs, submitted))
+    submitted = [*map(ClusterJob, jobs, submit_jobs(jobs, executor))]
+    print(f"submitted: {' '.join(job.handle.job_id for job in submitted)}", flush=True)
+    outcomes = wait_for_jobs(submitted, executor)
     print_results(jobs, outcomes)
     if any(outcome.status != "finished" for outcome in outcomes):
         raise SystemExit(1)
 
 
-def wait_for_job(job: Job, submitted: Any) -> Outcome:
-    """How a job ended, once it has; `submitted` is submitit's handle of it."""
-    exception = submitted.exception()  # waits
-    error = str(exception) if exception else submitted.result()
-    record = find_run_of_job(job) or find_run_of_job(job._replace(same_code=False))
-    if record is None:
-        return Outcome("failed" if exception else "refused", error=error)
-    if record.metadata["status"] == "running":
-        return Outcome("killed", record, error)
-    return sweep_jobs.outcome_of_run(record, is_earlier=False)
+def wait_for_jobs(submitted: Sequence[ClusterJob], executor: Any) -> list[Outcome]:
+    """How each job ended, once all have; raises UserError where SLURM will never start them."""
+    labels = sweep_jobs.label_jobs([job.job for job in submitted])
+    waiting, outcomes = dict(enumerate(submitted)), dict[int, Outcome]()
+    shown = ORDINARY
+    began = time.monotonic()
+    while waiting:
+        queue = query_queue() if submitted[0].is_of_slurm else None
+        for number, job in list(waiting.items()):
+            if outcome := job.poll(queue):
+                outcomes[number] = outcome
+                del waiting[number]
+                log.info("[%d/%d] %s: %s", number + 1, len(labels), labels[number], outcome.status)
+        reasons = {job.reason for job in waiting.values() if job.state == "PENDING"}
+        if never := reasons & NEVER:
+            for job in waiting.values():
+                job.handle.cancel(check=False)
+            raise refuse_parameters(", ".join(never), executor)
+        if new := reasons - shown:
+            log.info("jobs wait: %s (SLURM)", ", ".join(new))
+        shown = shown | reasons
+        if waiting:
+            time.sleep(min(MAX_PAUSE, 1 + (time.monotonic() - began) / 20))
+    return [outcomes[number] for number in range(len(submitted))]

@@ -176,12 +176,15 @@ def lock_job(job: Job) -> IO[str] | None:
 
 
 class Outcome(NamedTuple):
-    """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`."""
+    """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`, or what
+    SLURM says of a job that it did not start.
+    """
 
     status: str
     record: Record | None = None
     error: str = ""
     is_earlier: bool = False
+    log_file: Path | None = None  # of a cluster
 
 
 def outcome_of_run(run: Record, *, is_earlier: bool) -> Outcome:
