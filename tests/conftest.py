@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Runs, data and weights of the person who runs the tests are neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
-        for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME"):
+        for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME", "XDG_STATE_HOME"):
             patch.setenv(key, str(tmp_path_factory.mktemp(key.lower())))
         patch.delenv("TRIPTYCH_STORAGE", raising=False)
         yield

@@ -178,8 +178,8 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_17600_lines_and_the_tests_19900() -> None:
-    assert 5000 < count_lines(SOURCES) <= 17_600
+def test_the_source_has_at_most_17800_lines_and_the_tests_19900() -> None:
+    assert 5000 < count_lines(SOURCES) <= 17_800
     assert 5000 < count_lines(TESTS) <= 19_900
 
 

@@ -32,16 +32,21 @@ from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+KINDS = {"model": BackboneFactory, "data.source": Source}  # what a node has to make
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
 
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
-    """What a `_target_` of the config makes; raises UserError where it refuses its settings."""
+    """What a `_target_` of the config makes; raises UserError where it refuses its settings, or
+    makes what does not belong there."""
     try:
-        return hydra_instantiate({"_convert_": "all"} | node, **more)  # lists and dicts of Python
+        made = hydra_instantiate({"_convert_": "all"} | node, **more)  # lists and dicts of Python
     except HydraException as error:
         reason = summarize_error(error.__cause__ or error)
         raise UserError(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
+    if key in KINDS and not isinstance(made, KINDS[key]):
+        raise UserError(f"{key}: {node.get('_target_')} makes no {KINDS[key].__name__}")
+    return made
 
 
 def build_datamodule(

@@ -73,11 +73,11 @@ def rgb(rule: Rule) -> Rule:
 
 
 SPLITS = Rule(
-    "{train: folder, val: folder, test: folder}, the last two optional",
+    "{train: folder, val: folder, test: folder} below data.root, the last two optional",
     lambda v: (
         type(v) is dict
         and {"train"} <= v.keys() <= {"train", "val", "test"}
-        and all(map(TEXT.holds, v.values()))
+        and all(TEXT.holds(f) and not {"/", ".."} & {*Path(f).parts} for f in v.values())
     ),
 )
 

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from triptych.config import MONITOR, Config, find_targets
 from triptych.errors import UserError
+from triptych.models import is_weights_path
 from triptych.runs import storage
 from triptych.runs.training_code import hash_training_code
 
@@ -31,6 +32,7 @@ COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
+PLAIN = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of data sets of ours
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
@@ -158,6 +160,7 @@ class Record:
             record = cls(storage.make_folder(parent / f"seed{config['seed']}", name), {})
             record.write_config(config)
         record.update(
+            **record.sign(config),
             schema=SCHEMA,
             status="running",
             num_epochs=None,
@@ -245,7 +248,17 @@ class Record:
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
-        self.update(status="running", finished_at=None, error=None, **metadata)
+        self.update(status="running", finished_at=None, error=None, **metadata, **self.sign(config))
+
+    def sign(self, config: Config) -> dict[str, Any]:
+        """What `run.json` says of a config with places of its owner's: see `trust.sign`."""
+        source, weights = config["data"]["source"], config["model"].get("weights")
+        is_plain = source["_target_"].startswith("triptych.") and source.keys() <= {*PLAIN}
+        if is_plain and source.get("root", "data") == "data" and not is_weights_path(weights or ""):
+            return {}
+        from triptych.runs.trust import sign  # a default run needs nothing of it
+
+        return {"signature": sign(self.folder)}
 
     def end(self, status: str, **metadata: Any) -> None:
         self.update(status=status, finished_at=now(), **metadata)

@@ -1,6 +1,7 @@
 """Resuming a run: in its own folder, from its last checkpoint."""
 
 import csv
+import json
 import logging
 import os
 import shutil
@@ -31,6 +32,7 @@ from triptych.runs.resume_request import (
     merge_request,
     read_history,
     resume_arguments,
+    use_own_places,
 )
 from triptych.runs.stopping import is_requeued
 from triptych.runs.training_code import find_changed, merge_hashes
@@ -47,7 +49,12 @@ TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last
 def open_resumed(config: Config, overrides: list[str]) -> tuple[Record, Config]:
     """The run to resume, from rank zero, and the config that it goes on with."""
     record = ranks.create_on_rank_zero(lambda: reopen_run(config, overrides))
-    return record, merge_request(config, overrides, record)
+    merged = merge_request(config, overrides, record)
+    # Only rank zero's user may have the key by which the run's places are trusted.
+    data = ranks.broadcast_from_rank_zero(
+        "data", lambda: json.dumps(use_own_places(merged, config, record)["data"])
+    )
+    return record, merged | {"data": json.loads(data)}
 
 
 def reopen_run(config: Config, overrides: list[str]) -> Record:
@@ -62,7 +69,7 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
         check_files(folder)
         check_links_of_others(folder)
         check_run_config(record, config)
-        merged = merge_request(config, overrides, record)
+        merged = use_own_places(merge_request(config, overrides, record), config, record)
         check_unfinished(record, merged)
         if config_hash(merged) != config_hash(record.config):
             check_place(record, merged)

@@ -18,14 +18,20 @@ from triptych.config import (
     CONFIGS,
     Config,
     as_list,
-    find_targets,
     format_value,
     setting_name,
 )
 from triptych.errors import UserError
+from triptych.models import is_weights_path
 from triptych.runs.reader import find_run_folders
 from triptych.runs.record import NOT_THE_EXPERIMENT, Record, config_hash
-from triptych.runs.trust import check_untrusted_config, find_unknown_targets
+from triptych.runs.trust import (
+    check_untrusted_config,
+    find_unknown_targets,
+    is_below_data_dir,
+    is_signed,
+    localize_source,
+)
 
 EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be given more
 ENDS_SCHEDULE = "StochasticWeightAveraging"  # puts a schedule of its own in the place of the run's
@@ -73,7 +79,8 @@ def check_request(config: Config, overrides: Sequence[str]) -> None:
     """Raise UserError where the run that `resume=` names cannot be resumed as typed."""
     record = Record.open(find_run(config["resume"]))
     check_run_config(record, config)
-    check_unfinished(record, merge_request(config, overrides, record))
+    merged = use_own_places(merge_request(config, overrides, record), config, record)
+    check_unfinished(record, merged)
 
 
 def check_run_config(record: Record, config: Config) -> None:
@@ -82,11 +89,40 @@ def check_run_config(record: Record, config: Config) -> None:
     `config` is the command's own: whose targets somebody typed, they trust.
     """
     run_config = record.config
-    check_untrusted_config(run_config, {*config["trusted_targets"], *find_targets(config)})
+    check_untrusted_config(run_config, find_trusted_targets(config))
     # One that was killed when it was to go on for longer has its new hash before its new config.
     before = [entry.get("config_hash") for entry in read_history(record)[-1:]]
     if config_hash(run_config) not in [record.metadata.get("config_hash"), *before]:
         raise UserError(f"{record.folder}/config.yaml: edited since; start a new run instead")
+
+
+def find_trusted_targets(config: Config) -> set[str]:
+    """The `_target_`s that a command's own config trusts: those that were typed."""
+    return {*config["trusted_targets"], *find_unknown_targets(config)}
+
+
+def use_own_places(merged: Config, config: Config, record: Record) -> Config:
+    """The config of a run to resume with the places of its data on this machine.
+
+    Raises UserError where somebody else's has a place that `config`, the command's own, has not.
+    """
+    if is_signed(record.folder, record.metadata.get("signature")):
+        return merged
+    own, weights = config["data"]["source"], str(merged["model"].get("weights"))
+    typed = {k: v for k, v in merged["data"]["source"].items() if is_same(v, own.get(k))}
+    source, unknown = localize_source(merged, find_trusted_targets(config), typed)
+    add = [f"data.{name}={source[name]}" for name in unknown]
+    is_read = is_weights_path(weights) and not record.checkpoint_path("last").exists()
+    is_typed = is_same(weights, config["model"].get("weights"))
+    if is_read and not is_typed and not is_below_data_dir(weights):
+        add.append(f"model.weights={weights}")
+    if add:
+        raise UserError(
+            f"{record.folder}: not a run of yours, or edited since; it names places outside of "
+            f"DATA_DIR\nif they are right, add {shlex.join(add)}"
+        )
+    root = {"root": source["root"]} if "root" in source else {}
+    return merged | {"data": merged["data"] | root | {"source": source}}
 
 
 def read_history(record: Record) -> list[dict[str, Any]]:
@@ -257,7 +293,7 @@ def resume_arguments(
 ) -> tuple[Config, list[str]]:
     """Config and overrides with which `train` resumes a run, as a person would with `resume=`."""
     # Whoever starts a job trusts the targets of its config.
-    trusted = sorted({*config["trusted_targets"], *find_targets(config)})
+    trusted = sorted(find_trusted_targets(config))
     resumed = config | {"resume": str(folder), "trusted_targets": trusted}
     return resumed, [o for o in overrides if setting_name(o) in NOT_THE_EXPERIMENT]
 

@@ -1,42 +1,196 @@
-"""Which configs of run folders may be used: a `_target_` in one would be imported and called."""
+"""What of a run folder's config may be used: the folder may be somebody else's, or edited by hand.
 
-from collections.abc import Iterable
+A `_target_` in it would be imported and called, and a text become a path or an address. So both are
+taken from the installed configs, or from what is typed now. Where the owner of a run has typed a
+place of their own, a signature in `run.json` says so, by a key that no other user can read.
+"""
+
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import hydra
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config import CONFIGS, SCORING, Config, check_config, find_targets
+from triptych.config import (
+    CONFIGS,
+    FREE,
+    RULES,
+    SCORING,
+    Config,
+    check_config,
+    format_value,
+)
 from triptych.errors import UserError
+
+KEY_BYTES = 32
+HOW = ("fit", "splits")  # texts of photos: how to read them, and folders below their root
+PLACES = ("root", "labels")  # of photos: only their owner knows
+
+
+class Node(NamedTuple):
+    """A mapping that Hydra makes an object of: where it stands, lists left out, and of what."""
+
+    slot: str
+    target: Any
+    options: str  # _partial_, _args_ and others of Hydra's, as one text
 
 
 def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
-    """Raise UserError where the config of a run folder breaks a rule of `check_config`, names a
-    `_target_` that neither the installed configs nor `trusted` name, or has an interpolation, which
-    could resolve to one: what a run writes is resolved."""
+    """Raise UserError where the config of a run folder breaks a rule of `check_config`, has a
+    `_target_` that neither `trusted` names nor an installed config has in the same place, or an
+    interpolation, which could resolve to one: what a run writes is resolved."""
     if "${" in repr(config):
         raise UserError("config.yaml: holds an interpolation ${...}; write its value there instead")
-    if unknown := find_unknown_targets(config) - set(trusted):
-        names = ",".join(sorted(unknown))
+    if unknown := [node for node in find_unknown_nodes(config) if node.target not in {*trusted}]:
+        names = ",".join(sorted({node.target for node in unknown}))
+        places = ", ".join(sorted({node.slot for node in unknown}))
         raise UserError(
-            f"_target_={names}: not in the installed configs\n"
+            f"_target_={names}: not in the installed configs, or not as {places}\n"
             f"if you trust what it runs, add 'trusted_targets=[{names}]'"
         )
     check_config(config)
 
 
 def find_unknown_targets(config: Config) -> set[str]:
-    """Every `_target_` that the installed configs do not name."""
-    return set(find_targets(config)) - installed_targets()
+    """Every `_target_` that the installed configs do not have in its place."""
+    return {node.target for node in find_unknown_nodes(config)}
+
+
+def find_unknown_nodes(config: Config) -> Iterator[Node]:
+    """Raises UserError at a `_target_` that is no text."""
+    for node in find_nodes(config):
+        if type(node.target) is not str:
+            raise UserError(f"{node.slot}._target_={format_value(node.target)}: must be a text")
+        if node not in installed_nodes():
+            yield node
+
+
+def find_nodes(value: Any, slot: str = "") -> Iterator[Node]:
+    if isinstance(value, list):
+        for child in value:
+            yield from find_nodes(child, slot)
+    elif isinstance(value, dict):
+        options = {k: v for k, v in value.items() if re.fullmatch(r"_\w+_", str(k))}
+        if options:
+            yield Node(slot, options.pop("_target_", None), repr(options))
+        for name, child in value.items():
+            yield from find_nodes(child, f"{slot}.{name}" if slot else str(name))
 
 
 @cache
-def installed_targets() -> set[str]:
-    nodes = map(OmegaConf.load, CONFIGS.rglob("*.yaml"))
-    return {target for node in nodes for target in find_targets(OmegaConf.to_container(node))}
+def installed_nodes() -> set[Node]:
+    nodes, groups_of_runs = set[Node](), {key.partition(".")[0] for key in RULES}
+    for path in CONFIGS.rglob("*.yaml"):
+        groups = path.relative_to(CONFIGS).parent.parts
+        is_global = not groups or "@package _global_" in path.read_text()
+        slots = [".".join(groups[: n + 1]) for n in range(len(groups))]  # data=mine/birds
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        for slot in [""] if is_global else slots:
+            nodes |= {*find_nodes(content, slot)}
+    return {node for node in nodes if node.slot.partition(".")[0] in groups_of_runs}
 
 
 def drop_training_parts(config: Config) -> Config:
     """The config of a run without the callbacks, loggers and plugins that only its training had."""
     trainer, names = config.get("trainer"), ("max_epochs", "accelerator", *SCORING)
-    kept = {name: trainer[name] for name in names if name in trainer} if trainer else {}
+    kept = {n: trainer[n] for n in names if n in trainer} if isinstance(trainer, dict) else {}
     return config | {"trainer": kept}
+
+
+def localize_source(
+    config: Config, trusted: Iterable[str], typed: Config | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the data source of a checked config that nobody here has signed, and which of
+    them are places that have to be typed.
+
+    Texts are those of the installed data set, or `typed` now, for a run to resume. Raises UserError
+    at other arguments than that has, and where a run to resume had other texts than `root`.
+    """
+    settings, unknown = dict(config["data"]["source"]), list[str]()
+    target = settings.pop("_target_")
+    is_ours = target.startswith("triptych.data.")
+    installed = find_installed_source(target, config["data"]["name"])
+    for name, value in [] if target in {*trusted} else [*settings.items()]:
+        rule = RULES.get(f"data.source.{name}") or RULES.get(f"data.{name}", FREE)
+        is_right = name in installed and (not is_ours or rule.or_null().holds(value))
+        is_place = isinstance(value, str | list | dict) and not (is_ours and name in HOW)
+        if is_right and (not is_place or value in (installed[name], (typed or {}).get(name))):
+            continue
+        if is_right and installed[name] is not None and (typed is None or name == "root"):
+            settings[name] = installed[name]
+        elif is_right and is_ours and name in PLACES:
+            unknown += [] if is_below_data_dir(value) else [name]
+        else:
+            raise UserError(
+                f"data.source.{name}={format_value(value)}: not in the installed configs\n"
+                f"if you trust what it does, add 'trusted_targets=[{target}]'"
+            )
+    return {"_target_": target} | settings, unknown
+
+
+def is_below_data_dir(path: str) -> bool:
+    data_dir = os.path.realpath(os.environ.get("DATA_DIR") or "data")
+    return "\0" not in path and Path(os.path.realpath(path)).is_relative_to(data_dir)
+
+
+def find_installed_source(target: str, name: str) -> dict[Any, Any]:
+    """The arguments that an installed data set gives a source of this `_target_`, by preference the
+    one of this name; each is None where one of them has to be typed."""
+    paths = [*(CONFIGS / "data").rglob("*.yaml")]
+    for path in sorted(paths, key=lambda p: (p.stem != name, target not in p.read_text(), p)):
+        source = compose_data(path.relative_to(CONFIGS / "data").with_suffix("")).source
+        if source.get("_target_") == target:
+            with suppress(OmegaConfBaseException):
+                return dict(OmegaConf.to_container(source, resolve=True))  # type: ignore[arg-type]
+            return dict.fromkeys(source)
+    return {}
+
+
+@cache
+def compose_data(choice: Path) -> Any:
+    """An installed data set; it is resolved when it is used, as the environment may change."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("train", [f"data={choice}"]).data
+
+
+def is_signed(folder: Path, signature: Any) -> bool:
+    """Whether this user has trained with the config that lies in a run folder."""
+    expected = sign(folder, make_key=False) if isinstance(signature, str) else None
+    given = str(signature).encode(errors="replace")
+    return expected is not None and hmac.compare_digest(given, expected.encode())
+
+
+def sign(folder: Path, *, make_key: bool = True) -> str | None:
+    """HMAC-SHA256 of the config that lies in a run folder; None where this user has no key."""
+    key = read_key(make=make_key)
+    text = (folder / "config.yaml").read_bytes()
+    return hmac.new(key, text, "sha256").hexdigest() if key else None
+
+
+def read_key(*, make: bool) -> bytes | None:
+    """This user's key, made if need be; None where there is none, or others can read it."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    with suppress(OSError, RuntimeError):  # no home, one that cannot be written, no links in it
+        state = Path(home) if os.path.isabs(home) else Path.home() / ".local" / "state"
+        path = state / "triptych" / "key"
+        if make and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # for its owner alone
+                file.write(secrets.token_bytes(KEY_BYTES))
+                file.flush()
+                with suppress(FileExistsError):  # another process was first
+                    os.link(file.name, path)
+        with path.open("rb") as file:
+            status, key = os.fstat(file.fileno()), file.read(KEY_BYTES + 1)
+            is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            return key if is_own and len(key) == KEY_BYTES else None
+    return None

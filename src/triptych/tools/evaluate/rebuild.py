@@ -4,6 +4,7 @@ Shapes: B images of a batch, H x W stored pixels, S pixels a side of the network
 """
 
 import copy
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
-from triptych.config import SCORING, Config
+from triptych.config import SCORING, Config, format_value
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_change
 from triptych.data.transforms import DeviceTransforms
@@ -23,6 +24,7 @@ from triptych.library import Run
 from triptych.models.backbone import Backbone
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
+from triptych.runs.trust import is_signed, localize_source
 
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
 
@@ -31,7 +33,8 @@ AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Light
 class RebuiltRun:
     """A run's network with the weights that were scored, in evaluation mode.
 
-    `precision` is Lightning's name of it; `to` moves to a device.
+    `precision` is Lightning's name of it; `to` moves to a device. The data source of `config` has
+    this machine's places; unless `knows_place`, they have to be typed.
     """
 
     record: Record
@@ -39,6 +42,7 @@ class RebuiltRun:
     classes: tuple[str, ...]
     backbone: Backbone
     precision: str = "32-true"
+    knows_place: bool = True
 
     def __post_init__(self) -> None:
         self.device = torch.device("cpu")
@@ -64,11 +68,16 @@ class RebuiltRun:
 def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     """The network of a finished run, on the CPU; needs no images.
 
-    Raises UserError where the folder is no finished run, and where `Run.network` does.
+    Raises UserError where the folder is no finished run, and where `Run.network` does or
+    `localize_source`.
     """
     record = read_finished(folder)
-    backbone = Run(record).network(trusted)
-    return RebuiltRun(record, record.config, tuple(record.metadata["classes"]), backbone)
+    backbone, config = Run(record).network(trusted), record.config
+    run = RebuiltRun(record, config, tuple(record.metadata["classes"]), backbone)
+    if not is_signed(folder, record.metadata.get("signature")):
+        config["data"]["source"], unknown = localize_source(config, trusted)
+        run.knows_place = not unknown
+    return run
 
 
 def read_data(
@@ -80,10 +89,19 @@ def read_data(
     they are missing, or are not those of the record.
     """
     folder, metadata, config = run.record.folder, run.record.metadata, copy.deepcopy(run.config)
-    if root is not None and "root" in config["data"]["source"]:
-        config["data"]["source"]["root"] = root
+    settings = config["data"]["source"]
+    if root is not None and "root" in settings:
+        settings["root"] = root
+        if not run.knows_place and "labels" in settings:
+            settings["labels"] = os.path.join(root, os.path.basename(settings["labels"]))
+    elif not run.knows_place:
+        raise UserError(
+            f"{folder}: not a run of yours, or edited since; its data.root="
+            f"{format_value(settings['root'])} is not read\n"
+            "data_root=<folder> says where its photos lie"
+        )
     config["data"]["batch_size"] = batch_size or config["data"]["batch_size"]
-    source: Source = instantiate("data.source", config["data"]["source"])
+    source: Source = instantiate("data.source", settings)
     if missing := source.missing():
         raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")
     data = build_datamodule(config, source.read(), run.backbone.preprocessing)
