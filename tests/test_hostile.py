@@ -48,7 +48,8 @@ def undisturbed(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def reopen(folder: Path) -> Record:
-    return reopen_run({"resume": str(folder), "trusted_targets": list(TARGETS)}, [])
+    config = {"resume": str(folder), "trusted_targets": list(TARGETS)}
+    return reopen_run(config | {"data": {"source": {}}, "model": {}}, [])
 
 
 def message(answer: dict[str, Any], code: int = 2) -> str:
