@@ -11,7 +11,6 @@ import pytest
 
 from tests.composing import composed
 from tests.tiny import TINY
-from triptych import cli
 from triptych.cli import ROOT
 from triptych.config import format_value
 from triptych.errors import RunFailed, UserError, summarize_error
@@ -97,25 +96,6 @@ def test_a_training_goes_on_where_nobody_reads_and_a_launcher_left_its_variables
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["overrides"][-1] == f"log_dir={tmp_path}/[a] b=c"
-
-
-def test_several_processes_that_torchrun_did_not_start_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("SLURM_JOB_ID", *cli.TORCHRUN):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.setenv(name, "1")
-    cli.check_launcher()
-    assert not {"RANK", "LOCAL_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE=2"):
-        cli.check_launcher()
-    started = dict.fromkeys(cli.TORCHRUN, "2")
-    for name, value in started.items():
-        monkeypatch.setenv(name, value)
-    cli.check_launcher()
-    assert started.items() <= os.environ.items()
 
 
 @pytest.mark.parametrize(

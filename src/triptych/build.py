@@ -14,7 +14,9 @@ import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import Precision
@@ -24,7 +26,7 @@ from triptych.callbacks.progress import ProgressBar, ProgressLines
 from triptych.config import OPTIONAL_DATA, Config, as_list, is_plain_trainer
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
-from triptych.distributed.ranks import cluster_environment, get_rank
+from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.optim import Optim
@@ -155,7 +157,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
     if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
         is_terminal = sys.stdout.isatty()
         configured.append(ProgressBar(refresh_rate=10) if is_terminal else ProgressLines())
-    options["devices"] = parse_devices(config)
+    options |= place_ranks(config)
     options.setdefault("default_root_dir", record.folder)
     options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
     try:
@@ -163,7 +165,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
             **options,
             callbacks=[*configured, *callbacks],
             logger=loggers,
-            plugins=[AtomicCheckpointIO(), *plugins],
+            plugins=[AtomicCheckpointIO(), *find_environment(plugins), *plugins],
             enable_progress_bar=shows_progress and any(map(is_bar, configured)),
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
@@ -174,6 +176,13 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
 
         check_monitors(trainer, configured)
     return trainer
+
+
+def find_environment(plugins: list[Any]) -> list[ClusterEnvironment]:
+    """The plugin that says what started this process, unless the config names one."""
+    rank_zero_only.rank = get_rank()  # type: ignore[attr-defined]
+    is_named = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    return [] if is_named else [trainer_environment()]
 
 
 def is_bar(callback: Callback) -> bool:
@@ -193,6 +202,16 @@ def parse_devices(config: Config) -> Any:
     return "auto" if devices in (-1, "-1") else devices
 
 
+def place_ranks(config: Config) -> dict[str, Any]:
+    """The Trainer's `devices`; and `num_nodes` where torchrun or srun started several ranks."""
+    devices = parse_devices(config)
+    if not cluster_environment():
+        return {"devices": devices}
+    from triptych.distributed import environment
+
+    return environment.place_ranks(devices, config["trainer"].get("num_nodes", 1))
+
+
 def count_ranks(config: Config) -> int:
     """How many ranks are to be started: 1 where one device will do, or where this is a rank."""
     trainer = config["trainer"]
@@ -202,7 +221,7 @@ def count_ranks(config: Config) -> int:
     if trainer.get("num_nodes", 1) > 1:
         raise UserError(
             f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is started on "
-            "every one of them, by torchrun or srun: README, Several devices"
+            "every one of them, by torchrun, or in a job of SLURM: srun python train.py ..."
         )
     if devices == "auto":
         return max(1, torch.cuda.device_count()) if on_cuda(config) else 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from triptych.errors import UserError, closest_matches, mask_password, sanitize_text
+from triptych.runs.stopping import is_launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +34,6 @@ VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may 
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
 
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
-# What torchrun sets for each of its processes, all of it.
-TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def run() -> None:
@@ -71,10 +70,10 @@ def main(command: str) -> None:
 
             print(format_help(command, arguments))
             return
-        check_launcher()
         check_password(arguments)
         load_env(ROOT / ".env")
         configure_logging()
+        check_launcher(command)
         is_script = program.endswith(f"{command}.py")
         typed = ["python", program] if is_script else ["triptych", command]
         os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *arguments])
@@ -197,21 +196,12 @@ def configure_logging() -> None:
     logging.getLogger("triptych").setLevel(logging.INFO)
 
 
-def check_launcher() -> None:
-    """Forget what a launcher that did not start this process has left in the environment.
+def check_launcher(command: str) -> None:
+    """Forget what launchers that did not start this process have left in the environment."""
+    if is_launched():
+        from triptych.distributed import detect
 
-    Raises UserError where that says that there are several processes: each would train alone.
-    """
-    names = {*TORCHRUN, "GROUP_RANK", "NODE_RANK"} & os.environ.keys()
-    if set(TORCHRUN) <= names or "SLURM_JOB_ID" in os.environ:
-        return
-    if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise UserError(
-            f"WORLD_SIZE={size}: set, but torchrun did not start this process\n"
-            "for one process: unset WORLD_SIZE; for several: torchrun --nproc_per_node ..."
-        )
-    for name in names:
-        del os.environ[name]
+        detect.check_launcher(command)
 
 
 def check_password(arguments: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.config import MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
-from triptych.distributed.ranks import create_on_rank_zero
+from triptych.distributed import ranks
 from triptych.models.backbone import BackboneFactory
 from triptych.module import ImageClassifier
 from triptych.runs.checkpoint_files import load_weights_into
@@ -65,7 +65,7 @@ def train(
     data, module = prepare(config, source, factory, resumed if has_checkpoint else None)
     metadata = collect_metadata(data, module, factory)
     metadata["monitor"] = config["checkpoint"].get("monitor", MONITOR)
-    record = resumed or create_on_rank_zero(lambda: Record.create(config, overrides))
+    record = resumed or ranks.create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
     with run_lifecycle(record, resumed=resumed is not None):
         trainer = make_trainer(config, record, module)
@@ -85,6 +85,7 @@ def prepare(
 
     It has its weights, but of a run that is `resumed`: those follow, from the checkpoint.
     """
+    ranks.broadcast_from_rank_zero("started", str)  # they meet before any of them waits for data
     source.download()
     images = source.read()
     names, num_classes = images.classes, len(images.classes)
@@ -131,6 +132,7 @@ def fit(
     build.move_to_device(module, device)  # callbacks copy weights, averages lie where these do
     build.compile_network(module.backbone, config)
     record.update(device=build.device_name(device), precision=str(trainer.precision))
+    record.update(world_size=trainer.world_size, num_nodes=trainer.num_nodes)
 
     if trainer.is_global_zero and config["trainer"].get("enable_autolog_hparams", True):
         for logger in trainer.loggers:

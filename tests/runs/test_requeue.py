@@ -7,7 +7,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tests.composing import composed
 from triptych.distributed import ranks
-from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.runs.resume import resume_requeued_job
 from triptych.runs.stopping import requeues_on_sigusr1
@@ -50,27 +49,23 @@ def test_a_requeued_job_resumes_the_newest_run_of_the_config_that_it_began(
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "is_requeued"),
     [
-        {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"},
-        {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"},
-        {"SLURM_JOB_ID": "77"},
+        ({"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}, True),
+        ({"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}, True),
+        ({"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "bash"}, False),
+        ({"SLURM_JOB_ID": "77", "TORCHELASTIC_RUN_ID": "x"}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, False),
     ],
 )
-def test_a_task_of_srun_is_known_as_lightning_knows_it(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_the_trainer_requeues_what_is_left_to_it_at_sigusr1(
+    environment: dict[str, str], is_requeued: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert requeues_on_sigusr1() == SLURMEnvironment.detect()
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert not requeues_on_sigusr1(), "Lightning looks for torchrun first"
-
-
-def test_options_of_srun_that_lightning_does_not_take_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("SLURM_NTASKS", "4")
     ranks.cluster_environment.cache_clear()
-    with pytest.raises(UserError, match="--ntasks-per-node=4"):
-        ranks.cluster_environment()
+    known = ranks.trainer_environment()
+    assert requeues_on_sigusr1() is is_requeued
+    assert (isinstance(known, SLURMEnvironment) and known.auto_requeue) is is_requeued
+    assert known.global_rank() == 0
+    ranks.cluster_environment.cache_clear()

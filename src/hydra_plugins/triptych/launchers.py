@@ -36,12 +36,13 @@ class ProcessLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Check every job before the first starts; then run them, or exit with 1."""
+        from triptych.distributed.detect import find_launcher
         from triptych.tools.sweep.jobs import compose_jobs
 
         if not job_overrides:
             raise UserError("-m: no jobs to run; a glob(...) or range(...) matches nothing")
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            raise UserError("-m: under torchrun every rank would sweep; start the sweep by python")
+        if launcher := find_launcher(os.environ):
+            raise UserError(f"-m: under {launcher} every rank would sweep; start it by python")
         jobs = compose_jobs(
             lambda overrides: self.compose(self.config, overrides), job_overrides, self.command
         )

@@ -78,6 +78,7 @@ def main(place: Path) -> int:
     Returns the exit code.
     """
     threading.Thread(target=stop_with_parent, daemon=True).start()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's, which reaches all of a job
     open_screen()
     configure_logging()
     try:

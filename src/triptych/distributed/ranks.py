@@ -5,7 +5,6 @@ Rank 0 makes the run folder and writes into it; the others learn its path from r
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -13,27 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.distributed import Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from triptych.config import Config
-from triptych.errors import UserError
 from triptych.runs.record import Record
+from triptych.runs.stopping import is_launched, requeues_on_sigusr1
 from triptych.runs.storage import replace_non_finite
 
 
 @cache
 def cluster_environment() -> ClusterEnvironment | None:
     """Lightning's view of what started this process as one rank of several; None if nothing did."""
-    for kind in (TorchElasticEnvironment, SLURMEnvironment):
-        try:
-            if kind.detect() and kind().world_size() > 1:
-                return kind()
-        except RuntimeError as error:  # about the options of srun
-            raise UserError(f"SLURM: {str(error).partition(chr(10))[0]}") from error
-    return None
+    if not is_launched():
+        return None
+    from triptych.distributed.environment import find_environment
+
+    return find_environment()
+
+
+def trainer_environment() -> ClusterEnvironment:
+    """What the Trainer is to take this process for: Lightning itself would believe variables."""
+    if requeues_on_sigusr1():
+        from triptych.distributed.environment import SlurmTask
+
+        return SlurmTask()
+    return cluster_environment() or LightningEnvironment()
 
 
 def get_rank() -> int:
@@ -41,27 +44,20 @@ def get_rank() -> int:
     return environment.global_rank() if environment else 0
 
 
-@cache
-def connect_store() -> Store:
-    """torch's key-value store of the run's ranks, usable before Lightning connects them."""
-    environment = cluster_environment()
-    assert environment
-    os.environ["MASTER_ADDR"] = environment.main_address
-    os.environ["MASTER_PORT"] = str(environment.main_port)
-    store: Store = next(rendezvous("env://", get_rank(), environment.world_size()))[0]
-    return store
-
-
 def broadcast_from_rank_zero(name: str, make: Callable[[], str]) -> str:
     """What `make` returns on rank 0, on every rank; the other ranks wait for it.
 
-    A `name` is used once a run.
+    A `name` is used once a run. The first call is where the ranks meet.
     """
+    if not cluster_environment():
+        return make()
+    from triptych.distributed.environment import connect_store
+
+    store, key = connect_store(), f"triptych/{name}"
     if get_rank() > 0:
-        return str(connect_store().get(f"triptych/{name}").decode())
+        return str(store.get(key).decode())
     text = make()
-    if cluster_environment():
-        connect_store().set(f"triptych/{name}", text)
+    store.set(key, text)
     return text
 
 

@@ -12,7 +12,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record, now
+from triptych.runs.resume_request import resume_command
 from triptych.runs.storage import atomic_write
+
+
+class LostRanks(RunFailed):
+    """Ranks of this run have ended without a word, so it was interrupted."""
+
+    def __init__(self, lost: list[int], record: Record) -> None:
+        names = f"rank {', '.join(map(str, lost))} has" if lost else "another rank of this run has"
+        reason = "ended, was killed or is on a machine that is gone"
+        super().__init__(f"{names} {reason}\nto go on: {resume_command(record)}")
 
 
 def translate_error(error: Exception, record: Record) -> UserError | RunFailed | None:
@@ -21,7 +31,9 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
     if isinstance(error, UserError | RunFailed):
         return error
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in text:
-        return RunFailed("another rank of this run has ended, so this one cannot go on")
+        from triptych.distributed.environment import find_lost_ranks
+
+        return LostRanks(find_lost_ranks(), record)
     if isinstance(error, OSError):
         is_there = record.folder.is_dir()
         state = "what was written before is whole" if is_there else "the run's folder is gone"
@@ -80,16 +92,19 @@ def delete_run(folder: Path) -> None:
             parent.rmdir()
 
 
-def record_failure(folder: Path, error: str) -> None:
+def record_failure(folder: Path, known: Exception | None, reason: str) -> None:
     """Record why a run failed; where several ranks fail, the first one to record it counts."""
     record = Record.open(folder)
     status = record.metadata["status"]
-    if status == "finished" or (status == "failed" and ranks.cluster_environment()):
+    if status == "finished" or (status != "running" and ranks.cluster_environment()):
+        return
+    if isinstance(known, LostRanks):
+        end_run(record, "interrupted", error=reason.partition("\n")[0])
         return
     with suppress(OSError), atomic_write(folder / "traceback.txt") as path:  # of a full disk
         path.write_text(traceback.format_exc(), errors="backslashreplace")
     where = f"rank {ranks.get_rank()}: " if ranks.cluster_environment() else ""
-    end_run(record, "failed", error=where + error)
+    end_run(record, "failed", error=where + reason)
 
 
 def end_run(record: Record, status: str, **error: str | None) -> None:

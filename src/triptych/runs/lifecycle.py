@@ -70,7 +70,7 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         elif not resumed or record.metadata is not before:
             reason = str(known or f"{type(error).__name__}: {error}")
             with suppress(OSError, UserError):
-                failures.record_failure(record.folder, reason)
+                failures.record_failure(record.folder, known, reason)
         if isinstance(known, RunFailed):
             log.error("%s", known)
             raise SystemExit(1) from error

@@ -1,6 +1,7 @@
 """Signals that end a run: SIGINT (Ctrl-C), SIGTERM and SIGUSR1, and their exit codes."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+LAUNCHED = re.compile("(SLURM|TORCHELASTIC|MASTER|PL)_|(.*_)?RANK$|.*(WORLD|PMI|NAMESPACE)_SIZE$")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -30,12 +32,17 @@ def is_requeued() -> bool:
 
 
 def requeues_on_sigusr1() -> bool:
-    """Whether this is a task of SLURM's srun, whose job Lightning requeues at SIGUSR1.
+    """Whether this is a job of SLURM, which Lightning requeues at SIGUSR1.
 
-    The rule is Lightning's own, written out because its import takes seconds.
+    By Lightning's rule one named `bash` or `interactive` is none, and torchrun goes first.
     """
-    is_task = "SLURM_NTASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    return is_task and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    is_job = "SLURM_JOB_ID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    return is_job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def is_launched() -> bool:
+    """Whether there are variables of torchrun, SLURM or MPI, which `distributed.detect` reads."""
+    return any(map(LAUNCHED.match, os.environ))
 
 
 def exit_on_signal(number: int, _: FrameType | None) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from hydra_plugins.triptych.launchers import ProcessLauncher
+from tests.distributed.test_detect import TASK
 from triptych.config import CONFIGS, check_config
 from triptych.errors import UserError
 from triptych.runs.record import Record
@@ -108,9 +109,10 @@ def test_a_job_of_a_sweep_leaves_no_last_checkpoint_unless_it_is_asked_for(
     assert compose("train", ["seed=1"]).checkpoint.keep_last is None, "a single run keeps it"
 
 
-def test_a_sweep_is_not_started_on_every_rank_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(UserError, match="torchrun"):
+def test_a_sweep_is_not_started_on_every_rank_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TASK.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="srun"):
         ProcessLauncher(num_jobs=1).launch([["seed=0"], ["seed=1"]], 0)
 
 

@@ -1,0 +1,89 @@
+"""What started this process: torchrun, SLURM's srun, or neither. Imports no torch.
+
+An allocation's variables say what may be started, and any variable may be left over: in a shell
+within a job, in a job submitted from another one, in a notebook. A launcher sets all of its own.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+from triptych.errors import UserError
+
+log = logging.getLogger(__name__)
+TORCHRUN = """
+    TORCHELASTIC_RUN_ID TORCHELASTIC_USE_AGENT_STORE RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE
+    GROUP_RANK MASTER_ADDR MASTER_PORT
+""".split()
+STEP = "SLURM_JOB_ID SLURM_STEP_ID SLURM_NODEID SLURM_STEP_TASKS_PER_NODE".split()
+SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")  # others set one
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # scripts for srun choose it
+# What Lightning and torch read as well, whoever set it.
+OTHERS = ("NODE_RANK", "PL_GLOBAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+JOB = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+
+
+def find_launcher(environ: Mapping[str, str]) -> str:
+    """`torchrun` or `srun` where it started this process as one of several ranks, else empty.
+
+    Raises UserError where something else started several processes: each would train alone.
+    """
+
+    def number(name: str, otherwise: int = -1) -> int:
+        value = environ.get(name, "")
+        return int(value) if value.isascii() and value.isdecimal() else otherwise
+
+    size, local_size = number("WORLD_SIZE"), number("LOCAL_WORLD_SIZE")
+    is_rank = 0 <= number("RANK") < size and 0 <= number("LOCAL_RANK") < local_size <= size
+    if size > 1 and is_rank and all(map(environ.get, TORCHRUN)) and number("MASTER_PORT") > 0:
+        return "torchrun"
+    tasks = number("SLURM_STEP_NUM_TASKS")
+    # A job submitted from a step inherits the step's variables, but for this one.
+    is_own = number("SLURM_NTASKS", tasks) == tasks
+    is_task = 0 <= number("SLURM_LOCALID") <= number("SLURM_PROCID") < tasks
+    if tasks > 1 and is_own and is_task and all(map(environ.get, STEP)):
+        return "srun"
+    for name in SIZES:
+        if (size := number(name)) > 1:
+            raise UserError(
+                f"{name}={size}: set, but neither torchrun nor srun started this process\n"
+                f"for one process: unset {name}; for several: torchrun --nproc_per_node {size} "
+                f"train.py ...,\nor in a job of SLURM: srun -n{size} python train.py ..."
+            )
+    return ""
+
+
+def check_launcher(command: str) -> None:
+    """Forget what a launcher that did not start this process has left in the environment.
+
+    Commands other than `train` are one process each, whatever started them. Raises UserError as
+    `find_launcher` does, and where torchrun's variables outlived it.
+    """
+    launcher = find_launcher(os.environ) if command == "train" else ""
+    if launcher == "torchrun":
+        check_agent()
+        return
+    names = {*TORCHRUN, *OTHERS}
+    if launcher == "srun":
+        names -= {*ADDRESS, "SLURM_PROCID"}
+    if command != "train":
+        names |= {*JOB}
+    elif not launcher and (tasks := os.environ.get("SLURM_NTASKS", "1")) != "1":
+        log.info("one process, in an allocation of %s tasks; a run on all: srun python ...", tasks)
+    for name in names & os.environ.keys():
+        del os.environ[name]
+
+
+def check_agent() -> None:
+    """Raise UserError unless the store of torchrun answers, which is there before its ranks are."""
+    place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    if os.environ["TORCHELASTIC_USE_AGENT_STORE"] != "True":
+        return
+    try:
+        socket.create_connection(place, timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"TORCHELASTIC_RUN_ID: set, but torchrun does not answer at {place[0]}:{place[1]} "
+            f"({error})\nfor one process: unset WORLD_SIZE; for several: torchrun ... train.py ..."
+        ) from error
