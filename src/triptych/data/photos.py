@@ -258,6 +258,11 @@ class Decoder:
         image.info = info
         return image
 
+    def kill(self) -> None:
+        """End what another thread decodes."""
+        if self.process:
+            self.process.kill()
+
 
 def end_process(process: subprocess.Popen[bytes], pipe: Connection) -> int:
     """Whatever it does; returns its exit code."""

@@ -2,10 +2,8 @@
 
 import base64
 import io
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -13,11 +11,11 @@ from PIL import Image
 
 from tests.tools.serve.browser import CHROMIUM, Browser
 from tests.tools.serve.conftest import CLASSES, configure
+from tests.tools.serve.test_connections import serve_app
 from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
 
 service = pytest.importorskip("triptych.tools.serve.service", reason="uvicorn is missing")
-uvicorn = pytest.importorskip("uvicorn")
 
 HOSTILE = "<img src=x onerror=\"document.documentElement.id='hacked'\">" + "long" * 40
 DONE = "document.querySelector('#results').ariaBusy === 'false'"
@@ -40,13 +38,8 @@ def url(group: NetworkGroup) -> Iterator[str]:
     classes = tuple(f"{name} {HOSTILE}" for name in CLASSES)
     hostile = replace(group, data=(HOSTILE,), networks=networks, classes=classes)
     app = service.Service([group, hostile], [Problem(HOSTILE, HOSTILE)], configure()).app
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(service.make_server_config(service.Gate(app)))
-        thread = Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(20)
+    with serve_app(service.Gate(app)) as (port, _):
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.test_photos import fits
 from tests.tools.serve.conftest import CLASSES, configure
 from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
@@ -195,6 +196,31 @@ def test_a_client_that_left_while_waiting_costs_no_prediction(
 ) -> None:
     monkeypatch.setattr(module, "classify_image", lambda *_: pytest.fail("nobody waits for it"))
     assert asyncio.run(post(service, messages(BODY, {"type": "http.disconnect"}))) == 408
+
+
+def test_an_image_that_takes_long_is_refused_and_the_end_of_the_server_does_not_wait_for_it(
+    service: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triptych.tools.serve.inference.FORMATS", ("FITS",))
+    monkeypatch.setitem(service.config, "max_pixels", 10**7)
+    monkeypatch.setitem(service.config, "max_bytes", 10**6)
+    monkeypatch.setattr(service.decoder, "seconds", 0.2)
+    response = client.post("/0/predictions", content=fits(2500))
+    assert response.status_code == 415
+    assert "more than 0.2 s" in response.json()["problem"]
+    monkeypatch.setattr(service.decoder, "seconds", 30)
+
+    async def cancel() -> list[int]:
+        body = {"type": "http.request", "body": fits(2500), "more_body": False}
+        requests = [asyncio.create_task(post(service, messages(body))) for _ in range(2)]
+        while service.decoder.process is None:
+            await asyncio.sleep(0.01)
+        for request in requests:
+            request.cancel()
+        return await asyncio.gather(*requests)
+
+    assert asyncio.run(cancel()) == [503, 503]  # which waits for threads
+    assert service.decoder.process is None, "it has been ended"
 
 
 def test_an_image_leaves_no_file_and_no_line(

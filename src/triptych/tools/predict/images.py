@@ -20,6 +20,7 @@ from triptych.data.folder import Folder
 from triptych.data.photos import Unreadable, read_image, square
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
+ReadImage = Callable[..., Image.Image]
 STRIPE = 256  # rows of a large image that are converted to float at a time, to stay in the cache
 
 
@@ -63,15 +64,15 @@ def resize(pixels: Tensor, height: int, width: int, mode: v2.InterpolationMode) 
 
 
 def read_views(
-    source: Path | bytes, views: Iterable[View], **options: Any
+    source: Path | bytes, views: Iterable[View], read: ReadImage = read_image, **options: Any
 ) -> dict[View, Image.Image]:
     """The image for each view, a JPEG reduced as in training; `options` are those of `read_image`.
 
-    Raises Unreadable.
+    `read` stands in for it. Raises Unreadable.
     """
     kinds = {view: (view.stored and view.stored[0], view.max_value) for view in views}
     images = {
-        (side, white): read_image(source, side=side, max_value=white, **options)
+        (side, white): read(source, side=side, max_value=white, **options)
         for side, white in {*kinds.values()}
     }
     return {view: images[kind] for view, kind in kinds.items()}

@@ -19,7 +19,7 @@ from triptych.tools.compare.formats import data_uri, join_words
 from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
-from triptych.tools.predict.images import View, read_views
+from triptych.tools.predict.images import ReadImage, View, read_views
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
@@ -43,13 +43,15 @@ class NetworkPrediction(NamedTuple):
     note: str
 
 
-def classify_image(group: NetworkGroup, content: bytes, max_pixels: int) -> dict[str, Any]:
+def classify_image(
+    group: NetworkGroup, content: bytes, max_pixels: int, read: ReadImage = photos.read_image
+) -> dict[str, Any]:
     """What the page shows for an image file, ready for JSON.
 
     Raises Unreadable where the file gives no image, UserError where an output is not finite.
     """
     views = {network.view for network in group.networks}
-    images = read_views(content, views, max_pixels=max_pixels, formats=FORMATS)
+    images = read_views(content, views, read, max_pixels=max_pixels, formats=FORMATS)
     pictures = {view: draw_picture(view, image) for view, image in images.items()}
     inputs = {view: view(image)[None] for view, image in images.items()}
     predictions = [classify(each, inputs[each.view], group.classes) for each in group.networks]

@@ -28,11 +28,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.config import Config
-from triptych.data.photos import Unreadable
+from triptych.data.photos import Decoder, Unreadable
 from triptych.errors import UserError
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
 from triptych.tools.report.page import FILTERS
+from triptych.tools.serve.connections import BACKLOG, Connection
 from triptych.tools.serve.inference import FORMATS, classify_image, find_examples
 from triptych.tools.serve.networks import NetworkGroup, read_groups
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGES = 16  # in memory at once: being uploaded, or waiting for their predictions
 UPLOAD_SECONDS = 30
+DECODE_SECONDS = 5  # of processor time, for whose end the others wait
 MAX_NAMES = 4  # networks in a title
 TOOLS = ("serve", "report")  # whose templates, style sheets and scripts make the page
 
@@ -80,6 +82,7 @@ class Service:
         }
         self.slots = asyncio.Semaphore(MAX_IMAGES)
         self.lock = asyncio.Lock()
+        self.decoder = Decoder(DECODE_SECONDS)
 
     @property
     def app(self) -> Starlette:
@@ -114,9 +117,9 @@ class Service:
                 async with self.lock:
                     if await request.is_disconnected():  # the user chose another image meanwhile
                         return Response(status_code=408)
-                    max_pixels = self.config["max_pixels"]
+                    read, max_pixels = self.decoder.read_image, self.config["max_pixels"]
                     return JSONResponse(
-                        await asyncio.to_thread(classify_image, group, content, max_pixels)
+                        await asyncio.to_thread(classify_image, group, content, max_pixels, read)
                     )
         except Unreadable as error:
             raise HTTPException(415, f"The file cannot be read: {error}.") from error
@@ -124,6 +127,9 @@ class Service:
             raise HTTPException(500, str(error)) from error
         except torch.OutOfMemoryError as error:
             raise HTTPException(500, f"Out of memory on {group.device}.") from error
+        except asyncio.CancelledError as error:
+            self.decoder.kill()  # or its thread would be waited for
+            raise HTTPException(503, "The program of this page ends.") from error
 
     async def read_body(self, request: Request) -> bytes:
         """The request's body, of which at most `max_bytes` are held."""
@@ -217,19 +223,24 @@ def run_service(folders: Sequence[Path], config: Config, listener: socket.socket
     service = Service(groups, problems, config)
     log.info("%s  (stop with Ctrl-C)", url)
     gate = Gate(service.app, (config["host"], socket.gethostname()))
+    # asyncio shows a traceback of every try, and there are many a second.
+    logging.getLogger("asyncio").addFilter(lambda r: "system resource" not in r.getMessage())
     uvicorn.Server(make_server_config(gate)).run(sockets=[listener])
 
 
 def make_server_config(app: ASGIApp) -> uvicorn.Config:
-    """HTTP alone, and no log of requests."""
+    """HTTP alone, a request for each connection, and no log of requests."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
+        headers=[("Connection", "close")],
+        backlog=BACKLOG,
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # what is wrong with a request is told to its sender
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=1,
     )
