@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test check soak fuzz startup growth audit lock clean tensorboard venv
+.PHONY: help setup demo train test check soak fuzz strangers startup growth audit lock clean tensorboard venv
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost
 
 fuzz: $(STAMP) ## 2,000 random command lines: composed, or an error of three lines; 100 more as processes
 	$(BIN)/python -m tests.trials.fuzz $(ARGS)
+
+strangers: $(STAMP) ## give 300 mutated run folders to the commands that read one (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.folders $(ARGS)
 
 startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)
 	$(BIN)/python -m tests.trials.startup $(ARGS)
