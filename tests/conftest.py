@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # import, and programs that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nor does a test depend on a cluster's allocation that the suite may run in.
+for name in [name for name in os.environ if name.startswith(("SLURM_", "PMI_"))]:
+    del os.environ[name]
+
 DATA_DIR = os.environ.get("DATA_DIR")
 ROOT = Path(__file__).parents[1]
 
@@ -72,6 +76,17 @@ def start_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator["StartRun"]:
     with server:
         yield start
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment for the commands of a real SLURM of one node; skips where there is none."""
+    from tests.slurm_cluster import find_missing, slurm_cluster
+
+    if missing := find_missing():
+        pytest.skip(f"no SLURM: {missing}")
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")

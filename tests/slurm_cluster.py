@@ -40,7 +40,8 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 KillWait=5
 MpiDefault=none
-PartitionName=debug Nodes=ALL Default=YES MaxTime=60
+PartitionName=debug Nodes=ALL Default=YES
+PartitionName=short Nodes=ALL MaxTime=1
 """
 NODE = "NodeName=n{n} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=16000\n"
 DAEMONS = """
@@ -96,7 +97,7 @@ def write_config(folder: Path, num_nodes: int) -> list[str]:
 
 
 def wait_for_nodes(environment: dict[str, str], folder: Path, num_nodes: int) -> None:
-    command = ["sinfo", "--noheader", "--Node", "--format=%t"]
+    command = ["sinfo", "--noheader", "--Node", "--partition=debug", "--format=%t"]
     for _ in range(150):
         answer = subprocess.run(command, env=environment, capture_output=True, text=True)
         if answer.stdout.split() == ["idle"] * num_nodes:
