@@ -100,6 +100,14 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(config, list(TINY)).folder
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing, for drawing takes longer than all else in a tiny one."""
+    from tests.tiny import draw_nothing
+
+    draw_nothing(monkeypatch.setattr)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _offline() -> Iterator[None]:
     """Only this machine answers, so a test that reaches further fails wherever it runs."""

@@ -8,7 +8,6 @@ import inspect
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from lightning.pytorch.loggers import Logger
 import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS, TINY
-from triptych import figures
 from triptych.build import build_trainer
 from triptych.config import TRAINER_ARGUMENTS, Config, check_config
 from triptych.data.datamodule import KeyedBatchSampler
@@ -33,6 +31,7 @@ from triptych.runs.record import Record
 from triptych.training import train
 
 LIGHTNING = "lightning.pytorch.callbacks."
+pytestmark = pytest.mark.usefixtures("no_figures")
 # Settings of a callback that works; a text: refused, and what the message names instead.
 CALLBACKS: dict[str, dict[str, Any] | str] = {
     "BackboneFinetuning": {"unfreeze_backbone_at_epoch": 1},  # layers join the optimizer
@@ -110,16 +109,6 @@ ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
     "enable_autolog_hparams": (False, "no", "true or false"),
     "model_registry": (None, "hub", "triptych export"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_figures() -> Iterator[None]:
-    """Drawing takes longer than all else in a tiny run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "image_grid", lambda *_: None)
-        patch.setattr(figures, "confusion_matrix", lambda *_: None)
-        patch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from triptych.errors import UserError
 from triptych.runs.record import Record
 from triptych.training import fit, make_trainer, prepare
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 NUM_STEPS, BATCH_SIZE = 10, 8
 SETTINGS = (
     *("data=shapes", f"data.batch_size={BATCH_SIZE}"),

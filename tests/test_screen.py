@@ -1,6 +1,5 @@
 """What is printed ends no command: letters a screen lacks, a reader that left, a full disk."""
 
-import json
 import os
 import subprocess
 import sys
@@ -78,24 +77,6 @@ def test_a_screen_shows_what_it_can_and_files_are_utf8(
 def test_help_into_a_closed_pipe_prints_no_traceback() -> None:
     for line in ('"$PY" train.py -h | true', '"$PY" -m triptych --help | true'):
         assert shell(line).stderr == ""
-
-
-def test_a_training_goes_on_where_nobody_reads_and_a_launcher_left_its_variables(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "srun").write_text("#!/bin/sh\n")
-    (tmp_path / "srun").chmod(0o755)
-    overrides = [*TINY[:-3], "trainer.max_epochs=1", "trainer.accelerator=cpu"]
-    typed = " ".join(f"'{o}'" for o in [*overrides, f"log_dir={tmp_path}/[a] b=c"])
-    ended = shell(
-        f'"$PY" -W error train.py {typed} | true',
-        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOCAL_RANK": "1", "PYTHONPATH": str(ROOT)},
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    [folder] = (tmp_path / "[a] b=c").glob("shapes/*/*/*")
-    record = json.loads((folder / "run.json").read_text())
-    assert record["status"] == "finished"
-    assert record["overrides"][-1] == f"log_dir={tmp_path}/[a] b=c"
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,6 @@ def composed(log_dir: Path, *overrides: str) -> Config:
     return triptych.compose([*TINY, f"log_dir={log_dir}", *network, *overrides])
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all else in a tiny run."""
-    monkeypatch.setattr(figures, "image_grid", lambda *_: None)
-    monkeypatch.setattr(figures, "confusion_matrix", lambda *_: None)
-    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
-
-
 Run = Callable[..., Record]
 
 

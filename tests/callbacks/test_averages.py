@@ -15,7 +15,6 @@ from torch.optim import swa_utils
 from tests.composing import composed
 from tests.same_run import assert_equal, assert_same_run, run_folder, state, table
 from tests.tiny import TINY, StartRun, choose
-from triptych import figures
 from triptych.build import instantiate
 from triptych.callbacks.averages import MovingAverage, constant_decay
 from triptych.library import load_run
@@ -35,16 +34,10 @@ AVERAGES = {
     "SWA": SWA,
 }
 NEVER = f"{{_target_: {LIGHTNING}.EMAWeightAveraging, update_starting_at_step: 10000}}"
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("image_grid", "confusion_matrix"):
-        monkeypatch.setattr(figures, name, lambda *_: None)
-    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
-
-
-pytestmark = pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+pytestmark = [
+    pytest.mark.usefixtures("no_figures"),
+    pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch"),
+]
 
 
 class NoNorm(nn.Sequential):

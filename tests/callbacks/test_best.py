@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +14,6 @@ from torchvision.models import mnasnet0_5
 from tests.composing import composed
 from tests.same_run import table
 from tests.tiny import TINY
-from triptych import figures
 from triptych.callbacks import checkpoint
 from triptych.config import MONITORS
 from triptych.errors import UserError
@@ -91,10 +89,8 @@ def test_the_best_is_the_first_of_the_best_values_and_never_nan(
     [("val/loss", min), ("val/recall", max)],
 )
 def test_a_run_scores_the_epoch_that_its_monitor_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, choose: Any
+    tmp_path: Path, no_figures: None, monitor: str, choose: Any
 ) -> None:
-    monkeypatch.setattr(figures, "confusion_matrix", lambda *_: None)
-    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
     config = composed("train", *TINY, f"checkpoint.monitor={monitor}", log_dir=str(tmp_path))
     run = train(config, [])
     values = [float(row[monitor]) for row in table(run.folder) if row["val/accuracy"]]

@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS, TINY
-from triptych import figures
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.callbacks.loggers import find_arguments
 from triptych.errors import UserError
@@ -23,13 +21,7 @@ from triptych.training import train
 SERVICE, PASSING = "tests.services.Service", "tests.services.Passing"
 LIGHTNING = "lightning.pytorch.loggers"
 SHORT = [*TINY, "trainer.max_epochs=2"]
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("image_grid", "confusion_matrix"):
-        monkeypatch.setattr(figures, name, lambda *_: None)
-    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def train_with(log_dir: Path, *loggers: dict[str, Any]) -> Record:

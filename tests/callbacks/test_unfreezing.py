@@ -12,10 +12,12 @@ from lightning.pytorch.callbacks import BaseFinetuning, Callback
 from tests.composing import composed
 from tests.same_run import assert_same_run, run_folder, state
 from tests.tiny import TINY, StartRun
-from triptych import figures
 from triptych.training import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist")
+pytestmark = [
+    pytest.mark.usefixtures("no_figures"),
+    pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist"),
+]
 HERE = "tests.callbacks.test_unfreezing"
 LIGHTNING = "lightning.pytorch.callbacks.BackboneFinetuning"
 CALLBACKS = {
@@ -69,13 +71,6 @@ class LayerByLayer(BaseFinetuning):
         if layer is not None:
             part = [pl_module.backbone.network[layer], pl_module.backbone.network[layer + 1]]
             self.unfreeze_and_add_param_group(part, optimizer, lr=0.003)
-
-
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("image_grid", "confusion_matrix"):
-        monkeypatch.setattr(figures, name, lambda *_: None)
-    monkeypatch.setattr(figures, "save", lambda *_: np.zeros((3, 2, 2), np.uint8))
 
 
 def run(log_dir: Path, callback: str, *overrides: str) -> dict[str, Any]:

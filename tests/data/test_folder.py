@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tests.composing import composed
-from tests.tiny import TARGETS, choose
+from tests.tiny import TARGETS, choose, draw_nothing
 from triptych.data import folder
 from triptych.data.folder import Folder
 from triptych.data.photos import read_image
@@ -289,6 +289,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))
+        draw_nothing(patch.setattr)
         yield root, train(composed("train", "data=folder", *overrides), overrides)
 
 

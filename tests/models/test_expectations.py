@@ -22,6 +22,7 @@ from triptych.models.torchvision_models import TorchvisionModel
 from triptych.models.weight_files import combine_expectations
 from triptych.training import train
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 CLASSES = ["ant", "bee", "cat"]
 OTHER = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
 

@@ -1,9 +1,10 @@
 """A sweep that is killed at random moments, started again each time, and loses nothing: make soak
 
-Jobs are tiny; one of four is made to fail. The sweep and its jobs get SIGKILL at random moments. In
-the end each job must have exactly one run folder, with the outcome that was expected; a finished
-one must equal, to the last bit, the same job run undisturbed in this process, and must not have
-been touched after it was finished.
+Jobs are tiny; one of three is made to fail, half of them are probes that share a store of features,
+half score averaged weights, and all have a logger that leaves links in the run's folder. The sweep
+and its jobs get SIGKILL at random moments. In the end each job must have exactly one run folder,
+with the outcome that was expected; a finished one must equal, to the last bit, the same job run
+undisturbed in this process, and must not have been touched after it was finished.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,21 +29,41 @@ from triptych.runs.record import Record
 from triptych.training import train
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = (*TINY, "checkpoint.every_n_steps=1", "checkpoint.keep_last=true")
-FAILING = "1e30"  # a learning rate whose loss is not finite
+LOGGERS = (
+    "[{_target_: lightning.pytorch.loggers.TensorBoardLogger, name: '', version: tensorboard},"
+)
+SETTINGS = (
+    *(*TINY, "data.augment=none", "checkpoint.every_n_steps=1", "checkpoint.keep_last=true"),
+    f"++trainer.logger={LOGGERS}{{_target_: tests.services.Service}}]",
+)
+AVERAGE = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_every_n_steps: 2}"
+FAILING = "1e38"  # a learning rate whose loss is not finite
 
 
 class Plan(NamedTuple):
-    num_seeds: int = 6
-    rates: tuple[str, ...] = ("0.001", "0.002", "0.003", FAILING)
+    num_seeds: int = 2
+    rates: tuple[str, ...] = ("0.001", "0.002", FAILING)
+    frozen: tuple[str, ...] = ("none", "backbone")
+    callbacks: tuple[str, ...] = ("[]", f"[{AVERAGE}]")
     num_kills: int = 50
     peace_seconds: float = 4.0  # at most, from the start of a training to a kill
 
+    def choices(self) -> dict[str, Sequence[str]]:
+        """What its jobs differ in; each with each."""
+        return {
+            "seed": [*map(str, range(self.num_seeds))],
+            "optim.lr": self.rates,
+            "++model.freeze": self.frozen,
+            "++trainer.callbacks": self.callbacks,
+        }
+
 
 def run_undisturbed(log_dir: Path, plan: Plan) -> list[Record]:
-    """The same jobs, one after the other."""
-    for seed, rate in itertools.product(range(plan.num_seeds), plan.rates):
-        overrides = [*SETTINGS, f"seed={seed}", f"optim.lr={rate}", f"log_dir={log_dir}"]
+    """The same jobs, one after the other, without a store of features."""
+    choices = plan.choices()
+    for values in itertools.product(*choices.values()):
+        job = [f"{name}={value}" for name, value in zip(choices, values, strict=True)]
+        overrides = [*SETTINGS, *job, "speed.cache_features=false", f"log_dir={log_dir}"]
         with suppress(SystemExit):  # of those that are made to fail
             train(composed("train", *overrides), overrides)
     return read_records(log_dir)
@@ -59,9 +81,9 @@ class Sweep:
         self.scratch = log_dir.with_suffix(".tmp")
         self.scratch.mkdir()
         self.screen = self.scratch / "screen"
-        seeds, rates = ",".join(map(str, range(plan.num_seeds))), ",".join(plan.rates)
-        jobs = [f"seed={seeds}", f"optim.lr={rates}", "hydra.launcher.num_jobs=2"]
-        self.command = [sys.executable, "train.py", "-m", *SETTINGS, *jobs, f"log_dir={log_dir}"]
+        jobs = [f"{name}={','.join(values)}" for name, values in plan.choices().items()]
+        place = ["hydra.launcher.num_jobs=2", f"log_dir={log_dir}"]
+        self.command = [sys.executable, "train.py", "-m", *SETTINGS, *jobs, *place]
         self.num_starts = 0
         self.start()
 
@@ -71,7 +93,7 @@ class Sweep:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env=os.environ | {"TMPDIR": str(self.scratch)},
+                env=os.environ | {"TMPDIR": str(self.scratch), "DATA_DIR": str(self.scratch)},
                 stdout=screen,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -147,9 +169,9 @@ def soak(room: Path, plan: Plan, seed: int) -> str:
     runs = read_records(sweep.log_dir)
     assert sorted(run.metadata["config_hash"] for run in runs) == sorted(expected)
     assert finished.items() <= sweep.find_finished().items(), "finished runs were touched"
-    num_failing = plan.num_seeds * plan.rates.count(FAILING)
+    num_failing = len(expected) * plan.rates.count(FAILING) // len(plan.rates)
     statuses = Counter(run.metadata["status"] for run in runs)
-    num_finishing = plan.num_seeds * len(plan.rates) - num_failing
+    num_finishing = len(expected) - num_failing
     assert statuses == Counter(finished=num_finishing, failed=num_failing), statuses
     for run in runs:
         same = expected[run.metadata["config_hash"]]
@@ -157,9 +179,11 @@ def soak(room: Path, plan: Plan, seed: int) -> str:
         assert (run.folder / "traceback.txt").exists() == (run.metadata["status"] == "failed")
         if run.metadata["status"] == "finished":
             assert_same_run(run.folder, same.folder)
-    num_resumed = sum(
-        (run.folder / "train.log").read_text().count(", weights ") - 1 for run in runs
-    )
+            assert (run.folder / "service" / "debug.log").is_symlink()
+    logs = [(run.folder / "train.log").read_text() for run in runs]
+    num_resumed = sum(text.count(", weights ") - 1 for text in logs)
+    num_cached = sum("features computed in" in text or "features read" in text for text in logs)
+    assert num_cached * len(plan.frozen) == len(runs) * plan.frozen.count("backbone")
     return (
         f"{len(runs)} jobs: {num_finishing} finished, {num_failing} failed as they had to; "
         "none lost, none done twice\n"

@@ -121,7 +121,7 @@ def job(log_dir: Path, **settings: bool) -> Job:
 
 
 CODE = {"triptych/module.py": "a", "mynet.py": "b"}
-METRICS = {"test/accuracy": 0.5, "test/f1": 0.5, "test/loss": None}
+METRICS = {"test/accuracy": 0.5, "test/f1": 0.5, "test/loss": 6.3e31}  # float32 holds it
 FINISHED = {
     **{"schema": 1, "status": "finished", "config_hash": "5eed" * 16, "seed": 0, "num_test": 10},
     **dict.fromkeys(("model", "data", "split_hash", "test_hash", "group_hash"), "a"),
