@@ -255,12 +255,18 @@ def test_what_takes_long_is_ended_and_the_next_image_decoded(
         read_image(data[:33] + chunk * 200 + data[33:])
 
 
-def test_a_rare_format_is_decoded_in_another_process_to_the_same_pixels() -> None:
-    deep = encoded(Image.fromarray(np.array([[0, 4095]], np.uint16)), "PPM")
+def test_a_rare_format_is_decoded_to_the_same_pixels_and_imports_nothing_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photos, "idle", [])
+    (tmp_path / "numpy.py").write_text("raise SystemExit")
+    deep = encoded(Image.fromarray(np.array([[0, 4095]] * 2, np.uint16)), "JPEG2000")
     for options in ({}, {"max_value": 4095.0}):
         images = [read_image(deep, isolate=apart, **options) for apart in (True, False)]
         assert_array_equal(*map(np.asarray, images))
         assert [image.info["max_value"] for image in images] == [4095, 4095]
+    assert len(photos.idle) == 1
 
 
 def noise(kind: str) -> bytes:

@@ -34,7 +34,7 @@ from triptych.data.names import (
     escape_name,
     visible_part,
 )
-from triptych.data.photos import FITS, MAX_PIXELS, Unreadable, read_image, square
+from triptych.data.photos import FITS, MAX_PIXELS, Unreadable, idle, read_image, square
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.split_folders import (
     UNLABELLED,
@@ -401,6 +401,7 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
                 if form.max_value is None and not info.get("own_range", True):
                     deep.append(info["max_value"])
                 num_above += info.get("max_value", 0) > (form.max_value or inf)
+    idle.clear()  # ends the processes that decoded rare formats
     if not digests:
         check_classes(listing._replace(photos=[]), unreadable)
     with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole

@@ -38,7 +38,7 @@ SCAN, END = b"\xff\xda", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG, with a length behind it
 BACKDROP = "white"  # what shows through where an image is transparent
 COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-BOUNDED = (*COMMON, "MPO", "AVIF")  # their time grows with bytes and pixels alone
+BOUNDED = (*COMMON, "MPO", "AVIF", "PPM", "TGA")  # their time grows with bytes and pixels alone
 # EPS and WMF are programs that another program runs; of the others Pillow knows only the names.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 SUFFIXES = Image.registered_extensions()  # fills Image.OPEN, too
@@ -49,7 +49,10 @@ FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 IMAGE_SUFFIXES = frozenset(s for s, kind in SUFFIXES.items() if kind in (*FORMATS, "MPO"))
 
 
-ANSWER = "from triptych.data.photos import *; answer_requests(int(sys.argv[1]))"
+ANSWER = """import sys
+sys.path.insert(0, sys.argv[2])
+from triptych.data.photos import answer_requests
+answer_requests(int(sys.argv[1]))"""
 INFO = {"max_value", "own_range"}  # what `read_image` adds
 idle: list["Decoder"] = []
 
@@ -226,8 +229,9 @@ class Decoder:
     def start(self) -> subprocess.Popen[bytes]:
         self.pipe, theirs = Pipe()
         with theirs:
+            arguments = [str(theirs.fileno()), str(Path(__file__).parents[2])]
             process = subprocess.Popen(
-                [sys.executable, "-c", ANSWER, str(theirs.fileno())],
+                [sys.executable, "-P", "-c", ANSWER, *arguments],  # imports nothing from here
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

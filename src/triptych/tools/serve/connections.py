@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS = 64
 BACKLOG = 16  # that are accepted at once
 HEAD_SECONDS = 10  # until the head of the request is there
-TAKE_SECONDS = 30  # until the client has taken the response
+TAKE_SECONDS = 60  # until the client has taken the response
 
 
 class Connection(H11Protocol):
