@@ -21,7 +21,13 @@ from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
 from triptych.runs.record import COLUMNS, Record
-from triptych.runs.resume import read_step, reopen_run, truncate_events, truncate_metrics
+from triptych.runs.resume import (
+    ResumedCheckpointIO,
+    read_step,
+    reopen_run,
+    truncate_events,
+    truncate_metrics,
+)
 from triptych.runs.storage import is_locked, lock_run
 
 OFTEN = "checkpoint.every_n_steps=1"
@@ -425,3 +431,24 @@ def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]
     said = shown.err
     assert len(said.splitlines()) == 3
     assert all(character.isprintable() or character == "\n" for character in said)
+
+
+@pytest.mark.parametrize("before", ["local://{}", "x::{}", "{}/../outside"])
+def test_a_checkpoint_of_before_that_lies_elsewhere_is_not_deleted(
+    tmp_path: Path, before: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.touch()
+    ResumedCheckpointIO().remove_checkpoint(before.format(outside))
+    assert outside.exists()
+    ResumedCheckpointIO().remove_checkpoint(outside)
+    assert not outside.exists()
+
+
+def test_a_number_of_epochs_that_is_a_path_names_no_folder(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    Record.open(folder).update(num_epochs="../../outside")
+    with pytest.raises(UserError, match="num_epochs="):
+        reopen(folder)

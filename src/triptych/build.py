@@ -39,8 +39,7 @@ COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile ne
 
 
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
-    """What a `_target_` of the config makes; raises UserError where it refuses its settings, or
-    makes what does not belong there."""
+    """What a `_target_` of the config makes; raises UserError where that is not what is needed."""
     try:
         made = hydra_instantiate({"_convert_": "all"} | node, **more)  # lists and dicts of Python
     except HydraException as error:

@@ -94,7 +94,7 @@ class CheckpointCallback(Checkpoint):
         return {name: value for name, value in vars(self.best).items() if name != "unwritten"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self.best).update(state)
+        vars(self.best).update({name: state[name] for name in self.state_dict()})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save_best(trainer)  # of a run that was killed before it wrote them

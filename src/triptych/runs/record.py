@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 
 from triptych.config import MONITOR, Config, find_targets
 from triptych.errors import UserError
-from triptych.models import is_weights_path
 from triptych.runs import storage
 from triptych.runs.training_code import hash_training_code
 
@@ -252,9 +251,10 @@ class Record:
 
     def sign(self, config: Config) -> dict[str, Any]:
         """What `run.json` says of a config with places of its owner's: see `trust.sign`."""
-        source, weights = config["data"]["source"], config["model"].get("weights")
-        is_plain = source["_target_"].startswith("triptych.") and source.keys() <= {*PLAIN}
-        if is_plain and source.get("root", "data") == "data" and not is_weights_path(weights or ""):
+        source = {"root": "data"} | config["data"]["source"]
+        is_plain = source.keys() <= {*PLAIN} and source["root"] == "data"
+        is_name = not {*"/."} & {*str(config["model"].get("weights"))}  # no file of weights
+        if is_plain and is_name and source["_target_"].startswith("triptych."):
             return {}
         from triptych.runs.trust import sign  # a default run needs nothing of it
 

@@ -22,7 +22,7 @@ from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.runs import storage
-from triptych.runs.checkpoint_files import load_checkpoint
+from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
 from triptych.runs.reader import check_files, find_newest_run, find_own_files, find_temporary_files
 from triptych.runs.record import COLUMNS, Record, config_hash, hash_code
 from triptych.runs.resume_request import (
@@ -142,6 +142,7 @@ def prepare_resumed_run(
     What belongs to its weights of before is set aside; `history` in `run.json` keeps the scores.
     """
     check_same_data(record, metadata)
+    trainer.strategy.checkpoint_io = ResumedCheckpointIO()
     if (new := config_hash(config)) != record.metadata["config_hash"]:
         before = record.config["trainer"]
         names = ("config_hash", "status", "num_epochs", "best_epoch", "finished_at", "metrics")
@@ -204,6 +205,15 @@ def set_aside_results(record: Record) -> str:
     names = [path.name for path in paths if path.parent == folder]
     log.info("results of the weights before, now in %s: %s", place, ", ".join(names) or "test")
     return str(place.relative_to(folder))
+
+
+class ResumedCheckpointIO(AtomicCheckpointIO):
+    """Removes files alone, and only those of a plain path: a checkpoint to resume from may name any
+    address as one of before, which Lightning removes wherever it lies if it has a protocol."""
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        if not ("::" in str(path) or "://" in str(path) or ".." in Path(path).parts):
+            Path(path).unlink(missing_ok=True)
 
 
 class NewSchedule(pl.Callback):

@@ -265,6 +265,8 @@ def check_unfinished(record: Record, config: Config) -> None:
     if record.metadata.get("status") != "finished":
         return
     folder, done = record.folder, record.metadata.get("num_epochs")
+    if type(done) is not int:  # it becomes the name of a folder
+        raise UserError(f"{folder}/run.json: num_epochs={format_value(done)}: must be a number")
     changed = [key for key in EXTENDING if lookup(config, key) != lookup(record.config, key)]
     if not changed:
         raise UserError(
@@ -272,8 +274,7 @@ def check_unfinished(record: Record, config: Config) -> None:
             f"for more than its {done} epochs, add trainer.max_epochs=<number>"
         )
     label = f"{changed[0]}={format_value(lookup(config, changed[0]))}"
-    is_bound = "trainer.max_epochs" in changed and type(done) is int
-    if is_bound and 0 < config["trainer"]["max_epochs"] <= done:
+    if "trainer.max_epochs" in changed and 0 < config["trainer"]["max_epochs"] <= done:
         raise UserError(f"{label}: this run is finished with {done} epochs; give more to go on")
     best = record.checkpoint_path("best")
     if not record.checkpoint_path("last").is_file():
