@@ -34,8 +34,8 @@ def serve_app(app: Any) -> Iterator[tuple[int, Any]]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connect, Any]]:
     """A function that connects and sends, and the set of connections; the page has 9 MB."""
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(connections, "TAKE_SECONDS", 0.5)
+    for name in ("HEAD_SECONDS", "TAKE_SECONDS"):
+        monkeypatch.setattr(connections, name, 60)
     page = responses.Response(b"page" * 2_250_000)
     with serve_app(page) as (port, opened), ExitStack() as clients:
 
@@ -69,34 +69,39 @@ def test_a_connection_is_for_one_request(server: tuple[Connect, Any]) -> None:
         assert read(connect(strange)).startswith(b"HTTP/1.1 400 ")
 
 
-def test_who_does_not_finish_the_head_is_dropped_in_time(server: tuple[Connect, Any]) -> None:
+def test_who_does_not_finish_the_head_is_dropped_in_time(
+    server: tuple[Connect, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     connect, _ = server
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
     start = time.monotonic()
     silent, slow = connect(b""), connect(HEAD)
     with suppress(OSError):  # closed
-        while time.monotonic() < start + 9:
+        while time.monotonic() < start + 20:
             time.sleep(0.05)
             slow.sendall(b"X: y\r\n")
     assert read(silent) == b""
-    assert 0.4 < time.monotonic() - start < 4
+    assert 0.4 < time.monotonic() - start < 20
 
 
-def test_who_does_not_take_the_response_is_dropped_in_time(server: tuple[Connect, Any]) -> None:
+def test_who_does_not_take_the_response_is_dropped_in_time(
+    server: tuple[Connect, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     connect, opened = server
+    monkeypatch.setattr(connections, "TAKE_SECONDS", 0.5)
     connect(HEAD + b"\r\n")
     start = time.monotonic()
     while not opened:
         time.sleep(0.01)
     while opened:
         time.sleep(0.05)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
 
 
 def test_however_many_are_silent_a_request_is_answered_at_once(
     server: tuple[Connect, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect, opened = server
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 60)
     silent = [connect(HEAD) for _ in range(40)]
     assert read(connect(HEAD + b"\r\n")).endswith(b"pagepage")
     assert len(opened) <= 3
