@@ -144,6 +144,9 @@ def test_too_many_pixels_are_refused_by_the_header_at_a_limit_that_can_be_set(
     for side in (10_000, 65_000):
         with pytest.raises(Unreadable, match="max_pixels=64000000"):
             read_image(png_header(side, side))
+    for size in ((70_000, 1), (1, 70_000)):  # which resizing would make 70,000 x 224
+        with pytest.raises(Unreadable, match="more than 65536 a side"):
+            read_image(png_header(*size))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own gives way
     data = encoded(Image.fromarray(CORNERS))
     with pytest.raises(Unreadable, match="24x16 pixels, more than max_pixels=383"):

@@ -32,6 +32,7 @@ from triptych.errors import sanitize_text
 
 FITS = ("crop", "pad", "stretch")  # how an image becomes a square
 MAX_PIXELS = 64_000_000  # a header may promise any number, and all of them are held at once
+MAX_SIDE = 2**16  # pixels; JPEG has no more, and a resize may keep all rows of an image a while
 MAX_SECONDS = 30  # of processor time; 64 million pixels of an ordinary file take about one
 MAX_SCANS = 100  # of a JPEG, each goes over all pixels; libtiff's limit, encoders write about 10
 SCAN, END = b"\xff\xda", b"\xff\xd9"
@@ -79,8 +80,8 @@ def read_image(
     holds, and `own_range`. Several threads may call this at once. With `side`, a JPEG may be
     decoded at a smaller scale, with no side shorter than twice that: several times as fast. With
     `isolate`, formats that are not `BOUNDED` are decoded in a process of their own. Raises
-    Unreadable for every other file, for one whose header names more than `max_pixels`, before these
-    are decoded, and for one that takes longer than `MAX_SECONDS` or much memory for its pixels.
+    Unreadable for every other file, for one whose header names more than `max_pixels`, or more than
+    `MAX_SIDE` in a row, before these are decoded, and for one that takes more than `MAX_SECONDS`.
     """
     # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -133,6 +134,8 @@ class TimedFile(io.BufferedReader):
 def check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise Unreadable(f"{image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
+    if max(image.size) > MAX_SIDE:
+        raise Unreadable(f"{image.width}x{image.height} pixels, more than {MAX_SIDE} a side")
 
 
 def check_work(image: Image.Image, file: TimedFile, max_pixels: int) -> None:
