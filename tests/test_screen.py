@@ -1,18 +1,24 @@
 """What is printed ends no command: letters a screen lacks, a reader that left, a full disk."""
 
+import io
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
+from rich.console import Console
 
 from tests.composing import composed
 from tests.tiny import TINY
-from triptych.cli import ROOT
+from triptych.cli import ROOT, ScreenHandler
 from triptych.config import format_value
 from triptych.errors import RunFailed, UserError, summarize_error
+from triptych.runs.stopping import signal_handlers
 from triptych.training import train
 
 PRINTS = """
@@ -72,6 +78,33 @@ def test_a_screen_shows_what_it_can_and_files_are_utf8(
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "ko" in ended.stdout
     assert prints.with_suffix(".py.txt").read_text(encoding="utf-8") == "写真\n"
+
+
+def test_a_line_that_a_signal_interrupts_with_another_is_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[bytes] = []
+
+    class Signalled(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            if not written:
+                signal.raise_signal(signal.SIGTERM)
+            written.append(bytes(data))
+            return len(data)
+
+    def log(text: str) -> None:
+        ScreenHandler().emit(logging.makeLogRecord({"msg": text}))
+
+    console = Console(file=io.TextIOWrapper(io.BufferedWriter(Signalled())))
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    with signal_handlers(lambda number, frame: log("stopping"), [signal.SIGTERM]):
+        log("epoch 1")
+        log("epoch 2")
+    assert b"".join(written).splitlines().count(b"epoch 1") == 1
+    assert b"epoch 2" in b"".join(written)
 
 
 def test_help_into_a_closed_pipe_prints_no_traceback() -> None:

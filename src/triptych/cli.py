@@ -181,7 +181,8 @@ class ScreenHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rich import get_console
 
-        with suppress(OSError):  # where the output is a file, its disk may be full
+        # A file's disk may be full; and a signal's handler may log while a line is being written.
+        with suppress(OSError, RuntimeError):
             show_line(get_console(), self.format(record))
 
 
