@@ -38,7 +38,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
-KillWait=5
 MpiDefault=none
 PartitionName=debug Nodes=ALL Default=YES
 PartitionName=short Nodes=ALL MaxTime=1

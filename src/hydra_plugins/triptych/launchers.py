@@ -74,12 +74,14 @@ class MeasuringLauncher(ProcessLauncher):
 class SlurmLauncher(ProcessLauncher):
     """Submits all jobs at once to SLURM and waits for them; the options are submitit's."""
 
-    def __init__(self, parameters: DictConfig, **options: Any) -> None:
-        self.options = options
+    def __init__(
+        self, cluster: str, folder: str, max_num_timeout: int, parameters: DictConfig
+    ) -> None:
+        self.options = (cluster, folder, max_num_timeout)
         self.parameters: Any = OmegaConf.to_container(parameters, resolve=True)
 
     def run(self, jobs: "Sequence[Job]") -> None:
         from triptych.tools.sweep import cluster
 
         parameters = cluster.choose_resources(self.parameters, jobs)
-        cluster.submit_sweep(jobs, cluster.make_executor(**self.options, parameters=parameters))
+        cluster.submit_sweep(jobs, cluster.make_executor(*self.options, parameters))

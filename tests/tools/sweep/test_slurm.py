@@ -21,9 +21,10 @@ from triptych.tools.sweep import cluster
 from triptych.tools.sweep.jobs import Outcome
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
+RUN = (*TINY, "trainer.logger=[]")  # TensorBoard takes a second to import
 
 
-def wait_until(is_true: Callable[[], object], seconds: float = 90) -> None:
+def wait_until(is_true: Callable[[], object], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < end
@@ -46,7 +47,7 @@ def test_a_sweep_with_the_resources_by_default_finishes(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    sweep = ("-m", "hydra/launcher=slurm", "seed=0,1", f"log_dir={tmp_path}", *TINY)
+    sweep = ("-m", "hydra/launcher=slurm", "seed=0,1", f"log_dir={tmp_path}", *RUN)
     screen = run(slurm, *TRAIN, *sweep)
     assert "2 of 2" in screen
     records = find_records(tmp_path)
@@ -56,7 +57,7 @@ def test_a_sweep_with_the_resources_by_default_finishes(
 
 
 def test_a_requeued_run_goes_on_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
-    settings = (*TINY, f"log_dir={tmp_path}", "trainer.max_epochs=40")
+    settings = (*RUN, f"log_dir={tmp_path}", "trainer.max_epochs=40")
     script = f"#!/bin/bash\nsrun {subprocess.list2cmdline([*TRAIN, *settings])}\n"
     (tmp_path / "job.sh").write_text(script)
     options = ("--parsable", "--requeue", f"--output={tmp_path}/log", "--open-mode=append")
@@ -161,3 +162,10 @@ def test_a_cluster_ends_with_the_process_that_started_it_however_that_ends(tmp_p
         assert len(processes_of(tmp_path)) >= 4
         owner.kill()
     wait_until(lambda: not processes_of(tmp_path), seconds=20)
+
+
+def test_two_tasks_of_srun_are_two_ranks_of_one_run(slurm: dict[str, str], tmp_path: Path) -> None:
+    devices = ("trainer.devices=2", "trainer.max_epochs=1", f"log_dir={tmp_path}")
+    run(slurm, "srun", "--ntasks=2", *TRAIN, *RUN, *devices)
+    [record] = find_records(tmp_path)
+    assert record.metadata["status"] == "finished"

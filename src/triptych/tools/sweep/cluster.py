@@ -181,7 +181,9 @@ def submit_jobs(jobs: Sequence[Job], executor: Any) -> list[Any]:
     try:
         with redirect_stderr(io.StringIO()):  # submitit prints the reason there, too
             return list(executor.submit_array([SubmittedJob(job) for job in jobs]))
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"hydra.launcher.folder={executor.folder.parent}: {error}") from error
+    except RuntimeError as error:
         reason = re.sub("sbatch: (error: )?|Batch job submission failed: ", "", str(error))
         raise refuse_parameters("; ".join(reason.split("\n")), executor) from error
 
@@ -242,15 +244,15 @@ class ClusterJob:
     def _find_outcome(self) -> Outcome:
         """By the run's record, what the job returned, or else SLURM's word and the job's log."""
         record = find_run_of_job(self.job) or find_run_of_job(self.job._replace(same_code=False))
-        paths, status = self.handle.paths, "failed"
+        paths, status, error = self.handle.paths, "failed", f"{self.state} (SLURM)"
         if self._has_result():
             exception = self.handle.exception()
             error = find_reason(str(exception)) if exception else self.handle.result()
             status = "failed" if exception else "refused"
-        elif paths.stderr.exists():
-            error = f"{self.state} (SLURM)\n{read_end(paths.stderr)}".strip()
-        else:  # it never began: a record is of an earlier run
-            return Outcome(self.state.lower(), error=f"{self.state} (SLURM)")
+        elif not paths.stderr.exists():  # it never began: a record is of an earlier run
+            return Outcome(self.state.lower(), error=error)
+        elif record is None:
+            error += f"\n{read_end(paths.stderr)}"
         if record is None:
             return Outcome(status, error=error, log_file=paths.stderr)
         if record.metadata["status"] == "running":
