@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_a_split_is_refused_without_classes_with_others_than_training_or_alone(
 
 
 def test_squares_that_cannot_be_are_refused() -> None:
-    for size, fit in ((0, "crop"), (2**14 + 1, "crop"), (16, "zoom")):
+    for size, fit in ((0, "crop"), (2**12 + 1, "crop"), (16, "zoom")):
         with pytest.raises(ValueError, match=f"size={size} and fit={fit}"):
             Folder("photos", size, fit)
 
@@ -248,6 +249,60 @@ def test_photos_are_decoded_once_a_size_and_again_when_one_changes(
     assert first.train.images[4, :, 0, 0].tolist() == [200, 0, 0], "an open set stays what it was"
     sizes = sorted(path.stat().st_size for path in stored.glob("*.u8"))
     assert sizes == [6 * 3 * 8 * 8, 7 * 3 * 16 * 16], "the older state is deleted"
+
+
+def swap(one: Path, other: Path) -> None:
+    spare = one.with_suffix(".spare")
+    for old, new in ((one, spare), (other, one), (spare, other)):
+        old.rename(new)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda path, other: path.write_bytes(other.read_bytes()),
+        lambda path, other: os.replace(shutil.copy(other, path.with_suffix(".new")), path),
+        swap,
+        lambda path, other: (path.unlink(), os.link(other, path)),
+        lambda path, other: (path.unlink(), path.symlink_to(other)),
+    ],
+)
+def test_a_photo_is_seen_to_be_another_though_size_and_time_are_the_same(
+    tmp_path: Path, replace: Any
+) -> None:
+    for name, colour in COLOURS.items():
+        photo(tmp_path / name / "0.bmp", colour)
+        os.utime(tmp_path / name / "0.bmp", (1e9, 1e9))
+    read(tmp_path)
+    replace(tmp_path / "red" / "0.bmp", tmp_path / "blue" / "0.bmp")
+    os.utime(tmp_path / "red" / "0.bmp", (1e9, 1e9))
+    red = Folder(str(tmp_path), size=16).read().train
+    assert (red.images[red.labels == 2][:, :, 0, 0]).tolist() == [[0, 0, 200]]
+
+
+def test_photos_that_were_only_copied_are_not_decoded_again(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    before = read(photos(tmp_path / "photos", num=2))
+    shutil.move(tmp_path / "photos", tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "photos")
+    for path in (tmp_path / "photos").rglob("*.png"):
+        path.chmod(0o600)
+    for _ in range(2):
+        assert read(tmp_path / "photos").train.images.equal(before.train.images)
+    assert len(decoded) == 6
+    shutil.copy(tmp_path / "old" / "red" / "0.png", tmp_path / "photos" / "green" / "0.png")
+    read(tmp_path / "photos")
+    assert len(decoded) == 12
+
+
+def test_squares_that_the_disk_has_no_space_for_are_refused_before_one_is_decoded(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(UserError, match=r"data\.size=16: 6 photos.*\n.*DATA_DIR"):
+        read(photos(tmp_path / "photos", num=2))
+    assert decoded == []
 
 
 @pytest.mark.parametrize("suffix", [".u8", ".json"])

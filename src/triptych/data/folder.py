@@ -10,10 +10,11 @@ Shapes: N photos, S pixels a side.
 import hashlib
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import __version__ as pillow
+from rich.filesize import decimal
 from torch import Tensor
 
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
@@ -51,17 +53,20 @@ from triptych.data.split_folders import (
     walk_files,
 )
 from triptych.errors import UserError
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, check_regular_file
 
-MAX_SIDE = 2**14
+MAX_SIDE = 4096
 MOST_NAMED = 10  # unreadable files; the rest is counted
 AT_ONCE = 128  # photos decoded between two updates of the progress bar
+BYTES_AT_ONCE = 2**28  # of their squares
+
+
+Decoded = tuple[NDArray[np.uint8], dict[Any, Any]]  # (3, S, S), and Pillow's info
 
 
 class Photo(NamedTuple):
     name: str  # its path below the root, as `names.decode_name` has it
-    num_bytes: int
-    mtime_ns: int
+    state: tuple[int, ...]  # what changes with the file, see `file_state`
     split: str  # train, val, test
     class_name: str
 
@@ -95,6 +100,8 @@ class Squares(NamedTuple):
     deep: list[float]  # the largest value of each photo of more than 8 bits, scaled by its type
     num_own_range: int  # photos of more than 8 bits that were each scaled by their own range
     index_path: Path  # of the file with digests and reasons
+    states: str  # a hash of the photos' `state`s when they were decoded
+    contents: str  # a hash of the photos' bytes
     num_above: int = 0  # photos with values above `max_value`
 
 
@@ -105,7 +112,7 @@ class Folder(Source):
     is split off the training photos, without `val/` a validation set. `splits` names the folders
     below `root` in place of these, `labels` a CSV file that names the photos and their classes.
     Photos that cannot be read, or have more than `max_pixels`, are named and left out. `max_value`
-    is that of `photos.read_image`. Raises ValueError if `size` is not from 1 to 16384, or there is
+    is that of `photos.read_image`. Raises ValueError if `size` is not from 1 to 4096, or there is
     no such `fit`.
     """
 
@@ -171,8 +178,7 @@ def list_table(root: Path, labels: str, least_classes: int = 2) -> Listing:
         files, notes = read_labels(root, labels)
         photos = []
         for name, label, split in files:
-            status = (root / encode_name(name)).stat()
-            photos.append(Photo(name, status.st_size, status.st_mtime_ns, split, label))
+            photos.append(Photo(name, file_state(root / encode_name(name)), split, label))
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     splits = {photo.split: "." for photo in photos}
@@ -225,10 +231,16 @@ def list_files(root: Path, splits: Mapping[str, str], split: str) -> list[Path]:
 
 
 def describe_photo(root: Path, split: str, folder: str, path: Path) -> Photo:
-    status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
     name = decode_name(Path(os.path.relpath(path, root)).as_posix())
     label = class_name(decode_name(path.relative_to(root / folder).parts[0]))
-    return Photo(name, status.st_size, status.st_mtime_ns, split, label)
+    return Photo(name, file_state(path), split, label)
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """Numbers of a file that do not all stay when its content changes: the system alone sets the
+    time of its last change (`ctime`), while its size and `mtime` may be those of before."""
+    status = path.stat() if path.exists() else path.lstat()  # a link to nowhere
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def describe_names(
@@ -340,22 +352,53 @@ def load_squares(listing: Listing, form: SquareFormat) -> Squares:
     """The squares of all photos, decoded if photos are new or have changed.
 
     They lie in DATA_DIR (else `data/`), because the photos' own folder may be read-only; what was
-    stored of an earlier state of the folder is deleted. Of several processes one decodes. Raises
-    UserError if the disk does not take them.
+    stored of an earlier state of the folder is deleted. Photos that were only copied or moved, to
+    another machine's disk perhaps, are read again, not decoded. Of several processes one decodes.
+    Raises UserError if the disk does not take them.
     """
     folder = data_dir() / ".folders"
     place = hash_json(str(listing.root.resolve()), form)
-    index = folder / f"{place}-{hash_json(form, listing.photos, pillow)}.json"
-    if squares := open_squares(index, form.side):
+    index = folder / f"{place}-{hash_json(form, [p.name for p in listing.photos], pillow)}.json"
+    states = hash_states(listing)
+    squares = open_squares(index, form.side)
+    if squares and squares.states == states:
         return squares
     with lock_file(folder / place):
-        if not open_squares(index, form.side):
+        squares = open_squares(index, form.side)
+        if not squares or (squares.states != states and squares.contents != hash_photos(listing)):
             for old in folder.glob(f"*{place}-*"):
                 old.unlink()
             decode_squares(listing, form, index)
+        elif squares.states != states:
+            write_index(index, json.loads(index.read_text()) | {"states": states})
         squares = open_squares(index, form.side)
     assert squares
     return squares
+
+
+def hash_states(listing: Listing) -> str:
+    return hash_json([photo.state for photo in listing.photos])
+
+
+def hash_photos(listing: Listing) -> str:
+    """A hash of the bytes of all photos."""
+    with ThreadPoolExecutor() as pool:
+        paths = (listing.root / encode_name(photo.name) for photo in listing.photos)
+        return hash_json(*pool.map(hash_file, paths))
+
+
+def hash_file(path: Path) -> str:
+    """A hash of a file's bytes; of what cannot be read an empty text."""
+    try:
+        with check_regular_file(path).open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return ""
+
+
+def write_index(index: Path, content: dict[str, Any]) -> None:
+    with atomic_write(index) as path:
+        path.write_text(json.dumps(content))
 
 
 def open_squares(index: Path, side: int) -> Squares | None:
@@ -369,28 +412,44 @@ def open_squares(index: Path, side: int) -> Squares | None:
     return Squares(images, index_path=index, **stored)
 
 
+def check_space(num: int, side: int, folder: Path) -> None:
+    """Raise UserError where a disk has no space for so many squares."""
+    num_bytes, free = 3 * side**2 * num, shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"data.size={side}: {num} photos take {decimal(num_bytes)} in {folder}, where "
+            f"{decimal(free)} are free\nset DATA_DIR to another disk, or take a smaller size"
+        )
+
+
+def decode_photo(photo: Photo, root: Path, form: SquareFormat) -> tuple[str, Decoded | Unreadable]:
+    """A hash of a photo's bytes, and its square or why there is none."""
+    path = root / encode_name(photo.name)
+    content = hash_file(path)  # first: of a photo that changes meanwhile it is not the square's
+    options: dict[str, Any] = {"max_pixels": form.max_pixels, "max_value": form.max_value}
+    try:
+        image = read_image(path, side=form.side, **options)
+        return content, (square(image, form.side, form.fit), image.info)
+    except Unreadable as error:
+        return content, error
+
+
 def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
     """Decode in threads: Pillow releases Python's lock meanwhile."""
-
-    options: dict[str, Any] = {"max_pixels": form.max_pixels, "max_value": form.max_value}
-
-    def decode(photo: Photo) -> tuple[NDArray[np.uint8], dict[Any, Any]] | Unreadable:
-        try:
-            path = listing.root / encode_name(photo.name)
-            image = read_image(path, side=form.side, **options)
-            return square(image, form.side, form.fit), image.info
-        except Unreadable as error:
-            return error
-
-    digests, unreadable, deep, num_own_range, num_above = [], {}, [], 0, 0
-    starts = track_progress(range(0, len(listing.photos), AT_ONCE), "Decoding photos")
+    check_space(len(listing.photos), form.side, index.parent)
+    decode = partial(decode_photo, root=listing.root, form=form)
+    contents, digests, unreadable, deep = list[str](), list[str](), dict[str, str](), list[float]()
+    num_own_range, num_above = 0, 0
+    at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // (3 * form.side**2)))
+    starts = track_progress(range(0, len(listing.photos), at_once), "Decoding photos")
     with (
         atomic_write(index.with_suffix(".u8")) as path,
         path.open("wb") as file,
         ThreadPoolExecutor() as pool,
     ):
-        for some in (listing.photos[start : start + AT_ONCE] for start in starts):
-            for photo, decoded in zip(some, pool.map(decode, some), strict=True):
+        for some in (listing.photos[start : start + at_once] for start in starts):
+            for photo, (content, decoded) in zip(some, pool.map(decode, some), strict=True):
+                contents.append(content)
                 if isinstance(decoded, Unreadable):
                     unreadable[photo.name] = str(decoded)
                     continue
@@ -404,7 +463,7 @@ def decode_squares(listing: Listing, form: SquareFormat, index: Path) -> None:
     idle.clear()  # ends the processes that decoded rare formats
     if not digests:
         check_classes(listing._replace(photos=[]), unreadable)
-    with atomic_write(index) as path:  # after the pixels: if there is an index, they are whole
-        stored: dict[str, Any] = {"unreadable": unreadable, "digests": digests, "deep": deep}
-        stored |= {"num_own_range": num_own_range, "num_above": num_above}
-        path.write_text(json.dumps(stored))
+    stored: dict[str, Any] = {"unreadable": unreadable, "digests": digests, "deep": deep}
+    stored |= {"num_own_range": num_own_range, "num_above": num_above}
+    stored |= {"states": hash_states(listing), "contents": hash_json(*contents)}
+    write_index(index, stored)  # after the pixels: if there is an index, they are whole

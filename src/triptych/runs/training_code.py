@@ -43,7 +43,7 @@ def hash_training_code(targets: Iterable[str]) -> dict[str, str]:
                 seen.add(name)
                 is_package = path.name == "__init__.py"
                 label = "/".join(path.parts[-1 - name.count(".") - is_package :])
-                hashes[label], imports = read_code(path, path.stat().st_mtime_ns)
+                hashes[label], imports = read_code(path, path.stat().st_ctime_ns)
                 package = name if is_package else name.rpartition(".")[0]
                 for each in imports:
                     with suppress(ImportError):  # relative, and beyond the package

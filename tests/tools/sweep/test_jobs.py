@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from triptych.tools.sweep.jobs import (
     describe_code,
     find_newer_inputs,
     find_run_of_job,
+    find_times,
     is_done,
     label_jobs,
     label_recipes,
@@ -240,7 +242,7 @@ def test_an_experiment_is_locked_once_and_a_child_keeps_the_lock_when_the_sweep_
     again.close()
 
 
-@pytest.mark.parametrize("name", ["photos", "photos/cat", "labels.csv", "net.pt"])
+@pytest.mark.parametrize("name", ["photos/cat", "photos/cat/1.png", "labels.csv", "net.pt"])
 def test_what_a_job_reads_is_named_where_it_is_newer_than_an_earlier_run(
     tmp_path: Path, name: str
 ) -> None:
@@ -253,7 +255,12 @@ def test_what_a_job_reads_is_named_where_it_is_newer_than_an_earlier_run(
     typed = [f"{key}={tmp_path / value}" for key, value in settings.items()]
     [job_] = jobs_of(["data=folder", *typed])
     run = Record.open(make_run(tmp_path / "logs" / "a"))
+    before, now = run.metadata["started_at"], datetime.now(UTC)
+    names = sorted(str(tmp_path / each) for each in (*settings.values(), "photos/cat"))
+    assert find_newer_inputs(run, job_) == names, f"changed since {before}, whatever mtime says"
+    run.metadata["started_at"] = (now + timedelta(hours=1)).isoformat()
     assert find_newer_inputs(run, job_) == []
-    os.utime(tmp_path / name)
-    assert find_newer_inputs(run, job_) == [str(tmp_path / name)]
+    find_times.cache_clear()
+    os.utime(tmp_path / name, (now.timestamp() + 7200,) * 2)
+    assert find_newer_inputs(run, job_) == [str(tmp_path / name.removesuffix("/1.png"))]
     assert find_newer_inputs(run, jobs_of(["data=cifar10", "data.root=" + str(tmp_path)])[0]) == []

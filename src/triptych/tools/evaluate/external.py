@@ -35,7 +35,7 @@ from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores
 
 log = logging.getLogger(__name__)
-OF_THE_SET = ("_target_", "root", "splits", "labels")  # of a folder: which photos, not how read
+OF_THE_SET = ("_target_", "root", "splits", "labels", "max_pixels")  # not how photos are stored
 
 
 @dataclass(frozen=True, eq=False)

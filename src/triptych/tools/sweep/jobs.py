@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -141,19 +142,39 @@ def describe_code(run: Record, job: Job) -> str:
 
 def find_newer_inputs(run: Record, job: Job) -> list[str]:
     """What a job reads that was changed after an earlier run of it began: weights of a file, a
-    table of labels, folders of photos that photos were added to or removed from."""
+    table of labels, folders whose photos were changed, added or removed."""
     source, weights = job.config["data"]["source"], job.config["model"].get("weights")
     paths = [Path(weights)] if weights and is_weights_path(weights) else []
+    folders: dict[str, float] = {}
     if "fit" in source:  # photos, and not a folder that other data sets lie in, too
         root, labels = Path(source["root"]), source.get("labels")
         paths += [Path(labels), root / labels, root / Path(labels).name] if labels else []
-        paths += [Path(folder) for folder, _, _ in os.walk(root)]
+        folders = find_times(str(root))
     try:
         began = datetime.fromisoformat(str(run.metadata.get("started_at"))).timestamp()
     except ValueError:
         return []
     began += 1  # it is recorded in whole seconds
-    return sorted({str(path) for path in paths if path.exists() and path.stat().st_mtime > began})
+    times = folders | {str(path): changed_at(path) for path in paths if path.exists()}
+    return sorted(path for path, changed in times.items() if changed > began)
+
+
+def changed_at(path: str | Path) -> float:
+    """When a file, or a link to it, was changed last: its `mtime` alone may have been set since."""
+    states = []
+    for look in (os.lstat, os.stat):
+        with suppress(OSError):  # gone meanwhile, or a link to nowhere
+            states.append(look(path))
+    return max((time for s in states for time in (s.st_mtime, s.st_ctime)), default=0)
+
+
+@lru_cache(maxsize=8)
+def find_times(root: str) -> dict[str, float]:
+    """Every folder below a root, and when it or a file in it was changed last, at a first look."""
+    return {
+        folder: max(changed_at(path) for path in [folder, *(f"{folder}/{f}" for f in files)])
+        for folder, _, files in os.walk(root)
+    }
 
 
 def is_done(run: Record, job: Job) -> bool:
