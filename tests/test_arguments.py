@@ -148,3 +148,20 @@ def test_several_paths_where_one_is_taken_are_answered_with_what_takes_each() ->
 def test_a_number_in_a_yaml_file_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quotes"):
         compose("data=folder", "++data.source.root=3", "+data={root: 2024}")
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        *("seed=range(10000000)", "seed=range(0,1e300)", "optim.lr=range(0,1,1e-9)"),
+        *("seed=range(0,10,0)", "seed=range(0,1,nan)", "seed=shuffle(range(100000000))"),
+        "seed=range(101) optim.lr=range(100)",
+    ],
+)
+def test_a_sweep_of_more_jobs_than_can_be_checked_is_refused_before_they_are_listed(
+    sweep: str,
+) -> None:
+    with pytest.raises(UserError, match=r"^-m: more than 10,000 jobs"):
+        cli.check_arguments("train", ["-m", *sweep.split()])
+    for allowed in ("seed=range(10000)", "seed=range(5,1)", "model=a,b seed=range(9,0,-1) x=1"):
+        assert cli.check_arguments("train", ["-m", *allowed.split()])

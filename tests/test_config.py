@@ -11,12 +11,16 @@ from tests.composing import composed
 from triptych.cli import list_commands
 from triptych.config import (
     CONFIGS,
+    FREE,
+    MAX_PROCESSES,
     REQUIRED,
     TRAINER_ARGUMENTS,
     Config,
     check_config,
     iterate_settings,
+    load_rules,
     load_settings,
+    load_trainer_rules,
 )
 from triptych.errors import UserError
 from triptych.runs.record import config_hash
@@ -145,6 +149,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model.input_size", 14, "googlenet takes 15 or more"),
     ("model.known_weights", "DEFAULT", "a list of names"),
     ("checkpoint.keep_last", "no", "true or false"),
+    *[("data.num_workers", value, "at most") for value in (MAX_PROCESSES + 1, 400, 10**11)],
+    *[("trainer.devices", value, "at most") for value in (MAX_PROCESSES + 1, 10**6)],
+    *[("trainer.devices", f"0,{n}", "indices") for n in ("1" * 40 + "x", "9" * 50)],
+    *[("data.batch_size", value, "at most") for value in (30_000, 2**16 + 1, 10**18)],
+    *[("data.source.num_train", value, "at most") for value in (10**9, 10**18)],
+    ("model.input_size", 10**5, "at most 4096"),
+    ("data.max_pixels", 10**12, "at most"),
     *[("trainer.max_epochs", value, "at least 1, or -1") for value in (-3, 0, 1.5, None)],
     ("trainer.max_epochs", -1, "trainer.max_steps or trainer.max_time"),
     *[("trainer.callbacks", value, "a list of nodes") for value in (3, [3], {"a": "a.B"})],
@@ -164,6 +175,27 @@ def test_an_error_about_a_wrong_value_names_its_key_and_what_it_may_be(
     assert len(line) < 250
 
 
+# Whole numbers that say how long or which, and ask for no memory and no process.
+UNBOUNDED = """
+    checkpoint.every_n_steps data.num_train data.num_val data.num_test data.split_seed
+    data.source.seed rounds warm_up_steps image_types.num_images top_k num_networks
+    num_trials trainer.num_nodes trainer.max_epochs trainer.max_steps trainer.min_epochs
+    trainer.min_steps trainer.limit_train_batches trainer.limit_test_batches
+    trainer.limit_val_batches trainer.overfit_batches trainer.val_check_interval
+    trainer.fast_dev_run trainer.check_val_every_n_epoch trainer.num_sanity_val_steps
+    trainer.accumulate_grad_batches trainer.log_every_n_steps
+    trainer.reload_dataloaders_every_n_epochs
+""".split()
+
+
+def test_every_whole_number_has_a_bound_unless_it_asks_for_nothing() -> None:
+    rules = {key: rule for command in list_commands() for key, rule in load_rules(command).items()}
+    rules |= load_trainer_rules().RULES
+    whole = {k: r for k, r in rules.items() if r.holds(1) and not r.holds(1.5) and r is not FREE}
+    assert len(whole) > 30
+    assert {key for key, rule in whole.items() if rule.holds(2**40)} == {*UNBOUNDED}
+
+
 def test_a_right_value_is_accepted_up_to_its_limit(default: Config) -> None:
     for key, value in (
         *[("seed", 2**32 - 1), ("optim.lr", 1), ("optim.backbone_lr", None)],
@@ -173,7 +205,8 @@ def test_a_right_value_is_accepted_up_to_its_limit(default: Config) -> None:
             ("model.weights", None),
             ("model.input_size", 15),
         ],
-        *[("trainer.devices", value) for value in (4, "auto", [1], [0, 2])],
+        *[("trainer.devices", value) for value in (4, "auto", "0,", "0,11", "0,1,", [1], [0, 2])],
+        *[("data.num_workers", 16), ("data.batch_size", 20_000)],
         *[
             ("trainer.callbacks", {"_target_": "a.B"}),
             ("trainer.logger", []),

@@ -271,8 +271,12 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     "content",
-    [BOMB, "a: !!python/object/apply:os.system [true]", "a: " + "[" * 5000],
-    ids=["aliases", "call", "depth"],
+    [
+        *(BOMB, "a: !!python/object/apply:os.system [true]", "a: " + "[" * 5000),
+        *("a: !!binary aGk=", "a: !!timestamp 2001-01-01", "!!set {a, b}", "? [a]\n: b"),
+        *("a: 1" + ":1" * 50_000, "a: " + "9" * 5000, "a: 0x" + "f" * 5000, "a: b\n" * 50_000),
+    ],
+    ids=lambda content: content[:20],
 )
 def test_a_config_with_more_than_data_in_it_is_refused(folder: Path, content: str) -> None:
     (folder / "config.yaml").write_text(content)
@@ -365,7 +369,7 @@ def test_a_fifo_in_a_run_folder_keeps_nobody_waiting(folder: Path, name: str) ->
 def test_a_text_longer_than_memory_is_not_read(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
         file.truncate(10**12)  # which takes no disk
-    with pytest.raises(UserError, match=rf"{name}.*longer than 64\.0 MB"):
+    with pytest.raises(UserError, match=rf"{name}.*longer than"):
         reopen(folder)
 
 

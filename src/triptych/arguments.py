@@ -1,22 +1,26 @@
 """Paths as they are typed: where Hydra would read a number, a list or a function, they are quoted.
 
-Imported where a path has letters that mean something to Hydra, and by commands that write a file.
+Imported in a sweep, by commands that write a file, and where a path means something to Hydra.
 """
 
+import math
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from triptych.config import LISTS_OF_PATHS, PATHS, setting_name
+from triptych.config import PATHS, setting_name
 from triptych.errors import UserError
 
+LISTS_OF_PATHS = ("run", "runs", "images")
+MAX_JOBS = 10_000  # of a sweep: they are all composed, and checked, before the first starts
 SWEEPS = re.compile(r"(choice|range|glob|interval|sort|shuffle|extend_list)\(.*\)", re.DOTALL)
 
 
@@ -50,6 +54,24 @@ def quote_path(argument: str, *, is_sweep: bool = False) -> str:
         check_commas(argument, parts)
         quoted = quote(typed)
     return f"{key}={quoted}"
+
+
+def check_number_of_jobs(overrides: Iterable[str]) -> None:
+    """Raise UserError at a sweep of more than `MAX_JOBS`, before Hydra lists them."""
+    number = 1.0
+    for override in overrides:
+        try:
+            value = OverridesParser.create().parse_override(override).value()
+        except (HydraException, ValueError):  # which Hydra explains
+            continue
+        if isinstance(value, ChoiceSweep):
+            number *= len(value.list)
+        elif isinstance(value, RangeSweep):
+            start, stop, step = (float(n or 0) for n in (value.start, value.stop, value.step))
+            length = (stop - start) / step if step else math.inf
+            number *= 0 if length < 0 else length
+    if not number <= MAX_JOBS:
+        raise UserError(f"-m: more than {MAX_JOBS:,} jobs; start a sweep for a part of them")
 
 
 def restore_path(override: str) -> str:

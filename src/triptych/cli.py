@@ -247,6 +247,10 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
             f"{resumed[0]}: continues one run; without -m\n"
             "a sweep resumes its own interrupted runs: the same command again, without resume="
         )
+    if flags.multirun:
+        from triptych.arguments import check_number_of_jobs
+
+        check_number_of_jobs(flags.overrides)
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name or (not is_set and not name.startswith("~")):

@@ -20,6 +20,10 @@ from triptych.errors import UserError, closest_matches, shorten
 from triptych.models import WEIGHT_SUFFIXES, is_weights_path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# What a number may ask for at most: workers, ranks or jobs at a time; images of a batch; pixels of
+# an image's side, as a network takes it, and of a batch (13 GB as floats).
+MAX_PROCESSES = max(16, 4 * (os.cpu_count() or 1))
+MAX_BATCH, MAX_SIDE, MAX_PIXELS = 2**16, 4096, 2**30
 Config = dict[str, Any]
 
 
@@ -64,7 +68,6 @@ FREE = Rule("anything", lambda value: True)
 NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds, v)))
 NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
-ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
 
 
 def rgb(rule: Rule) -> Rule:
@@ -84,10 +87,6 @@ SPLITS = Rule(
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
-)
-FILE_NAME = Rule(
-    "a name of letters, digits, - _ and .",
-    lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
 )
 # The settings of a run's Trainer that bear on its scores.
 SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
@@ -109,7 +108,6 @@ PATHS = {
     **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
     **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir"), True),
 }
-LISTS_OF_PATHS = ("run", "runs", "images")
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default
 MONITORS = (MONITOR, "val/loss", "val/f1", "val/precision", "val/recall", "val/undefined_classes")
@@ -144,22 +142,23 @@ RULES: dict[str, Rule] = {
     "speed.compile": one_of("none", "default", "reduce-overhead", "max-autotune"),
     "data.name": TEXT,
     "data.root": PATH,
-    "data.batch_size": count(1),
+    "data.batch_size": count(1, MAX_BATCH),
     "data.augment": one_of("none", "standard"),
     "data.mix": one_of("none", "mixup", "cutmix"),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.num_test"), count(1).or_null()),
-    **dict.fromkeys(("data.source.num_train", "data.source.num_test"), count(1).or_null()),
-    **dict.fromkeys(("data.split_seed", "data.source.seed", "data.num_workers"), count(0)),
-    "data.size": count(8, 4096),
+    **dict.fromkeys(("data.source.num_train", "data.source.num_test"), count(1, 10**8).or_null()),
+    **dict.fromkeys(("data.split_seed", "data.source.seed"), count(0)),
+    "data.num_workers": count(0, MAX_PROCESSES),
+    "data.size": count(8, MAX_SIDE),
     "data.fit": one_of("crop", "pad", "stretch"),
-    "data.max_pixels": count(1),
+    "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
     "data.labels": TEXT.or_null(),
     "data.max_value": number(0, above=True).or_null(),
     "data.source": NODE,
     **dict.fromkeys(("model._target_", "model.name"), TEXT),
     "model.weights": PATH.or_null(),
-    **dict.fromkeys(("model.input_size", "model.min_input_size"), count(1).or_null()),
+    **dict.fromkeys(("model.input_size", "model.min_input_size"), count(1, MAX_SIDE).or_null()),
     "model.freeze": one_of("none", "backbone"),
     "model.known_weights": NAMES.or_null(),
     "model.network": NODE,
@@ -180,7 +179,7 @@ RULES: dict[str, Rule] = {
 # What most runs set of the Trainer: of others trainer_rules.py decides.
 PLAIN = {
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), count(1)),
-    **{"accelerator": one_of("auto", "cpu"), "devices": count(1), "logger": NODES},
+    **{"accelerator": one_of("auto", "cpu"), "devices": count(1, MAX_PROCESSES), "logger": NODES},
     **{"num_sanity_val_steps": count(0), "enable_model_summary": FLAG},
     **dict.fromkeys(("precision", "callbacks"), Rule("nothing", lambda v: v is None or v == [])),
 }
@@ -257,7 +256,9 @@ def find_contradictions(config: Config) -> Iterator[str]:
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
     if not is_plain_trainer(trainer):
         yield from load_trainer_rules().find_trainer_contradictions(trainer)
-    size, least = model.get("input_size"), model.get("min_input_size")
+    size, least, batch = model.get("input_size"), model.get("min_input_size"), data["batch_size"]
+    if batch > (most := MAX_PIXELS // (size or 224) ** 2):
+        yield f"data.batch_size={batch}: of images of {size or 224} pixels a side at most {most}"
     if size and least and size < least:
         yield f"model.input_size={size}: {model['name']} takes {least} or more"
     weights, known = model.get("weights"), model.get("known_weights")

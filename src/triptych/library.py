@@ -16,6 +16,7 @@ from triptych.config import (
 )
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
+from triptych.models.weight_content import check_checkpoint
 from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
@@ -128,7 +129,8 @@ class Run:
             raise UserError(f"{self.folder}/run.json: names no classes")
         recorded = self.metadata.get("preprocessing")
         backbone = factory.build(len(classes), load=False, recorded=recorded)
-        load_weights_into(backbone.network, self._record.checkpoint_path("best"))
+        check_checkpoint(best := self._record.checkpoint_path("best"))
+        load_weights_into(backbone.network, best)
         return backbone.eval()
 
     def predictions(self, split: str = "test") -> Predictions:

@@ -65,8 +65,10 @@ def test_an_image_depends_on_the_seed_and_not_on_how_many_are_drawn(drawings: Im
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("num_train", "num_test", "key"), [(9, 10, "train"), (10, -1, "test")])
-def test_too_few_drawings_for_the_classes_are_refused(
+@pytest.mark.parametrize(
+    ("num_train", "num_test", "key"), [(9, 10, "train"), (10, -1, "test"), (9 * 10**6, 10, "train")]
+)
+def test_too_few_drawings_for_the_classes_and_too_many_for_memory_are_refused(
     num_train: int, num_test: int, key: str
 ) -> None:
     with pytest.raises(UserError, match=rf"data\.source\.num_{key}.*(9|-1)"):

@@ -6,10 +6,15 @@ import json
 import os
 import pickle
 import re
+import resource
 import subprocess
+import time
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -22,6 +27,7 @@ from torchvision.models import DenseNet, get_model
 from triptych.errors import UserError
 from triptych.models import WEIGHT_SUFFIXES, is_weights_path
 from triptych.models.torchvision_models import TorchvisionModel
+from triptych.models.weight_content import check_checkpoint
 from triptych.models.weight_files import WeightsFile, fit_head
 
 State = dict[str, Tensor]
@@ -332,6 +338,90 @@ def test_programs_and_folders_are_refused_with_what_to_give_instead(path: Path) 
     inside.touch()
     with pytest.raises(UserError, match=str(inside)):
         WeightsFile.read(path.with_name("run"))
+
+
+class Zeros:
+    """Pickles as a long `bytearray`, of which the file has but the length."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (10**9,)
+
+
+HOSTILE: dict[str, Callable[[State], Any]] = {
+    "views of one number": lambda state: {n: v[:1].expand(2**34) for n, v in state.items()},
+    "a tensor that is nowhere": lambda state: state | {"x": torch.empty(2**40, device="meta")},
+    "a sparse tensor": lambda state: state | {"x": torch.eye(3).to_sparse()},
+    "zeros beside it": lambda state: {"state_dict": state, "zeros": Zeros()},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_that_would_take_more_than_its_size_is_refused(
+    path: Path, name: str, is_zip: bool
+) -> None:
+    state = {"0.bias": torch.ones(4), "2.bias": torch.ones(5)}
+    content, before = HOSTILE[name](state), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    data = path.read_bytes().replace(b"c__builtin__\nbytearray", b"cbuiltins\nbytearray")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"weights .*some\.pth: "):
+        WeightsFile.read(path)
+    if is_zip:
+        with pytest.raises(UserError, match=r"some\.pth: no checkpoint"):
+            check_checkpoint(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e5
+
+
+def test_an_archive_with_a_compressed_part_or_an_index_without_end_is_refused(path: Path) -> None:
+    for compression, name in ((ZIP_DEFLATED, "archive/more"), (ZIP_STORED, "archive/data.pkl")):
+        torch.save(network().state_dict(), path)
+        with ZipFile(path, "a", compression) as archive, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Duplicate name")
+            archive.writestr(name, bytes(20_000_000))
+        for read in (check_checkpoint, WeightsFile.read):
+            with pytest.raises(UserError, match=r"some\.pth: "):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    ("length", "entries"),
+    [
+        (2**60, {}),
+        (-1, {f"{i}.weight": (0, 40_000) for i in range(1000)}),
+        (-1, {"a": (0, 8), "b": (4, 12)}),
+        (-1, {"a": (8, 4)}),
+        (-1, {"a": (0, 2**62)}),
+    ],
+)
+def test_safetensors_that_lie_over_each_other_or_beyond_the_file_are_refused(
+    path: Path, length: int, entries: dict[str, tuple[int, int]]
+) -> None:
+    path = path.with_suffix(".safetensors")
+    header = {
+        name: {"dtype": "U8", "shape": [abs(place[1] - place[0])], "data_offsets": place}
+        for name, place in entries.items()
+    }
+    text = json.dumps(header).encode()
+    size = length if length >= 0 else len(text)
+    path.write_bytes(size.to_bytes(8, "little") + text + bytes(40_000))
+    tracemalloc.start()
+    error_of(path)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_one_mapping_at_a_million_places_and_names_without_end_take_no_time(path: Path) -> None:
+    saved = network()
+    content: Any = saved.state_dict() | {"a." * 10**5: torch.zeros(1)}
+    for _ in range(3):
+        content = {f"place{i}": content for i in range(100)}
+    torch.save(content, path)
+    started = time.process_time()
+    into = network()
+    load(path, into)
+    assert equal_entries(saved, into) >= {"0.weight", "0.bias"}
+    assert time.process_time() - started < 2
 
 
 def test_a_file_that_is_cut_short_or_absent_is_refused(path: Path) -> None:

@@ -3,6 +3,7 @@ import io
 import re
 import tempfile
 import time
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -269,12 +270,51 @@ def test_what_is_no_archive_of_arrays_is_refused(tmp_path: Path) -> None:
     error_message(tmp_path)
 
 
-def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f8", "fortran_order": False, "shape": (10**14, 10)}
-    )
+def member(descr: object, shape: tuple[int, ...], data: bytes = b"") -> bytes:
+    """A file of an array whose head may say what is not so."""
+    head = {"descr": descr, "fortran_order": False, "shape": shape}
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, head)  # type: ignore[arg-type]
+    return file.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        (member("<f8", (10**14, 10)), "not as long as its head says"),
+        (member("<f8", (-5, -3), bytes(120)), "not as long"),
+        (member("<f8", (-5, 3), bytes(120)), "not as long"),
+        (member("<f8", (5, 3), bytes(119)), "not as long"),
+        (member("|O", (5, 3), bytes(120)), "Object arrays"),
+        (member([("a", "<f4"), ("b", "<f4")], (5, 3), bytes(120)), "logits must be floats"),
+        (member("|V8", (5, 3), bytes(120)), "logits must be floats"),
+        (member("<U0", (10**12, 3)), "larger than is read"),
+        (member("<f8", (10**12, 0)), "larger than is read"),
+        (member("<f4", (10**6, 10), bytes(40_000_000)), "larger than is read"),
+        (b"\x93NUMPY\x03\x00" + bytes(100), "cannot be read"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "cannot be read"),
+    ],
+)
+def test_an_array_is_not_inflated_or_made_room_for_before_its_head_is_read(
+    tmp_path: Path, logits: bytes, expected: str
+) -> None:
     path = save(tmp_path, {name: valid_arrays()[name] for name in ("labels", "index")})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("logits.npy", header.getvalue())
-    assert "cannot be read as arrays" in error_message(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("logits.npy", logits)
+    tracemalloc.start()
+    assert expected in error_message(path)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_an_archive_of_any_order_and_compression_is_read_with_members_of_any_name(
+    tmp_path: Path,
+) -> None:
+    arrays = valid_arrays() | {"logits": np.asfortranarray(valid_arrays()["logits"])}
+    np.savez_compressed(tmp_path / "test.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "test.npz", "a") as archive:
+        archive.writestr("../../outside.npy", b"x")
+        archive.writestr("/absolute", b"x")
+    read = read_predictions(tmp_path / "test.npz")
+    assert read.logits.tolist() == valid_arrays()["logits"].tolist()
+    assert [path.name for path in tmp_path.rglob("*")] == ["test.npz"]

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from triptych.arguments import check_writable
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.errors import UserError
 from triptych.runs import record as record_module
 from triptych.runs.reader import find_temporary_files
 from triptych.runs.record import COLUMNS, Record, config_hash
 from triptych.runs.resume import record_changed_code, truncate_metrics
-from triptych.runs.storage import atomic_write, check_writable, make_folder
+from triptych.runs.storage import atomic_write, make_folder
 
 KEYS = """
     schema status code model data seed split_seed config_hash group_hash batch_size versions

@@ -50,8 +50,11 @@ class ProcessLauncher(Launcher):
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
 
     def run(self, jobs: "Sequence[Job]") -> None:
-        if type(self.num_jobs) is not int or self.num_jobs < 1:
-            raise UserError(f"hydra.launcher.num_jobs={self.num_jobs}: must be at least 1")
+        from triptych.config import MAX_PROCESSES, count, format_value
+
+        if not (rule := count(1, MAX_PROCESSES)).holds(self.num_jobs):
+            value = format_value(self.num_jobs)
+            raise UserError(f"hydra.launcher.num_jobs={value}: must be {rule.says}")
         from triptych.tools.sweep.sweep import run_sweep
 
         run_sweep(jobs, self.num_jobs)

@@ -42,10 +42,3 @@ def resume_by_epochs(trainer: pl.Trainer) -> None:
     Lightning would count from the epoch before then, and train in that one's order once more.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-
-
-def reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Make an epoch that `trainer.max_steps` has cut short one that has not ended, to go on in."""
-    if checkpoint["ImageDataModule"]["batch"] > 0:
-        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
-            counts["processed"] = counts["completed"] = counts["started"] - 1

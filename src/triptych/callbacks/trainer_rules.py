@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from triptych.config import (
-    ENDLESS,
     FLAG,
     LOWER_IS_BETTER,
+    MAX_PROCESSES,
     MONITORS,
     NODE,
     NODES,
@@ -25,15 +25,18 @@ from triptych.config import (
 )
 
 INDEX_TEXT = Rule(
-    "indices as 0,1", lambda v: type(v) is str and re.fullmatch(r"\d+,(\d+,?)*", v) is not None
+    "indices as 0,1",
+    lambda v: type(v) is str and re.fullmatch(r"\d{1,4},(\d{1,4}(,\d{1,4})*,?)?", v) is not None,
 )
 INDICES = Rule(
     "a list of indices",
     lambda v: type(v) is list and all(map(count(0).holds, v)) and 0 < len(v) == len(set(v)),
 )
+ENDLESS = Rule("a whole number of at least 1, or -1", lambda v: count(-1).holds(v) and v != 0)
+COUNT = count(1, MAX_PROCESSES)
 DEVICES = Rule(
-    f"a whole number of at least 1, {INDICES.says}, or -1 or auto for all",
-    lambda v: v in ("auto", "-1") or INDICES.holds(v) or ENDLESS.holds(v) or INDEX_TEXT.holds(v),
+    f"{COUNT.says}, {INDICES.says}, or -1 or auto for all",
+    lambda v: v in ("auto", "-1", -1) or any(r.holds(v) for r in (COUNT, INDICES, INDEX_TEXT)),
 )
 UNUSED = one_of("ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 STRATEGY = Rule(

@@ -19,6 +19,7 @@ from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.errors import UserError
 
 SIDE = 32  # pixels
+MAX_DRAWN = 1_000_000  # 3 GB
 AT_ONCE = 100  # drawings: what is computed stays in the cache, however many are drawn
 COS_30 = math.cos(math.pi / 6)
 _TRAIN, _TEST, _GRAIN = range(3)  # keys: the two splits and the grain draw apart
@@ -31,8 +32,8 @@ class Shapes(Source):
 
     def __init__(self, num_train: int, num_test: int, seed: int) -> None:
         for key, num in {"num_train": num_train, "num_test": num_test}.items():
-            if num < len(OUTLINES):
-                raise UserError(f"data.source.{key}={num}: ten classes need ten images or more")
+            if not len(OUTLINES) <= num <= MAX_DRAWN:
+                raise UserError(f"data.source.{key}={num}: must be from 10 to {MAX_DRAWN} drawings")
         self.num_train, self.num_test, self.seed = num_train, num_test, seed
 
     def read(self) -> ImageSet:

@@ -4,20 +4,25 @@ Nothing in a file is run: what is no tensor, number or text is read as an inert 
 """
 
 import json
+import mmap
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import ZipFile, is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from triptych.errors import list_first, summarize_error
+from triptych.errors import UserError, list_first, summarize_error
 
 MAX_DEPTH = 4  # of mappings in a file: {"ema": {"module": {...}}}
+MAX_INDEX = 10_000_000  # bytes that say what a file holds: those of 50,000 tensors
+MAX_NAME = 500  # letters of a tensor's name
+NO_WEIGHTS = (b"bytearray", b"_rebuild_sparse")  # in a pickle: of any size in a few letters
+MAX_MODULES = 10_000  # of a network that was pickled whole
 SAFETENSORS_DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
@@ -44,15 +49,65 @@ def read_content(path: Path) -> Any:
     if is_zip and "constants.pkl" in list_entries(path):
         raise ValueError("TorchScript")  # which torch would run
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": is_zip}
+    check_pickle(path)
     try:
-        return torch.load(path, **options)
+        content = torch.load(path, **options)
     except UnpicklingError:
         if not is_zip:  # before torch 1.6
             raise
-    # Neither import nor call what they name: a placeholder takes its place.
-    names = get_unsafe_globals_in_checkpoint(path)
-    with safe_globals([(Placeholder, name) for name in names]):
-        return torch.load(path, **options)
+        # Neither import nor call what they name: a placeholder takes its place.
+        names = get_unsafe_globals_in_checkpoint(path)
+        with safe_globals([(Placeholder, name) for name in names]):
+            content = torch.load(path, **options)
+    check_tensors(content, path.stat().st_size)
+    return content
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise UserError where a checkpoint of a run would take more than its size lets one think."""
+    try:
+        check_pickle(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        check_tensors(content, path.stat().st_size)
+    except Exception as error:
+        raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
+
+
+def check_pickle(path: Path) -> None:
+    """Raise ValueError at a file of torch's that would take more memory, or longer, than its size
+    lets one think: compressed, with a long index, or one that has torch make a long array of zeros.
+    """
+    if not is_zipfile(path):  # before torch 1.6, or no file of torch's at all
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            has_more = any(data.find(word) >= 0 for word in NO_WEIGHTS)
+    else:
+        with ZipFile(path) as archive:
+            infos = archive.infolist()
+            pickles = [i for i in infos if i.filename.endswith(".pkl")]
+            if any(i.compress_type != ZIP_STORED for i in infos):
+                raise ValueError("compressed, as torch writes no file")
+            if any(i.file_size > MAX_INDEX for i in pickles):
+                raise ValueError("an index of more tensors than any network has")
+            texts = [archive.read(i) for i in pickles]
+        has_more = any(word in text for word in NO_WEIGHTS for text in texts)
+    if has_more:
+        raise ValueError("a bytearray or a sparse tensor")
+
+
+def check_tensors(content: Any, num_bytes: int) -> None:
+    """Raise ValueError at a tensor that is no plain array, or that views a few of a file's
+    `num_bytes` as many more."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Tensor):
+            is_plain = each.layout is torch.strided and each.device.type == "cpu"
+            if not is_plain or each.is_quantized or each.is_nested or each.nbytes > num_bytes:
+                raise ValueError("a tensor larger than its file, or no plain array")
+        elif isinstance(each, Mapping | list | tuple | Placeholder) and id(each) not in seen:
+            seen.add(id(each))
+            each = [each.state] if isinstance(each, Placeholder) else each
+            waiting += each.values() if isinstance(each, Mapping) else each
 
 
 def list_entries(path: Path) -> set[str]:
@@ -63,19 +118,21 @@ def list_entries(path: Path) -> set[str]:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The length of a JSON header, the header, the tensors: github.com/huggingface/safetensors."""
-    content = bytearray(path.read_bytes())
-    end = 8 + int.from_bytes(content[:8], "little")
-    tensors = {}
-    for name, entry in json.loads(content[8:end]).items():
-        if name == "__metadata__":
-            continue
-        dtype, (start, stop) = SAFETENSORS_DTYPES[entry["dtype"]], entry["data_offsets"]
-        if not 0 <= start <= stop <= len(content) - end:
-            raise ValueError(f"{name} is cut off")
-        data = content[end + start : end + stop]
-        tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        tensors[name] = tensor.reshape(entry["shape"])
-    return tensors
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_INDEX:
+            raise ValueError(f"a header of {length} bytes")
+        header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors, place = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, (start, stop) = SAFETENSORS_DTYPES[entry["dtype"]], entry["data_offsets"]
+            if start != place or not start <= stop <= path.stat().st_size:
+                raise ValueError(f"{name} is cut off, or lies over another tensor")
+            data, place = bytearray(file.read(stop - start)), stop
+            tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            tensors[name] = tensor.reshape(entry["shape"])
+    return {name: tensors[name] for name in header}
 
 
 def explain_unreadable(path: Path, error: Exception) -> str:
@@ -119,9 +176,14 @@ def explain_archive(path: Path, error: Exception) -> str:
 
 
 def find_tensors(
-    content: Any, place: str = "", depth: int = MAX_DEPTH
+    content: Any, place: str = "", depth: int = MAX_DEPTH, seen: set[int] | None = None
 ) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Every mapping of names to tensors in a file, and the tensors of every network, by place."""
+    """Every mapping of names to tensors in a file, once, and the tensors of every network, by
+    place."""
+    seen = set() if seen is None else seen
+    if id(content) in seen:
+        return
+    seen.add(id(content))
     if isinstance(content, Placeholder) and isinstance(content.state, dict):
         content = OrderedDict(iterate_module(content.state)) or content.state
     if not isinstance(content, Mapping) or not depth:
@@ -129,24 +191,32 @@ def find_tensors(
     tensors = OrderedDict(
         (name, value)
         for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
+        if isinstance(name, str) and len(name) <= MAX_NAME and isinstance(value, Tensor)
     )
     if tensors:
         tensors._metadata = getattr(content, "_metadata", None)  # type: ignore[attr-defined]
         yield place, tensors
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, Mapping | Placeholder):
-            yield from find_tensors(value, f"{place}.{name}" if place else name, depth - 1)
+            yield from find_tensors(value, f"{place}.{name}" if place else name, depth - 1, seen)
 
 
-def iterate_module(state: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def iterate_module(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network that was pickled whole, named as `state_dict` names them."""
-    own = [state.get(kind) or {} for kind in ("_parameters", "_buffers")]
-    left_out = state.get("_non_persistent_buffers_set") or ()
-    for name, value in (item for part in own if isinstance(part, dict) for item in part.items()):
-        if isinstance(value, Tensor) and name not in left_out:
-            yield f"{prefix}{name}", value
-    modules = state.get("_modules")
-    for name, module in (modules if isinstance(modules, dict) else {}).items():
-        if isinstance(module, Placeholder) and isinstance(module.state, dict):
-            yield from iterate_module(module.state, f"{prefix}{name}.")
+    waiting = [("", state)]
+    for _ in range(MAX_MODULES):
+        if not waiting:
+            return
+        prefix, state = waiting.pop()
+        own = [state.get(kind) or {} for kind in ("_parameters", "_buffers")]
+        left_out = state.get("_non_persistent_buffers_set") or ()
+        for name, value in (i for part in own if isinstance(part, dict) for i in part.items()):
+            if isinstance(value, Tensor) and name not in left_out:
+                yield f"{prefix}{name}", value
+        modules = state.get("_modules")
+        inner = modules.items() if isinstance(modules, dict) else ()
+        waiting += [
+            (f"{prefix}{name}.", module.state)
+            for name, module in reversed(inner)
+            if isinstance(module, Placeholder) and isinstance(module.state, dict)
+        ]

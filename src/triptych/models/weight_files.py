@@ -1,6 +1,7 @@
 """Files of weights, of our own runs and of others: what of them fits a network."""
 
 import re
+import reprlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from triptych.models.weight_content import explain_unreadable, find_tensors, rea
 if TYPE_CHECKING:
     from triptych.models.backbone import Backbone, BackboneFactory
 
+MAX_SIDE = 4096  # pixels: of images that a network takes
 EXPECTATIONS = {"input_size", "mean", "std", "interpolation", "transform_input"}
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 AVERAGED = re.compile(r"(^|[._])(ema|teacher)([._]|$)")  # the weights that their authors score
@@ -205,13 +207,15 @@ def combine_expectations(entry: Any, settings: Any) -> tuple[dict[str, Any], lis
         numbers = fields["mean"] + fields["std"]
         are_right = len(fields["mean"]) == len(fields["std"]) == 3 and all(map(isfinite, numbers))
         is_right = type(entry["transform_input"]) is bool and type(fields["input_size"]) is int
-        if not (are_right and is_right and fields["input_size"] > 0 and min(fields["std"]) > 0):
+        is_right = is_right and 0 < fields["input_size"] <= MAX_SIDE
+        if not (are_right and is_right and min(fields["std"]) > 0):
             raise ValueError("no size, mean and std of images")
         if fields["interpolation"] not in INTERPOLATIONS:
             raise ValueError("no interpolation")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         reason = summarize_error(error)
-        raise UserError(f"preprocessing={str(entry)[:100]}: cannot be used ({reason})") from error
+        shown = reprlib.repr(entry)[:100]
+        raise UserError(f"preprocessing={shown}: cannot be used ({reason})") from error
     notes = []
     for name in ("input_size", "mean", "std"):
         value = getattr(settings, name, None)

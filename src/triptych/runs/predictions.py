@@ -7,26 +7,31 @@ Shapes: N images, C classes.
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize
+from triptych.runs.reader import MAX_CLASSES, sanitize
 from triptych.runs.record import write_prediction_table
 from triptych.runs.storage import FORMULA, check_regular_file
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
 TOLERANCE = 1e-4  # of a probability that was rounded
-MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
+MAX_LENGTH = 1_000_000  # of an array's sides: statistics draw a thousand times so many numbers
+MAX_BYTES = 2**30  # of an array
+MAX_INFLATED = 2**24  # bytes that compression may have saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +73,9 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     Raises UserError in one line where the file is missing or broken, or lacks one of them.
     """
     try:
-        # numpy leaves open what it cannot read, unless it is given an open file.
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as npz:
-            arrays = {name: np.asarray(npz[name]) for name in names if name in npz}
+        with ZipFile(path) as archive:
+            members = {*archive.namelist()}
+            arrays = {n: read_array(archive, n) for n in names if f"{n}.npy" in members}
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except Exception as error:  # of numpy, of zipfile, of the system: many kinds
@@ -79,6 +84,27 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     if missing := ", ".join(name for name in names if name not in arrays):
         raise UserError(f"{path}: has no {missing}")
     return arrays
+
+
+def read_array(archive: ZipFile, name: str) -> Array:
+    """An array of an npz file, read where its head and the archive's index are within bounds."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        is_old = npy.read_magic(file) == (1, 0)
+        read_head = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
+        shape, _, dtype = read_head(file)
+        num_bytes, least, most = (
+            math.prod(shape) * dtype.itemsize,
+            min(shape, default=1),
+            max(shape, default=1),
+        )
+        if num_bytes != info.file_size - file.tell() or least < 0:
+            raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")
+        is_inflated = info.file_size > info.compress_size + MAX_INFLATED
+        if most > MAX_LENGTH or num_bytes > MAX_BYTES or is_inflated:
+            raise ValueError(f"{name} is larger than is read, {dtype} {shape}")
+    with archive.open(info) as file:
+        return np.asarray(npy.read_array(file, allow_pickle=False))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -134,7 +160,8 @@ def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
             reader = csv.DictReader(file)
             if "file" not in (reader.fieldnames or ()):
                 return None
-            rows = [(row["file"], float(row["probability"])) for row in reader]
+            most = len(test.labels) + 1  # are enough to see that there are too many
+            rows = [(row["file"], float(row["probability"])) for row in islice(reader, most)]
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     shares = np.array([share for _, share in rows])

@@ -15,6 +15,7 @@ from triptych.runs.storage import check_regular_file
 
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
+MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 REQUIRED_METADATA: dict[str, Rule] = {
     **dict.fromkeys(("model", "data", "split_hash", "test_hash"), TEXT),
     **dict.fromkeys(("config_hash", "group_hash", "started_at", "finished_at"), TEXT),
@@ -24,10 +25,14 @@ REQUIRED_METADATA: dict[str, Rule] = {
 OPTIONAL_METADATA: dict[str, Rule] = {
     **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
+    **dict.fromkeys(("num_train", "num_val"), count(0)),
     **dict.fromkeys(("input_size", "num_test"), count(1)),
     **dict.fromkeys(("images_per_second", "train_seconds", "feature_seconds"), MEASURED),
     "command": Rule("a text", lambda value: type(value) is str),
-    "classes": NAMES,
+    "classes": Rule(
+        f"a list of at most {MAX_CLASSES} names",
+        lambda v: NAMES.holds(v) and len(v) <= MAX_CLASSES,
+    ),
     "versions": MAPPING,
     "code": MAPPING,
 }
@@ -112,7 +117,7 @@ def find_own_files(folder: Path) -> Iterator[Path]:
     """What lies in a run folder under a name of ours; beside it, a logger may keep its own."""
     for path in folder.iterdir():
         if path.name in OWN_FOLDERS:
-            yield from [path, *path.rglob("*")]
+            yield from [path] if path.is_symlink() else [path, *path.rglob("*")]
         elif path.name.startswith(OWN_FILES):
             yield path
 

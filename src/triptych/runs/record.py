@@ -208,9 +208,11 @@ class Record:
             for event in yaml.parse(text):  # aliases unfold into any size, depth exhausts OmegaConf
                 depth += isinstance(event, yaml.CollectionStartEvent)
                 depth -= isinstance(event, yaml.CollectionEndEvent)
-                if isinstance(event, yaml.AliasEvent) or depth > MAX_DEPTH:
-                    raise ValueError(f"it has aliases, or is nested deeper than {MAX_DEPTH}")
+                is_more = isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None)
+                if is_more or depth > MAX_DEPTH:
+                    raise ValueError(f"has aliases or tags, or is nested deeper than {MAX_DEPTH}")
             config = OmegaConf.to_container(OmegaConf.create(text))
+            json.dumps(config)  # refuses numbers of thousands of digits
         except Exception as error:  # yaml, omegaconf and the system raise many types
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: cannot be read ({reason})") from error

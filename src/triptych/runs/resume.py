@@ -5,22 +5,24 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from triptych.callbacks.loop import reopen_epoch
 from triptych.config import Config, setting_name
 from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
+from triptych.models.weight_content import check_checkpoint
 from triptych.runs import storage
 from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
 from triptych.runs.reader import check_files, find_newest_run, find_own_files, find_temporary_files
@@ -242,6 +244,13 @@ class NewSchedule(pl.Callback):
             scheduler.step()
 
 
+def reopen_epoch(checkpoint: dict[str, Any]) -> None:
+    """Make an epoch that `trainer.max_steps` has cut short one that has not ended, to go on in."""
+    if checkpoint["ImageDataModule"]["batch"] > 0:
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            counts["processed"] = counts["completed"] = counts["started"] - 1
+
+
 def truncate_to_checkpoint(record: Record) -> None:
     """Remove what the run wrote after its last checkpoint: it will be done again.
 
@@ -268,6 +277,7 @@ def truncate_to_checkpoint(record: Record) -> None:
 
 def read_step(path: Path) -> int:
     """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
+    check_checkpoint(path)
     content = load_checkpoint(path)
     try:
         place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
@@ -289,18 +299,27 @@ def read_step(path: Path) -> int:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines up to a step, without those of the test and half a line of a killed run."""
+    """Keep the lines up to a step, without those of the test and half a line of a killed run.
+
+    Raises UserError at what is no CSV.
+    """
     if not path.exists():
         return
-    with path.open(newline="", errors="replace") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    with storage.atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+    with (
+        path.open(newline="", errors="replace") as file,
+        storage.atomic_write(path) as temporary,
+        temporary.open("w", newline="") as new,
+    ):
+        writer = csv.DictWriter(new, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        for row in rows:
-            number = row.get("step", "")
-            if number.isdecimal() and float(number) <= step and not row.get("test/accuracy"):
-                writer.writerow({name: row[name] for name in row if is_number(row[name])})
+        try:
+            for row in csv.DictReader(file):
+                is_whole, number = None not in row.values(), row.get("step") or ""
+                is_early = number.isdecimal() and float(number) <= step
+                if is_whole and is_early and not row.get("test/accuracy"):
+                    writer.writerow({name: row[name] for name in row if is_number(row[name])})
+        except csv.Error as error:
+            raise UserError(f"{path}: cannot be read ({error}); delete it") from error
 
 
 def is_number(text: Any) -> bool:
@@ -319,16 +338,23 @@ def truncate_events(folder: Path, step: int) -> None:
     merged = folder / "events.out.tfevents.0000000000.before"  # sorts before every later file
     with storage.atomic_write(merged) as path, path.open("wb") as file:
         writer = RecordWriter(file)
-        events = (event for source in files for event in RawEventFileLoader(str(source)).Load())
+        events = (event for source in files for event in read_events(source, step))
         # A merge that was killed leaves events both in the merged file and in their own.
-        for serialized in dict.fromkeys(events):
-            event: Any = Event.FromString(serialized)
-            is_test = any(value.tag.startswith(TEST_TAGS) for value in event.summary.value)
-            if 0 <= event.step <= step and not is_test:
-                writer.write(serialized)
+        for event in dict.fromkeys(events):
+            writer.write(event)
     for path in files:
         if path != merged:
             path.unlink()
+
+
+def read_events(path: Path, step: int) -> Iterator[bytes]:
+    """The events of a file up to a step, without those of the test, and up to any damage."""
+    with suppress(MemoryError, OverflowError, DecodeError):  # of a length that no event has
+        for serialized in RawEventFileLoader(str(path)).Load():
+            event: Any = Event.FromString(serialized)
+            is_test = any(value.tag.startswith(TEST_TAGS) for value in event.summary.value)
+            if 0 <= event.step <= step and not is_test:
+                yield serialized
 
 
 def resume_requeued_job(

@@ -17,10 +17,10 @@ from rich.filesize import decimal
 from triptych.errors import UserError
 
 log = logging.getLogger(__name__)
-TEXT_SUFFIXES = (".json", ".yaml", ".csv")
 # What a spreadsheet calculates, after a quote or white space too; some do so after wide signs.
 FORMULA = re.compile(r"[\s'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20\t\r]")
-MAX_TEXT_BYTES = 64_000_000  # no run writes a text near it
+# Of a text, by its suffix or name: no run writes one near it.
+MAX_TEXT_BYTES = {".csv": 64_000_000, ".json": 64_000_000, "run.json": 8_000_000, ".yaml": 100_000}
 
 
 @contextmanager
@@ -100,8 +100,9 @@ def check_regular_file(path: Path) -> Path:
         raise OSError(f"{path} is a link, and might lead anywhere")
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
-    if path.suffix in TEXT_SUFFIXES and path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
-        raise OSError(f"{path} is longer than {decimal(MAX_TEXT_BYTES)}")
+    most = MAX_TEXT_BYTES.get(path.name, MAX_TEXT_BYTES.get(path.suffix))
+    if most and path.is_file() and path.stat().st_size > most:
+        raise OSError(f"{path} is longer than {decimal(most)}")
     return path
 
 

@@ -100,10 +100,13 @@ def installed_nodes() -> set[Node]:
 
 
 def drop_training_parts(config: Config) -> Config:
-    """The config of a run without the callbacks, loggers and plugins that only its training had."""
+    """The config of a run without the callbacks, loggers, plugins and workers that only its
+    training had."""
     trainer, names = config.get("trainer"), ("max_epochs", "accelerator", *SCORING)
     kept = {n: trainer[n] for n in names if n in trainer} if isinstance(trainer, dict) else {}
-    return config | {"trainer": kept}
+    data = config.get("data")
+    data = data | {"num_workers": 0} if isinstance(data, dict) else data  # images lie in memory
+    return config | {"trainer": kept, "data": data}
 
 
 def localize_source(

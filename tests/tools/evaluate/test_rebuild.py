@@ -15,7 +15,12 @@ from triptych.data.shapes import OUTLINES, Shapes
 from triptych.errors import UserError
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
-from triptych.tools.evaluate.rebuild import find_device, read_data, rebuild_run
+from triptych.tools.evaluate.rebuild import (
+    PIXELS_AT_ONCE,
+    find_device,
+    read_data,
+    rebuild_run,
+)
 
 
 def draw_network() -> Tiny:
@@ -74,6 +79,8 @@ def test_the_rebuilt_network_answers_as_the_one_that_was_saved(record: Record) -
         ("num_threads", -1),
         ("precision", {"a": 1}),
         ("classes", "abc"),
+        ("classes", ["a"] * 10_001),
+        ("num_train", 10**20),
         ("classes", None),
     ],
 )
@@ -118,6 +125,10 @@ def test_images_are_those_of_training_or_refused_by_what_differs(record: Record)
     run = rebuild_run(record.folder, TARGETS)
     assert read_data(run, batch_size=5).batch_size == 5
     assert run.config == record.config, "the run's own config stays as it was"
+    run.config["data"] |= {"batch_size": 10**9, "num_workers": 10**11}
+    data = read_data(run)
+    assert data.batch_size * 32**2 == PIXELS_AT_ONCE
+    assert data.num_workers == 0
     for name, wrong in {"split_hash": "1", "test_hash": "2", "classes": ["cat"] * 10}.items():
         right = run.record.metadata[name]
         run.record.metadata[name] = wrong

@@ -1,6 +1,6 @@
 """The settings of this command, besides those of a training."""
 
-from triptych.config import FLAG, PATH, Rule, count, number
+from triptych.config import FLAG, MAX_PROCESSES, PATH, Rule, count, number
 
 EXTENDS_TRAINING = True
 RULES: dict[str, Rule] = {
@@ -8,6 +8,6 @@ RULES: dict[str, Rule] = {
     "block_seconds": number(0, above=True),
     "warm_up_steps": count(1),
     "usual": FLAG,
-    "usual_workers": count(0).or_null(),
+    "usual_workers": count(0, MAX_PROCESSES).or_null(),
     "out": PATH.or_null(),
 }

@@ -4,12 +4,14 @@ Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever show
 """
 
 import csv
+import io
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -47,6 +49,8 @@ HARDWARE: dict[str, Rule] = {
 EPOCH = {"epoch": count(0, 10**9), **dict.fromkeys(CURVES, MEASURED.or_null())}
 LEVEL = {"type": TEXT, "severity": count(0, 3), "num_images": count(1)}
 LEVEL |= dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), FRACTION)
+
+MAX_LINES = 300_000  # of metrics.csv: a run of 50 million batches writes as many
 
 Read = TypeVar("Read")
 
@@ -322,7 +326,10 @@ def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]]
         if path.suffix == ".json":
             lines = [dict(sanitize(json.loads(text)))]
         else:
-            lines = [_parse_line(line, rules) for line in csv.DictReader(text.splitlines())]
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            lines = [_parse_line(line, rules) for line in islice(reader, MAX_LINES + 1)]
+            if len(lines) > MAX_LINES:
+                raise ValueError(f"more than {MAX_LINES:,} lines")
     except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     for name, rule in rules.items():

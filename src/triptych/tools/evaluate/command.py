@@ -137,7 +137,7 @@ def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> 
     """Score images that are not of the run's own set, into a folder of their own."""
     external = read_external(run, config, overrides)
     metadata = run.record.metadata
-    batch_size = config["batch_size"] or run.config["data"]["batch_size"]
+    batch_size = run.batch_size(config["batch_size"])
     with use_threads(metadata["num_threads"]) as num_threads:
         predictions = predict_external(run, external, batch_size)
     document = evaluate_predictions(run, predictions, "external", external)
@@ -314,7 +314,7 @@ def evaluate_image_types(
     chosen = choose_images(labels, config["image_types"]["num_images"])
     index, labels = torch.from_numpy(predictions.index)[chosen], labels[chosen]
     harder = shared.find(metadata["test_hash"], images, index)
-    batch_size = config["batch_size"] or run.config["data"]["batch_size"]
+    batch_size = run.batch_size(config["batch_size"])
     outcomes = score_image_types(run.logits, harder, labels, types, batch_size)
     write_outcomes(outcomes, folder)
     sheet = charts.type_sheet(make_examples(harder, labels, types))

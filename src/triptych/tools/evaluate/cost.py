@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.build import device_name
+from triptych.config import MAX_PIXELS
 from triptych.runs.record import library_versions
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
@@ -101,7 +102,8 @@ def find_best_throughput(run: RebuiltRun, seconds: float) -> tuple[float, int]:
     """
     best, best_size, size = 0.0, 1, 1
     end = time.perf_counter() + seconds
-    while size <= min(LARGEST_BATCH, 4 * best_size):
+    largest = min(LARGEST_BATCH, MAX_PIXELS // run.backbone.preprocessing.input_size**2)
+    while size <= min(largest, 4 * best_size):
         try:
             times = [*time_calls(inference_call(run, size), run.device, seconds / 20, 1)]
         except torch.OutOfMemoryError:

@@ -16,6 +16,7 @@ from triptych.tools.statistics.inference import LEVEL, WithInterval, resample_co
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
+IMAGES_AT_ONCE = 100_000  # of more, the resamples are made floats part by part
 
 
 class VariantAccuracy(NamedTuple):
@@ -75,7 +76,9 @@ def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, WithIn
     if not losses:
         return {}
     values = np.stack([*losses.values(), np.mean([*losses.values()], axis=0)])
-    resampled = resample_counts(values.shape[1]) @ values.T / values.shape[1]
+    num_images = values.shape[1]
+    parts = np.array_split(resample_counts(num_images), max(1, num_images // IMAGES_AT_ONCE))
+    resampled = np.concatenate([part @ values.T for part in parts]) / num_images
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
     return dict(zip([*losses, OVERALL], map(WithInterval._make, columns), strict=True))

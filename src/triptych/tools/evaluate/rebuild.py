@@ -26,6 +26,8 @@ from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
 from triptych.runs.trust import is_signed, localize_source
 
+PIXELS_AT_ONCE = 2**25  # that a network takes in a batch: some 4 GB, most of it in its layers
+PIXELS_AT_ONCE_GPU = 2**28
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}  # by Lightning's names
 
 
@@ -51,6 +53,12 @@ class RebuiltRun:
     def to(self, device: torch.device) -> None:
         move_to_device(self.backbone, device)
         self.device = device
+
+    def batch_size(self, wanted: int | None = None) -> int:
+        """Images a batch: those wanted or else as in training, as far as memory holds them."""
+        most = PIXELS_AT_ONCE if self.device.type == "cpu" else PIXELS_AT_ONCE_GPU
+        most //= self.backbone.preprocessing.input_size**2
+        return max(1, min(most, wanted or self.config["data"]["batch_size"]))
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits float32 (B, C) on the device, of stored images uint8 (B, 3, H, W)."""
@@ -100,7 +108,7 @@ def read_data(
             f"{format_value(settings['root'])} is not read\n"
             "data_root=<folder> says where its photos lie"
         )
-    config["data"]["batch_size"] = batch_size or config["data"]["batch_size"]
+    config["data"] |= {"batch_size": run.batch_size(batch_size), "num_workers": 0}
     source: Source = instantiate("data.source", settings)
     if missing := source.missing():
         raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")

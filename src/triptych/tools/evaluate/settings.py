@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from triptych.config import (
     FLAG,
     FOLDERS,
+    MAX_BATCH,
     NAMES,
     PATH,
     Config,
@@ -34,7 +35,11 @@ LEVELS: dict[str, tuple[float, float, float]] = {
     "jpeg": (80, 58, 40),  # quality: CIFAR-10-C
     "rotation": (15, 30, 45),  # degrees either way
 }
-PLACES = Rule("a list of whole numbers", lambda v: type(v) is list and all(map(count(0).holds, v)))
+MAX_MAPS = 100  # of a figure of Grad-CAM
+PLACES = Rule(
+    f"a list of at most {MAX_MAPS} whole numbers",
+    lambda v: type(v) is list and len(v) <= MAX_MAPS and all(map(count(0).holds, v)),
+)
 NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
@@ -44,7 +49,7 @@ RULES: dict[str, Rule] = {
     "split": one_of("test", "val", "all"),
     "protocol": one_of("full", "paper"),
     "device": one_of("auto", "cpu", "cuda"),
-    "batch_size": count(1).or_null(),
+    "batch_size": count(1, MAX_BATCH).or_null(),
     "data_root": PATH.or_null(),
     "cost": FLAG,
     "cost_seconds": number(0, above=True),
@@ -54,7 +59,7 @@ RULES: dict[str, Rule] = {
         f"none, most_confused, or {PLACES.says}",
         lambda v: v in ("none", "most_confused") or PLACES.holds(v),
     ),
-    "grad_cam.num_images": count(1),
+    "grad_cam.num_images": count(1, MAX_MAPS),
     "trusted_targets": NAMES,
 }
 

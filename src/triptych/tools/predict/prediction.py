@@ -93,7 +93,8 @@ def predict_each(
     """A prediction for each image, in their order."""
     decode = partial(decode_image, views=ensemble.views, max_pixels=config["max_pixels"])
     num_threads = config["num_threads"] or os.cpu_count() or 1
-    for batch in decode_batches(decode, paths, config["batch_size"], num_threads):
+    batch_size = min(run.batch_size(config["batch_size"]) for run in ensemble.runs)
+    for batch in decode_batches(decode, paths, batch_size, num_threads):
         readable = [image for image in batch if not image.error]
         rows = iter(ensemble.probabilities(readable).cpu().numpy() if readable else ())
         for image in batch:

@@ -1,6 +1,6 @@
 """The settings of this command, by the keys of its YAML."""
 
-from triptych.config import FLAG, FOLDERS, NAMES, PATH, Rule, count, one_of
+from triptych.config import FLAG, FOLDERS, MAX_BATCH, NAMES, PATH, Rule, count, one_of
 
 NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
@@ -11,9 +11,9 @@ RULES: dict[str, Rule] = {
     "grid_images": count(1, 600),  # a picture's side has at most 2^16 pixels
     "top_k": count(1),
     "calibrated": FLAG,
-    "batch_size": count(1),
+    "batch_size": count(1, MAX_BATCH),
     "num_threads": count(1, 256).or_null(),
-    "max_pixels": count(1),
+    "max_pixels": count(1, 10**9),
     "device": one_of("auto", "cpu", "cuda"),
     "overwrite": FLAG,
     "trusted_targets": NAMES,

@@ -20,7 +20,7 @@ from rich.table import Table
 from triptych.cli import show_line
 from triptych.config import Config
 from triptych.errors import UserError, sanitize_text
-from triptych.runs.reader import check_files, find_run_folders, find_temporary_files
+from triptych.runs.reader import MEASURED, check_files, find_run_folders, find_temporary_files
 from triptych.runs.record import Record
 from triptych.runs.storage import check_regular_file, is_locked, lock_run
 
@@ -87,7 +87,7 @@ def read_run(folder: Path) -> Run:
         str(metadata.get("seed")),
         "killed" if is_killed else status,
         epochs if type(epochs) is int else None,
-        float(value) if type(value) in (int, float) else best,
+        float(value) if MEASURED.holds(value) else best,
         str(metadata.get("finished_at") or metadata.get("started_at")),
         measure(folder),
     )

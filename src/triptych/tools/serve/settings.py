@@ -10,7 +10,7 @@ RULES: dict[str, Rule] = {
     "host": TEXT,
     "port": count(0, 65535),
     "device": one_of("auto", "cpu", "cuda"),
-    "max_bytes": count(1),
-    "max_pixels": count(1),
+    "max_bytes": count(1, 10**9),
+    "max_pixels": count(1, 10**9),
     "trusted_targets": NAMES,
 }

@@ -1,9 +1,15 @@
 """The settings of this command, besides those of a training."""
 
-from triptych.config import FILE_NAME, FLAG, NODE, PATH, Rule, count, number
+import re
+
+from triptych.config import FLAG, NODE, PATH, TEXT, Rule, count, number
 
 EXTENDS_TRAINING = True
 NO_SWEEP = "has one network a study; start it once for each"
+FILE_NAME = Rule(
+    "a name of letters, digits, - _ and .",
+    lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
+)
 RULES: dict[str, Rule] = {
     "num_trials": count(1),
     "study": FILE_NAME,

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,12 +114,15 @@ def run_trials(
             retry(study, trial.number)
             raise
 
-    retry_lost(study)
+    retry_lost_here = partial(retry_lost, workers=workers)
+    retry_lost_here(study)
     if len(study.get_trials(deepcopy=False, states=TAKEN)) < num_trials:
         timeout = 60 * timeout_minutes if timeout_minutes else None
         stop = MaxTrialsCallback(num_trials, TAKEN)
         with TemporaryDirectory(dir=workers) as worker, lock_run(Path(worker)):
-            study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost, stop])
+            study.optimize(
+                run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost_here, stop]
+            )
 
 
 def suggest(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
@@ -145,9 +149,10 @@ def retry(study: optuna.Study, number: int) -> None:
         study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
 
 
-def retry_lost(study: optuna.Study, _: FrozenTrial | None = None) -> None:
+def retry_lost(study: optuna.Study, _: FrozenTrial | None = None, *, workers: Path) -> None:
     """Retry the trials of workers that were killed; also a callback of Optuna's."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = Path(trial.user_attrs.get("worker", "/nowhere"))
-        if worker.is_dir() and not is_locked(worker):  # it may be on another machine's disk
+        worker = Path(str(trial.user_attrs.get("worker")))
+        is_here = worker.parent == workers and worker.is_dir()  # else on another machine's disk
+        if is_here and not is_locked(worker):
             retry(study, trial.number)
