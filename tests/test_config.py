@@ -143,6 +143,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("data.num_test", 10_001, "there are 10000 test images"),
     ("data.source.num_train", "abc", "whole number"),
     ("data.root", "", "a path"),
+    *[("log_dir", value, "UTF-8 without $NAME") for value in ("$HOME/x", "a${b}", "caf\udce9", "")],
+    ("resume", "logs/${oc.env:HOME}", "UTF-8 without $NAME"),
     ("model.name", "???", "must be given"),
     ("model.weights", "IMAGENET1K_V9", "DEFAULT, IMAGENET1K_V1, null, or a file (.pth .pth.tar"),
     ("model.weights", "weights.zip", "or a file (.pth .pth.tar"),

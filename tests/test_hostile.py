@@ -252,6 +252,14 @@ def test_a_checkpoint_with_one_byte_changed_is_refused(folder: Path) -> None:
         read_step(last)
 
 
+def test_a_checkpoint_is_read_in_a_folder_whose_name_is_no_text(folder: Path) -> None:
+    best = folder / "checkpoints" / "best.ckpt"
+    expected = load_checkpoint(best)["state_dict"]
+    moved = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9"))) / "checkpoints" / "best.ckpt"
+    weights = load_checkpoint(moved)["state_dict"]
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
 def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(
     start_run: StartRun, folder: Path, undisturbed: Path
 ) -> None:

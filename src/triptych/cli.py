@@ -152,8 +152,7 @@ def open_screen(*, is_result: bool = False) -> None:
     """Have what is printed end no command: letters that the screen lacks become `?`, a broken pipe
     and a full disk lose lines, and what is closed is /dev/null.
 
-    `is_result`: standard output is what the command is for, and must not be lost without a word;
-    where it is closed, `sys.__stdout__` is None.
+    `is_result`: standard output is what the command is for, and must not be lost without a word.
     In a locale that is not UTF-8 the program starts again in Python's UTF-8 mode, for its files.
     """
     is_program = sys.stdout is None or sys.stdout is sys.__stdout__

@@ -63,6 +63,10 @@ def is_node(value: Any) -> bool:
 
 TEXT = Rule("a text", lambda value: type(value) is str and value != "")
 PATH = Rule("a path, in YAML in quotes where it looks like a number", TEXT.holds)
+OF_RUNS = Rule(
+    "a path in UTF-8 without $NAME, which some libraries replace: make a link to it",
+    lambda value: PATH.holds(value) and not re.search(r"\$[\w{]|[\ud800-\udfff]", value),
+)
 FLAG = Rule("true or false", lambda value: type(value) is bool)
 FREE = Rule("anything", lambda value: True)
 NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds, v)))
@@ -126,8 +130,8 @@ OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where
 SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
-    "log_dir": PATH,
-    "resume": PATH.or_null(),
+    "log_dir": OF_RUNS,
+    "resume": OF_RUNS.or_null(),
     "trusted_targets": NAMES,
     **dict.fromkeys(
         ("retry_failed", "fresh"), Rule("false, or true in a sweep (-m)", lambda v: v is False)

@@ -3,6 +3,7 @@
 Shapes: N images of a split, C classes.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,11 +119,12 @@ def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
 
 
 def format_per_class(classes: Sequence[str], scores: Scores) -> str:
-    """F1, precision and recall of every class, as Markdown."""
+    """F1, precision and recall of every class, as Markdown; a name is none."""
+    names = [re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", name) for name in classes]
     columns = (scores.per_class[name].tolist() for name in PER_CLASS)
     rows = [
         f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
-        for name, *values in zip(classes, *columns, strict=True)
+        for name, *values in zip(names, *columns, strict=True)
     ]
     return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *rows])
 

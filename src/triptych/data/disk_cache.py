@@ -57,7 +57,7 @@ def lock_file(path: Path, settings: str = "DATA_DIR") -> Iterator[None]:
             lock = acquire_lock(lock_path)
         except BlockingIOError:
             message = f"{path.name}: waiting for another process that is making it"
-            Console(stderr=True).print(message, soft_wrap=True)
+            Console(stderr=True).print(message, soft_wrap=True, markup=False)
             lock = acquire_lock(lock_path, wait=True)
         with lock:
             yield

@@ -36,7 +36,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with ZipFile(path) as archive:
             if changed := archive.testzip():
                 raise ValueError(f"{changed} is not what was written")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        is_utf8 = str(path) == str(path).encode(errors="ignore").decode()  # else torch maps none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_utf8)
     except Exception as error:
         raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
     if not isinstance(content, dict):

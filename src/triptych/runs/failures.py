@@ -4,6 +4,7 @@ import json
 import shutil
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError, summarize_error
-from triptych.runs.record import Record, now
+from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
 from triptych.runs.storage import atomic_write
 
@@ -115,7 +116,8 @@ def end_run(record: Record, status: str, **error: str | None) -> None:
         with (record.folder / "run.json").open("rb+") as file:
             num_bytes = len(file.read())
             cut = {name: text and text[:200] for name, text in error.items()}
-            ended = record.metadata | {"status": status, "finished_at": now()} | cut
+            finished_at = datetime.now(UTC).isoformat(timespec="seconds")
+            ended = record.metadata | {"status": status, "finished_at": finished_at} | cut
             text = json.dumps(ended, separators=(",", ":")).encode().ljust(num_bytes)
             if len(text) > num_bytes:
                 raise

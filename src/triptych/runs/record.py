@@ -138,10 +138,6 @@ def write_prediction_table(
         storage.write_csv(path.with_name("mistakes.csv"), [head, *wrong])
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 class Record:
     """One run's folder and the content of its `run.json`, which every change rewrites whole."""
 
@@ -152,8 +148,8 @@ class Record:
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
         """Make a new folder with its `config.yaml`; raises UserError where that cannot be."""
-        started, commit, versions = datetime.now(UTC), git_commit(), library_versions()
-        name = f"{started:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
+        now, commit, versions = datetime.now(UTC), git_commit(), library_versions()
+        name = f"{now:%Y-%m-%d_%H%M%S}_{config_hash(config)[:6]}"
         parent = Path(config["log_dir"], config["data"]["name"], config["model"]["name"])
         with storage.translate_write_errors(f"log_dir={config['log_dir']}"):
             record = cls(storage.make_folder(parent / f"seed{config['seed']}", name), {})
@@ -177,7 +173,7 @@ class Record:
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             overrides=overrides,
-            started_at=started.isoformat(timespec="seconds"),
+            started_at=now.isoformat(timespec="seconds"),
             finished_at=None,
             error=None,
         )
@@ -263,7 +259,8 @@ class Record:
         return {"signature": sign(self.folder)}
 
     def end(self, status: str, **metadata: Any) -> None:
-        self.update(status=status, finished_at=now(), **metadata)
+        finished_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.update(status=status, finished_at=finished_at, **metadata)
 
     def add_metrics(self, row: dict[str, float]) -> None:
         """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""

@@ -45,8 +45,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        # With ends of lines that quote both of theirs in a cell.
-        csv.writer(file).writerows(map(escape_formulas, rows))
+        csv.writer(file).writerows(map(escape_formulas, rows))  # with \r\n, quoted both in a cell
 
 
 def escape_formulas(row: Iterable[object]) -> list[object]:

@@ -139,6 +139,17 @@ def test_a_place_that_cannot_be_written_to_is_an_error(logs: Path, tmp_path: Pat
         compare(config(logs, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "${no}", "[/red] {0} %s", "\x1b[31m\u202e", "a\nb"])
+def test_runs_in_a_folder_of_any_name_are_compared(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / name)
+    folder = compare(config(tmp_path)).parent
+    for path in folder.iterdir():
+        assert not set(path.read_text(encoding="utf-8")) & set("\x1b\u202e\ufeff")
+    with (folder / "comparison.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert Path(row["folder"]).parts[-4:-1] == ("shapes", "googlenet", "seed0")
+
+
 def test_a_comparison_s_folder_is_no_link_unless_it_is_typed(tmp_path: Path) -> None:
     run, precious = write_run(tmp_path / "logs"), tmp_path / "precious"
     precious.mkdir()

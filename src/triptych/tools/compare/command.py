@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.predictions import read_files
-from triptych.runs.reader import find_run_folders
+from triptych.runs.reader import find_run_folders, sanitize
 from triptych.runs.storage import atomic_write
 from triptych.tools.compare import runs, sentences
 from triptych.tools.compare.content import Comparison, compare_images, write_csv
@@ -116,7 +116,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         images=compare_images(recipes, pixels, files) if is_comparable else None,
         grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
         problems=tuple(problems),
-        command=os.environ.get("TRIPTYCH_COMMAND", "python compare.py"),
+        command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
         made_at=datetime.now(UTC).isoformat(timespec="minutes"),
         version=version("triptych"),
     )

@@ -112,7 +112,8 @@ def render_markdown(comparison: Comparison) -> str:
 
 def escape_markdown(words: str) -> str:
     """Words as they are, whatever they are: neither HTML nor Markdown."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(words, quote=False))
+    signs = r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|^[#+-]|(?<=\d)[.)](?=\s|$)"
+    return re.sub(signs, r"\\\g<0>", html.escape(words, quote=False))
 
 
 def _escape_value(value: object) -> Markup:
