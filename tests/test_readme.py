@@ -83,8 +83,9 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_every_path_that_is_named_exists() -> None:
-    named = set(re.findall(r"\]\(([^)#:]+)\)", README))
-    named |= set(re.findall(r"(?:configs|src|tests|docs)/[\w/.]*\w", README))
+    text = "\n".join([GUIDES, (ROOT / "CONTRIBUTING.md").read_text()])
+    named = set(re.findall(r"\]\(([^)#:]+)\)", text))
+    named |= set(re.findall(r"(?:configs|src|tests|docs)/[\w/.-]*\w", text))
     named -= set(blocks())
     assert len(named) >= 10
     assert {path for path in named if not (ROOT / path).exists()} == set()

@@ -44,7 +44,7 @@ from triptych.tools.predict import prediction as _predict  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 # Of one command: processor time, memory above this process's, and processes.
-SECONDS, MEGABYTES, PROCESSES = 60, 1500, 20
+SECONDS, MEGABYTES, PROCESSES = 60, 4000, 20
 FOLDERS = {"HOME": "home", "DATA_DIR": "data", "LOG_DIR": "logs", "TMPDIR": "tmp"}
 FOLDERS |= {"XDG_STATE_HOME": "state", "TORCH_HOME": "data/torch"}
 FOLDERS |= {"TORCHINDUCTOR_CACHE_DIR": "tmp/inductor"}
@@ -253,7 +253,7 @@ def enter(place: Place) -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 10**9,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 6 * 10**9,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (300 * 10**6,) * 2)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
