@@ -20,14 +20,7 @@ from matplotlib.image import imread
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
 from triptych.tools.report import page
-from triptych.tools.report.page import (
-    CONTENTS,
-    escape_markdown,
-    find_scale,
-    locate,
-    png,
-    render_page,
-)
+from triptych.tools.report.page import CONTENTS, find_scale, locate, png, render_page
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.scores import per_class
 
@@ -39,9 +32,9 @@ VOID = {"meta", "img", "col", "br", "link", "input"}
 
 @given(st.text("\\`*_[]()<>#+-=.!|~$&:/a1 \"'{}", min_size=1).map(lambda w: " ".join(w.split())))
 def test_words_are_shown_as_they_are_in_a_list_and_in_a_table_of_markdown(words: str) -> None:
-    listed = MARKDOWN.render(f"- {escape_markdown(words)}")
+    listed = MARKDOWN.render(f"- {page.escape_markdown(words)}")
     assert unescape(re.sub(r"</?(ul|li)>|\n", "", listed)) == words
-    table = MARKDOWN.render(f"| a | b |\n| --- | --- |\n| {escape_markdown(words)} | c |")
+    table = MARKDOWN.render(f"| a | b |\n| --- | --- |\n| {page.escape_markdown(words)} | c |")
     assert f"<td>{words}</td>\n<td>c</td>" in unescape(table)
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,9 +165,7 @@ def as_json(choice: Choice) -> dict[str, Any]:
 
 def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:
     """Write a PNG; letters that the font lacks are boxes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        save(draw_grid(predictions, heading, max_pixels), path)
+    save(draw_grid(predictions, heading, max_pixels), path)
 
 
 def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) -> Figure:
