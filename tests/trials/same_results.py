@@ -127,7 +127,9 @@ class Room:
         self.env = {name: value for name, value in os.environ.items() if not ours.fullmatch(name)}
         self.env |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
         self.env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOG_DIR": str(self.logs)}
-        self.env |= {name: str(path / name) for name in ("DATA_DIR", "TORCH_HOME")}
+        self.env |= {
+            name: str(path / name) for name in ("DATA_DIR", "TORCH_HOME", "XDG_STATE_HOME")
+        }
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         options: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
