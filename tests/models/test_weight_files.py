@@ -373,6 +373,17 @@ def test_a_file_that_would_take_more_than_its_size_is_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e5
 
 
+def test_a_device_and_a_fifo_are_refused_and_keep_nobody_waiting(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+    fifo = path.with_name("fifo.pth")
+    os.mkfifo(fifo)
+    for each in (path, fifo, path.with_suffix(".safetensors")):
+        if not each.is_fifo() and not each.exists():
+            each.symlink_to("/dev/zero")
+        with pytest.raises(UserError, match=r"no regular file"):
+            WeightsFile.read(each)
+
+
 def test_an_archive_with_a_compressed_part_or_an_index_without_end_is_refused(path: Path) -> None:
     for compression, name in ((ZIP_DEFLATED, "archive/more"), (ZIP_STORED, "archive/data.pkl")):
         torch.save(network().state_dict(), path)

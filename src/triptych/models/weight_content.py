@@ -43,6 +43,8 @@ class Placeholder:
 
 def read_content(path: Path) -> Any:
     """What a file holds, on the CPU. Raises many types of errors where that is not weights."""
+    if path.exists() and not path.is_file():
+        raise OSError("no regular file")  # a device may never end, a FIFO never begin
     if path.suffix.lower() == ".safetensors":
         return read_safetensors(path)
     is_zip = is_zipfile(path)
@@ -140,7 +142,7 @@ def explain_unreadable(path: Path, error: Exception) -> str:
     if path.is_dir():
         inside = next(path.rglob("best.ckpt"), path / "<file>")
         return f"a folder; give the file in it, as model.weights={inside}"
-    if not path.exists():
+    if isinstance(error, OSError):
         return summarize_error(error)
     if is_zipfile(path):
         return explain_archive(path, error)

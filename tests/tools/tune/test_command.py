@@ -227,6 +227,22 @@ def test_workers_share_the_budget_and_what_a_killed_one_had_is_done_again(
     assert (tmp_path / "configs" / "experiment" / f"tuned_{NAME}.yaml").exists()
 
 
+def test_a_journal_that_a_killed_worker_left_half_a_line_in_is_gone_on_with(tmp_path: Path) -> None:
+    journal, pruner = tmp_path / "journal", {"_target_": "optuna.pruners.NopPruner"}
+    study = studies.open_study("one", str(journal), pruner)
+    study.tell(study.ask(), 0.5)
+    whole = journal.read_bytes()
+    for cut in (3, 40):
+        journal.write_bytes(whole[:-cut])
+        studies.open_study("one", str(journal), pruner).set_user_attr("more", 1)
+        assert studies.open_study("one", str(journal), pruner).user_attrs == {"more": 1}
+    for foreign in (b"a person's notes\nwithout an end", b"\x00" * 99, whole + b"planted\n"):
+        journal.write_bytes(foreign)
+        with pytest.raises(UserError, match=r"storage=.*journal: cannot be used"):
+            studies.open_study("one", str(journal), pruner)
+        assert journal.read_bytes() == foreign or foreign.startswith(whole)
+
+
 def test_a_worker_that_sees_too_late_that_another_took_the_last_trial_leaves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

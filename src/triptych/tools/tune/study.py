@@ -44,6 +44,7 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
         if "://" not in address:
             Path(address).parent.mkdir(parents=True, exist_ok=True)
             lock = JournalFileOpenLock(address)
+            cut_half_line(Path(address), lock)
             storage = JournalStorage(JournalFileBackend(address, lock))
         return optuna.create_study(
             storage=storage,
@@ -58,6 +59,24 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
             reason = "the reason repeats the password; in it, write %40 for @, %3A for :, %2F for /"
         where = mask_password(address)
         raise UserError(f"storage={where}: cannot be used ({mask_password(reason)})") from None
+
+
+def cut_half_line(journal: Path, lock: JournalFileOpenLock) -> None:
+    """Drop what a killed worker has written of a line, to which the next would be appended.
+
+    Raises ValueError at a file that is no journal.
+    """
+    if not journal.is_file():
+        return
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            content = file.read()
+            if content and not content.startswith(b'{"op_code"'):
+                raise ValueError("no journal of a study")
+            file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def repeats_password(message: str, address: str) -> bool:
