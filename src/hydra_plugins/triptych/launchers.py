@@ -75,16 +75,32 @@ class MeasuringLauncher(ProcessLauncher):
 
 
 class SlurmLauncher(ProcessLauncher):
-    """Submits all jobs at once to SLURM and waits for them; the options are submitit's."""
+    """Submits jobs to SLURM, `array_parallelism` of which run at a time, and waits for them; with
+    `detach` it does not wait. The options are submitit's."""
 
     def __init__(
-        self, cluster: str, folder: str, max_num_timeout: int, parameters: DictConfig
+        self,
+        cluster: str,
+        folder: str,
+        max_num_timeout: int,
+        parameters: DictConfig,
+        array_parallelism: int,
+        detach: bool,
     ) -> None:
         self.options = (cluster, folder, max_num_timeout)
+        self.array_parallelism, self.detach = array_parallelism, detach
         self.parameters: Any = OmegaConf.to_container(parameters, resolve=True)
 
     def run(self, jobs: "Sequence[Job]") -> None:
         from triptych.tools.sweep import cluster
+        from triptych.tools.sweep.submission import submit_sweep
 
-        parameters = cluster.choose_resources(self.parameters, jobs)
-        cluster.submit_sweep(jobs, cluster.make_executor(*self.options, parameters))
+        num, detach = self.array_parallelism, self.detach
+        if type(num) is not int or num < 1:
+            raise UserError(f"hydra.launcher.array_parallelism={num}: must be at least 1")
+        if type(detach) is not bool:
+            raise UserError(f"hydra.launcher.detach={detach}: must be true or false")
+        parameters = {"slurm_array_parallelism": num} | self.parameters
+        parameters = cluster.choose_resources(parameters, jobs)
+        executor = cluster.make_executor(*self.options, parameters)
+        submit_sweep(jobs, executor, detach=detach)

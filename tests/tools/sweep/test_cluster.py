@@ -11,7 +11,7 @@ from tests.tiny import TINY
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.tools.sweep import cluster
+from triptych.tools.sweep import cluster, submission
 from triptych.tools.sweep.jobs import Job, compose_jobs
 
 
@@ -48,7 +48,7 @@ def test_a_submitted_job_trains_its_config_and_a_finished_one_is_not_trained_aga
 ) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     job = compose_job(tmp_path / "logs", "seed=3")
-    cluster.submit_sweep([job], local(tmp_path / "submitit"))
+    submission.submit_sweep([job], local(tmp_path / "submitit"))
     [path] = (tmp_path / "logs").rglob("run.json")
     record = Record.open(path.parent)
     assert (record.metadata["status"], record.metadata["seed"]) == ("finished", 3)

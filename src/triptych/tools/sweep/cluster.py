@@ -16,20 +16,20 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from triptych.cli import configure_logging
+from triptych.cli import configure_logging, print_error
 from triptych.errors import UserError
 from triptych.runs.record import hash_code
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.jobs import Job, Outcome, find_run_of_job, is_done
-from triptych.tools.sweep.sweep import print_results
 
 log = logging.getLogger(__name__)
 MAX_PAUSE = 20.0  # seconds from one look at the queue to the next
 RESULT_SECONDS = 10.0  # for a file of a job that has ended to be seen from another machine
 AUTO = {"cpus_per_task": 4, "mem_gb": 32}  # or what the largest node has
+LOCK_SECONDS = 30  # for a process that is about to end
 FORGOTTEN = "forgotten"  # no word of SLURM's: it ended long ago
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
@@ -57,12 +57,13 @@ class SubmittedJob:
 
             configure_logging()
             job = self.job._replace(code=hash_code(self.job.config))  # as on this machine now
-            earlier = None if job.fresh else find_run_of_job(job)
-            if earlier and is_done(earlier, job):
-                return ""
             try:
-                train(*sweep_jobs.train_arguments(job, earlier))
+                with lock_when_free(job):
+                    earlier = None if job.fresh else find_run_of_job(job)
+                    if earlier is None or not is_done(earlier, job):
+                        train(*sweep_jobs.train_arguments(job, earlier))
             except UserError as error:
+                print_error(error)  # where the next launcher finds it
                 return str(error)
             except SystemExit as stop:
                 if stop.code != 1:  # else the record says why
@@ -96,6 +97,15 @@ def requeue_when_saved() -> Iterator[None]:
             if received and callable(requeue):
                 requeue(*received[0])
             raise
+
+
+def lock_when_free(job: Job) -> IO[str]:
+    """The lock of a job; raises UserError where another process keeps it."""
+    for _ in range(LOCK_SECONDS):
+        if lock := sweep_jobs.lock_job(job):
+            return lock
+        time.sleep(1)
+    raise UserError("another process works on this job")
 
 
 class Node(NamedTuple):
@@ -271,16 +281,6 @@ def read_end(path: Path) -> str:
     with suppress(OSError):
         return "\n".join(path.read_text(errors="replace").splitlines()[-3:])
     return ""
-
-
-def submit_sweep(jobs: Sequence[Job], executor: Any) -> None:
-    """Submit the jobs, wait for them, print how they ended; exits with 1 unless all finished."""
-    submitted = [*map(ClusterJob, jobs, submit_jobs(jobs, executor))]
-    print(f"submitted: {' '.join(job.handle.job_id for job in submitted)}", flush=True)
-    outcomes = wait_for_jobs(submitted, executor)
-    print_results(jobs, outcomes)
-    if any(outcome.status != "finished" for outcome in outcomes):
-        raise SystemExit(1)
 
 
 def wait_for_jobs(submitted: Sequence[ClusterJob], executor: Any) -> list[Outcome]:

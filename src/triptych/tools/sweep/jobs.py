@@ -183,13 +183,17 @@ def is_done(run: Record, job: Job) -> bool:
     return status == "finished" or (status == "failed" and not job.retry_failed)
 
 
+def lock_path(job: Job) -> Path:
+    return Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
+
+
 def lock_job(job: Job) -> IO[str] | None:
     """Lock an experiment below `log_dir`; None while another process has it locked.
 
     The lock lasts until the file is closed in every process that inherited it: so a job keeps it
     where the sweep is killed. Raises OSError where the file cannot be written.
     """
-    path = Path(job.config["log_dir"], ".sweep", job.config_hash[:16])
+    path = lock_path(job)
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(BlockingIOError):
         return acquire_lock(path)

@@ -1,0 +1,141 @@
+"""A sweep that a cluster runs, submitted once however often its command is typed.
+
+The file that locks a job, below `log_dir/.sweep`, notes its number in SLURM's queue: so no process
+has to live as long as the sweep.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import UserError
+from triptych.runs.storage import acquire_lock, is_locked
+from triptych.tools.sweep import jobs as sweep_jobs
+from triptych.tools.sweep.cluster import (
+    ENDED,
+    FORGOTTEN,
+    NEVER,
+    ORDINARY,
+    ClusterJob,
+    Queue,
+    log,
+    query_queue,
+    read_end,
+    submit_jobs,
+    wait_for_jobs,
+)
+from triptych.tools.sweep.jobs import Job, Outcome, find_run_of_job, is_done, lock_path
+from triptych.tools.sweep.sweep import print_results
+
+MAX_ARRAY = 1000  # SLURM's default
+BEGUN = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING"}
+
+
+def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) -> None:
+    """Submit what is neither finished nor in the queue, wait for all, print how they ended.
+
+    Exits with 1 unless all finished. `detach`: print how they stand instead of waiting, and exit
+    with 1 where some failed.
+    """
+    with acquire_lock(make_folder(jobs) / "submission", wait=True):  # another may be typed beside
+        standing = find_standing(jobs, executor)
+        missing = [number for number in range(len(jobs)) if number not in standing]
+        for first in range(0, len(missing), MAX_ARRAY):
+            numbers = missing[first : first + MAX_ARRAY]
+            handles = submit_jobs([jobs[number] for number in numbers], executor)
+            for number, handle in zip(numbers, handles, strict=True):
+                lock_path(jobs[number]).write_text(json.dumps({"job_id": handle.job_id}))
+                standing[number] = ClusterJob(jobs[number], handle)
+            ids = [handle.job_id for handle in handles]
+            print(f"submitted: {' '.join(ids if len(ids) < 9 else [*ids[:7], '...', ids[-1]])}")
+    submitted = {n: each for n, each in standing.items() if isinstance(each, ClusterJob)}
+    if detach:
+        queue = (query_queue() if submitted else {}) or {}
+        ends: Sequence[Outcome] = [describe(job, queue) for job in submitted.values()]
+    else:
+        ends = wait_for_jobs([*submitted.values()], executor) if submitted else []
+    outcomes = standing | dict(zip(submitted, ends, strict=True))
+    ordered = [outcomes[number] for number in range(len(jobs))]
+    print_results(jobs, ordered)
+    if submitted and detach:
+        print("how they stand: the same command again (it submits what is missing), or squeue --me")
+    if any(not is_well(outcome.status, detach=detach) for outcome in ordered):
+        raise SystemExit(1)
+
+
+def is_well(status: str, *, detach: bool) -> bool:
+    return status == "finished" or (detach and status in ("queued", "running"))
+
+
+def make_folder(jobs: Sequence[Job]) -> Path:
+    folder = lock_path(jobs[0]).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_standing(jobs: Sequence[Job], executor: Any) -> dict[int, Any]:
+    """By number the jobs that are not to be submitted: an Outcome, or a ClusterJob in the queue.
+
+    Raises UserError where SLURM does not answer.
+    """
+    inner, labels = executor._executor, sweep_jobs.label_jobs(jobs)
+    noted = [read_note(lock_path(job)) for job in jobs]
+    queue = query_queue() if type(inner).__name__ == "SlurmExecutor" else {}
+    if queue is None:
+        raise UserError("squeue: does not answer, so jobs that wait would be submitted again")
+    standing: dict[int, Any] = {}
+    for number, (job, job_id) in enumerate(zip(jobs, noted, strict=True)):
+        handle = inner.job_class(inner.folder, job_id) if job_id else None
+        if queue.get(job_id, (FORGOTTEN, ""))[0] not in ENDED:
+            standing[number] = ClusterJob(job, handle)
+            continue
+        outcome = find_outcome(job)
+        if outcome:
+            standing[number] = outcome
+        elif handle and (reason := read_end(handle.paths.stderr)):
+            log.info("%s: submitted again; it ended with\n%s", labels[number], reason)
+        if handle and (outcome is None or outcome.status == "finished"):
+            lock_path(job).write_text("")
+    clear_logs(Path(inner.folder), make_folder(jobs).absolute(), queue)
+    return standing
+
+
+def clear_logs(folder: Path, notes: Path, queue: Queue) -> None:
+    """Delete submitit's files below `notes` of jobs that are neither noted nor known to SLURM."""
+    kept = {*queue, *map(read_note, notes.iterdir())}
+    kept |= {job_id.partition("_")[0] for job_id in kept}  # the array's own
+    for path in folder.parent.glob("*") if notes in folder.parents else ():
+        if path.is_symlink() or path.is_file():
+            path.unlink(missing_ok=True)  # a script, or jobs that were never taken
+        elif path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def find_outcome(job: Job) -> Outcome | None:
+    """How an earlier run of the job ended, or that it is running; None where the job is to run."""
+    run = None if job.fresh else find_run_of_job(job)
+    if run and is_locked(run.folder):
+        return Outcome("running", run)
+    return sweep_jobs.outcome_of_run(run, is_earlier=True) if run and is_done(run, job) else None
+
+
+def read_note(path: Path) -> str:
+    """A job's number in the queue when it was last submitted; empty where it was not."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        job_id = json.loads(path.read_text())["job_id"]
+        return job_id if re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII) else ""
+    return ""
+
+
+def describe(job: ClusterJob, queue: Queue) -> Outcome:
+    """How a job in the queue stands."""
+    state, reason = queue.get(job.handle.job_id, ("PENDING", ""))
+    if state in BEGUN:
+        return Outcome("running", find_run_of_job(job.job))
+    if reason in NEVER:
+        return Outcome("never starts", error=f"{reason} (SLURM); scancel {job.handle.job_id}")
+    return Outcome("queued", error="" if reason in ORDINARY else f"{reason} (SLURM)")
