@@ -1,13 +1,14 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError
 from triptych.runs.record import Record
-from triptych.runs.stopping import exit_on_signal, signal_handlers
+from triptych.runs.stopping import SIGNALS, exit_on_signal, install_handlers, signal_handlers
 from triptych.runs.storage import lock_run
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
+        install_handlers(signal.SIG_IGN, SIGNALS)  # as SLURM's, that follows when it requeues
         if record.metadata["status"] != "finished":
             with suppress(OSError, UserError):  # the disk may be full, or the folder gone
                 from triptych.runs.failures import end_run
