@@ -196,9 +196,9 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_18400_lines_and_the_tests_21600() -> None:
-    assert 5000 < count_lines(SOURCES) <= 18_400
-    assert 5000 < count_lines(TESTS) <= 21_600
+def test_the_source_has_at_most_18800_lines_and_the_tests_21800() -> None:
+    assert 5000 < count_lines(SOURCES) <= 18_800
+    assert 5000 < count_lines(TESTS) <= 21_800
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:

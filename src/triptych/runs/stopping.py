@@ -32,10 +32,7 @@ def is_requeued() -> bool:
 
 
 def requeues_on_sigusr1() -> bool:
-    """Whether this is a job of SLURM, which Lightning requeues at SIGUSR1.
-
-    By Lightning's rule one named `bash` or `interactive` is none, and torchrun goes first.
-    """
+    """Whether this is a job of SLURM, by its name no shell: Lightning requeues it at SIGUSR1."""
     is_job = "SLURM_JOB_ID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     return is_job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
