@@ -1,5 +1,6 @@
 """A sweep whose jobs a cluster runs: submitit's local processes stand in for SLURM."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,33 @@ def test_a_job_that_slurm_cuts_off_is_requeued_to_be_resumed(tmp_path: Path) -> 
     job = compose_job(tmp_path, "fresh=true")
     requeued = cluster.SubmittedJob(job).checkpoint().function
     assert requeued.job == job._replace(fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "expected"),
+    [
+        (["all*|64|256000|gpu:a100:4(S:0-1)"], ["trainer.accelerator=gpu"], (4, 32, 1)),
+        (["all*|64|256000|gpu:4"], ["trainer.accelerator=auto", "trainer.devices=2"], (4, 32, 2)),
+        (["all*|64|256000|gpu:4"], ["trainer.accelerator=auto", "trainer.devices=-1"], (4, 32, 4)),
+        (["all*|64|256000|gpu:4"], ["trainer.accelerator=cpu"], (4, 32, None)),
+        (["all*|2|16000|(null)"], ["trainer.accelerator=auto"], (2, 15, None)),
+        (["big|64|256000|gpu:4", "all*|2+|16000+|(null)"], [], (2, 15, None)),
+        (["all*|1|512|(null)", "all*|2|256|craynetwork:4"], [], (2, 0.5, None)),
+        ([], ["trainer.accelerator=auto"], (4, 32, 1)),
+    ],
+)
+def test_resources_by_default_are_no_more_than_the_largest_node_of_the_partition_has(
+    rows: list[str],
+    overrides: list[str],
+    expected: tuple[int, float, int | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "sinfo").write_text("#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows))
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    names = ("cpus_per_task", "mem_gb", "gpus_per_node")
+    job = compose_job(tmp_path, *(f"++{override}" for override in overrides))
+    chosen = cluster.choose_resources(dict.fromkeys(names, "auto") | {"timeout_min": 5}, [job])
+    assert tuple(chosen[name] for name in names) == expected
+    assert chosen["timeout_min"] == 5

@@ -288,4 +288,4 @@ def num_gpus(config: Config, num_visible: int) -> int:
     is_on_gpu = config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
     if not num_visible or not is_on_gpu or isinstance(devices, list):
         return 0
-    return num_visible if devices == "auto" else int(devices)
+    return num_visible if devices in ("auto", -1, "-1") else int(devices)
