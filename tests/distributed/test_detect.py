@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from triptych import cli
 from triptych.distributed import environment, ranks
@@ -151,3 +152,14 @@ def test_the_trainer_gets_the_devices_that_srun_started_ranks_for(
     else:
         expected = dict(zip(("devices", "num_nodes"), placed, strict=True))
         assert environment.place_ranks(devices, 1) == expected
+
+
+def test_ranks_that_are_gone_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, TASK | {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"})
+    store = HashStore()
+    store.set("triptych/left/2", "")
+    monkeypatch.setattr(environment, "connect_store", lambda: store)
+    monkeypatch.setattr(environment, "LOST_SECONDS", 0.1)
+    with stopping.signal_handlers(stopping.exit_on_signal, stopping.SIGNALS):
+        assert environment.find_lost_ranks() == [0, 3]
+    assert store.check(["triptych/left/1"]), "the others learn that this one is left"
