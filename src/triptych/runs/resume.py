@@ -277,7 +277,8 @@ def truncate_to_checkpoint(record: Record) -> None:
 
 def read_step(path: Path) -> int:
     """The step that `last.ckpt` was saved at; raises UserError where it is not whole."""
-    check_checkpoint(path)
+    for each in path.parent.glob("*.ckpt"):  # best.ckpt is loaded at the end
+        check_checkpoint(each)
     content = load_checkpoint(path)
     try:
         place, progress = content["ImageDataModule"], content["loops"]["fit_loop"]
