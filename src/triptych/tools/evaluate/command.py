@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from triptych.build import build_optim, device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
-from triptych.errors import UserError
+from triptych.errors import UserError, summarize_error
 from triptych.module import ImageClassifier
 from triptych.runs.predictions import Predictions, read_validation, write_missing_tables
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize
@@ -101,8 +102,9 @@ def evaluate_run(
     except torch.OutOfMemoryError as error:
         mend = "try batch_size=16 or device=cpu"
         raise UserError(f"{folder}: out of memory on {device}; {mend}") from error
-    except OSError as error:  # it names the file
-        raise UserError(f"{folder}: cannot be evaluated ({error})") from error
+    except (OSError, MisconfigurationException) as error:  # it names the file, or the setting
+        reason = summarize_error(error)
+        raise UserError(f"{folder}: cannot be evaluated ({reason})") from error
     log.info("evaluated: %s", folder)
 
 
