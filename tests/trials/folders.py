@@ -164,6 +164,8 @@ class Guard:
         if event not in ("open", "os.listdir", "os.scandir", *WRITES):
             return None
         flags = arguments[2] if event == "open" else 0
+        if event == "open" and str(arguments[0]).endswith("/.lock"):
+            flags |= os.O_NOFOLLOW  # of its opener, which Python says a moment later
         is_write = event in WRITES or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         num = 2 if event in ("os.rename", "os.link") else 1
         paths = arguments[1:2] if event == "os.symlink" else arguments[:num]

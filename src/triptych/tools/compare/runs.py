@@ -311,7 +311,7 @@ def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
 def read_grad_cam(network: TrainedNetwork) -> tuple[str, bytes] | None:
     """The network's label and a PNG."""
     path = network.folder / "figures" / "grad_cam.png"
-    return (network.label, path.read_bytes()) if path.exists() else None
+    return (network.label, path.read_bytes()) if path.is_file() else None
 
 
 def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]] | None:
