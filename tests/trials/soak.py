@@ -30,7 +30,8 @@ from triptych.training import train
 
 ROOT = Path(__file__).parents[2]
 LOGGERS = (
-    "[{_target_: lightning.pytorch.loggers.TensorBoardLogger, name: '', version: tensorboard},"
+    "[{_target_: lightning.pytorch.loggers.TensorBoardLogger, name: '', version: tensorboard,"
+    "default_hp_metric: false},"
 )
 SETTINGS = (
     *(*TINY, "data.augment=none", "checkpoint.every_n_steps=1", "checkpoint.keep_last=true"),
