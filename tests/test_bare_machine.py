@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-TARGETS = set(
-    "help setup demo train test check soak fuzz strangers startup growth audit lock tensorboard clean".split()
-)
+TARGETS = """
+    help setup demo train test check soak fuzz strangers startup growth audit lock tensorboard clean
+""".split()
 
 # Stands in for python3 and, inside the .venv it "makes", for python and uv.
 RECORDER = """#!/bin/sh

@@ -8,7 +8,6 @@ import ast
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,9 +157,7 @@ def test_what_a_forker_edits_is_12_files_and_at_most_1700_lines() -> None:
     assert count_lines(paths) <= 1700
 
 
-def test_a_default_run_where_nobody_reads_imports_at_most_35_files_and_4500_lines_of_ours(
-    tmp_path: Path,
-) -> None:
+def test_a_default_run_imports_at_most_35_files_and_4500_lines_of_ours(tmp_path: Path) -> None:
     """On a machine that has srun."""
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
@@ -171,9 +168,11 @@ def test_a_default_run_where_nobody_reads_imports_at_most_35_files_and_4500_line
         f"pathlib.Path('{tmp_path}/files').write_text(json.dumps(files))"
     )
     command = [sys.executable, "-Werror", "-c", program, *DEFAULT_RUN, f"log_dir={tmp_path}"]
+    # A test that trained in this process has left it behind, and it looks like a launcher's.
+    environment = {name: os.environ[name] for name in os.environ if name != "PL_GLOBAL_SEED"}
     ended = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {shlex.join(command)} | true"],
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        command,
+        env=environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
     )

@@ -99,7 +99,7 @@ def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path: Path, form: str
     metadata: dict[str, Any] = dict.fromkeys(
         ("model", "data", "weights", "device", "git_commit", "command", "split_hash"), HOSTILE
     )
-    metadata |= {"classes": [f"{HOSTILE}{n}" for n in range(NUM_CLASSES)], "num_train": HOSTILE}
+    metadata |= {"classes": [f"{HOSTILE}{n}" for n in range(NUM_CLASSES)]}
     settings = {"optim.name": HOSTILE, "model.weights": HOSTILE}
     folder = write_run(
         tmp_path / "hostile", settings=settings, **metadata, versions={HOSTILE: HOSTILE}
