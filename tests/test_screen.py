@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.composing import composed
 from tests.tiny import TINY
+from triptych import cli
 from triptych.cli import ROOT, ScreenHandler
 from triptych.config import format_value
 from triptych.errors import RunFailed, UserError, summarize_error
@@ -105,6 +106,49 @@ def test_a_line_that_a_signal_interrupts_with_another_is_printed(
         log("epoch 2")
     assert b"".join(written).splitlines().count(b"epoch 1") == 1
     assert b"epoch 2" in b"".join(written)
+
+
+def test_a_program_whose_locale_python_may_not_change_starts_once(prints: Path) -> None:
+    ended = shell(f'timeout 20 "$PY" -E -X utf8=0 {prints}', LC_ALL="C", PYTHONCOERCECLOCALE="0")
+    assert ended.returncode == 1
+    assert "UnicodeEncodeError" in ended.stderr, "at its own file; the screen takes what it can"
+
+
+LONG = "/tmp/" + "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        ("train", [f"resume={LONG}"]),
+        ("train", ["data=folder", f"data.root={LONG}", "model.weights=null"]),
+        ("train", ["data=shapes", f"model.weights={LONG}/x.pth"]),
+        ("train", [f"log_dir={LONG}", *TINY]),
+        ("train", [f"log_dir=/tmp/{'aaaa/' * 780}", *TINY]),
+        ("runs", [f"runs={LONG}"]),
+        ("train", ["resume=~/run"]),
+        ("train", ["data=folder", "data.root=~/photos", "model.weights=null"]),
+        ("train", ["data=shapes", "model.weights=~/x.pth"]),
+    ],
+)
+def test_a_name_that_is_too_long_and_a_home_that_nobody_has_are_refused(
+    command: str,
+    typed: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # without an entry in the list of users
+    for name in ("HYDRA_FULL_ERROR", "TRIPTYCH_COMMAND"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", [f"{command}.py", *typed])
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 3
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_help_into_a_closed_pipe_prints_no_traceback() -> None:

@@ -24,7 +24,8 @@ from triptych.callbacks.batchnorm import count_batches
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.config import Config
 from triptych.data.shapes import Shapes
-from triptych.errors import UserError
+from triptych.errors import RunFailed, UserError
+from triptych.runs.failures import translate_error
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
 from triptych.runs.resume_request import resume_command
@@ -533,3 +534,23 @@ def test_a_run_says_that_batchnorm_saw_too_few_batches(
     caplog.set_level("INFO", "triptych")
     run("trainer.max_epochs=1")
     assert "from 4 batches alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Please call `iter(combined_loader)` first.", UserError),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error.", RunFailed),
+        ("unable to allocate shared memory(shm) for file </torch_7>", RunFailed),
+    ],
+)
+def test_workers_that_cannot_share_memory_are_named_with_what_needs_none(
+    trained_run: Path, text: str, kind: type[Exception]
+) -> None:
+    error = RuntimeError(text)
+    error.__context__ = OSError(30, "Read-only file system")
+    known = translate_error(error, Record.open(trained_run))
+    assert type(known) is kind
+    assert str(known).startswith("data.num_workers: ")
+    assert "data.num_workers=0" in str(known)
+    assert ("Read-only" in str(known)) == (kind is UserError)

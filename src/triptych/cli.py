@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from errno import ENAMETOOLONG
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,7 +33,6 @@ STORAGE = "TRIPTYCH_STORAGE"  # a database's address, with its password
 VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may set
 # What Hydra reads as a list, a mapping, a number or no text at all: no choice of a group.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
-
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
 
 
@@ -80,8 +80,7 @@ def main(command: str) -> None:
         arguments = expand_arguments(command, arguments)
         is_sweep = check_arguments(command, arguments)
         sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in arguments]
-        composed = compose(command)
-        if composed:
+        if composed := compose(command):
             for setting in {"run", "runs"} & composed[0].keys():  # are there any? before torch
                 from triptych.runs.reader import find_run_folders
 
@@ -91,8 +90,8 @@ def main(command: str) -> None:
 
                 check_request(*composed)
             load_function(command)(*composed)
-    except UserError as error:
-        if wants_traceback:
+    except (UserError, OSError) as error:
+        if wants_traceback or getattr(error, "errno", ENAMETOOLONG) != ENAMETOOLONG:
             raise
         sys.exit(print_error(error))
     except KeyboardInterrupt:
@@ -120,7 +119,7 @@ def check_module_name(typed: list[str]) -> None:
             sys.exit(print_error(UserError(message)))
 
 
-def print_error(error: UserError) -> int:
+def print_error(error: Exception) -> int:
     """Print what was wrong with the input, in three lines at most; the exit code."""
     print(sanitize_text("\n".join(str(error).splitlines()[:3])), file=sys.stderr)
     return 2
@@ -155,7 +154,7 @@ def open_screen(*, is_result: bool = False) -> None:
     `is_result`: standard output is what the command is for, and must not be lost without a word.
     In a locale that is not UTF-8 the program starts again in Python's UTF-8 mode, for its files.
     """
-    is_program = sys.stdout is None or sys.stdout is sys.__stdout__
+    is_program = sys.stdout in (None, sys.__stdout__) and os.environ.get("PYTHONUTF8") != "1"
     if is_program and not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
         encoding = sys.stdout.encoding if sys.stdout else "ascii"
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{encoding}:replace"}
@@ -219,9 +218,7 @@ def expand_arguments(command: str, arguments: list[str]) -> list[str]:
     """The settings that arguments stand for which a command takes besides."""
     from triptych.config import load_settings
 
-    expand: Callable[[list[str]], list[str]]
-    expand = getattr(load_settings(command), "expand_arguments", list)
-    return expand(arguments)
+    return list(getattr(load_settings(command), "expand_arguments", list)(arguments))
 
 
 def check_arguments(command: str, arguments: Iterable[str]) -> bool:

@@ -1,21 +1,25 @@
 """Does time or memory grow faster than the work? 1x, 2x, 4x and 8x of what a user would grow.
 
 `make growth`, or `python -m tests.trials.growth [--unit 1000] [override ...]`; the overrides are
-those of the trainings. Each figure is of a command in a process of its own, as the system counted
-it: processor seconds, which other programs do not lengthen, and the largest process's peak memory.
+those of the trainings. A long training comes first, which must hold no more with every epoch. Each
+figure of the rest is of a command in a process of its own, as the system counted it: processor
+seconds, which other programs do not lengthen, and the largest process's peak memory.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import linear_regression
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.trials.child import Ended, run
+from tests.trials.child import MEGABYTE, ROOT, Ended, run
 
 TIMES = (1, 2, 4, 8)
 SMALL = """
@@ -81,6 +85,48 @@ def execute(*arguments: str) -> Ended:
     return ended
 
 
+class Held(NamedTuple):
+    """What a process holds at a moment."""
+
+    megabytes: float
+    num_files: int
+    num_threads: int
+
+
+def watch_epochs(room: Path, num_epochs: int) -> list[Held]:
+    """What a training with callbacks and TensorBoard holds after each epoch; on Linux."""
+    average = "_target_: lightning.pytorch.callbacks.EMAWeightAveraging"
+    settings = f"data.num_train=64 data.num_val=64 data.num_test=64 log_dir={room}/long".split()
+    settings += [f"trainer.max_epochs={num_epochs}", f"trainer.callbacks=[{{{average}}}]"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "data=shapes", *SMALL, *settings],
+        **{"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+    )
+    place, held = Path("/proc", str(process.pid)), []
+    for line in process.stdout or ():
+        if " val loss " in line:
+            status = dict(row.split(":") for row in (place / "status").read_text().splitlines())
+            megabytes = int(status["VmRSS"].split()[0]) / MEGABYTE
+            held.append(Held(megabytes, len([*place.glob("fd/*")]), int(status["Threads"])))
+    assert process.wait() == 0
+    return held
+
+
+def check_flat(held: Sequence[Held], first: int = 5, most: float = 0.5) -> str:
+    """The figures after the first epochs; raises AssertionError where memory, by least squares,
+    grows by more than `most` megabytes an epoch, or files or threads do at all."""
+    later = held[first:]
+    slope, start = linear_regression(range(len(later)), [one.megabytes for one in later])
+    figures = (
+        f"{len(held)} epochs: {start:.0f} MB and {slope:+.3f} MB an epoch after epoch {first}; "
+        f"{later[0].num_files} to {later[-1].num_files} open files, "
+        f"{later[0].num_threads} to {later[-1].num_threads} threads"
+    )
+    assert slope <= most, figures
+    assert later[-1][1:] <= later[0][1:], figures
+    return figures
+
+
 def describe_growth(figures: Sequence[float], noise: float) -> str:
     """`flat`, or what the second half of the work added over what the first half added.
 
@@ -95,11 +141,13 @@ def describe_growth(figures: Sequence[float], noise: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--unit", type=int, default=1000, help="images of 1x")
+    parser.add_argument("--epochs", type=int, default=60, help="of the long training")
     parser.add_argument("overrides", nargs="*", help="of the trainings")
     arguments = parser.parse_args()
     heads = [[f"{n}x, {unit}" for n in TIMES] for unit in ("CPU s", "MB")]
     table = Table("what grows", *heads[0], "linear: 1", *heads[1], "linear: 1")
     with tempfile.TemporaryDirectory(prefix="triptych-growth-") as room:
+        print(check_flat(watch_epochs(Path(room), arguments.epochs)), flush=True)
         for what, command in list_growing_work(Path(room), arguments.unit, arguments.overrides):
             print(what, flush=True)
             ended = [command(n) for n in TIMES]

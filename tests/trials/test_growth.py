@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trials.growth import describe_growth
+from tests.trials.growth import Held, check_flat, describe_growth
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,15 @@ def test_growth_is_told_by_what_each_half_of_the_work_adds_whatever_the_start_co
     figures: list[float], description: str
 ) -> None:
     assert describe_growth(figures, noise=1.0) == description
+
+
+def test_a_long_training_may_swing_but_neither_grow_nor_open_more() -> None:
+    first = [Held(500 + 80 * n, 5 + n, 2) for n in range(5)]
+    assert "+0.000 MB an epoch" in check_flat([*first, *([Held(900, 9, 2)] * 55)])
+    for later in (
+        [Held(900 + n, 9, 2) for n in range(55)],
+        [Held(900, 9 + n // 20, 2) for n in range(55)],
+        [Held(900, 9, 2 + n // 50) for n in range(55)],
+    ):
+        with pytest.raises(AssertionError, match="60 epochs"):
+            check_flat([*first, *later])

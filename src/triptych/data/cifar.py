@@ -34,7 +34,7 @@ class Cifar(Source):
     """
 
     def __init__(self, root: str, num_train: int, num_test: int, num_classes: int) -> None:
-        self._root = Path(root).expanduser().absolute()
+        self._root = Path(root).absolute()
         self._num_images = (num_train, num_test)
         self._dataset = DATASETS[num_classes]
         self._urls = [*MIRRORS.get(num_classes, ()), self._dataset.url]

@@ -21,7 +21,7 @@ from triptych.runs.storage import acquire_lock
 
 def data_dir() -> Path:
     """Where large files lie: DATA_DIR, else `data/`."""
-    return Path(os.environ.get("DATA_DIR") or "data").expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("DATA_DIR") or "data")).absolute()
 
 
 def hash_json(*parts: object) -> str:

@@ -32,7 +32,7 @@ def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]
     The table lies where `labels` says, else below the root. Raises UserError, with the line of the
     table, where it cannot be used.
     """
-    typed = Path(labels).expanduser()
+    typed = Path(os.path.expanduser(labels))
     table = next((p for p in (typed, root / typed, root / typed.name) if p.is_file()), None)
     if table is None:
         raise UserError(f"data.labels={labels}: no such file, here or in {root}")

@@ -19,6 +19,12 @@ COMMAND = [sys.executable, "-m", "triptych.distributed.processes"]  # and the pl
 SAVE_SECONDS = 30.0  # from a signal to SIGKILL; then the last checkpoint counts
 
 
+def count_cores() -> int:
+    """How many cores this process may use: on a cluster fewer than the machine has."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
 class TrainingProcess:
     """Trains in the new folder `place`, which holds `job.json` (what to train), `output`, and
     `folder`, which names the run's folder as soon as there is one. The child calls `main`.

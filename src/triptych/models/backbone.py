@@ -3,6 +3,7 @@
 Shapes: N images, C classes, F features of an image, S pixels a side of the network's input.
 """
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ class BackboneFactory(ABC):
         """The checkpoint that `weights` names, if it names one."""
         if self.weights is None or not self._is_path(self.weights):
             return None
-        return Path(self.weights).expanduser()
+        return Path(os.path.expanduser(self.weights))
 
     @property
     def is_pretrained(self) -> bool:

@@ -49,6 +49,16 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
         )
     if isinstance(error, MisconfigurationException) or "Early stopping conditioned on" in text:
         return UserError(f"trainer: {summarize_error(error)}")
+    return explain_workers(error, text)
+
+
+def explain_workers(error: Exception, text: str) -> UserError | RunFailed | None:
+    """What to say where a loader's workers could not start, or one ended."""
+    share = "they share memory through /dev/shm; data.num_workers=0 needs none"
+    if "iter(combined_loader)" in text:  # Lightning's, over what kept them from starting
+        return UserError(f"data.num_workers: they cannot start ({error.__context__})\n{share}")
+    if "DataLoader worker" in text or "shared memory" in text:
+        return RunFailed(f"data.num_workers: {summarize_error(error)}\n{share}")
     return None
 
 

@@ -52,7 +52,7 @@ def find_run(place: str) -> Path:
 
     Raises UserError where that is no run, or where several lie below.
     """
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))
     is_inside = path.exists() or path.suffix == ".ckpt"  # it may have been deleted
     for folder in [path, *path.parents[:2]] if is_inside else []:
         if os.path.lexists(folder / "run.json"):

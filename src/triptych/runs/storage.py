@@ -64,6 +64,8 @@ def translate_write_errors(label: str) -> Iterator[None]:
 
 def make_folder(parent: Path, name: str) -> Path:
     """A new folder of that name, with a number after it where the name is taken."""
+    with suppress(FileNotFoundError):  # any other error, as of too long a path, before it is made
+        Path(parent, name, *"f" * 100).lstat()
     parent.mkdir(parents=True, exist_ok=True)
     for suffix in ["", *(f"_{n}" for n in range(2, 1000))]:
         try:

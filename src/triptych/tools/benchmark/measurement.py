@@ -7,7 +7,6 @@ import copy
 import gc
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from torchvision import transforms
 from triptych import build
 from triptych.config import Config
 from triptych.data.datamodule import ImageSubset
+from triptych.distributed.processes import count_cores
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.module import ImageClassifier
@@ -274,9 +274,8 @@ class Usual:
         network = copy.deepcopy(module.backbone.network)
         self.module = UsualModule(network, len(subject.data.classes), module.optim.lr)
         self.images = PilImages(subject.data.train, module.backbone.preprocessing)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_workers: int | None = subject.config["usual_workers"]
-        self.num_workers = min(cores or 1, MAX_WORKERS) if num_workers is None else num_workers
+        self.num_workers = min(count_cores(), MAX_WORKERS) if num_workers is None else num_workers
 
     def seconds(self, steps: int) -> float:
         # Workers have two batches each ready before the clock starts, and finish the next together:

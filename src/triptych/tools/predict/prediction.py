@@ -1,7 +1,6 @@
 """From paths to predictions, written as they come."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from rich.progress import track
 from triptych.build import device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
+from triptych.distributed.processes import count_cores
 from triptych.errors import UserError
 from triptych.tools.evaluate.rebuild import find_device
 from triptych.tools.predict.ensemble import Ensemble
@@ -92,7 +92,7 @@ def predict_each(
 ) -> Iterable[Prediction]:
     """A prediction for each image, in their order."""
     decode = partial(decode_image, views=ensemble.views, max_pixels=config["max_pixels"])
-    num_threads = config["num_threads"] or os.cpu_count() or 1
+    num_threads = config["num_threads"] or count_cores()
     batch_size = min(run.batch_size(config["batch_size"]) for run in ensemble.runs)
     for batch in decode_batches(decode, paths, batch_size, num_threads):
         readable = [image for image in batch if not image.error]

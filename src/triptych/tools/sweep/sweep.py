@@ -5,7 +5,6 @@ on is tried again later. One thread does it all: it polls its children ten times
 """
 
 import logging
-import os
 import tempfile
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.cli import show_line
-from triptych.distributed.processes import SAVE_SECONDS
+from triptych.distributed.processes import SAVE_SECONDS, count_cores
 from triptych.errors import UserError, sanitize_text, shorten
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import is_locked
@@ -91,7 +90,7 @@ class Sweep:
                 f"trainer.devices={max(self.num_gpus)}: {len(self.free_gpus)} GPUs here"
             )
         # Jobs at a time share the cores; torch would give all of them to each.
-        num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
+        num_threads = max(1, count_cores() // num_jobs)
         self.env = {"OMP_NUM_THREADS": str(num_threads)} if num_jobs > 1 else {}
         self.kill_time: float | None = None
 
