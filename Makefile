@@ -41,7 +41,7 @@ strangers: $(STAMP) ## give 300 mutated run folders to the commands that read on
 startup: $(STAMP) ## time refusals beside an empty Hydra program, a first step beside its imports (2 minutes)
 	$(BIN)/python -m tests.trials.startup $(ARGS)
 
-growth: $(STAMP) ## show time and memory at 1, 2, 4 and 8 times the images, epochs, jobs, runs (10 minutes)
+growth: $(STAMP) ## show time and memory at 1 to 8 times the work; memory, files, threads of 60 epochs (12 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.growth $(ARGS)
 
 audit: $(STAMP) ## look the locked packages up among known vulnerabilities

@@ -53,6 +53,16 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_variables() -> Iterator[None]:
+    """Training leaves variables in its process, which the next test would take for a launcher's."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def start_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator["StartRun"]:
     """A function that starts a tiny run, to its end or to a fault: tests/trials/faults.py."""
