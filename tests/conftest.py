@@ -44,23 +44,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs, data and weights of the person who runs the tests are neither read nor written."""
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
+    """Runs, data and weights of the person who runs the tests are neither read nor written.
+
+    Yields the names of the variables that there are then.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for key in ("DATA_DIR", "LOG_DIR", "TORCH_HOME", "XDG_STATE_HOME"):
             patch.setenv(key, str(tmp_path_factory.mktemp(key.lower())))
         patch.delenv("TRIPTYCH_STORAGE", raising=False)
-        yield
+        yield set(os.environ)
 
 
 @pytest.fixture(autouse=True)
-def _own_variables() -> Iterator[None]:
+def _own_variables(_own_folders: set[str]) -> None:
     """Training leaves variables in its process, which the next test would take for a launcher's."""
-    before = dict(os.environ)
-    yield
-    for name in os.environ.keys() - before.keys():
+    for name in os.environ.keys() - _own_folders:
         del os.environ[name]
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,7 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
 def test_jobs_run_num_jobs_at_a_time_and_share_the_cores(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
     assert count_at_once(stand_ins, lambda _: True) == 2
