@@ -19,8 +19,8 @@ from PIL import Image
 from tests.composing import composed
 from tests.tiny import TARGETS, choose, draw_nothing
 from triptych.data import folder
+from triptych.data.decoder import read_image
 from triptych.data.folder import Folder
-from triptych.data.photos import read_image
 from triptych.data.source import ImageSet
 from triptych.errors import UserError
 from triptych.runs.record import Record

@@ -15,8 +15,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageOps
 
-from triptych.data import photos
-from triptych.data.photos import IMAGE_SUFFIXES, Unreadable, read_image, square
+from triptych.data import decoder, photos
+from triptych.data.decoder import Decoder, read_image
+from triptych.data.photos import IMAGE_SUFFIXES, Unreadable, decode_image, square
 
 # Four quarters, so that every turn and mirror image of it differs from the others.
 CORNERS = np.zeros((16, 24, 3), np.uint8)
@@ -237,18 +238,18 @@ def test_what_takes_long_is_ended_and_the_next_image_decoded(
 ) -> None:
     path = tmp_path / "slow.fits"
     path.write_bytes(fits(2000))
-    decoder = photos.Decoder(seconds=0.2)
+    process = Decoder(seconds=0.2)
     for source in (path, path.read_bytes()):
         with pytest.raises(Unreadable, match=r"more than 0\.2 s"):
-            decoder.read_image(source)
-        image = decoder.read_image(encoded(Image.fromarray(CORNERS)))
+            process.read_image(source)
+        image = process.read_image(encoded(Image.fromarray(CORNERS)))
         assert_array_equal(np.asarray(image), CORNERS)
     with pytest.raises(Unreadable, match="not decoded here"):
-        decoder.read_image(path, formats=photos.COMMON)
-    assert decoder.process
-    decoder.process.kill()
-    decoder.process.wait()
-    assert decoder.read_image(encoded(Image.fromarray(CORNERS))).size == (24, 16)
+        process.read_image(path, formats=photos.COMMON)
+    assert process.process
+    process.process.kill()
+    process.process.wait()
+    assert process.read_image(encoded(Image.fromarray(CORNERS))).size == (24, 16)
     # Of a common format, each piece that is read takes little.
     monkeypatch.setattr(photos, "MAX_SECONDS", 0.05)
     data, profile = encoded(Image.new("L", (1, 1))), b"iCCPa\0\0" + zlib.compress(bytes(10**6))
@@ -262,14 +263,14 @@ def test_a_rare_format_is_decoded_to_the_same_pixels_and_imports_nothing_from_wh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(photos, "idle", [])
+    monkeypatch.setattr(decoder, "idle", [])
     (tmp_path / "numpy.py").write_text("raise SystemExit")
     deep = encoded(Image.fromarray(np.array([[0, 4095]] * 2, np.uint16)), "JPEG2000")
     for options in ({}, {"max_value": 4095.0}):
-        images = [read_image(deep, isolate=apart, **options) for apart in (True, False)]
+        images = [read(deep, **options) for read in (read_image, decode_image)]
         assert_array_equal(*map(np.asarray, images))
         assert [image.info["max_value"] for image in images] == [4095, 4095]
-    assert len(photos.idle) == 1
+    assert len(decoder.idle) == 1
 
 
 def noise(kind: str) -> bytes:

@@ -26,6 +26,7 @@ from PIL import __version__ as pillow
 from rich.filesize import decimal
 from torch import Tensor
 
+from triptych.data.decoder import idle, read_image
 from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.label_table import read_labels, sort_labels
 from triptych.data.names import (
@@ -36,7 +37,7 @@ from triptych.data.names import (
     escape_name,
     visible_part,
 )
-from triptych.data.photos import FITS, MAX_PIXELS, Unreadable, idle, read_image, square
+from triptych.data.photos import FITS, MAX_PIXELS, Unreadable, square
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.split_folders import (
     UNLABELLED,
@@ -85,7 +86,7 @@ class Listing(NamedTuple):
 
 
 class SquareFormat(NamedTuple):
-    """How a photo is stored: see `photos.square` and `photos.read_image`."""
+    """How a photo is stored: see `photos.square` and `photos.decode_image`."""
 
     side: int
     fit: str
@@ -112,7 +113,7 @@ class Folder(Source):
     is split off the training photos, without `val/` a validation set. `splits` names the folders
     below `root` in place of these, `labels` a CSV file that names the photos and their classes.
     Photos that cannot be read, or have more than `max_pixels`, are named and left out. `max_value`
-    is that of `photos.read_image`. Raises ValueError if `size` is not from 1 to 4096, or there is
+    is that of `photos.decode_image`. Raises ValueError if `size` is not from 1 to 4096, or there is
     no such `fit`.
     """
 

@@ -1,26 +1,17 @@
 """One image file, of any format and kind that Pillow decodes, as RGB pixels; no torch here.
 
 A file may come from anybody, so what bounds the time and memory of its decoding is known before it
-starts, or it is decoded in a process that ends.
+starts, or it is decoded in a process that ends: `triptych.data.decoder` decides.
 
 Shapes: H, W pixels of an image; S pixels a side of a square.
 """
 
 import io
-import json
-import os
 import re
-import resource
-import signal
-import subprocess
-import sys
 import time
 import warnings
-import weakref
 from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,26 +41,22 @@ FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 IMAGE_SUFFIXES = frozenset(s for s, kind in SUFFIXES.items() if kind in (*FORMATS, "MPO"))
 
 
-ANSWER = """import sys
-sys.path.insert(0, sys.argv[2])
-from triptych.data.photos import answer_requests
-answer_requests(int(sys.argv[1]))"""
-INFO = {"max_value", "own_range"}  # what `read_image` adds
-idle: list["Decoder"] = []
-
-
 class Unreadable(Exception):
     """A file that gives no image; the reason in one line."""
 
 
-def read_image(
+class Unbounded(Exception):
+    """A file whose decoding may take any time and memory."""
+
+
+def decode_image(
     source: Path | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
     side: int | None = None,
     max_value: float | None = None,
-    isolate: bool = True,
+    bounded: bool = False,
 ) -> Image.Image:
     """The (first) image of a file, upright, RGB, 8 bits a channel, over white where transparent.
 
@@ -78,10 +65,10 @@ def read_image(
     by that: it is white, and so is what is above. Colours of 16 bits are scaled alike, but Pillow
     reads the upper 8 of them alone. `info` of such an image has `max_value`, the largest that it
     holds, and `own_range`. Several threads may call this at once. With `side`, a JPEG may be
-    decoded at a smaller scale, with no side shorter than twice that: several times as fast. With
-    `isolate`, formats that are not `BOUNDED` are decoded in a process of their own. Raises
+    decoded at a smaller scale, with no side shorter than twice that: several times as fast. Raises
     Unreadable for every other file, for one whose header names more than `max_pixels`, or more than
-    `MAX_SIDE` in a row, before these are decoded, and for one that takes more than `MAX_SECONDS`.
+    `MAX_SIDE` in a row, before these are decoded, and for one that takes more than `MAX_SECONDS`;
+    with `bounded`, Unbounded for a format that is not one of `BOUNDED`.
     """
     # What Pillow warns of is decoded or refused below. Not restored, because of other threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -92,9 +79,8 @@ def read_image(
         raw = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)
         with TimedFile(raw) as file, Image.open(file, formats=formats) as image:
             check_size(image, max_pixels)
-            if isolate and image.format not in BOUNDED:
-                options = {"formats": formats, "side": side, "max_value": max_value}
-                return read_isolated(source, max_pixels=max_pixels, **options)
+            if bounded and image.format not in BOUNDED:
+                raise Unbounded
             check_work(image, file, max_pixels)
             is_deep_colour = DEEP_COLOUR.search(str(image.tile))
             if side:
@@ -109,7 +95,7 @@ def read_image(
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
         raise Unreadable("no image, or of a format that is not decoded here") from error
-    except Unreadable:
+    except (Unreadable, Unbounded):
         raise
     except Exception as error:  # of decoders of many authors, fed with anything: all kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -217,102 +203,3 @@ def square(image: Image.Image, side: int, fit: str = "crop") -> NDArray[np.uint8
         down = across.resize((width, height), box=(0, top, width, bottom))
         squared.paste(down, (round((side - width) / 2), round((side - height) / 2)))
     return np.ascontiguousarray(np.asarray(squared).transpose(2, 0, 1))
-
-
-class Decoder:
-    """A process that decodes images, for one thread, each in at most `seconds` of processor time.
-
-    It starts with the first image, and again after one that ended it.
-    """
-
-    def __init__(self, seconds: float = MAX_SECONDS) -> None:
-        self.seconds = seconds
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> subprocess.Popen[bytes]:
-        self.pipe, theirs = Pipe()
-        with theirs:
-            arguments = [str(theirs.fileno()), str(Path(__file__).parents[2])]
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", ANSWER, *arguments],  # imports nothing from here
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # libtiff writes there
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # each would reserve memory
-                start_new_session=True,  # Ctrl-C is for its parent
-            )
-        self.end = weakref.finalize(self, end_process, process, self.pipe)
-        return process
-
-    def read_image(self, source: Path | bytes, **options: Any) -> Image.Image:
-        """As the function of that name, and no decoder can end or fill more than the process."""
-        if self.process is None or self.process.poll() is not None:
-            self.process = self.start()
-        path = None if isinstance(source, bytes) else str(source.absolute())
-        try:
-            self.pipe.send_bytes(json.dumps([path, self.seconds, options]).encode())
-            if isinstance(source, bytes):
-                self.pipe.send_bytes(source)
-            size, info = json.loads(self.pipe.recv_bytes())
-            if not size:
-                raise Unreadable(info)
-            image = Image.frombytes("RGB", size, self.pipe.recv_bytes())
-        except (OSError, EOFError) as error:
-            is_late, self.process = self.end() == -signal.SIGPROF, None
-            late = f"takes more than {self.seconds} s to decode"
-            raise Unreadable(late if is_late else "ended its decoder") from error
-        image.info = info
-        return image
-
-    def kill(self) -> None:
-        """End what another thread decodes."""
-        if self.process:
-            self.process.kill()
-
-
-def end_process(process: subprocess.Popen[bytes], pipe: Connection) -> int:
-    """Whatever it does; returns its exit code."""
-    process.kill()
-    pipe.close()
-    return process.wait()
-
-
-def answer_requests(number: int) -> None:
-    """Decode what a `Decoder` sends by a descriptor, until its other end is closed."""
-    pipe = Connection(number)
-    with suppress(EOFError):
-        while True:
-            path, seconds, options = json.loads(pipe.recv_bytes())
-            source = pipe.recv_bytes() if path is None else Path(path)
-            limit_memory(options.get("max_pixels", MAX_PIXELS))
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
-            try:
-                image = read_image(source, isolate=False, **options)
-            except Unreadable as error:
-                pipe.send_bytes(json.dumps([None, str(error)]).encode())
-            else:
-                info = {key: image.info[key] for key in INFO & image.info.keys()}
-                pipe.send_bytes(json.dumps([image.size, info]).encode())
-                pipe.send_bytes(image.tobytes())
-            signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def limit_memory(max_pixels: int) -> None:
-    """Of this process: what Python needs, and twice what JPEG 2000 takes for so many pixels."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = 2**31 + 40 * max_pixels
-    with suppress(ValueError, OSError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
-
-
-def read_isolated(source: Path | bytes, **options: Any) -> Image.Image:
-    """As `read_image`, by a process that is free."""
-    try:
-        decoder = idle.pop()
-    except IndexError:
-        decoder = Decoder()
-    try:
-        return decoder.read_image(source, **options)
-    finally:
-        idle.append(decoder)

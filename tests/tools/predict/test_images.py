@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from triptych.data.photos import read_image, square
+from triptych.data.decoder import read_image
+from triptych.data.photos import square
 from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
 from triptych.tools.predict.images import (

@@ -16,8 +16,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from triptych.build import instantiate
+from triptych.data.decoder import read_image
 from triptych.data.folder import Folder
-from triptych.data.photos import Unreadable, read_image, square
+from triptych.data.photos import Unreadable, square
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
 ReadImage = Callable[..., Image.Image]

@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from triptych.data.photos import Unreadable, read_image
+from triptych.data.decoder import read_image
+from triptych.data.photos import Unreadable
 from triptych.errors import sanitize_text
 from triptych.figures import save, truncate
 from triptych.runs.storage import atomic_write, escape_formulas

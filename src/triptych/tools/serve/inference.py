@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from triptych.data import photos
+from triptych.data.decoder import read_image
 from triptych.errors import UserError
 from triptych.tools.compare.formats import data_uri, join_words
 from triptych.tools.compare.runs import read_pixels, read_run
@@ -44,7 +45,7 @@ class NetworkPrediction(NamedTuple):
 
 
 def classify_image(
-    group: NetworkGroup, content: bytes, max_pixels: int, read: ReadImage = photos.read_image
+    group: NetworkGroup, content: bytes, max_pixels: int, read: ReadImage = read_image
 ) -> dict[str, Any]:
     """What the page shows for an image file, ready for JSON.
 

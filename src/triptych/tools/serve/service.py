@@ -28,7 +28,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.config import Config
-from triptych.data.photos import Decoder, Unreadable
+from triptych.data.decoder import Decoder
+from triptych.data.photos import Unreadable
 from triptych.errors import UserError
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
