@@ -5,8 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,7 +16,6 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
@@ -33,7 +30,10 @@ from triptych.optim import Optim
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
-TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+TENSORBOARD = {  # the logger of configs/trainer/default.yaml
+    "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
+    **{"name": "", "version": "tensorboard", "default_hp_metric": False},
+}
 KINDS = {"model": BackboneFactory, "data.source": Source}  # what a node has to make
 COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
@@ -245,37 +245,15 @@ def check_shares(config: Config, num_ranks: int) -> None:
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:
-    """A logger that writes into the run folder; raises UserError where its name leads elsewhere."""
-    target, folder, is_default = node["_target_"], str(record.folder), is_tensorboard(node)
-    if is_default:
-        arguments = {"save_dir": folder}
-    else:
-        from triptych.callbacks.loggers import find_arguments  # for those of the user's alone
+    """A logger that writes into the run folder; raises UserError where it cannot."""
+    if node == TENSORBOARD:
+        return instantiate("trainer.logger", node, save_dir=str(record.folder))
+    from triptych.callbacks import loggers  # for those of the user's alone
 
-        arguments = find_arguments(node, record)
-    logger = instantiate("trainer.logger", node, **arguments)
-    if not isinstance(logger, Logger):
-        raise UserError(f"trainer.logger: {target} makes no logger of Lightning's")
-    for name in ("log_dir", "save_dir"):
-        place = None
-        with suppress(Exception):  # somebody's may have no folder, and say so like that
-            place = getattr(logger, name)
-        is_path = place is not None and "://" not in str(place)
-        if is_path and not Path(str(place)).resolve().is_relative_to(record.folder.resolve()):
-            raise UserError(
-                f"trainer.logger: writes to {place}, which is not in the run's folder\n"
-                f"leave out where {target} writes, or name a folder within the run's"
-            )
-    if not is_default:
-        from triptych.callbacks.loggers import guard_logger
-
-        guard_logger(logger, node, record)
+    logger = instantiate("trainer.logger", node, **loggers.find_arguments(node, record))
+    loggers.check_logger(logger, node, record)
+    loggers.guard_logger(logger, node, record)
     return logger
-
-
-def is_tensorboard(node: dict[str, Any]) -> bool:
-    """Whether a logger is the one of the installed configs, but for its names."""
-    return str(node["_target_"]) == TENSORBOARD and "save_dir" not in node
 
 
 def check_available(needed: Sequence[Source | BackboneFactory], overrides: Sequence[str]) -> None:

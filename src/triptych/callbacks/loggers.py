@@ -56,6 +56,23 @@ def argument_names(target: str) -> set[str]:
     return names
 
 
+def check_logger(logger: Any, node: dict[str, Any], record: Record) -> None:
+    """Raise UserError at what is no logger, and at one that writes out of the run's folder."""
+    target = node["_target_"]
+    if not isinstance(logger, Logger):
+        raise UserError(f"trainer.logger: {target} makes no logger of Lightning's")
+    for name in ("log_dir", "save_dir"):
+        place = None
+        with suppress(Exception):  # somebody's may have no folder, and say so like that
+            place = getattr(logger, name)
+        is_path = place is not None and "://" not in str(place)
+        if is_path and not Path(str(place)).resolve().is_relative_to(record.folder.resolve()):
+            raise UserError(
+                f"trainer.logger: writes to {place}, which is not in the run's folder\n"
+                f"leave out where {target} writes, or name a folder within the run's"
+            )
+
+
 def guard_logger(logger: Logger, node: dict[str, Any], record: Record) -> None:
     """Let a logger that cannot start be refused, and one that fails later be left out."""
     if isinstance(logger, CSVLogger) and get_rank() == 0:
