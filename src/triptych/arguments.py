@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from triptych.config import PATHS, setting_name
+from triptych.config import PATHS, load_settings, setting_name
 from triptych.errors import UserError
 
 LISTS_OF_PATHS = ("run", "runs", "images")
@@ -54,6 +54,18 @@ def quote_path(argument: str, *, is_sweep: bool = False) -> str:
         check_commas(argument, parts)
         quoted = quote(typed)
     return f"{key}={quoted}"
+
+
+def check_sweep(command: str, overrides: Sequence[str]) -> None:
+    """Raise UserError where a command, or a setting, takes no `-m`."""
+    if reason := getattr(load_settings(command), "NO_SWEEP", ""):
+        raise UserError(f"-m: {command} {reason}")
+    if resumed := [override for override in overrides if override.startswith("resume=")]:
+        raise UserError(
+            f"{resumed[0]}: continues one run; without -m\n"
+            "a sweep resumes its own interrupted runs: the same command again, without resume="
+        )
+    check_number_of_jobs(overrides)
 
 
 def check_number_of_jobs(overrides: Iterable[str]) -> None:

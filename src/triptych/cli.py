@@ -228,25 +228,16 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
     """
     from hydra._internal.utils import get_args_parser
 
-    from triptych.config import load_settings
-
     def raise_error(message: str) -> NoReturn:
         raise UserError(f"{message}; --help tells what may be given")
 
     parser = get_args_parser()
     parser.error = raise_error  # type: ignore[method-assign]
     flags = parser.parse_args(arguments)
-    if flags.multirun and (reason := getattr(load_settings(command), "NO_SWEEP", "")):
-        raise UserError(f"-m: {command} {reason}")
-    if flags.multirun and (resumed := [o for o in flags.overrides if o.startswith("resume=")]):
-        raise UserError(
-            f"{resumed[0]}: continues one run; without -m\n"
-            "a sweep resumes its own interrupted runs: the same command again, without resume="
-        )
     if flags.multirun:
-        from triptych.arguments import check_number_of_jobs
+        from triptych.arguments import check_sweep
 
-        check_number_of_jobs(flags.overrides)
+        check_sweep(command, flags.overrides)
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name or (not is_set and not name.startswith("~")):
