@@ -327,13 +327,19 @@ def resolve_config(config: DictConfig) -> Config:
         if place.get(name) is None:
             place.pop(name, None)
     for path in PATHS:
-        *outer, name = path.split(".")
-        node: Any = settings
-        for key in outer:
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and name in node:
+        node, name = find_node(settings, path)
+        if name in node:
             node[name] = expand_home(node[name])
     return settings
+
+
+def find_node(settings: Config, key: str) -> tuple[Config, str]:
+    """The mapping that holds a dotted setting, empty where there is none, and its name there."""
+    *outer, name = key.split(".")
+    node: Any = settings
+    for each in outer:
+        node = node.get(each) if isinstance(node, dict) else None
+    return (node if isinstance(node, dict) else {}), name
 
 
 def expand_home(value: Any) -> Any:

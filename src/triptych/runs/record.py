@@ -18,7 +18,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import MONITOR, Config, find_targets
+from triptych.config import MONITOR, Config, find_node, find_targets
 from triptych.errors import UserError
 from triptych.runs import storage
 from triptych.runs.training_code import hash_training_code
@@ -52,11 +52,8 @@ def experiment_settings(config: Config, *, less: Iterable[str] = ()) -> Config:
     """A copy of the config without `NOT_THE_EXPERIMENT` and the settings named in `less`."""
     settings: Config = json.loads(json.dumps(config))
     for key in (*NOT_THE_EXPERIMENT, *less):
-        *path, last = key.split(".")
-        node = settings
-        for name in path:
-            node = node.get(name) or {}
-        node.pop(last, None)
+        node, name = find_node(settings, key)
+        node.pop(name, None)
     if settings["checkpoint"].get("monitor") == MONITOR:  # as before there was a choice
         del settings["checkpoint"]["monitor"]
     return settings

@@ -133,10 +133,8 @@ def add_words(node: ast.AST, words: list[str], imports: set[str]) -> None:
 
 def is_text(node: ast.AST) -> bool:
     """Whether a statement is a text alone, as a docstring is."""
-    match node:
-        case ast.Expr(value=ast.Constant(value=str())):
-            return True
-    return False
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def list_imports(node: ast.AST) -> Iterator[str]:
