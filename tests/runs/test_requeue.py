@@ -9,7 +9,7 @@ from tests.composing import composed
 from triptych.distributed import ranks
 from triptych.runs.record import Record
 from triptych.runs.resume import resume_requeued_job
-from triptych.runs.stopping import requeues_on_sigusr1
+from triptych.runs.stopping import is_requeued, requeues_on_sigusr1
 
 TYPED = ["data=shapes", "model.weights=null"]
 
@@ -37,19 +37,18 @@ def test_a_requeued_job_resumes_the_newest_run_of_the_config_that_it_began(
     Record.create(config, []).update(started_at="2099-01-01T00:00:00+00:00")
     monkeypatch.delenv("SLURM_JOB_ID")
     Record.create(config, []).update(started_at="2099-01-01T00:00:00+00:00")
-    assert resumed_folder(tmp_path) is None
-
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert resumed_folder(tmp_path) is None, "without a job's number nothing is its own"
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     assert resumed_folder(tmp_path) == str(latest.folder)
     assert resumed_folder(tmp_path, "seed=2") is None
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert resumed_folder(tmp_path) is None
+    for times, is_again in ((None, False), ("0", False), ("1", True)):
+        if times:
+            monkeypatch.setenv("SLURM_RESTART_COUNT", times)
+        assert is_requeued() is is_again
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_requeued"),
+    ("environment", "is_answered"),
     [
         ({"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}, True),
         ({"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}, True),
@@ -59,13 +58,13 @@ def test_a_requeued_job_resumes_the_newest_run_of_the_config_that_it_began(
     ],
 )
 def test_the_trainer_requeues_what_is_left_to_it_at_sigusr1(
-    environment: dict[str, str], is_requeued: bool, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], is_answered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     ranks.cluster_environment.cache_clear()
     known = ranks.trainer_environment()
-    assert requeues_on_sigusr1() is is_requeued
-    assert (isinstance(known, SLURMEnvironment) and known.auto_requeue) is is_requeued
+    assert requeues_on_sigusr1() is is_answered
+    assert (isinstance(known, SLURMEnvironment) and known.auto_requeue) is is_answered
     assert known.global_rank() == 0
     ranks.cluster_environment.cache_clear()

@@ -4,8 +4,8 @@ Shapes: N images of H x W pixels, C classes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,19 +91,6 @@ def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
                 f"{data.classes[min(untrained)]}: no image of this class is left for training, "
                 f"some are in {name}; lower data.num_val or data.num_test, or add images"
             )
-
-
-def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How the images now differ from those of a run, as far as both `run.json` say."""
-    counts = [sum(m[f"num_{split}"] for split in ("train", "val", "test")) for m in (before, now)]
-    more = counts[1] - counts[0]
-    word = "added" if more > 0 else "removed"
-    were = "image was" if abs(more) == 1 else "images were"
-    lines = [f"{abs(more)} {were} {word} since the run" if more else "as many images, but others"]
-    for one, other, word in ((now, before, "new"), (before, now, "gone")):
-        if classes := sorted({*one["classes"]} - {*other["classes"]}):
-            lines.append(f"{word}: class {', '.join(classes[:5])}")
-    return "; ".join(lines)
 
 
 def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:

@@ -77,13 +77,13 @@ def check_launcher(command: str) -> None:
 
 def check_agent() -> None:
     """Raise UserError unless the store of torchrun answers, which is there before its ranks are."""
-    place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if os.environ["TORCHELASTIC_USE_AGENT_STORE"] != "True":
         return
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     try:
-        socket.create_connection(place, timeout=5).close()
+        socket.create_connection((address, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"TORCHELASTIC_RUN_ID: set, but torchrun does not answer at {place[0]}:{place[1]} "
+            f"TORCHELASTIC_RUN_ID: set, but torchrun does not answer at {address}:{port} "
             f"({error})\nfor one process: unset WORLD_SIZE; for several: torchrun ... train.py ..."
         ) from error

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,19 @@ def check_metadata(folder: Path, metadata: dict[str, Any], rules: dict[str, Rule
             raise UserError(
                 f"{folder}/run.json: {name} must be {rule.says}, it is {format_value(value)}"
             )
+
+
+def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the images now differ from those of a run, as far as both `run.json` say."""
+    counts = [sum(m[f"num_{split}"] for split in ("train", "val", "test")) for m in (before, now)]
+    more = counts[1] - counts[0]
+    word = "added" if more > 0 else "removed"
+    were = "image was" if abs(more) == 1 else "images were"
+    lines = [f"{abs(more)} {were} {word} since the run" if more else "as many images, but others"]
+    for one, other, word in ((now, before, "new"), (before, now, "gone")):
+        if classes := sorted({*one["classes"]} - {*other["classes"]}):
+            lines.append(f"{word}: class {', '.join(classes[:5])}")
+    return "; ".join(lines)
 
 
 def sanitize(value: Any, depth: int = 0) -> Any:

@@ -19,24 +19,27 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych.config import Config, setting_name
-from triptych.data.source import describe_change
 from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.models.weight_content import check_checkpoint
 from triptych.runs import storage
 from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
-from triptych.runs.reader import check_files, find_newest_run, find_own_files, find_temporary_files
+from triptych.runs.reader import (
+    check_files,
+    describe_change,
+    find_newest_run,
+    find_own_files,
+    find_temporary_files,
+)
 from triptych.runs.record import COLUMNS, Record, config_hash, hash_code
 from triptych.runs.resume_request import (
     check_run_config,
     check_unfinished,
+    compose_resumed,
     find_run,
-    merge_request,
     read_history,
     resume_arguments,
-    use_own_places,
 )
-from triptych.runs.stopping import is_requeued
 from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
@@ -51,12 +54,11 @@ TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last
 def open_resumed(config: Config, overrides: list[str]) -> tuple[Record, Config]:
     """The run to resume, from rank zero, and the config that it goes on with."""
     record = ranks.create_on_rank_zero(lambda: reopen_run(config, overrides))
-    merged = merge_request(config, overrides, record)
     # Only rank zero's user may have the key by which the run's places are trusted.
-    data = ranks.broadcast_from_rank_zero(
-        "data", lambda: json.dumps(use_own_places(merged, config, record)["data"])
+    text = ranks.broadcast_from_rank_zero(
+        "config", lambda: json.dumps(compose_resumed(config, overrides, record))
     )
-    return record, merged | {"data": json.loads(data)}
+    return record, json.loads(text)
 
 
 def reopen_run(config: Config, overrides: list[str]) -> Record:
@@ -71,7 +73,7 @@ def reopen_run(config: Config, overrides: list[str]) -> Record:
         check_files(folder)
         check_links_of_others(folder)
         check_run_config(record, config)
-        merged = use_own_places(merge_request(config, overrides, record), config, record)
+        merged = compose_resumed(config, overrides, record)
         check_unfinished(record, merged)
         if config_hash(merged) != config_hash(record.config):
             check_place(record, merged)
@@ -361,11 +363,10 @@ def read_events(path: Path, step: int) -> Iterator[bytes]:
 def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
 ) -> tuple[Config, list[str]]:
-    """Config and overrides of what to train, with the folder of the run to resume, if any.
+    """Config and overrides with the folder of the run to resume: the one that `resume=` names, or,
+    where SLURM has put this job back into its queue, the one that the job began, if any.
 
-    Where SLURM has put this job back into its queue, that is the run that it began.
-
-    Raises SystemExit where that run is finished, after a call of `started` with its folder.
+    Raises SystemExit where that is finished, after a call of `started` with its folder.
     """
 
     def find_folder() -> str:
@@ -376,8 +377,7 @@ def resume_requeued_job(
 
     if config["resume"]:
         return config | {"resume": str(find_run(config["resume"]))}, overrides
-    may_resume = is_requeued()
-    folder = ranks.broadcast_from_rank_zero("requeued", find_folder) if may_resume else ""
+    folder = ranks.broadcast_from_rank_zero("requeued", find_folder)
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))

@@ -18,6 +18,7 @@ from triptych.config import (
     CONFIGS,
     Config,
     as_list,
+    find_node,
     format_value,
     setting_name,
 )
@@ -79,8 +80,15 @@ def check_request(config: Config, overrides: Sequence[str]) -> None:
     """Raise UserError where the run that `resume=` names cannot be resumed as typed."""
     record = Record.open(find_run(config["resume"]))
     check_run_config(record, config)
-    merged = use_own_places(merge_request(config, overrides, record), config, record)
-    check_unfinished(record, merged)
+    check_unfinished(record, compose_resumed(config, overrides, record))
+
+
+def compose_resumed(config: Config, overrides: Sequence[str], record: Record) -> Config:
+    """The config that a run goes on with: its own, with what was typed, its data on this machine.
+
+    Raises UserError as `merge_request` and `use_own_places` do.
+    """
+    return use_own_places(merge_request(config, overrides, record), config, record)
 
 
 def check_run_config(record: Record, config: Config) -> None:
@@ -223,11 +231,8 @@ def leaves(node: Any, prefix: str) -> Iterator[str]:
 
 
 def lookup(node: Any, key: str) -> Any:
-    for name in key.split("."):
-        if not isinstance(node, dict) or name not in node:
-            return UNSET
-        node = node[name]
-    return node
+    holder, name = find_node(node, key)
+    return holder.get(name, UNSET)
 
 
 def put(node: Config, key: str, value: Any) -> None:

@@ -123,20 +123,22 @@ def localize_source(
     is_ours = target.startswith("triptych.data.")
     installed = find_installed_source(target, config["data"]["name"])
     for name, value in [] if target in {*trusted} else [*settings.items()]:
+        refusal = UserError(
+            f"data.source.{name}={format_value(value)}: not in the installed configs\n"
+            f"if you trust what it does, add 'trusted_targets=[{target}]'"
+        )
         rule = RULES.get(f"data.source.{name}") or RULES.get(f"data.{name}", FREE)
-        is_right = name in installed and (not is_ours or rule.or_null().holds(value))
+        if name not in installed or (is_ours and not rule.or_null().holds(value)):
+            raise refusal
         is_place = isinstance(value, str | list | dict) and not (is_ours and name in HOW)
-        if is_right and (not is_place or value in (installed[name], (typed or {}).get(name))):
+        if not is_place or value in (installed[name], (typed or {}).get(name)):
             continue
-        if is_right and installed[name] is not None and (typed is None or name == "root"):
+        if installed[name] is not None and (typed is None or name == "root"):
             settings[name] = installed[name]
-        elif is_right and is_ours and name in PLACES:
-            unknown += [] if is_below_data_dir(value) else [name]
-        else:
-            raise UserError(
-                f"data.source.{name}={format_value(value)}: not in the installed configs\n"
-                f"if you trust what it does, add 'trusted_targets=[{target}]'"
-            )
+        elif not (is_ours and name in PLACES):
+            raise refusal
+        elif not is_below_data_dir(value):
+            unknown.append(name)
     return {"_target_": target} | settings, unknown
 
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
 from triptych.config import SCORING, Config, format_value
 from triptych.data.datamodule import ImageDataModule
-from triptych.data.source import Source, describe_change
+from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.library import Run
 from triptych.models.backbone import Backbone
-from triptych.runs.reader import read_finished
+from triptych.runs.reader import describe_change, read_finished
 from triptych.runs.record import Record
 from triptych.runs.trust import is_signed, localize_source
 
