@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.composing import composed
 from tests.tiny import TARGETS, choose, draw_nothing
-from triptych.data import folder
+from triptych.data import squares
 from triptych.data.decoder import read_image
 from triptych.data.folder import Folder
 from triptych.data.source import ImageSet
@@ -47,7 +47,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return read_image(path, **options)
 
-    monkeypatch.setattr(folder, "read_image", note)
+    monkeypatch.setattr(squares, "read_image", note)
     return names
 
 

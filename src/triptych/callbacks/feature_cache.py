@@ -17,11 +17,11 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from triptych.data.datamodule import ImageSubset
-from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
 from triptych.data.source import hash_tensors
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, lock_file
 
 log = logging.getLogger(__name__)
 
