@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from triptych.errors import UserError, closest_matches, mask_password, sanitize_text
+from triptych.errors import UserError, closest_matches, sanitize_text
 from triptych.runs.stopping import is_launched
 
 if TYPE_CHECKING:
@@ -70,16 +70,15 @@ def main(command: str) -> None:
 
             print(format_help(command, arguments))
             return
-        check_password(arguments)
         load_env(ROOT / ".env")
         configure_logging()
         check_launcher(command)
+        expanded = expand_arguments(command, arguments)
         is_script = program.endswith(f"{command}.py")
         typed = ["python", program] if is_script else ["triptych", command]
         os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *arguments])
-        arguments = expand_arguments(command, arguments)
-        is_sweep = check_arguments(command, arguments)
-        sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in arguments]
+        is_sweep = check_arguments(command, expanded)
+        sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in expanded]
         if composed := compose(command):
             for setting in {"run", "runs"} & composed[0].keys():  # are there any? before torch
                 from triptych.runs.reader import find_run_folders
@@ -201,17 +200,6 @@ def check_launcher(command: str) -> None:
         from triptych.distributed import detect
 
         detect.check_launcher(command)
-
-
-def check_password(arguments: Iterable[str]) -> None:
-    """Raise UserError at a password in `storage=`: other users can see a command line."""
-    for argument in arguments:
-        key, _, value = argument.lstrip("+").partition("=")
-        if key == "storage" and mask_password(value) != value:
-            raise UserError(
-                f"storage={mask_password(value)}: a password on a command line can be read by "
-                f"others\nset {STORAGE} to the address instead, in the environment or in .env"
-            )
 
 
 def expand_arguments(command: str, arguments: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -83,16 +84,14 @@ def library_versions() -> dict[str, str | None]:
 
 def git_commit() -> str | None:
     """The commit of code and configs, `+dirty` where they differ from it; None outside git."""
-
-    def run_git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    git = ["git", "-C", str(Path(__file__).parents[2])]
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
     try:
-        is_dirty = bool(run_git("status", "--porcelain", "src", "configs"))
-        return run_git("rev-parse", "HEAD") + ("+dirty" if is_dirty else "")
+        commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
+        is_dirty = run([*git, "status", "--porcelain", "src", "configs"]).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}+dirty" if is_dirty else commit
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

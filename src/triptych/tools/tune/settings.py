@@ -2,7 +2,9 @@
 
 import re
 
+from triptych.cli import STORAGE
 from triptych.config import FLAG, NODE, PATH, TEXT, Rule, count, number
+from triptych.errors import UserError, mask_password
 
 EXTENDS_TRAINING = True
 NO_SWEEP = "has one network a study; start it once for each"
@@ -21,3 +23,15 @@ RULES: dict[str, Rule] = {
     "overwrite": FLAG,
     "search": Rule("a mapping of settings", lambda v: type(v) is dict),
 }
+
+
+def expand_arguments(arguments: list[str]) -> list[str]:
+    """The arguments; raises UserError at a password in `storage=`, which other users could see."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key == "storage" and mask_password(value) != value:
+            raise UserError(
+                f"storage={mask_password(value)}: a password on a command line can be read by "
+                f"others\nset {STORAGE} to the address instead, in the environment or in .env"
+            )
+    return arguments
