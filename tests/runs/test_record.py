@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -212,29 +213,35 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "a")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
-    code = tmp_path / "src" / "triptych" / "code.py"
+    code = tmp_path / "src" / "triptych" / "runs" / "code.py"
     code.parent.mkdir(parents=True)
     code.write_text("one")
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+    names = ["config", "core.quotepath", "off"]
+    for command in (["init", "-q"], names, ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    monkeypatch.setattr(record_module, "__file__", str(code))
+    monkeypatch.setattr(record_module, "CONFIGS", tmp_path / "configs")
     return tmp_path
 
 
-def test_the_commit_says_whether_the_code_was_changed(repository: Path) -> None:
+def test_the_commit_says_whether_the_code_was_changed_whoever_owns_the_clone(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (CONFIGS / "train.yaml").is_file()
+    assert Path(str(record_module.__file__)).is_relative_to(CONFIGS.parent / "src")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     clean = record_module.git_commit()
     assert clean is not None
     assert re.fullmatch(r"[0-9a-f]{40}", clean)
     (repository / "notes.txt").write_text("not code")
     assert record_module.git_commit() == clean
-    (repository / "src" / "triptych" / "new.py").write_text("two")
+    (repository / "src" / os.fsdecode(b"\xff.py")).write_text("two")
     assert record_module.git_commit() == f"{clean}+dirty"
 
 
 def test_outside_a_repository_there_is_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_module, "__file__", str(tmp_path / "src" / "triptych" / "code.py"))
+    monkeypatch.setattr(record_module, "CONFIGS", tmp_path / "configs")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record_module.git_commit() is None
     monkeypatch.setenv("PATH", "")

@@ -19,7 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import MONITOR, Config, find_node, find_targets
+from triptych.config import CONFIGS, MONITOR, Config, find_node, find_targets
 from triptych.errors import UserError
 from triptych.runs import storage
 from triptych.runs.training_code import hash_training_code
@@ -84,8 +84,9 @@ def library_versions() -> dict[str, str | None]:
 
 def git_commit() -> str | None:
     """The commit of code and configs, `+dirty` where they differ from it; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parents[2])]
-    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    # Also where somebody else owns the clone, as in a group's folder: its code runs already.
+    git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(CONFIGS.parent)]
+    run = partial(subprocess.run, capture_output=True, errors="replace", check=True)
     try:
         commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
         is_dirty = run([*git, "status", "--porcelain", "src", "configs"]).stdout
