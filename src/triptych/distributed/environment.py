@@ -1,4 +1,5 @@
-"""How the ranks that torchrun or srun started meet, where they are, and which of them are lost."""
+"""The ranks that torchrun or srun started: where they are, how they meet, which are lost, and what
+those above 0 hold of the run's record."""
 
 import logging
 import os
@@ -6,6 +7,8 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -16,9 +19,12 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed import DistError, Store, default_pg_timeout  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from triptych.config import Config
 from triptych.distributed.detect import find_launcher
 from triptych.errors import UserError, summarize_error
+from triptych.runs.record import Record
 from triptych.runs.stopping import SIGNALS, install_handlers, requeues_on_sigusr1
+from triptych.runs.storage import replace_non_finite
 
 log = logging.getLogger(__name__)
 WAIT = "TRIPTYCH_RENDEZVOUS_SECONDS"  # a variable: how long the ranks wait for each other
@@ -156,3 +162,27 @@ def find_lost_ranks() -> list[int]:
     except DistError:  # rank 0 holds the store, if torchrun does not
         return [0]
     return sorted(waiting)
+
+
+class ReadOnlyRecord(Record):
+    """The record on a rank above 0: it holds the metadata and leaves the folder to rank 0."""
+
+    def update(self, **metadata: Any) -> None:
+        self.metadata = replace_non_finite(self.metadata | metadata)
+
+    def begin(self, config: Config, **metadata: Any) -> None:
+        self.update(status="running", **metadata)
+
+    def add_metrics(self, row: dict[str, float]) -> None: ...
+
+    def add_predictions(self, split: str, **arrays: Any) -> None: ...
+
+    def drop_predictions(self, split: str) -> None: ...
+
+    def write_prediction_tables(self, files: Sequence[str] | None) -> None: ...
+
+    @contextmanager
+    def log_to_file(self) -> Iterator[None]:
+        """Rank 0 logs how the run goes; the other ranks log warnings and errors only."""
+        logging.getLogger("triptych").setLevel(logging.WARNING)
+        yield

@@ -22,7 +22,7 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
     refused before it has learned anything leaves no folder. Raises UserError where
     another process is at work on the run, or has been since `record` was read.
     """
-    is_writer = not isinstance(record, ranks.ReadOnlyRecord)
+    is_writer = ranks.get_rank() == 0
     with lock_run(record.folder) if is_writer else nullcontext():
         if is_writer and Record.open(record.folder).metadata != record.metadata:
             raise UserError(f"{record.folder}: another process has resumed this run meanwhile")
@@ -65,9 +65,8 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         from triptych.runs import failures
 
         known = failures.translate_error(error, record)
-        is_writer = not isinstance(record, ranks.ReadOnlyRecord)
-        is_refused = not resumed and isinstance(known, UserError)
-        if is_writer and is_refused and failures.is_untrained(record):
+        is_refused = not resumed and isinstance(known, UserError) and ranks.get_rank() == 0
+        if is_refused and failures.is_untrained(record):
             failures.delete_run(record.folder)
         elif not resumed or record.metadata is not before:
             reason = str(known or f"{type(error).__name__}: {error}")
