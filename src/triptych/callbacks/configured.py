@@ -1,10 +1,8 @@
 """Callbacks, plugins and profilers that a config names: what they write, what they watch."""
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.plugins.precision import Precision
 
+from triptych.callbacks.loggers import argument_names
 from triptych.callbacks.trainer_rules import REFUSED_CALLBACKS
 from triptych.config import MONITORS
 from triptych.errors import UserError, closest_matches
@@ -54,11 +53,7 @@ def place_in_folder(key: str, node: dict[str, Any], folder: Path, default: str) 
 
     Raises UserError where that leads out of it, or to the run's own checkpoints.
     """
-    try:
-        takes = "dirpath" in inspect.signature(locate(node["_target_"])).parameters  # type: ignore[arg-type]
-    except Exception:  # what is wrong with it, its instantiation says
-        takes = False
-    if not takes:
+    if "dirpath" not in argument_names(node["_target_"]):
         return node
     given = node.get("dirpath") or default
     place = (folder / given).resolve()

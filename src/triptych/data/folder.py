@@ -21,7 +21,6 @@ from triptych.data.names import (
     ESCAPE,
     class_name,
     decode_name,
-    encode_name,
     escape_name,
     visible_part,
 )
@@ -148,11 +147,7 @@ def list_photos(
 
 def list_table(root: Path, labels: str) -> Listing:
     """The photos below a root that a table names, with its labels: see `label_table`."""
-    files, notes = read_labels(root, labels)
-    photos = [
-        Photo(name, file_state(root / encode_name(name)), split, label)
-        for name, label, split in files
-    ]
+    photos, notes = read_labels(root, labels)
     splits = {photo.split: "." for photo in photos}
     classes = sort_labels([photo.class_name for photo in photos if photo.split == "train"])
     return Listing(root, splits, photos, classes, tuple(notes))

@@ -5,10 +5,10 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from triptych.data.names import class_name, decode_name, encode_name, escape_name
 from triptych.data.split_folders import SPLIT_NAMES, SPLITS, is_photo, walk_files
+from triptych.data.squares import Photo, file_state
 from triptych.errors import UserError
 
 # By what names a column goes; the first of them that there is.
@@ -20,14 +20,8 @@ COLUMNS = {
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".JPG")  # of files named without theirs
 
 
-class LabelledFile(NamedTuple):
-    name: str  # its path below the root, as `names.decode_name` has it
-    label: str
-    split: str
-
-
-def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]:
-    """The photos that a table names, by split, label and name, and notes on what it leaves out.
+def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
+    """The photos that a table names, by split, class and name, and notes on what it leaves out.
 
     The table lies where `labels` says, else below the root. Raises UserError, with the line of the
     table, where it cannot be used.
@@ -36,7 +30,7 @@ def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]
     table = next((p for p in (typed, root / typed, root / typed.name) if p.is_file()), None)
     if table is None:
         raise UserError(f"data.labels={labels}: no such file, here or in {root}")
-    files: dict[str, LabelledFile] = {}
+    files: dict[str, Photo] = {}
     missing = []
     for number, (file, label, split) in enumerate(read_rows(table), 2):
         place = f"data.labels={table}: line {number}"
@@ -49,16 +43,17 @@ def read_labels(root: Path, labels: str) -> tuple[list[LabelledFile], list[str]]
         if found is None:
             missing.append(file)
             continue
-        photo = LabelledFile(found, class_name(label), SPLIT_NAMES[split.lower()])
+        state = file_state(root / encode_name(found))
+        photo = Photo(found, state, SPLIT_NAMES[split.lower()], class_name(label))
         if (before := files.setdefault(found, photo)) != photo:
             raise UserError(
-                f"{place}: {escape_name(file)} is {photo.label} ({photo.split}), and in a line "
-                f"before {before.label} ({before.split})"
+                f"{place}: {escape_name(file)} is {photo.class_name} ({photo.split}), "
+                f"and in a line before {before.class_name} ({before.split})"
             )
     if not any(photo.split == "train" for photo in files.values()):
         raise UserError(f"data.labels={table}: no training photo of it lies in data.root={root}")
-    notes = describe_difference(root, files, missing)
-    return sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.label, p.name)), notes
+    photos = sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.class_name, p.name))
+    return photos, describe_difference(root, files, missing)
 
 
 def relative_name(file: str, root: Path) -> str:
@@ -99,9 +94,7 @@ def read_rows(table: Path) -> list[tuple[str, str, str]]:
     ]
 
 
-def describe_difference(
-    root: Path, files: dict[str, LabelledFile], missing: list[str]
-) -> list[str]:
+def describe_difference(root: Path, files: dict[str, Photo], missing: list[str]) -> list[str]:
     """Lines on rows without a file, and on photos without a row."""
     notes = []
     if missing:
