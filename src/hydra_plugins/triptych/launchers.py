@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
+    from triptych.config import Rule
     from triptych.tools.sweep.jobs import Job
 
 
@@ -49,12 +50,19 @@ class ProcessLauncher(Launcher):
         self.run(jobs)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
 
-    def run(self, jobs: "Sequence[Job]") -> None:
-        from triptych.config import MAX_PROCESSES, count, format_value
+    def check(self, **rules: "Rule") -> None:
+        """Raise UserError at the first option that breaks its rule."""
+        from triptych.config import format_value
 
-        if not (rule := count(1, MAX_PROCESSES)).holds(self.num_jobs):
-            value = format_value(self.num_jobs)
-            raise UserError(f"hydra.launcher.num_jobs={value}: must be {rule.says}")
+        for name, rule in rules.items():
+            if not rule.holds(value := getattr(self, name)):
+                text = f"hydra.launcher.{name}={format_value(value)}: must be {rule.says}"
+                raise UserError(text)
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.config import MAX_PROCESSES, count
+
+        self.check(num_jobs=count(1, MAX_PROCESSES))
         from triptych.tools.sweep.sweep import run_sweep
 
         run_sweep(jobs, self.num_jobs)
@@ -87,20 +95,17 @@ class SlurmLauncher(ProcessLauncher):
         array_parallelism: int,
         detach: bool,
     ) -> None:
-        self.options = (cluster, folder, max_num_timeout)
+        self.cluster, self.folder, self.max_num_timeout = cluster, folder, max_num_timeout
         self.array_parallelism, self.detach = array_parallelism, detach
         self.parameters: Any = OmegaConf.to_container(parameters, resolve=True)
 
     def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.config import FLAG, count
         from triptych.tools.sweep import cluster
         from triptych.tools.sweep.submission import submit_sweep
 
-        num, detach = self.array_parallelism, self.detach
-        if type(num) is not int or num < 1:
-            raise UserError(f"hydra.launcher.array_parallelism={num}: must be at least 1")
-        if type(detach) is not bool:
-            raise UserError(f"hydra.launcher.detach={detach}: must be true or false")
-        parameters = {"slurm_array_parallelism": num} | self.parameters
+        self.check(array_parallelism=count(1), detach=FLAG, max_num_timeout=count(0))
+        parameters = {"slurm_array_parallelism": self.array_parallelism} | self.parameters
         parameters = cluster.choose_resources(parameters, jobs)
-        executor = cluster.make_executor(*self.options, parameters)
-        submit_sweep(jobs, executor, detach=detach)
+        options = self.cluster, self.folder, self.max_num_timeout
+        submit_sweep(jobs, cluster.make_executor(*options, parameters), detach=self.detach)

@@ -49,7 +49,7 @@ class SlurmExecutor:
 def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
     made = SlurmExecutor(tmp_path)
     for module in (cluster, submission):
-        monkeypatch.setattr(module, "query_queue", lambda: dict(made.queue))
+        monkeypatch.setattr(module, "query_queue", lambda *_: dict(made.queue))
     return made
 
 
@@ -100,7 +100,7 @@ def test_only_what_is_neither_done_nor_in_the_queue_is_submitted_again(
 def test_where_squeue_does_not_answer_nothing_is_submitted(
     executor: SlurmExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "query_queue", lambda: None)
+    monkeypatch.setattr(submission, "query_queue", lambda *_: None)
     with pytest.raises(UserError, match="squeue"):
         stand(make_jobs(tmp_path, 2), executor)
     assert executor.arrays == []

@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
 from pathlib import Path
@@ -108,6 +108,15 @@ def lock_when_free(job: Job) -> IO[str]:
     raise UserError("another process works on this job")
 
 
+def ask_slurm(*command: str) -> list[list[str]] | None:
+    """The lines that a command prints, split at each |; None where it does not answer."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if answer.returncode else [line.split("|") for line in answer.stdout.splitlines()]
+
+
 class Node(NamedTuple):
     """The most that a node of a partition has."""
 
@@ -118,16 +127,11 @@ class Node(NamedTuple):
 
 def find_largest_node(partition: str | None) -> Node | None:
     """Of a partition, by default the cluster's default; None where `sinfo` knows none."""
-    command = ["sinfo", "--noheader", "--exact", "--format=%P|%c|%m|%G"]
-    command += [f"--partition={partition}"] if partition else []
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    rows = [line.split("|") for line in answer.stdout.splitlines()]
-    rows = [row for row in rows if partition or row[0].endswith("*")] or rows
+    options = [f"--partition={partition}"] if partition else []
+    rows = ask_slurm("sinfo", "--noheader", "--exact", "--format=%P|%c|%m|%G", *options)
     if not rows:
         return None
+    rows = [row for row in rows if partition or row[0].endswith("*")] or rows
     cpus, megabytes = (max(int(row[n].rstrip("+")) for row in rows) for n in (1, 2))
     gpus = [int(count) for row in rows for count in re.findall(r"\bgpu:(?:[^:,(]+:)?(\d+)", row[3])]
     return Node(cpus, megabytes // 1024 or megabytes / 1024, max(gpus, default=0))
@@ -167,8 +171,6 @@ def make_executor(
         submitit = import_module("submitit")
     except ImportError as error:
         raise UserError("hydra/launcher=slurm: pip install submitit (extra `slurm`)") from error
-    if type(max_num_timeout) is not int or max_num_timeout < 0:
-        raise UserError(f"hydra.launcher.max_num_timeout={max_num_timeout}: must be at least 0")
     for name, value in parameters.items():
         if re.fullmatch("(slurm_)?(nodes|n?tasks_per_node)", name) and value not in (None, 1):
             raise UserError(
@@ -206,20 +208,15 @@ def refuse_parameters(reason: str, executor: Any) -> UserError:
     )
 
 
-def query_queue() -> Queue | None:
+def query_queue(executor: Any, handles: Iterable[Any] = ()) -> Queue | None:
     """Every job of this user that SLURM still knows; None where it does not answer.
 
-    It forgets a job minutes after its end.
+    It forgets a job minutes after its end. Of submitit's local processes, those of `handles`.
     """
-    command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%r"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if answer.returncode:
-        return None
-    rows = (line.split("|", 2) for line in answer.stdout.splitlines())
-    return {name: (state, reason) for name, state, reason in rows}
+    if type(executor._executor).__name__ != "SlurmExecutor":
+        return {each.job_id: ("COMPLETED" if each.done() else "RUNNING", "") for each in handles}
+    rows = ask_slurm("squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%r")
+    return None if rows is None else {name: (state, reason) for name, state, reason in rows}
 
 
 class ClusterJob:
@@ -231,13 +228,10 @@ class ClusterJob:
     def __init__(self, job: Job, handle: Any) -> None:
         self.job, self.handle = job, handle
         self.state = self.reason = ""
-        self.is_of_slurm = type(handle).__name__ == "SlurmJob"  # else a stand-in of submitit's
         self._ended_at: float | None = None
 
     def poll(self, queue: Queue | None) -> Outcome | None:
         """How the job ended; None while it has not, or while that is unknown."""
-        if not self.is_of_slurm:
-            return self._find_outcome() if self.handle.done() else None
         if queue is None:
             return None
         self.state, self.reason = queue.get(self.handle.job_id, (FORGOTTEN, ""))
@@ -246,16 +240,14 @@ class ClusterJob:
             return None
         self._ended_at = self._ended_at or time.monotonic()
         has_waited = time.monotonic() - self._ended_at > RESULT_SECONDS
-        return self._find_outcome() if has_waited or self._has_result() else None
-
-    def _has_result(self) -> bool:
-        return not self.is_of_slurm or self.handle.paths.result_pickle.exists()
+        has_result = self.handle.paths.result_pickle.exists()
+        return self._find_outcome() if has_waited or has_result else None
 
     def _find_outcome(self) -> Outcome:
         """By the run's record, what the job returned, or else SLURM's word and the job's log."""
         record = find_run_of_job(self.job) or find_run_of_job(self.job._replace(same_code=False))
         paths, status, error = self.handle.paths, "failed", f"{self.state} (SLURM)"
-        if self._has_result():
+        if paths.result_pickle.exists():
             exception = self.handle.exception()
             error = find_reason(str(exception)) if exception else self.handle.result()
             status = "failed" if exception else "refused"
@@ -290,7 +282,7 @@ def wait_for_jobs(submitted: Sequence[ClusterJob], executor: Any) -> list[Outcom
     shown = ORDINARY
     began = time.monotonic()
     while waiting:
-        queue = query_queue() if submitted[0].is_of_slurm else None
+        queue = query_queue(executor, [job.handle for job in submitted])
         for number, job in list(waiting.items()):
             if outcome := job.poll(queue):
                 outcomes[number] = outcome

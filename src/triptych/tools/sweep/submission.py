@@ -42,33 +42,29 @@ def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) ->
     with 1 where some failed.
     """
     with acquire_lock(make_folder(jobs) / "submission", wait=True):  # another may be typed beside
-        standing = find_standing(jobs, executor)
-        missing = [number for number in range(len(jobs)) if number not in standing]
+        outcomes, submitted = find_standing(jobs, executor)
+        missing = [n for n in range(len(jobs)) if n not in outcomes and n not in submitted]
         for first in range(0, len(missing), MAX_ARRAY):
             numbers = missing[first : first + MAX_ARRAY]
             handles = submit_jobs([jobs[number] for number in numbers], executor)
             for number, handle in zip(numbers, handles, strict=True):
                 lock_path(jobs[number]).write_text(json.dumps({"job_id": handle.job_id}))
-                standing[number] = ClusterJob(jobs[number], handle)
+                submitted[number] = ClusterJob(jobs[number], handle)
             ids = [handle.job_id for handle in handles]
             print(f"submitted: {' '.join(ids if len(ids) < 9 else [*ids[:7], '...', ids[-1]])}")
-    submitted = {n: each for n, each in standing.items() if isinstance(each, ClusterJob)}
-    if detach:
-        queue = (query_queue() if submitted else {}) or {}
-        ends: Sequence[Outcome] = [describe(job, queue) for job in submitted.values()]
+    in_queue = [*submitted.values()]
+    if submitted and detach:
+        queue = query_queue(executor, [job.handle for job in in_queue]) or {}
+        ends = [describe(job, queue) for job in in_queue]
     else:
-        ends = wait_for_jobs([*submitted.values()], executor) if submitted else []
-    outcomes = standing | dict(zip(submitted, ends, strict=True))
-    ordered = [outcomes[number] for number in range(len(jobs))]
-    print_results(jobs, ordered)
+        ends = wait_for_jobs(in_queue, executor)
+    outcomes |= zip(submitted, ends, strict=True)
+    print_results(jobs, [outcomes[number] for number in range(len(jobs))])
     if submitted and detach:
         print("how they stand: the same command again (it submits what is missing), or squeue --me")
-    if any(not is_well(outcome.status, detach=detach) for outcome in ordered):
+    well = {"finished", "queued", "running"} if detach else {"finished"}
+    if any(outcome.status not in well for outcome in outcomes.values()):
         raise SystemExit(1)
-
-
-def is_well(status: str, *, detach: bool) -> bool:
-    return status == "finished" or (detach and status in ("queued", "running"))
 
 
 def make_folder(jobs: Sequence[Job]) -> Path:
@@ -77,31 +73,34 @@ def make_folder(jobs: Sequence[Job]) -> Path:
     return folder
 
 
-def find_standing(jobs: Sequence[Job], executor: Any) -> dict[int, Any]:
-    """By number the jobs that are not to be submitted: an Outcome, or a ClusterJob in the queue.
+def find_standing(
+    jobs: Sequence[Job], executor: Any
+) -> tuple[dict[int, Outcome], dict[int, ClusterJob]]:
+    """The jobs that are not to be submitted, by number: those that ended or run elsewhere, and
+    those in the queue.
 
     Raises UserError where SLURM does not answer.
     """
     inner, labels = executor._executor, sweep_jobs.label_jobs(jobs)
-    noted = [read_note(lock_path(job)) for job in jobs]
-    queue = query_queue() if type(inner).__name__ == "SlurmExecutor" else {}
+    queue = query_queue(executor)
     if queue is None:
         raise UserError("squeue: does not answer, so jobs that wait would be submitted again")
-    standing: dict[int, Any] = {}
-    for number, (job, job_id) in enumerate(zip(jobs, noted, strict=True)):
+    outcomes, submitted = dict[int, Outcome](), dict[int, ClusterJob]()
+    for number, job in enumerate(jobs):
+        job_id = read_note(lock_path(job))
         handle = inner.job_class(inner.folder, job_id) if job_id else None
         if queue.get(job_id, (FORGOTTEN, ""))[0] not in ENDED:
-            standing[number] = ClusterJob(job, handle)
+            submitted[number] = ClusterJob(job, handle)
             continue
         outcome = find_outcome(job)
         if outcome:
-            standing[number] = outcome
+            outcomes[number] = outcome
         elif handle and (reason := read_end(handle.paths.stderr)):
             log.info("%s: submitted again; it ended with\n%s", labels[number], reason)
         if handle and (outcome is None or outcome.status == "finished"):
             lock_path(job).write_text("")
     clear_logs(Path(inner.folder), make_folder(jobs).absolute(), queue)
-    return standing
+    return outcomes, submitted
 
 
 def clear_logs(folder: Path, notes: Path, queue: Queue) -> None:
