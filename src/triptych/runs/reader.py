@@ -108,7 +108,8 @@ def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:
             if status in STATUSES and entries.items() <= run.metadata.items():
                 if status == "finished":
                     run = read_finished(folder)
-                    check_metadata(folder, run.metadata | run.metadata["metrics"], SCORES)
+                    entries = run.metadata | run.metadata["metrics"]
+                    check_entries(folder / "run.json", entries, SCORES)
                 runs.append(run)
     return max(runs, key=rank, default=None)
 
@@ -155,17 +156,16 @@ def read_finished(folder: Path) -> Record:
         reason = f" ({error})" if error else ""
         raise UserError(f"{folder}: not finished, its status is {format_value(status)}{reason}")
     optional = {name: rule.or_null() for name, rule in OPTIONAL_METADATA.items()}
-    check_metadata(folder, record.metadata, REQUIRED_METADATA | optional)
+    check_entries(folder / "run.json", record.metadata, REQUIRED_METADATA | optional)
     record.metadata = dict.fromkeys(OPTIONAL_METADATA) | record.metadata
     return record
 
 
-def check_metadata(folder: Path, metadata: dict[str, Any], rules: dict[str, Rule]) -> None:
+def check_entries(path: Path, entries: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise UserError at the first entry, of those read from a file, that breaks its rule."""
     for name, rule in rules.items():
-        if not rule.holds(value := metadata.get(name)):
-            raise UserError(
-                f"{folder}/run.json: {name} must be {rule.says}, it is {format_value(value)}"
-            )
+        if not rule.holds(value := entries.get(name)):
+            raise UserError(f"{path}: {name} must be {rule.says}, it is {format_value(value)}")
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders, sanitize
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import runs, sentences
 from triptych.tools.compare.content import Comparison, compare_images, write_csv
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
@@ -153,11 +153,9 @@ def write_files(comparison: Comparison, out: Path) -> Path:
         "comparison.md": render_markdown(comparison),
         "index.html": render_page(comparison),
     }
-    try:
+    with translate_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             with atomic_write(out / name) as path:
                 path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written to ({error})") from error
     return out / "index.html"

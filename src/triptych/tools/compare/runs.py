@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
-from triptych.runs.reader import MEASURED, read_finished, sanitize
+from triptych.runs.reader import MEASURED, check_entries, read_finished, sanitize
 from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
@@ -112,8 +112,7 @@ class TrainedNetwork:
 
     @property
     def val_accuracy(self) -> float | None:
-        value = self.metadata["metrics"].get("val/accuracy")
-        return value if FRACTION.holds(value) else None
+        return find_val_accuracy(self.metadata)
 
     @property
     def accuracy(self) -> WithInterval:
@@ -180,6 +179,12 @@ def describe_hardware(device: str | None, precision: str | None, num_threads: in
     threads = None if num_threads is None else f"{num_threads} thread{'s' * (num_threads != 1)}"
     known = (device, precision, threads)
     return ", ".join(word for word in known if word) or "device not known"
+
+
+def find_val_accuracy(metadata: Mapping[str, Any]) -> float | None:
+    """Of a finished run; None where it was not measured."""
+    value = metadata["metrics"].get("val/accuracy")
+    return value if FRACTION.holds(value) else None
 
 
 def read_run(folder: Path) -> TrainedNetwork:
@@ -332,10 +337,8 @@ def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]]
                 raise ValueError(f"more than {MAX_LINES:,} lines")
     except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    for name, rule in rules.items():
-        for line in lines:
-            if not rule.holds(value := line.get(name)):
-                raise UserError(f"{path}: {name} must be {rule.says}, it is {format_value(value)}")
+    for line in lines:
+        check_entries(path, line, rules)
     return [{name: line.get(name) for name in rules} for line in lines]
 
 

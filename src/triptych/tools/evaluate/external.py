@@ -68,17 +68,24 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
     numbers = match_classes(run.classes, images.classes)
     counts = torch.bincount(chosen.labels[index], minlength=len(images.classes)).tolist()
     unknown = {c: n for c, n in zip(images.classes, counts, strict=True) if n and c not in numbers}
-    check_some_match(name, numbers, unknown, run.classes)
+    if not numbers:
+        raise UserError(
+            f"data={name}: the network knows none of its classes\n"
+            f"they are {shorten(', '.join(unknown), 200)}\n"
+            f"the network's are {shorten(', '.join(run.classes), 200)}"
+        )
     own = torch.tensor([numbers.get(c, -1) for c in images.classes])[chosen.labels]
     index = index[own[index] >= 0]
     labels = own[index]
-    digest = hash_images(chosen.images, index, labels)
+    parts = (chosen.images[some] for some in torch.split(index, 256))
+    digest = hash_tensors(chain(parts, [labels]))  # as the `test_hash` of a run
     if digest == run.record.metadata["test_hash"]:
         raise UserError(f"data={name}: the run's own test images; leave data= out")
     for line in (f"{name}: {len(index)} images, {which}", *images.notes):
         log.info("%s", line)
     if unknown:
-        log.warning("left out, unknown to the network: %s", describe_counts(unknown))
+        counted = ", ".join(f"{c} ({n} images)" for c, n in unknown.items())
+        log.warning("left out, unknown to the network: %s", shorten(counted, 300))
     settings = data["source"] | identify_source(data["source"])  # with the whole path of a folder
     about = {"name": name, "source": settings, "images": which, "left_out": unknown}
     about |= {"test_hash": digest, "num_images": len(index)}
@@ -200,27 +207,6 @@ def match_classes(own: Sequence[str], others: Sequence[str]) -> dict[str, int]:
 
 def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def check_some_match(
-    name: str, numbers: dict[str, int], unknown: dict[str, int], own: Sequence[str]
-) -> None:
-    if not numbers:
-        raise UserError(
-            f"data={name}: the network knows none of its classes\n"
-            f"they are {shorten(', '.join(unknown), 200)}\n"
-            f"the network's are {shorten(', '.join(own), 200)}"
-        )
-
-
-def describe_counts(counts: dict[str, int]) -> str:
-    return shorten(", ".join(f"{name} ({n} images)" for name, n in counts.items()), 300)
-
-
-def hash_images(images: Tensor, index: Tensor, labels: Tensor) -> str:
-    """As the `test_hash` of a run."""
-    chunks = (images[some] for some in torch.split(index, 256))
-    return hash_tensors(chain(chunks, [labels]))
 
 
 def predict_external(run: RebuiltRun, external: ExternalImages, batch_size: int) -> Predictions:

@@ -19,7 +19,7 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import library_versions
-from triptych.runs.storage import atomic_write
+from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.formats import pluralize
 from triptych.tools.compare.runs import TrainedNetwork, read_run
 from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
@@ -54,7 +54,7 @@ def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None
     batches = read_batches(rebuilt, config["data_root"])
     program = trace_program(rebuilt)
     form = FORMATS[config["format"]]
-    try:
+    with translate_write_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(card) as temporary_card, atomic_write(path) as temporary:
             form.write(program, temporary, metadata)
@@ -62,8 +62,6 @@ def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None
             file = describe_file(temporary, path.name, config["format"])
             text = render_card(network, metadata, checks, file)
             temporary_card.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error})") from error
     for sentence in checks:
         log.info("%s", sentence)
     log.info("written: %s (%s) and %s", path, file["size"], card.name)

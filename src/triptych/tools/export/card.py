@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.filesize import decimal
 
 from triptych.config import RULES, format_value, iterate_settings
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.formats import fixed, percent
+from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import (
     Problem,
     TrainedNetwork,
@@ -30,7 +29,7 @@ from triptych.tools.compare.runs import (
     read_optional,
     read_val_predictions,
 )
-from triptych.tools.report.page import escape_markdown
+from triptych.tools.report.page import escape_markdown, make_environment
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.inference import wilson
 
@@ -74,16 +73,9 @@ def render_card(
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
     settings = dict(iterate_settings(network.config, RULES))
     versions = (record["versions"] or {}).items()
-    filters = (number, fixed, inline_code)
-    environment = Environment(
-        loader=PackageLoader("triptych.tools.export", "template"),
-        finalize=escape_value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {each.__name__: each for each in filters} | {"percent": percent_cell}
+    options = {"finalize": escape_value, "keep_trailing_newline": True}
+    environment = make_environment("export", autoescape=False, **options)
+    environment.filters |= {"number": number, "inline_code": inline_code, "percent": percent_cell}
     return environment.get_template("card.md.jinja").render(
         **metadata,
         num_classes=len(metadata["classes"]),

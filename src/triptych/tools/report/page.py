@@ -12,13 +12,13 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
@@ -84,7 +84,7 @@ class Key:
 def render_page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = Key(comparison)
-    environment = _make_environment()
+    environment = make_environment("report")
     script = environment.get_template("page.js").render()
     digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html.jinja").render(
@@ -106,7 +106,8 @@ def render_page(comparison: Comparison) -> str:
 
 def render_markdown(comparison: Comparison) -> str:
     """`comparison.md`: what one pastes into an issue or a paper's notes."""
-    template = _make_environment(_escape_value).get_template("comparison.md.jinja")
+    environment = make_environment("report", finalize=_escape_value)
+    template = environment.get_template("comparison.md.jinja")
     return template.render(c=comparison)
 
 
@@ -121,14 +122,17 @@ def _escape_value(value: object) -> Markup:
 
 
 @cache
-def _make_environment(finalize: Callable[[object], Markup] | None = None) -> Environment:
+def make_environment(*tools: str, autoescape: bool = True, **options: Any) -> Environment:
+    """The templates of these tools, the first one's first, with the filters of the page."""
     environment = Environment(
-        loader=PackageLoader("triptych.tools.report", "template"),
-        autoescape=True,
+        loader=ChoiceLoader(
+            [PackageLoader(f"triptych.tools.{each}", "template") for each in tools]
+        ),
+        autoescape=autoescape,
         undefined=StrictUndefined,
-        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.filters["interval"] = format_interval
@@ -274,18 +278,19 @@ def locate(value: float, scale: Interval) -> str:
 def png(pixels: NDArray[np.uint8]) -> str:
     """An image (3, H, W); of a large one, every so many pixels, for a page holds dozens."""
     step = math.ceil(max(pixels.shape[1:]) / MAX_SIDE)
-    return _encode(np.ascontiguousarray(pixels[:, ::step, ::step].transpose(1, 2, 0)))
+    return encode_png(pixels[:, ::step, ::step].transpose(1, 2, 0))
 
 
 def heat_png(counts: NDArray[np.int64]) -> str:
     """A matrix (C, C), a pixel a cell: the square root of its share of the row."""
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return _encode(np.sqrt(counts / totals), cmap="Blues", vmin=0, vmax=1)
+    return encode_png(np.sqrt(counts / totals), cmap="Blues", vmin=0, vmax=1)
 
 
-def _encode(values: NDArray[Any], **colours: Any) -> str:
+def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
+    """A data: URL of pixels (H, W, 3), or of values (H, W) in these colours."""
     buffer = io.BytesIO()
-    imsave(buffer, values, format="png", **colours)
+    imsave(buffer, np.ascontiguousarray(pixels), format="png", **colours)
     return formats.data_uri(buffer.getvalue())
 
 

@@ -6,10 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from matplotlib.image import imsave
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +18,7 @@ from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
 from triptych.tools.predict.images import ReadImage, View, read_views
+from triptych.tools.report.page import encode_png
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
@@ -100,13 +98,6 @@ def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> Networ
     except UserError:
         note = "No Grad-CAM: this network has no map of the image before its head."
     return NetworkPrediction(network.name, top, latency_ms, heat, note)
-
-
-def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
-    """A data: URL of pixels (H, W, 3), or of values (H, W) in these colours."""
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(pixels), format="png", **colours)
-    return data_uri(buffer.getvalue())
 
 
 def summarize_votes(votes: Sequence[tuple[str, str]]) -> str:

@@ -11,7 +11,12 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.runs import FRACTION, Problem, describe_hardware, describe_problem
+from triptych.tools.compare.runs import (
+    Problem,
+    describe_hardware,
+    describe_problem,
+    find_val_accuracy,
+)
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
 from triptych.tools.predict.ensemble import name_runs
@@ -32,7 +37,7 @@ class Network:
 
     @property
     def val_accuracy(self) -> float | None:
-        return read_val_accuracy(self.record)
+        return find_val_accuracy(self.record.metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +54,6 @@ class NetworkGroup:
         """As `cpu, 2 threads`."""
         device = device_name(self.networks[0].run.device)
         return describe_hardware(device, None, torch.get_num_threads() if device == "cpu" else None)
-
-
-def read_val_accuracy(record: Record) -> float | None:
-    value = record.metadata["metrics"].get("val/accuracy")
-    return value if FRACTION.holds(value) else None
 
 
 def read_groups(
@@ -96,7 +96,7 @@ def rank_runs(records: Iterable[Record], which: str) -> list[tuple[str, list[Rec
     """
     ranked = sorted(
         records,
-        key=lambda record: (read_val_accuracy(record) or 0.0, record.metadata["finished_at"]),
+        key=lambda r: (find_val_accuracy(r.metadata) or 0.0, r.metadata["finished_at"]),
         reverse=True,
     )
     if which == "all":

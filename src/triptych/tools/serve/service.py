@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import torch
 import uvicorn
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -33,7 +32,7 @@ from triptych.data.photos import Unreadable
 from triptych.errors import UserError
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
-from triptych.tools.report.page import FILTERS
+from triptych.tools.report.page import make_environment
 from triptych.tools.serve.connections import BACKLOG, Connection
 from triptych.tools.serve.inference import FORMATS, classify_image, find_examples
 from triptych.tools.serve.networks import NetworkGroup, read_groups
@@ -59,14 +58,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-TEMPLATES = Environment(
-    loader=ChoiceLoader([PackageLoader(f"triptych.tools.{each}", "template") for each in TOOLS]),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters |= {each.__name__: each for each in FILTERS}
 
 
 class Service:
@@ -156,16 +147,20 @@ def render_page(
 ) -> str:
     """The page of one of the groups, with links to the pages of the others."""
     names = [network.name for network in group.networks]
-    return TEMPLATES.get_template("page.html").render(
-        title=join_words(names) if len(names) <= MAX_NAMES else f"{len(names)} networks",
-        groups=groups,
-        place=groups.index(group),
-        group=group,
-        examples=find_examples(group),
-        problems=problems,
-        config=config,
-        formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
-        version=version("triptych"),
+    return (
+        make_environment(*TOOLS)
+        .get_template("page.html")
+        .render(
+            title=join_words(names) if len(names) <= MAX_NAMES else f"{len(names)} networks",
+            groups=groups,
+            place=groups.index(group),
+            group=group,
+            examples=find_examples(group),
+            problems=problems,
+            config=config,
+            formats=join_words([kind.replace("WEBP", "WebP") for kind in FORMATS]),
+            version=version("triptych"),
+        )
     )
 
 
