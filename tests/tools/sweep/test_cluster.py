@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from tests.tiny import TINY
 from triptych.config import CONFIGS
 from triptych.errors import UserError
-from triptych.runs.record import Record
-from triptych.tools.sweep import cluster, submission
+from triptych.tools.sweep import cluster
 from triptych.tools.sweep.jobs import Job, compose_jobs
 
 
@@ -45,18 +44,18 @@ def test_a_machine_without_slurm_is_a_user_error(
 
 
 def test_a_submitted_job_trains_its_config_and_a_finished_one_is_not_trained_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
-    job = compose_job(tmp_path / "logs", "seed=3")
-    submission.submit_sweep([job], local(tmp_path / "submitit"))
-    [path] = (tmp_path / "logs").rglob("run.json")
-    record = Record.open(path.parent)
-    assert (record.metadata["status"], record.metadata["seed"]) == ("finished", 3)
-    assert record.metadata["config_hash"] == job.config_hash
-    assert "finished" in capsys.readouterr().out
+    job, executor = compose_job(tmp_path / "logs", "seed=3"), local(tmp_path / "submitit")
     assert cluster.SubmittedJob(job)() == ""
-    assert len([*(tmp_path / "logs").rglob("run.json")]) == 1
+    submitted = [cluster.ClusterJob(job, *cluster.submit_jobs([job], executor))]
+    [outcome] = cluster.wait_for_jobs(submitted, executor)
+    assert outcome.record
+    metadata = outcome.record.metadata
+    assert (outcome.status, metadata["status"], metadata["seed"]) == ("finished", "finished", 3)
+    assert metadata["config_hash"] == job.config_hash
+    assert [*(tmp_path / "logs").rglob("run.json")] == [outcome.record.folder / "run.json"]
 
 
 def test_a_job_that_slurm_cuts_off_is_requeued_to_be_resumed(tmp_path: Path) -> None:

@@ -53,14 +53,14 @@ class SubmittedJob:
         Raises SystemExit where SLURM stopped it: then it has no result, and may be requeued.
         """
         with requeue_when_saved():
-            from triptych.training import train  # imports torch
-
             configure_logging()
             job = self.job._replace(code=hash_code(self.job.config))  # as on this machine now
             try:
                 with lock_when_free(job):
                     earlier = None if job.fresh else find_run_of_job(job)
                     if earlier is None or not is_done(earlier, job):
+                        from triptych.training import train  # imports torch
+
                         train(*sweep_jobs.train_arguments(job, earlier))
             except UserError as error:
                 print_error(error)  # where the next launcher finds it
