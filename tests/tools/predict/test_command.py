@@ -1,15 +1,18 @@
 """Which runs and images are meant, and predictions of untrained runs against their networks."""
 
 import csv
+import io
 import json
+import logging
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rich
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,9 +21,10 @@ from tests.composing import composed
 from tests.run_folders import write_run
 from tests.tiny import TARGETS
 from tests.untrained import network, plant
+from triptych.cli import ScreenHandler
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
-from triptych.tools.predict import prediction
+from triptych.tools.predict import command, prediction
 from triptych.tools.predict.command import (
     check_output,
     find_images,
@@ -201,21 +205,29 @@ def test_an_interrupted_prediction_leaves_the_earlier_output_as_it_was(
 
 
 def test_paths_come_through_one_pipe_and_only_rows_go_into_the_other(
-    runs: list[Path], photos: Path
+    runs: list[Path],
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     odd = photos / os.fsdecode(b"caf\xe9, \xe5\x86\x99.png")
     (photos / "03.png").rename(odd)
     lines = b"%b\r\n\n%b\n" % (os.fsencode(odd), os.fsencode(photos / "lost.png"))
-    arguments = [f"run={runs[0]}", "images=-", "device=cpu"]
-    arguments += [f"trusted_targets=[{','.join(TARGETS)}]"]
-    command = [sys.executable, "-m", "triptych", "predict", *arguments]
-    result = subprocess.run(command, input=lines, capture_output=True, check=True)
-    header, good, bad = csv.reader(result.stdout.decode().splitlines())
+    settings = {"run": str(runs[0]), "images": "-", "trusted_targets": [*TARGETS]}
+    config = composed("predict", "run=none", "images=none", "device=cpu", **settings)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    monkeypatch.setattr(logging.getLogger("triptych"), "handlers", [ScreenHandler()])
+    monkeypatch.setattr(logging.getLogger("triptych"), "level", logging.INFO)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    command.predict(config, [])
+    rich.reconfigure()
+    rows, screen = capfdbinary.readouterr()
+    header, good, bad = csv.reader(rows.decode().splitlines())
     assert good[0] == f"{photos}/caf\\udce9, 写.png"
     assert good[1] in CLASSES
     assert bad[0] == str(photos / "lost.png")
     assert (bad[1], bad[-1], header[-1]) == ("", "no file", "error")
-    assert b"1 of 2 images predicted" in result.stderr
+    assert b"1 of 2 images predicted" in screen
 
 
 def touch(root: Path, *names: str) -> None:
