@@ -70,7 +70,7 @@ def train(
     with run_lifecycle(record, resumed=resumed is not None):
         trainer = make_trainer(config, record, module)
         if resumed:
-            resume.prepare_resumed_run(record, config, metadata, trainer)
+            resume.prepare_resumed_run(record, config, metadata, data, trainer)
         record.begin(config, **metadata)
         log.info("%s", describe_run(data, module, factory))
         fit(config, record, trainer, module, data)

@@ -25,6 +25,7 @@ from triptych.runs.predictions import (
 )
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
+from triptych.runs.resume import drop_foreign_validation
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -178,6 +179,28 @@ def test_a_table_never_outlives_its_predictions(tmp_path: Path) -> None:
     record.write_prediction_tables(None)
     record.drop_predictions("test")
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("forged", "is_kept"),
+    [
+        ({}, True),
+        ({"logits": np.array(["x"], dtype=object)}, False),
+        ({"logits": np.zeros((5, 9), np.float32)}, False),
+        ({"labels": np.full(5, 10**6)}, False),
+        ({"index": np.array([0, 3, 4, 7, 10**9])}, False),
+    ],
+)
+def test_a_resumed_run_keeps_validation_of_its_own_images_alone(
+    tmp_path: Path, forged: dict[str, np.ndarray], is_kept: bool
+) -> None:
+    record, arrays = Record(tmp_path, {"classes": CLASSES}), valid_arrays()
+    record.add_predictions("val", **arrays)
+    path = tmp_path / "predictions" / "val.npz"
+    np.savez(path, **arrays | forged)
+    drop_foreign_validation(record, CLASSES, arrays["index"])
+    assert path.exists() is is_kept
+    record.write_prediction_tables(None)
 
 
 def test_a_table_of_ten_thousand_images_is_written_at_once(tmp_path: Path) -> None:

@@ -5,25 +5,29 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from triptych.config import Config, setting_name
+from triptych.data.datamodule import ImageDataModule
 from triptych.distributed import ranks
 from triptych.errors import UserError
 from triptych.models.weight_content import check_checkpoint
 from triptych.runs import storage
 from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
+from triptych.runs.predictions import read_validation
 from triptych.runs.reader import (
     check_files,
     describe_change,
@@ -139,7 +143,11 @@ def check_same_data(record: Record, metadata: dict[str, Any]) -> None:
 
 
 def prepare_resumed_run(
-    record: Record, config: Config, metadata: dict[str, Any], trainer: pl.Trainer
+    record: Record,
+    config: Config,
+    metadata: dict[str, Any],
+    data: ImageDataModule,
+    trainer: pl.Trainer,
 ) -> None:
     """Check a resumed run's data, and make it ready for more epochs than it began with, or fewer.
 
@@ -169,6 +177,20 @@ def prepare_resumed_run(
         callbacks.insert(0, NewSchedule())
     if ranks.get_rank() == 0:
         record_changed_code(record, config)
+        drop_foreign_validation(record, data.classes, data.val.index.numpy())
+
+
+def drop_foreign_validation(
+    record: Record, classes: Sequence[str], index: NDArray[np.int64]
+) -> None:
+    """Delete predictions in validation that are not of these classes and places: edited since."""
+    path = record.folder / "predictions" / "val.npz"
+    with suppress(UserError):
+        val = read_validation(record.folder, len(classes)) if path.exists() else None
+        if val is None or np.array_equal(val.index, index):
+            return
+    log.warning("%s: not what this run wrote, deleted", path)
+    record.drop_predictions("val")
 
 
 def record_changed_code(record: Record, config: Config) -> None:
