@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,26 @@ class Ended(NamedTuple):
     seconds: float
     cpu_seconds: float  # of the command and its children
     megabytes: float  # of the largest of these processes
+
+
+def find_exit_code(function: Callable[[], object]) -> int:
+    """Of what a function does as a command would, with its errors on the screen."""
+    from triptych.cli import print_error
+    from triptych.errors import UserError
+
+    try:
+        function()
+    except UserError as error:
+        return print_error(error)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def run(command: Sequence[str], until: str | None = None) -> Ended:

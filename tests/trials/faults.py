@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,12 +31,12 @@ import torch
 
 from tests.composing import composed
 from tests.tiny import TARGETS, TINY, draw_nothing
+from tests.trials.child import find_exit_code
 from triptych import training
 from triptych.callbacks.checkpoint import CheckpointCallback
-from triptych.cli import configure_logging, print_error
+from triptych.cli import configure_logging
 from triptych.config import Config
 from triptych.distributed import processes, ranks
-from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 
@@ -149,16 +148,7 @@ def run(request: dict[str, Any]) -> int:
     if "fsize" in request:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["fsize"], request["fsize"]))
-    try:
-        training.train(compose_request(request), request["overrides"])
-    except UserError as error:
-        return print_error(error)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    return find_exit_code(lambda: training.train(compose_request(request), request["overrides"]))
 
 
 def compose_request(request: dict[str, Any]) -> Config:

@@ -19,7 +19,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +32,9 @@ import torch
 from PIL import Image
 
 from tests.composing import composed
+from tests.trials.child import find_exit_code
 from tests.trials.mutations import MARK, interrupt, mutate, put
 from triptych import cli, library, training
-from triptych.errors import UserError
 from triptych.runs.reader import find_newest_run
 from triptych.tools.compare import command as _compare  # noqa: F401 (before the forks)
 from triptych.tools.evaluate import command as evaluation
@@ -223,23 +222,6 @@ def prepare(name: str, folder: Path, trusted: Sequence[str]) -> Callable[[], obj
     return start
 
 
-def end(function: Callable[[], object]) -> int:
-    """The exit code of what a function does."""
-    try:
-        function()
-    except UserError as error:
-        return cli.print_error(error)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
-
-
 def enter(place: Place) -> None:
     """Make this process one that a user has started in a folder of his own, with limits."""
     os.setsid()
@@ -303,7 +285,7 @@ def run(name: str, place: Place, function: Callable[[], object]) -> Ended:
             if name == "serve":
                 keep_page(place)
             sys.addaudithook(Guard(place, name))
-            os._exit(end(function))
+            os._exit(find_exit_code(function))
         finally:
             os._exit(99)
     _, status, usage = os.wait4(child, 0)
@@ -386,7 +368,7 @@ def make_base(kind: str, top: Path) -> Path:
     child = os.fork()  # so that no logger's thread lives in this process
     if child == 0:
         enter(place)
-        os._exit(end(make))
+        os._exit(find_exit_code(make))
     assert os.waitpid(child, 0)[1] == 0, (top / "screen2").read_text()
     return base
 

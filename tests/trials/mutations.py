@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
-from functools import cache
+from functools import cache, partial
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ CHOICES = {
     "node": "data.source model model.network optim.optimizer trainer.logger trainer.callbacks "
     "trainer.plugins",
 }
+DRAWN = CHOICES.keys() - {"value"}
 # What a run folder may have besides.
 FILES = """
     evaluation.json evaluation_val.json cost.json image_types.csv .lock .run.json.123 comparison
@@ -136,8 +137,9 @@ def draw_path(chance: random.Random, folder: Path, outside: Path) -> str:
     return chance.choice(PATHS).replace("OUT", str(outside)).replace("UP", up)
 
 
-def draw_value(chance: random.Random, folder: Path, outside: Path) -> Any:
-    kind = chance.choice("path number word node odd".split())
+def draw_value(chance: random.Random, folder: Path, outside: Path, kind: str = "") -> Any:
+    """A path, number, word, node or something odd; of any kind unless one is given."""
+    kind = kind or chance.choice("path number word node odd".split())
     if kind == "path":
         return draw_path(chance, folder, outside)
     if kind == "node":
@@ -194,37 +196,19 @@ def put(node: Any, key: str, value: Any) -> None:
     node[last] = value
 
 
-def change_setting(chance: random.Random, folder: Path, outside: Path) -> str:
-    """A setting that decides where or how much, by a value of its kind."""
+def change_config(chance: random.Random, folder: Path, outside: Path) -> str:
+    """A setting that decides where or how much, or any other; one more, or less."""
     config = yaml.safe_load(read(folder / "config.yaml"))
-    kind = chance.choice([*CHOICES])
-    key, value = chance.choice(CHOICES[kind].split()), draw_value(chance, folder, outside)
-    if kind in ("word", "number"):
-        value = chance.choice(WORDS if kind == "word" else NUMBERS)
-    elif kind == "path":
-        value = draw_path(chance, folder, outside)
-    elif kind == "node":
-        value = draw_node(chance, folder, outside)
-        value = [value] if key.endswith("s") or key.endswith("logger") else value
-    put(config, key, value)
-    write_config(folder, config)
-    return f"{key} {value!r:.200}"
-
-
-def change_value(chance: random.Random, folder: Path, outside: Path) -> str:
-    """Any value of the config, by any other; a setting more, or less."""
-    config, value = (
-        yaml.safe_load(read(folder / "config.yaml")),
-        draw_value(chance, folder, outside),
-    )
+    kind = chance.choice([*CHOICES, *CHOICES, "more", "less", "other", "other", "other"])
+    value = draw_value(chance, folder, outside, kind if kind in DRAWN else "")
     node, key = chance.choice([*places(config)])
-    kind = chance.choice(["more", "less", "other", "other", "other", "other"])
-    if kind == "more":
-        put(config, key := chance.choice([*RULES]), value)
-    elif kind == "less":
+    if kind == "less":
         value = node.pop(key)
-    else:
+    elif kind == "other":
         node[key] = value
+    else:
+        key = chance.choice([*RULES] if kind == "more" else CHOICES[kind].split())
+        put(config, key, [value] if kind == "node" and key.endswith(("s", "logger")) else value)
     write_config(folder, config)
     return f"{kind} {key} {value!r:.200}"
 
@@ -261,27 +245,23 @@ def change_text(chance: random.Random, folder: Path, outside: Path) -> str:
 
 def replace_file(chance: random.Random, folder: Path, outside: Path) -> str:
     """A file or a folder, by a link, a FIFO, a folder, nothing, or by other content."""
-    existing = [
-        str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if "journal" not in p.name
-    ]
-    path = folder / chance.choice([chance.choice(existing), chance.choice(FILES)])
+    existing = sorted(folder.rglob("*"))
+    inner = [path for path in existing if "journal" not in path.name]
+    path = chance.choice([chance.choice(inner), folder / chance.choice(FILES)])
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {"empty": b"", "random": chance.randbytes(500), "cut": b"x" * 100}
-    others = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size < 10**8]
+    others = [p for p in existing if p.is_file() and p.stat().st_size < 10**8]
     contents["other"] = chance.choice(others).read_bytes()
     if path in others:
         contents["cut"] = path.read_bytes()[: path.stat().st_size // 2]
     links = {"secret": outside / "secret.txt", "outside": outside, "victim": outside / "victim"}
-    links |= {
-        "dangling": outside / "new",
-        "loop": path,
-        "above": Path(".."),
-        "device": Path("/dev/zero"),
-    }
+    links |= {"dangling": outside / "new", "loop": path, "above": Path("..")}
+    links["device"] = Path("/dev/zero")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    kind = chance.choice([*contents, *links, "fifo", "folder", "hard", "sparse", "zip"])
+    makers = {"fifo": os.mkfifo, "folder": os.mkdir, "hard": partial(os.link, links["secret"])}
+    kind = chance.choice([*contents, *links, *makers, "sparse", "zip"])
     if kind in contents:
         path.write_bytes(contents[kind])
     elif kind in links:
@@ -294,9 +274,7 @@ def replace_file(chance: random.Random, folder: Path, outside: Path) -> str:
             archive.writestr("../../victim", b"x")
             archive.writestr("logits.npy", bytes(10**8))
     else:
-        {"fifo": os.mkfifo, "folder": os.mkdir, "hard": lambda p: os.link(links["secret"], p)}[
-            kind
-        ](path)
+        makers[kind](path)
     return f"{path.relative_to(folder)} {kind}"
 
 
@@ -326,9 +304,8 @@ def change_arrays(chance: random.Random, folder: Path, outside: Path) -> str:
         del arrays[name]
     contents = {each: npy(value) for each, value in arrays.items()}
     if kind == "head":
-        shape = chance.choice(
-            [(10**12, 10), (2**62, 2**62), (-1,), (10**9, 10), (10**8, 3, 32, 32)]
-        )
+        shapes = [(10**12, 10), (2**62, 2**62), (-1,), (10**9, 10), (10**8, 3, 32, 32)]
+        shape = chance.choice(shapes)
         head = io.BytesIO()
         about = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(head, about)
@@ -383,5 +360,5 @@ def change_checkpoint(chance: random.Random, folder: Path, outside: Path) -> str
     return f"{path.name} {name} {kind}"
 
 
-WAYS: list[Way] = [change_setting, change_value, change_record, replace_file, change_text]
-WAYS += [change_setting, replace_file, change_arrays, change_checkpoint]
+WAYS: list[Way] = [change_config, change_record, replace_file, change_text, change_arrays]
+WAYS += [change_config, change_config, replace_file, change_checkpoint]

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
@@ -26,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -108,11 +106,6 @@ WRONG = """
     serve runs=ROOM | runs=ROOM
     benchmark data=shapes mode=idle | mode=idle
 """
-EMPTY = """import hydra, os
-hydra.main(version_base="1.3", config_path=os.path.abspath("configs"), config_name="train")(id)()
-"""
-STARTS = {"empty": ["-c", EMPTY]} | {w: ["train.py", w] for w in ("--help", "optim.lr=-1")}
-ROUNDS, MOST = 5, 1.3  # times what an empty Hydra program takes
 
 Facts = dict[str, Any]
 
@@ -284,18 +277,6 @@ def type_wrong(room: Room, line: str, setting: str) -> Facts:
     return facts
 
 
-def measure_ratios(room: Room) -> dict[str, float]:
-    """Processor time of starts, as multiples of an empty Hydra program's; a first round warms."""
-    seconds: dict[str, list[float]] = {name: [] for name in STARTS}
-    for name in [*STARTS] * (ROUNDS + 1):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        room.python(*STARTS[name])
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    medians = {name: median(each[1:]) for name, each in seconds.items()}
-    return {name: round(medians[name] / medians["empty"], 3) for name in medians}
-
-
 def attempt(function: Callable[..., Facts], *arguments: Any) -> Facts:
     """What the function finds, or how it failed: the rest is to be tried all the same."""
     sys.stderr.write(" ".join([function.__name__, *arguments[1:]]) + "\n")
@@ -317,7 +298,6 @@ def record_all(room: Room) -> Facts:
         "runs": dict(zip(RUNS, runs, strict=True)),
         "refused": dict(zip(wrong, refusals, strict=True)),
         "number of runs": len([*room.logs.rglob("run.json")]),  # a refusal leaves none
-        "ratios": measure_ratios(room),
     }
 
 
@@ -332,9 +312,6 @@ def iterate_leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def check(old: Facts, new: Facts) -> int:
     """Print what differs, value by value; how many do."""
-    starts = [facts.pop("ratios") for facts in (old, new)]
-    for name, ratio in starts[1].items():
-        print(f"{name}: {starts[0].get(name)} -> {ratio} times {'!' if ratio > MOST else ''}")
     before, now = (dict(iterate_leaves(facts)) for facts in (old, new))
     differing = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     for key in differing:
@@ -358,7 +335,7 @@ def main() -> int:
     if old:
         return min(1, check(old, new))
     arguments.file.write_text(json.dumps(new, indent=1) + "\n")
-    print(f"{len(dict(iterate_leaves(new)))} values recorded; starts: {new['ratios']}")
+    print(f"{len(dict(iterate_leaves(new)))} values recorded")
     return min(1, len(wrong))
 
 
