@@ -108,8 +108,8 @@ def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:
             if status in STATUSES and entries.items() <= run.metadata.items():
                 if status == "finished":
                     run = read_finished(folder)
-                    entries = run.metadata | run.metadata["metrics"]
-                    check_entries(folder / "run.json", entries, SCORES)
+                    scores = run.metadata | run.metadata["metrics"]
+                    check_entries(folder / "run.json", scores, SCORES)
                 runs.append(run)
     return max(runs, key=rank, default=None)
 
