@@ -1,6 +1,8 @@
 """What of two runs must be equal where one was killed and resumed, and the other was not."""
 
 import csv
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.tiny import StartRun
 from triptych.runs.record import Record
+from triptych.runs.storage import is_locked
 
 TIMES = {"train/images_per_second"}
 KINDS = ("scalars", "images", "tensors")
@@ -17,6 +21,26 @@ KINDS = ("scalars", "images", "tensors")
 def run_folder(log_dir: Path) -> Path:
     [path] = log_dir.rglob("config.yaml")
     return path.parent
+
+
+def survive(
+    start_run: StartRun,
+    log_dir: Path,
+    overrides: Sequence[str],
+    *faults: dict[str, Any],
+    trusted: Sequence[str] = (),
+) -> Path:
+    """The folder of a run that was killed by each fault in turn, and then left alone."""
+    arguments = [*overrides, f"log_dir={log_dir}"]
+    for fault in faults:
+        answer = start_run(*arguments, **fault, trusted=trusted)
+        assert answer["code"] == -signal.SIGKILL, (fault, answer)
+        folder = run_folder(log_dir)
+        assert not is_locked(folder)
+        arguments = [f"resume={folder}"]
+    answer = start_run(*arguments, trusted=trusted)
+    assert answer["code"] == 0, answer["output"]
+    return run_folder(log_dir)
 
 
 def metadata(folder: Path) -> dict[str, Any]:

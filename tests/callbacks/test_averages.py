@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import swa_utils
 
 from tests.composing import composed
-from tests.same_run import assert_equal, assert_same_run, run_folder, state, table
+from tests.same_run import assert_equal, assert_same_run, state, survive, table
 from tests.tiny import TINY, StartRun, choose
 from triptych.build import instantiate
 from triptych.callbacks.averages import MovingAverage, constant_decay
@@ -114,21 +114,27 @@ def test_swa_scores_the_average_also_where_there_is_no_batchnorm(tmp_path: Path)
     assert [row["epoch"] for row in table(record.folder) if row["val/accuracy"]] == [*"1234"]
 
 
-@pytest.mark.parametrize("average", ["every ten steps", "late", "by epoch", "SWA"])
+STEP, VALIDATION = {"at": "step", "nth": 9}, {"at": "validation", "nth": 2}
+
+
+@pytest.mark.parametrize(
+    ("average", "faults"),
+    [
+        ("every ten steps", [STEP, VALIDATION]),
+        ("late", [STEP]),
+        ("by epoch", [VALIDATION]),
+        ("SWA", [STEP, VALIDATION]),
+    ],
+)
 def test_a_run_that_averages_goes_on_as_if_it_had_not_been_killed(
-    start_run: StartRun, tmp_path: Path, average: str
+    start_run: StartRun, tmp_path: Path, average: str, faults: list[dict[str, Any]]
 ) -> None:
     overrides = [f"++trainer.callbacks=[{AVERAGES[average]}]", "checkpoint.every_n_steps=2"]
-    assert start_run(*overrides, f"log_dir={tmp_path / 'whole'}")["code"] == 0
-    killed = [*overrides, f"log_dir={tmp_path / 'killed'}"]
-    start_run(*killed, at="step", nth=9)
-    folder = run_folder(tmp_path / "killed")
-    names = ("EMAWeightAveraging", "StochasticWeightAveraging")
-    trusted = [f"{LIGHTNING}.{name}" for name in names]
-    start_run(f"resume={folder}", at="validation", nth=2, trusted=trusted)
-    answer = start_run(f"resume={folder}", trusted=trusted)
-    assert answer["code"] == 0, answer["output"]
-    assert_same_run(folder, run_folder(tmp_path / "whole"))
+    trusted = [
+        f"{LIGHTNING}.{name}" for name in ("EMAWeightAveraging", "StochasticWeightAveraging")
+    ]
+    killed = survive(start_run, tmp_path / "killed", overrides, *faults, trusted=trusted)
+    assert_same_run(killed, survive(start_run, tmp_path / "whole", overrides))
 
 
 def test_the_decay_starts_at_nothing_and_rises_to_its_own() -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
 
 from tests.composing import composed
-from tests.same_run import assert_same_run, run_folder, state
+from tests.same_run import assert_same_run, state, survive
 from tests.tiny import TINY, StartRun
 from triptych.training import train
 
@@ -149,27 +149,24 @@ def test_a_group_of_a_callback_follows_the_schedule(tmp_path: Path) -> None:
     assert base[1:] == pytest.approx([expected["6"] / factor[5], expected["3"] / factor[10]])
 
 
+STEP, VALIDATION = {"at": "step", "nth": 10}, {"at": "validation", "nth": 2}
+
+
 @pytest.mark.parametrize(
-    ("callback", "schedule"),
+    ("callback", "schedule", "faults"),
     [
-        ("Lightning's", "onecycle"),
-        ("a subclass", "cosine"),
-        ("an own", "constant"),
-        ("within an epoch", "onecycle"),
+        ("Lightning's", "onecycle", [STEP]),
+        ("a subclass", "cosine", [STEP, VALIDATION]),
+        ("an own", "constant", [VALIDATION]),
+        ("within an epoch", "onecycle", [STEP, VALIDATION]),
     ],
 )
 def test_a_run_with_unfrozen_layers_goes_on_as_if_it_had_not_been_killed(
-    start_run: StartRun, tmp_path: Path, callback: str, schedule: str
+    start_run: StartRun, tmp_path: Path, callback: str, schedule: str, faults: list[dict[str, Any]]
 ) -> None:
     overrides = [*FROZEN, f"++trainer.callbacks=[{CALLBACKS[callback]}]"]
     overrides += [f"optim.schedule={schedule}", "checkpoint.every_n_steps=2", "optim=adamw"]
-    answer = start_run(*overrides, f"log_dir={tmp_path / 'whole'}")
-    assert answer["code"] == 0, answer["output"]
-    start_run(*overrides, f"log_dir={tmp_path / 'killed'}", at="step", nth=10)
-    folder = run_folder(tmp_path / "killed")
     trusted = [LIGHTNING, *(f"{HERE}.{name}" for name in ("LayerByLayer", "Unfreeze"))]
     trusted += [f"{HERE}.UnfreezeAtStep", "tests.tiny.Learner"]
-    start_run(f"resume={folder}", at="validation", nth=2, trusted=trusted)
-    answer = start_run(f"resume={folder}", trusted=trusted)
-    assert answer["code"] == 0, answer["output"]
-    assert_same_run(folder, run_folder(tmp_path / "whole"))
+    killed = survive(start_run, tmp_path / "killed", overrides, *faults, trusted=trusted)
+    assert_same_run(killed, survive(start_run, tmp_path / "whole", overrides))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from tests.same_run import assert_same_run, metadata, run_folder
+from tests.same_run import assert_same_run, metadata, run_folder, survive
 from tests.tiny import StartRun
 from triptych.runs.reader import find_newest_run, read_finished
 from triptych.runs.record import Record, config_hash
@@ -19,12 +20,6 @@ EMA = f"{CALLBACKS}EMAWeightAveraging, decay: 0.5}}]"
 CONSTANT = ["optim.schedule=constant", "++trainer.max_epochs=2"]
 STEPS = ["optim.schedule=constant", "++trainer.max_epochs=-1"]
 NUM_STEPS = 5  # of an epoch
-
-
-def train(start_run: StartRun, log_dir: Path, *overrides: str) -> Path:
-    answer = start_run(*overrides, f"log_dir={log_dir}")
-    assert answer["code"] == 0, answer["output"]
-    return run_folder(log_dir)
 
 
 def rates(folder: Path) -> dict[int, float]:
@@ -46,8 +41,8 @@ def test_at_a_constant_rate_it_equals_one_that_began_with_as_many(
     start_run: StartRun, tmp_path: Path, settings: list[str], more: str
 ) -> None:
     others = [o for o in settings if not o.startswith(more.partition("=")[0])]
-    long = train(start_run, tmp_path / "long", *others, more)
-    folder = train(start_run, tmp_path / "short", *settings)
+    long = survive(start_run, tmp_path / "long", [*others, more])
+    folder = survive(start_run, tmp_path / "short", settings)
     before = metadata(folder)
     assert start_run(f"resume={folder}", more)["code"] == 0
     assert_same_run(folder, long)
@@ -60,20 +55,37 @@ def test_at_a_constant_rate_it_equals_one_that_began_with_as_many(
     assert find_newest_run(tmp_path / "short", config_hash=before["config_hash"]) is None
 
 
+ONE_CYCLE = ["optim.schedule=onecycle", "++trainer.max_epochs=2"]
+LONGER = "++trainer.max_epochs=4"
+
+
+@pytest.fixture(scope="module")
+def short(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    return survive(start_run, tmp_path_factory.mktemp("short"), ONE_CYCLE)
+
+
+@pytest.fixture(scope="module")
+def extended(start_run: StartRun, short: Path) -> Path:
+    """That run, given two epochs more."""
+    folder = Path(shutil.copytree(short, short.with_name("extended")))
+    assert start_run(f"resume={folder}", LONGER)["code"] == 0
+    return folder
+
+
 @pytest.mark.parametrize("stop", [{"at": "step", "nth": 3}, {"at": "fitted"}, {"at": "end"}])
 def test_it_may_be_killed_in_between_and_goes_on_without_being_told_again(
-    start_run: StartRun, tmp_path: Path, stop: dict[str, int]
+    start_run: StartRun, short: Path, extended: Path, tmp_path: Path, stop: dict[str, int]
 ) -> None:
-    settings = ["optim.schedule=onecycle", "++trainer.max_epochs=2"]
-    whole = train(start_run, tmp_path / "whole", *settings)
-    killed = train(start_run, tmp_path / "killed", *settings)
-    more = "++trainer.max_epochs=4"
-    assert start_run(f"resume={whole}", more)["code"] == 0
-    assert start_run(f"resume={killed}", more, **stop)["code"] == -signal.SIGKILL
+    killed = Path(shutil.copytree(short, tmp_path / "killed"))
+    assert start_run(f"resume={killed}", LONGER, **stop)["code"] == -signal.SIGKILL
     assert metadata(killed)["status"] == "running"
     assert start_run(f"resume={killed}")["code"] == 0
-    assert_same_run(killed, whole)
+    assert_same_run(killed, extended)
     assert len(metadata(killed)["history"]) == 1
+
+
+def test_one_cycle_goes_on_as_that_of_the_new_length(extended: Path) -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
     schedule = OneCycleLR(optimizer, 0.01, total_steps=4 * NUM_STEPS)
     expected = {}
@@ -82,7 +94,7 @@ def test_it_may_be_killed_in_between_and_goes_on_without_being_told_again(
         optimizer.step()
         if step < 4 * NUM_STEPS:
             schedule.step()
-    late = {step: rate for step, rate in rates(whole).items() if step > 2 * NUM_STEPS}
+    late = {step: rate for step, rate in rates(extended).items() if step > 2 * NUM_STEPS}
     assert late == pytest.approx({step: expected[step] for step in late})
 
 
@@ -90,7 +102,7 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
     start_run: StartRun, tmp_path: Path
 ) -> None:
     settings = ["optim.schedule=cosine", "++trainer.log_every_n_steps=1"]
-    folder = train(start_run, tmp_path, *settings, "++trainer.max_epochs=2")
+    folder = survive(start_run, tmp_path, [*settings, "++trainer.max_epochs=2"])
     (folder / "evaluation.json").write_text("{}")
     (folder / "external").mkdir()
     Record.open(folder).update(command="python train.py a=1")
@@ -118,7 +130,7 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
 def test_a_run_that_was_stopped_early_would_stop_again(start_run: StartRun, tmp_path: Path) -> None:
     watched = "monitor: val/accuracy, mode: max, patience: 1, min_delta: 1"
     stopping = f"{CALLBACKS}EarlyStopping, {watched}}}]"
-    folder = train(start_run, tmp_path, stopping, "++trainer.max_epochs=5")
+    folder = survive(start_run, tmp_path, [stopping, "++trainer.max_epochs=5"])
     before = (folder / "run.json").read_bytes()
     trusted = ["lightning.pytorch.callbacks.EarlyStopping"]
     answer = start_run(f"resume={folder}", "++trainer.max_epochs=9", trusted=trusted)
@@ -140,7 +152,7 @@ def test_an_interrupted_run_may_be_given_another_end_but_none_before_its_place(
 
 
 def test_a_refusal_leaves_a_finished_run_as_it_was(start_run: StartRun, tmp_path: Path) -> None:
-    folder = train(start_run, tmp_path, *CONSTANT)
+    folder = survive(start_run, tmp_path, CONSTANT)
     names = ("run.json", "config.yaml", "metrics.csv", "predictions/test.npz")
     before = [(folder / name).read_bytes() for name in names]
     more = "++trainer.max_epochs=4"
@@ -150,13 +162,13 @@ def test_a_refusal_leaves_a_finished_run_as_it_was(start_run: StartRun, tmp_path
     assert "model.weights=" in start_run(f"resume={folder}", more)["output"]
 
 
-@pytest.mark.parametrize("nth", [1, 2])
 def test_a_run_of_so_many_steps_goes_on_with_its_next_epoch(
-    start_run: StartRun, tmp_path: Path, nth: int
+    start_run: StartRun, tmp_path: Path
 ) -> None:
     settings = [*STEPS, "++trainer.max_steps=12"]
-    whole = train(start_run, tmp_path / "whole", *settings)
-    log_dir = tmp_path / "killed"
-    start_run(*settings, f"log_dir={log_dir}", at="after last.ckpt", nth=nth)
-    assert start_run(f"resume={run_folder(log_dir)}")["code"] == 0
-    assert_same_run(run_folder(log_dir), whole)
+    whole = survive(start_run, tmp_path / "whole", settings)
+    for nth in (1, 2):
+        log_dir = tmp_path / f"killed{nth}"
+        start_run(*settings, f"log_dir={log_dir}", at="after last.ckpt", nth=nth)
+        assert start_run(f"resume={run_folder(log_dir)}")["code"] == 0
+        assert_same_run(run_folder(log_dir), whole)

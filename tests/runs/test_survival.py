@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from tests.same_run import (
     metadata,
     run_folder,
     state,
+    survive,
     table,
 )
 from tests.tiny import StartRun
-from triptych.runs.storage import is_locked
 
 EMA = "{_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.5}"
 RICH = [
@@ -31,22 +30,6 @@ WITHIN = [
     *("++trainer.accumulate_grad_batches=3", "++trainer.log_every_n_steps=1"),
     f"++trainer.callbacks=[{EMA}]",
 ]
-
-
-def survive(
-    start_run: StartRun, log_dir: Path, overrides: list[str], faults: list[dict[str, Any]]
-) -> Path:
-    """The folder of a run that was killed by each fault in turn, and then left alone."""
-    arguments = [*overrides, f"log_dir={log_dir}"]
-    for fault in faults:
-        answer = start_run(*arguments, **fault)
-        assert answer["code"] == -signal.SIGKILL, (fault, answer)
-        folder = run_folder(log_dir)
-        assert not is_locked(folder)
-        arguments = [f"resume={folder}"]
-    answer = start_run(*arguments)
-    assert answer["code"] == 0, answer["output"]
-    return run_folder(log_dir)
 
 
 MOMENTS = [
@@ -71,13 +54,13 @@ MOMENTS = [
 
 @pytest.fixture(scope="module")
 def undisturbed(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return survive(start_run, tmp_path_factory.mktemp("undisturbed"), RICH, [])
+    return survive(start_run, tmp_path_factory.mktemp("undisturbed"), RICH)
 
 
 def test_a_run_killed_at_every_kind_of_moment_ends_as_if_it_had_not_been(
     start_run: StartRun, undisturbed: Path, tmp_path: Path
 ) -> None:
-    assert_same_run(survive(start_run, tmp_path, RICH, MOMENTS), undisturbed)
+    assert_same_run(survive(start_run, tmp_path, RICH, *MOMENTS), undisturbed)
 
 
 def test_the_comparison_sees_a_single_changed_bit(undisturbed: Path) -> None:
@@ -95,8 +78,8 @@ def test_a_run_that_validates_within_a_step_goes_on_from_a_whole_one(
     start_run: StartRun, tmp_path: Path
 ) -> None:
     faults = [{"at": "step", "nth": 3}, {"at": "validation", "nth": 4}, {"at": "after val.npz"}]
-    survivor = survive(start_run, tmp_path / "survivor", WITHIN, faults)
-    assert_same_run(survivor, survive(start_run, tmp_path / "undisturbed", WITHIN, []))
+    survivor = survive(start_run, tmp_path / "survivor", WITHIN, *faults)
+    assert_same_run(survivor, survive(start_run, tmp_path / "undisturbed", WITHIN))
     rows = table(survivor)
     steps = [row["step"] for row in rows if row["train/loss"]]
     assert len(steps) == len(set(steps)) > 3, "a loss is logged once a step"
@@ -127,13 +110,11 @@ def test_a_run_that_stopped_early_is_not_trained_further(
         "monitor: val/accuracy, mode: max, patience: 1, min_delta: 1}]",
         "++trainer.max_epochs=5",
     ]
-    undisturbed = survive(start_run, tmp_path / "undisturbed", stopping, [])
+    undisturbed = survive(start_run, tmp_path / "undisturbed", stopping)
     assert metadata(undisturbed)["num_epochs"] == 2
-    overrides = [*stopping, f"log_dir={tmp_path / 'killed'}"]
-    assert start_run(*overrides, at="fitted")["code"] == -signal.SIGKILL
-    killed = run_folder(tmp_path / "killed")
     trusted = ["lightning.pytorch.callbacks.EarlyStopping"]
-    assert start_run(f"resume={killed}", trusted=trusted)["code"] == 0
+    fault = {"at": "fitted"}
+    killed = survive(start_run, tmp_path / "killed", stopping, fault, trusted=trusted)
     assert_same_run(killed, undisturbed)
 
 
