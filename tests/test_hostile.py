@@ -136,9 +136,7 @@ def test_a_run_that_ends_on_a_disk_without_space_for_another_file_is_recorded_as
 
 def test_a_folder_deleted_under_a_running_job_is_named(start_run: StartRun, tmp_path: Path) -> None:
     log_dir = tmp_path / "logs"
-    # TensorBoard's writer has a thread of its own, which would say so too, in its own words.
-    overrides = [f"log_dir={log_dir}", "++trainer.logger=false"]
-    answer = start_run(*overrides, at="validation", nth=2, removed=str(tmp_path))
+    answer = start_run(f"log_dir={log_dir}", at="step", nth=3, removed=str(log_dir))
     assert "the run's folder is gone" in message(answer, 1)
 
 

@@ -159,3 +159,6 @@ def check_writable(label: str, path: Path) -> None:
         pass
     except OSError as error:  # the name is too long, or a part of the path is no folder
         raise UserError(f"{label}: cannot be written ({error.strerror})") from error
+    parent = next(filter(os.path.exists, path.absolute().parents))
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"{label}: cannot be written (no permission in {parent})")

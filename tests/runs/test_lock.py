@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -80,6 +81,18 @@ def test_a_file_system_without_locks_grants_them_with_a_warning(
     with caplog.at_level(logging.WARNING), lock_run(tmp_path):
         assert not is_locked(tmp_path)
     assert "no locks" in caplog.text
+
+
+def test_a_lock_is_released_on_a_disk_that_has_become_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with lock_run(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Run folders are found wherever they lie, each once."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +37,22 @@ def test_every_place_without_a_run_is_named_beside_one_that_has_some(tmp_path: P
     places = [f"{tmp_path}/nope", f"{tmp_path}/logs", f"{tmp_path}/empty"]
     with pytest.raises(UserError, match=rf"^run={tmp_path}/empty,{tmp_path}/nope: no run"):
         find_run_folders(places, "run")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, other = write_run(tmp_path), write_run(tmp_path, seed=1)
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path) == str(other):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert [find_run_folders(str(tmp_path)) for _ in range(2)] == [[run], [run]]
+    assert [str(other) in message for message in caplog.messages] == [True]
 
 
 def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> None:

@@ -110,6 +110,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path: P
     assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
 
 
+def test_a_place_that_another_user_owns_is_refused_before_work_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)
+    for name in ("x", "new/x"):
+        with pytest.raises(UserError, match=f"^out: cannot be written .*{tmp_path}"):
+            check_writable("out", tmp_path / name)
+    (tmp_path / "own").mkdir()
+    check_writable("out", tmp_path / "own" / "x")
+
+
 @pytest.mark.parametrize("name", ["x", "図" * 85])
 def test_a_file_of_any_name_is_replaced_and_the_half_of_a_killed_write_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

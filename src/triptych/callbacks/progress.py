@@ -1,6 +1,7 @@
 """How far a run is: a bar on a terminal, a line now and then elsewhere."""
 
 import logging
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -63,8 +64,15 @@ def is_of_callback(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or str(record.msg).startswith(said)
 
 
+def show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """As Python does; but what TensorBoard's thread cannot write, it raises in the run as well."""
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)
+
+
 def silence_lightning() -> None:
     """Keep Lightning's advertisements and known false alarms off the screen; its warnings stay."""
+    threading.excepthook = show_thread_error
     logging.getLogger("lightning").handlers.clear()
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,10 +1,12 @@
 """Run folders of anybody, half-written or edited by hand: data until checked."""
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from triptych.errors import UserError, sanitize_text
 from triptych.runs.record import MAX_DEPTH, Record
 from triptych.runs.storage import check_regular_file
 
+log = logging.getLogger(__name__)
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
@@ -80,7 +83,7 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
     Links are followed after everything else, but into no folder a second time.
     """
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(start, followlinks=True):
+    for folder, subfolders, files in os.walk(start, onerror=warn_unreadable, followlinks=True):
         subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
         real_path = os.path.realpath(folder)
         is_run, is_new = "run.json" in files, real_path not in seen
@@ -89,6 +92,18 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
         if is_run and is_new:
             yield Path(folder)
         seen.add(real_path)
+
+
+def warn_unreadable(error: OSError) -> None:
+    """Say that a folder is left out: another user's, of a group's runs."""
+    if isinstance(error, PermissionError):
+        warn_once(f"left out: {error}")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """A command looks for its runs twice: before torch is imported, and at work."""
+    log.warning("%s", message)
 
 
 def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:

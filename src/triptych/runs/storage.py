@@ -130,7 +130,8 @@ def acquire_lock(path: Path, *, wait: bool = False) -> IO[str]:
 
 def release_lock(file: IO[str]) -> None:
     """Delete the lock file and let other processes acquire it."""
-    Path(file.name).unlink(missing_ok=True)
+    with suppress(OSError):  # of a disk that has become read-only; none holds what is left
+        Path(file.name).unlink()
     file.close()
 
 

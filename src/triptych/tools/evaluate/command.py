@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from triptych import figures
+from triptych.arguments import check_writable
 from triptych.build import build_optim, device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
@@ -87,6 +88,7 @@ def evaluate_run(
     folder: Path, config: Config, overrides: list[str], device: torch.device, harder: SharedImages
 ) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
+    check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     try:
         trainer = rebuild.build_scorer(run, device)

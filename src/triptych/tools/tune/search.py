@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import BaseTrial, Trial, TrialState
 
 from triptych import build
+from triptych.arguments import check_writable
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import CONFIGS, RULES, Config, format_value, iterate_settings, resolve_config
 from triptych.errors import UserError, mask_password, summarize_error
@@ -47,6 +48,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     silence_lightning()
     check_trainable(training, overrides)
     read_choices(overrides)  # raises here rather than when all trials are done
+    check_writable(f"recipe_dir={recipe_path(config).parent}", recipe_path(config))
     folder = Path(config["log_dir"], "tune", config["study"]).resolve()
     workers = folder / "workers"
     with translate_write_errors(f"log_dir={config['log_dir']}"):
@@ -177,12 +179,15 @@ class PruningCallback(pl.Callback):
             raise optuna.TrialPruned
 
 
+def recipe_path(config: Config) -> Path:
+    return Path(config["recipe_dir"] or CONFIGS / "experiment", f"tuned_{config['study']}.yaml")
+
+
 def write_recipe(
     study: optuna.Study, config: Config, training: Config, overrides: Sequence[str]
 ) -> None:
     """Write `tuned_<study>.yaml`; an existing one stays unless `overwrite` says otherwise."""
-    name = f"tuned_{config['study']}"
-    path = Path(config["recipe_dir"] or CONFIGS / "experiment", f"{name}.yaml")
+    path = recipe_path(config)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(f"study={config['study']}: no trial was completed, so none is the best")
     if path.exists() and not config["overwrite"]:
@@ -195,14 +200,14 @@ def write_recipe(
         f"Validation accuracy {best.value:.4f} (trial {best.number}), chosen on validation",
         "images and so a little optimistic; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
-        f"python train.py experiment={name}",
+        f"python train.py experiment={path.stem}",
     ]
     recipe = format_recipe(training, best.params, overrides, head)
     with translate_write_errors(f"recipe_dir={path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(recipe)
-    log.info("%s: written; python train.py experiment=%s", path, name)
+    log.info("%s: written; python train.py experiment=%s", path, path.stem)
 
 
 def format_recipe(
