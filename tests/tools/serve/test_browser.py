@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.serve.browser import CHROMIUM, Browser
+from tests.tools.browser import CHROMIUM, Browser
 from tests.tools.serve.conftest import CLASSES, configure
 from tests.tools.serve.test_connections import serve_app
 from triptych.tools.compare.runs import Problem
