@@ -93,11 +93,8 @@ def read_array(archive: ZipFile, name: str) -> Array:
         is_old = npy.read_magic(file) == (1, 0)
         read_head = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
         shape, _, dtype = read_head(file)
-        num_bytes, least, most = (
-            math.prod(shape) * dtype.itemsize,
-            min(shape, default=1),
-            max(shape, default=1),
-        )
+        num_bytes = math.prod(shape) * dtype.itemsize
+        least, most = min(shape, default=1), max(shape, default=1)
         if num_bytes != info.file_size - file.tell() or least < 0:
             raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")
         is_inflated = info.file_size > info.compress_size + MAX_INFLATED

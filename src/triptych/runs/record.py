@@ -32,7 +32,7 @@ COLUMNS = (
     *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
-PLAIN = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of data sets of ours
+PLAIN_SOURCE = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of ours
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
@@ -247,7 +247,7 @@ class Record:
     def sign(self, config: Config) -> dict[str, Any]:
         """What `run.json` says of a config with places of its owner's: see `trust.sign`."""
         source = {"root": "data"} | config["data"]["source"]
-        is_plain = source.keys() <= {*PLAIN} and source["root"] == "data"
+        is_plain = source.keys() <= {*PLAIN_SOURCE} and source["root"] == "data"
         is_name = not {*"/."} & {*str(config["model"].get("weights"))}  # no file of weights
         if is_plain and is_name and source["_target_"].startswith("triptych."):
             return {}
@@ -261,11 +261,9 @@ class Record:
 
     def add_metrics(self, row: dict[str, float]) -> None:
         """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""
-        path = self.folder / "metrics.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
+        with (self.folder / "metrics.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-            if is_new:
+            if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
 

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -37,15 +37,6 @@ from triptych.runs.trust import (
 EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be given more
 ENDS_SCHEDULE = "StochasticWeightAveraging"  # puts a schedule of its own in the place of the run's
 UNSET = object()
-
-
-class Request(NamedTuple):
-    """A setting that was typed: by which override, and what it is in that command's config."""
-
-    key: str
-    override: str
-    value: Any
-    is_choice: bool  # it came with the choice of a group, such as model=resnet50
 
 
 def find_run(place: str) -> Path:
@@ -152,24 +143,23 @@ def merge_request(config: Config, overrides: Sequence[str], record: Record) -> C
     problems: dict[str, str] = {}
     for key, override, value, is_choice in find_requests(config, merged, overrides):
         before = lookup(merged, key)
+        # As when the run began, whatever today's configs make of it.
+        is_repeated = override in earlier and (is_choice or "${" in override)
         if is_same(before, value):
             continue
         if not is_experiment(key) or (key in EXTENDING and not is_choice):
             put(merged, key, value)
             if key == "data.root" and "root" in merged["data"]["source"]:
                 put(merged, "data.source.root", value)
-        elif override in earlier and (is_choice or "${" in override):
-            pass  # as when the run began, whatever today's configs make of it
-        elif not (is_choice and is_below(key, settled)):
+        elif not is_repeated and not (is_choice and is_below(key, settled)):
             text = f"{key}={format_value(before)}" if is_choice else format_value(before)
             problems.setdefault(override, f"no {key}" if before is UNSET else text)
     if problems:
         lines = [f"{format_value(o)}: this run has {value}" for o, value in problems.items()]
-        raise UserError(
-            "\n".join(lines[: 2 if len(lines) < 3 else 1])
-            + (f"\nand {len(lines) - 1} more differ" if len(lines) > 2 else "")
-            + "\nresume= goes on with the run's own settings: leave out what differs, or resume="
-        )
+        if len(lines) > 2:
+            lines[1:] = [f"and {len(lines) - 1} more differ"]
+        advice = "resume= goes on with the run's own settings: leave out what differs, or resume="
+        raise UserError("\n".join([*lines, advice]))
     return merged
 
 
@@ -186,8 +176,9 @@ def find_settled(overrides: Sequence[str]) -> Iterator[str]:
 
 def find_requests(
     config: Config, run_config: Config, overrides: Sequence[str]
-) -> Iterator[Request]:
-    """Every setting that was typed; of the choice of a group, those that its file sets."""
+) -> Iterator[tuple[str, str, Any, bool]]:
+    """Every setting that was typed, by its override, its value in that command's config, and
+    whether it came with the choice of a group as model=resnet50: of that, what its file sets."""
     for override in overrides:
         name, _, choice = override.partition("=")
         name = setting_name(name).lstrip("~")
@@ -202,7 +193,7 @@ def find_requests(
         for key in keys:
             # Of a choice, where the data lie is not what was meant; which devices is.
             if is_experiment(key) or not is_choice or name == "trainer":
-                yield Request(key, override, lookup(config, key), is_choice)
+                yield key, override, lookup(config, key), is_choice
 
 
 def read_choice(group: str, choice: str, *, follow: bool = True) -> Iterator[str]:
