@@ -23,7 +23,7 @@ from triptych.runs.record import Record, config_hash
 from triptych.training import train
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def module() -> Any:
     module: Any = LightningModule()
     module.backbone = torch.nn.Module()
@@ -32,37 +32,26 @@ def module() -> Any:
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-def test_best_weights_keep_what_their_modules_ask_for(
+def test_weights_of_both_checkpoints_keep_what_their_modules_ask_for(
     module: Any, tmp_path: Path, averaged: bool
 ) -> None:
     (tmp_path / "config.yaml").write_text("")
-    state = (
-        dict(module.state_dict()) if averaged else module.state_dict()
-    )  # as Lightning averages them
-    content: dict[str, Any] = {"state_dict": state}
+    state = module.state_dict()
+    state = dict(state) if averaged else state  # as Lightning averages them
     best = checkpoint.BestWeights()
     best.unwritten = {"val": None}
-    best.capture(content["state_dict"], module.backbone.network)
+    best.capture(state, module.backbone.network)
     best.save(Record(tmp_path, {}))
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
     path = tmp_path / "checkpoints" / "best.ckpt"
-    scored, taken = mnasnet0_5(num_classes=3), mnasnet0_5(num_classes=5)
+    scored, taken, resumed = (mnasnet0_5(num_classes=num) for num in (3, 5, 3))
     checkpoint_files.load_weights_into(scored, path)
     WeightsFile.read(path).load_into(taken, "classifier.1")
+    WeightsFile.read(tmp_path / "last.ckpt").load_into(resumed, "classifier.1")
     for name, value in module.backbone.network.state_dict().items():
         assert torch.equal(scored.state_dict()[name], value)
         assert torch.equal(taken.state_dict()[name], value) or name.startswith("classifier")
-
-
-def test_weights_are_taken_from_last_ckpt_with_a_version_that_is_needed_or_without(
-    module: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "last.ckpt"
-    for state in (module.state_dict(), dict(module.state_dict())):
-        torch.save({"state_dict": state}, path)
-        taken = mnasnet0_5(num_classes=3)
-        WeightsFile.read(path).load_into(taken, "classifier.1")
-        for name, value in module.backbone.network.state_dict().items():
-            assert torch.equal(taken.state_dict()[name], value)
+        assert torch.equal(resumed.state_dict()[name], value)
 
 
 # Which epoch is the best.

@@ -256,26 +256,28 @@ def end_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EndRanks:
     return run
 
 
-@pytest.mark.parametrize("codes", [(None, 1), (1, None)])
-def test_a_rank_that_fails_takes_the_run_down(
-    codes: tuple[int | None, int | None], end_ranks: EndRanks
+@pytest.mark.parametrize(
+    ("codes", "status", "error"),
+    [
+        ((None, 1), "failed", "rank 1 ended with exit code 1"),
+        ((1, None), "failed", "rank 0 ended with exit code 1"),
+        ((None, -9), "interrupted", "rank 1 was killed by SIGKILL"),
+        ((1, -9), "interrupted", "rank 1 was killed by SIGKILL"),
+    ],
+)
+def test_a_rank_that_ends_takes_the_run_down_which_can_go_on_where_it_was_killed(
+    codes: tuple[int | None, int | None],
+    status: str,
+    error: str,
+    end_ranks: EndRanks,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     code, record = end_ranks(*codes)
     assert code == 1
     assert not (record.folder / "outlived").exists(), "the other rank was not waited for"
-    assert record.metadata["status"] == "failed"
-    assert record.metadata["error"] == f"rank {codes.index(1)} ended with exit code 1"
-
-
-@pytest.mark.parametrize("codes", [(None, -9), (1, -9)])
-def test_a_rank_that_is_killed_leaves_a_run_that_can_go_on(
-    codes: tuple[int | None, int | None], end_ranks: EndRanks, caplog: pytest.LogCaptureFixture
-) -> None:
-    code, record = end_ranks(*codes)
-    assert code == 1
-    assert record.metadata["status"] == "interrupted"
-    assert record.metadata["error"] == f"rank {codes.index(-9)} was killed by SIGKILL"
-    assert f"to go on: python train.py resume={record.folder}" in caplog.text
+    assert (record.metadata["status"], record.metadata["error"]) == (status, error)
+    command = f"to go on: python train.py resume={record.folder}"
+    assert (command in caplog.text) is (status == "interrupted")
 
 
 def test_a_run_that_its_ranks_cannot_resume_stays_as_it_was(
