@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from triptych.config import PATHS, load_settings, setting_name
+from triptych.config import PATHS, extends_training, load_settings, setting_name
 from triptych.errors import UserError
 
 LISTS_OF_PATHS = ("run", "runs", "images")
@@ -58,7 +58,9 @@ def quote_path(argument: str, *, is_sweep: bool = False) -> str:
 
 def check_sweep(command: str, overrides: Sequence[str]) -> None:
     """Raise UserError where a command, or a setting, takes no `-m`."""
-    if reason := getattr(load_settings(command), "NO_SWEEP", ""):
+    takes = "takes a folder with many runs below it, or a list of folders"
+    default = "" if extends_training(command) else takes
+    if reason := getattr(load_settings(command), "NO_SWEEP", default):
         raise UserError(f"-m: {command} {reason}")
     if resumed := [override for override in overrides if override.startswith("resume=")]:
         raise UserError(

@@ -16,7 +16,7 @@ from tests.run_folders import change_record
 from tests.tiny import TARGETS
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
-from triptych.tools.evaluate import command
+from triptych.tools.evaluate import command, rebuild
 
 TRUSTED = f"trusted_targets=[{','.join(TARGETS)}]"
 
@@ -194,7 +194,7 @@ def test_a_run_is_scored_with_as_many_threads_as_in_training_where_there_are_pro
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     before = torch.get_num_threads()
     for recorded, expected in ((3, 3), (4, before), (None, before)):
-        with command.use_threads(recorded) as num_threads:
+        with rebuild.use_threads(recorded) as num_threads:
             assert num_threads == torch.get_num_threads() == expected
         assert torch.get_num_threads() == before
 

@@ -6,10 +6,8 @@ was logged, and looked at more closely; its cost is measured when the images are
 
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from triptych import figures
 from triptych.arguments import check_writable
 from triptych.build import build_optim, device_name
 from triptych.callbacks.progress import silence_lightning
@@ -28,19 +24,13 @@ from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.module import ImageClassifier
-from triptych.runs.predictions import Predictions, read_validation, write_missing_tables
+from triptych.runs.predictions import Predictions, write_missing_tables
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize
-from triptych.runs.record import SCHEMA, library_versions
-from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
-from triptych.tools.evaluate.external import (
-    ExternalImages,
-    describe_present,
-    predict_external,
-    read_external,
-)
+from triptych.tools.evaluate.document import evaluate_predictions, save_figure, write_json
+from triptych.tools.evaluate.external import evaluate_external
 from triptych.tools.evaluate.grad_cam import check_places, choose_rows, explain_image
 from triptych.tools.evaluate.image_types import (
     MAX_BYTES_KEPT,
@@ -51,13 +41,10 @@ from triptych.tools.evaluate.image_types import (
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.report import charts
-from triptych.tools.statistics.calibration import Calibration, Reliability, calibrate
-from triptych.tools.statistics.scores import Scores, last_batch, score_predictions
 
 log = logging.getLogger(__name__)
 
 SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
-PER_CLASS = ("class", "f1", "precision", "recall", "num")
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
@@ -122,7 +109,7 @@ def evaluate_split(
     index = {"val": data.val.index.numpy(), "test": data.test.index.numpy()}
     write_missing_tables(folder, run.classes, files, index)
     predictions, rescored = rescore(run, data, split, trainer)
-    document = evaluate_predictions(run, predictions, split) | rescored
+    document = evaluate_predictions(run, predictions, split, folder, split) | rescored
     log_scores(run, document, config["protocol"])
     images = subset.data.images
     if config["image_types"]["types"]:
@@ -137,29 +124,6 @@ def evaluate_split(
         draw_grad_cam(run, predictions, images, files, config)
 
 
-def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> None:
-    """Score images that are not of the run's own set, into a folder of their own."""
-    external = read_external(run, config, overrides)
-    metadata = run.record.metadata
-    batch_size = run.batch_size(config["batch_size"])
-    with use_threads(metadata["num_threads"]) as num_threads:
-        predictions = predict_external(run, external, batch_size)
-    document = evaluate_predictions(run, predictions, "external", external)
-    document |= describe_present(score_predictions(predictions), run.classes) | external.about
-    document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
-    document |= {"device": device_name(run.device), "precision": run.precision}
-    write_json(external.folder / "evaluation.json", document | {"num_threads": num_threads})
-    scores = {"loss": document["nll"], **document["macro"]}
-    log.info(
-        "%s seed %d on %s  accuracy %.4f (95 %% CI %.4f to %.4f)  %s  calibration error %.4f",
-        *(metadata["model"], metadata["seed"], external.name),
-        *(document[name] for name in ("accuracy", "accuracy_low", "accuracy_high")),
-        "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
-        document["calibration"]["ece"],
-    )
-    log.info("evaluated: %s", external.folder)
-
-
 def rescore(
     run: RebuiltRun, data: ImageDataModule, split: str, trainer: pl.Trainer
 ) -> tuple[Predictions, dict[str, Any]]:
@@ -170,7 +134,7 @@ def rescore(
     """
     metadata, device = run.record.metadata, run.device
     module = ImageClassifier(run.backbone, build_optim(run.config), num_classes=len(data.classes))
-    with use_threads(metadata["num_threads"]) as num_threads:
+    with rebuild.use_threads(metadata["num_threads"]) as num_threads:
         score = {"test": trainer.test, "val": trainer.validate}[split]
         score(module, datamodule=data, verbose=False)
     run.to(device)  # Lightning has moved it to the CPU
@@ -199,18 +163,6 @@ def find_largest_difference(
     return max(gaps.items(), key=lambda gap: (isnan(gap[1]), gap[1]), default=None)
 
 
-@contextmanager
-def use_threads(number: int | None) -> Iterator[int]:
-    """As many of torch's threads within the block, where the machine has processors for them."""
-    before = torch.get_num_threads()
-    if number and number <= (os.cpu_count() or 1):
-        torch.set_num_threads(number)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
 def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None:
     """A line of scores beside what was logged, and one of the study's protocol on request."""
     metadata, split = run.record.metadata, document["split"]
@@ -232,77 +184,6 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
             *(document["paper"]["num_images"], document["num_images"]),
             *(document["paper"][name] for name in ("f1", "precision", "recall")),
         )
-
-
-def evaluate_predictions(
-    run: RebuiltRun, predictions: Predictions, split: str, external: ExternalImages | None = None
-) -> dict[str, Any]:
-    """What the predictions show: fractions, losses in nats, NaN where a value is undefined.
-
-    Draws them, too; those for `external` images (split "external") into their folder.
-    """
-    scores, val = score_predictions(predictions), None
-    if split != "val":
-        try:
-            val = read_validation(run.record.folder, predictions.num_classes)
-        except UserError as error:
-            log.warning("no temperature: %s", error)
-    calibration = calibrate(predictions, val)
-    draw_scores(run, scores, calibration, split, external)
-    columns = [values.tolist() for values in (*scores.per_class, scores.confusion.sum(axis=1))]
-    by_class = zip(run.classes, *columns, strict=True)
-    document = {
-        "schema": SCHEMA,
-        "split": split,
-        "versions": library_versions(),
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "num_images": len(predictions.labels),
-        "nll": scores.nll,
-        "brier": scores.brier,
-        "top_k": {str(k): share for k, share in scores.top_k.items()},
-        "macro": scores.macro._asdict(),
-        "weighted": scores.weighted._asdict(),
-        "undefined_classes": scores.undefined_classes,
-        "per_class": [dict(zip(PER_CLASS, row, strict=True)) for row in by_class],
-        "calibration": {
-            **describe_reliability(calibration.before),
-            "temperature": calibration.temperature,
-            "after": calibration.after and describe_reliability(calibration.after),
-        },
-    }
-    if split == "test":
-        num_images = last_batch(len(predictions.labels))
-        document["paper"] = {"num_images": num_images, **scores.paper._asdict()}
-    return document
-
-
-def draw_scores(
-    run: RebuiltRun,
-    scores: Scores,
-    calibration: Calibration,
-    split: str,
-    external: ExternalImages | None,
-) -> None:
-    folder, num_images = run.record.folder, scores.confusion.sum()
-    folder, name = (external.folder, external.name) if external else (folder, split)
-    heading = f"{name}, evaluated: accuracy {scores.accuracy:.2%}, {num_images} images"
-    matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
-    save_figure(matrix, folder, f"evaluated_{split}_confusion")
-    heading = f"{run.record.metadata['model']} on {num_images} {name} images"
-    diagram = charts.reliability_diagram(calibration, heading)
-    save_figure(diagram, folder, f"evaluated_{split}_reliability")
-
-
-def describe_reliability(reliability: Reliability) -> dict[str, Any]:
-    """The calibration error beside what a perfectly calibrated network would show."""
-    return {
-        "ece": reliability.error,
-        "ece_low": reliability.interval.low,
-        "ece_high": reliability.interval.high,
-        "ece_if_calibrated": reliability.expected,
-        "ece_if_calibrated_high": reliability.expected_high,
-        "nll": reliability.nll,
-    }
 
 
 def evaluate_image_types(
@@ -353,15 +234,3 @@ def draw_grad_cam(
     heading = f"Grad-CAM of {run.record.metadata['model']}, {split} images"
     name = "grad_cam" if split == "test" else f"grad_cam_{split}"
     save_figure(charts.heat_maps(explanations, heading), run.record.folder, name)
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    (folder / "figures").mkdir(exist_ok=True)
-    figures.save(figure, folder / "figures" / f"{name}.png")
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write with NaN and infinities as null."""
-    text = json.dumps(replace_non_finite(content), indent=2, allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n")

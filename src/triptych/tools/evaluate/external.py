@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.build import instantiate
+from triptych.build import device_name, instantiate
 from triptych.config import Config, setting_name
 from triptych.data.folder import Folder
 from triptych.data.rng import split_stratified
@@ -30,9 +30,10 @@ from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors
 from triptych.errors import UserError, shorten
 from triptych.runs.predictions import Predictions
 from triptych.runs.record import write_arrays, write_prediction_table
-from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.evaluate.document import evaluate_predictions, write_json
+from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
 from triptych.tools.statistics.inference import wilson
-from triptych.tools.statistics.scores import Averages, Scores
+from triptych.tools.statistics.scores import Averages, Scores, score_predictions
 
 log = logging.getLogger(__name__)
 OF_THE_SET = ("_target_", "root", "splits", "labels", "max_pixels")  # not how photos are stored
@@ -49,6 +50,29 @@ class ExternalImages:
     files: Sequence[str] | None  # of all of the set, by index
     folder: Path  # where the results go
     about: dict[str, Any]  # what the results say of them
+
+
+def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> None:
+    """Score images that are not of the run's own set, into a folder of their own."""
+    external = read_external(run, config, overrides)
+    metadata = run.record.metadata
+    batch_size = run.batch_size(config["batch_size"])
+    with use_threads(metadata["num_threads"]) as num_threads:
+        predictions = predict_external(run, external, batch_size)
+    document = evaluate_predictions(run, predictions, "external", external.folder, external.name)
+    document |= describe_present(score_predictions(predictions), run.classes) | external.about
+    document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
+    document |= {"device": device_name(run.device), "precision": run.precision}
+    write_json(external.folder / "evaluation.json", document | {"num_threads": num_threads})
+    scores = {"loss": document["nll"], **document["macro"]}
+    log.info(
+        "%s seed %d on %s  accuracy %.4f (95 %% CI %.4f to %.4f)  %s  calibration error %.4f",
+        *(metadata["model"], metadata["seed"], external.name),
+        *(document[name] for name in ("accuracy", "accuracy_low", "accuracy_high")),
+        "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
+        document["calibration"]["ece"],
+    )
+    log.info("evaluated: %s", external.folder)
 
 
 def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> ExternalImages:

@@ -5,7 +5,8 @@ Shapes: B images of a batch, H x W stored pixels, S pixels a side of the network
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,15 @@ def build_scorer(run: RebuiltRun, device: torch.device) -> pl.Trainer:
     run.precision = str(trainer.precision)
     run.to(device)
     return trainer
+
+
+@contextmanager
+def use_threads(number: int | None) -> Iterator[int]:
+    """As many of torch's threads within the block, where the machine has processors for them."""
+    before = torch.get_num_threads()
+    if number and number <= (os.cpu_count() or 1):
+        torch.set_num_threads(number)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

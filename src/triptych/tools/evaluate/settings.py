@@ -40,7 +40,6 @@ PLACES = Rule(
     f"a list of at most {MAX_MAPS} whole numbers",
     lambda v: type(v) is list and len(v) <= MAX_MAPS and all(map(count(0).holds, v)),
 )
-NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
     "data": Rule(

@@ -2,7 +2,6 @@
 
 from triptych.config import FLAG, FOLDERS, MAX_BATCH, NAMES, PATH, Rule, count, one_of
 
-NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
     "images": FOLDERS,

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 
 from triptych.config import FLAG, FOLDERS, Rule
 
-NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {"runs": FOLDERS, "size": FLAG, "clean": FLAG}
-
-
 FLAGS = {f"--{name}": f"{name}=true" for name, rule in RULES.items() if rule is FLAG}
 
 

@@ -2,7 +2,6 @@
 
 from triptych.config import FOLDERS, NAMES, TEXT, Rule, count, one_of
 
-NO_SWEEP = "takes a folder with many runs below it, or a list of folders"
 RULES: dict[str, Rule] = {
     "runs": FOLDERS,
     "which": one_of("best", "all"),
