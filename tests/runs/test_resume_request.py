@@ -87,6 +87,7 @@ def test_a_network_of_ones_own_may_be_typed_again(tmp_path: Path) -> None:
         (["++trainer.callbacks=[]"], "trainer.callbacks=[]", ["EMAWeightAveraging"]),
         (["++trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1", ["no trainer"]),
         (["~trainer.callbacks"], "~trainer.callbacks", ["EMAWeightAveraging"]),
+        (["seed=5", "optim.lr=0.5", "data.num_val=5", "model=resnet50"], "3 more", ["1"]),
     ],
 )
 def test_another_value_is_refused_by_name_with_both(
@@ -98,12 +99,6 @@ def test_another_value_is_refused_by_name_with_both(
     assert setting in said
     assert any(value in said for value in values), said
     assert len(said.splitlines()) <= 3
-
-
-def test_of_many_that_differ_three_lines_are_said(run: Record) -> None:
-    with pytest.raises(UserError) as refused:
-        merge(run, "seed=5", "optim.lr=0.5", "data.num_val=5", "model=resnet50")
-    assert len(str(refused.value).splitlines()) == 3
 
 
 def test_what_is_no_part_of_the_experiment_is_applied(run: Record) -> None:

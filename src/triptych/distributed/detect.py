@@ -29,29 +29,40 @@ def find_launcher(environ: Mapping[str, str]) -> str:
 
     Raises UserError where something else started several processes: each would train alone.
     """
-
-    def number(name: str, otherwise: int = -1) -> int:
-        value = environ.get(name, "")
-        return int(value) if value.isascii() and value.isdecimal() else otherwise
-
-    size, local_size = number("WORLD_SIZE"), number("LOCAL_WORLD_SIZE")
-    is_rank = 0 <= number("RANK") < size and 0 <= number("LOCAL_RANK") < local_size <= size
-    if size > 1 and is_rank and all(map(environ.get, TORCHRUN)) and number("MASTER_PORT") > 0:
+    if is_worker(environ):
         return "torchrun"
-    tasks = number("SLURM_STEP_NUM_TASKS")
-    # A job submitted from a step inherits the step's variables, but for this one.
-    is_own = number("SLURM_NTASKS", tasks) == tasks
-    is_task = 0 <= number("SLURM_LOCALID") <= number("SLURM_PROCID") < tasks
-    if tasks > 1 and is_own and is_task and all(map(environ.get, STEP)):
+    if is_task(environ):
         return "srun"
     for name in SIZES:
-        if (size := number(name)) > 1:
+        if (size := read_number(environ, name)) > 1:
             raise UserError(
                 f"{name}={size}: set, but neither torchrun nor srun started this process\n"
                 f"for one process: unset {name}; for several: torchrun --nproc_per_node {size} "
                 f"train.py ...,\nor in a job of SLURM: srun -n{size} python train.py ..."
             )
     return ""
+
+
+def is_worker(environ: Mapping[str, str]) -> bool:
+    """Whether all is there, and fits together, that torchrun sets for one of several ranks."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    rank, size, local_rank, local_size, port = (read_number(environ, name) for name in names)
+    is_rank = 0 <= rank < size and 0 <= local_rank < local_size <= size
+    return size > 1 and is_rank and port > 0 and all(map(environ.get, TORCHRUN))
+
+
+def is_task(environ: Mapping[str, str]) -> bool:
+    """The same of srun's step of several tasks."""
+    tasks = read_number(environ, "SLURM_STEP_NUM_TASKS")
+    # A job submitted from a step inherits the step's variables, but for this one.
+    is_own = read_number(environ, "SLURM_NTASKS", tasks) == tasks
+    local_rank, rank = (read_number(environ, f"SLURM_{name}") for name in ("LOCALID", "PROCID"))
+    return tasks > 1 and is_own and 0 <= local_rank <= rank < tasks and all(map(environ.get, STEP))
+
+
+def read_number(environ: Mapping[str, str], name: str, otherwise: int = -1) -> int:
+    value = environ.get(name, "")
+    return int(value) if value.isascii() and value.isdecimal() else otherwise
 
 
 def check_launcher(command: str) -> None:
