@@ -11,7 +11,9 @@ import subprocess
 import time
 import tracemalloc
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -218,7 +220,13 @@ def test_rows_of_a_head_are_taken_by_class_name(
     assert origin.startswith("new" if not shared else str(shared) if shared < number else "all")
 
 
-@pytest.mark.parametrize("content", [{}, {"classes": list("abcd")}, {"classes": [1, 2, 3]}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({}, {"classes": list("abcd")}, {"classes": [1, 2, 3]}),
+        *({"class_to_idx": {"a": [], "b": 1, "c": 2}}, {"class_to_idx": {5: 0, 6: 1, 7: 2}}),
+    ],
+)
 def test_a_head_whose_classes_are_not_known_is_new(path: Path, content: dict[str, Any]) -> None:
     saved, fresh = network(3), network(3)
     before = fresh.state_dict()["2.weight"].clone()
@@ -251,6 +259,23 @@ def test_without_class_names_a_head_of_as_many_outputs_is_taken(path: Path, head
     load(path, fresh)
     of_head = {"2.weight", "2.bias"} if head == "the same number" else set()
     assert equal_entries(saved, fresh) == {"0.weight", "0.bias"} | of_head
+
+
+@pytest.mark.parametrize("bias", [torch.tensor(1.0), torch.ones(2)])
+@pytest.mark.parametrize("classes", [None, ("a", "b", "c")])
+def test_a_head_of_no_shape_is_new(path: Path, bias: Tensor, classes: Any) -> None:
+    state = network(3).state_dict() | {"2.bias": bias}
+    torch.save({"state_dict": state, "classes": ["a", "b", "c"]}, path)
+    assert load(path, network(3), (), classes)[0].startswith("new")
+
+
+@pytest.mark.parametrize("versions", [[1], {"": 3}, {"1": [1]}, {"1": {"version": "x"}}])
+def test_versions_that_are_none_are_an_error_of_the_file_or_none(path: Path, versions: Any) -> None:
+    state = network().state_dict()
+    state._metadata = versions  # type: ignore[attr-defined]
+    torch.save(state, path)
+    with suppress(UserError):
+        load(path, network())
 
 
 def test_ignored_parameters_are_left_out(path: Path) -> None:
@@ -291,7 +316,10 @@ def test_a_file_that_does_not_fit_is_refused_with_names_numbers_and_shapes(path:
 
 @pytest.mark.parametrize(
     "value",
-    [torch.full((4, 3), torch.nan), torch.full((4, 3), 1e6).half(), torch.ones(4, 3).char()],
+    [
+        *(torch.full((4, 3), torch.nan), torch.full((4, 3), 1e6).half(), torch.ones(4, 3).char()),
+        torch.full((4, 3), torch.nan).to(torch.float8_e4m3fn),
+    ],
 )
 def test_weights_that_are_no_numbers_or_whole_ones_are_refused(path: Path, value: Tensor) -> None:
     torch.save(network().state_dict() | {"0.weight": value}, path)
@@ -347,10 +375,21 @@ class Zeros:
         return bytearray, (10**9,)
 
 
+class Rows:
+    """Pickles as a mapping made of a tensor: torch makes a tensor of each of its rows."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[type, tuple[Tensor]]:
+        return OrderedDict, (self.tensor,)
+
+
 HOSTILE: dict[str, Callable[[State], Any]] = {
     "views of one number": lambda state: {n: v[:1].expand(2**34) for n, v in state.items()},
     "a tensor that is nowhere": lambda state: state | {"x": torch.empty(2**40, device="meta")},
     "a sparse tensor": lambda state: state | {"x": torch.eye(3).to_sparse()},
+    "rows of a tensor": lambda state: {"x": Rows(state["0.bias"][:1].expand(3 * 10**6))},
     "zeros beside it": lambda state: {"state_dict": state, "zeros": Zeros()},
 }
 
@@ -432,6 +471,17 @@ def test_one_mapping_at_a_million_places_and_names_without_end_take_no_time(path
     into = network()
     load(path, into)
     assert equal_entries(saved, into) >= {"0.weight", "0.bias"}
+    assert time.process_time() - started < 2
+
+
+def test_networks_that_share_their_parts_take_no_time_and_no_memory(path: Path) -> None:
+    shared: nn.Module = nn.Linear(1, 1)
+    for _ in range(25):
+        shared = nn.Sequential(OrderedDict({"n" * 300: shared, "m" * 300: shared}))
+    torch.save({f"network{i}": nn.Sequential(shared) for i in range(1000)}, path)
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error_of(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e5
     assert time.process_time() - started < 2
 
 

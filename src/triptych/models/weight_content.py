@@ -14,6 +14,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from triptych.errors import UserError, list_first, summarize_error
@@ -22,7 +23,7 @@ MAX_DEPTH = 4  # of mappings in a file: {"ema": {"module": {...}}}
 MAX_INDEX = 10_000_000  # bytes that say what a file holds: those of 50,000 tensors
 MAX_NAME = 500  # letters of a tensor's name
 NO_WEIGHTS = (b"bytearray", b"_rebuild_sparse")  # in a pickle: of any size in a few letters
-MAX_MODULES = 10_000  # of a network that was pickled whole
+MAX_PARTS = 100_000  # of the networks that were pickled whole: modules, and their tensors
 SAFETENSORS_DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
@@ -41,6 +42,16 @@ class Placeholder:
         self.state = state
 
 
+class NoRows(TorchFunctionMode):
+    """No tensor is taken apart, as a pickle may by `OrderedDict(tensor)`: a few bytes are expanded
+    to any number of rows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.unbind:
+            raise ValueError("a list of a tensor's rows")
+        return func(*args, **(kwargs or {}))
+
+
 def read_content(path: Path) -> Any:
     """What a file holds, on the CPU. Raises many types of errors where that is not weights."""
     if path.exists() and not path.is_file():
@@ -53,13 +64,14 @@ def read_content(path: Path) -> Any:
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": is_zip}
     check_pickle(path)
     try:
-        content = torch.load(path, **options)
+        with NoRows():
+            content = torch.load(path, **options)
     except UnpicklingError:
         if not is_zip:  # before torch 1.6
             raise
         # Neither import nor call what they name: a placeholder takes its place.
         names = get_unsafe_globals_in_checkpoint(path)
-        with safe_globals([(Placeholder, name) for name in names]):
+        with safe_globals([(Placeholder, name) for name in names]), NoRows():
             content = torch.load(path, **options)
     check_tensors(content, path.stat().st_size)
     return content
@@ -69,7 +81,8 @@ def check_checkpoint(path: Path) -> None:
     """Raise UserError where a checkpoint of a run would take more than its size lets one think."""
     try:
         check_pickle(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with NoRows():
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         check_tensors(content, path.stat().st_size)
     except Exception as error:
         raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
@@ -178,16 +191,20 @@ def explain_archive(path: Path, error: Exception) -> str:
 
 
 def find_tensors(
-    content: Any, place: str = "", depth: int = MAX_DEPTH, seen: set[int] | None = None
+    content: Any,
+    place: str = "",
+    depth: int = MAX_DEPTH,
+    seen: set[int] | None = None,
+    parts: Iterator[int] | None = None,
 ) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """Every mapping of names to tensors in a file, once, and the tensors of every network, by
-    place."""
-    seen = set() if seen is None else seen
+    place. `parts` are those that may still be looked at."""
+    seen, parts = set() if seen is None else seen, parts or iter(range(MAX_PARTS))
     if id(content) in seen:
         return
     seen.add(id(content))
     if isinstance(content, Placeholder) and isinstance(content.state, dict):
-        content = OrderedDict(iterate_module(content.state)) or content.state
+        content = OrderedDict(iterate_module(content.state, parts)) or content.state
     if not isinstance(content, Mapping) or not depth:
         return
     tensors = OrderedDict(
@@ -200,25 +217,32 @@ def find_tensors(
         yield place, tensors
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, Mapping | Placeholder):
-            yield from find_tensors(value, f"{place}.{name}" if place else name, depth - 1, seen)
+            inner = f"{place}.{name}" if place else name
+            yield from find_tensors(value, inner, depth - 1, seen, parts)
 
 
-def iterate_module(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a network that was pickled whole, named as `state_dict` names them."""
+def iterate_module(state: dict[str, Any], parts: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network that was pickled whole, named as `state_dict` names them; modules
+    may be shared, so that the names grow beyond any bound."""
     waiting = [("", state)]
-    for _ in range(MAX_MODULES):
-        if not waiting:
-            return
+    while waiting and next(parts, None) is not None:
         prefix, state = waiting.pop()
-        own = [state.get(kind) or {} for kind in ("_parameters", "_buffers")]
-        left_out = state.get("_non_persistent_buffers_set") or ()
-        for name, value in (i for part in own if isinstance(part, dict) for i in part.items()):
-            if isinstance(value, Tensor) and name not in left_out:
+        kinds = ("_parameters", "_buffers", "_modules")
+        parameters, buffers, modules = (as_type(dict, state.get(kind)) for kind in kinds)
+        left_out = as_type(set, state.get("_non_persistent_buffers_set"))
+        for name, value in (*parameters.items(), *buffers.items()):
+            is_one = next(parts, None) is not None and isinstance(value, Tensor)
+            if is_one and name not in left_out and len(prefix) + len(str(name)) <= MAX_NAME:
                 yield f"{prefix}{name}", value
-        modules = state.get("_modules")
-        inner = modules.items() if isinstance(modules, dict) else ()
         waiting += [
             (f"{prefix}{name}.", module.state)
-            for name, module in reversed(inner)
-            if isinstance(module, Placeholder) and isinstance(module.state, dict)
+            for name, module in reversed(modules.items())
+            if isinstance(module, Placeholder)
+            and isinstance(module.state, dict)
+            and len(prefix) + len(str(name)) < MAX_NAME
         ]
+
+
+def as_type(kind: type[Any], value: Any) -> Any:
+    """The value, or an empty one where it is of another type."""
+    return value if isinstance(value, kind) else kind()

@@ -64,10 +64,11 @@ class WeightsFile:
     def classes(self) -> list[str] | None:
         """The names of the head's outputs, where the file has them."""
         content = self.content if isinstance(self.content, dict) else {}
-        index = content.get("class_to_idx")  # as torchvision's ImageFolder has it
-        if isinstance(index, dict) and {*index.values()} == {*range(len(index))}:
-            return sorted(index, key=index.__getitem__)
         names: Any = content.get("classes", content.get("class_names"))
+        index = content.get("class_to_idx")  # as torchvision's ImageFolder has it
+        if isinstance(index, dict) and all(type(place) is int for place in index.values()):
+            by_place = sorted(index, key=index.__getitem__)
+            names = by_place if [index[n] for n in by_place] == [*range(len(index))] else names
         is_list = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
         return list(names) if is_list else None
 
@@ -139,7 +140,7 @@ class WeightsFile:
         if not shapes:
             try:
                 missing, unexpected = network.load_state_dict(state, strict=False)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"weights {self.path}: do not fit ({reason})") from error
         else:
@@ -266,7 +267,7 @@ def add_versions(
 ) -> None:
     """Give a state dict the versions of modules, which some (BatchNorm, MNASNet) read."""
     stored = getattr(state.tensors, "_metadata", None)
-    if stored:
+    if isinstance(stored, dict) and stored:
         prefix = state.prefix
         versions = {
             f"{name}.".removeprefix(prefix).rstrip("."): value
@@ -287,10 +288,10 @@ def fit_head(
 ) -> tuple[dict[str, Tensor], str]:
     """The parameters of a head with the rows that a file has for its classes, and their origin."""
     rows = {name: value.clone() for name, value in head.state_dict().items()}
-    fits = all(n in stored and stored[n].shape[1:] == rows[n].shape[1:] for n in rows)
-    if not fits:
+    weight = stored.get("weight")
+    num_stored = len(weight) if weight is not None and weight.ndim else 0
+    if not all(n in stored and stored[n].shape == (num_stored, *rows[n].shape[1:]) for n in rows):
         return rows, "new: the file has none of its shape"
-    num_stored = len(stored["weight"])
     if classes is None:
         is_same = num_stored == len(rows["weight"])
         origin = "from the file" if is_same else f"new: the file's has {num_stored} outputs"
@@ -315,4 +316,5 @@ def fit_head(
 
 def is_finite(value: Tensor) -> bool:
     """Whether a tensor is of fractions, none of them NaN; whole numbers may stand for others."""
-    return value.is_floating_point() and bool(value.isfinite().all())
+    wide = value.float() if value.itemsize == 1 else value  # torch has no `isfinite` of some float8
+    return value.is_floating_point() and bool(wide.isfinite().all())
