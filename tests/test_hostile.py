@@ -432,6 +432,22 @@ def test_curves_whose_cutting_was_cut_off_have_no_doubled_point_and_no_garbage(
     assert [path.read_bytes() for path in place.glob("events*")] == [once]
 
 
+def test_events_that_are_no_plain_file_or_would_fill_memory_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").touch()
+    (place := tmp_path / "tensorboard").mkdir()
+    monkeypatch.setattr("triptych.runs.resume.MAX_EVENT_BYTES", 10)
+    others = [place / f"events.out.tfevents.{n}" for n in range(3)]
+    os.mkfifo(others[0])
+    others[1].symlink_to(tmp_path / "mine")
+    others[2].write_bytes(bytes(11))
+    truncate_events(place, 10)
+    (place / "events.out.tfevents.3").touch()
+    truncate_events(place, 10)
+    assert {*place.iterdir()} == {*others, place / "events.out.tfevents.0000000000.before"}
+
+
 def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert sanitize_text("ü 日本 a\x1b[31mred\x07\r") == "ü 日本 a\ufffd[31mred\ufffd\ufffd"
     print_error(UserError("one\x1b]0;title\x07\ntwo\x9b31m\nthree\u202e\nfour"))

@@ -53,10 +53,13 @@ def test_a_target_that_is_not_installed_is_refused_wherever_it_is_nested(callbac
         check_untrusted_config(foreign() | {"per_model": EVIL})
 
 
-def test_an_interpolation_that_would_make_a_target_is_refused() -> None:
-    hidden = "${oc.create:{_target_: builtins.print}}"
+@pytest.mark.parametrize(
+    ("hidden", "what"),
+    [("${oc.create:{_target_: builtins.print}}", "interpolation"), ("a\0b", "NUL")],
+)
+def test_an_interpolation_and_the_end_of_a_name_are_refused(hidden: str, what: str) -> None:
     config = foreign(callbacks=[{"_target_": STOPPING, "device": hidden}])
-    with pytest.raises(UserError, match="interpolation"):
+    with pytest.raises(UserError, match=what):
         check_untrusted_config(config)
 
 

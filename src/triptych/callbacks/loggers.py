@@ -18,7 +18,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from triptych.config import Config, as_list
+from triptych.config import Config, Rule, as_list, count, format_value, number
 from triptych.distributed.ranks import get_rank
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
@@ -27,11 +27,27 @@ log = logging.getLogger(__name__)
 FOLDERS = ("save_dir", "root_dir", "log_dir", "dir")  # arguments that say where
 IDS = ("id", "run_id", "experiment_key")  # and which run goes on, of W&B, MLflow and Comet
 METHODS = ("log_metrics", "log_graph", "save", "finalize", "after_save_checkpoint")
+# Of TensorBoard's writer, whose thread would fail behind the run's back.
+WRITER = {
+    "filename_suffix": Rule(
+        "at most 100 letters, digits, - _ and . of a file's name",
+        lambda value: type(value) is str and re.fullmatch(r"[\w.-]{0,100}", value) is not None,
+    ),
+    "max_queue": count(1),
+    "flush_secs": number(0, 1e6),
+}
 SECRET = re.compile(r"key$|token|password|secret", re.IGNORECASE)
 
 
 def find_arguments(node: dict[str, Any], record: Record) -> dict[str, str]:
-    """What a logger gets besides its settings: the run's folder, and its own run that goes on."""
+    """What a logger gets besides its settings: the run's folder, and its own run that goes on.
+
+    Raises UserError at settings with which TensorBoard cannot write.
+    """
+    for name in WRITER.keys() & node.keys():
+        if not WRITER[name].holds(node[name]):
+            shown = f"{name}={format_value(node[name])}"
+            raise UserError(f"trainer.logger: {shown}: must be {WRITER[name].says}")
     takes = argument_names(node["_target_"])
     given = {name: str(record.folder / node[name]) for name in FOLDERS if node.get(name)}
     folders = [name for name in FOLDERS if name in takes]

@@ -52,6 +52,7 @@ OF_THE_WEIGHTS = """
     predictions/test* predictions/mistakes*
     figures/test_* figures/evaluated_* figures/grad_cam* figures/image_types*
 """.split()  # files of a finished run that more epochs make those of other weights
+MAX_EVENT_BYTES = 2**30  # of a file of events
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
 
 
@@ -294,8 +295,8 @@ def truncate_to_checkpoint(record: Record) -> None:
         for path in [*temporary, *folder.glob("hpc_ckpt_*.ckpt")]:
             path.unlink()
         truncate_metrics(folder / "metrics.csv", step)
-        events = [p for p in folder.rglob("events.out.tfevents.*") if not p.is_symlink()]
-        for place in sorted({path.parent for path in events}):  # other loggers may write some
+        events = folder.rglob("events.out.tfevents.*")  # other loggers may write some
+        for place in sorted({path.parent for path in events}):
             truncate_events(place, step)
 
 
@@ -356,8 +357,10 @@ def is_number(text: Any) -> bool:
 
 
 def truncate_events(folder: Path, step: int) -> None:
-    """Merge the event files into one, of every event up to a step, once."""
-    files = sorted(folder.glob("events.out.tfevents.*"))
+    """Merge the event files into one, of every event up to a step, once; what is no plain file, or
+    would fill memory, stays as it is."""
+    paths = (p for p in folder.glob("events.out.tfevents.*") if p.is_file() and not p.is_symlink())
+    files = sorted(path for path in paths if path.stat().st_size <= MAX_EVENT_BYTES)
     if not files:
         return
     merged = folder / "events.out.tfevents.0000000000.before"  # sorts before every later file

@@ -50,6 +50,8 @@ def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
     interpolation, which could resolve to one: what a run writes is resolved."""
     if "${" in repr(config):
         raise UserError("config.yaml: holds an interpolation ${...}; write its value there instead")
+    if r"\x00" in repr(config):  # the end of a name for the system, and none for Python
+        raise UserError("config.yaml: holds a NUL, which no text of a config has")
     if unknown := [node for node in find_unknown_nodes(config) if node.target not in {*trusted}]:
         names = ",".join(sorted({node.target for node in unknown}))
         places = ", ".join(sorted({node.slot for node in unknown}))
