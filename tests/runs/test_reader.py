@@ -61,10 +61,14 @@ def test_runs_behind_links_are_found_once_and_a_loop_ends(tmp_path: Path) -> Non
     near = write_run(logs, seed=1)
     (logs / "again").symlink_to(near.parent)
     (logs / "far").symlink_to(tmp_path / "elsewhere")
+    write_run(tmp_path / "of_others", seed=2)
+    (logs / "above").symlink_to(tmp_path)
     (logs / "shapes" / "loop").symlink_to(logs)
     paths = find_run_folders([str(logs)])
     assert {folder.resolve() for folder in paths} == {near.resolve(), elsewhere.resolve()}
     assert len(paths) == 2
+    (logs / "far").unlink()
+    assert find_run_folders([str(logs)]) == [near], "a link to what lies above is not followed"
     assert near in paths, "by its own name, not by that of a link"
 
 

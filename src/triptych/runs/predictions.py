@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Array = NDArray[Any]
 TOLERANCE = 1e-4  # of a probability that was rounded
 MAX_LENGTH = 1_000_000  # of an array's sides: statistics draw a thousand times so many numbers
-MAX_BYTES = 2**30  # of an array
+MAX_BYTES = 2**30  # of an array, as float64 too
 MAX_INFLATED = 2**24  # bytes that compression may have saved
 
 
@@ -98,6 +98,7 @@ def read_array(archive: ZipFile, name: str) -> Array:
         if num_bytes != info.file_size - file.tell() or least < 0:
             raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")
         is_inflated = info.file_size > info.compress_size + MAX_INFLATED
+        num_bytes = max(num_bytes, 8 * math.prod(shape))
         if most > MAX_LENGTH or num_bytes > MAX_BYTES or is_inflated:
             raise ValueError(f"{name} is larger than is read, {dtype} {shape}")
     with archive.open(info) as file:

@@ -80,9 +80,10 @@ def find_run_folders(places: str | Sequence[str], setting: str = "runs") -> list
 def walk_run_folders(start: Path) -> Iterator[Path]:
     """Folders with a `run.json` at or below another.
 
-    Links are followed after everything else, but into no folder a second time.
+    Links are followed after everything else, but into no folder a second time, and to none above
+    the start: a stranger's may lead to the whole disk.
     """
-    seen: set[str] = set()
+    seen = {*map(str, Path(os.path.realpath(start)).parents)}
     for folder, subfolders, files in os.walk(start, onerror=warn_unreadable, followlinks=True):
         subfolders.sort(key=lambda name: (Path(folder, name).is_symlink(), name))
         real_path = os.path.realpath(folder)
