@@ -94,6 +94,13 @@ def test_a_photo_is_one_however_its_path_is_spelled(tmp_path: Path, spelled: str
         read_table(tmp_path, f"{text}dog\n")
 
 
+@pytest.mark.parametrize("name", ["../b.png", "x/../../b.png", "{root}/../b.png", "/etc/x.png"])
+def test_a_photo_that_lies_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    text = f"file,label\na.png,cat\n{name.format(root=tmp_path)},dog\n"
+    with pytest.raises(UserError, match=r"line 3: .*\.png is not below data\.root="):
+        read_table(tmp_path, text)
+
+
 def test_a_file_name_or_a_cell_that_is_too_long_is_told(tmp_path: Path) -> None:
     text = "file,label\na.png,cat\nb.png,dog\n{},cat\n"
     assert "1 rows" in read_table(tmp_path, text.format("x" * 300)).notes[0]

@@ -38,7 +38,8 @@ def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
             raise UserError(f"{place}: no {'label' if file else 'file'}")
         if split.lower() not in SPLIT_NAMES:
             raise UserError(f"{place}: {split or 'nothing'} is no split; train, val or test")
-        names = (f"{relative_name(file, root)}{suffix}" for suffix in SUFFIXES)
+        below = relative_name(file, root, place)
+        names = (f"{below}{suffix}" for suffix in SUFFIXES)
         found = next((name for name in names if os.path.isfile(root / encode_name(name))), None)
         if found is None:
             missing.append(file)
@@ -56,11 +57,16 @@ def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
     return photos, describe_difference(root, files, missing)
 
 
-def relative_name(file: str, root: Path) -> str:
-    """One name for a file, however a table spells it: below the root, its path from there."""
+def relative_name(file: str, root: Path, place: str) -> str:
+    """One name for a file, however a table spells it: its path from the root.
+
+    Raises UserError, which begins with `place`, where it lies elsewhere.
+    """
     path = os.path.normpath(file)
     below = os.path.relpath(path, root) if os.path.isabs(path) else path
-    return path if below.startswith("..") else below
+    if below.partition("/")[0] == "..":
+        raise UserError(f"{place}: {escape_name(file)} is not below data.root={root}")
+    return below
 
 
 def read_rows(table: Path) -> list[tuple[str, str, str]]:
