@@ -103,7 +103,8 @@ def test_other_commands_are_one_process_whatever_started_them(
 ) -> None:
     set_variables(monkeypatch, variables)
     check_launcher("tune")
-    assert not {*JOB, "RANK", "WORLD_SIZE", "SLURM_PROCID"} & os.environ.keys()
+    assert not {*JOB, *SIZES, "RANK", "SLURM_PROCID"} & os.environ.keys()
+    assert find_launcher(os.environ) == ""
     assert not stopping.requeues_on_sigusr1()
 
 

@@ -17,7 +17,9 @@ TORCHRUN = """
     GROUP_RANK MASTER_ADDR MASTER_PORT
 """.split()
 STEP = "SLURM_JOB_ID SLURM_STEP_ID SLURM_NODEID SLURM_STEP_TASKS_PER_NODE".split()
-SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")  # others set one
+SIZES = """
+    WORLD_SIZE OMPI_COMM_WORLD_SIZE MV2_COMM_WORLD_SIZE PMI_SIZE JSM_NAMESPACE_SIZE
+""".split()  # others set one
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # scripts for srun choose it
 # What Lightning and torch read as well, whoever set it.
 OTHERS = ("NODE_RANK", "PL_GLOBAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
@@ -79,7 +81,7 @@ def check_launcher(command: str) -> None:
     if launcher == "srun":
         names -= {*ADDRESS, "SLURM_PROCID"}
     if command != "train":
-        names |= {*JOB}
+        names |= {*JOB, *SIZES}
     elif not launcher and (tasks := os.environ.get("SLURM_NTASKS", "1")) != "1":
         log.info("one process, in an allocation of %s tasks; a run on all: srun python ...", tasks)
     for name in names & os.environ.keys():

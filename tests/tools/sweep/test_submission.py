@@ -33,8 +33,11 @@ class SlurmExecutor:
         self.folder = log_dir.absolute() / ".sweep" / "submitit" / "%j"
         self.queue: dict[str, tuple[str, str]] = {}
         self.arrays: list[list[str]] = []
+        self.max_array, self.max_queue, self.parameters = 1000, 1000, {"time": 1}
 
     def submit_array(self, jobs: list[Any]) -> list[SlurmJob]:
+        if len(jobs) > min(self.max_array, self.max_queue - len(self.queue)):
+            raise RuntimeError("sbatch: error: Batch job submission failed: too many")
         number = len(self.arrays)
         handles = [SlurmJob(self.folder, f"{number}_{n}") for n in range(len(jobs))]
         self.arrays.append([job.job.overrides[0] for job in jobs])
@@ -95,6 +98,24 @@ def test_only_what_is_neither_done_nor_in_the_queue_is_submitted_again(
     assert "5 of 200" in shown
     assert "10 running, 185 queued" in shown
     assert stand(jobs, executor) == 2
+
+
+def test_as_many_are_submitted_as_a_site_allows(
+    executor: SlurmExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = make_jobs(tmp_path, 200)
+    executor.max_array, executor.max_queue = 20, 71
+    stand(jobs, executor)
+    assert sum(map(len, executor.arrays)) == 71
+    assert "71 queued, 129 not submitted" in capsys.readouterr().out
+    executor.max_queue = 500
+    stand(jobs, executor)
+    submitted = [override for array in executor.arrays for override in array]
+    assert sorted(submitted) == sorted(job.overrides[0] for job in jobs), "none twice"
+
+    executor.max_queue = 0
+    with pytest.raises(UserError, match="too many"):
+        stand(make_jobs(tmp_path / "other", 9), executor)
 
 
 def test_where_squeue_does_not_answer_nothing_is_submitted(

@@ -31,7 +31,7 @@ from triptych.tools.sweep.cluster import (
 from triptych.tools.sweep.jobs import Job, Outcome, find_run_of_job, is_done, lock_path
 from triptych.tools.sweep.sweep import print_results
 
-MAX_ARRAY = 1000  # SLURM's default
+NOT_TAKEN = "not submitted"
 BEGUN = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING"}
 
 
@@ -43,15 +43,7 @@ def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) ->
     """
     with acquire_lock(make_folder(jobs) / "submission", wait=True):  # another may be typed beside
         outcomes, submitted = find_standing(jobs, executor)
-        missing = [n for n in range(len(jobs)) if n not in outcomes and n not in submitted]
-        for first in range(0, len(missing), MAX_ARRAY):
-            numbers = missing[first : first + MAX_ARRAY]
-            handles = submit_jobs([jobs[number] for number in numbers], executor)
-            for number, handle in zip(numbers, handles, strict=True):
-                lock_path(jobs[number]).write_text(json.dumps({"job_id": handle.job_id}))
-                submitted[number] = ClusterJob(jobs[number], handle)
-            ids = [handle.job_id for handle in handles]
-            print(f"submitted: {' '.join(ids if len(ids) < 9 else [*ids[:7], '...', ids[-1]])}")
+        submit_missing(jobs, executor, outcomes, submitted)
     in_queue = [*submitted.values()]
     if submitted and detach:
         queue = query_queue(executor, [job.handle for job in in_queue]) or {}
@@ -62,9 +54,41 @@ def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) ->
     print_results(jobs, [outcomes[number] for number in range(len(jobs))])
     if submitted and detach:
         print("how they stand: the same command again (it submits what is missing), or squeue --me")
-    well = {"finished", "queued", "running"} if detach else {"finished"}
+    well = {"finished", "queued", "running", NOT_TAKEN} if detach else {"finished"}
     if any(outcome.status not in well for outcome in outcomes.values()):
         raise SystemExit(1)
+
+
+def submit_missing(
+    jobs: Sequence[Job],
+    executor: Any,
+    outcomes: dict[int, Outcome],
+    submitted: dict[int, ClusterJob],
+) -> None:
+    """Submit the jobs that are in neither; what SLURM does not take now has that for an outcome.
+
+    How many it takes is for a site to limit: of an array, of a user, in all. Raises UserError where
+    it takes none and none is in the queue.
+    """
+    missing = [n for n in range(len(jobs)) if n not in outcomes and n not in submitted]
+    size = len(missing)
+    while numbers := missing[:size]:
+        try:
+            handles = submit_jobs([jobs[number] for number in numbers], executor)
+        except UserError as error:
+            if size := len(numbers) // 2:
+                continue
+            if not submitted:
+                raise
+            outcomes |= dict.fromkeys(missing, Outcome(NOT_TAKEN, error=str(error)))
+            return
+        del missing[: len(numbers)]
+        for number, handle in zip(numbers, handles, strict=True):
+            lock_path(jobs[number]).write_text(json.dumps({"job_id": handle.job_id}))
+            submitted[number] = ClusterJob(jobs[number], handle)
+        ids = [handle.job_id for handle in handles]
+        shown = ids if len(ids) < 9 else [*ids[:7], "...", ids[-1]]
+        print(f"submitted: {' '.join(shown)}", flush=True)
 
 
 def make_folder(jobs: Sequence[Job]) -> Path:
