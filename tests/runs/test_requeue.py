@@ -1,12 +1,16 @@
-"""Which run a job resumes that SLURM has put back into its queue."""
+"""Which run a job resumes that SLURM or torchrun has started again."""
 
+import os
 from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from tests.composing import composed
 from triptych.distributed import ranks
+from triptych.distributed.detect import EARLIER, RESTARTS
+from triptych.distributed.environment import leave_used_store
 from triptych.runs.record import Record
 from triptych.runs.resume import resume_requeued_job
 from triptych.runs.stopping import is_requeued, requeues_on_sigusr1
@@ -45,6 +49,23 @@ def test_a_requeued_job_resumes_the_newest_run_of_the_config_that_it_began(
         if times:
             monkeypatch.setenv("SLURM_RESTART_COUNT", times)
         assert is_requeued() is is_again
+
+
+def test_ranks_that_torchrun_starts_again_resume_their_run_and_meet_at_a_store_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Record.create(composed("train", *TYPED, f"log_dir={tmp_path}"), [])
+    shared = HashStore()  # torchrun's, with what the ranks left there
+    shared.set("triptych/folder", str(run.folder))
+    for name in (RESTARTS, "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", EARLIER):
+        monkeypatch.setenv(name, "1")
+    assert is_requeued()
+    leave_used_store(shared, rank=0)
+    port = os.environ["MASTER_PORT"]
+    assert int(port) > 1
+    assert resumed_folder(tmp_path) == str(run.folder)
+    leave_used_store(shared, rank=1)
+    assert os.environ["MASTER_PORT"] == port
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ SIZES = """
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # scripts for srun choose it
 # What Lightning and torch read as well, whoever set it.
 OTHERS = ("NODE_RANK", "PL_GLOBAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+EARLIER = "TRIPTYCH_EARLIER_FOLDER"  # of the run whose ranks torchrun has started again
 JOB = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 
 
@@ -77,7 +79,7 @@ def check_launcher(command: str) -> None:
     if launcher == "torchrun":
         check_agent()
         return
-    names = {*TORCHRUN, *OTHERS}
+    names = {*TORCHRUN, *OTHERS, RESTARTS, EARLIER}
     if launcher == "srun":
         names -= {*ADDRESS, "SLURM_PROCID"}
     if command != "train":

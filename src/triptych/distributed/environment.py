@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from torch.distributed import DistError, Store, default_pg_timeout  # type: igno
 from torch.distributed.rendezvous import rendezvous
 
 from triptych.config import Config
-from triptych.distributed.detect import find_launcher
+from triptych.distributed.detect import EARLIER, RESTARTS, find_launcher
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
 from triptych.runs.stopping import SIGNALS, install_handlers, requeues_on_sigusr1
@@ -129,6 +130,9 @@ def connect_store() -> Store:
     hint.start()
     try:
         store: Store = next(rendezvous("env://", rank, num, timeout=limit))[0]
+        if os.environ.get(RESTARTS, "0") != "0":
+            leave_used_store(store, rank)
+            store = next(rendezvous("env://", rank, num, timeout=limit))[0]
         store.set(f"triptych/there/{rank}", "")
         store.wait([f"triptych/there/{other}" for other in range(num)], limit)
     except DistError as error:
@@ -141,6 +145,18 @@ def connect_store() -> Store:
         hint.cancel()
     store.set_timeout(default_pg_timeout)
     return store
+
+
+def leave_used_store(store: Store, rank: int) -> None:
+    """Have rank 0 open a store, and all use it: torchrun's holds what the ranks left there before
+    it started them again, which gloo, too, would take for these ranks' words."""
+    key = f"triptych/port/{os.environ[RESTARTS]}"
+    if rank == 0:
+        with socket.create_server(("", 0)) as server:
+            store.set(key, str(server.getsockname()[1]))
+        if store.check(["triptych/folder"]):
+            os.environ[EARLIER] = store.get("triptych/folder").decode()
+    os.environ |= {"MASTER_PORT": store.get(key).decode(), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
 def find_lost_ranks() -> list[int]:

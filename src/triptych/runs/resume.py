@@ -23,6 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from triptych.config import Config, setting_name
 from triptych.data.datamodule import ImageDataModule
 from triptych.distributed import ranks
+from triptych.distributed.detect import EARLIER
 from triptych.errors import UserError
 from triptych.models.weight_content import check_checkpoint
 from triptych.runs import storage
@@ -389,12 +390,14 @@ def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
 ) -> tuple[Config, list[str]]:
     """Config and overrides with the folder of the run to resume: the one that `resume=` names, or,
-    where SLURM has put this job back into its queue, the one that the job began, if any.
+    where SLURM or torchrun has started this job again, the one that the job began, if any.
 
     Raises SystemExit where that is finished, after a call of `started` with its folder.
     """
 
     def find_folder() -> str:
+        if folder := os.environ.get(EARLIER):
+            return folder
         job_id = os.environ.get("SLURM_JOB_ID", "")
         entries = {"config_hash": config_hash(config), "slurm_job_id": job_id}
         run = find_newest_run(Path(config["log_dir"]), **entries)
@@ -409,7 +412,7 @@ def resume_requeued_job(
     if run.metadata["status"] == "finished":
         for path in run.folder.glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
             path.unlink(missing_ok=True)
-        log.info("finished before SLURM started this job again: %s", folder)
+        log.info("finished before this job was started again: %s", folder)
         started(folder)
         raise SystemExit(0)
     return resume_arguments(config, overrides, run.folder)

@@ -27,8 +27,8 @@ def install_handlers(handler: Handler, signals: Sequence[int] = ()) -> dict[int,
 
 
 def is_requeued() -> bool:
-    """Whether SLURM has started this job before."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    """Whether SLURM has started this job before, or torchrun its ranks."""
+    return any(int(os.environ.get(f"{n}_RESTART_COUNT") or 0) for n in ("SLURM", "TORCHELASTIC"))
 
 
 def requeues_on_sigusr1() -> bool:
