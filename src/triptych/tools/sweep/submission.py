@@ -60,10 +60,7 @@ def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) ->
 
 
 def submit_missing(
-    jobs: Sequence[Job],
-    executor: Any,
-    outcomes: dict[int, Outcome],
-    submitted: dict[int, ClusterJob],
+    jobs: Sequence[Job], executor: Any, outcomes: dict[int, Outcome], submitted: dict[int, Any]
 ) -> None:
     """Submit the jobs that are in neither; what SLURM does not take now has that for an outcome.
 
@@ -86,9 +83,7 @@ def submit_missing(
         for number, handle in zip(numbers, handles, strict=True):
             lock_path(jobs[number]).write_text(json.dumps({"job_id": handle.job_id}))
             submitted[number] = ClusterJob(jobs[number], handle)
-        ids = [handle.job_id for handle in handles]
-        shown = ids if len(ids) < 9 else [*ids[:7], "...", ids[-1]]
-        print(f"submitted: {' '.join(shown)}", flush=True)
+        print(f"submitted: {handles[0].job_id} to {handles[-1].job_id}", flush=True)
 
 
 def make_folder(jobs: Sequence[Job]) -> Path:
