@@ -17,6 +17,7 @@ from tests.same_run import run_folder
 from tests.tiny import TARGETS, StartRun
 from triptych.cli import ScreenHandler, print_error
 from triptych.errors import RunFailed, UserError, sanitize_text
+from triptych.models.weight_content import check_checkpoint, read_content
 from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
@@ -254,8 +255,10 @@ def test_a_checkpoint_is_read_in_a_folder_whose_name_is_no_text(folder: Path) ->
     best = folder / "checkpoints" / "best.ckpt"
     expected = load_checkpoint(best)["state_dict"]
     moved = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9"))) / "checkpoints" / "best.ckpt"
-    weights = load_checkpoint(moved)["state_dict"]
-    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    check_checkpoint(moved)
+    for read in (load_checkpoint, read_content):
+        weights = read(moved)["state_dict"]
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 def test_a_run_whose_checkpoint_is_deleted_starts_from_its_beginning(

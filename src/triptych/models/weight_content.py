@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from triptych.errors import UserError, list_first, summarize_error
+from triptych.models import is_mappable
 
 MAX_DEPTH = 4  # of mappings in a file: {"ema": {"module": {...}}}
 MAX_INDEX = 10_000_000  # bytes that say what a file holds: those of 50,000 tensors
@@ -61,7 +62,8 @@ def read_content(path: Path) -> Any:
     is_zip = is_zipfile(path)
     if is_zip and "constants.pkl" in list_entries(path):
         raise ValueError("TorchScript")  # which torch would run
-    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": is_zip}
+    mapped = is_zip and is_mappable(path)
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True, "mmap": mapped}
     check_pickle(path)
     try:
         with NoRows():
@@ -81,8 +83,9 @@ def check_checkpoint(path: Path) -> None:
     """Raise UserError where a checkpoint of a run would take more than its size lets one think."""
     try:
         check_pickle(path)
+        mapped = is_mappable(path)
         with NoRows():
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         check_tensors(content, path.stat().st_size)
     except Exception as error:
         raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error

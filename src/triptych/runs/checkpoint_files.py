@@ -9,6 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from triptych.errors import UserError
+from triptych.models import is_mappable
 from triptych.runs.storage import atomic_write
 
 
@@ -36,8 +37,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with ZipFile(path) as archive:
             if changed := archive.testzip():
                 raise ValueError(f"{changed} is not what was written")
-        is_utf8 = str(path) == str(path).encode(errors="ignore").decode()  # else torch maps none
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_utf8)
+        mapped = is_mappable(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise UserError(f"{path}: no checkpoint, or damaged; nothing of it was run") from error
     if not isinstance(content, dict):

@@ -232,7 +232,7 @@ def test_a_journal_that_a_killed_worker_left_half_a_line_in_is_gone_on_with(tmp_
     study = studies.open_study("one", str(journal), pruner)
     study.tell(study.ask(), 0.5)
     whole = journal.read_bytes()
-    for cut in (3, 40):
+    for cut in (3, 40, len(whole) - 1, len(whole)):
         journal.write_bytes(whole[:-cut])
         studies.open_study("one", str(journal), pruner).set_user_attr("more", 1)
         assert studies.open_study("one", str(journal), pruner).user_attrs == {"more": 1}

@@ -68,8 +68,8 @@ def check_output(setting: str, path: Path, suffixes: Sequence[str], overwrite: b
     check_writable(label, path)
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{label}: exists; overwrite=true replaces it")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{label}: cannot write to the folder {path.parent}")
+    if not path.parent.exists():
+        raise UserError(f"{label}: there is no folder {path.parent}")
 
 
 def select_runs(places: Sequence[str]) -> list[Path]:

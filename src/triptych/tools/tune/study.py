@@ -25,6 +25,7 @@ from triptych.runs.training_code import merge_hashes
 from triptych.tools.tune.space import Space
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+FIRST = b'{"op_code"'  # of a journal
 TAKEN = (*DONE, TrialState.RUNNING)  # a failed trial does not count
 
 
@@ -72,7 +73,7 @@ def cut_half_line(journal: Path, lock: JournalFileOpenLock) -> None:
     try:
         with journal.open("rb+") as file:
             content = file.read()
-            if content and not content.startswith(b'{"op_code"'):
+            if not FIRST.startswith(content[: len(FIRST)]):
                 raise ValueError("no journal of a study")
             file.truncate(content.rfind(b"\n") + 1)
     finally:
