@@ -21,9 +21,10 @@ from triptych.tools.evaluate import command, rebuild
 TRUSTED = f"trusted_targets=[{','.join(TARGETS)}]"
 
 
-def evaluate_runs(run: str | list[str], *overrides: str) -> None:
+def evaluate_runs(run: Path | str | list[str], *overrides: str) -> None:
     options = ("run=none", "device=cpu", "cost=false", TRUSTED, *overrides)
-    command.evaluate(composed("evaluate", *options, run=run), [])
+    places = run if isinstance(run, list) else str(run)
+    command.evaluate(composed("evaluate", *options, run=places), [*overrides])
 
 
 def read(folder: Path, name: str = "evaluation.json") -> Any:

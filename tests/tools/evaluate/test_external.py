@@ -18,13 +18,13 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS
+from tests.tools.evaluate.test_command import evaluate_runs as evaluate
 from tests.tools.evaluate.test_command import read_files
 from triptych.config import Config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders
-from triptych.tools.evaluate import command
 from triptych.tools.evaluate.external import check_not_own, match_classes, merge_settings
 
 SHAPES = ("data=shapes", "data.source.seed=1", "data.source.num_test=40")
@@ -50,12 +50,6 @@ def write_photos(root: Path, folders: dict[str, str]) -> None:
             (root / folder).mkdir(parents=True, exist_ok=True)
             pixels = image.permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(root / folder / f"{number:03}.png")
-
-
-def evaluate(run: Path | list[str], *overrides: str) -> None:
-    typed = ["run=none", "device=cpu", f"trusted_targets=[{','.join(TARGETS)}]", *overrides]
-    runs = str(run) if isinstance(run, Path) else run
-    command.evaluate(composed("evaluate", *typed, run=runs), [*overrides])
 
 
 def results(run: Path, pattern: str = "*") -> tuple[dict[str, Any], Predictions]:

@@ -69,14 +69,13 @@ class HarderImages:
 
     def make(self, variant: Variant, rows: Tensor) -> Tensor:
         """Those at `rows` (B,) of the index, uint8 (B, 3, H, W)."""
-        kept, exists = self.kept.get(variant, (None, None))
-        if kept is not None and exists is not None and exists[rows].all():
-            return kept[rows]
         index = self.index[rows]
-        images = distort(self.images[index], *variant, index)
-        if kept is not None and exists is not None:
-            kept[rows], exists[rows] = images, True
-        return images
+        if variant not in self.kept:
+            return distort(self.images[index], *variant, index)
+        images, exists = self.kept[variant]
+        if not exists[rows].all():
+            images[rows], exists[rows] = distort(self.images[index], *variant, index), True
+        return images[rows]
 
     def iterate(self, variants: Sequence[Variant], batch_size: int) -> Iterator[Batch]:
         """Every variant in turn, a batch at a time: its rows (B,) and images (B, 3, H, W)."""
