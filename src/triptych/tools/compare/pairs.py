@@ -87,22 +87,21 @@ def compare_losses(
 
     Also how many images each was evaluated on, where these are not the same for all.
     """
-    measured = {
-        recipe: each
+    outcomes = {each.label: each.outcomes for each in image_types if each.outcomes}
+    labels = {
+        recipe: network.label
         for recipe in recipes
-        for each in image_types
-        if each.outcomes and each.label in [network.label for network in recipe.networks]
+        for network in recipe.networks
+        if network.label in outcomes
     }
     pairs = []
-    twos, *_ = choose_pairs([*measured], lambda recipe: recipe.val_accuracy)
+    twos, *_ = choose_pairs([*labels], lambda recipe: recipe.val_accuracy)
     for a, b in twos:
-        one, other = measured[a].outcomes, measured[b].outcomes
-        if one and other and np.array_equal(one.index, other.index):
+        one, other = outcomes[labels[a]], outcomes[labels[b]]
+        if np.array_equal(one.index, other.index):
             by_type = sanitize(degradation_differences(one, other))
             if by_type:
-                labels = measured[a].label, measured[b].label
-                pairs.append(LossDifference(*labels, len(one.index), by_type))
-    images = {each.label: each.outcomes.index for each in measured.values() if each.outcomes}
-    if len({index.tobytes() for index in images.values()}) < 2:
+                pairs.append(LossDifference(labels[a], labels[b], len(one.index), by_type))
+    if len({each.index.tobytes() for each in outcomes.values()}) < 2:
         return pairs, {}
-    return pairs, {label: len(index) for label, index in images.items()}
+    return pairs, {label: len(each.index) for label, each in outcomes.items()}

@@ -216,7 +216,7 @@ def query_queue(executor: Any, handles: Iterable[Any] = ()) -> Queue | None:
     if type(executor._executor).__name__ != "SlurmExecutor":
         return {each.job_id: ("COMPLETED" if each.done() else "RUNNING", "") for each in handles}
     rows = ask_slurm("squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%r")
-    return None if rows is None else {name: (state, reason) for name, state, reason in rows}
+    return None if rows is None else {name: (state, reason) for name, state, reason, *_ in rows}
 
 
 class ClusterJob:
