@@ -40,6 +40,21 @@ def test_a_config_is_checked_again_before_training() -> None:
         triptych.train(config | {"seed": -1})
 
 
+def test_the_config_of_a_run_names_no_code_that_would_be_trained(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run, folder := tmp_path / "run")
+    text = (folder / "config.yaml").read_text()
+    vouched = text.replace("trusted_targets: []", f"trusted_targets: [{','.join(TARGETS)}]")
+    assert vouched != text
+    (folder / "config.yaml").write_text(vouched)
+    with pytest.raises(triptych.UserError, match=r"_target_=tests\.tiny\."):
+        triptych.train(triptych.load_run(folder).config | {"log_dir": str(tmp_path / "logs")})
+    assert not (tmp_path / "logs").exists()
+    typed = triptych.compose(["optim.optimizer._target_=tests.own.Optimizer"])
+    assert typed["trusted_targets"] == ["tests.own.Optimizer"]
+
+
 def test_a_run_is_read_from_its_folder(trained_run: Path) -> None:
     run = triptych.load_run(trained_run)
     assert run.folder == trained_run
