@@ -1,13 +1,13 @@
 """The list of runs, what they take on disk, and what is freed of it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.run_folders import change_record, write_run
+from triptych import cli
 from triptych.runs.storage import lock_run
 from triptych.tools.runs.command import format_age, runs
 from triptych.tools.runs.settings import expand_arguments
@@ -95,10 +95,12 @@ def test_cleaning_takes_last_checkpoints_of_finished_runs_that_nobody_works_on(
 
 
 def test_cleaning_deletes_nothing_behind_a_link_that_was_not_typed(
-    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    logs: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    strangers = tmp_path / "strangers"
-    strangers.mkdir()
+    strangers = tmp_path_factory.mktemp("strangers")
     (strangers / "mine").symlink_to(logs)
     before = checkpoints(logs)
     for place in (strangers, f"{strangers}/*", f"{strangers}/**/seed0"):
@@ -149,11 +151,14 @@ def test_a_folder_and_flags_are_settings(
     assert expand_arguments(typed) == meant
 
 
-def test_a_folder_of_any_name_may_be_typed_as_it_is(logs: Path, tmp_path: Path) -> None:
-    (tmp_path / "shapes").rename(tmp_path / "my logs, ü=1")
-    command = [sys.executable, "-m", "triptych", "runs", "my logs, ü=1", "--clean"]
-    ended = subprocess.run(command, cwd=logs, capture_output=True, text=True, check=True)
-    assert "freed: 4.0 MB of 2 finished runs" in ended.stdout
+def test_a_folder_of_any_name_may_be_typed_as_it_is(
+    logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (logs / "shapes").rename(logs / "my logs, ü=1")
+    monkeypatch.chdir(logs)
+    monkeypatch.setattr(sys, "argv", ["triptych", "my logs, ü=1", "--clean"])
+    cli.main("runs")
+    assert "freed: 4.0 MB of 2 finished runs" in capsys.readouterr().out
 
 
 def test_the_age_is_in_the_largest_unit() -> None:

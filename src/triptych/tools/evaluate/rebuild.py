@@ -114,20 +114,16 @@ def read_data(
     if missing := source.missing():
         raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")
     data = build_datamodule(config, source.read(), run.backbone.preprocessing)
+    now: dict[str, Any] = {"classes": data.classes}
+    now |= {f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test")}
     for name in ("split_hash", "test_hash", "classes"):
         value, recorded = getattr(data, name), metadata[name]
         if value != (tuple(recorded) if name == "classes" else recorded):
             raise UserError(
                 f"{folder}: these are not the images of this run ({name})\n"
-                f"{describe_change(metadata, count_images(data))}"
+                f"{describe_change(metadata, now)}"
             )
     return data
-
-
-def count_images(data: ImageDataModule) -> dict[str, Any]:
-    """The classes and the numbers of images, as `run.json` has them."""
-    sizes = {f"num_{split}": len(getattr(data, split)) for split in ("train", "val", "test")}
-    return {"classes": data.classes, **sizes}
 
 
 def find_device(word: str) -> torch.device:
