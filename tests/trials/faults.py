@@ -38,7 +38,7 @@ from triptych.cli import configure_logging
 from triptych.config import Config
 from triptych.distributed import processes, ranks
 from triptych.module import ImageClassifier
-from triptych.runs.record import Record
+from triptych.runs.record import Record, hash_code
 
 MOMENTS = {
     "step": (ImageClassifier, "training_step"),
@@ -162,7 +162,7 @@ def compose_request(request: dict[str, Any]) -> Config:
 
 def answer(request: dict[str, Any], output: Path) -> dict[str, Any]:
     """Run to the end, or to the fault, in a forked process."""
-    compose_request(request)  # here, so that the forks inherit what is cached
+    hash_code(compose_request(request))  # here, so that the forks inherit what is cached
     child = os.fork()
     if child == 0:
         with output.open("wb") as file:
