@@ -45,7 +45,7 @@ def test_it_is_evaluated_exported_and_predicted_with(folder: Path, tmp_path: Pat
     evaluate(composed("evaluate", "run=none", "cost=false", **settings(folder)), [])
     assert (folder / "evaluation.json").exists()
     chosen = {"run": str(folder), "trusted_targets": TRUSTED}
-    export(composed("export", "run=none", "time_seconds=0.01", **chosen), [])
+    export(composed("export", "run=none", "format=torch", "time_seconds=0.01", **chosen), [])
     assert any((folder / "export").iterdir())
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "one.png")
     where = {"images": str(tmp_path), "out": str(tmp_path / "out.csv")}
