@@ -92,8 +92,6 @@ FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
 )
-# The settings of a run's Trainer that bear on its scores.
-SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 # Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
 TRAINER_ARGUMENTS = """
     accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs
@@ -126,8 +124,6 @@ REQUIRED = """
 
 EXTENDS_TRAINING = True
 OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where they are null
-# What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
-SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": OF_RUNS,

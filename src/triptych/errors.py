@@ -1,15 +1,8 @@
 """Errors that a user can correct, and text that is safe to print."""
 
-import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pickle import UnpicklingError
-
-# As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
-PASSWORD = re.compile(
-    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
 
 MAX_PATH = 1000  # letters that a message shows of a single word
 
@@ -38,11 +31,6 @@ def sanitize_text(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
     )
-
-
-def mask_password(text: str) -> str:
-    """The text with *** in place of the passwords of databases' addresses."""
-    return PASSWORD.sub(lambda match: (match["before"] or match["name"]) + "***", text)
 
 
 def summarize_error(error: BaseException) -> str:

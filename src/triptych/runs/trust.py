@@ -20,17 +20,11 @@ import hydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config import (
-    CONFIGS,
-    FREE,
-    RULES,
-    SCORING,
-    Config,
-    check_config,
-    format_value,
-)
+from triptych.config import CONFIGS, FREE, RULES, Config, check_config, format_value
 from triptych.errors import UserError
 
+# The settings of a run's Trainer that bear on its scores.
+SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 KEY_BYTES = 32
 HOW = ("fit", "splits")  # texts of photos: how to read them, and folders below their root
 PLACES = ("root", "labels")  # of photos: only their owner knows

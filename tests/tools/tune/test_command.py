@@ -21,13 +21,14 @@ from triptych import cli
 from triptych.cli import STORAGE
 from triptych.config import CONFIGS, Config, check_config, load_settings, resolve_config
 from triptych.data.datamodule import ImageSubset
-from triptych.errors import UserError, mask_password
+from triptych.errors import UserError
 from triptych.module import ImageClassifier
 from triptych.runs.record import experiment_settings
 from triptych.tools.tune import search as searching
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.command import tune
 from triptych.tools.tune.search import train_trial
+from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import read_space, with_settings
 
 SMALL = [

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from triptych.build import build_datamodule, build_trainer, instantiate, move_to_device
-from triptych.config import SCORING, Config, format_value
+from triptych.config import Config, format_value
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source
 from triptych.data.transforms import DeviceTransforms
@@ -25,7 +25,7 @@ from triptych.library import Run
 from triptych.models.backbone import Backbone
 from triptych.runs.reader import describe_change, read_finished
 from triptych.runs.record import Record
-from triptych.runs.trust import is_signed, localize_source
+from triptych.runs.trust import SCORING, is_signed, localize_source
 
 PIXELS_AT_ONCE = 2**25  # that a network takes in a batch: some 4 GB, most of it in its layers
 PIXELS_AT_ONCE_GPU = 2**28

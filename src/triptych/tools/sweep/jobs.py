@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from triptych import config as configs
 from triptych.cli import restore, translate_hydra_errors
-from triptych.config import SWEEP_ONLY, Config, setting_name
+from triptych.config import Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.models import is_weights_path
@@ -27,6 +27,8 @@ from triptych.runs.resume_request import resume_arguments
 from triptych.runs.storage import acquire_lock
 from triptych.runs.training_code import find_changed
 
+# What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
+SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
 MAX_FILES = 4  # named of those that differ
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 

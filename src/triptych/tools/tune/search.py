@@ -25,13 +25,14 @@ from triptych import build
 from triptych.arguments import check_writable
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import CONFIGS, RULES, Config, format_value, iterate_settings, resolve_config
-from triptych.errors import UserError, mask_password, summarize_error
+from triptych.errors import UserError, summarize_error
 from triptych.runs.failures import is_out_of_memory
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record, experiment_settings, hash_code
 from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.tune import study as studies
+from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space, contains, read_entries, with_settings
 from triptych.training import prepare
 

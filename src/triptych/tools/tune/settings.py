@@ -4,8 +4,13 @@ import re
 
 from triptych.cli import STORAGE
 from triptych.config import FLAG, NODE, PATH, TEXT, Rule, count, number
-from triptych.errors import UserError, mask_password
+from triptych.errors import UserError
 
+# As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
+PASSWORD = re.compile(
+    r"(?P<before>://[^:/@\s]*:)(?!\$\{).*(?=@)|(?P<name>\b\w*(?:password|passwd|pwd)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
 EXTENDS_TRAINING = True
 NO_SWEEP = "has one network a study; start it once for each"
 FILE_NAME = Rule(
@@ -35,3 +40,8 @@ def expand_arguments(arguments: list[str]) -> list[str]:
                 f"others\nset {STORAGE} to the address instead, in the environment or in .env"
             )
     return arguments
+
+
+def mask_password(text: str) -> str:
+    """The text with *** in place of the passwords of databases' addresses."""
+    return PASSWORD.sub(lambda match: (match["before"] or match["name"]) + "***", text)

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from triptych.build import instantiate
 from triptych.config import format_value
-from triptych.errors import UserError, mask_password
+from triptych.errors import UserError
 from triptych.runs.storage import is_locked, lock_run
 from triptych.runs.training_code import merge_hashes
+from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
