@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.reader import read_finished
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import (
+    CheckedState,
     ResumedCheckpointIO,
     read_step,
     reopen_run,
@@ -460,6 +462,24 @@ def test_a_terminal_is_shown_no_control_codes(capsys: pytest.CaptureFixture[str]
     said = shown.err
     assert len(said.splitlines()) == 3
     assert all(character.isprintable() or character == "\n" for character in said)
+
+
+@pytest.mark.parametrize(
+    "short", [torch.zeros(1), torch.zeros(1).expand(6), torch.zeros(4).as_strided((3, 2), (1, 1))]
+)
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+def test_an_optimizer_whose_kernel_would_leave_its_memory_makes_no_step(
+    short: torch.Tensor, name: str
+) -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 2))
+    weight.grad = torch.ones(3, 2)
+    optimizer = torch.optim.Adam([weight], fused=True)
+    optimizer.step()
+    trainer: Any = SimpleNamespace(optimizers=[optimizer])
+    CheckedState().on_train_start(trainer, None)
+    optimizer.state[weight][name] = torch.zeros(0) if name == "step" else short
+    with pytest.raises(ValueError, match=name):
+        CheckedState().on_train_start(trainer, None)
 
 
 @pytest.mark.parametrize("before", ["local://{}", "x::{}", "{}/../outside"])

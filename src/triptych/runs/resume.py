@@ -174,9 +174,8 @@ def prepare_resumed_run(
             history=[*read_history(record), entry],
             group_hash=config_hash(config, less=("seed",)),
         )
-    if read_history(record):
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.insert(0, NewSchedule())
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:0] = [CheckedState(), *([NewSchedule()] if read_history(record) else [])]
     if ranks.get_rank() == 0:
         record_changed_code(record, config)
         drop_foreign_validation(record, data.classes, data.val.index.numpy())
@@ -242,6 +241,28 @@ class ResumedCheckpointIO(AtomicCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         if not ("::" in str(path) or "://" in str(path) or ".." in Path(path).parts):
             Path(path).unlink(missing_ok=True)
+
+
+class CheckedState(pl.Callback):
+    """Refuses tensors of an optimizer that are shorter than its parameters: torch's fused kernels
+    would read and write beyond them, as they take their lengths for granted."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        states = [each.state for each in trainer.optimizers]
+        parts = [part for group in groups if group.get("fused") for part in group["params"]]
+        for part, state in ((part, state.get(part, {})) for part in parts for state in states):
+            for name, value in state.items():
+                least = 1 if name == "step" else part.numel()
+                if isinstance(value, torch.Tensor) and count_in_memory(value) < least:
+                    raise ValueError(f"the optimizer's {name} is too short, {[*value.shape]}")
+
+
+def count_in_memory(tensor: torch.Tensor) -> int:
+    """The numbers between a tensor's first and last in memory, both included."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 class NewSchedule(pl.Callback):
