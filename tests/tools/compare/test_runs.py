@@ -134,6 +134,7 @@ LEVEL = "type,severity,num_images,accuracy,accuracy_low,accuracy_high\n"
         ("image_types.csv", f"{LEVEL}noise,{'9' * 400},50,0.5,0.4,0.6", "severity must be"),
         ("image_types.csv", f"{LEVEL}noise,1,-50,0.5,0.4,0.6", "num_images must be"),
         ("image_types.csv", f"{LEVEL}noise,1,50,0.5,0.4,6", "accuracy_high must be"),
+        ("image_types.csv", LEVEL + 301 * "noise,1,50,0.5,0.4,0.6\n", "more than 300"),
         ("cost.json", '{"latency_ms_p50": 1.7e308}', "latency_ms_p50 must be"),
         ("cost.json", '{"a": ' + 900 * "[" + 900 * "]" + "}", "cannot be read"),
     ],

@@ -96,6 +96,11 @@ def test_what_is_written_is_read_again_and_the_table_has_its_columns(tmp_path: P
         {"index": np.arange(400.0)},
         {"index": np.arange(400)[:, None]},
         {"types": np.array("unmodified")},
+        {
+            "types": np.array(["unmodified", *map(str, range(300))]),
+            "severities": np.ones(301, dtype=np.int64),
+            "correct": np.ones((301, 400), dtype=bool),
+        },
         {"types": np.array([{}], dtype=object)},
     ],
 )

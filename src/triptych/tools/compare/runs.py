@@ -279,6 +279,8 @@ def read_image_types(network: TrainedNetwork) -> ImageTypes | None:
     entries = _read_entries(network.folder / "image_types.csv", LEVEL)
     if entries is None:
         return None
+    if len(entries) > degradation.MAX_VARIANTS:
+        raise UserError(f"image_types.csv: more than {degradation.MAX_VARIANTS} lines")
     has_outcomes = (network.folder / "predictions" / "image_types.npz").exists()
     outcomes = degradation.read_outcomes(network.folder) if has_outcomes else None
     losses = sanitize(degradation.degradations(outcomes)) if outcomes else {}

@@ -16,6 +16,7 @@ from triptych.tools.statistics.inference import LEVEL, WithInterval, resample_co
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
+MAX_VARIANTS = 300  # each type has a chart; there are 10, at three severities each
 IMAGES_AT_ONCE = 100_000  # of more, the resamples are made floats part by part
 
 
@@ -98,6 +99,7 @@ def read_outcomes(folder: Path) -> Outcomes:
         or types.shape != severities.shape
         or correct.shape != (len(types), len(index))
         or len(index) == 0
+        or len(types) > MAX_VARIANTS
         or np.flatnonzero(types == UNMODIFIED).tolist() != [0]
     ):
         raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
