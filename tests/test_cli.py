@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from triptych import cli
 from triptych.cli import CONFIGS, ROOT, list_commands
 from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_settings
 from triptych.errors import UserError
-from triptych.help import format_help
+from triptych.help import explain, format_help
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +103,14 @@ def test_an_error_names_the_argument_and_what_it_may_be(
     if "-m" in words and "log_dir=/dev/null/x" not in words:
         words.append(f"log_dir={tmp_path}")
     assert error_lines(*words)[0].startswith(says)
+
+
+def test_what_hydra_cannot_read_without_assertions_is_answered_with_what_to_unset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = SimpleNamespace(flags=SimpleNamespace(optimize=2), argv=[])
+    monkeypatch.setattr("triptych.help.sys", flags)
+    assert "PYTHONOPTIMIZE" in explain(AttributeError("no 'function'"), "train")
 
 
 def test_in_a_sweep_nothing_starts_where_the_last_job_is_wrong(

@@ -196,7 +196,9 @@ def explain(error: Exception, command: str) -> str:
         return f"{key}: must be given" if is_missing else f"{error.full_key}: {lines[0]}"
     message = "\n".join(lines[:3]) or type(error).__name__
     is_clear = isinstance(error, HydraException | OmegaConfBaseException)
-    return message if is_clear else f"one of the arguments cannot be set: {message}"
+    # Its parser of mappings and functions relies on assertions.
+    under = " while PYTHONOPTIMIZE is set" if sys.flags.optimize else ""
+    return message if is_clear else f"one of the arguments cannot be set{under}: {message}"
 
 
 def describe_missing(missing: list[str], overrides: Sequence[str]) -> str:
