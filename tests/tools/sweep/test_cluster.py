@@ -76,6 +76,9 @@ def test_a_job_that_slurm_cuts_off_is_requeued_to_be_resumed(tmp_path: Path) -> 
         (["big|64|256000|gpu:4", "all*|2+|16000+|(null)"], [], (2, 15, None)),
         (["all*|1|512|(null)", "all*|2|256|craynetwork:4"], [], (2, 0.5, None)),
         ([], ["trainer.accelerator=auto"], (4, 32, 1)),
+        (["all*|64|1|gpu:4"], ["trainer.accelerator=auto"], (4, None, 1)),  # memory is not set
+        (["CLUSTER: one", "all*|N/A|(null)|gpu:4"], [], (None, None, None)),
+        (["all*|64|256000K|gpu:4\\351"], [], (4, 32, None)),  # of sh: no UTF-8
     ],
 )
 def test_resources_by_default_are_no_more_than_the_largest_node_of_the_partition_has(

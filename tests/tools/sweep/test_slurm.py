@@ -43,14 +43,20 @@ def find_records(log_dir: Path) -> list[Record]:
     return [Record.open(path.parent) for path in log_dir.rglob("run.json")]
 
 
-def test_a_sweep_with_the_resources_by_default_finishes(
+def test_a_sweep_that_is_left_to_slurm_finishes_and_typed_again_shows_it(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
     sweep = ("-m", "hydra/launcher=slurm", "seed=0,1", f"log_dir={tmp_path}", *RUN)
-    screen = run(slurm, *TRAIN, *sweep)
+    screen = run(slurm, *TRAIN, *sweep, "hydra.launcher.detach=true")
+    assert "0 of 2" in screen
+    assert "submitted:" in screen
+    wait_until(lambda: not run(slurm, "squeue", "--noheader"))
+    screen = run(slurm, *TRAIN, *sweep, "hydra.launcher.detach=true")
     assert "2 of 2" in screen
+    assert "submitted:" not in screen
     records = find_records(tmp_path)
+    assert len(records) == 2
     assert {record.metadata["seed"] for record in records} == {0, 1}
     assert {record.metadata["status"] for record in records} == {"finished"}
     assert all(record.metadata["slurm_job_id"] for record in records)

@@ -108,17 +108,22 @@ def lock_when_free(job: Job) -> IO[str]:
     raise UserError("another process works on this job")
 
 
-def ask_slurm(*command: str) -> list[list[str]] | None:
-    """The lines that a command prints, split at each |; None where it does not answer."""
+def ask_slurm(columns: str, *command: str) -> list[list[str]] | None:
+    """What a command prints in these columns; None where it does not answer.
+
+    Lines of another kind, as the name of a cluster of several, are passed over.
+    """
+    command = (*command, "--noheader", f"--format={columns}")
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        answer = subprocess.run(command, capture_output=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return None if answer.returncode else [line.split("|") for line in answer.stdout.splitlines()]
+    rows = [line.split("|", columns.count("|")) for line in answer.stdout.splitlines()]
+    return None if answer.returncode else [row for row in rows if len(row) > columns.count("|")]
 
 
 class Node(NamedTuple):
-    """The most that a node of a partition has."""
+    """The most that a node of a partition has; 0 where SLURM does not know."""
 
     cpus: int
     memory_gb: float
@@ -128,11 +133,12 @@ class Node(NamedTuple):
 def find_largest_node(partition: str | None) -> Node | None:
     """Of a partition, by default the cluster's default; None where `sinfo` knows none."""
     options = [f"--partition={partition}"] if partition else []
-    rows = ask_slurm("sinfo", "--noheader", "--exact", "--format=%P|%c|%m|%G", *options)
+    rows = ask_slurm("%P|%c|%m|%G", "sinfo", "--exact", *options)
     if not rows:
         return None
     rows = [row for row in rows if partition or row[0].endswith("*")] or rows
-    cpus, megabytes = (max(int(row[n].rstrip("+")) for row in rows) for n in (1, 2))
+    cpus, megabytes = (max(int("0" + re.split(r"\D", row[n])[0]) for row in rows) for n in (1, 2))
+    megabytes -= megabytes == 1  # which it says where the site has not set it
     gpus = [int(count) for row in rows for count in re.findall(r"\bgpu:(?:[^:,(]+:)?(\d+)", row[3])]
     return Node(cpus, megabytes // 1024 or megabytes / 1024, max(gpus, default=0))
 
@@ -149,7 +155,7 @@ def choose_resources(parameters: Mapping[str, Any], jobs: Sequence[Job]) -> dict
     limits = {"cpus_per_task": node.cpus, "mem_gb": node.memory_gb} if node else AUTO
     for name, usual in AUTO.items():
         if values.get(name) == "auto":
-            values[name] = min(usual, limits[name])
+            values[name] = min(usual, limits[name]) or None
     if values.get("gpus_per_node") == "auto":
         most = node.gpus if node else 1
         values["gpus_per_node"] = max(count_gpus(job.config, most) for job in jobs) or None
@@ -181,7 +187,7 @@ def make_executor(
         executor = submitit.AutoExecutor(
             Path(folder, "%j"), cluster, slurm_max_num_timeout=max_num_timeout
         )
-        executor.update_parameters(**parameters)
+        executor.update_parameters(**{n: v for n, v in parameters.items() if v is not None})
     except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"hydra.launcher: cluster={cluster}: {reason}") from error
@@ -215,7 +221,7 @@ def query_queue(executor: Any, handles: Iterable[Any] = ()) -> Queue | None:
     """
     if type(executor._executor).__name__ != "SlurmExecutor":
         return {each.job_id: ("COMPLETED" if each.done() else "RUNNING", "") for each in handles}
-    rows = ask_slurm("squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%r")
+    rows = ask_slurm("%i|%T|%r", "squeue", "--me", "--array", "--states=all")
     return None if rows is None else {name: (state, reason) for name, state, reason, *_ in rows}
 
 
