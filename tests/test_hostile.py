@@ -404,7 +404,7 @@ def test_a_folder_in_a_file_s_place_is_named(folder: Path) -> None:
     (folder / "train.log").unlink()
     (folder / "train.log").mkdir()
     before = (folder / "run.json").read_bytes()
-    record = Record.open(folder)
+    record = reopen(folder)
     with (
         pytest.raises(UserError, match=f"^{folder}: cannot be written to"),
         run_lifecycle(record, resumed=True),

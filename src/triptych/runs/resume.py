@@ -101,7 +101,7 @@ def check_links_of_others(folder: Path) -> None:
         if not os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep):
             raise UserError(f"{path}: a link that leads out of the run's folder; delete it")
     log_file = folder / "train.log"  # appended to, by its name alone
-    if log_file.exists() and log_file.stat().st_nlink > 1:
+    if log_file.is_file() and log_file.stat().st_nlink > 1:
         with storage.atomic_write(log_file) as temporary:
             shutil.copyfile(log_file, temporary)
 
