@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.formats import percent
 from triptych.tools.report import page
-from triptych.tools.report.page import CONTENTS, find_scale, locate, png, render_page
+from triptych.tools.report.page import CONTENTS, find_scale, heat_png, locate, png, render_page
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.scores import per_class
 
@@ -285,3 +285,13 @@ def test_a_large_picture_is_thinned_and_a_small_one_kept_pixel_for_pixel() -> No
             (written[..., :3] * 255).round().transpose(2, 0, 1), pixels[:, ::step, ::step]
         )
         assert written.shape[:2] == (shown, shown)
+
+
+@pytest.mark.parametrize(("num_classes", "side"), [(3, 3), (1000, 1000), (2500, 834)])
+def test_a_matrix_of_any_number_of_classes_is_a_picture_of_at_most_a_thousand_cells(
+    num_classes: int, side: int
+) -> None:
+    data = base64.b64decode(heat_png(np.eye(num_classes, dtype=np.int64)).partition(",")[2])
+    pixels = imread(io.BytesIO(data))[..., 0]  # red: the less, the darker blue
+    assert pixels.shape == (side, side)
+    assert (pixels.argmin(axis=1) == np.arange(side)).all()

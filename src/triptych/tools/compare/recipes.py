@@ -103,14 +103,13 @@ class Recipe:
     @property
     def most_confused(self) -> tuple[Confusion, ...]:
         """The most frequent errors, most first."""
-        errors = self.confusion - np.diag(np.diag(self.confusion))
-        order = np.argsort(-errors, axis=None, kind="stable")[:MAX_CONFUSED]
-        places = [divmod(int(place), len(self.classes)) for place in order]
-        totals, names = self.confusion.sum(axis=1), self.classes
+        places = np.argwhere(self.confusion)  # few of 10,000 classes squared
+        places = places[places[:, 0] != places[:, 1]]
+        counts, totals = self.confusion[tuple(places.T)], self.confusion.sum(axis=1)
+        order = np.argsort(-counts, kind="stable")[:MAX_CONFUSED]
         return tuple(
-            Confusion(names[i], names[j], int(errors[i, j]), errors[i, j] / totals[i])
-            for i, j in places
-            if errors[i, j]
+            Confusion(self.classes[i], self.classes[j], int(count), count / totals[i])
+            for (i, j), count in zip(places[order], counts[order], strict=True)
         )
 
     @cached_property
