@@ -21,7 +21,6 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
-from triptych.runs.resume_request import find_trusted_targets
 from triptych.runs.trust import check_untrusted_config, drop_training_parts
 
 
@@ -41,23 +40,28 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         check_arguments("train", overrides)
         config = resolve_config(hydra.compose("train", [*map(prepare, overrides)]))
     check_config(config)
-    return config | {"trusted_targets": sorted(find_trusted_targets(config))}
+    if not config["trusted_targets"]:
+        del config["trusted_targets"]  # all of it is the caller's own
+    return config
 
 
 def train(config: Config) -> "Run":
     """Train to a complete run folder below `config["log_dir"]`.
 
     Log lines go to Python's logging, under `triptych`. Raises UserError for what a user can mend,
-    also for a `_target_` that neither the installed configs name in its place nor the config in
-    `trusted_targets`, SystemExit where the run failed or was interrupted: its folder says how.
+    also for a `_target_` in the config of a `Run` that neither the installed configs have in its
+    place nor `trusted_targets` names; SystemExit where the run failed or was interrupted: its
+    folder says how.
 
     >>> run = triptych.train(triptych.compose(["data=shapes", "model.weights=null"]))
     >>> run.metrics["test/accuracy"]
     0.87
     """
     check_config(config)
-    check_untrusted_config(config, config.get("trusted_targets", ()))
-    return Run(training.train(config))
+    trusted = config.get("trusted_targets")
+    if trusted is not None:
+        check_untrusted_config(config, trusted)
+    return Run(training.train(config | {"trusted_targets": trusted or []}))
 
 
 def load_run(folder: str | Path) -> "Run":
@@ -111,8 +115,10 @@ class Run:
 
     @property
     def config(self) -> Config:
-        """The resolved config that the run was trained with, but for its `trusted_targets`: who
-        wrote the folder may not vouch for them. Raises UserError if it is damaged."""
+        """The resolved config that the run was trained with; raises UserError if it is damaged.
+
+        Its `trusted_targets` are empty: who wrote the folder may not vouch for them.
+        """
         return self._record.config | {"trusted_targets": []}
 
     def network(self, trusted_targets: Iterable[str] = ()) -> Backbone:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,9 +126,11 @@ def test_ranks_that_wait_in_vain_say_so(
     set_variables(monkeypatch, TASK | {"TRIPTYCH_RENDEZVOUS_SECONDS": "1"})
     monkeypatch.setattr(environment, "HINT_SECONDS", 0.3)
     environment.connect_store.cache_clear()
+    began = time.monotonic()
     with pytest.raises(UserError, match=r"rank 1 of 2 .* 127\.0\.0\.1:15380"):
         ranks.broadcast_from_rank_zero("anything", str)
     assert "rank 1 of 2 waits at 127.0.0.1:15380" in caplog.text
+    assert 0.9 < time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(

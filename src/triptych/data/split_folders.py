@@ -192,7 +192,8 @@ def describe_missing_folder(path: Path) -> str:
     gone = next(p for p in (path, *path.parents) if p.parent.exists())
     names = [p.name for p in gone.parent.iterdir() if p.is_dir() and p.name[0] != "."]
     nearest = closest_matches(gone.name, names, 1, cutoff=0.6)
-    near = f"; nearest: {gone.parent / nearest}" if nearest else f"; {gone} is not there"
+    near = f"; nearest: {gone.parent / nearest}" if nearest else ""
+    near = near or f"; {gone} is not there" * (gone != path)
     return f"{path}: no such folder{near}"
 
 

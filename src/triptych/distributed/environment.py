@@ -129,13 +129,15 @@ def connect_store() -> Store:
     hint.daemon = True
     hint.start()
     try:
+        if rank > 0:
+            wait_for_answer(address, port, limit.total_seconds())
         store: Store = next(rendezvous("env://", rank, num, timeout=limit))[0]
         if os.environ.get(RESTARTS, "0") != "0":
             leave_used_store(store, rank)
             store = next(rendezvous("env://", rank, num, timeout=limit))[0]
         store.set(f"triptych/there/{rank}", "")
         store.wait([f"triptych/there/{other}" for other in range(num)], limit)
-    except DistError as error:
+    except (DistError, OSError) as error:
         raise UserError(
             f"{name} has not met the others at {address}:{port} ({summarize_error(error)})\n"
             "start all of them: srun python train.py ..., or torchrun on every machine;\n"
@@ -145,6 +147,20 @@ def connect_store() -> Store:
         hint.cancel()
     store.set_timeout(default_pg_timeout)
     return store
+
+
+def wait_for_answer(address: str, port: int, seconds: float) -> None:
+    """Raises OSError where there is none in time; torch alone would wait longer."""
+    until = time.monotonic() + seconds
+    while True:
+        left = until - time.monotonic()
+        try:
+            socket.create_connection((address, port), timeout=max(left, 0.1)).close()
+            return
+        except OSError:  # nobody listens yet, or its name is not known yet
+            if left <= 0:
+                raise
+        time.sleep(0.2)
 
 
 def leave_used_store(store: Store, rank: int) -> None:

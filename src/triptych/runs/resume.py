@@ -282,13 +282,13 @@ class NewSchedule(pl.Callback):
             state.pop("total_steps", None)  # of OneCycleLR
             state.pop("_schedule_phases", None)
             state["last_epoch"] -= 1
-            state["_step_count"] -= 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # The checkpoint holds the next step's rate, by the schedule of before.
         for each in trainer.lr_scheduler_configs if self.is_late else ():
             scheduler: Any = each.scheduler
             scheduler.step()
+            scheduler._step_count -= 1  # of its own calls: at the first it warns
 
 
 def reopen_epoch(checkpoint: dict[str, Any]) -> None:

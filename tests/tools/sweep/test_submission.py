@@ -58,6 +58,7 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmExecutor:
 
 def make_jobs(log_dir: Path, num: int) -> list[Job]:
     config = {"log_dir": str(log_dir), "model": {"name": "tiny"}, "checkpoint": {}}
+    config["data"] = {"name": "shapes"}
     return [Job([f"seed={n}"], config | {"seed": n}, f"{n:064}"[::-1], {}) for n in range(num)]
 
 

@@ -49,6 +49,13 @@ def submit_sweep(jobs: Sequence[Job], executor: Any, *, detach: bool = False) ->
         queue = query_queue(executor, [job.handle for job in in_queue]) or {}
         ends = [describe(job, queue) for job in in_queue]
     else:
+        if submitted:
+            ids = sorted({job.handle.job_id.partition("_")[0] for job in in_queue})
+            print(
+                f"waiting for {len(submitted)} jobs, which Ctrl-C does not end: the same command "
+                f"again waits for them, scancel {' '.join(ids)} ends them",
+                flush=True,
+            )
         ends = wait_for_jobs(in_queue, executor)
     outcomes |= zip(submitted, ends, strict=True)
     print_results(jobs, [outcomes[number] for number in range(len(jobs))])

@@ -221,7 +221,9 @@ def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     if any(outcome.is_earlier and outcome.status == "failed" for outcome in outcomes):
         print_line("failed before: retry_failed=true resumes them")
     if any(outcome.status == "finished" for outcome in outcomes):
-        print_line(f"intervals and tests: python compare.py runs={jobs[0].config['log_dir']}")
+        data = {job.config["data"]["name"] for job in jobs}
+        place = Path(jobs[0].config["log_dir"], *data if len(data) == 1 else ())
+        print_line(f"intervals and tests: python compare.py runs={place}")
 
 
 def make_table(recipes: Sequence[str], outcomes: Sequence[Outcome]) -> Table:
