@@ -276,8 +276,10 @@ def find_reason(trace: str) -> str:
 
 
 def read_end(path: Path) -> str:
+    """The last lines of a log, without the code in a traceback."""
     with suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").splitlines()[-3:])
+        lines = path.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if line[:1].strip()][-3:])
     return ""
 
 
