@@ -40,8 +40,6 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         check_arguments("train", overrides)
         config = resolve_config(hydra.compose("train", [*map(prepare, overrides)]))
     check_config(config)
-    if not config["trusted_targets"]:
-        del config["trusted_targets"]  # all of it is the caller's own
     return config
 
 
@@ -50,18 +48,19 @@ def train(config: Config) -> "Run":
 
     Log lines go to Python's logging, under `triptych`. Raises UserError for what a user can mend,
     also for a `_target_` in the config of a `Run` that neither the installed configs have in its
-    place nor `trusted_targets` names; SystemExit where the run failed or was interrupted: its
+    place nor its `trusted_targets` name; SystemExit where the run failed or was interrupted: its
     folder says how.
 
     >>> run = triptych.train(triptych.compose(["data=shapes", "model.weights=null"]))
     >>> run.metrics["test/accuracy"]
     0.87
     """
-    check_config(config)
-    trusted = config.get("trusted_targets")
-    if trusted is not None:
-        check_untrusted_config(config, trusted)
-    return Run(training.train(config | {"trusted_targets": trusted or []}))
+    if config["trusted_targets"] == []:  # as composed
+        check_config(config)
+    else:
+        config = config | {"trusted_targets": config["trusted_targets"] or []}
+        check_untrusted_config(config, config["trusted_targets"])
+    return Run(training.train(config))
 
 
 def load_run(folder: str | Path) -> "Run":
@@ -117,9 +116,9 @@ class Run:
     def config(self) -> Config:
         """The resolved config that the run was trained with; raises UserError if it is damaged.
 
-        Its `trusted_targets` are empty: who wrote the folder may not vouch for them.
+        Its `trusted_targets` is None: who wrote the folder may not vouch for any.
         """
-        return self._record.config | {"trusted_targets": []}
+        return self._record.config | {"trusted_targets": None}
 
     def network(self, trusted_targets: Iterable[str] = ()) -> Backbone:
         """The network with the weights that were scored, in evaluation mode, on the CPU.
@@ -132,7 +131,7 @@ class Run:
         >>> network = run.network()
         >>> logits = network(torch.zeros(1, 3, *2 * [network.preprocessing.input_size]))
         """
-        config = self.config
+        config = self._record.config
         check_untrusted_config(drop_training_parts(config), trusted_targets)
         factory: BackboneFactory = build.instantiate("model", config["model"])
         if not (classes := self.metadata["classes"]):
