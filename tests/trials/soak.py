@@ -42,12 +42,16 @@ FAILING = "1e38"  # a learning rate whose loss is not finite
 
 
 class Plan(NamedTuple):
-    num_seeds: int = 2
+    num_seeds: int = 4
     rates: tuple[str, ...] = ("0.001", "0.002", FAILING)
     frozen: tuple[str, ...] = ("none", "backbone")
     callbacks: tuple[str, ...] = ("[]", f"[{AVERAGE}]")
     num_kills: int = 50
     peace_seconds: float = 4.0  # at most, from the start of a training to a kill
+
+    def num_finishing(self) -> int:
+        num_rates = len(self.rates) - self.rates.count(FAILING)
+        return self.num_seeds * num_rates * len(self.frozen) * len(self.callbacks)
 
     def choices(self) -> dict[str, Sequence[str]]:
         """What its jobs differ in; each with each."""
@@ -102,7 +106,9 @@ class Sweep:
 
     def find_jobs(self) -> dict[int, Path]:
         """Process ids and folders of its jobs, with those that a killed sweep has left behind."""
-        listing = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True)
+        listing = subprocess.run(
+            ["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True
+        )
         processes = (line.split() for line in listing.stdout.splitlines())
         ours = (words for words in processes if words[-1].startswith(f"{self.scratch}/"))
         return {int(words[0]): Path(words[-1]) for words in ours}
@@ -145,7 +151,9 @@ def disturb(
             assert code in (0, 1, -signal.SIGKILL), sweep.screen.read_text()
             sweep.start()
         # A tiny job is being imported for most of its life: more often than not, let it begin.
-        while chance.random() < 0.99 and sweep.process.poll() is None and not sweep.is_training():
+        while len(finished) < plan.num_finishing() and chance.random() < 0.99:
+            if sweep.is_training() or sweep.process.poll() is not None:
+                break
             time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
             sweep.process.wait(chance.uniform(0, plan.peace_seconds))
@@ -170,9 +178,9 @@ def soak(room: Path, plan: Plan, seed: int) -> str:
     runs = read_records(sweep.log_dir)
     assert sorted(run.metadata["config_hash"] for run in runs) == sorted(expected)
     assert finished.items() <= sweep.find_finished().items(), "finished runs were touched"
-    num_failing = len(expected) * plan.rates.count(FAILING) // len(plan.rates)
     statuses = Counter(run.metadata["status"] for run in runs)
-    num_finishing = len(expected) - num_failing
+    num_finishing = plan.num_finishing()
+    num_failing = len(expected) - num_finishing
     assert statuses == Counter(finished=num_finishing, failed=num_failing), statuses
     for run in runs:
         same = expected[run.metadata["config_hash"]]
