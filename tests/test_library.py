@@ -38,6 +38,9 @@ def test_a_config_is_checked_again_before_training() -> None:
     config = triptych.compose(["data=shapes", "model.weights=null"])
     with pytest.raises(triptych.UserError, match="seed=-1"):
         triptych.train(config | {"seed": -1})
+    del config["trusted_targets"]  # nothing in it is for a new run
+    with pytest.raises(triptych.UserError, match="seed=-1"):
+        triptych.train(config | {"seed": -1})
 
 
 def test_the_config_of_a_run_names_no_code_that_would_be_trained(

@@ -55,11 +55,11 @@ def train(config: Config) -> "Run":
     >>> run.metrics["test/accuracy"]
     0.87
     """
-    if config["trusted_targets"] == []:  # as composed
-        check_config(config)
-    else:
-        config = config | {"trusted_targets": config["trusted_targets"] or []}
-        check_untrusted_config(config, config["trusted_targets"])
+    trusted = config.get("trusted_targets", [])  # empty, as composed, or None: `Run.config`
+    config = config | {"trusted_targets": trusted or []}
+    check_config(config)
+    if trusted != []:
+        check_untrusted_config(config, trusted or ())
     return Run(training.train(config))
 
 
