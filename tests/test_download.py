@@ -57,6 +57,13 @@ def falls_silent(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(0.3)
 
 
+def is_slow(handler: BaseHTTPRequestHandler) -> None:
+    sends(BODY[:100], len(BODY))(handler)
+    for start in range(100, len(BODY), 1000):
+        time.sleep(0.02)
+        handler.wfile.write(BODY[start : start + 1000])
+
+
 has_file, not_found = sends(BODY), sends(b"", status=404)
 
 
@@ -100,3 +107,15 @@ def test_a_file_can_be_downloaded_if_one_address_answers() -> None:
         assert not can_download([empty])
     assert not can_download([full])
     assert not can_download([])
+
+
+def test_a_slow_address_is_left_for_a_faster_one_and_taken_where_there_is_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "SPEED_SECONDS", 0.05)
+    with serve(is_slow) as slow, serve(has_file) as fast, serve(not_found) as empty:
+        for urls, num_left in (([slow, fast], 1), ([slow, empty], 1), ([slow], 0)):
+            download(urls, path, MD5)
+            assert path.read_bytes() == BODY
+            assert capsys.readouterr().err.count("trying another") == num_left
+            path.unlink()
