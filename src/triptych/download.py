@@ -47,26 +47,22 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
 
     Raises UserError if no address gives it, and OSError if the disk does not take it.
     """
-    part = path.with_name(f"{path.name}.part")
-    failures, speeds = [], {}
-    attempts = [(url, MIN_SPEED if len(urls) > 1 else 0) for url in urls]
-    while attempts:
-        url, min_speed = attempts.pop(0)
+    failures: list[str] = []
+    speeds: dict[str, float] = {}  # of the addresses that were left
+    for url in urls:
+        is_only_hope = url == urls[-1] and not speeds
         try:
-            write_checked(url, part, md5, min_speed)
+            return write_checked(url, path, md5, 0 if is_only_hope else MIN_SPEED)
+        except SlowError as error:
+            speeds[url] = error.speed
+            Console(stderr=True).print(f"{url}: slow, {error}; trying another", soft_wrap=True)
         except DownloadError as error:
-            part.unlink(missing_ok=True)
-            if isinstance(error, SlowError):
-                speeds[url] = error.speed
-                Console(stderr=True).print(f"{url}: {error}; trying another", soft_wrap=True)
-            else:
-                failures.append(f"{url}: {error}")
-        else:
-            part.replace(path)
-            return
-        if not attempts:  # none was faster
-            attempts = [(url, 0) for url in sorted(speeds, key=lambda url: -speeds[url])]
-            speeds = {}
+            failures.append(f"{url}: {error}")
+    for url in sorted(speeds, key=lambda url: -speeds[url]):
+        try:
+            return write_checked(url, path, md5, 0)
+        except DownloadError as error:
+            failures.append(f"{url}: {error}")
     raise UserError(
         f"{path.name} cannot be downloaded\n{'; '.join(failures)}\n"
         f"check the network, or put the file into {path.parent}"
@@ -75,19 +71,25 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
 
 def write_checked(url: str, path: Path, md5: str, min_speed: float) -> None:
     """Write what an address gives; raises DownloadError if that is not the file, or too slow."""
+    part = path.with_name(f"{path.name}.part")
     digest = hashlib.md5(usedforsecurity=False)
-    with path.open("wb") as file:
-        for chunk in read_chunks(url, min_speed):
-            digest.update(chunk)
-            file.write(chunk)
-    if digest.hexdigest() != md5:
-        raise DownloadError(f"md5 {digest.hexdigest()}, expected {md5}")
+    try:
+        with part.open("wb") as file:
+            for chunk in read_chunks(url, min_speed):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != md5:
+            raise DownloadError(f"md5 {digest.hexdigest()}, expected {md5}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_chunks(url: str, min_speed: float) -> Iterator[bytes]:
     """What an address gives, with a progress bar.
 
-    Raises DownloadError if the network fails, or gives less than `min_speed` for some seconds.
+    Raises DownloadError if the network fails, and SlowError if for some seconds it gives so little
+    that another address, at `min_speed` and from the start, would be done sooner.
     """
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     try:
@@ -95,16 +97,20 @@ def read_chunks(url: str, min_speed: float) -> Iterator[bytes]:
             open_url(url, TIMEOUT_SECONDS) as response,
             Progress(*columns, console=Console(stderr=True)) as progress,
         ):
-            task = progress.add_task(str(urlsplit(url).hostname), total=response.length)
-            start, size = time.monotonic(), 0
+            total = response.length
+            task = progress.add_task(str(urlsplit(url).hostname), total=total)
+            started, before, size = time.monotonic(), 0, 0
             while chunk := response.read1(CHUNK_BYTES):
                 progress.advance(task, len(chunk))
                 yield chunk
                 size += len(chunk)
-                if (seconds := time.monotonic() - start) >= SPEED_SECONDS:
-                    if size / seconds < min_speed:
-                        raise SlowError(size / seconds)
-                    start, size = time.monotonic(), 0
+                if (seconds := time.monotonic() - started) >= SPEED_SECONDS:
+                    speed, left = (size - before) / seconds, 1 - size / total if total else 1
+                    if speed < min_speed * left:
+                        raise SlowError(speed)
+                    started, before = time.monotonic(), size
+            if total and size < total:
+                raise DownloadError(f"cut short after {size} of {total} bytes")
     except (OSError, HTTPException) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise DownloadError(reason) from error
