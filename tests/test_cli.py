@@ -91,6 +91,7 @@ SEVERAL = ", ".join(sorted(path.stem for path in (CONFIGS / "model").glob("*.yam
         ("hydra.sweeper.params={seed:1}", "one of the arguments cannot be set: 'NoneType'"),
         ("k" * 5000 + "=[x]", "one of the arguments is too long"),
         ("--multirun hydra.launcher.num_jobs=0", "hydra.launcher.num_jobs=0: must be"),
+        ("-m hydra.launcher.jobs_per_gpu=0", "hydra.launcher.jobs_per_gpu=0: must be"),
         ("-m log_dir=/dev/null/x seed=0,1", "log_dir: cannot be written to"),
         ("-m hydra/launcher=basic seed=0,1", "hydra/launcher: must be processes"),
         ("-m model=glob(nope*)", "-m: no jobs to run"),

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class ProcessLauncher(Launcher):
-    """Runs `num_jobs` jobs at a time; one that fails does not stop the others."""
+    """Runs `num_jobs` jobs at a time, `jobs_per_gpu` of them on each GPU; one that fails does not
+    stop the others."""
 
     command = "train"
 
-    def __init__(self, num_jobs: int) -> None:
-        self.num_jobs = num_jobs
+    def __init__(self, num_jobs: int | None = None, jobs_per_gpu: int = 1) -> None:
+        self.num_jobs, self.jobs_per_gpu = num_jobs, jobs_per_gpu
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -62,10 +63,11 @@ class ProcessLauncher(Launcher):
     def run(self, jobs: "Sequence[Job]") -> None:
         from triptych.config import MAX_PROCESSES, count
 
-        self.check(num_jobs=count(1, MAX_PROCESSES))
+        at_least_one = count(1, MAX_PROCESSES)
+        self.check(num_jobs=at_least_one.or_null(), jobs_per_gpu=at_least_one)
         from triptych.tools.sweep.sweep import run_sweep
 
-        run_sweep(jobs, self.num_jobs)
+        run_sweep(jobs, self.num_jobs, self.jobs_per_gpu)
 
 
 class MeasuringLauncher(ProcessLauncher):

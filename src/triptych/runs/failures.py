@@ -16,6 +16,9 @@ from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
 from triptych.runs.storage import atomic_write
 
+# Of torch, of its CPU allocator, which has no type of error, and of cuBLAS and cuDNN.
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "ALLOCATION_FAILED")
+
 
 class LostRanks(RunFailed):
     """Ranks of this run have ended without a word, so it was interrupted."""
@@ -86,8 +89,8 @@ def explain_start_error(error: Exception, checkpoint: Path | None) -> UserError 
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device's memory was full, for which torch's CPU allocator has no type of error."""
-    return any(text in str(error) for text in ("out of memory", "DefaultCPUAllocator"))
+    """Whether a device's memory was full."""
+    return any(text in str(error) for text in NO_MEMORY)
 
 
 def is_untrained(record: Record) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,7 @@ from triptych.config import CONFIGS
 from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
+from triptych.tools.sweep import sweep as sweep_module
 from triptych.tools.sweep.jobs import Job, Outcome, compose_jobs, num_gpus, visible_gpus
 from triptych.tools.sweep.sweep import Sweep, print_results, run_sweep
 
@@ -194,6 +196,85 @@ def test_a_gpu_is_used_by_one_job_at_a_time(
     for name in set(gpus):
         assert count_at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
+
+
+class FakeProcess:
+    """A job that runs until it has an outcome."""
+
+    started, outcome = 0.0, None
+
+    def __init__(self, job: Job, place: Path, lock: IO[str], gpus: list[str], *_: object) -> None:
+        self.gpus = gpus
+
+    def poll(self) -> Outcome | None:
+        return self.outcome
+
+    def read_output(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def start_sweep_on_gpus(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Sweep]:
+    """A sweep on these GPUs whose first jobs run: one a number of devices."""
+
+    def start(gpus: str, devices: list[Any], num_jobs: int | None, jobs_per_gpu: int) -> Sweep:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr(sweep_module, "JobProcess", FakeProcess)
+        jobs = stand_ins.jobs(",".join(map(str, range(len(devices)))))
+        for job, number in zip(jobs, devices, strict=True):
+            job.config["trainer"]["devices"] = number
+        sweep = Sweep(jobs, num_jobs, tmp_path, jobs_per_gpu)
+        sweep.poll()
+        return sweep
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "num_jobs", "jobs_per_gpu", "running"),
+    [
+        ("0,1", [1] * 6, None, 2, ["0", "1", "0", "1"]),
+        ("0,1", [1] * 6, 3, 2, ["0", "1", "0"]),
+        ("0,1", [1] * 6, 8, 1, ["0", "1"]),
+        ("0,1", [1] * 6, None, 1, ["0"]),
+        ("0,1", [1] * 6, None, 4, ["0", "1"] * 3),
+        ("0,1", [1, 2, 1, 1], None, 2, ["0", "1,0", "1"]),  # the fourth finds no room
+        ("0,1", ["auto", "auto", 1], None, 2, ["0,1", "0,1"]),
+        ("MIG-a,MIG-b", [1] * 3, None, 2, ["MIG-a", "MIG-b", "MIG-a"]),
+        ("0,1", [[1]] * 3, None, 2, [""]),  # they say which: the sweep knows of no GPU in use
+        ("", [1] * 3, None, 4, [""]),
+        ("", [1] * 3, 2, 4, ["", ""]),
+    ],
+)
+def test_jobs_per_gpu_of_them_share_a_gpu(
+    start_sweep_on_gpus: Callable[..., Sweep],
+    gpus: str,
+    devices: list[Any],
+    num_jobs: int | None,
+    jobs_per_gpu: int,
+    running: list[str],
+) -> None:
+    sweep = start_sweep_on_gpus(gpus, devices, num_jobs, jobs_per_gpu)
+    assert [",".join(process.gpus) for process in sweep.running.values()] == running
+    for process in sweep.running.values():
+        process.outcome = Outcome("finished")  # type: ignore[attr-defined]
+    sweep.poll()
+    num_left = len(devices) - len(running)
+    assert len(sweep.running) == min(len(running), num_left), "there is as much room as before"
+
+
+@pytest.mark.parametrize(("jobs_per_gpu", "hints"), [(4, ["jobs_per_gpu=2"]), (1, [])])
+def test_a_job_for_which_a_shared_gpu_has_no_memory_says_that_fewer_may_share_it(
+    start_sweep_on_gpus: Callable[..., Sweep], jobs_per_gpu: int, hints: list[str]
+) -> None:
+    sweep = start_sweep_on_gpus("0", [1] * 4, None, jobs_per_gpu)
+    failed = Outcome("failed", error="out of memory at data.batch_size=64")
+    sweep.running[0].outcome = failed  # type: ignore[attr-defined]
+    sweep.poll()
+    assert sweep.outcomes[0].error.startswith("out of memory at data.batch_size=64")
+    assert re.findall(r"jobs_per_gpu=\d", sweep.outcomes[0].error) == hints
 
 
 def test_a_second_sweep_skips_finished_jobs_and_resumes_interrupted_ones(

@@ -34,13 +34,14 @@ LINE_WIDTH = 80
 RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
 
-def run_sweep(jobs: Sequence[Job], num_jobs: int) -> None:
-    """Run the jobs and print a table of how they ended.
+def run_sweep(jobs: Sequence[Job], num_jobs: int | None, jobs_per_gpu: int = 1) -> None:
+    """Run the jobs, `num_jobs` at a time, and print a table of how they ended.
 
+    By default one at a time, or as many as the GPUs take where each takes several.
     Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
     """
     with tempfile.TemporaryDirectory(prefix="triptych-") as scratch:
-        sweep = Sweep(jobs, num_jobs, Path(scratch))
+        sweep = Sweep(jobs, num_jobs, Path(scratch), jobs_per_gpu)
         with (
             signal_handlers(lambda number, _: sweep.signals.append(number), SIGNALS),
             sweep.progress,
@@ -74,8 +75,10 @@ class SweepProgress(Progress):
 class Sweep:
     """The jobs by their number in the order: waiting, running, or with an outcome."""
 
-    def __init__(self, jobs: Sequence[Job], num_jobs: int, scratch: Path) -> None:
-        self.jobs, self.num_jobs, self.scratch = jobs, num_jobs, scratch
+    def __init__(
+        self, jobs: Sequence[Job], num_jobs: int | None, scratch: Path, jobs_per_gpu: int = 1
+    ) -> None:
+        self.jobs, self.scratch, self.jobs_per_gpu = jobs, scratch, jobs_per_gpu
         self.signals: list[int] = []
         self.progress = SweepProgress(len(jobs))
         self.labels = sweep_jobs.label_jobs(jobs)
@@ -83,16 +86,31 @@ class Sweep:
         self.running: dict[int, JobProcess] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.said: set[str] = set()
-        self.free_gpus = sweep_jobs.visible_gpus()
+        # How many more jobs each takes.
+        self.free_gpus = Counter(sweep_jobs.visible_gpus() * jobs_per_gpu)
         self.num_gpus = [sweep_jobs.num_gpus(job.config, len(self.free_gpus)) for job in jobs]
         if max(self.num_gpus) > len(self.free_gpus):
             raise UserError(
                 f"trainer.devices={max(self.num_gpus)}: {len(self.free_gpus)} GPUs here"
             )
+        self.num_jobs = num_jobs or self._count_at_once()
         # Jobs at a time share the cores; torch would give all of them to each.
-        num_threads = max(1, count_cores() // num_jobs)
-        self.env = {"OMP_NUM_THREADS": str(num_threads)} if num_jobs > 1 else {}
+        num_threads = max(1, count_cores() // self.num_jobs)
+        self.env = {"OMP_NUM_THREADS": str(num_threads)} if self.num_jobs > 1 else {}
         self.kill_time: float | None = None
+
+    def _count_at_once(self) -> int:
+        """How many jobs run at a time where `num_jobs` is not given."""
+        if self.jobs_per_gpu == 1:
+            return 1
+        if any(self.num_gpus):
+            return min(len(self.jobs), self.free_gpus.total())
+        log.info(
+            "hydra.launcher.jobs_per_gpu=%d: the sweep gives these jobs no GPU; one runs at a "
+            "time, or hydra.launcher.num_jobs of them",
+            self.jobs_per_gpu,
+        )
+        return 1
 
     def poll(self) -> None:
         """Note which jobs have ended, then stop the others or start more."""
@@ -100,7 +118,8 @@ class Sweep:
             outcome = process.poll()
             if outcome:
                 del self.running[number]
-                self.free_gpus += process.gpus
+                self.free_gpus.update(process.gpus)
+                outcome = self._explain_memory(outcome, process)
                 self._end(number, outcome, f"in {time.monotonic() - process.started:.0f} s")
         if self.signals:
             self._stop_jobs()
@@ -113,7 +132,7 @@ class Sweep:
 
     def _start_jobs(self) -> None:
         for number, not_before in list(self.waiting.items()):
-            lacks_gpus = self.num_gpus[number] > len(self.free_gpus)
+            lacks_gpus = self.num_gpus[number] > len(self._find_free_gpus())
             if lacks_gpus or self.signals or len(self.running) == self.num_jobs:
                 return
             if not_before <= time.monotonic():
@@ -121,6 +140,10 @@ class Sweep:
                     self._start(number)
                 except OSError as error:
                     self._end(number, Outcome("refused", error=f"cannot be started: {error}"))
+
+    def _find_free_gpus(self) -> list[str]:
+        """Those that take another job, the least busy first."""
+        return [name for name, num_more in self.free_gpus.most_common() if num_more]
 
     def _start(self, number: int) -> None:
         """Start a job, resume it, or take over the outcome of an earlier run."""
@@ -143,11 +166,18 @@ class Sweep:
             else:
                 if not earlier and not job.fresh:
                     self._explain_new_run(job)
-                gpus = self.free_gpus[: self.num_gpus[number]]
+                gpus = self._find_free_gpus()[: self.num_gpus[number]]
                 place = self.scratch / str(number)
                 self.running[number] = JobProcess(job, place, lock, gpus, earlier, self.env)
-                self.free_gpus = self.free_gpus[len(gpus) :]
+                self.free_gpus.subtract(gpus)
                 del self.waiting[number]
+
+    def _explain_memory(self, outcome: Outcome, process: JobProcess) -> Outcome:
+        """The outcome, with what to try where a job had too little of a GPU that others share."""
+        if self.jobs_per_gpu == 1 or not process.gpus or "out of memory" not in outcome.error:
+            return outcome
+        fewer = f"retry_failed=true hydra.launcher.jobs_per_gpu={self.jobs_per_gpu // 2}"
+        return outcome._replace(error=f"{outcome.error}\nor fewer jobs share a GPU: {fewer}")
 
     def _explain_new_run(self, job: Job) -> None:
         """Say where a run of other code is passed over."""
