@@ -317,6 +317,8 @@ def test_a_word_that_is_no_setting_is_answered_with_the_line_to_paste(
     ("argument", "offers"),
     [
         ("model=resnet18", "model=torchvision model.name=resnet18"),
+        ("model=efficientnet_b0", "model=torchvision model.name=efficientnet_b0"),
+        ("model=resnet152", "model=torchvision model.name=resnet152"),
         ("model=convnextv2_atto", "model=timm model.name=convnextv2_atto"),
         ("data=mnist", "data=folder data.root=<folder>"),
         ("optim=rmsprop", "optim.optimizer._target_=torch.optim."),

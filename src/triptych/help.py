@@ -152,7 +152,8 @@ def suggest_setting(command: str, word: str) -> str:
 def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """The message about a choice that a group does not have, with how to have it otherwise."""
     message = f"{group}={choice}: no such choice; nearest: {closest_matches(choice, options, 12)}"
-    is_misspelt = bool(closest_matches(choice, options, cutoff=0.8))
+    # So high that resnet152 is not taken for resnet50, nor efficientnet_b0 for efficientnet_lite0.
+    is_misspelt = bool(closest_matches(choice, options, cutoff=0.9))
     is_name = re.fullmatch(r"\w[\w.-]*", choice, re.ASCII) is not None
     if group == "model" and is_name and not is_misspelt:
         return (
