@@ -554,3 +554,19 @@ def test_workers_that_cannot_share_memory_are_named_with_what_needs_none(
     assert str(known).startswith("data.num_workers: ")
     assert "data.num_workers=0" in str(known)
     assert ("Read-only" in str(known)) == (kind is UserError)
+
+
+def test_a_layer_without_a_deterministic_algorithm_is_named_with_what_goes_on_without(
+    trained_run: Path,
+) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    known = translate_error(raised.value, Record.open(trained_run))
+    assert isinstance(known, UserError)
+    assert str(known).startswith("trainer.deterministic=true: put_ ")
+    assert "trainer.deterministic=warn" in str(known)
+    assert len(str(known).splitlines()) <= 3

@@ -46,13 +46,23 @@ def translate_error(error: Exception, record: Record) -> UserError | RunFailed |
         return RunFailed(f"SpikeDetection: {text}")
     if is_out_of_memory(error):
         return RunFailed(suggest_less_memory(record))
+    if isinstance(error, MisconfigurationException) or "Early stopping conditioned on" in text:
+        return UserError(f"trainer: {summarize_error(error)}")
+    return explain_step(text) or explain_workers(error, text)
+
+
+def explain_step(text: str) -> UserError | None:
+    """What to say where a layer cannot take such a step."""
+    if "does not have a deterministic implementation" in text:
+        return UserError(
+            f"trainer.deterministic=true: {text.partition(',')[0]}\n"
+            "trainer.deterministic=warn trains with it; such a run repeats to a few digits"
+        )
     if "Expected more than 1 value per channel" in text:
         return UserError(
             "data.batch_size: BatchNorm cannot train on a single image; take 2 or more a device"
         )
-    if isinstance(error, MisconfigurationException) or "Early stopping conditioned on" in text:
-        return UserError(f"trainer: {summarize_error(error)}")
-    return explain_workers(error, text)
+    return None
 
 
 def explain_workers(error: Exception, text: str) -> UserError | RunFailed | None:
