@@ -59,7 +59,9 @@ class BestWeights:
         unwritten, self.unwritten = self.unwritten, None
         if unwritten is None:
             return
-        content = {"state_dict": unwritten["state_dict"], "config": record.config_yaml}
+        weights = unwritten["state_dict"]
+        weights.update({name: tensor.cpu() for name, tensor in weights.items()})  # to load anywhere
+        content = {"state_dict": weights, "config": record.config_yaml}
         content |= record.weights_metadata
         AtomicCheckpointIO().save_checkpoint(content, record.checkpoint_path("best"))
         if unwritten["val"] is None:
