@@ -167,14 +167,20 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
     assert "87.50%" not in shown, "the test figures of a recipe that is not finished"
 
 
-def test_jobs_run_num_jobs_at_a_time_and_share_the_cores(
+def test_jobs_at_a_time_share_the_cores_and_have_a_gpu_each(
     stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d5ba0d6")
     assert exit_code(stand_ins.jobs("6,16,0"), num_jobs=2) == 0
     assert count_at_once(stand_ins, lambda _: True) == 2
     assert {note["threads"] for note in stand_ins.notes("began")} == {"8"}
+    gpus = [note["gpus"] for note in stand_ins.notes("began")]
+    assert len(gpus) == 3
+    for name in ("3", "GPU-5d5ba0d6"):
+        assert count_at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
 
 
 def count_at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool]) -> int:
@@ -183,19 +189,6 @@ def count_at_once(stand_ins: StandIns, counts: Callable[[dict[str, Any]], bool])
     notes += [(n["time"], -1, n) for n in stand_ins.notes("ended")]
     ordered = sorted(notes, key=lambda note: note[:2])
     return max(itertools.accumulate(step for _, step, note in ordered if counts(note)))
-
-
-def test_a_gpu_is_used_by_one_job_at_a_time(
-    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5d5ba0d6")
-    assert exit_code(stand_ins.jobs("0,10,20"), num_jobs=3) == 0
-    gpus = [note["gpus"] for note in stand_ins.notes("began")]
-    assert set(gpus) == {"3", "GPU-5d5ba0d6"}
-    assert len(gpus) == 3
-    for name in set(gpus):
-        assert count_at_once(stand_ins, lambda note, name=name: note["gpus"] == name) == 1
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-5d5ba0d6"
 
 
 class FakeProcess:
@@ -239,12 +232,11 @@ def start_sweep_on_gpus(
         ("0,1", [1] * 6, 3, 2, ["0", "1", "0"]),
         ("0,1", [1] * 6, 8, 1, ["0", "1"]),
         ("0,1", [1] * 6, None, 1, ["0"]),
-        ("0,1", [1] * 6, None, 4, ["0", "1"] * 3),
         ("0,1", [1, 2, 1, 1], None, 2, ["0", "1,0", "1"]),  # the fourth finds no room
         ("0,1", ["auto", "auto", 1], None, 2, ["0,1", "0,1"]),
         ("MIG-a,MIG-b", [1] * 3, None, 2, ["MIG-a", "MIG-b", "MIG-a"]),
         ("0,1", [[1]] * 3, None, 2, [""]),  # they say which: the sweep knows of no GPU in use
-        ("", [1] * 3, None, 4, [""]),
+        ("", [1] * 3, None, 4, [""]),  # a CPU
         ("", [1] * 3, 2, 4, ["", ""]),
     ],
 )
