@@ -193,9 +193,9 @@ def test_the_house_has_at_most_35_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 35
 
 
-def test_the_source_has_at_most_18970_lines_and_the_tests_22080() -> None:
+def test_the_source_has_at_most_18970_lines_and_the_tests_22210() -> None:
     assert 5000 < count_lines(SOURCES) <= 18_970
-    assert 5000 < count_lines(TESTS) <= 22_080
+    assert 5000 < count_lines(TESTS) <= 22_210
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:
