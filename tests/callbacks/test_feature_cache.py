@@ -278,6 +278,35 @@ def test_a_file_that_does_not_fit_is_computed_again(harm: str) -> None:
     assert again.numpy().tobytes() == content == runner.path.read_bytes()
 
 
+@pytest.mark.parametrize("torn", [0, 100])
+def test_features_that_were_cut_off_go_on_where_they_were(
+    monkeypatch: pytest.MonkeyPatch, torn: int
+) -> None:
+    monkeypatch.setattr(feature_cache, "SYNC_BATCHES", 1)
+    whole, _ = cache("other").load_or_compute()
+    run, starts = FrozenBackbone._run, []
+
+    def run_until_stopped(*args: Any) -> Any:
+        starts.append(args[2:])
+        if len(starts) == 6:
+            raise SystemExit(143)
+        return run(*args)
+
+    monkeypatch.setattr(FrozenBackbone, "_run", run_until_stopped)
+    runner = cache()
+    runner.batch_size = 2
+    with pytest.raises(SystemExit):
+        runner.load_or_compute()
+    part = runner.path.with_suffix(".part")
+    os.truncate(part, part.stat().st_size - torn)
+    features, _ = runner.load_or_compute()
+    assert starts[1:6] == [(0, 2), (2, 4), (4, 6), (0, 2), (2, 4)]
+    again = [(4, 6), (0, 2), (2, 4)] if torn else [(0, 2), (2, 4)]
+    assert starts[7:] == [*again, (4, 6), (6, 8)], "the last, which was not synced, once more"
+    assert features.equal(whole)
+    assert not part.exists()
+
+
 def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,7 +8,9 @@ Shapes: N images of all splits, B images of a batch, F features, C classes.
 import logging
 import os
 import time
-from typing import Any
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
@@ -21,13 +23,14 @@ from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_prog
 from triptych.data.source import hash_tensors
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import Record
-from triptych.runs.storage import atomic_write, lock_file
+from triptych.runs.storage import lock_file
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 * 10**9  # of all features on disk; the least recently used are removed
 TOLERANCE = 0.02  # relative: bfloat16 rounds so much, and another batch size rounds otherwise
 NUM_CHECKED = 8  # first images, by which the head and a file are checked
+SYNC_BATCHES = 32  # from one fsync to the next: they are computed again where a run is cut off
 SAME_BITS_FROM = 32  # images a batch: on a CPU larger batches gave the same bits, smaller others
 
 
@@ -137,15 +140,34 @@ class FrozenBackbone:
         num_bytes = bytes_per_image * sum(map(len, self.splits))
         if num_bytes > MAX_BYTES:
             raise UserError(f"features take {decimal(num_bytes)}, more than {decimal(MAX_BYTES)}")
+        part = self.path.with_suffix(".part")
         for path in sorted(self.path.parent.iterdir(), key=os.path.getmtime, reverse=True):
-            num_bytes += path.stat().st_size
+            num_bytes += path.stat().st_size if path != part else 0
             if num_bytes > MAX_BYTES:
                 path.unlink()
-        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
-            for split in self.splits:
-                for start in track_progress(range(0, len(split), self.batch_size), "Features"):
-                    features, _ = self._run(split, start, start + self.batch_size)
-                    file.write(features.numpy().data)
+        try:
+            with part.open("ab") as file:
+                self._append(file, bytes_per_image)
+        except OSError:
+            part.unlink(missing_ok=True)  # a full disk needs the space
+            raise
+        os.replace(part, self.path)
+
+    def _append(self, file: BinaryIO, bytes_per_image: int) -> None:
+        """Compute what is not in the file: a run that was cut off may have left the first part."""
+        size = self.batch_size
+        batches = [(split, n) for split in self.splits for n in range(0, len(split), size)]
+        ends = [*accumulate(min(size, len(split) - n) for split, n in batches)]
+        num_whole = bisect_right(ends, file.tell() // bytes_per_image)
+        first = max(0, num_whole - SYNC_BATCHES)  # later ones may not have reached the disk
+        file.truncate(ends[first - 1] * bytes_per_image if first else 0)
+        for number in track_progress(range(first, len(batches)), "Features"):
+            split, start = batches[number]
+            features, _ = self._run(split, start, start + size)
+            file.write(features.numpy().data)
+            if number % SYNC_BATCHES == 0:
+                file.flush()
+                os.fsync(file.fileno())
 
     @torch.inference_mode()
     def _run(self, split: ImageSubset, start: int, end: int) -> tuple[Tensor, Tensor]:
