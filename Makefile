@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test check soak fuzz strangers startup growth audit lock clean tensorboard venv
+.PHONY: help setup demo results train test check soak fuzz strangers startup growth audit lock clean tensorboard venv
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -16,6 +16,9 @@ demo: $(STAMP) ## train three networks on built-in images and compare them: minu
 	$(BIN)/python train.py -m experiment=demo model=alexnet,googlenet,resnet50 log_dir=logs/demo
 	$(BIN)/python evaluate.py run=logs/demo cost_seconds=1
 	$(BIN)/python compare.py runs=logs/demo
+
+results: $(STAMP) ## measure what this machine can do and write the tables; in so much time: make results MINUTES=120
+	$(BIN)/triptych results $(if $(MINUTES),minutes=$(MINUTES)) $(ARGS)
 
 train: $(STAMP) ## train one network: make train ARGS="model=resnet50 seed=1"
 	$(BIN)/python train.py $(ARGS)

@@ -30,7 +30,9 @@ CORE = """
     data/source.py data/datamodule.py data/transforms.py data/cifar.py data/shapes.py
     models/backbone.py models/torchvision_models.py models/custom.py
 """.split()
-TOOLS = "benchmark compare evaluate export predict report runs serve statistics sweep tune".split()
+TOOLS = """
+    benchmark compare evaluate export predict report results runs serve statistics sweep tune
+""".split()
 # Packages that may be imported only by the tool that they are for.
 OF_TOOLS = ["jinja2", "onnx", "onnxruntime", "onnxscript", "optuna", "starlette", "submitit"]
 # Words that once named functions here, each with five meanings.
@@ -186,16 +188,16 @@ def test_a_default_run_imports_at_most_35_files_and_4500_lines_of_ours(tmp_path:
     assert count_lines(sorted(paths)) <= 4500
 
 
-def test_the_house_has_at_most_35_rooms() -> None:
+def test_the_house_has_at_most_36_rooms() -> None:
     """A folder of modules is a room, and so is a module that lies loose on an upper floor."""
     loose = [p for p in [*PACKAGE.glob("*.py"), *SCRIPTS] if p.stem != "__init__"]
     folders = {path.parent for path in SOURCES if path.stem != "__init__"} - {PACKAGE}
-    assert 20 < len(loose) + len(folders) + 1 <= 35
+    assert 20 < len(loose) + len(folders) + 1 <= 36
 
 
-def test_the_source_has_at_most_18970_lines_and_the_tests_22210() -> None:
-    assert 5000 < count_lines(SOURCES) <= 18_970
-    assert 5000 < count_lines(TESTS) <= 22_210
+def test_the_source_has_at_most_19790_lines_and_the_tests_22540() -> None:
+    assert 5000 < count_lines(SOURCES) <= 19_790
+    assert 5000 < count_lines(TESTS) <= 22_540
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:

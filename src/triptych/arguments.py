@@ -70,8 +70,8 @@ def check_sweep(command: str, overrides: Sequence[str]) -> None:
     check_number_of_jobs(overrides)
 
 
-def check_number_of_jobs(overrides: Iterable[str]) -> None:
-    """Raise UserError at a sweep of more than `MAX_JOBS`, before Hydra lists them."""
+def count_jobs(overrides: Iterable[str]) -> float:
+    """How many jobs a sweep over them has, without listing them; infinite at an endless range."""
     number = 1.0
     for override in overrides:
         try:
@@ -83,8 +83,14 @@ def check_number_of_jobs(overrides: Iterable[str]) -> None:
         elif isinstance(value, RangeSweep):
             start, stop, step = (float(n or 0) for n in (value.start, value.stop, value.step))
             length = (stop - start) / step if step else math.inf
+            length = math.ceil(length) if math.isfinite(length) else length
             number *= 0 if length < 0 else length
-    if not number <= MAX_JOBS:
+    return number
+
+
+def check_number_of_jobs(overrides: Iterable[str]) -> None:
+    """Raise UserError at a sweep of more than `MAX_JOBS`, before Hydra lists them."""
+    if not count_jobs(overrides) <= MAX_JOBS:
         raise UserError(f"-m: more than {MAX_JOBS:,} jobs; start a sweep for a part of them")
 
 

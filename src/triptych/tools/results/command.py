@@ -1,0 +1,173 @@
+"""What a machine can do: parts measured in order, as far as time allows, and tables of them.
+
+A part that is done is never run again, one that was cut off goes on; the tables are written after
+each, from `docs/results.json`, which holds their figures and a digest of every file they are from.
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.config import CONFIGS, Config
+from triptych.distributed.processes import count_cores
+from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
+from triptych.runs.storage import atomic_write, lock_run, translate_write_errors
+from triptych.tools.results.parts import Part, estimate_minutes, read_parts
+from triptych.tools.results.process import run_part
+from triptych.tools.results.rows import Device, Row, build_rows, find_changed, merge, read_rows
+from triptych.tools.results.tables import fill
+from triptych.tools.sweep.jobs import visible_gpus
+
+log = logging.getLogger(__name__)
+ROOT = CONFIGS.parent
+TEXTS = ("README.md", "BENCHMARKS.md")
+ROWS, PAGE = Path("docs", "results.json"), Path("docs", "results", "index.html")
+LEAST_MINUTES = 1.0  # a part is not begun with less: it would hardly have started
+LAST_MINUTES = 0.15  # what the tables and the page take
+
+
+def results(config: Config, overrides: Sequence[str] = ()) -> None:
+    """Measure what is not yet measured, and write the tables.
+
+    Exits with 1 where a part failed or a file has changed; with 130 or 143 at a signal.
+    """
+    device, is_trial, minutes = find_device(), config["trial"], config["minutes"]
+    parts = read_parts(find_list(config["parts"], device), is_trial=is_trial)
+    log_dir = Path(config["log_dir"], *["trial"] * is_trial)
+    if log_dir.is_relative_to(Path.cwd()):  # as runs and their page then name it
+        log_dir = log_dir.relative_to(Path.cwd())
+    out = Path(config["out"] or (log_dir if is_trial else ROOT))
+    measuring = Measuring(parts, device, log_dir, out)
+    if minutes != 0:
+        with translate_write_errors(f"log_dir={log_dir}"):
+            measuring.folder.mkdir(parents=True, exist_ok=True)
+        with (
+            lock_run(measuring.folder),
+            signal_handlers(lambda number, _: measuring.signals.append(number), SIGNALS),
+        ):
+            measuring.run(minutes)
+    with translate_write_errors(f"out={out}"):
+        measuring.write()
+        measuring.write_page()
+    for line in [*measuring.problems, f"tables: {out / ROWS}, {', '.join(TEXTS)}"]:
+        log.info("%s", line)
+    if measuring.signals:
+        raise SystemExit(exit_code(measuring.signals[0]))
+    if measuring.problems:
+        raise SystemExit(1)
+
+
+def find_list(name: str, device: Device) -> Path:
+    """The list of parts that the setting names."""
+    path = CONFIGS / "results" / f"{device.kind if name == 'auto' else name}.yaml"
+    return path if path.exists() else Path(name)
+
+
+def find_device() -> Device:
+    """The first GPU that may be used, else the processor. Torch, which takes long, is not asked."""
+    if gpus := visible_gpus():
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", gpus[0]]
+        answer = subprocess.run(query, capture_output=True, text=True)
+        return Device("gpu", answer.stdout.strip() if answer.returncode == 0 else "NVIDIA GPU")
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    return Device("cpu", f"{count_cores()} cores of {name}")
+
+
+class Measuring:
+    """The parts of a list on one device, whose folder lies below log_dir."""
+
+    def __init__(self, parts: Sequence[Part], device: Device, log_dir: Path, out: Path) -> None:
+        self.parts, self.device, self.log_dir, self.out = parts, device, log_dir, out
+        self.folder = log_dir / re.sub(r"\W+", "-", device.name.lower()).strip("-")
+        self.recorded = read_rows(out / ROWS)
+        self.signals: list[int] = []
+        self.problems: list[str] = []
+
+    def run(self, minutes: float | None) -> None:
+        """Go through the parts; what is done is passed over, what does not fit is skipped."""
+        ends = math.inf if minutes is None else time.monotonic() + 60 * (minutes - LAST_MINUTES)
+        for number, part in enumerate(self.parts, 1):
+            place = self.folder / part.place
+            expected, left = estimate_minutes(part, place), (ends - time.monotonic()) / 60
+            name = f"[{number}/{len(self.parts)}] {part.name}"
+            if not expected or self.signals:
+                continue
+            # What is cut off goes on next time; a benchmark would begin anew.
+            if left < (expected if part.program == "benchmark" else LEAST_MINUTES):
+                about = f"takes about {expected:.1f} min, {max(0, left):.1f} are left"
+                log.info("%s: skipped, %s", name, about)
+                continue
+            log.info("%s, about %.1f min: %s", name, expected, part.command)
+            code = run_part(part, place, ends, self.signals)
+            if code and not self.signals and time.monotonic() < ends:
+                self.problems.append(f"{part.name}: failed with exit code {code}")
+            self.write()
+
+    def write(self) -> None:
+        """Write the rows, and the tables from them."""
+        problems: list[str] = []
+        rows = build_rows(self.parts, self.device, self.folder, problems)
+        changed = find_changed(self.recorded, self.log_dir)
+        problems += [f"{self.log_dir / name}: has changed since it was read" for name in changed]
+        self.problems = list(dict.fromkeys([*self.problems, *problems]))
+        lists = {kind: read_parts(CONFIGS / "results" / f"{kind}.yaml") for kind in ("cpu", "gpu")}
+        rows = merge(self.recorded, rows, changed, lists)
+        for name, text in write_texts(rows, self.out).items():
+            path = self.out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                with atomic_write(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+        self.rows = rows
+
+    def write_page(self) -> None:
+        """Write the page that compares the runs, if they are all here and others than before."""
+        runs, before = (select_runs(rows) for rows in (self.rows, self.recorded))
+        is_new = runs != before or not (self.out / PAGE).exists()
+        if not runs or not is_new or not all((self.log_dir / name).exists() for name in runs):
+            return
+        if self.log_dir.is_absolute():
+            log.info("no page: it would show the path %s", self.log_dir)
+            return
+        place = self.log_dir / "comparison"
+        settings = [f"runs={self.log_dir}/*/accuracy", f"out={place}", "allow_mixed=true"]
+        env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+        command = [sys.executable, "-m", "triptych", "compare", *settings]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True)
+        if ended.returncode:
+            self.problems.append(f"no page: {ended.stderr.strip().splitlines()[-1:]}")
+            return
+        (self.out / PAGE).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.out / PAGE) as temporary:
+            shutil.copyfile(place / "index.html", temporary)
+
+
+def write_texts(rows: Sequence[Row], out: Path) -> dict[str, str]:
+    """The content of each file below `out` that rows and their tables go to."""
+    texts = {str(ROWS): json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n"}
+    for name in TEXTS:
+        path = out / name if (out / name).exists() else ROOT / name
+        texts[name] = fill(path.read_text(encoding="utf-8"), rows)
+    return texts
+
+
+def select_runs(rows: Sequence[Row]) -> dict[str, str]:
+    """The files, with their digests, of what the page compares."""
+    return {
+        name: digest
+        for row in rows
+        if row["table"] == "accuracy"
+        for name, digest in row["sources"].items()
+    }

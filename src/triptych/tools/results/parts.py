@@ -1,0 +1,134 @@
+"""What is measured: a list of commands, each with a folder of its own that says how far it is."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import yaml  # type: ignore[import-untyped]
+
+from triptych.arguments import count_jobs
+from triptych.config import CONFIGS, FLAG, Rule, number, one_of, setting_name
+from triptych.errors import UserError
+from triptych.runs.reader import check_entries, walk_run_folders
+from triptych.runs.record import Record
+
+COMMANDS = {"train": "python train.py -m", "benchmark": "triptych benchmark"}
+TABLES = ("accuracy", "benchmark", "runs")
+RULES: dict[str, Rule] = {
+    "minutes": number(0, above=True),
+    "command": Rule(
+        f"a text that begins with {' or '.join(COMMANDS.values())}",
+        lambda v: type(v) is str and v.startswith(tuple(f"{c} " for c in COMMANDS.values())),
+    ),
+    "table": one_of(*TABLES),
+    "kill": FLAG,
+}
+# What a trial sets otherwise: it shows that a command works, and measures nothing.
+DRAWINGS = ["data=shapes", "data.num_train=64", "data.num_val=32", "data.num_test=32"]
+DRAWINGS += ["data.source.num_train=200", "data.source.num_test=100", "model.input_size=64"]
+TRIALS = {
+    "train": [*DRAWINGS, "data.batch_size=16", "seed=0", "trainer.max_epochs=1"],
+    "benchmark": [*DRAWINGS, "data.batch_size=4", "rounds=1", "block_seconds=0.1"],
+}
+BENCHMARK = "benchmark.json"  # the measurement, in its part's folder
+KILLED = "killed"  # there once the run was killed
+
+
+class Part(NamedTuple):
+    """A command as it is typed, and the table that its figures go to.
+
+    `minutes`: about how long it takes where the list was written. `kill`: the run is killed once,
+    at its first checkpoint.
+    """
+
+    name: str
+    command: str
+    minutes: float
+    table: str
+    kill: bool
+
+    @property
+    def program(self) -> str:
+        return next(name for name, words in COMMANDS.items() if self.command.startswith(words))
+
+    @property
+    def overrides(self) -> list[str]:
+        return shlex.split(self.command.removeprefix(COMMANDS[self.program]))
+
+    @property
+    def models(self) -> list[str]:
+        """The networks of the command: a row of a table each."""
+        named = [o for o in self.overrides if setting_name(o) in ("model", "model.name")]
+        return named[-1].partition("=")[2].split(",") if named else ["googlenet"]
+
+    @property
+    def place(self) -> str:
+        """Its folder below the device's; another command has another one."""
+        digest = hashlib.sha256(self.command.encode()).hexdigest()[:6]
+        return f"{self.table}/{self.name}_{digest}"
+
+
+def read_parts(path: Path, *, is_trial: bool = False) -> list[Part]:
+    """The parts of a list, in their order; raises UserError where it is not as it must be."""
+    try:
+        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"parts={path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(listed, dict) or not all(isinstance(each, dict) for each in listed.values()):
+        raise UserError(f"parts={path}: must be a mapping of names to parts, as in {CONFIGS.name}/")
+    parts = []
+    for name, each in listed.items():
+        table = "benchmark" if str(each.get("command")).startswith("triptych") else "accuracy"
+        each = {"table": table, "kill": False} | each
+        if unknown := each.keys() - RULES:
+            raise UserError(f"parts={path}: {name}.{min(map(str, unknown))}: no such setting")
+        rules = {f"{name}.{key}": rule for key, rule in RULES.items()}
+        entries = {f"{name}.{key}": value for key, value in each.items()}
+        check_entries(Path(f"parts={path}"), entries, rules)
+        part = Part(str(name), **each)
+        parts.append(shrink(part) if is_trial else part)
+    return parts
+
+
+def shrink(part: Part) -> Part:
+    """The part on a few drawings."""
+    typed = {setting_name(override): override for override in part.overrides}
+    saves = ["checkpoint.every_n_steps=1"] * ("checkpoint.every_n_steps" in typed)
+    trial = TRIALS[part.program] + saves
+    names = {setting_name(override) for override in trial}
+    kept = [override for name, override in typed.items() if name not in names]
+    command = shlex.join([*COMMANDS[part.program].split(), *kept, *trial])
+    return part._replace(command=command, minutes=0.3)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder's record says so."""
+    with suppress(UserError):
+        return bool(Record.open(folder).metadata.get("status") == "finished")
+    return False
+
+
+def estimate_minutes(part: Part, place: Path) -> float:
+    """About how long what is left of a part takes, 0 where it is done.
+
+    By the part's own finished runs, without the features of a probe, which are there by then.
+    """
+    if part.program == "benchmark":
+        return 0.0 if (place / BENCHMARK).exists() else part.minutes
+    finished = [Record.open(f).metadata for f in walk_run_folders(place) if is_finished(f)]
+    if not finished:
+        return part.minutes
+    num_left = count_jobs(part.overrides) - len({run["config_hash"] for run in finished})
+    seconds = (wall_seconds(run) - (run.get("feature_seconds") or 0) for run in finished)
+    return max(0.0, num_left) * max(1.0, fmean(seconds)) / 60
+
+
+def wall_seconds(run: Mapping[str, Any]) -> float:
+    """How long a finished run took, from its start to its end."""
+    started, finished = (datetime.fromisoformat(run[f"{n}_at"]) for n in ("started", "finished"))
+    return (finished - started).total_seconds()

@@ -1,0 +1,204 @@
+"""Rows of the tables, read from run folders and measurements, with a digest of every file read.
+
+`docs/results.json` holds them: the tables are written from it alone.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from triptych.errors import UserError
+from triptych.runs.reader import walk_run_folders
+from triptych.runs.storage import check_regular_file
+from triptych.tools.compare.recipes import Recipe, group_by_recipe
+from triptych.tools.compare.runs import TrainedNetwork, read_curve, read_runs
+from triptych.tools.results.parts import BENCHMARK, KILLED, Part, is_finished, wall_seconds
+from triptych.tools.statistics.scores import TABLE_1
+
+Row = dict[str, Any]
+OF_RUN = ("run.json", "config.yaml", "metrics.csv", "predictions/test.npz")
+OF_BENCHMARK = """
+    batch_size input_size compile images_per_second ratios peak_memory_bytes
+""".split()
+ORIGIN = ("precision", "versions", "git_commit")
+UNMEASURED: Row = {"figures": None, "sources": {}}
+
+
+class Device(NamedTuple):
+    """What is measured: `kind` is cpu or gpu, `name` that of its product."""
+
+    kind: str
+    name: str
+
+
+def build_rows(
+    parts: Sequence[Part], device: Device, folder: Path, problems: list[str]
+) -> list[Row]:
+    """The rows of every part, in order; one that was not measured has no figures and no sources.
+
+    `folder`: the device's, below log_dir. `problems` gains what is wrong with its files.
+    """
+    rows = []
+    for part in parts:
+        place = folder / part.place
+        read = read_benchmark if part.program == "benchmark" else read_training
+        measured = {row["model"]: row for row in read(part, place, folder.parent, problems)}
+        common = {"kind": device.kind, "device": device.name, "part": part.name}
+        common |= {"table": part.table, "command": part.command}
+        for model in part.models:
+            rows.append(common | {"model": model, **UNMEASURED} | measured.get(model, {}))
+    return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What was recorded before; raises UserError where it cannot be read."""
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error!r}); delete it to write it anew"
+        ) from error
+    return rows
+
+
+def find_changed(rows: Iterable[Row], log_dir: Path) -> list[str]:
+    """The files that figures were read from and that are not what they were then."""
+    sources = {name: value for row in rows for name, value in row["sources"].items()}
+    return [
+        name
+        for name, value in sources.items()
+        if (path := log_dir / name).exists() and digest([path], log_dir) != {name: value}
+    ]
+
+
+def merge(
+    recorded: Sequence[Row],
+    new: Sequence[Row],
+    changed: Sequence[str],
+    lists: Mapping[str, Sequence[Part]],
+) -> list[Row]:
+    """The rows of every device that has figures; of a kind of devices without any, empty ones.
+
+    A recorded row stays where its runs are not here, and where one of its files has `changed`.
+    """
+
+    def identify(row: Row) -> tuple[str, ...]:
+        return tuple(row[name] for name in ("device", "part", "command", "model"))
+
+    known = {identify(row): row for row in recorded if row["figures"]}
+    rows = []
+    for row in new:
+        before = known.get(identify(row))
+        is_older = before and (not row["figures"] or {*changed} & {*before["sources"]})
+        rows.append(before if before and is_older else row)
+    by_device: dict[str, list[Row]] = {}
+    for row in recorded:
+        by_device.setdefault(row["device"], []).append(row)
+    by_device |= {new[0]["device"]: rows} if new else {}
+    merged = [
+        row for same in by_device.values() if any(row["figures"] for row in same) for row in same
+    ]
+    measured = {row["kind"] for row in merged}
+    for kind in (kind for kind in lists if kind not in measured):
+        merged += build_rows(lists[kind], Device(kind, ""), Path("nowhere"), [])
+    return merged
+
+
+def read_benchmark(part: Part, place: Path, log_dir: Path, problems: list[str]) -> list[Row]:
+    path = place / BENCHMARK
+    try:
+        measured = json.loads(check_regular_file(path).read_text())
+        figures = {name: measured[name] for name in OF_BENCHMARK}
+        origin = {name: measured[name] for name in ORIGIN}
+        measured_at = measured["measured_at"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{path}: cannot be read ({error!r}); delete it to measure again")
+        return []
+    row = {"model": part.models[0], "figures": figures, "sources": digest([path], log_dir)}
+    return [row | origin | {"measured_at": measured_at}]
+
+
+def read_training(part: Part, place: Path, log_dir: Path, problems: list[str]) -> list[Row]:
+    """A row a recipe, of its finished runs."""
+    finished = [folder for folder in walk_run_folders(place) if is_finished(folder)]
+    networks, unusable = read_runs(finished)
+    problems += [f"{problem.folder}: {problem.what}" for problem in unusable]
+    rows = []
+    for recipe in group_by_recipe(networks):
+        metadata = [network.metadata for network in recipe.networks]
+        files = [n.folder / name for n in recipe.networks for name in OF_RUN]
+        row = {name: metadata[0][name] for name in ORIGIN}
+        row |= {"model": recipe.model, "figures": SUMMARIES[part.table](recipe, place)}
+        row |= {"measured_at": max(run["finished_at"] for run in metadata)}
+        rows.append(row | {"sources": digest(files, log_dir)})
+    return rows
+
+
+def digest(paths: Iterable[Path], log_dir: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path below log_dir."""
+    return {
+        path.relative_to(log_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
+
+
+def summarize_accuracy(recipe: Recipe, _: Path) -> dict[str, Any]:
+    """How a recipe trained, how accurate it is on the test images, and what one run takes."""
+    runs, first = [network.metadata for network in recipe.networks], recipe.first
+    seconds = [wall_seconds(run) - (run["feature_seconds"] or 0) for run in runs]
+    features = max(run["feature_seconds"] or 0 for run in runs)  # one of them computed these
+    shares = [find_share_to_published(network) for network in recipe.networks]
+    to_published = [s * t / 60 for s, t in zip(shares, seconds, strict=True) if s]
+    settings = {name: first.metadata[name] for name in ("data", "weights", "input_size")}
+    settings |= {name: first.metadata[name] for name in ("num_epochs", "num_train")}
+    low, high = recipe.accuracy[1:]
+    return settings | {
+        "frozen": first.config["model"].get("freeze") == "backbone",
+        "accuracy": recipe.accuracy.value,
+        "interval": None if math.isnan(low) else [low, high],
+        "num_seeds": len(runs),
+        "num_test": first.num_test,
+        "minutes": (median(seconds) + features) / 60,
+        "minutes_to_published": median(to_published) if len(to_published) == len(runs) else None,
+    }
+
+
+def find_share_to_published(network: TrainedNetwork) -> float | None:
+    """The share of a run's epochs after which it is as accurate in validation as the study's
+    network of that name on test images; None where it never is."""
+    curve, published = read_curve(network), TABLE_1.get(network.metadata["model"])
+    if not curve or not published:
+        return None
+    reached = curve.epochs[curve.metrics["val/accuracy"] >= published.accuracy]
+    return float(reached[0] / curve.epochs[-1]) if len(reached) else None
+
+
+def summarize_runs(recipe: Recipe, place: Path) -> dict[str, Any]:
+    """How long all took, from the first start to the last end; and whether the same command of
+    another part, which was not killed, made the same predictions to the last bit."""
+    runs = [network.metadata for network in recipe.networks]
+    started, finished = (
+        [datetime.fromisoformat(run[f"{n}_at"]) for run in runs] for n in ("started", "finished")
+    )
+    others = [p for p in place.parent.glob(f"*_{place.name[-6:]}") if not (p / KILLED).exists()]
+    networks, _ = read_runs(filter(is_finished, chain(*map(walk_run_folders, others))))
+    seeds = {network.metadata["seed"]: network.test.logits.tobytes() for network in networks}
+    equal = [seeds.get(n.metadata["seed"]) == n.test.logits.tobytes() for n in recipe.networks]
+    return {
+        "num_jobs": len(runs),
+        "minutes": (max(finished) - min(started)).total_seconds() / 60,
+        "equal": all(equal) if (place / KILLED).exists() and networks else None,
+    }
+
+
+SUMMARIES = {"accuracy": summarize_accuracy, "runs": summarize_runs}

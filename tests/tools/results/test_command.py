@@ -1,0 +1,217 @@
+"""What was measured is never measured again, and every figure of a table is one of a file."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.run_folders import change_record
+from tests.tools.results import imitation
+from triptych.cli import prepare
+from triptych.config import CONFIGS, check_config, resolve_config
+from triptych.errors import UserError
+from triptych.runs.storage import lock_run
+from triptych.tools.results import process
+from triptych.tools.results.command import ROOT, ROWS, TEXTS, results
+from triptych.tools.results.parts import read_parts
+from triptych.tools.results.rows import find_changed, read_rows
+from triptych.tools.results.tables import fill
+
+PARTS = """
+probe: {minutes: 1, command: "python train.py -m model=googlenet seed=0,1,2"}
+speed: {minutes: 3, command: triptych benchmark model=resnet50}
+scratch: {minutes: 1, command: "python train.py -m model=alexnet optim.lr=1 seed=0,1"}
+"""
+TEXT = "\n".join(
+    f"<!-- results: {name} -->\nold\n<!-- end of results -->"
+    for name in ("accuracy", "benchmark", "time", "runs")
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of three parts, whose processes are imitations."""
+    monkeypatch.setattr(process, "PROGRAM", imitation.PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    Path("parts.yaml").write_text(PARTS)
+    for name in TEXTS:
+        Path(name).write_text(TEXT)
+    settings = {"log_dir": "logs", "out": str(tmp_path), "parts": "parts.yaml"}
+    return settings | {"minutes": None, "trial": False}
+
+
+def count_starts() -> dict[str, int]:
+    return {
+        path.parent.name.rpartition("_")[0]: len(path.read_text().splitlines())
+        for path in Path("logs").rglob("starts")
+    }
+
+
+def wait_for(pattern: str) -> Path:
+    end = time.monotonic() + 60
+    while not (found := [*Path("logs").rglob(pattern)]):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found[0]
+
+
+def test_killed_at_work_and_called_again_it_goes_on_and_its_tables_are_whole(
+    config: dict[str, Any],
+) -> None:
+    command = [*imitation.PROGRAM, "results", json.dumps(config)]
+    with subprocess.Popen(command) as killed:
+        first = wait_for("scratch_*/shapes/alexnet/seed0/*/metrics.csv").parents[3]
+        killed.kill()
+    text = Path("README.md").read_text()
+    assert text.count("| 3 × 50 |") == 1, "what was done by then is in the table"
+    assert re.search(r"\| AlexNet \|  \| \*not yet measured\* \|.*optim.lr=1", text)
+    assert not (first / "alexnet" / "seed1").exists()
+    kept = {path: path.stat().st_mtime_ns for path in Path("logs").rglob("run.json")}
+    (first.parent / "go").touch()
+    results(config)
+    assert count_starts() == {"probe": 1, "speed": 1, "scratch": 2}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    results(config)
+    assert count_starts() == {"probe": 1, "speed": 1, "scratch": 2}, "nothing is left to do"
+    rows = read_rows(Path(ROWS))
+    assert [(r["part"], bool(r["figures"])) for r in rows if r["kind"] == "cpu"] == [
+        *(("probe", True), ("speed", True), ("scratch", True)),
+    ]
+    assert Path("BENCHMARKS.md").read_text() == fill(TEXT, rows)
+    assert Path("docs/results/index.html").stat().st_size > 10_000
+    assert str(Path.cwd()) not in Path("docs/results/index.html").read_text()
+
+
+def test_at_a_signal_the_part_ends_and_the_tables_are_written(config: dict[str, Any]) -> None:
+    def interrupt() -> None:
+        wait_for("scratch_*/shapes/alexnet/seed0/*/metrics.csv")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(SystemExit) as ended:
+        results(config)
+    thread.join()
+    assert ended.value.code == 130
+    assert "| 3 × 50 |" in Path("README.md").read_text()
+    row = next(row for row in read_rows(Path(ROWS)) if row["part"] == "scratch")
+    assert row["figures"]["num_seeds"] == 1
+    [run] = Path("logs").rglob("scratch_*/shapes/alexnet/seed0/*")
+    change_record(run, git_commit="b" * 40)
+    before = Path("BENCHMARKS.md").read_text()
+    with pytest.raises(SystemExit) as ended:
+        results(config | {"minutes": 0})
+    assert ended.value.code == 1, "a record that was edited since"
+    assert [Path("logs", name) for name in find_changed([row], Path("logs"))] == [run / "run.json"]
+    assert Path("BENCHMARKS.md").read_text() == before
+    change_record(run, metrics={"test/accuracy": 0.99})
+    Path(ROWS).unlink()
+    with pytest.raises(SystemExit) as ended:
+        results(config | {"minutes": 0})
+    assert ended.value.code == 1, "it contradicts its predictions"
+    assert "99.00 %" not in Path("README.md").read_text()
+
+
+def test_what_does_not_fit_is_skipped_and_what_fits_is_not(config: dict[str, Any]) -> None:
+    Path("parts.yaml").write_text(PARTS.replace("optim.lr=1 ", ""))
+    results(config | {"minutes": 2.5})
+    assert count_starts() == {"probe": 1, "scratch": 1}, "the benchmark takes three minutes"
+    results(config | {"minutes": 0})
+    assert "speed" not in count_starts()
+    results(config | {"minutes": 3.5})
+    assert count_starts() == {"probe": 1, "speed": 1, "scratch": 1}
+
+
+def test_one_at_a_time_measures_but_tables_are_written_meanwhile(config: dict[str, Any]) -> None:
+    results(config | {"minutes": 0.5})
+    [folder] = [path for path in Path("logs").iterdir() if path.is_dir()]
+    with lock_run(folder):
+        with pytest.raises(UserError, match="at work"):
+            results(config)
+        results(config | {"minutes": 0})
+    assert count_starts() == {}
+
+
+@pytest.mark.parametrize(
+    ("listed", "named"),
+    [
+        ("- a", "mapping"),
+        ("a: {minutes: 1}", "a.command"),
+        ("a: {minutes: 0, command: triptych benchmark model=alexnet}", "a.minutes"),
+        ("a: {minutes: 1, command: python train.py model=alexnet}", "a.command"),
+        ("a: {minutes: 1, command: triptych benchmark model=alexnet, tabel: runs}", "a.tabel"),
+        ("a: {", "parts.yaml"),
+    ],
+)
+def test_a_wrong_list_is_refused(tmp_path: Path, listed: str, named: str) -> None:
+    (tmp_path / "parts.yaml").write_text(listed)
+    with pytest.raises(UserError, match=re.escape(named)):
+        read_parts(tmp_path / "parts.yaml")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_every_command_of_the_lists_composes_also_as_a_trial(kind: str) -> None:
+    path = CONFIGS / "results" / f"{kind}.yaml"
+    parts = [*read_parts(path), *read_parts(path, is_trial=True)]
+    assert len(parts) >= 20
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for part in parts:
+            first = [override.partition(",")[0] for override in part.overrides]
+            first = [prepare(o) for o in first if not o.startswith("hydra")]
+            check_config(resolve_config(compose(part.program, first)), part.program)
+
+
+def test_a_run_is_killed_once_it_has_saved_a_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    program = (
+        "import pathlib, sys, time; from triptych.runs.storage import lock_run\n"
+        "with lock_run(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as training:
+        assert training.stdout
+        training.stdout.readline()
+        assert not process.kill_training(tmp_path)
+        (folder / "checkpoints" / "last.ckpt").touch()
+        assert process.kill_training(tmp_path)
+    assert training.returncode == -signal.SIGKILL
+    assert not process.kill_training(tmp_path), "nobody is at work any more"
+
+
+def test_the_tables_of_this_project_are_those_of_its_rows() -> None:
+    rows = read_rows(ROOT / ROWS)
+    assert len(rows) >= 20
+    for name in TEXTS:
+        text = (ROOT / name).read_text()
+        assert fill(text, rows) == text
+    for row in rows:
+        assert bool(row["figures"]) == bool(row["sources"])
+        for source, digest in row["sources"].items():
+            assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+", source)
+            assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert find_changed(rows, ROOT / "logs" / "results") == []
+    written = (ROOT / ROWS).read_text()
+    here = [str(ROOT), socket.gethostname(), os.path.expanduser("~/")]
+    assert [name for name in here if name in written] == []
+
+
+def test_a_figure_that_was_changed_in_a_text_is_found() -> None:
+    rows = read_rows(ROOT / ROWS)
+    text = fill(TEXT, rows)
+    assert fill(text, rows) == text
+    for place in [match.end() - 1 for match in re.finditer(r"\d", text)][::50]:
+        changed = text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
+        assert fill(changed, rows) == text
