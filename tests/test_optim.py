@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from tests.composing import composed
 from tests.tiny import TINY
-from triptych.build import instantiate
+from triptych.build import build_optim, instantiate
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.optim import Optim
@@ -202,3 +202,32 @@ def test_balanced_weights_are_scikit_learns_and_weigh_the_training_loss_alone() 
 def test_a_class_without_an_image_has_a_finite_weight() -> None:
     logits, labels = torch.zeros(4, 3), torch.tensor([0, 0, 0, 1])
     assert sgd(class_weights="balanced").criterion([3, 1, 0])(logits, labels).isfinite()
+
+
+# Kernels.
+
+
+CLIPS = "++trainer.gradient_clip_val=1"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "has_gpu", "fused"),
+    [
+        ([], False, True),
+        ([CLIPS, "++trainer.precision=32-true"], False, True),
+        ([CLIPS, "++trainer.precision=bf16-mixed"], False, None),
+        ([CLIPS], True, None),
+        ([CLIPS, "++trainer.precision=32-true"], True, True),
+        (["+optim.optimizer.fused=false"], True, False),
+        (["+optim.optimizer.foreach=true"], True, None),
+        (["optim.optimizer._target_=torch.optim.Adagrad"], True, None),
+        (["optim.optimizer._target_=torch.optim.Adadelta"], True, None),  # has none
+    ],
+)
+def test_the_optimizers_fused_kernel_is_taken_where_it_works_and_nothing_else_was_typed(
+    overrides: list[str], has_gpu: bool, fused: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    optim = build_optim(composed("train", "data=shapes", *overrides))
+    assert optim.optimizer([nn.Parameter(torch.zeros(1))]).defaults.get("fused") is fused

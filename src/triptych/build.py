@@ -66,6 +66,18 @@ def on_cuda(config: Config) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
+def is_mixed(config: Config) -> bool:
+    """Whether the run will compute in half precision by autocast."""
+    precision = str(config["trainer"].get("precision") or choose_precision(config))
+    return precision.endswith("-mixed") or precision in ("16", "bf16")
+
+
+def choose_precision(config: Config) -> str:
+    """Lightning's name of the precision where the config has none."""
+    has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
 def build_optim(config: Config) -> Optim:
     """The recipe of learning, with the optimizer's fused kernels where it has them."""
     settings = {name: value for name, value in config["optim"].items() if name != "name"}
@@ -78,9 +90,12 @@ def build_optim(config: Config) -> Optim:
     except (ImportError, ValueError) as error:
         reason = f"cannot be imported ({summarize_error(error)})"
         raise UserError(f"optim.optimizer._target_={node['_target_']}: {reason}") from error
-    # Under autocast Lightning refuses to clip the gradients of a fused optimizer.
-    clips = on_cuda(config) and config["trainer"].get("gradient_clip_val")
-    fused = {"fused": True} if "fused" in signature.parameters and not clips else {}
+    takes_fused = "fused" in signature.parameters and not {"fused", "foreach"} & {*node}
+    if config["trainer"].get("gradient_clip_val") and is_mixed(config):
+        takes_fused = False  # Lightning refuses to clip what it computes
+    if on_cuda(config) and node["_target_"].endswith(".Adagrad"):
+        takes_fused = False  # torch 2.11 has that kernel for a CPU alone
+    fused = {"fused": True} if takes_fused else {}
     return Optim(
         optimizer=instantiate("optim.optimizer", node, **fused, _partial_=True), **settings
     )
@@ -148,8 +163,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
             its_callbacks, its_plugins, options, record.folder, instantiate
         )
     if "precision" not in options and not any(isinstance(p, Precision) for p in plugins):
-        has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
-        options["precision"] = "bf16-mixed" if has_bf16 else "32-true"
+        options["precision"] = choose_precision(config)
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     shows_progress = options.pop("enable_progress_bar", True)
