@@ -48,21 +48,17 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
     Raises UserError if no address gives it, and OSError if the disk does not take it.
     """
     failures: list[str] = []
-    speeds: dict[str, float] = {}  # of the addresses that were left
-    for url in urls:
-        is_only_hope = url == urls[-1] and not speeds
-        try:
-            return write_checked(url, path, md5, 0 if is_only_hope else MIN_SPEED)
-        except SlowError as error:
-            speeds[url] = error.speed
-            Console(stderr=True).print(f"{url}: slow, {error}; trying another", soft_wrap=True)
-        except DownloadError as error:
-            failures.append(f"{url}: {error}")
-    for url in sorted(speeds, key=lambda url: -speeds[url]):
-        try:
-            return write_checked(url, path, md5, 0)
-        except DownloadError as error:
-            failures.append(f"{url}: {error}")
+    speeds: dict[str, float] = {}  # of the slow ones, which are tried again, the fastest first
+    for is_again in (False, True):
+        for url in sorted(speeds, key=lambda url: -speeds[url]) if is_again else urls:
+            has_others = not is_again and (url != urls[-1] or speeds)
+            try:
+                return write_checked(url, path, md5, MIN_SPEED if has_others else 0)
+            except SlowError as error:
+                speeds[url] = error.speed
+                Console(stderr=True).print(f"{url}: slow, {error}; trying another", soft_wrap=True)
+            except DownloadError as error:
+                failures.append(f"{url}: {error}")
     raise UserError(
         f"{path.name} cannot be downloaded\n{'; '.join(failures)}\n"
         f"check the network, or put the file into {path.parent}"

@@ -4,8 +4,6 @@ Shapes: N images, C classes.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -86,8 +84,12 @@ def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
     """
     metrics.reset()
     losses = F.cross_entropy(logits, labels, reduction="none")
-    with counting_in_any_order():
-        metrics.update(preds=logits, target=labels, value=losses)
+    # Counts are the same in any order. Where algorithms must be deterministic, torchmetrics would
+    # compare N images with C x C cells, all at once.
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    metrics.update(preds=logits, target=labels, value=losses)
+    torch.set_deterministic_debug_mode(mode)
     results = {name: value.cpu() for name, value in metrics.compute().items()}
     confusion = results.pop("confusion")
     per_class = {name: results.pop(name) for name in PER_CLASS}
@@ -95,20 +97,6 @@ def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
     values |= {name: float(value.double().mean()) for name, value in per_class.items()}
     values["undefined_classes"] = int(((confusion.sum(0) == 0) | (confusion.sum(1) == 0)).sum())
     return Scores(values, per_class, confusion)
-
-
-@contextmanager
-def counting_in_any_order() -> Iterator[None]:
-    """Let torch add counts in any order: a sum of whole numbers is the same in each.
-
-    For deterministic algorithms torchmetrics compares N images with C x C cells, all at once.
-    """
-    mode = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("default")
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
 
 
 class EpochLoss:
