@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
@@ -114,21 +113,21 @@ def is_finished(folder: Path) -> bool:
 
 
 def estimate_minutes(part: Part, place: Path) -> float:
-    """About how long what is left of a part takes, 0 where it is done.
-
-    By the part's own finished runs, without the features of a probe, which are there by then.
-    """
+    """About how long what is left of a part takes, by its own finished runs; 0 where it is done."""
     if part.program == "benchmark":
         return 0.0 if (place / BENCHMARK).exists() else part.minutes
     finished = [Record.open(f).metadata for f in walk_run_folders(place) if is_finished(f)]
     if not finished:
         return part.minutes
     num_left = count_jobs(part.overrides) - len({run["config_hash"] for run in finished})
-    seconds = (wall_seconds(run) - (run.get("feature_seconds") or 0) for run in finished)
-    return max(0.0, num_left) * max(1.0, fmean(seconds)) / 60
+    # The least: of the runs of a probe, one computed the features, which are there by now.
+    return max(0.0, num_left) * max(1.0, min(map(wall_seconds, finished))) / 60
 
 
 def wall_seconds(run: Mapping[str, Any]) -> float:
-    """How long a finished run took, from its start to its end."""
+    """How long a finished run took, by its record: all that its processes took, or, in a record
+    of an earlier version, from its start to its end."""
+    if seconds := run.get("seconds_total"):
+        return float(seconds)
     started, finished = (datetime.fromisoformat(run[f"{n}_at"]) for n in ("started", "finished"))
     return (finished - started).total_seconds()

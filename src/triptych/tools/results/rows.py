@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
@@ -155,21 +156,19 @@ def digest(paths: Iterable[Path], log_dir: Path) -> dict[str, str]:
 def summarize_accuracy(recipe: Recipe, _: Path) -> dict[str, Any]:
     """How a recipe trained, how accurate it is on the test images, and what one run takes."""
     runs, first = [network.metadata for network in recipe.networks], recipe.first
-    seconds = [wall_seconds(run) - (run["feature_seconds"] or 0) for run in runs]
-    features = max(run["feature_seconds"] or 0 for run in runs)  # one of them computed these
+    minutes = [wall_seconds(run) / 60 for run in runs]
     shares = [find_share_to_published(network) for network in recipe.networks]
-    to_published = [s * t / 60 for s, t in zip(shares, seconds, strict=True) if s]
-    settings = {name: first.metadata[name] for name in ("data", "weights", "input_size")}
-    settings |= {name: first.metadata[name] for name in ("num_epochs", "num_train")}
+    frozen = first.config["model"].get("freeze") == "backbone"
     low, high = recipe.accuracy[1:]
-    return settings | {
-        "frozen": first.config["model"].get("freeze") == "backbone",
+    settings = ("data", "weights", "input_size", "num_epochs", "num_train")
+    return {name: first.metadata[name] for name in settings} | {
+        "frozen": frozen,
         "accuracy": recipe.accuracy.value,
         "interval": None if math.isnan(low) else [low, high],
         "num_seeds": len(runs),
         "num_test": first.num_test,
-        "minutes": (median(seconds) + features) / 60,
-        "minutes_to_published": median(to_published) if len(to_published) == len(runs) else None,
+        "minutes": max(minutes) if frozen else median(minutes),  # one computed the features
+        "minutes_to_published": median(map(operator.mul, minutes, shares)) if all(shares) else None,
     }
 
 
