@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.run_folders import write_run
 from triptych import cli
-from triptych.tools.results import command, process
+from triptych.tools.results import process
 from triptych.tools.results.parts import is_finished
 
 SPREAD = {"median": 20.0, "min": 19.0, "max": 21.0}
@@ -31,6 +30,8 @@ def imitate(program: str) -> None:
     if program == "benchmark":
         Path(settings["out"]).write_text(json.dumps(MEASURED))
         return
+    from tests.run_folders import write_run  # it imports scipy
+
     for seed in map(int, settings.get("seed", "0").split(",")):
         if not any(map(is_finished, place.glob(f"shapes/*/seed{seed}/*"))):
             while seed and settings.get("optim.lr") == "1" and not (place / "go").exists():
@@ -42,6 +43,8 @@ def imitate(program: str) -> None:
 PROGRAM = [sys.executable, "-m", "tests.tools.results.imitation"]
 if __name__ == "__main__":
     if sys.argv[1] == "results":
+        from triptych.tools.results import command
+
         process.PROGRAM = PROGRAM
         command.results(json.loads(sys.argv[2]))
     else:
