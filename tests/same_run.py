@@ -85,6 +85,7 @@ def state(folder: Path, name: str) -> dict[str, Any]:
     content.pop("config", None)
     for callback in content.get("callbacks", {}).values():
         callback.pop("train_seconds", None)
+        callback.pop("seconds_total", None)
     return content
 
 

@@ -53,7 +53,7 @@ FIELDS = """
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
     preprocessing precision versions git_commit command overrides started_at finished_at
     train_seconds images_per_second compile_seconds feature_seconds monitor best_epoch error metrics
-    slurm_job_id world_size num_nodes
+    slurm_job_id world_size num_nodes seconds_total
 """.split()
 
 

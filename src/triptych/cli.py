@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from triptych.errors import UserError, closest_matches, sanitize_text
-from triptych.runs.stopping import is_launched
+from triptych.runs.stopping import STARTED, is_launched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +62,7 @@ def main(command: str) -> None:
     # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
     # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ[STARTED] = str(time.time())
     program, *arguments = sys.argv
     open_screen(is_result=command == "predict" and {"--help", "-h"}.isdisjoint(arguments))
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -132,6 +132,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("retry_failed", "fresh"), Rule("false, or true in a sweep (-m)", lambda v: v is False)
     ),
+    "minutes": number(0, above=True).or_null(),
     "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
     "checkpoint.monitor": one_of(*MONITORS),

@@ -13,7 +13,7 @@ import torch
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
-from triptych.callbacks.progress import silence_lightning
+from triptych.callbacks.progress import RunClock, check_time_for_test, silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.config import MONITOR, Config
@@ -42,14 +42,14 @@ def train(
     soon as it exists. Raises UserError where data, weights, settings or folders do not allow it.
     """
     silence_lightning()
-    requested, overrides = config, list(overrides)
-    resumed = None
-    if config["resume"] or is_requeued():
+    requested, overrides, resumed = config, list(overrides), None
+    if config["resume"] or config.get("minutes") or is_requeued():
         from triptych.runs import resume  # a new run needs nothing of it
 
-        requested, overrides = resume.resume_requeued_job(config, overrides, report)
-        if requested["resume"]:
-            resumed, config = resume.open_resumed(requested, overrides)
+        config, overrides = resume.resume_requeued_job(config, overrides, report)
+        requested = config
+        if config["resume"]:
+            resumed, config = resume.open_resumed(config, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
 
     source: Source = build.instantiate("data.source", config["data"]["source"])
@@ -100,15 +100,15 @@ def prepare(
 def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.Trainer:
     """Lightning's Trainer, with callbacks that record the run, show it and save it."""
     settings = config["checkpoint"]
-    recorder = RunRecorder(record)
-    schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"])
+    clock, recorder = RunClock(), RunRecorder(record)
+    schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"], clock)
     monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
     checkpoints = CheckpointCallback(record, recorder, schedule, monitor)
-    callbacks = [recorder, TensorBoardCallback(record, module), checkpoints]
+    callbacks = [clock, recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
 
-        callbacks.insert(0, FeatureCache(record))
+        callbacks.insert(1, FeatureCache(record))
     if not config["trainer"].get("callbacks"):
         return build.build_trainer(config, record, callbacks)
     from triptych.callbacks.averages import amend_averages  # for callbacks of the user's alone
@@ -165,7 +165,8 @@ def test(
     module: ImageClassifier,
     data: ImageDataModule,
 ) -> None:
-    """Score the best weights on the test set, once."""
+    """Score the best weights on the test set, once; raises OutOfTime where there is no time."""
+    check_time_for_test(trainer)
     load_weights_into(module.backbone.network, record.checkpoint_path("best"))
     trainer.test(module, datamodule=data, verbose=False)
     record.end("finished")

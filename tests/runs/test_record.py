@@ -25,7 +25,7 @@ from triptych.runs.storage import atomic_write, make_folder
 KEYS = """
     schema status code model data seed split_seed config_hash group_hash batch_size versions
     git_commit command overrides started_at finished_at num_epochs feature_seconds error
-    slurm_job_id
+    slurm_job_id seconds_total
 """.split()
 
 

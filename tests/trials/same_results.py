@@ -55,10 +55,10 @@ PASSING = """
     finished_at evaluated_at measured_at train_seconds feature_seconds compile_seconds
     seconds_per_epoch images_per_second train/images_per_second train_images_per_second
     latency_ms_p50 latency_ms_p95 throughput_images_per_second throughput_batch_size
-    peak_memory_bytes checkpoint_bytes code
+    peak_memory_bytes checkpoint_bytes code seconds_total
 """.split()
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh same_code data.root data.num_workers
+    log_dir resume trusted_targets retry_failed fresh same_code minutes data.root data.num_workers
     data.source.root data.source.urls checkpoint.keep_last checkpoint.every_n_steps
     checkpoint.every_minutes speed.compile speed.cache_features trainer.accelerator
     trainer.strategy trainer.devices

@@ -107,6 +107,8 @@ class SlurmLauncher(ProcessLauncher):
         from triptych.tools.sweep.submission import submit_sweep
 
         self.check(array_parallelism=count(1), detach=FLAG, max_num_timeout=count(0))
+        if any(job.minutes for job in jobs):
+            raise UserError("minutes: a job of SLURM has hydra.launcher.parameters.timeout_min=")
         parameters = {"slurm_array_parallelism": self.array_parallelism} | self.parameters
         parameters = cluster.choose_resources(parameters, jobs)
         options = self.cluster, self.folder, self.max_num_timeout

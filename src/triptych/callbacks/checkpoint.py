@@ -22,6 +22,7 @@ from triptych.callbacks.loop import (
     resume_by_epochs,
     validates_next,
 )
+from triptych.callbacks.progress import RunClock
 from triptych.callbacks.recorder import RunRecorder
 from triptych.config import LOWER_IS_BETTER
 from triptych.models.backbone import strip_prefix
@@ -142,12 +143,15 @@ class CheckpointCallback(Checkpoint):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write `last.ckpt`, and `best.ckpt` where there is a better epoch."""
+        started = time.monotonic()
         for logger in trainer.loggers:
             logger.save()  # curves must reach as far as the checkpoint
         trainer.save_checkpoint(self.record.checkpoint_path("last"), weights_only=False)
         self._save_best(trainer)
         self.schedule.restart()
         self.recorder.pause()
+        if self.schedule.clock:
+            self.schedule.clock.save_seconds = time.monotonic() - started
 
     def _save_best(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
@@ -191,14 +195,20 @@ class CheckpointCallback(Checkpoint):
 
 
 class SaveSchedule:
-    """When a checkpoint is due within an epoch: after steps, after minutes, or before a stop.
+    """When a checkpoint is due within an epoch: after steps, after minutes, or before a stop, by a
+    signal or because the run's `clock` has no time for more.
 
     Asked after every optimizer step, by all ranks alike, and they agree on the answer. Steps they
     can count; about minutes and signals they exchange a word once a second.
     """
 
-    def __init__(self, every_n_steps: int | None, every_minutes: float | None) -> None:
-        self.every_n_steps = every_n_steps
+    def __init__(
+        self,
+        every_n_steps: int | None,
+        every_minutes: float | None,
+        clock: RunClock | None = None,
+    ) -> None:
+        self.every_n_steps, self.clock = every_n_steps, clock
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
         self.is_overdue = False  # a validation within a step could not be saved
         self.stopped_by: int | None = None
@@ -233,7 +243,7 @@ class SaveSchedule:
             return True
         seconds = time.monotonic() - self._saved_at
         is_late = self.every_seconds is not None and seconds >= self.every_seconds
-        is_due = is_late or self.stopped_by is not None
+        is_due = is_late or self.stopped_by is not None or self.is_out_of_time(trainer)
         return is_due if trainer.world_size == 1 else self._agree(trainer, is_due)
 
     def restart(self) -> None:
@@ -241,13 +251,23 @@ class SaveSchedule:
         self._saved_at, self.is_overdue = time.monotonic(), False
 
     def stop_if_requested(self, trainer: pl.Trainer) -> None:
-        """Raise SystemExit where a signal asked any rank to stop."""
+        """Raise SystemExit where a signal asked any rank to stop; OutOfTime where any has no time.
+
+        What there is has been saved.
+        """
         is_true_on_any = partial(trainer.strategy.reduce_boolean_decision, all=False)
         if not is_true_on_any(self.stopped_by is not None):
+            has_deadline = self.clock and self.clock.deadline < math.inf
+            if has_deadline and is_true_on_any(self.is_out_of_time(trainer)):
+                raise stopping.OutOfTime(0)
             return
         if is_true_on_any(self.stopped_by == signal.SIGUSR1) and callable(self._requeue):
             self._requeue(signal.SIGUSR1, None)
         raise SystemExit(stopping.exit_code(self.stopped_by or 0))
+
+    def is_out_of_time(self, trainer: pl.Trainer) -> bool:
+        """Whether the run has to be stopped now, for at the next chance it would be late."""
+        return self.clock is not None and not self.clock.has_time_for_step(trainer)
 
     def _agree(self, trainer: pl.Trainer, is_due_here: bool) -> bool:
         """Whether it is due on any rank; False until `AGREE_SECONDS` have passed, in steps."""

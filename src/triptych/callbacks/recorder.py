@@ -8,12 +8,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from triptych.callbacks.loop import current_step, is_accumulating, is_last_batch
+from triptych.callbacks.progress import describe_left
 from triptych.data.datamodule import Batch
 from triptych.errors import RunFailed
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 
 log = logging.getLogger(__name__)
+COUNTED = "num_epochs num_images train_seconds _new_images _new_seconds".split()
 
 
 class RunRecorder(Callback):
@@ -34,11 +36,14 @@ class RunRecorder(Callback):
         self._clock, self._is_paused = 0.0, False
 
     def state_dict(self) -> dict[str, Any]:
-        names = "num_epochs num_images train_seconds _new_images _new_seconds".split()
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in COUNTED}
+        return state | {"seconds_total": self.record.seconds_total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: state[name] for name in self.state_dict()})
+        vars(self).update({name: state[name] for name in COUNTED})
+        spent, known = state.get("seconds_total"), self.record.metadata.get("seconds_total")
+        if isinstance(spent, float) and spent > (known or 0.0):  # what saved it was killed
+            self.record.update(seconds_total=spent)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one
@@ -127,7 +132,8 @@ class RunRecorder(Callback):
         self.train_seconds += self._new_seconds
         self.num_images += self._new_images
         self._new_images, self._new_seconds = 0, 0.0
-        log.info("epoch %d batch %d loss %.3f", epoch, batch, self.train_loss)
+        left = describe_left(trainer)
+        log.info("epoch %d batch %d loss %.3f%s", epoch, batch, self.train_loss, left)
 
     def _log_scores(
         self, trainer: pl.Trainer, module: ImageClassifier, split: str, epoch: int

@@ -14,6 +14,7 @@ from pathlib import Path
 from triptych.cli import configure_logging, load_function, open_screen, print_error
 from triptych.config import Config
 from triptych.errors import UserError
+from triptych.runs.stopping import STARTED
 
 COMMAND = [sys.executable, "-m", "triptych.distributed.processes"]  # and the place
 SAVE_SECONDS = 30.0  # from a signal to SIGKILL; then the last checkpoint counts
@@ -83,6 +84,7 @@ def main(place: Path) -> int:
     training then stops as at a SIGTERM; one that waits on a device or a process is killed later.
     Returns the exit code.
     """
+    os.environ[STARTED] = str(time.time())
     threading.Thread(target=stop_with_parent, daemon=True).start()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's, which reaches all of a job
     open_screen()

@@ -1,6 +1,7 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -8,7 +9,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError
 from triptych.runs.record import Record
-from triptych.runs.stopping import SIGNALS, exit_on_signal, install_handlers, signal_handlers
+from triptych.runs.stopping import (
+    SIGNALS,
+    OutOfTime,
+    exit_on_signal,
+    install_handlers,
+    signal_handlers,
+)
 from triptych.runs.storage import lock_run
 
 log = logging.getLogger(__name__)
@@ -44,21 +51,19 @@ def run_lifecycle(record: Record, *, resumed: bool = False) -> Iterator[None]:
 def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     """Record how the block ends.
 
-    Raises SystemExit with 1 where the run failed, 130 or 143 where it was interrupted, UserError
-    where its input is at fault, and whatever else the block raised, which is a bug.
+    Raises SystemExit with 1 where the run failed, 130 or 143 where it was interrupted, OutOfTime
+    where its minutes are over; UserError where its input is at fault, and whatever else the block
+    raised, which is a bug.
     """
     before = record.metadata
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
         install_handlers(signal.SIG_IGN, SIGNALS)  # as SLURM's, that follows when it requeues
-        if record.metadata["status"] != "finished":
-            with suppress(OSError, UserError):  # the disk may be full, or the folder gone
-                from triptych.runs.failures import end_run
-                from triptych.runs.resume_request import resume_command
-
-                end_run(record, "interrupted")
-                log.info("interrupted; to go on: %s", resume_command(record))
+        with suppress(OSError, UserError):  # the disk may be full, or the folder gone
+            record_interruption(record, is_planned=isinstance(stop, OutOfTime))
+        if isinstance(stop, OutOfTime):
+            raise
         # Lightning makes exit code 1 of a KeyboardInterrupt.
         raise SystemExit(143 if stop.args == (143,) else 130) from None
     except Exception as error:
@@ -78,3 +83,18 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
+
+
+def record_interruption(record: Record, *, is_planned: bool) -> None:
+    """Record that a run was stopped before it finished, and log the command that goes on: where
+    its minutes are over, the same."""
+    if record.metadata["status"] == "finished":
+        return
+    from triptych.runs.failures import end_run
+    from triptych.runs.resume_request import resume_command
+
+    command, reason = resume_command(record), "interrupted"
+    if is_planned:
+        command, reason = os.environ.get("TRIPTYCH_COMMAND") or command, "its minutes are over"
+    end_run(record, "interrupted", error=reason if is_planned else None)
+    log.info("%s; to go on: %s", reason, command)

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,9 +20,10 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import CONFIGS, MONITOR, Config, find_node, find_targets
+from triptych.config import CONFIGS, MONITOR, Config, find_node, find_targets, number
 from triptych.errors import UserError
 from triptych.runs import storage
+from triptych.runs.stopping import read_start
 from triptych.runs.training_code import hash_training_code
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh same_code
+    log_dir resume trusted_targets retry_failed fresh same_code minutes
     data.root data.num_workers data.source.root
     checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features
@@ -141,6 +143,7 @@ class Record:
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
         self.metadata = metadata
+        self._started = read_start()
 
     @classmethod
     def create(cls, config: Config, overrides: list[str]) -> Self:
@@ -157,6 +160,7 @@ class Record:
             status="running",
             num_epochs=None,
             feature_seconds=None,
+            seconds_total=0.0,
             model=config["model"]["name"],
             data=config["data"]["name"],
             seed=config["seed"],
@@ -214,6 +218,14 @@ class Record:
         return {str(key): value for key, value in config.items()}
 
     @property
+    def seconds_total(self) -> float:
+        """Seconds of every process that has worked on the run, from its start to its end."""
+        before = self.metadata.get("seconds_total")
+        is_running = self.metadata.get("status") == "running"
+        here = time.time() - self._started if is_running else 0.0
+        return (before if number(0).holds(before) else 0.0) + here  # type: ignore[operator]
+
+    @property
     def config_yaml(self) -> str:
         return (self.folder / "config.yaml").read_text()
 
@@ -257,6 +269,7 @@ class Record:
 
     def end(self, status: str, **metadata: Any) -> None:
         finished_at = datetime.now(UTC).isoformat(timespec="seconds")
+        metadata["seconds_total"] = self.seconds_total
         self.update(status=status, finished_at=finished_at, **metadata)
 
     def add_metrics(self, row: dict[str, float]) -> None:

@@ -45,6 +45,7 @@ from triptych.runs.resume_request import (
     read_history,
     resume_arguments,
 )
+from triptych.runs.stopping import is_requeued, set_deadline
 from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
@@ -410,30 +411,41 @@ def read_events(path: Path, step: int) -> Iterator[bytes]:
 def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
 ) -> tuple[Config, list[str]]:
-    """Config and overrides with the folder of the run to resume: the one that `resume=` names, or,
-    where SLURM or torchrun has started this job again, the one that the job began, if any.
+    """Config and overrides with the folder of the run to resume: the one that `resume=` names, or
+    the one that `find_earlier` finds, if any. `minutes` begin to count, and are gone from both.
 
     Raises SystemExit where that is finished, after a call of `started` with its folder.
     """
-
-    def find_folder() -> str:
-        if folder := os.environ.get(EARLIER):
-            return folder
-        job_id = os.environ.get("SLURM_JOB_ID", "")
-        entries = {"config_hash": config_hash(config), "slurm_job_id": job_id}
-        run = find_newest_run(Path(config["log_dir"]), **entries)
-        return str(run.folder) if run else ""
-
+    has_budget = bool(config.get("minutes"))
+    if has_budget:
+        set_deadline(config["minutes"])
+        config = config | {"minutes": None}  # not of the run: what resumes it has its own
     if config["resume"]:
         return config | {"resume": str(find_run(config["resume"]))}, overrides
-    folder = ranks.broadcast_from_rank_zero("requeued", find_folder)
+    folder = ranks.broadcast_from_rank_zero(
+        "requeued", lambda: find_earlier(config, has_budget=has_budget)
+    )
     if not folder:
         return config, overrides
     run = Record.open(Path(folder))
     if run.metadata["status"] == "finished":
         for path in run.folder.glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
             path.unlink(missing_ok=True)
-        log.info("finished before this job was started again: %s", folder)
+        log.info("finished before: %s", folder)
         started(folder)
         raise SystemExit(0)
+    log.info("goes on: %s", folder)
     return resume_arguments(config, overrides, run.folder)
+
+
+def find_earlier(config: Config, *, has_budget: bool) -> str:
+    """The folder of the run to go on with: the one that this job began, where SLURM or torchrun
+    has started it again; with a budget, the newest that the same code has not seen fail."""
+    if folder := os.environ.get(EARLIER):
+        return folder
+    entries: dict[str, Any] = {"slurm_job_id": os.environ.get("SLURM_JOB_ID", "")}
+    if is_new := has_budget and not is_requeued():
+        entries = {"code": hash_code(config)}
+    run = find_newest_run(Path(config["log_dir"]), config_hash=config_hash(config), **entries)
+    is_over = is_new and run and run.metadata["status"] == "failed"
+    return str(run.folder) if run and not is_over else ""

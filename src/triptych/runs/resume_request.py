@@ -183,7 +183,7 @@ def find_requests(
         name, _, choice = override.partition("=")
         name = setting_name(name).lstrip("~")
         is_choice = os.path.isdir(CONFIGS / name)
-        if name in ("resume", "trusted_targets"):
+        if name in ("resume", "trusted_targets", "minutes"):
             continue
         if is_choice and not override.startswith("~"):
             keys = [*read_choice(name, choice)]

@@ -1,16 +1,40 @@
-"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM and SIGUSR1, and their exit codes."""
+"""What ends a run early: SIGINT (Ctrl-C), SIGTERM and SIGUSR1, with their exit codes; `minutes`."""
 
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 LAUNCHED = re.compile("(SLURM|TORCHELASTIC|MASTER|PL)_|(.*_)?RANK$|.*(WORLD|PMI|NAMESPACE)_SIZE$")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# In the environment, in seconds since 1970: when this command, or job, began; and when this process
+# and those that it starts have to end.
+STARTED, DEADLINE = "TRIPTYCH_STARTED", "TRIPTYCH_DEADLINE"
+
+
+class OutOfTime(SystemExit):
+    """The end of `minutes`: what there is has been saved. The exit code is 0."""
+
+
+def read_start() -> float:
+    """When this command began; now, where it is no command."""
+    return float(os.environ.get(STARTED) or time.time())
+
+
+def set_deadline(minutes: float | None) -> None:
+    """Have this process, and those that it starts, end so many minutes after this command began."""
+    if minutes is not None:
+        os.environ[DEADLINE] = str(min(read_deadline(), read_start() + 60 * minutes))
+
+
+def read_deadline() -> float:
+    return float(os.environ.get(DEADLINE) or inf)
 
 
 def exit_code(number: int) -> int:

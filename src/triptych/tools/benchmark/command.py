@@ -34,6 +34,8 @@ def benchmark(config: Config, overrides: list[str]) -> None:
 
     Raises UserError where it cannot be measured as requested, or `out` exists.
     """
+    if config["minutes"]:
+        raise UserError("minutes: a benchmark takes rounds=, and block_seconds= each")
     if config["resume"]:
         raise UserError("resume: a benchmark measures new steps, and keeps no run")
     path = output_path(config)

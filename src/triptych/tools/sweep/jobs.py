@@ -28,7 +28,7 @@ from triptych.runs.storage import acquire_lock
 from triptych.runs.training_code import find_changed
 
 # What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
-SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required"}
+SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required", "minutes": None}
 MAX_FILES = 4  # named of those that differ
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
@@ -37,7 +37,8 @@ class Job(NamedTuple):
     """A run to be made.
 
     `code`: hashes of the files that train. `fresh`: a new run, whatever runs there are;
-    `retry_failed`: resume an earlier run that failed; `same_code`: ignore runs of other code.
+    `retry_failed`: resume an earlier run that failed; `same_code`: ignore runs of other code;
+    `minutes`: the budget of the sweep.
     """
 
     overrides: list[str]
@@ -47,6 +48,7 @@ class Job(NamedTuple):
     fresh: bool = False
     retry_failed: bool = False
     same_code: bool = True
+    minutes: float | None = None
 
 
 def compose_jobs(
@@ -83,14 +85,25 @@ def compose_job(config: Config, overrides: list[str], command: str = "train") ->
     """A job without the settings of the sweep: a single run would refuse them."""
     fresh, retry_failed = (config.get(name) is True for name in ("fresh", "retry_failed"))
     same_code = config["same_code"] != "ignore"
+    minutes = config["minutes"]
+    has_budget = command == "train" and configs.RULES["minutes"].holds(minutes)
     allowed = {"fresh": fresh, "retry_failed": retry_failed, "same_code": not same_code}
+    allowed["minutes"] = has_budget
     config |= {name: SWEEP_ONLY[name] for name, is_set in allowed.items() if is_set}
     configs.check_config(config, command)
     if config["checkpoint"]["keep_last"] is None:
         config["checkpoint"]["keep_last"] = False
     overrides = [o for o in restore(overrides) if setting_name(o) not in SWEEP_ONLY]
-    code = hash_code(config)
-    return Job(overrides, config, config_hash(config), code, fresh, retry_failed, same_code)
+    return Job(
+        overrides,
+        config,
+        config_hash(config),
+        hash_code(config),
+        fresh,
+        retry_failed,
+        same_code,
+        minutes,
+    )
 
 
 def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]]:
@@ -203,8 +216,9 @@ def lock_job(job: Job) -> IO[str] | None:
 
 
 class Outcome(NamedTuple):
-    """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`, or what
-    SLURM says of a job that it did not start.
+    """How a job ended; `status` as in the record, or `refused`, `killed`, `not started`; `out of
+    time`, which saved what there was, `not begun` for lack of time, or what SLURM says of a job
+    that it did not start.
     """
 
     status: str
@@ -252,6 +266,8 @@ class JobProcess(TrainingProcess):
         metadata = record.metadata if record else {}
         if metadata.get("status") in ("finished", "failed"):
             status = metadata["status"]
+        elif exit_code == 0:
+            status = "out of time"
         elif exit_code in STOPPED:
             status = "interrupted"
         elif exit_code == 2:

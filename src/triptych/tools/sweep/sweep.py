@@ -5,6 +5,7 @@ on is tried again later. One thread does it all: it polls its children ten times
 """
 
 import logging
+import os
 import tempfile
 import time
 from collections import Counter
@@ -23,14 +24,19 @@ from rich.text import Text
 from triptych.cli import show_line
 from triptych.distributed.processes import SAVE_SECONDS, count_cores
 from triptych.errors import UserError, sanitize_text, shorten
-from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
+from triptych.runs import stopping
+from triptych.runs.durations import format_duration
+from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, signal_handlers
 from triptych.runs.storage import is_locked
 from triptych.tools.sweep import jobs as sweep_jobs
+from triptych.tools.sweep.forecast import Forecast
 from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job, is_done
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LINE_WIDTH = 80
+OUT_OF_TIME = ("out of time", "not begun")
+LEAST_SECONDS = 20.0  # of a budget, for a job that starts: it would do nothing else
 RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
 
@@ -38,8 +44,10 @@ def run_sweep(jobs: Sequence[Job], num_jobs: int | None, jobs_per_gpu: int = 1) 
     """Run the jobs, `num_jobs` at a time, and print a table of how they ended.
 
     By default one at a time, or as many as the GPUs take where each takes several.
-    Exits with 1 unless all are finished; with 130 or 143 where a signal stopped the sweep.
+    Exits with 1 unless all are finished, or their minutes are over; with 130 or 143 where a signal
+    stopped the sweep.
     """
+    stopping.set_deadline(min((job.minutes for job in jobs if job.minutes), default=None))
     with tempfile.TemporaryDirectory(prefix="triptych-") as scratch:
         sweep = Sweep(jobs, num_jobs, Path(scratch), jobs_per_gpu)
         with (
@@ -53,8 +61,11 @@ def run_sweep(jobs: Sequence[Job], num_jobs: int | None, jobs_per_gpu: int = 1) 
     print_results(jobs, outcomes)
     if sweep.signals:
         raise SystemExit(exit_code(sweep.signals[0]))
-    if any(outcome.status != "finished" for outcome in outcomes):
+    if (statuses := {outcome.status for outcome in outcomes}) - {"finished", *OUT_OF_TIME}:
         raise SystemExit(1)
+    if statuses != {"finished"}:
+        command = os.environ.get("TRIPTYCH_COMMAND", "the same command")
+        show_line(get_console(), f"the rest does not fit into these minutes; to go on: {command}")
 
 
 class SweepProgress(Progress):
@@ -98,6 +109,8 @@ class Sweep:
         num_threads = max(1, count_cores() // self.num_jobs)
         self.env = {"OMP_NUM_THREADS": str(num_threads)} if self.num_jobs > 1 else {}
         self.kill_time: float | None = None
+        self.deadline, self.budget = read_deadline(), read_deadline() - time.time()
+        self.forecast = Forecast(jobs)
 
     def _count_at_once(self) -> int:
         """How many jobs run at a time where `num_jobs` is not given."""
@@ -121,7 +134,7 @@ class Sweep:
                 self.free_gpus.update(process.gpus)
                 outcome = self._explain_memory(outcome, process)
                 self._end(number, outcome, f"in {time.monotonic() - process.started:.0f} s")
-        if self.signals:
+        if self.signals or (self.running and time.time() > self.deadline):
             self._stop_jobs()
         else:
             self._start_jobs()
@@ -163,6 +176,8 @@ class Sweep:
                         "fresh=true runs them again"
                     )
                 self._end(number, sweep_jobs.outcome_of_run(earlier, is_earlier=True), "before")
+            elif reason := self._find_lack_of_time(number):
+                self._end(number, Outcome("not begun", error=reason))
             else:
                 if not earlier and not job.fresh:
                     self._explain_new_run(job)
@@ -171,6 +186,18 @@ class Sweep:
                 self.running[number] = JobProcess(job, place, lock, gpus, earlier, self.env)
                 self.free_gpus.subtract(gpus)
                 del self.waiting[number]
+
+    def _find_lack_of_time(self, number: int) -> str:
+        """Why a job is not begun in what is left of the budget; empty where it is.
+
+        One that takes longer than all of it is done in parts.
+        """
+        left, needed = self.deadline - time.time(), self.forecast.seconds(number)
+        if left < LEAST_SECONDS:
+            return "no time is left"
+        if needed is None or needed <= left or needed > self.budget:
+            return ""
+        return f"takes about {format_duration(needed)}, {format_duration(left)} are left"
 
     def _explain_memory(self, outcome: Outcome, process: JobProcess) -> Outcome:
         """The outcome, with what to try where a job had too little of a GPU that others share."""
@@ -194,14 +221,19 @@ class Sweep:
             log.info("%s", message)
 
     def _retry_later(self, number: int) -> None:
+        if time.time() > self.deadline:
+            self._end(number, Outcome("not begun", error="another process works on it"))
+            return
         if not self.waiting[number]:
             log.info("%s: waits, another process works on it", self._name(number))
         self.waiting[number] = time.monotonic() + RETRY_SECONDS
 
     def _stop_jobs(self) -> None:
-        """At the first signal ask every job to save and end; at the second, kill it."""
-        self.outcomes |= dict.fromkeys(self.waiting, Outcome("not started"))
-        self.waiting.clear()
+        """At the first signal, or a deadline, ask every job to save and end; at the second signal,
+        or much later, kill it."""
+        if self.signals:
+            self.outcomes |= dict.fromkeys(self.waiting, Outcome("not started"))
+            self.waiting.clear()
         if self.kill_time is None:
             self.kill_time = time.monotonic() + SAVE_SECONDS
             log.info("stopping %d jobs; once more to kill them", len(self.running))
@@ -213,7 +245,11 @@ class Sweep:
 
     def _end(self, number: int, outcome: Outcome, when: str = "") -> None:
         self.waiting.pop(number, None)
+        if outcome.status == "interrupted" and self.kill_time and not self.signals:
+            outcome = outcome._replace(status="out of time")
         self.outcomes[number] = outcome
+        if outcome.record:
+            self.forecast.add(outcome.record)
         self.progress.advance(self.progress.bar)
         run, status = outcome.record, f"{outcome.status} {when}".strip()
         difference = sweep_jobs.describe_code(run, self.jobs[number]) if run else ""
@@ -238,7 +274,7 @@ def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
     failures: dict[tuple[str, str], list[tuple[str, list[Path]]]] = {}
     for label, outcome in zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True):
-        if outcome.status not in ("finished", "not started"):
+        if outcome.status not in ("finished", "not started", "not begun"):
             places = [outcome.record.folder] if outcome.record else []
             places += [outcome.log_file] if outcome.log_file else []
             failures.setdefault((outcome.status, outcome.error), []).append((label, places))

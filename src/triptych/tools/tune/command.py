@@ -18,6 +18,8 @@ def tune(config: Config, overrides: list[str]) -> None:
     """
     if find_spec("optuna") is None:
         raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")
+    if config["minutes"]:
+        raise UserError("minutes: a search takes timeout_minutes=")
     if config["resume"]:
         raise UserError("resume: a search is resumed by its own command, given again")
     from triptych.tools.tune.space import read_space
