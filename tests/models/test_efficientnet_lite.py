@@ -113,10 +113,11 @@ def test_a_run_is_scored_again_where_the_package_is_gone(
 def test_a_probe_on_500_real_images_is_right_on_more_than_four_in_five(
     real_cifar10: Path, tmp_path: Path, no_figures: None
 ) -> None:
-    """At the network's own 224 pixels."""
+    """At 224 pixels, the last epoch: few images validate. 82 to 84 % were, by other splits."""
     file_of(LITE0)
-    images = [f"data.root={real_cifar10}", "data.num_train=500", "data.num_val=50"]
+    images = [f"data.root={real_cifar10}", "data.num_train=500", "data.num_val=10"]
     probe = ["experiment=probe", f"model={LITE0}", *images, "data.num_test=500"]
-    ends = ["data.batch_size=16", "trainer.max_epochs=10", f"log_dir={tmp_path}"]
+    probe += ["data.batch_size=16", "checkpoint.score=last"]
+    ends = ["trainer.max_epochs=20", f"log_dir={tmp_path}"]
     run = train(composed("train", *probe, *ends), [])
     assert 0.8 < run.metadata["metrics"]["test/accuracy"] < 0.95
