@@ -110,9 +110,9 @@ class RunRecorder(Callback):
         if not module.epoch_loss.unread:
             return
         sums = trainer.strategy.reduce(module.epoch_loss.take_unread(), reduce_op="sum")
+        self._new_images += int(sums[:, 1].sum())  # waits for the device
         self._new_seconds += time.monotonic() - self._clock
         self._clock = time.monotonic()
-        self._new_images += int(sums[:, 1].sum())
         bad_batch = module.epoch_loss.add(sums)
         self.train_loss = module.epoch_loss.mean
         if bad_batch is not None:
