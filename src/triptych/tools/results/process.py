@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from triptych import cli
-from triptych.config import RULES
 from triptych.distributed.processes import SAVE_SECONDS, stop_with_parent
 from triptych.runs.storage import is_locked
 from triptych.tools.results.parts import BENCHMARK, KILLED, Part
@@ -49,7 +48,7 @@ def start(part: Part, place: Path, ends: float) -> "subprocess.Popen[bytes]":
     settings = [f"log_dir={place}"]
     if part.program == "benchmark":
         settings = [f"log_dir={place}", f"out={place / BENCHMARK}"]
-    elif ends < math.inf and "minutes" in RULES:
+    elif ends < math.inf:
         settings.append(f"minutes={(ends - time.monotonic()) / 60:.2f}")
     # Set by this process's own command line, for which Hydra shall raise; the part has its own.
     env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
