@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from PIL import Image
 
 from tests.composing import composed
@@ -20,7 +21,12 @@ from tests.same_run import assert_equal, state
 from tests.tiny import TARGETS, TINY, Tiny
 from triptych.build import device_name
 from triptych.callbacks.checkpoint import CheckpointCallback
+from triptych.data.datamodule import Batch
+from triptych.data.transforms import DeviceTransforms, make_mix
 from triptych.metrics import build_metrics, compute_scores
+from triptych.models.backbone import Backbone, Preprocessing
+from triptych.module import ImageClassifier
+from triptych.optim import Optim
 from triptych.runs.record import Record
 from triptych.tools.evaluate.command import evaluate
 from triptych.tools.export.command import export
@@ -105,6 +111,22 @@ def test_a_run_is_used_where_there_is_no_gpu(run: Run, device: str, tmp_path: Pa
     assert len(out.read_text().splitlines()) == 2
     if device == "cuda":  # as of a CPU elsewhere, in seconds
         export(composed("export", "run=none", "format=torch", **run_setting), [])
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
+def test_a_step_mixes_no_tensors_of_the_host_with_those_of_the_device(mix: str) -> None:
+    """On a device without storage, which as a GPU does refuses tensors of another one."""
+    data = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4).long(), torch.arange(4)
+    stored = move_data_to_device(Batch(*data), torch.device("meta"))
+    expected = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    transforms = DeviceTransforms(expected, augment=True, mix=make_mix(mix, 10))
+    inputs = transforms.training(*stored[:2], (0, 1, stored.index), batch=2)
+    optim = Optim(optimizer=torch.optim.Adam, lr=0.1, class_weights="balanced")
+    module = ImageClassifier(Backbone(Tiny(10), 10, expected), optim, 10, [4] * 10).to("meta")
+    module.training_step(Batch(*inputs, stored.index), 0).backward()
+    module.validation_step(Batch(inputs[0], *stored[1:]), 0)
+    values = (module.epoch_loss.take_unread(), *module.split_predictions.gather())
+    assert {value.device.type for value in values} == {"meta"}
 
 
 def test_scores_are_those_of_a_cpu_in_no_more_memory_where_algorithms_are_deterministic(
