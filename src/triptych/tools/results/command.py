@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -55,9 +54,8 @@ def results(config: Config, overrides: Sequence[str] = ()) -> None:
             signal_handlers(lambda number, _: measuring.signals.append(number), SIGNALS),
         ):
             measuring.run(minutes)
-    with translate_write_errors(f"out={out}"):
-        measuring.write()
-        measuring.write_page()
+    measuring.write()
+    measuring.write_page()
     for line in [*measuring.problems, f"tables: {out / ROWS}, {', '.join(TEXTS)}"]:
         log.info("%s", line)
     if measuring.signals:
@@ -124,12 +122,9 @@ class Measuring:
         self.problems = list(dict.fromkeys([*self.problems, *problems]))
         lists = {kind: read_parts(CONFIGS / "results" / f"{kind}.yaml") for kind in ("cpu", "gpu")}
         rows = merge(self.recorded, rows, changed, lists)
-        for name, text in write_texts(rows, self.out).items():
-            path = self.out / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                with atomic_write(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
+        with translate_write_errors(f"out={self.out}"):
+            for name, text in write_texts(rows, self.out).items():
+                write_file(self.out / name, text)
         self.rows = rows
 
     def write_page(self) -> None:
@@ -149,9 +144,7 @@ class Measuring:
         if ended.returncode:
             self.problems.append(f"no page: {ended.stderr.strip().splitlines()[-1:]}")
             return
-        (self.out / PAGE).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.out / PAGE) as temporary:
-            shutil.copyfile(place / "index.html", temporary)
+        write_file(self.out / PAGE, (place / "index.html").read_text(encoding="utf-8"))
 
 
 def write_texts(rows: Sequence[Row], out: Path) -> dict[str, str]:
@@ -161,6 +154,14 @@ def write_texts(rows: Sequence[Row], out: Path) -> dict[str, str]:
         path = out / name if (out / name).exists() else ROOT / name
         texts[name] = fill(path.read_text(encoding="utf-8"), rows)
     return texts
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text, whole or not at all, unless the file has it already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def select_runs(rows: Sequence[Row]) -> dict[str, str]:

@@ -28,11 +28,13 @@ RULES: dict[str, Rule] = {
     "kill": FLAG,
 }
 # What a trial sets otherwise: it shows that a command works, and measures nothing.
-DRAWINGS = ["data=shapes", "data.num_train=64", "data.num_val=32", "data.num_test=32"]
-DRAWINGS += ["data.source.num_train=200", "data.source.num_test=100", "model.input_size=64"]
+TRIAL = """
+    data=shapes data.num_train=64 data.num_val=32 data.num_test=32 data.source.num_train=200
+    data.source.num_test=100 model.input_size=64 speed.compile=none
+""".split()
 TRIALS = {
-    "train": [*DRAWINGS, "data.batch_size=16", "seed=0", "trainer.max_epochs=1"],
-    "benchmark": [*DRAWINGS, "data.batch_size=4", "rounds=1", "block_seconds=0.1"],
+    "train": [*TRIAL, "data.batch_size=16", "seed=0", "trainer.max_epochs=1"],
+    "benchmark": [*TRIAL, "data.batch_size=4", "rounds=1", "block_seconds=0.1"],
 }
 BENCHMARK = "benchmark.json"  # the measurement, in its part's folder
 KILLED = "killed"  # there once the run was killed
