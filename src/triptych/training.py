@@ -100,7 +100,7 @@ def prepare(
 def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.Trainer:
     """Lightning's Trainer, with callbacks that record the run, show it and save it."""
     settings = config["checkpoint"]
-    clock, recorder = RunClock(), RunRecorder(record)
+    clock, recorder = RunClock(record), RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"], clock)
     monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
     checkpoints = CheckpointCallback(record, recorder, schedule, monitor)

@@ -18,6 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.filesize import decimal
 from torch import Tensor
 
+from triptych.callbacks.progress import ProgressLines, find_clock
+from triptych.callbacks.time_left import note_features
 from triptych.data.datamodule import ImageSubset
 from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
 from triptych.data.source import hash_tensors
@@ -165,9 +167,18 @@ class FrozenBackbone:
             split, start = batches[number]
             features, _ = self._run(split, start, start + size)
             file.write(features.numpy().data)
+            self._show_progress(number, len(batches))
             if number % SYNC_BATCHES == 0:
                 file.flush()
                 os.fsync(file.fileno())
+
+    def _show_progress(self, number: int, total: int) -> None:
+        """Say how long it takes, where nobody did for a while; raises OutOfTime at a deadline."""
+        if clock := find_clock(self.trainer):
+            left = note_features(clock, self.trainer, total - number - 1)
+            for lines in self.trainer.callbacks:
+                if isinstance(lines, ProgressLines):
+                    lines.say(f"features, batch {number + 1} of {total}", lambda: left)
 
     @torch.inference_mode()
     def _run(self, split: ImageSubset, start: int, end: int) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,17 @@ import math
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from triptych.runs.stopping import OutOfTime, read_deadline, read_start
+
+if TYPE_CHECKING:
+    from triptych.runs.record import Record
 
 SILENCE_SECONDS = 8.0
 HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
@@ -54,7 +58,8 @@ class RunClock(Callback):
     `val` (also of the test), `features`, or the `pause` between two epochs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, record: "Record") -> None:
+        self.record, self.has_advised = record, False  # what would be quicker
         self.pace = Pace(time.monotonic())
         self.end_seconds = 1 + min(END_SHARE * (time.time() - read_start()), MAX_END)
         self.save_seconds = 0.0  # what the last checkpoint took
@@ -140,16 +145,19 @@ class ProgressLines(Callback):
     def __init__(self) -> None:
         self.last = time.monotonic()
 
-    def _maybe(self, trainer: pl.Trainer, what: str, batch_idx: int, total: Any) -> None:
+    def say(self, what: str, describe: Callable[[], str]) -> None:
+        """Print what is under way; `describe` continues the line where it is printed."""
         if time.monotonic() - self.last >= SILENCE_SECONDS:
             self.last = time.monotonic()
             # Not to the log: it belongs to the moment.
             with suppress(OSError):  # where the output is a file, its disk may be full
-                print(
-                    f"{what}batch {batch_idx + 1} of {total}{describe_speed(trainer)}"
-                    f"{describe_left(trainer)}",
-                    flush=True,
-                )
+                print(f"{what}{describe()}", flush=True)
+
+    def _say(self, trainer: pl.Trainer, what: str, batch_idx: int, total: Any) -> None:
+        self.say(
+            f"{what}batch {batch_idx + 1} of {total}",
+            lambda: describe_speed(trainer) + describe_left(trainer),
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -158,17 +166,17 @@ class ProgressLines(Callback):
             self.last = time.monotonic()  # the loss was printed
         epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         total = trainer.num_training_batches
-        self._maybe(trainer, f"epoch {trainer.current_epoch + 1}{epochs}, ", batch_idx, total)
+        self._say(trainer, f"epoch {trainer.current_epoch + 1}{epochs}, ", batch_idx, total)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, _: int = 0
     ) -> None:
-        self._maybe(trainer, "validation ", batch_idx, sum(trainer.num_val_batches))
+        self._say(trainer, "validation ", batch_idx, sum(trainer.num_val_batches))
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, _: int = 0
     ) -> None:
-        self._maybe(trainer, "test ", batch_idx, sum(trainer.num_test_batches))
+        self._say(trainer, "test ", batch_idx, sum(trainer.num_test_batches))
 
 
 def describe_speed(trainer: Any) -> str:

@@ -1,17 +1,25 @@
 """How long the rest of a run takes, to the end of its process, and whether it has that time."""
 
+import logging
 import math
+import os
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from triptych.runs.durations import format_left
+from triptych.runs.durations import END_FILE, format_left
+from triptych.runs.stopping import OutOfTime
 
 if TYPE_CHECKING:
     from triptych.callbacks.progress import RunClock
 
+log = logging.getLogger(__name__)
+LONG = 3600.0  # seconds after which there is advice
+HEAD_STEP, HEAD_EPOCH = 0.002, 0.3  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
 NO_END = 1e12  # epochs where trainer.max_time alone ends a training, or a callback
 FORWARD_SHARE = 1 / 3  # of a training step, until a validation was seen: it is no backward pass
@@ -23,7 +31,21 @@ def describe(clock: "RunClock", trainer: Any) -> str:
     may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
     if seconds is None:
         return ""
+    report_end(seconds)
+    if seconds > LONG and not clock.has_advised:
+        clock.has_advised = True
+        if trainer.strategy.root_device.type == "cpu" and trainer.is_global_zero:
+            from triptych.callbacks.advice import advise
+
+            log.info("%s", advise(clock.record, seconds))
     return f", {format_left(seconds, 'at most' if may_stop else 'about')}"
+
+
+def report_end(seconds: float) -> None:
+    """Tell the sweep that this process belongs to, if any, when it will end."""
+    if path := os.environ.get(END_FILE):
+        with suppress(OSError):  # the disk is full, or the sweep is gone
+            Path(path).write_text(str(time.time() + seconds))
 
 
 def estimate_left(clock: "RunClock", trainer: Any) -> float | None:
@@ -61,22 +83,30 @@ def count_batches(trainer: Any, split: str) -> int:
 
 def count_left(clock: "RunClock", trainer: Any) -> tuple[float, float, float]:
     """Batches of training and of validation, and epochs, that a training has left."""
-    per_epoch, every = trainer.num_training_batches, trainer.val_check_batch or math.inf
+    per_epoch = trainer.num_training_batches
     batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     epochs = NO_END if trainer.max_epochs == -1 else trainer.max_epochs - trainer.current_epoch
-    train = epochs * per_epoch - batch
+    left = epochs * per_epoch - batch
     if trainer.max_steps > 0:
-        steps_left = trainer.max_steps - trainer.global_step
-        train = min(train, steps_left * trainer.accumulate_grad_batches)
-    if trainer.check_val_every_n_epoch and every <= per_epoch:
-        every = per_epoch / (per_epoch // every) * trainer.check_val_every_n_epoch
+        a_step = trainer.accumulate_grad_batches
+        left = min(left, (trainer.max_steps - trainer.global_step) * a_step - batch % a_step)
     done = trainer.current_epoch * per_epoch + batch
     before = max(0, done - trainer.training)  # the validation after this batch is still to come
     whole = count_batches(trainer, "val")
-    num_val = (math.floor((done + train) / every) - math.floor(before / every)) * whole
-    if not trainer.training:
-        num_val += whole - clock.val_done
-    return train, num_val, train / per_epoch
+    num_val = count_validations(trainer, done + left) - count_validations(trainer, before)
+    present = 0 if trainer.training else whole - clock.val_done
+    return left, num_val * whole + present, left / per_epoch
+
+
+def count_validations(trainer: Any, batches: float) -> float:
+    """How many validations there are in so many batches from the first."""
+    per_epoch, every = trainer.num_training_batches, trainer.val_check_batch or math.inf
+    if trainer.check_val_every_n_epoch is None:
+        return float(batches // every)
+    epochs, batch = divmod(batches, per_epoch)
+    others, epoch = divmod(epochs, trainer.check_val_every_n_epoch)
+    is_validated = epoch == trainer.check_val_every_n_epoch - 1
+    return float(others * (per_epoch // every) + is_validated * (batch // every))
 
 
 def has_time(clock: "RunClock", seconds: float) -> bool:
@@ -108,3 +138,24 @@ def has_time_for_test(clock: "RunClock", trainer: pl.Trainer) -> bool:
         return True
     seconds = count_batches(trainer, "test") * (val_seconds(clock) or 0.0)
     return has_time(clock, seconds)
+
+
+def note_features(clock: "RunClock", trainer: Any, num_left: int) -> str:
+    """Note that a batch of features was computed, of which so many are left; the time that is left
+    with the training of the head, in words that continue a line.
+
+    Raises OutOfTime where there is no time for the next.
+    """
+    clock.pace.advance("features", time.monotonic())
+    each = clock.pace.seconds("features") or 0.0
+    if not has_time(clock, each):
+        raise OutOfTime(0)
+    steps = max(trainer.max_epochs or 0, 0) * count_batches(trainer, "train")
+    if trainer.max_steps > 0:
+        steps = trainer.max_steps
+    head = HEAD_STEP * steps + HEAD_EPOCH * steps / max(1, count_batches(trainer, "train"))
+    seconds = num_left * each + head + clock.end_seconds
+    if clock.pace.is_new():
+        return ""
+    report_end(seconds)
+    return f", {format_left(seconds)}"

@@ -3,6 +3,8 @@
 import time
 from datetime import datetime
 
+END_FILE = "TRIPTYCH_END_FILE"  # in the environment of a sweep's job: where it writes when it ends
+
 
 def format_left(seconds: float, word: str = "about") -> str:
     """As `about 1 h 20 min left, ends 14:10`, with the day where it is not today."""

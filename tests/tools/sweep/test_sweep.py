@@ -202,6 +202,9 @@ class FakeProcess:
     def poll(self) -> Outcome | None:
         return self.outcome
 
+    def seconds_left(self) -> None:
+        return None
+
     def read_output(self) -> str:
         return ""
 
@@ -568,3 +571,38 @@ def test_a_recipe_without_validation_comes_last_and_has_no_figure_for_it(
     lines = show(capsys, jobs, [outcome("finished", val=None), outcome("finished", val=0.1)])
     rows = [line.split()[:3] for line in lines if line.startswith("optim.lr")]
     assert rows == [["optim.lr=0.2", "10.00%", "50.00%"], ["optim.lr=0.1", "50.00%", "1"]]
+
+
+def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
+    stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code(stand_ins.jobs("0")) == 0
+    [path] = stand_ins.log_dir.rglob("run.json")
+    change_record(path.parent, seconds_total=100.0)  # and so the next seeds take it, too
+    monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 60))
+    assert exit_code(stand_ins.jobs("0,10,20", "minutes=2")) == 0, "100 s of which 60 are left"
+    assert stand_ins.statuses() == {0: ["finished"]}
+    shown = capfd.readouterr().out
+    assert "seed=0: finished before" in shown
+    assert shown.count("not begun: takes about 2 min, 1 min are left") == 2
+
+    monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 35))
+    monkeypatch.delenv("TRIPTYCH_DEADLINE")
+    assert exit_code(stand_ins.jobs("0,10", "minutes=1")) == 0, "more than all of it: in parts"
+    assert stand_ins.statuses() == {0: ["finished"], 10: ["finished"]}
+    monkeypatch.delenv("TRIPTYCH_DEADLINE")
+    monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 50))
+    assert exit_code(stand_ins.jobs("20", "minutes=1")) == 0, "it would do nothing but start"
+    assert 20 not in stand_ins.statuses()
+    [job] = stand_ins.jobs("20", "minutes=1")
+    assert (job.minutes, job.config["minutes"]) == (1, None)
+    assert "minutes=1" not in job.overrides
+
+
+def test_jobs_that_are_late_are_asked_to_save_and_end(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "LEAST_SECONDS", 0.0)
+    monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 58))
+    assert exit_code(stand_ins.jobs("4,14", "minutes=1"), num_jobs=2) == 0
+    assert stand_ins.statuses() == {4: ["interrupted"], 14: ["interrupted"]}

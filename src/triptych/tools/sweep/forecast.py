@@ -1,8 +1,9 @@
 """How long the jobs of a sweep will take, by what runs of the same recipes took."""
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from triptych.errors import UserError
@@ -21,7 +22,8 @@ class Forecast:
         self.jobs = jobs
         self.recipes = [config_hash(job.config, less=("seed",)) for job in jobs]
         self.whole: dict[str, float] = {}  # of a run, by its recipe: that of the newest
-        self._spent: dict[str, float] = {}  # on an unfinished run, by its config_hash
+        self._codes = {job.config_hash: job.code for job in jobs}
+        self._spent: dict[str, float] = {}  # on a run, by its config_hash; infinite if finished
         records = []
         for folder in walk_run_folders(Path(jobs[0].config["log_dir"])):
             with suppress(UserError):
@@ -36,12 +38,14 @@ class Forecast:
             features = metadata.get("feature_seconds")  # the next probe reads them
             seconds -= features if type(features) is float else 0.0
             self.whole[str(metadata.get("group_hash"))] = seconds
+            if metadata.get("code") == self._codes.get(str(metadata.get("config_hash"))):
+                self._spent[str(metadata.get("config_hash"))] = inf
         else:
             self._spent[str(metadata.get("config_hash"))] = seconds
 
-    def seconds(self, number: int) -> float | None:
-        """What a job that is not finished has left; None where nobody knows."""
-        job, whole = self.jobs[number], self.whole.get(self.recipes[number])
+    def seconds(self, number: int, whole_runs: Mapping[str, float] | None = None) -> float | None:
+        """What a job has left before it is begun, or resumed; None where nobody knows."""
+        job, whole = self.jobs[number], (whole_runs or self.whole).get(self.recipes[number])
         spent = 0.0 if job.fresh else self._spent.get(job.config_hash, 0.0)
         return None if whole is None else max(0.0, whole - spent)
 

@@ -21,6 +21,7 @@ from triptych.config import Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.models import is_weights_path
+from triptych.runs.durations import END_FILE
 from triptych.runs.reader import find_newest_run
 from triptych.runs.record import Record, config_hash, hash_code
 from triptych.runs.resume_request import resume_arguments
@@ -249,9 +250,16 @@ class JobProcess(TrainingProcess):
         env: Mapping[str, str],
     ) -> None:
         self.gpus, self.earlier, self.started = gpus, earlier, time.monotonic()
+        self.end_file = place.with_name(f"{place.name}.end")
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        env = {**env, **os.environ, **visible}
+        env = {**env, **os.environ, **visible, END_FILE: str(self.end_file)}
         super().__init__(place, train_arguments(job, earlier), env, pass_fds=[lock.fileno()])
+
+    def seconds_left(self) -> float | None:
+        """Until its end, as it said last; None where it has not."""
+        with suppress(OSError, ValueError):
+            return max(0.0, float(self.end_file.read_text()) - time.time())
+        return None
 
     def poll(self) -> Outcome | None:
         """How the job ended; None while it runs."""

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,18 @@ from triptych.cli import show_line
 from triptych.distributed.processes import SAVE_SECONDS, count_cores
 from triptych.errors import UserError, sanitize_text, shorten
 from triptych.runs import stopping
-from triptych.runs.durations import format_duration
-from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, signal_handlers
+from triptych.runs.durations import format_duration, format_left
+from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, read_start, signal_handlers
 from triptych.runs.storage import is_locked
 from triptych.tools.sweep import jobs as sweep_jobs
-from triptych.tools.sweep.forecast import Forecast
+from triptych.tools.sweep.forecast import Forecast, last_end
 from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job, is_done
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 LINE_WIDTH = 80
 OUT_OF_TIME = ("out of time", "not begun")
+LEFT_SECONDS = 600.0  # between two lines that say what time is left
 LEAST_SECONDS = 20.0  # of a budget, for a job that starts: it would do nothing else
 RETRY_SECONDS = 1.0  # until a job that another process works on is tried again
 
@@ -72,7 +74,8 @@ class SweepProgress(Progress):
     """A bar that counts jobs that ended; below it, on a terminal, a line for each that runs."""
 
     def __init__(self, total: int) -> None:
-        columns = ("sweep", BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
+        counts = ("sweep", BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
+        columns = (*counts, "{task.description}")  # the time left
         self.running: list[str] = []
         super().__init__(*columns, console=get_console(), transient=True, refresh_per_second=4)
         self.bar = self.add_task("", total=total)
@@ -109,8 +112,8 @@ class Sweep:
         num_threads = max(1, count_cores() // self.num_jobs)
         self.env = {"OMP_NUM_THREADS": str(num_threads)} if self.num_jobs > 1 else {}
         self.kill_time: float | None = None
-        self.deadline, self.budget = read_deadline(), read_deadline() - time.time()
-        self.forecast = Forecast(jobs)
+        self.deadline, self.budget = read_deadline(), read_deadline() - read_start()
+        self.forecast, self.said_left = Forecast(jobs), -inf
 
     def _count_at_once(self) -> int:
         """How many jobs run at a time where `num_jobs` is not given."""
@@ -138,6 +141,11 @@ class Sweep:
             self._stop_jobs()
         else:
             self._start_jobs()
+        left = self._describe_left()
+        self.progress.update(self.progress.bar, description=left)
+        if left and time.monotonic() - self.said_left > LEFT_SECONDS:
+            self.said_left = time.monotonic()
+            log.info("all jobs: %s", left)
         self.progress.running = [
             f"{self._name(number)}: {process.read_output().rpartition(chr(10))[2]}"
             for number, process in self.running.items()
@@ -186,6 +194,23 @@ class Sweep:
                 self.running[number] = JobProcess(job, place, lock, gpus, earlier, self.env)
                 self.free_gpus.subtract(gpus)
                 del self.waiting[number]
+
+    def _describe_left(self) -> str:
+        """The time that all jobs take from now, at least; empty where nobody knows."""
+        known, ends, is_whole = dict(self.forecast.whole), [], True
+        for number, process in self.running.items():
+            passed, left = time.monotonic() - process.started, process.seconds_left()
+            whole = self.forecast.seconds(number)
+            if left is None and whole is not None:
+                left = max(0.0, whole - passed)
+            elif left is not None:
+                known.setdefault(self.forecast.recipes[number], passed + left)
+            is_whole &= left is not None
+            ends.append(left or 0.0)
+        waiting = [self.forecast.seconds(number, known) for number in self.waiting]
+        seconds = last_end(ends, [each or 0.0 for each in waiting], self.num_jobs)
+        word = "about" if is_whole and None not in waiting else "at least"
+        return format_left(seconds, word) if seconds else ""
 
     def _find_lack_of_time(self, number: int) -> str:
         """Why a job is not begun in what is left of the budget; empty where it is.
@@ -250,6 +275,7 @@ class Sweep:
         self.outcomes[number] = outcome
         if outcome.record:
             self.forecast.add(outcome.record)
+            self.said_left = -inf if not outcome.is_earlier else self.said_left
         self.progress.advance(self.progress.bar)
         run, status = outcome.record, f"{outcome.status} {when}".strip()
         difference = sweep_jobs.describe_code(run, self.jobs[number]) if run else ""
