@@ -7,7 +7,6 @@ each, from `docs/results.json`, which holds their figures and a digest of every 
 import json
 import logging
 import math
-import os
 import platform
 import re
 import subprocess
@@ -21,7 +20,7 @@ from triptych.distributed.processes import count_cores
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import atomic_write, lock_run, translate_write_errors
 from triptych.tools.results.parts import Part, estimate_minutes, read_parts
-from triptych.tools.results.process import run_part
+from triptych.tools.results.process import copy_env, run_part
 from triptych.tools.results.rows import Device, Row, build_rows, find_changed, merge, read_rows
 from triptych.tools.results.tables import fill
 from triptych.tools.sweep.jobs import visible_gpus
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 ROOT = CONFIGS.parent
 TEXTS = ("README.md", "BENCHMARKS.md")
 ROWS, PAGE = Path("docs", "results.json"), Path("docs", "results", "index.html")
-LEAST_MINUTES = 1.0  # a part is not begun with less: it would hardly have started
+LEAST_MINUTES = 0.5  # a part is not begun with less: it would hardly have started
 LAST_MINUTES = 0.15  # what the tables and the page take
 
 
@@ -112,6 +111,9 @@ class Measuring:
             if code and not self.signals and time.monotonic() < ends:
                 self.problems.append(f"{part.name}: failed with exit code {code}")
             self.write()
+        unfinished = [p.name for p in self.parts if estimate_minutes(p, self.folder / p.place)]
+        if unfinished:
+            log.info("not done: %s; the same command goes on", ", ".join(unfinished))
 
     def write(self) -> None:
         """Write the rows, and the tables from them."""
@@ -128,23 +130,23 @@ class Measuring:
         self.rows = rows
 
     def write_page(self) -> None:
-        """Write the page that compares the runs, if they are all here and others than before."""
-        runs, before = (select_runs(rows) for rows in (self.rows, self.recorded))
-        is_new = runs != before or not (self.out / PAGE).exists()
-        if not runs or not is_new or not all((self.log_dir / name).exists() for name in runs):
+        """Write the page that compares the runs of the table, if they are all here."""
+        names = [n for row in self.rows if row["table"] == "accuracy" for n in row["sources"]]
+        runs, place = [self.log_dir / name for name in names], self.log_dir / "comparison"
+        if not runs or not all(map(Path.exists, runs)):
             return
         if self.log_dir.is_absolute():
             log.info("no page: it would show the path %s", self.log_dir)
             return
-        place = self.log_dir / "comparison"
-        settings = [f"runs={self.log_dir}/*/accuracy", f"out={place}", "allow_mixed=true"]
-        env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-        command = [sys.executable, "-m", "triptych", "compare", *settings]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True)
-        if ended.returncode:
-            self.problems.append(f"no page: {ended.stderr.strip().splitlines()[-1:]}")
-            return
-        write_file(self.out / PAGE, (place / "index.html").read_text(encoding="utf-8"))
+        page, newest = place / "index.html", max(path.stat().st_mtime for path in runs)
+        if not page.exists() or page.stat().st_mtime < newest:
+            settings = [f"runs={self.log_dir}/*/accuracy", f"out={place}", "allow_mixed=true"]
+            command = [sys.executable, "-m", "triptych", "compare", *settings]
+            ended = subprocess.run(command, env=copy_env(), capture_output=True, text=True)
+            if ended.returncode:
+                self.problems.append(f"no page: {ended.stderr.strip()[-300:]}")
+                return
+        write_file(self.out / PAGE, page.read_text(encoding="utf-8"))
 
 
 def write_texts(rows: Sequence[Row], out: Path) -> dict[str, str]:
@@ -162,13 +164,3 @@ def write_file(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def select_runs(rows: Sequence[Row]) -> dict[str, str]:
-    """The files, with their digests, of what the page compares."""
-    return {
-        name: digest
-        for row in rows
-        if row["table"] == "accuracy"
-        for name, digest in row["sources"].items()
-    }

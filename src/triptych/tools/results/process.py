@@ -50,15 +50,18 @@ def start(part: Part, place: Path, ends: float) -> "subprocess.Popen[bytes]":
         settings = [f"log_dir={place}", f"out={place / BENCHMARK}"]
     elif ends < math.inf:
         settings.append(f"minutes={(ends - time.monotonic()) / 60:.2f}")
-    # Set by this process's own command line, for which Hydra shall raise; the part has its own.
-    env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     flags = ["-m"] * (part.program == "train")
     return subprocess.Popen(
         [*PROGRAM, part.program, *flags, *part.overrides, *settings],
         stdin=subprocess.PIPE,  # closes however this process ends: then the part stops
-        env=env,
+        env=copy_env(),
         start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
     )
+
+
+def copy_env() -> dict[str, str]:
+    """The environment for a command of its own, without what this one's has set for Hydra."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
