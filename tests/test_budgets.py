@@ -195,9 +195,9 @@ def test_the_house_has_at_most_36_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 36
 
 
-def test_the_source_has_at_most_20400_lines_and_the_tests_22800() -> None:
+def test_the_source_has_at_most_20400_lines_and_the_tests_22900() -> None:
     assert 5000 < count_lines(SOURCES) <= 20_400
-    assert 5000 < count_lines(TESTS) <= 22_800
+    assert 5000 < count_lines(TESTS) <= 22_900
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:
