@@ -160,7 +160,14 @@ def test_a_validation_that_follows_the_next_step_needs_its_time_too(
 
 def test_durations_are_no_more_precise_than_an_estimate() -> None:
     for seconds, text in (
-        *((3, "5 s"), (42, "40 s"), (59, "1 min"), (700, "12 min"), (3599, "1 h")),
+        *(
+            (3, "5 s"),
+            (42, "40 s"),
+            (59, "1 min"),
+            (83, "1 min 20 s"),
+            (700, "12 min"),
+            (3599, "1 h"),
+        ),
         *((4900, "1 h 20 min"), (90_000, "25 h"), (400_000, "5 days")),
     ):
         assert format_duration(seconds) == text

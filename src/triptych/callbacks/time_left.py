@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LONG = 3600.0  # seconds after which there is advice
-HEAD_STEP, HEAD_EPOCH = 0.002, 0.3  # seconds, for a probe: Lightning's own, and saving
+HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
 NO_END = 1e12  # epochs where trainer.max_time alone ends a training, or a callback
 FORWARD_SHARE = 1 / 3  # of a training step, until a validation was seen: it is no backward pass
@@ -56,8 +56,9 @@ def estimate_left(clock: "RunClock", trainer: Any) -> float | None:
     left = 0.0
     if not trainer.testing:
         num_train, num_val, num_epochs = count_left(clock, trainer)
-        has_paused = clock.pace.counts.get("pause", 0) > 1  # the first draws figures, which is slow
-        pause = (clock.pace.seconds("pause") or 0.0) * has_paused
+        pause = clock.save_seconds
+        if clock.pace.counts.get("pause", 0) > 1:  # the first draws figures, which is slow
+            pause = clock.pace.seconds("pause") or 0.0
         left = num_train * (train or 0.0) + num_val * val + math.ceil(num_epochs) * pause
         if "pause" not in clock.pace.counts:  # the first figures take as long as much else
             left += clock.end_seconds

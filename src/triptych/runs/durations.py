@@ -19,9 +19,12 @@ def format_left(seconds: float, word: str = "about") -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """In words, as precise as an estimate is: 40 s, 12 min, 1 h 20 min, 25 h, 3 days."""
+    """In words, as precise as an estimate is: 40 s, 1 min 20 s, 1 h 20 min, 25 h, 3 days."""
     if seconds < 57.5:
         return f"{max(5, 5 * round(seconds / 5))} s"
+    if seconds < 295:
+        minutes, rest = divmod(10 * round(seconds / 10), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

@@ -584,7 +584,7 @@ def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
     assert stand_ins.statuses() == {0: ["finished"]}
     shown = capfd.readouterr().out
     assert "seed=0: finished before" in shown
-    assert shown.count("not begun: takes about 2 min, 1 min are left") == 2
+    assert shown.count("not begun: takes about 1 min 40 s, 1 min are left") == 2
 
     monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 35))
     monkeypatch.delenv("TRIPTYCH_DEADLINE")
