@@ -182,6 +182,7 @@ PLAUSIBLE = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.*precision=")  # 16 is taken, and another one named
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(ARGUMENTS)), value=PLAUSIBLE)
 def test_whatever_an_argument_is_it_is_taken_or_named(

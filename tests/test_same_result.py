@@ -36,7 +36,7 @@ SETTINGS = (
     *("data=shapes", f"data.batch_size={BATCH_SIZE}"),
     *("data.source.num_train=100", "data.source.num_test=10", "data.num_train=80"),
     *("data.num_val=10", "data.num_test=10", "++trainer.max_epochs=1"),
-    *("++trainer.log_every_n_steps=1", "++trainer.accelerator=cpu"),
+    *("++trainer.log_every_n_steps=1", "++trainer.accelerator=cpu", "++trainer.precision=32-true"),
     *("optim.weight_decay=0", "optim.schedule=constant"),
 )
 # BatchNorm makes much of little: with it, an Adam that rounds otherwise (a fused one does) leads

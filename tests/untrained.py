@@ -46,6 +46,7 @@ def plant(logs: Path, seed: int = 0, model: str = "tiny", **metadata: Any) -> Re
     metrics = {"test/accuracy": score_predictions(predicted).accuracy}
     hashes = {"split_hash": data.split_hash, "test_hash": data.test_hash}
     classes = list(data.classes)
-    record.update(**({"classes": classes, "metrics": metrics} | hashes | metadata))
+    trained = {"metrics": metrics, "device": "cpu", "precision": "32-true"}
+    record.update(**({"classes": classes} | trained | hashes | metadata))
     record.end("finished")
     return record

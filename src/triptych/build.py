@@ -66,16 +66,46 @@ def on_cuda(config: Config) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def is_mixed(config: Config) -> bool:
-    """Whether the run will compute in half precision by autocast."""
-    precision = str(config["trainer"].get("precision") or choose_precision(config))
-    return precision.endswith("-mixed") or precision in ("16", "bf16")
+def on_cpu(config: Config) -> bool:
+    """Whether the run will use no accelerator at all."""
+    accelerator = config["trainer"].get("accelerator", "auto")
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
 
 
-def choose_precision(config: Config) -> str:
-    """Lightning's name of the precision where the config has none."""
-    has_bf16 = on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16-mixed" if has_bf16 else "32-true"
+def has_bf16(config: Config) -> bool:
+    """Whether the device has instructions for bf16: else it is emulated, slower than fp32."""
+    if on_cpu(config):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return on_cuda(config) and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def may_autocast(config: Config) -> bool:
+    """Whether the run may compute in half precision by autocast."""
+    if precision := config["trainer"].get("precision"):
+        return str(precision).endswith("-mixed") or str(precision) in ("16", "bf16")
+    return has_bf16(config)
+
+
+def choose_precision(config: Config, record: Record, module: nn.Module | None = None) -> str:
+    """Lightning's name of the precision where the config has none.
+
+    It is that of the run so far, where that was on a device of this kind; else bf16 autocast where
+    it is faster. On a CPU a module that learns in strided depthwise convolutions is slower so:
+    their gradient takes twice as long (NOTES.md, 2026-11-27).
+    """
+    device, precision = record.metadata.get("device"), record.metadata.get("precision")
+    if device and precision and (device == "cpu") == on_cpu(config):
+        return str(precision)
+    layers = module.modules() if module and on_cpu(config) else ()
+    is_faster = has_bf16(config) and not any(map(learns_in_strides, layers))
+    return "bf16-mixed" if is_faster else "32-true"
+
+
+def learns_in_strides(layer: nn.Module) -> bool:
+    """Whether a layer is a depthwise convolution that strides, and learns."""
+    if not isinstance(layer, nn.Conv2d) or not layer.weight.requires_grad:
+        return False
+    return 1 < layer.groups == layer.in_channels and max(layer.stride) > 1
 
 
 def build_optim(config: Config) -> Optim:
@@ -91,7 +121,7 @@ def build_optim(config: Config) -> Optim:
         reason = f"cannot be imported ({summarize_error(error)})"
         raise UserError(f"optim.optimizer._target_={node['_target_']}: {reason}") from error
     takes_fused = "fused" in signature.parameters and not {"fused", "foreach"} & {*node}
-    if config["trainer"].get("gradient_clip_val") and is_mixed(config):
+    if config["trainer"].get("gradient_clip_val") and may_autocast(config):
         takes_fused = False  # Lightning refuses to clip what it computes
     if on_cuda(config) and node["_target_"].endswith(".Adagrad"):
         takes_fused = False  # torch 2.11 has that kernel for a CPU alone
@@ -149,8 +179,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's Trainer with the config's callbacks and loggers, and ours after them."""
+def build_trainer(
+    config: Config, record: Record, callbacks: list[Callback], module: nn.Module | None = None
+) -> pl.Trainer:
+    """Lightning's Trainer with the config's callbacks and loggers, and ours after them.
+
+    `module` is what it will train.
+    """
     options = {name: value for name, value in config["trainer"].items() if value is not None}
     loggers = [build_logger(node, record) for node in as_list(options.pop("logger", None))]
     configured: list[Callback] = []
@@ -163,7 +198,7 @@ def build_trainer(config: Config, record: Record, callbacks: list[Callback]) -> 
             its_callbacks, its_plugins, options, record.folder, instantiate
         )
     if "precision" not in options and not any(isinstance(p, Precision) for p in plugins):
-        options["precision"] = choose_precision(config)
+        options["precision"] = choose_precision(config, record, module)
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     shows_progress = options.pop("enable_progress_bar", True)

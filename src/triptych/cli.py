@@ -34,6 +34,9 @@ STORAGE = "TRIPTYCH_STORAGE"  # a database's address, with its password
 VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may set
 # What Hydra reads as a list, a mapping, a number or no text at all: no choice of a group.
 NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNORECASE)
+# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: large blocks from the heap, which shrinks
+# above 2 GiB alone, and grows by 256 MiB.
+MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
 
 
@@ -59,9 +62,6 @@ def main(command: str) -> None:
 
     Exits with 2 where the input is wrong, and with the command's own exit code otherwise.
     """
-    # OpenMP's threads wait for each other asleep sooner than by themselves: spinning, they took up
-    # to twenty times as long for a step on a machine that others use (NOTES.md, 2026-11-25).
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ[STARTED] = str(time.time())
     program, *arguments = sys.argv
     open_screen(is_result=command == "predict" and {"--help", "-h"}.isdisjoint(arguments))
@@ -73,6 +73,7 @@ def main(command: str) -> None:
             print(format_help(command, arguments))
             return
         load_env(ROOT / ".env")
+        configure_process()
         configure_logging()
         check_launcher(command)
         expanded = expand_arguments(command, arguments)
@@ -136,6 +137,25 @@ def load_env(path: Path) -> None:
     for name in VARIABLES:
         if value := os.environ.pop(name, None) or values.get(name):
             os.environ[name] = os.path.expanduser(value)
+
+
+def configure_process() -> None:
+    """Have threads wait and memory stay as suits a training. Before torch is imported.
+
+    OpenMP's threads fall asleep sooner than by themselves: spinning, they took up to twenty times
+    as long for a step on a machine that others use. glibc keeps what large tensors leave, and torch
+    takes it in huge pages: a step of ResNet50 else waits for 400,000 page faults (NOTES.md,
+    2026-11-25 and 27). `TRIPTYCH_ALLOCATOR=system` leaves memory as it is.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    with suppress(ValueError, OSError):  # another C library
+        is_glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+        if is_glibc and os.environ.get("TRIPTYCH_ALLOCATOR") != "system":
+            import ctypes
+
+            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+            for option, value in MALLOC_OPTIONS.items():
+                ctypes.CDLL(None).mallopt(option, value)
 
 
 class Screen(io.FileIO):

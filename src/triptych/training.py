@@ -110,11 +110,11 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
 
         callbacks.insert(1, FeatureCache(record))
     if not config["trainer"].get("callbacks"):
-        return build.build_trainer(config, record, callbacks)
+        return build.build_trainer(config, record, callbacks, module)
     from triptych.callbacks.averages import amend_averages  # for callbacks of the user's alone
     from triptych.callbacks.unfreezing import UnfrozenLayers
 
-    trainer = build.build_trainer(config, record, [UnfrozenLayers(), *callbacks])
+    trainer = build.build_trainer(config, record, [UnfrozenLayers(), *callbacks], module)
     amend_averages(trainer)
     checkpoints.captures_at_once = True
     return trainer

@@ -340,7 +340,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Record
     overrides = [
         *(f"data.root='{root}'", "data.size=40", "data.augment=standard", "data.batch_size=8"),
         *(*choose("Tiny"), "optim.class_weights=balanced", "++trainer.max_epochs=1"),
-        *("++trainer.accelerator=cpu", f"log_dir={tmp_path_factory.mktemp('logs')}"),
+        *("++trainer.accelerator=cpu", "++trainer.precision=32-true"),
+        f"log_dir={tmp_path_factory.mktemp('logs')}",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(tmp_path_factory.mktemp("stored")))

@@ -36,7 +36,8 @@ RENAMED: dict[str, str] = {}  # --renamed: what a _target_ is called now, and wa
 
 SHARED = """
     data=shapes data.source.num_train=260 data.source.num_test=60 data.num_train=200 data.num_val=50
-    data.batch_size=10 trainer.accelerator=cpu trainer.max_epochs=2 trainer.log_every_n_steps=2
+    data.batch_size=10 trainer.accelerator=cpu trainer.precision=32-true
+    trainer.max_epochs=2 trainer.log_every_n_steps=2
 """
 NUM_STEPS = 20  # an epoch
 SCRATCH = "model.weights=null model.input_size"

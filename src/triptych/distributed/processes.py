@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from triptych.cli import configure_logging, load_function, open_screen, print_error
+from triptych.cli import (
+    configure_logging,
+    configure_process,
+    load_function,
+    open_screen,
+    print_error,
+)
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.stopping import STARTED
@@ -88,6 +94,7 @@ def main(place: Path) -> int:
     threading.Thread(target=stop_with_parent, daemon=True).start()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's, which reaches all of a job
     open_screen()
+    configure_process()
     configure_logging()
     try:
         config, overrides = json.loads((place / "job.json").read_text())

@@ -71,7 +71,7 @@ class Subject:
         source = build.instantiate("data.source", config["data"]["source"])
         network = build.instantiate("model", config["model"])
         self.data, self.module = prepare(config, source, network)
-        self.trainer = build.build_trainer(config, record, [])
+        self.trainer = build.build_trainer(config, record, [], self.module)
         precision = self.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={precision}: may be 32-true or bf16-mixed here")
