@@ -205,9 +205,8 @@ def build_trainer(
     if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
         is_terminal = sys.stdout.isatty()
         configured.append(ProgressBar(refresh_rate=10) if is_terminal else ProgressLines())
-    options |= place_ranks(config)
-    options.setdefault("default_root_dir", record.folder)
-    options.setdefault("use_distributed_sampler", False)  # ours pads nothing: data/datamodule.py
+    ours = {"default_root_dir": record.folder, "use_distributed_sampler": False}  # it would pad
+    options = ours | options | place_ranks(config)
     try:
         trainer = pl.Trainer(
             **options,
