@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from triptych.cli import (
     configure_logging,
@@ -32,7 +33,43 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
-class TrainingProcess:
+def copy_env() -> dict[str, str]:
+    """The environment for a command of its own, for which Hydra shall not raise as for this one."""
+    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+
+
+class ChildProcess:
+    """A process that calls `stop_with_parent`, and so never outlives this one."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        output: BinaryIO | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # closes however this process ends: then the child stops
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            env=env,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            pass_fds=pass_fds,
+        )
+
+    def kill(self) -> None:
+        """End the process and every other that it started."""
+        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill what is left of the process, loaders that outlived it among it, and wait for it."""
+        self.kill()
+        self.process.communicate()
+
+
+class TrainingProcess(ChildProcess):
     """Trains in the new folder `place`, which holds `job.json` (what to train), `output`, and
     `folder`, which names the run's folder as soon as there is one. The child calls `main`.
     """
@@ -50,25 +87,8 @@ class TrainingProcess:
         place.mkdir()
         (place / "job.json").write_text(json.dumps(job))
         with (place / "output").open("wb") as output:
-            self.process = subprocess.Popen(
-                [*COMMAND, str(place)],
-                stdin=subprocess.PIPE,  # closes however this process ends: then the job stops
-                stdout=None if shows_output else output,
-                stderr=None if shows_output else subprocess.STDOUT,
-                env=env,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-                pass_fds=pass_fds,
-            )
-
-    def kill(self) -> None:
-        """End the process and every other that it started."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Kill what is left of the process, loaders that outlived it among it, and wait for it."""
-        self.kill()
-        self.process.communicate()
+            shown = None if shows_output else output
+            super().__init__([*COMMAND, str(place)], env, shown, pass_fds)
 
     def run_folder(self) -> Path | None:
         """The run's folder, once there is one."""

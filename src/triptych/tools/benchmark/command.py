@@ -16,6 +16,7 @@ from rich.table import Table
 
 from triptych.arguments import check_writable
 from triptych.config import Config
+from triptych.distributed.processes import copy_env
 from triptych.errors import UserError
 from triptych.runs.storage import atomic_write
 
@@ -74,13 +75,14 @@ def benchmark_each(jobs: "Sequence[Job]") -> None:
     """
     if any(job.config["out"] for job in jobs):
         raise UserError("out: names one file; with -m they go into log_dir/benchmark")
-    # Set by this process's own command line, for which Hydra shall raise; each child has its own.
-    env = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     measured = []
     for job in jobs:
         path = output_path(job.config).absolute()
         program = [sys.executable, "-m", "triptych", "benchmark"]
-        if subprocess.run([*program, *job.overrides, f"out={path}"], env=env).returncode == 0:
+        if (
+            subprocess.run([*program, *job.overrides, f"out={path}"], env=copy_env()).returncode
+            == 0
+        ):
             measured.append(json.loads(path.read_text()))
     show(measured)
     if len(measured) < len(jobs):

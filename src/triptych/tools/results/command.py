@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from triptych.config import CONFIGS, Config
-from triptych.distributed.processes import count_cores
+from triptych.distributed.processes import copy_env, count_cores
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
 from triptych.runs.storage import atomic_write, lock_run, translate_write_errors
 from triptych.tools.results.parts import Part, estimate_minutes, read_parts
-from triptych.tools.results.process import copy_env, run_part
+from triptych.tools.results.process import run_part
 from triptych.tools.results.rows import Device, Row, build_rows, find_changed, merge, read_rows
 from triptych.tools.results.tables import fill
 from triptych.tools.sweep.jobs import visible_gpus

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from triptych import cli
-from triptych.distributed.processes import SAVE_SECONDS, stop_with_parent
+from triptych.distributed.processes import SAVE_SECONDS, ChildProcess, copy_env, stop_with_parent
 from triptych.runs.storage import is_locked
 from triptych.tools.results.parts import BENCHMARK, KILLED, Part
 
@@ -27,23 +26,23 @@ def run_part(part: Part, place: Path, ends: float, signals: Sequence[int]) -> in
     It is asked to end then, or at a signal; at a second signal it is killed.
     """
     place.mkdir(parents=True, exist_ok=True)
-    process, kill_time = start(part, place, ends), math.inf
-    while process.poll() is None:
+    child, kill_time = start(part, place, ends), math.inf
+    while child.process.poll() is None:
         now = time.monotonic()
         if kill_time == math.inf and (signals or now > ends):
             kill_time = now + 2 * SAVE_SECONDS
-            process.terminate()
+            child.process.terminate()
         elif len(signals) > 1 or now > kill_time:
-            kill_group(process)
+            child.kill()
         if part.kill and not (place / KILLED).exists() and kill_training(place):
-            process.communicate()
-            process = start(part, place, ends)
+            child.process.communicate()
+            child = start(part, place, ends)
         time.sleep(POLL_SECONDS)
-    process.communicate()
-    return process.returncode
+    child.process.communicate()
+    return child.process.returncode
 
 
-def start(part: Part, place: Path, ends: float) -> "subprocess.Popen[bytes]":
+def start(part: Part, place: Path, ends: float) -> ChildProcess:
     """The process of a part, whose runs or measurement lie below `place`."""
     settings = [f"log_dir={place}"]
     if part.program == "benchmark":
@@ -51,22 +50,7 @@ def start(part: Part, place: Path, ends: float) -> "subprocess.Popen[bytes]":
     elif ends < math.inf:
         settings.append(f"minutes={(ends - time.monotonic()) / 60:.2f}")
     flags = ["-m"] * (part.program == "train")
-    return subprocess.Popen(
-        [*PROGRAM, part.program, *flags, *part.overrides, *settings],
-        stdin=subprocess.PIPE,  # closes however this process ends: then the part stops
-        env=copy_env(),
-        start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-    )
-
-
-def copy_env() -> dict[str, str]:
-    """The environment for a command of its own, without what this one's has set for Hydra."""
-    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-
-
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
-        os.killpg(process.pid, signal.SIGKILL)
+    return ChildProcess([*PROGRAM, part.program, *flags, *part.overrides, *settings], copy_env())
 
 
 def kill_training(place: Path) -> bool:
