@@ -90,6 +90,7 @@ def write_run(
         "num_threads": 1,
         "device": "cpu",
         "precision": "32-true",
+        "seconds_total": 12.0,
         "images_per_second": 50.0,
         "train_seconds": 12.0,
         "versions": {"torch": "2.14.1"},

@@ -96,6 +96,13 @@ def walk_run_folders(start: Path) -> Iterator[Path]:
         seen.add(real_path)
 
 
+def read_records(start: Path) -> Iterator[Record]:
+    """The records of the runs at or below a folder, without those that cannot be read."""
+    for folder in walk_run_folders(start):
+        with suppress(UserError):
+            yield Record.open(folder)
+
+
 def warn_unreadable(error: OSError) -> None:
     """Say that a folder is left out: another user's, of a group's runs."""
     if isinstance(error, PermissionError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from triptych import cli
 from triptych.tools.results import process
-from triptych.tools.results.parts import is_finished
+from triptych.tools.results.parts import find_finished
 
 SPREAD = {"median": 20.0, "min": 19.0, "max": 21.0}
 MEASURED = {
@@ -33,7 +33,7 @@ def imitate(program: str) -> None:
     from tests.run_folders import write_run  # it imports scipy
 
     for seed in map(int, settings.get("seed", "0").split(",")):
-        if not any(map(is_finished, place.glob(f"shapes/*/seed{seed}/*"))):
+        if not find_finished(place / "shapes" / settings["model"] / f"seed{seed}"):
             while seed and settings.get("optim.lr") == "1" and not (place / "go").exists():
                 time.sleep(0.05)
             versions = {"triptych": "0", "torch": "2"}

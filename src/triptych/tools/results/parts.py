@@ -2,29 +2,25 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
 from triptych.arguments import count_jobs
 from triptych.config import CONFIGS, FLAG, Rule, number, one_of, setting_name
 from triptych.errors import UserError
-from triptych.runs.reader import check_entries, walk_run_folders
+from triptych.runs.reader import check_entries, read_records
 from triptych.runs.record import Record
 
 COMMANDS = {"train": "python train.py -m", "benchmark": "triptych benchmark"}
-TABLES = ("accuracy", "benchmark", "runs")
 RULES: dict[str, Rule] = {
     "minutes": number(0, above=True),
     "command": Rule(
         f"a text that begins with {' or '.join(COMMANDS.values())}",
         lambda v: type(v) is str and v.startswith(tuple(f"{c} " for c in COMMANDS.values())),
     ),
-    "table": one_of(*TABLES),
+    "table": one_of("accuracy", "benchmark", "runs"),
     "kill": FLAG,
 }
 # What a trial sets otherwise: it shows that a command works, and measures nothing.
@@ -107,29 +103,18 @@ def shrink(part: Part) -> Part:
     return part._replace(command=command, minutes=0.3)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder's record says so."""
-    with suppress(UserError):
-        return bool(Record.open(folder).metadata.get("status") == "finished")
-    return False
+def find_finished(place: Path) -> list[Record]:
+    """The finished runs below a folder."""
+    return [run for run in read_records(place) if run.metadata.get("status") == "finished"]
 
 
 def estimate_minutes(part: Part, place: Path) -> float:
     """About how long what is left of a part takes, by its own finished runs; 0 where it is done."""
     if part.program == "benchmark":
         return 0.0 if (place / BENCHMARK).exists() else part.minutes
-    finished = [Record.open(f).metadata for f in walk_run_folders(place) if is_finished(f)]
+    finished = find_finished(place)
     if not finished:
         return part.minutes
-    num_left = count_jobs(part.overrides) - len({run["config_hash"] for run in finished})
+    num_left = count_jobs(part.overrides) - len({run.metadata["config_hash"] for run in finished})
     # The least: of the runs of a probe, one computed the features, which are there by now.
-    return max(0.0, num_left) * max(1.0, min(map(wall_seconds, finished))) / 60
-
-
-def wall_seconds(run: Mapping[str, Any]) -> float:
-    """How long a finished run took, by its record: all that its processes took, or, in a record
-    of an earlier version, from its start to its end."""
-    if seconds := run.get("seconds_total"):
-        return float(seconds)
-    started, finished = (datetime.fromisoformat(run[f"{n}_at"]) for n in ("started", "finished"))
-    return (finished - started).total_seconds()
+    return max(0.0, num_left) * max(1.0, min(run.seconds_total for run in finished)) / 60

@@ -15,11 +15,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from triptych.errors import UserError
-from triptych.runs.reader import walk_run_folders
 from triptych.runs.storage import check_regular_file
 from triptych.tools.compare.recipes import Recipe, group_by_recipe
 from triptych.tools.compare.runs import TrainedNetwork, read_curve, read_runs
-from triptych.tools.results.parts import BENCHMARK, KILLED, Part, is_finished, wall_seconds
+from triptych.tools.results.parts import BENCHMARK, KILLED, Part, find_finished
 from triptych.tools.statistics.scores import TABLE_1
 
 Row = dict[str, Any]
@@ -131,8 +130,7 @@ def read_benchmark(part: Part, place: Path, log_dir: Path, problems: list[str]) 
 
 def read_training(part: Part, place: Path, log_dir: Path, problems: list[str]) -> list[Row]:
     """A row a recipe, of its finished runs."""
-    finished = [folder for folder in walk_run_folders(place) if is_finished(folder)]
-    networks, unusable = read_runs(finished)
+    networks, unusable = read_runs(run.folder for run in find_finished(place))
     problems += [f"{problem.folder}: {problem.what}" for problem in unusable]
     rows = []
     for recipe in group_by_recipe(networks):
@@ -156,7 +154,7 @@ def digest(paths: Iterable[Path], log_dir: Path) -> dict[str, str]:
 def summarize_accuracy(recipe: Recipe, _: Path) -> dict[str, Any]:
     """How a recipe trained, how accurate it is on the test images, and what one run takes."""
     runs, first = [network.metadata for network in recipe.networks], recipe.first
-    minutes = [wall_seconds(run) / 60 for run in runs]
+    minutes = [run["seconds_total"] / 60 for run in runs]
     shares = [find_share_to_published(network) for network in recipe.networks]
     frozen = first.config["model"].get("freeze") == "backbone"
     low, high = recipe.accuracy[1:]
@@ -190,7 +188,7 @@ def summarize_runs(recipe: Recipe, place: Path) -> dict[str, Any]:
         [datetime.fromisoformat(run[f"{n}_at"]) for run in runs] for n in ("started", "finished")
     )
     others = [p for p in place.parent.glob(f"*_{place.name[-6:]}") if not (p / KILLED).exists()]
-    networks, _ = read_runs(filter(is_finished, chain(*map(walk_run_folders, others))))
+    networks, _ = read_runs(run.folder for run in chain(*map(find_finished, others)))
     seeds = {network.metadata["seed"]: network.test.logits.tobytes() for network in networks}
     equal = [seeds.get(n.metadata["seed"]) == n.test.logits.tobytes() for n in recipe.networks]
     return {

@@ -2,12 +2,10 @@
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from triptych.errors import UserError
-from triptych.runs.reader import walk_run_folders
+from triptych.runs.reader import read_records
 from triptych.runs.record import Record, config_hash
 from triptych.tools.sweep.jobs import Job
 
@@ -24,10 +22,7 @@ class Forecast:
         self.whole: dict[str, float] = {}  # of a run, by its recipe: that of the newest
         self._codes = {job.config_hash: job.code for job in jobs}
         self._spent: dict[str, float] = {}  # on a run, by its config_hash; infinite if finished
-        records = []
-        for folder in walk_run_folders(Path(jobs[0].config["log_dir"])):
-            with suppress(UserError):
-                records.append(Record.open(folder))
+        records = read_records(Path(jobs[0].config["log_dir"]))
         for record in sorted(records, key=lambda record: str(record.metadata.get("started_at"))):
             self.add(record)
 
