@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from triptych.callbacks import progress, time_left
+from triptych.callbacks import time_left
 from triptych.callbacks.advice import find_quicker
 from triptych.callbacks.progress import Pace, RunClock
 from triptych.runs.durations import format_duration, format_left
@@ -123,15 +123,6 @@ def test_the_batches_left_are_those_that_come(settings: dict[str, Any]) -> None:
     assert oracle.said == left
 
 
-def late_clock(monkeypatch: pytest.MonkeyPatch, deadline: float) -> RunClock:
-    monkeypatch.setattr(progress, "read_deadline", lambda: time.time() + deadline)
-    clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
-    clock.pace._seen = {"train": (10.0, 10.0), "val": (10.0, 20.0)}  # a second, two seconds
-    clock.pace.counts = {"train": 11, "val": 11}
-    clock.end_seconds = 5.0
-    return clock
-
-
 @pytest.mark.parametrize(
     ("done", "deadline", "has_time"),
     [
@@ -143,7 +134,7 @@ def late_clock(monkeypatch: pytest.MonkeyPatch, deadline: float) -> RunClock:
     ],
 )
 def test_a_validation_that_follows_the_next_step_needs_its_time_too(
-    monkeypatch: pytest.MonkeyPatch, done: int, deadline: float, has_time: bool
+    done: int, deadline: float, has_time: bool
 ) -> None:
     ready = SimpleNamespace(current=SimpleNamespace(ready=done))
     trainer: Any = SimpleNamespace(
@@ -152,7 +143,9 @@ def test_a_validation_that_follows_the_next_step_needs_its_time_too(
         **{"max_epochs": 3, "max_steps": -1, "current_epoch": 0, "accumulate_grad_batches": 1},
         **{"limit_val_batches": 1.0, "datamodule": Data(), "training": True, "should_stop": False},
     )
-    clock = late_clock(monkeypatch, deadline)
+    clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
+    clock.pace._seen = {"train": (10.0, 10.0), "val": (10.0, 20.0)}  # a second, two seconds
+    clock.end_seconds, clock.deadline = 5.0, time.time() + deadline
     assert clock.has_time_for_step(trainer) is has_time
     trainer.should_stop = True
     assert clock.has_time_for_step(trainer), "it ends by itself"

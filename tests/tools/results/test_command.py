@@ -207,12 +207,3 @@ def test_the_tables_of_this_project_are_those_of_its_rows() -> None:
     assert find_changed(rows, ROOT / "logs" / "results") == []
     written = (ROOT / ROWS).read_text()
     assert [path for path in (str(ROOT), os.path.expanduser("~/")) if path in written] == []
-
-
-def test_a_figure_that_was_changed_in_a_text_is_found() -> None:
-    rows = read_rows(ROOT / ROWS)
-    text = fill(TEXT, rows)
-    assert fill(text, rows) == text
-    for place in [match.end() - 1 for match in re.finditer(r"\d", text)][::50]:
-        changed = text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
-        assert fill(changed, rows) == text

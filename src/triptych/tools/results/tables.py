@@ -33,14 +33,12 @@ class Column(NamedTuple):
 
 def fill(text: str, rows: Sequence[Row]) -> str:
     """The text with every table between its markers written anew."""
-    for name in TABLES:
-        pattern = rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)"
-        text = re.sub(pattern, partial(put_between, write_table(name, rows)), text, flags=re.DOTALL)
-    return text
+    pattern = rf"(<!-- results: ({'|'.join(TABLES)}) -->\n).*?(<!-- end of results -->)"
 
+    def write(place: re.Match[str]) -> str:
+        return f"{place[1]}{write_table(place[2], rows)}\n{place[3]}"
 
-def put_between(table: str, markers: re.Match[str]) -> str:
-    return f"{markers[1]}{table}\n{markers[2]}"
+    return re.sub(pattern, write, text, flags=re.DOTALL)
 
 
 def write_table(name: str, rows: Sequence[Row]) -> str:
