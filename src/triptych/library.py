@@ -1,5 +1,6 @@
 """The package as a library: compose a config, train, and read the runs that lie in folders."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
+from triptych.runs.stopping import DEADLINE
 from triptych.runs.trust import check_untrusted_config, drop_training_parts
 
 
@@ -60,7 +62,11 @@ def train(config: Config) -> "Run":
     check_config(config)
     if trusted != []:
         check_untrusted_config(config, trusted or ())
-    return Run(training.train(config))
+    before = os.environ.get(DEADLINE, "")
+    try:
+        return Run(training.train(config))
+    finally:
+        os.environ[DEADLINE] = before  # others that this process trains have none of `minutes`
 
 
 def load_run(folder: str | Path) -> "Run":

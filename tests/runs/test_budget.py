@@ -8,6 +8,7 @@ import pytest
 from tests.composing import composed
 from tests.same_run import assert_same_run
 from tests.tiny import TINY, StartRun
+from triptych import library
 from triptych.config import Config
 from triptych.runs import stopping
 from triptych.runs.record import Record, hash_code
@@ -85,3 +86,21 @@ def test_minutes_count_from_the_start_of_the_command_and_an_earlier_deadline_sta
     for minutes, deadline in ((2.0, 1120), (5.0, 1120), (1.0, 1060)):
         stopping.set_deadline(minutes)
         assert stopping.read_deadline() == deadline
+
+
+def test_a_deadline_ends_with_the_run_that_has_it_where_others_follow(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines = []
+
+    def train(config: Config) -> Record:
+        resume_requeued_job(config, [], print)
+        deadlines.append(stopping.read_deadline())
+        raise stopping.OutOfTime(0)
+
+    monkeypatch.setattr(library.training, "train", train)
+    for minutes in (1, 5):
+        with pytest.raises(SystemExit):
+            library.train(config | {"minutes": minutes})
+        assert stopping.read_deadline() == float("inf")
+    assert deadlines[1] - deadlines[0] == pytest.approx(240, abs=9)
