@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tests.same_run import assert_same_run
 from tests.tiny import StartRun, Tiny
-from triptych.callbacks import feature_cache
+from triptych.callbacks import feature_cache, progress
 from triptych.callbacks.feature_cache import FrozenBackbone, check_features_stay
+from triptych.callbacks.progress import RunClock
 from triptych.data.datamodule import ImageSubset
 from triptych.data.source import LabelledImages
 from triptych.data.transforms import DeviceTransforms
@@ -26,6 +27,8 @@ from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.models.custom import CustomModel
 from triptych.models.torchvision_models import TorchvisionModel
+from triptych.runs.record import Record
+from triptych.runs.stopping import OutOfTime
 
 
 class Probe:
@@ -282,7 +285,6 @@ def test_a_file_that_does_not_fit_is_computed_again(harm: str) -> None:
 def test_features_that_were_cut_off_go_on_where_they_were(
     monkeypatch: pytest.MonkeyPatch, torn: int
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SYNC_BATCHES", 1)
     whole, _ = cache("other").load_or_compute()
     run, starts = FrozenBackbone._run, []
 
@@ -305,6 +307,25 @@ def test_features_that_were_cut_off_go_on_where_they_were(
     assert starts[7:] == [*again, (4, 6), (6, 8)], "the last, which was not synced, once more"
     assert features.equal(whole)
     assert not part.exists()
+
+
+def test_features_come_further_with_every_command_however_little_time_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, _ = cache("other").load_or_compute()
+    monkeypatch.setattr(progress, "read_deadline", lambda: 0.0)
+    runner, num_stops = cache(), 0
+    runner.batch_size, runner.trainer.datamodule.train = 2, ()
+    vars(runner.trainer).update(max_epochs=0, max_steps=-1, limit_train_batches=0)
+    while num_stops < 9:
+        runner.trainer.callbacks = [RunClock(Record(None, {}))]  # type: ignore[arg-type]
+        try:
+            features, _ = runner.load_or_compute()
+            break
+        except OutOfTime:
+            num_stops += 1
+    assert features.equal(whole)
+    assert 3 < num_stops < 9, "of seven batches one more each time"
 
 
 def test_what_was_used_least_recently_is_removed_and_stays_valid_for_who_uses_it(

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 8 * 10**9  # of all features on disk; the least recently used are removed
 TOLERANCE = 0.02  # relative: bfloat16 rounds so much, and another batch size rounds otherwise
 NUM_CHECKED = 8  # first images, by which the head and a file are checked
-SYNC_BATCHES = 32  # from one fsync to the next: they are computed again where a run is cut off
+# From one fsync to the next, 1 on others: as many are computed again where a run is cut off.
+SYNC_BATCHES = {"cuda": 32}
 SAME_BITS_FROM = 32  # images a batch: on a CPU larger batches gave the same bits, smaller others
 
 
@@ -161,21 +162,24 @@ class FrozenBackbone:
         batches = [(split, n) for split in self.splits for n in range(0, len(split), size)]
         ends = [*accumulate(min(size, len(split) - n) for split, n in batches)]
         num_whole = bisect_right(ends, file.tell() // bytes_per_image)
-        first = max(0, num_whole - SYNC_BATCHES)  # later ones may not have reached the disk
+        sync_batches = SYNC_BATCHES.get(self.trainer.strategy.root_device.type, 1)
+        first = max(0, num_whole - sync_batches)  # later ones may not have reached the disk
         file.truncate(ends[first - 1] * bytes_per_image if first else 0)
         for number in track_progress(range(first, len(batches)), "Features"):
             split, start = batches[number]
             features, _ = self._run(split, start, start + size)
             file.write(features.numpy().data)
-            self._show_progress(number, len(batches))
-            if number % SYNC_BATCHES == 0:
+            # However little time there is, it comes further than it was.
+            may_stop = number - first >= sync_batches
+            self._show_progress(number, len(batches), may_stop=may_stop)
+            if number % sync_batches == 0:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _show_progress(self, number: int, total: int) -> None:
+    def _show_progress(self, number: int, total: int, *, may_stop: bool) -> None:
         """Say how long it takes, where nobody did for a while; raises OutOfTime at a deadline."""
         if clock := find_clock(self.trainer):
-            left = note_features(clock, self.trainer, total - number - 1)
+            left = note_features(clock, self.trainer, total - number - 1, may_stop=may_stop)
             for lines in self.trainer.callbacks:
                 if isinstance(lines, ProgressLines):
                     lines.say(f"features, batch {number + 1} of {total}", lambda: left)

@@ -141,15 +141,15 @@ def has_time_for_test(clock: "RunClock", trainer: pl.Trainer) -> bool:
     return has_time(clock, seconds)
 
 
-def note_features(clock: "RunClock", trainer: Any, num_left: int) -> str:
+def note_features(clock: "RunClock", trainer: Any, num_left: int, *, may_stop: bool) -> str:
     """Note that a batch of features was computed, of which so many are left; the time that is left
     with the training of the head, in words that continue a line.
 
-    Raises OutOfTime where there is no time for the next.
+    Raises OutOfTime where there is no time for the next, if it `may_stop`.
     """
     clock.pace.advance("features", time.monotonic())
     each = clock.pace.seconds("features") or 0.0
-    if not has_time(clock, each):
+    if may_stop and not has_time(clock, each):
         raise OutOfTime(0)
     steps = max(trainer.max_epochs or 0, 0) * count_batches(trainer, "train")
     if trainer.max_steps > 0:
