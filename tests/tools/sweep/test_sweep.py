@@ -574,20 +574,24 @@ def test_a_recipe_without_validation_comes_last_and_has_no_figure_for_it(
 
 
 def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
-    stand_ins: StandIns, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stand_ins: StandIns,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     assert exit_code(stand_ins.jobs("0")) == 0
     [path] = stand_ins.log_dir.rglob("run.json")
     change_record(path.parent, seconds_total=100.0)  # and so the next seeds take it, too
-    monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 60))
-    assert exit_code(stand_ins.jobs("0,10,20", "minutes=2")) == 0, "100 s of which 60 are left"
-    assert stand_ins.statuses() == {0: ["finished"]}
+    sweep = sweep_module.Sweep(stand_ins.jobs("0,10,20"), None, tmp_path)
+    sweep.deadline, sweep.budget = time.time() + 60, 120.0
+    sweep.poll()
+    assert [sweep.outcomes[n].status for n in range(3)] == ["finished", "not begun", "not begun"]
     shown = capfd.readouterr().out
     assert "seed=0: finished before" in shown
     assert shown.count("not begun: takes about 1 min 40 s, 1 min are left") == 2
 
+    change_record(path.parent, seconds_total=59.0)
     monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 35))
-    monkeypatch.delenv("TRIPTYCH_DEADLINE")
     assert exit_code(stand_ins.jobs("0,10", "minutes=1")) == 0, "more than all of it: in parts"
     assert stand_ins.statuses() == {0: ["finished"], 10: ["finished"]}
     monkeypatch.delenv("TRIPTYCH_DEADLINE")

@@ -27,7 +27,7 @@ from triptych.distributed.processes import SAVE_SECONDS, count_cores
 from triptych.errors import UserError, sanitize_text, shorten
 from triptych.runs import stopping
 from triptych.runs.durations import format_duration, format_left
-from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, read_start, signal_handlers
+from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, signal_handlers
 from triptych.runs.storage import is_locked
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.forecast import Forecast, last_end
@@ -112,7 +112,7 @@ class Sweep:
         num_threads = max(1, count_cores() // self.num_jobs)
         self.env = {"OMP_NUM_THREADS": str(num_threads)} if self.num_jobs > 1 else {}
         self.kill_time: float | None = None
-        self.deadline, self.budget = read_deadline(), read_deadline() - read_start()
+        self.deadline, self.budget = read_deadline(), read_deadline() - time.time()
         self.forecast, self.said_left = Forecast(jobs), -inf
 
     def _count_at_once(self) -> int:
@@ -215,7 +215,7 @@ class Sweep:
     def _find_lack_of_time(self, number: int) -> str:
         """Why a job is not begun in what is left of the budget; empty where it is.
 
-        One that takes longer than all of it is done in parts.
+        One that takes longer than all that the sweep had is done in parts: it would never begin.
         """
         left, needed = self.deadline - time.time(), self.forecast.seconds(number)
         if left < LEAST_SECONDS:
