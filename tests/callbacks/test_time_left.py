@@ -168,12 +168,13 @@ def test_durations_are_no_more_precise_than_an_estimate() -> None:
     assert time.strftime("%a", time.localtime(time.time() + 100_000)) in format_left(100_000)
 
 
-def test_what_is_quicker_takes_an_hour_and_can_be_typed(trained_run: Path) -> None:
+def test_what_is_quicker_takes_an_hour_and_can_be_typed(trained_run: Path, tmp_path: Path) -> None:
     record = Record.open(trained_run)
     record.metadata |= {"num_train": 50_000, "input_size": 224, "classes": ["a", "b"]}
     quicker = find_quicker(record, 40 * 3600.0)
     assert list(quicker) == ["data.num_train=1000", "model.input_size=32"]
-    assert list(find_quicker(record, 2 * 3600.0)) == [
-        "data.num_train=20000",
-        "model.input_size=128",
-    ]
+    two_hours = find_quicker(record, 2 * 3600.0)
+    assert list(two_hours) == ["data.num_train=20000", "model.input_size=128"]
+    (tmp_path / "config.yaml").write_text("model: {name: of_fixed_size}")
+    own = Record(tmp_path, record.metadata)
+    assert list(find_quicker(own, 2 * 3600.0)) == ["data.num_train=20000"]

@@ -29,7 +29,8 @@ def find_quicker(record: Record, seconds: float) -> dict[str, str]:
     if num_train >= 10 * len(metadata["classes"]):
         share = num_train / metadata["num_train"]
         found[f"data.num_train={num_train}"] = f"about {format_duration(share * seconds)}"
-    if size := choose_size(config, metadata["input_size"], seconds):
+    has_size = "input_size" in config["model"]  # not of every network of one's own
+    if has_size and (size := choose_size(config, metadata["input_size"], seconds)):
         share = (size / metadata["input_size"]) ** 2
         found[f"model.input_size={size}"] = f"about {format_duration(share * seconds)}"
     model = config["model"]

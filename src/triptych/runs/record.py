@@ -222,7 +222,7 @@ class Record:
         """Seconds of every process that has worked on the run, from its start to its end."""
         before = self.metadata.get("seconds_total")
         is_running = self.metadata.get("status") == "running"
-        here = time.time() - self._started if is_running else 0.0
+        here = max(0.0, time.time() - self._started) if is_running else 0.0
         return (before if number(0).holds(before) else 0.0) + here  # type: ignore[operator]
 
     @property
