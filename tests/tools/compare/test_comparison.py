@@ -252,6 +252,14 @@ def test_settings_that_differ_besides_the_model_are_listed_by_recipe(
     }
 
 
+def test_seeds_of_one_recipe_in_several_precisions_are_named(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for seed, precision in enumerate(("32-true", "bf16-mixed")):
+        change_record(write_run(tmp_path, seed=seed), precision=precision)
+    assert compare_below(tmp_path).differing == {"precision": ("32-true or bf16-mixed",)}
+
+
 def test_what_evaluation_measured_is_shown(tmp_path: Path, compare_below: Compare) -> None:
     folder = write_run(tmp_path)
     cost = {"macs": 7, "latency_ms_p50": 1.5, "device": "H200", "precision": "bf16", "more": [1]}

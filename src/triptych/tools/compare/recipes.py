@@ -250,7 +250,7 @@ def list_environment(run: TrainedNetwork) -> dict[str, str]:
 
 
 def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
-    """Settings, devices and libraries that are not the same for all recipes: a value for each.
+    """Settings, devices and libraries that are not the same for all runs: a value a recipe.
 
     Where runs of a recipe differ, it has all their values.
     """
@@ -259,9 +259,8 @@ def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
         tables = [[list_values(network) for network in recipe.networks] for recipe in recipes]
         for name in dict.fromkeys(name for same in tables for table in same for name in table):
             each = [sorted({table.get(name, "not set") for table in same}) for same in tables]
-            values = tuple(" or ".join(options) for options in each)
-            if len(set(values)) > 1:
-                differing[name] = values
+            if len({value for options in each for value in options}) > 1:
+                differing[name] = tuple(" or ".join(options) for options in each)
     return differing
 
 

@@ -121,8 +121,8 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     if differing:
         names = join_words([*differing], MAX_WORDS)
         sentences.append(
-            f"Besides the network, the recipes differ in {names}: a difference between them is a "
-            "difference of whole recipes, not of networks alone."
+            f"Besides the network, the runs differ in {names}: a difference between recipes is one "
+            "of whole recipes, not of networks alone."
         )
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
