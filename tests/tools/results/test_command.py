@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from triptych.config import CONFIGS, check_config, resolve_config
 from triptych.errors import UserError
 from triptych.runs.storage import lock_run
 from triptych.tools.results import process
-from triptych.tools.results.command import ROOT, ROWS, TEXTS, results
+from triptych.tools.results.command import ROOT, ROWS, TEXTS, find_device, results
 from triptych.tools.results.parts import read_parts
 from triptych.tools.results.rows import find_changed, read_rows
 from triptych.tools.results.tables import fill
@@ -152,6 +153,7 @@ def test_one_at_a_time_measures_but_tables_are_written_meanwhile(config: dict[st
         ("a: {minutes: 1}", "a.command"),
         ("a: {minutes: 0, command: triptych benchmark model=alexnet}", "a.minutes"),
         ("a: {minutes: 1, command: python train.py model=alexnet}", "a.command"),
+        ('a: {minutes: 1, command: "triptych benchmark data.name=\'a"}', "a.command"),
         ("a: {minutes: 1, command: triptych benchmark model=alexnet, tabel: runs}", "a.tabel"),
         ("a: {", "parts.yaml"),
     ],
@@ -207,3 +209,37 @@ def test_the_tables_of_this_project_are_those_of_its_rows() -> None:
     assert find_changed(rows, ROOT / "logs" / "results") == []
     written = (ROOT / ROWS).read_text()
     assert [path for path in (str(ROOT), os.path.expanduser("~/")) if path in written] == []
+
+
+def test_after_a_change_of_code_the_newest_run_of_a_seed_counts_and_mixed_precisions_are_named(
+    config: dict[str, Any],
+) -> None:
+    Path("parts.yaml").write_text(PARTS.splitlines()[1])
+    results(config)
+    [run] = Path("logs").rglob("probe_*/shapes/googlenet/seed1/*")
+    shutil.copytree(run, run.with_name(f"{run.name}_2"))
+    change_record(run, metrics={"test/accuracy": 0.0}, code={"triptych/module.py": "old"})
+    change_record(run.with_name(f"{run.name}_2"), precision="bf16-mixed")
+    Path(ROWS).unlink()
+    Path("BENCHMARKS.md").write_text("text of somebody's own")
+    results(config | {"minutes": 0})
+    row = next(row for row in read_rows(Path(ROWS)) if row["part"] == "probe")
+    assert (row["figures"]["num_seeds"], row["precision"]) == (3, "32-true or bf16-mixed")
+    assert "| 3 × 50 |" in Path("README.md").read_text()
+    assert Path("BENCHMARKS.md").read_text() == "text of somebody's own"
+
+
+def test_nothing_is_measured_where_the_tables_cannot_be_written(config: dict[str, Any]) -> None:
+    Path("docs").symlink_to("nowhere/docs")
+    with pytest.raises(UserError, match="out="):
+        results(config)
+    assert count_starts() == {}
+
+
+def test_without_the_program_that_knows_gpus_the_processor_is_measured(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = find_device()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("PATH", "")
+    assert find_device() == processor

@@ -11,8 +11,10 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from triptych.config import CONFIGS, Config
@@ -22,7 +24,7 @@ from triptych.runs.storage import atomic_write, lock_run, translate_write_errors
 from triptych.tools.results.parts import Part, estimate_minutes, read_parts
 from triptych.tools.results.process import run_part
 from triptych.tools.results.rows import Device, Row, build_rows, find_changed, merge, read_rows
-from triptych.tools.results.tables import fill
+from triptych.tools.results.tables import MARKER, fill
 from triptych.tools.sweep.jobs import visible_gpus
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def results(config: Config, overrides: Sequence[str] = ()) -> None:
         log_dir = log_dir.relative_to(Path.cwd())
     out = Path(config["out"] or (log_dir if is_trial else ROOT))
     measuring = Measuring(parts, device, log_dir, out)
+    check_writable(out)
     if minutes != 0:
         with translate_write_errors(f"log_dir={log_dir}"):
             measuring.folder.mkdir(parents=True, exist_ok=True)
@@ -55,12 +58,21 @@ def results(config: Config, overrides: Sequence[str] = ()) -> None:
             measuring.run(minutes)
     measuring.write()
     measuring.write_page()
-    for line in [*measuring.problems, f"tables: {out / ROWS}, {', '.join(TEXTS)}"]:
+    for line in [*measuring.problems, f"tables: {', '.join(measuring.written)}"]:
         log.info("%s", line)
     if measuring.signals:
         raise SystemExit(exit_code(measuring.signals[0]))
     if measuring.problems:
         raise SystemExit(1)
+
+
+def check_writable(out: Path) -> None:
+    """Raise UserError where the tables could not be written, before hours are spent on them."""
+    folder = (out / ROWS).parent
+    with translate_write_errors(f"out={out}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (out, folder):
+            tempfile.TemporaryFile(dir=place).close()
 
 
 def find_list(name: str, device: Device) -> Path:
@@ -73,12 +85,15 @@ def find_device() -> Device:
     """The first GPU that may be used, else the processor. Torch, which takes long, is not asked."""
     if gpus := visible_gpus():
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", gpus[0]]
-        answer = subprocess.run(query, capture_output=True, text=True)
-        return Device("gpu", answer.stdout.strip() if answer.returncode == 0 else "NVIDIA GPU")
+        with suppress(OSError):  # CUDA_VISIBLE_DEVICES may be set where there is no GPU
+            answer = subprocess.run(query, capture_output=True, text=True)
+            return Device("gpu", answer.stdout.strip() if answer.returncode == 0 else "NVIDIA GPU")
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
     named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     name = named[1].strip() if named else platform.processor() or platform.machine()
+    if (sys.platform, platform.machine()) == ("darwin", "arm64"):
+        name += " and its GPU"  # which a run takes by itself
     return Device("cpu", f"{count_cores()} cores of {name}")
 
 
@@ -125,9 +140,10 @@ class Measuring:
         lists = {kind: read_parts(CONFIGS / "results" / f"{kind}.yaml") for kind in ("cpu", "gpu")}
         rows = merge(self.recorded, rows, changed, lists)
         with translate_write_errors(f"out={self.out}"):
-            for name, text in write_texts(rows, self.out).items():
+            texts = write_texts(rows, self.out)
+            for name, text in texts.items():
                 write_file(self.out / name, text)
-        self.rows = rows
+        self.rows, self.written = rows, [str(self.out / name) for name in texts]
 
     def write_page(self) -> None:
         """Write the page that compares the runs of the table, if they are all here."""
@@ -150,11 +166,14 @@ class Measuring:
 
 
 def write_texts(rows: Sequence[Row], out: Path) -> dict[str, str]:
-    """The content of each file below `out` that rows and their tables go to."""
+    """The content of each file below `out` that rows and their tables go to: of the texts those
+    that have markers, where somebody did not take them away."""
     texts = {str(ROWS): json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n"}
     for name in TEXTS:
         path = out / name if (out / name).exists() else ROOT / name
-        texts[name] = fill(path.read_text(encoding="utf-8"), rows)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if MARKER in text:
+            texts[name] = fill(text, rows)
     return texts
 
 

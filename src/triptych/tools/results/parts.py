@@ -2,8 +2,9 @@
 
 import hashlib
 import shlex
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
@@ -14,12 +15,19 @@ from triptych.runs.reader import check_entries, read_records
 from triptych.runs.record import Record
 
 COMMANDS = {"train": "python train.py -m", "benchmark": "triptych benchmark"}
+
+
+def is_command(value: Any) -> bool:
+    """Whether it is one of `COMMANDS` with arguments, all quotes closed."""
+    with suppress(ValueError):
+        words = shlex.split(value) if type(value) is str else []
+        return any(words[: len(c.split())] == c.split() != words for c in COMMANDS.values())
+    return False
+
+
 RULES: dict[str, Rule] = {
     "minutes": number(0, above=True),
-    "command": Rule(
-        f"a text that begins with {' or '.join(COMMANDS.values())}",
-        lambda v: type(v) is str and v.startswith(tuple(f"{c} " for c in COMMANDS.values())),
-    ),
+    "command": Rule(f"a command that begins with {' or '.join(COMMANDS.values())}", is_command),
     "table": one_of("accuracy", "benchmark", "runs"),
     "kill": FLAG,
 }
@@ -104,8 +112,10 @@ def shrink(part: Part) -> Part:
 
 
 def find_finished(place: Path) -> list[Record]:
-    """The finished runs below a folder."""
-    return [run for run in read_records(place) if run.metadata.get("status") == "finished"]
+    """The finished runs below a folder: of several of an experiment, by other code, the newest."""
+    finished = (run for run in read_records(place) if run.metadata.get("status") == "finished")
+    by_age = sorted(finished, key=lambda run: str(run.metadata.get("started_at")))
+    return list({run.metadata.get("config_hash"): run for run in by_age}.values())
 
 
 def estimate_minutes(part: Part, place: Path) -> float:
@@ -115,6 +125,6 @@ def estimate_minutes(part: Part, place: Path) -> float:
     finished = find_finished(place)
     if not finished:
         return part.minutes
-    num_left = count_jobs(part.overrides) - len({run.metadata["config_hash"] for run in finished})
+    num_left = count_jobs(part.overrides) - len(finished)
     # The least: of the runs of a probe, one computed the features, which are there by now.
     return max(0.0, num_left) * max(1.0, min(run.seconds_total for run in finished)) / 60

@@ -48,7 +48,7 @@ def start(part: Part, place: Path, ends: float) -> ChildProcess:
     if part.program == "benchmark":
         settings = [f"log_dir={place}", f"out={place / BENCHMARK}"]
     elif ends < math.inf:
-        settings.append(f"minutes={(ends - time.monotonic()) / 60:.2f}")
+        settings.append(f"minutes={max(0.01, (ends - time.monotonic()) / 60):.2f}")
     flags = ["-m"] * (part.program == "train")
     return ChildProcess([*PROGRAM, part.program, *flags, *part.overrides, *settings], copy_env())
 

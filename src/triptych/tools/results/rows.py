@@ -137,6 +137,7 @@ def read_training(part: Part, place: Path, log_dir: Path, problems: list[str]) -
         metadata = [network.metadata for network in recipe.networks]
         files = [n.folder / name for n in recipe.networks for name in OF_RUN]
         row = {name: metadata[0][name] for name in ORIGIN}
+        row["precision"] = " or ".join(sorted({str(run["precision"]) for run in metadata}))
         row |= {"model": recipe.model, "figures": SUMMARIES[part.table](recipe, place)}
         row |= {"measured_at": max(run["finished_at"] for run in metadata)}
         rows.append(row | {"sources": digest(files, log_dir)})

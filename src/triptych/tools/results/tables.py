@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from triptych.tools.results.rows import Row
 from triptych.tools.statistics.scores import TABLE_1
 
+MARKER = "<!-- results: "  # and the name of the table that follows
 NOT_YET = "*not yet measured*"
 NAMES = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "resnet50": "ResNet50"}
 NAMES |= {f"efficientnet_lite{n}": f"EfficientNet-Lite{n}" for n in range(3)}
@@ -33,7 +34,7 @@ class Column(NamedTuple):
 
 def fill(text: str, rows: Sequence[Row]) -> str:
     """The text with every table between its markers written anew."""
-    pattern = rf"(<!-- results: ({'|'.join(TABLES)}) -->\n).*?(<!-- end of results -->)"
+    pattern = rf"({MARKER}({'|'.join(TABLES)}) -->\n).*?(<!-- end of results -->)"
 
     def write(place: re.Match[str]) -> str:
         return f"{place[1]}{write_table(place[2], rows)}\n{place[3]}"
