@@ -195,9 +195,9 @@ def test_the_house_has_at_most_36_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 36
 
 
-def test_the_source_has_at_most_20450_lines_and_the_tests_23050() -> None:
+def test_the_source_has_at_most_20450_lines_and_the_tests_23180() -> None:
     assert 5000 < count_lines(SOURCES) <= 20_450
-    assert 5000 < count_lines(TESTS) <= 23_050
+    assert 5000 < count_lines(TESTS) <= 23_180
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:
