@@ -203,10 +203,7 @@ class SaveSchedule:
     """
 
     def __init__(
-        self,
-        every_n_steps: int | None,
-        every_minutes: float | None,
-        clock: RunClock | None = None,
+        self, every_n_steps: int | None, every_minutes: float | None, clock: RunClock | None = None
     ) -> None:
         self.every_n_steps, self.clock = every_n_steps, clock
         self.every_seconds = None if every_minutes is None else 60 * every_minutes

@@ -16,13 +16,8 @@ from triptych.tools.benchmark.measurement import measure_in_turn, ratios
 from triptych.tools.sweep.jobs import compose_jobs
 
 QUICK = (
-    *(
-        "++trainer.accelerator=cpu",
-        "++trainer.precision=32-true",
-        "rounds=1",
-        "block_seconds=0.001",
-        "data.batch_size=16",
-    ),
+    *("++trainer.accelerator=cpu", "++trainer.precision=32-true", "rounds=1"),
+    *("block_seconds=0.001", "data.batch_size=16"),
     *("data.num_val=50", "data.source.num_train=250", "data.source.num_test=150"),
     *("data.num_test=null", *choose("Tiny")),
 )

@@ -95,16 +95,8 @@ def compose_job(config: Config, overrides: list[str], command: str = "train") ->
     if config["checkpoint"]["keep_last"] is None:
         config["checkpoint"]["keep_last"] = False
     overrides = [o for o in restore(overrides) if setting_name(o) not in SWEEP_ONLY]
-    return Job(
-        overrides,
-        config,
-        config_hash(config),
-        hash_code(config),
-        fresh,
-        retry_failed,
-        same_code,
-        minutes,
-    )
+    hashes = config_hash(config), hash_code(config)
+    return Job(overrides, config, *hashes, fresh, retry_failed, same_code, minutes)
 
 
 def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]]:
