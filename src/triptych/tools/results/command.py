@@ -11,12 +11,12 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from triptych.arguments import check_writable
 from triptych.config import CONFIGS, Config
 from triptych.distributed.processes import copy_env, count_cores
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
@@ -47,7 +47,7 @@ def results(config: Config, overrides: Sequence[str] = ()) -> None:
         log_dir = log_dir.relative_to(Path.cwd())
     out = Path(config["out"] or (log_dir if is_trial else ROOT))
     measuring = Measuring(parts, device, log_dir, out)
-    check_writable(out)
+    check_out(out)
     if minutes != 0:
         with translate_write_errors(f"log_dir={log_dir}"):
             measuring.folder.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,12 @@ def results(config: Config, overrides: Sequence[str] = ()) -> None:
         raise SystemExit(1)
 
 
-def check_writable(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Raise UserError where the tables could not be written, before hours are spent on them."""
-    folder = (out / ROWS).parent
     with translate_write_errors(f"out={out}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in (out, folder):
-            tempfile.TemporaryFile(dir=place).close()
+        (out / ROWS).parent.mkdir(parents=True, exist_ok=True)
+    for name in (ROWS, *TEXTS):
+        check_writable(f"out={out}", out / name)
 
 
 def find_list(name: str, device: Device) -> Path:
