@@ -22,26 +22,25 @@ def advise(record: Record, seconds: float) -> str:
 
 def find_quicker(record: Record, seconds: float) -> dict[str, str]:
     """Settings, each with what it would take instead of so many seconds."""
-    config, metadata = record.config, record.metadata
-    found: dict[str, str] = {}
+    model, metadata = record.config["model"], record.metadata
+    shares: dict[str, float] = {}  # of the time, in proportion to images or to their area
     num_train = int(metadata["num_train"] * AIM / seconds)
     num_train -= num_train % 10 ** max(0, len(str(num_train)) - 1)  # a round number
     if num_train >= 10 * len(metadata["classes"]):
-        share = num_train / metadata["num_train"]
-        found[f"data.num_train={num_train}"] = f"about {format_duration(share * seconds)}"
-    has_size = "input_size" in config["model"]  # not of every network of one's own
-    if has_size and (size := choose_size(config, metadata["input_size"], seconds)):
-        share = (size / metadata["input_size"]) ** 2
-        found[f"model.input_size={size}"] = f"about {format_duration(share * seconds)}"
-    model = config["model"]
+        shares[f"data.num_train={num_train}"] = num_train / metadata["num_train"]
+    if "input_size" in model:  # not of every network of one's own
+        now = metadata["input_size"]
+        if size := choose_size(model, now, seconds):
+            shares[f"model.input_size={size}"] = (size / now) ** 2
+    quicker = {name: f"about {format_duration(part * seconds)}" for name, part in shares.items()}
     if model.get("weights") and model.get("freeze", "none") == "none":
-        found["experiment=probe"] = "the head alone is trained"
-    return found
+        quicker["experiment=probe"] = "the head alone is trained"
+    return quicker
 
 
-def choose_size(config: Config, now: int, seconds: float) -> int | None:
+def choose_size(model: Config, now: int, seconds: float) -> int | None:
     """The largest input that takes `AIM` at most, or the smallest of all; None if that is none."""
-    least = config["model"].get("min_input_size") or 32
+    least = model.get("min_input_size") or 32
     smaller = [size for size in SIZES if least <= size < now]
     quick = [size for size in smaller if (size / now) ** 2 * seconds <= AIM]
     return next(iter([*quick, *reversed(smaller)]), None)
