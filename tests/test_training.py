@@ -25,6 +25,7 @@ from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.config import Config
 from triptych.data.shapes import Shapes
 from triptych.errors import RunFailed, UserError
+from triptych.help import describe_missing
 from triptych.runs.failures import translate_error
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
@@ -409,6 +410,8 @@ def test_without_data_weights_and_network_one_message_offers_two_commands_that_w
         .splitlines()[-1]
         .endswith("train.py model=alexnet data=shapes model.weights=null")
     )
+    [_, *commands] = describe_missing(["data_batch_1"], ["experiment=paper", "seed=3"]).splitlines()
+    assert commands == ["python train.py seed=3 data=shapes"], "its weights are there"
 
 
 @pytest.mark.parametrize(

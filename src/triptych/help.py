@@ -209,13 +209,14 @@ def describe_missing(missing: list[str], overrides: Sequence[str]) -> str:
         return f"{problem}\nwhere the images lie elsewhere now, add data.root=<folder>"
     if missing[0].startswith("data.root="):  # a name that was mistyped: other images are no help
         return missing[0]
-    same = [o for o in overrides if not o.startswith("model.weights=")]
+    random = ["model.weights=null"] * any(what.startswith("weights of ") for what in missing)
+    same = [o for o in overrides if not (random and o.startswith("model.weights="))]
     same_but_data = [o for o in same if not o.startswith(("data=", "data.", "experiment="))]
     commands = dict.fromkeys(
         f"\npython train.py {shlex.join(command)}"
         for command in (
-            [*same, "model.weights=null"],
-            [*same_but_data, "data=shapes", "model.weights=null"],
+            [*same, *random],
+            [*same_but_data, "data=shapes", *random],
         )
         if sorted(command) != sorted(overrides)
     )

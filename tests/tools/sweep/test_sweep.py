@@ -546,6 +546,15 @@ def test_the_table_has_a_row_a_recipe_ordered_by_validation_and_means_over_its_s
     ], "a test figure neither orders them nor stands beside a recipe that is not finished"
 
 
+def test_jobs_that_were_refused_alike_are_told_once(
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = [outcome("refused", error=f"no data\npython train.py seed={n} data=b") for n in (0, 1)]
+    lines = show(capsys, stand_ins.jobs("0,1"), ends)
+    assert [line for line in lines if "no data" in line] == ["seed=0 and 1 more: refused: no data"]
+    assert sum("data=b" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize("same_error", [True, False])
 def test_eight_jobs_take_20_lines_of_80_columns_at_most(
     stand_ins: StandIns, capsys: pytest.CaptureFixture[str], same_error: bool

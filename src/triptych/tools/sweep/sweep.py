@@ -298,17 +298,18 @@ def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     print_line = partial(show_line, console)
     print_line("accuracy, mean over finished seeds; the best in validation first")
     console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
-    failures: dict[tuple[str, str], list[tuple[str, list[Path]]]] = {}
+    failures: dict[tuple[str, str], list[tuple[str, str, list[Path]]]] = {}
     for label, outcome in zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True):
         if outcome.status not in ("finished", "not started", "not begun"):
             places = [outcome.record.folder] if outcome.record else []
             places += [outcome.log_file] if outcome.log_file else []
-            failures.setdefault((outcome.status, outcome.error), []).append((label, places))
-    for (status, error), same in failures.items():
-        first, *others = (label for label, _ in same)
+            kind = (outcome.status, outcome.error.replace(label, ""))  # some name their job
+            failures.setdefault(kind, []).append((label, outcome.error, places))
+    for (status, _), same in failures.items():
+        (first, error, _), *others = same
         more = f" and {len(others)} more" if others else ""
         print_line(f"{first}{more}: {status}{': ' * bool(error)}{error}")
-        for place in (place for _, places in same for place in places):
+        for place in (place for *_, places in same for place in places):
             print_line(f"  {place}")
     if any(outcome.is_earlier and outcome.status == "failed" for outcome in outcomes):
         print_line("failed before: retry_failed=true resumes them")
