@@ -68,10 +68,12 @@ def earlier(config: Config, **metadata: Any) -> Record:
     ],
 )
 def test_the_unfinished_run_of_the_same_experiment_and_code_goes_on(
-    config: Config, metadata: dict[str, Any], goes_on: bool
+    config: Config, metadata: dict[str, Any], goes_on: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = earlier(config, **metadata)
-    requested, _ = resume_requeued_job(config, list(TINY), print)
+    with caplog.at_level("INFO"):
+        requested, _ = resume_requeued_job(config, list(TINY), print)
+    assert ("code differs" in caplog.text) is ("code" in metadata), "it says what it does not use"
     assert requested["minutes"] is None
     assert requested["resume"] == (str(run.folder) if goes_on else None)
     assert hash_code(config) == Record.open(earlier(config).folder).metadata["code"]

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,9 @@ def find_earlier(config: Config, *, has_budget: bool) -> str:
     entries: dict[str, Any] = {"slurm_job_id": os.environ.get("SLURM_JOB_ID", "")}
     if is_new := has_budget and not is_requeued():
         entries = {"code": hash_code(config)}
-    run = find_newest_run(Path(config["log_dir"]), config_hash=config_hash(config), **entries)
+    find = partial(find_newest_run, Path(config["log_dir"]), config_hash=config_hash(config))
+    run = find(**entries)
+    if is_new and not run and (other := find()):
+        log.info("%s is passed over, its code differs; resume= goes on with it", other.folder)
     is_over = is_new and run and run.metadata["status"] == "failed"
     return str(run.folder) if run and not is_over else ""
