@@ -151,6 +151,20 @@ def test_a_validation_that_follows_the_next_step_needs_its_time_too(
     assert clock.has_time_for_step(trainer), "it ends by itself"
 
 
+@pytest.mark.parametrize("max_epochs", [10**9, 10**15])
+def test_a_training_of_a_thousand_years_is_described_or_has_no_end(
+    monkeypatch: pytest.MonkeyPatch, max_epochs: int
+) -> None:
+    monkeypatch.setattr(time_left, "count_left", lambda *_: (60.0 * max_epochs, 0.0, max_epochs))
+    trainer: Any = SimpleNamespace(
+        **{"testing": False, "callbacks": [], "limit_test_batches": 1.0, "datamodule": Data()},
+    )
+    clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
+    clock.pace._seen, clock.has_advised = {"train": (10.0, 10.0)}, True
+    said = "694444 days" in time_left.describe(clock, trainer)
+    assert said is (max_epochs == 10**9)
+
+
 def test_durations_are_no_more_precise_than_an_estimate() -> None:
     texts = {3: "5 s", 42: "40 s", 59: "1 min", 83: "1 min 20 s", 700: "12 min", 3599: "1 h"}
     texts |= {4900: "1 h 20 min", 90_000: "25 h", 400_000: "5 days"}

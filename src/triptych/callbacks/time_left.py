@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 LONG = 3600.0  # seconds after which there is advice
 HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
-NO_END = 1e12  # epochs where trainer.max_time alone ends a training, or a callback
+# Epochs where trainer.max_time alone ends a training; seconds that end in no year of a calendar.
+NO_END = 1e11
 FORWARD_SHARE = 1 / 3  # of a training step, until a validation was seen: it is no backward pass
 
 
