@@ -82,3 +82,9 @@ def test_to_train_on_every_part_must_be_trusted(folder: Path, place: str) -> Non
     record = Record.open(folder)
     with pytest.raises(UserError, match=r"trusted_targets=\[a_colleagues_package\.Part"):
         check_run_config(record, composed("train", trusted_targets=TRUSTED))
+
+
+@pytest.mark.parametrize("end", ["max_steps=13", "max_time=00:00:01:00"])
+def test_a_run_without_a_number_of_epochs_is_read_as_any_other(end: str) -> None:
+    config = composed("train", "trainer.max_epochs=-1", f"++trainer.{end}")
+    check_untrusted_config(drop_training_parts(config))
