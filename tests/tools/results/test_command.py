@@ -167,6 +167,15 @@ def test_a_wrong_list_is_refused(tmp_path: Path, listed: str, named: str) -> Non
         read_parts(tmp_path / "parts.yaml")
 
 
+@pytest.mark.parametrize(
+    "text", ["", "<<<<<<< HEAD", "{}", '{"rows": 5}', '{"rows": [{"part": 1}]}']
+)
+def test_a_broken_file_of_rows_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match=r"results\.json"):
+        read_rows(tmp_path / "results.json")
+
+
 def test_every_command_of_the_lists_composes_and_so_does_its_trial() -> None:
     paths = [CONFIGS / "results" / f"{kind}.yaml" for kind in ("cpu", "gpu")]
     parts = [part for path in paths for part in read_parts(path)]

@@ -27,6 +27,7 @@ OF_BENCHMARK = """
     batch_size input_size compile images_per_second ratios peak_memory_bytes
 """.split()
 ORIGIN = ("precision", "versions", "git_commit")
+OF_PART = ("kind", "device", "part", "table", "command", "model")
 UNMEASURED: Row = {"figures": None, "sources": {}}
 
 
@@ -60,6 +61,8 @@ def read_rows(path: Path) -> list[Row]:
     """What was recorded before; raises UserError where it cannot be read."""
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            _ = [row[name] for name in (*OF_PART, *UNMEASURED)]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
