@@ -159,7 +159,7 @@ def test_what_a_forker_edits_is_12_files_and_at_most_1700_lines() -> None:
     assert count_lines(paths) <= 1700
 
 
-def test_a_default_run_imports_at_most_35_files_and_4770_lines_of_ours(tmp_path: Path) -> None:
+def test_a_default_run_imports_at_most_37_files_and_4940_lines_of_ours(tmp_path: Path) -> None:
     """On a machine that has srun."""
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
@@ -184,8 +184,8 @@ def test_a_default_run_imports_at_most_35_files_and_4770_lines_of_ours(tmp_path:
     paths = paths - {PACKAGE / "data" / "shapes.py"} | {PACKAGE / "data" / "cifar.py"}
     paths |= {PACKAGE / "download.py"}
     assert {PACKAGE / "training.py", PACKAGE / "callbacks" / "recorder.py"} <= paths
-    assert len(paths) <= 35
-    assert count_lines(sorted(paths)) <= 4770
+    assert len(paths) <= 37
+    assert count_lines(sorted(paths)) <= 4940
 
 
 def test_the_house_has_at_most_36_rooms() -> None:

@@ -13,9 +13,10 @@ import torch
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
-from triptych.callbacks.progress import RunClock, check_time_for_test, silence_lightning
+from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
+from triptych.callbacks.time_left import RunClock, check_time_for_test
 from triptych.config import MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance

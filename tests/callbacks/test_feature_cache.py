@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tests.same_run import assert_same_run
 from tests.tiny import StartRun, Tiny
-from triptych.callbacks import feature_cache, progress
+from triptych.callbacks import feature_cache, time_left
 from triptych.callbacks.feature_cache import FrozenBackbone, check_features_stay
-from triptych.callbacks.progress import RunClock
+from triptych.callbacks.time_left import RunClock
 from triptych.data.datamodule import ImageSubset
 from triptych.data.source import LabelledImages
 from triptych.data.transforms import DeviceTransforms
@@ -313,7 +313,7 @@ def test_features_come_further_with_every_command_however_little_time_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, _ = cache("other").load_or_compute()
-    monkeypatch.setattr(progress, "read_deadline", lambda: 0.0)
+    monkeypatch.setattr(time_left, "read_deadline", lambda: 0.0)
     runner, num_stops = cache(), 0
     runner.batch_size, runner.trainer.datamodule.train = 2, ()
     vars(runner.trainer).update(max_epochs=0, max_steps=-1, limit_train_batches=0)

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from triptych.callbacks import time_left
 from triptych.callbacks.advice import find_quicker
-from triptych.callbacks.progress import Pace, RunClock
+from triptych.callbacks.time_left import Pace, RunClock, describe_left
 from triptych.runs.durations import format_duration, format_left
 from triptych.runs.record import Record
 
@@ -77,7 +76,7 @@ class Oracle(pl.Callback):
         self.num_train = self.num_val = 0
 
     def note(self, trainer: pl.Trainer) -> None:
-        self.said.append(time_left.count_left(self.clock, trainer)[:2])
+        self.said.append(self.clock.count_left(trainer)[:2])
         self.done.append((self.num_train, self.num_val))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -155,13 +154,14 @@ def test_a_validation_that_follows_the_next_step_needs_its_time_too(
 def test_a_training_of_a_thousand_years_is_described_or_has_no_end(
     monkeypatch: pytest.MonkeyPatch, max_epochs: int
 ) -> None:
-    monkeypatch.setattr(time_left, "count_left", lambda *_: (60.0 * max_epochs, 0.0, max_epochs))
-    trainer: Any = SimpleNamespace(
-        **{"testing": False, "callbacks": [], "limit_test_batches": 1.0, "datamodule": Data()},
-    )
+    monkeypatch.setattr(RunClock, "count_left", lambda *_: (60.0 * max_epochs, 0.0, max_epochs))
     clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
-    clock.pace._seen, clock.has_advised = {"train": (10.0, 10.0)}, True
-    said = "694444 days" in time_left.describe(clock, trainer)
+    clock.pace._seen, clock.pace.counts = {"train": (10.0, 10.0)}, {"train": 10}
+    clock.has_advised = True
+    trainer: Any = SimpleNamespace(
+        **{"testing": False, "callbacks": [clock], "limit_test_batches": 1.0, "datamodule": Data()},
+    )
+    said = "694444 days" in describe_left(trainer)
     assert said is (max_epochs == 10**9)
 
 

@@ -22,8 +22,8 @@ from triptych.callbacks.loop import (
     resume_by_epochs,
     validates_next,
 )
-from triptych.callbacks.progress import RunClock
 from triptych.callbacks.recorder import RunRecorder
+from triptych.callbacks.time_left import RunClock
 from triptych.config import LOWER_IS_BETTER
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping

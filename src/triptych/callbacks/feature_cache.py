@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.filesize import decimal
 from torch import Tensor
 
-from triptych.callbacks.progress import ProgressLines, find_clock
-from triptych.callbacks.time_left import note_features
+from triptych.callbacks.progress import ProgressLines
+from triptych.callbacks.time_left import find_clock
 from triptych.data.datamodule import ImageSubset
 from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
 from triptych.data.source import hash_tensors
@@ -179,7 +179,7 @@ class FrozenBackbone:
     def _show_progress(self, number: int, total: int, *, may_stop: bool) -> None:
         """Say how long it takes, where nobody did for a while; raises OutOfTime at a deadline."""
         if clock := find_clock(self.trainer):
-            left = note_features(clock, self.trainer, total - number - 1, may_stop=may_stop)
+            left = clock.note_features(self.trainer, total - number - 1, may_stop=may_stop)
             for lines in self.trainer.callbacks:
                 if isinstance(lines, ProgressLines):
                     lines.say(f"features, batch {number + 1} of {total}", lambda: left)

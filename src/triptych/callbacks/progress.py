@@ -1,129 +1,19 @@
 """How far a run is and how long it takes: a bar on a terminal, a line now and then elsewhere."""
 
 import logging
-import math
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from triptych.runs.stopping import OutOfTime, read_deadline, read_start
-
-if TYPE_CHECKING:
-    from triptych.runs.record import Record
+from triptych.callbacks.time_left import describe_left, find_clock
 
 SILENCE_SECONDS = 8.0
-HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
-END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
-
-
-class Pace:
-    """Seconds that a unit of each kind of work takes, by what was seen of it.
-
-    The first of a kind, with compilers and empty caches, counts only until there is a second.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.last = now
-        self.counts: dict[str, int] = {}
-        self._seen: dict[str, tuple[float, float]] = {}  # units and seconds, less of older ones
-
-    def advance(self, kind: str, now: float) -> None:
-        """Note that a unit is done; it took the time since the last note."""
-        seconds, self.last = now - self.last, now
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        units, total = self._seen.get(kind, (0.0, 0.0)) if self.counts[kind] > 2 else (0.0, 0.0)
-        weight = 0.5 ** (seconds / HALF_LIFE)
-        self._seen[kind] = (units * weight + 1, total * weight + seconds)
-
-    def seconds(self, kind: str) -> float | None:
-        """What a unit takes; None where none was seen."""
-        units, total = self._seen.get(kind, (0.0, 0.0))
-        return total / units if units else None
-
-    def is_new(self) -> bool:
-        """Whether nothing can be told yet: of no kind was there more than a slow first unit."""
-        return max(self.counts.values(), default=0) < 3
-
-
-class RunClock(Callback):
-    """Sees how long a run's work takes; `callbacks.time_left` has what follows from it.
-
-    Comes before other callbacks, so that what they do is a part of the next unit of work: `train`,
-    `val` (also of the test), `features`, or the `pause` between two epochs.
-    """
-
-    def __init__(self, record: "Record") -> None:
-        self.record, self.has_advised = record, False  # what would be quicker
-        self.pace = Pace(time.monotonic())
-        self.end_seconds = 1 + min(END_SHARE * (time.time() - read_start()), MAX_END)
-        self.save_seconds = 0.0  # what the last checkpoint took
-        self.deadline = read_deadline()
-        self.val_done = 0  # batches of the present validation, or test
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.pace.last = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if "train" in self.pace.counts:
-            self.pace.advance("pause", time.monotonic())
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.pace.advance("train", time.monotonic())
-
-    def on_validation_start(self, *_: Any) -> None:
-        self.val_done = 0
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.val_done += 1
-        if not trainer.sanity_checking:
-            self.pace.advance("val", time.monotonic())
-
-    def on_test_start(self, *_: Any) -> None:
-        self.val_done, self.pace.last = 0, time.monotonic()
-
-    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.on_validation_batch_end(trainer)
-
-    def has_time_for_step(self, trainer: pl.Trainer) -> bool:
-        """Whether there is time until the run can be stopped again."""
-        if self.deadline == math.inf:
-            return True
-        from triptych.callbacks import time_left
-
-        return time_left.has_time_for_step(self, trainer)
-
-
-def find_clock(trainer: Any) -> RunClock | None:
-    """The clock of a run; None where there is none, as in a search."""
-    return next((c for c in trainer.callbacks if isinstance(c, RunClock)), None)
-
-
-def check_time_for_test(trainer: pl.Trainer) -> None:
-    """Raise OutOfTime where any rank has no time for the test; the last step is saved."""
-    clock = find_clock(trainer)
-    if clock is None or clock.deadline == math.inf:
-        return
-    from triptych.callbacks import time_left
-
-    has_time = time_left.has_time_for_test(clock, trainer)
-    if not trainer.strategy.reduce_boolean_decision(has_time):
-        raise OutOfTime(0)
-
-
-def describe_left(trainer: pl.Trainer) -> str:
-    """The time that a run has left, in words that continue a line; empty where nobody knows."""
-    clock = find_clock(trainer)
-    if clock is None or clock.pace.is_new():
-        return ""
-    from triptych.callbacks import time_left
-
-    return time_left.describe(clock, trainer)
 
 
 class ProgressBar(RichProgressBar):

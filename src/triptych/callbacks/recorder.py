@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from triptych.callbacks.loop import current_step, is_accumulating, is_last_batch
-from triptych.callbacks.progress import describe_left
+from triptych.callbacks.time_left import describe_left
 from triptych.data.datamodule import Batch
 from triptych.errors import RunFailed
 from triptych.module import ImageClassifier

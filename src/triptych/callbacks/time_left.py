@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from triptych.runs.durations import END_FILE, format_left
-from triptych.runs.stopping import OutOfTime
+from triptych.runs.stopping import OutOfTime, read_deadline, read_start
 
 if TYPE_CHECKING:
-    from triptych.callbacks.progress import RunClock
+    from triptych.runs.record import Record
 
 log = logging.getLogger(__name__)
+HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
+END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
 LONG = 3600.0  # seconds after which there is advice
 HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
@@ -26,11 +28,187 @@ NO_END = 1e11
 FORWARD_SHARE = 1 / 3  # of a training step, until a validation was seen: it is no backward pass
 
 
-def describe(clock: "RunClock", trainer: Any) -> str:
-    """The time that is left, in words that continue a line; empty where it is not known."""
-    seconds = estimate_left(clock, trainer)
-    may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
-    if seconds is None:
+class Pace:
+    """Seconds that a unit of each kind of work takes, by what was seen of it.
+
+    The first of a kind, with compilers and empty caches, counts only until there is a second.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.last = now
+        self.counts: dict[str, int] = {}
+        self._seen: dict[str, tuple[float, float]] = {}  # units and seconds, less of older ones
+
+    def advance(self, kind: str, now: float) -> None:
+        """Note that a unit is done; it took the time since the last note."""
+        seconds, self.last = now - self.last, now
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        units, total = self._seen.get(kind, (0.0, 0.0)) if self.counts[kind] > 2 else (0.0, 0.0)
+        weight = 0.5 ** (seconds / HALF_LIFE)
+        self._seen[kind] = (units * weight + 1, total * weight + seconds)
+
+    def seconds(self, kind: str) -> float | None:
+        """What a unit takes; None where none was seen."""
+        units, total = self._seen.get(kind, (0.0, 0.0))
+        return total / units if units else None
+
+    def is_new(self) -> bool:
+        """Whether nothing can be told yet: of no kind was there more than a slow first unit."""
+        return max(self.counts.values(), default=0) < 3
+
+
+class RunClock(Callback):
+    """Sees how long a run's work takes, and says how long the rest will.
+
+    Comes before other callbacks, so that what they do is a part of the next unit of work: `train`,
+    `val` (also of the test), `features`, or the `pause` between two epochs.
+    """
+
+    def __init__(self, record: "Record") -> None:
+        self.record, self.has_advised = record, False  # what would be quicker
+        self.pace = Pace(time.monotonic())
+        self.end_seconds = 1 + min(END_SHARE * (time.time() - read_start()), MAX_END)
+        self.save_seconds = 0.0  # what the last checkpoint took
+        self.deadline = read_deadline()
+        self.val_done = 0  # batches of the present validation, or test
+
+    def on_train_start(self, *_: Any) -> None:
+        self.pace.last = time.monotonic()
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        if "train" in self.pace.counts:
+            self.pace.advance("pause", time.monotonic())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.pace.advance("train", time.monotonic())
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.val_done = 0
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.val_done += 1
+        if not trainer.sanity_checking:
+            self.pace.advance("val", time.monotonic())
+
+    def on_test_start(self, *_: Any) -> None:
+        self.val_done, self.pace.last = 0, time.monotonic()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.on_validation_batch_end(trainer)
+
+    def estimate_left(self, trainer: Any) -> float | None:
+        """Seconds until the run ends, its test and its process included; None where nobody
+        knows."""
+        if self.pace.seconds("train") is None and self.pace.seconds("val") is None:
+            return None
+        left, val = 0.0, self._val_seconds()
+        if not trainer.testing:
+            num_train, num_val, num_epochs = self.count_left(trainer)
+            pause = self.save_seconds
+            if self.pace.counts.get("pause", 0) > 1:  # the first draws figures, which is slow
+                pause = self._seconds("pause")
+            left = (
+                num_train * self._seconds("train") + num_val * val + math.ceil(num_epochs) * pause
+            )
+            if "pause" not in self.pace.counts:  # the first figures take as long as much else
+                left += self.end_seconds
+            for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):
+                left = min(left, timer.time_remaining() or left)
+        num_test = count_batches(trainer, "test") - (self.val_done if trainer.testing else 0)
+        left += num_test * val + self.end_seconds
+        return left if left < NO_END else None
+
+    def count_left(self, trainer: Any) -> tuple[float, float, float]:
+        """Batches of training and of validation, and epochs, that a training has left."""
+        per_epoch = trainer.num_training_batches
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        epochs = NO_END if trainer.max_epochs == -1 else trainer.max_epochs - trainer.current_epoch
+        left = epochs * per_epoch - batch
+        if trainer.max_steps > 0:
+            a_step = trainer.accumulate_grad_batches
+            left = min(left, (trainer.max_steps - trainer.global_step) * a_step - batch % a_step)
+        done = trainer.current_epoch * per_epoch + batch
+        before = max(0, done - trainer.training)  # the validation after this batch is still to come
+        whole = count_batches(trainer, "val")
+        num_val = count_validations(trainer, done + left) - count_validations(trainer, before)
+        present = 0 if trainer.training else whole - self.val_done
+        return left, num_val * whole + present, left / per_epoch
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether work of so many seconds, and what follows a stop, ends before the deadline."""
+        needed = MARGIN * (seconds + self.save_seconds) + self.end_seconds
+        return time.time() + needed <= self.deadline
+
+    def has_time_for_step(self, trainer: Any) -> bool:
+        """Whether there is time for the next step, and for the validation if one follows it: before
+        that the run cannot be stopped. True at the end of the training."""
+        if self.deadline == math.inf or trainer.should_stop or self.count_left(trainer)[0] <= 0:
+            return True
+        per_epoch, batches = trainer.num_training_batches, trainer.accumulate_grad_batches
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % per_epoch
+        seconds = batches * self._seconds("train")
+        every = trainer.val_check_batch
+        is_validated = not every or (done + batches) // every > done // every
+        if is_validated or done + batches >= per_epoch:
+            seconds += count_batches(trainer, "val") * self._val_seconds() + self._seconds("pause")
+        return self.has_time(seconds)
+
+    def has_time_for_test(self, trainer: pl.Trainer) -> bool:
+        """Whether there is time for the test; True where this process has trained nothing, so that
+        a run comes to its end at last."""
+        seconds = count_batches(trainer, "test") * self._val_seconds()
+        return "train" not in self.pace.counts or self.has_time(seconds)
+
+    def note_features(self, trainer: Any, num_left: int, *, may_stop: bool) -> str:
+        """Note that a batch of features was computed, of which so many are left; the time that is
+        left with the training of the head, in words that continue a line.
+
+        Raises OutOfTime where there is no time for the next, if it `may_stop`.
+        """
+        self.pace.advance("features", time.monotonic())
+        each = self._seconds("features")
+        if may_stop and not self.has_time(each):
+            raise OutOfTime(0)
+        per_epoch = count_batches(trainer, "train")
+        steps = max(trainer.max_epochs or 0, 0) * per_epoch
+        if trainer.max_steps > 0:
+            steps = trainer.max_steps
+        head = HEAD_STEP * steps + HEAD_EPOCH * steps / max(1, per_epoch)
+        seconds = num_left * each + head + self.end_seconds
+        if self.pace.is_new():
+            return ""
+        report_end(seconds)
+        return f", {format_left(seconds)}"
+
+    def _seconds(self, kind: str) -> float:
+        """What a unit takes; 0 where none was seen."""
+        return self.pace.seconds(kind) or 0.0
+
+    def _val_seconds(self) -> float:
+        """What a batch of a validation, or of the test, takes; 0 where nobody knows."""
+        known = self.pace.seconds("val")
+        return FORWARD_SHARE * self._seconds("train") if known is None else known
+
+
+def find_clock(trainer: Any) -> RunClock | None:
+    """The clock of a run; None where there is none, as in a search."""
+    return next((c for c in trainer.callbacks if isinstance(c, RunClock)), None)
+
+
+def check_time_for_test(trainer: pl.Trainer) -> None:
+    """Raise OutOfTime where any rank has no time for the test; the last step is saved."""
+    clock = find_clock(trainer)
+    if clock is None or clock.deadline == math.inf:
+        return
+    if not trainer.strategy.reduce_boolean_decision(clock.has_time_for_test(trainer)):
+        raise OutOfTime(0)
+
+
+def describe_left(trainer: Any) -> str:
+    """The time that a run has left, in words that continue a line; empty where nobody knows."""
+    clock = find_clock(trainer)
+    seconds = None if clock is None or clock.pace.is_new() else clock.estimate_left(trainer)
+    if clock is None or seconds is None:
         return ""
     report_end(seconds)
     if seconds > LONG and not clock.has_advised:
@@ -39,6 +217,7 @@ def describe(clock: "RunClock", trainer: Any) -> str:
             from triptych.callbacks.advice import advise
 
             log.info("%s", advise(clock.record, seconds))
+    may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
     return f", {format_left(seconds, 'at most' if may_stop else 'about')}"
 
 
@@ -49,55 +228,11 @@ def report_end(seconds: float) -> None:
             Path(path).write_text(str(time.time() + seconds))
 
 
-def estimate_left(clock: "RunClock", trainer: Any) -> float | None:
-    """Seconds until the run ends, its test and its process included; None where nobody knows."""
-    train, val = clock.pace.seconds("train"), val_seconds(clock)
-    if val is None:
-        return None
-    left = 0.0
-    if not trainer.testing:
-        num_train, num_val, num_epochs = count_left(clock, trainer)
-        pause = clock.save_seconds
-        if clock.pace.counts.get("pause", 0) > 1:  # the first draws figures, which is slow
-            pause = clock.pace.seconds("pause") or 0.0
-        left = num_train * (train or 0.0) + num_val * val + math.ceil(num_epochs) * pause
-        if "pause" not in clock.pace.counts:  # the first figures take as long as much else
-            left += clock.end_seconds
-        for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):
-            left = min(left, timer.time_remaining() or left)
-    num_test = count_batches(trainer, "test") - (clock.val_done if trainer.testing else 0)
-    left += num_test * val + clock.end_seconds
-    return left if left < NO_END else None
-
-
-def val_seconds(clock: "RunClock") -> float | None:
-    """What a batch of a validation, or of the test, takes."""
-    known, train = clock.pace.seconds("val"), clock.pace.seconds("train")
-    return known if known is not None or train is None else FORWARD_SHARE * train
-
-
 def count_batches(trainer: Any, split: str) -> int:
     """Batches of a whole validation or test."""
     data, limit = trainer.datamodule, getattr(trainer, f"limit_{split}_batches")
     batches = math.ceil(len(getattr(data, split)) / data.batch_size)
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-
-
-def count_left(clock: "RunClock", trainer: Any) -> tuple[float, float, float]:
-    """Batches of training and of validation, and epochs, that a training has left."""
-    per_epoch = trainer.num_training_batches
-    batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    epochs = NO_END if trainer.max_epochs == -1 else trainer.max_epochs - trainer.current_epoch
-    left = epochs * per_epoch - batch
-    if trainer.max_steps > 0:
-        a_step = trainer.accumulate_grad_batches
-        left = min(left, (trainer.max_steps - trainer.global_step) * a_step - batch % a_step)
-    done = trainer.current_epoch * per_epoch + batch
-    before = max(0, done - trainer.training)  # the validation after this batch is still to come
-    whole = count_batches(trainer, "val")
-    num_val = count_validations(trainer, done + left) - count_validations(trainer, before)
-    present = 0 if trainer.training else whole - clock.val_done
-    return left, num_val * whole + present, left / per_epoch
 
 
 def count_validations(trainer: Any, batches: float) -> float:
@@ -109,55 +244,3 @@ def count_validations(trainer: Any, batches: float) -> float:
     others, epoch = divmod(epochs, trainer.check_val_every_n_epoch)
     is_validated = epoch == trainer.check_val_every_n_epoch - 1
     return float(others * (per_epoch // every) + is_validated * (batch // every))
-
-
-def has_time(clock: "RunClock", seconds: float) -> bool:
-    """Whether work of so many seconds, and what follows a stop, ends before the deadline."""
-    needed = MARGIN * (seconds + clock.save_seconds) + clock.end_seconds
-    return time.time() + needed <= clock.deadline
-
-
-def has_time_for_step(clock: "RunClock", trainer: Any) -> bool:
-    """Whether there is time for the next step, and for the validation if one follows it: before
-    that the run cannot be stopped. True at the end of the training."""
-    if trainer.should_stop or count_left(clock, trainer)[0] <= 0:
-        return True
-    per_epoch, batches = trainer.num_training_batches, trainer.accumulate_grad_batches
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % per_epoch
-    seconds = batches * (clock.pace.seconds("train") or 0.0)
-    every = trainer.val_check_batch
-    is_validated = not every or (done + batches) // every > done // every
-    if is_validated or done + batches >= per_epoch:
-        seconds += count_batches(trainer, "val") * (val_seconds(clock) or 0.0)
-        seconds += clock.pace.seconds("pause") or 0.0
-    return has_time(clock, seconds)
-
-
-def has_time_for_test(clock: "RunClock", trainer: pl.Trainer) -> bool:
-    """Whether there is time for the test; True where this process has trained nothing, so that a
-    run comes to its end at last."""
-    if "train" not in clock.pace.counts:
-        return True
-    seconds = count_batches(trainer, "test") * (val_seconds(clock) or 0.0)
-    return has_time(clock, seconds)
-
-
-def note_features(clock: "RunClock", trainer: Any, num_left: int, *, may_stop: bool) -> str:
-    """Note that a batch of features was computed, of which so many are left; the time that is left
-    with the training of the head, in words that continue a line.
-
-    Raises OutOfTime where there is no time for the next, if it `may_stop`.
-    """
-    clock.pace.advance("features", time.monotonic())
-    each = clock.pace.seconds("features") or 0.0
-    if may_stop and not has_time(clock, each):
-        raise OutOfTime(0)
-    steps = max(trainer.max_epochs or 0, 0) * count_batches(trainer, "train")
-    if trainer.max_steps > 0:
-        steps = trainer.max_steps
-    head = HEAD_STEP * steps + HEAD_EPOCH * steps / max(1, count_batches(trainer, "train"))
-    seconds = num_left * each + head + clock.end_seconds
-    if clock.pace.is_new():
-        return ""
-    report_end(seconds)
-    return f", {format_left(seconds)}"
