@@ -21,7 +21,7 @@ ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()
 GUIDES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
 FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", GUIDES, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"(?:python (?=\w+\.py)|triptych )(\w+[^#`\n]*)", GUIDES)))
+COMMANDS = sorted(set(re.findall(r"(?:python (?=\w+\.py)|triptych (?=[a-z]))(\w+[^#`\n]*)", GUIDES)))
 
 
 def blocks() -> dict[str, str]:
