@@ -39,7 +39,7 @@ GROUPS_OF_TOOLS = {"image_types": "evaluate", "search": "tune"}
 CHOICES = sorted(
     (str(path.parent.relative_to(CONFIGS)), path.stem)
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS
+    if path.parent not in (CONFIGS, CONFIGS / "results")  # lists of commands
 )
 
 

@@ -21,7 +21,8 @@ ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()
 GUIDES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
 FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", GUIDES, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"(?:python (?=\w+\.py)|triptych (?=[a-z]))(\w+[^#`\n]*)", GUIDES)))
+COMMAND = r"(?:python (?=\w+\.py)|triptych (?=[a-z]))(\w+[^#`\n]*)"
+COMMANDS = sorted(set(re.findall(COMMAND, GUIDES)))
 
 
 def blocks() -> dict[str, str]:

@@ -3,6 +3,7 @@
 Not by `torch.utils.benchmark`: it times blocks of calls, which have no percentile of single ones.
 """
 
+import ctypes
 import resource
 import sys
 import time
@@ -127,6 +128,8 @@ def measure_peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device)
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what earlier calls have left
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident size
     call()
