@@ -141,7 +141,8 @@ class RunRecorder(Callback):
         values = module.scores.named(split)
         self._log_metrics(trainer, epoch, values)
         shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in ("loss", "accuracy", "f1"))
-        log.info("epoch %d %s %s", epoch, split, "  ".join(shown))
+        left = describe_left(trainer) if split == "val" else ""
+        log.info("epoch %d %s %s%s", epoch, split, "  ".join(shown), left)
 
     def _log_metrics(self, trainer: pl.Trainer, epoch: int, values: dict[str, float]) -> None:
         step = current_step(trainer)

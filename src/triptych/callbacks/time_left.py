@@ -69,6 +69,7 @@ class RunClock(Callback):
         self.pace = Pace(time.monotonic())
         self.end_seconds = 1 + min(END_SHARE * (time.time() - read_start()), MAX_END)
         self.save_seconds = 0.0  # what the last checkpoint took
+        self.feature_seconds = 0.0  # what they take all together, which the next probe reads
         self.deadline = read_deadline()
         self.val_done = 0  # batches of the present validation, or test
 
@@ -177,8 +178,15 @@ class RunClock(Callback):
         seconds = num_left * each + head + self.end_seconds
         if self.pace.is_new():
             return ""
-        report_end(seconds)
+        self.feature_seconds = (self.pace.counts["features"] + num_left) * each
+        self.report_end(seconds)
         return f", {format_left(seconds)}"
+
+    def report_end(self, seconds: float) -> None:
+        """Tell the sweep of this process, if any, when it ends, and what the next seed saves."""
+        if path := os.environ.get(END_FILE):
+            with suppress(OSError):  # the disk is full, or the sweep is gone
+                Path(path).write_text(f"{time.time() + seconds} {self.feature_seconds}")
 
     def _seconds(self, kind: str) -> float:
         """What a unit takes; 0 where none was seen."""
@@ -210,7 +218,7 @@ def describe_left(trainer: Any) -> str:
     seconds = None if clock is None or clock.pace.is_new() else clock.estimate_left(trainer)
     if clock is None or seconds is None:
         return ""
-    report_end(seconds)
+    clock.report_end(seconds)
     if seconds > LONG and not clock.has_advised:
         clock.has_advised = True
         if trainer.strategy.root_device.type == "cpu" and trainer.is_global_zero:
@@ -219,13 +227,6 @@ def describe_left(trainer: Any) -> str:
             log.info("%s", advise(clock.record, seconds))
     may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
     return f", {format_left(seconds, 'at most' if may_stop else 'about')}"
-
-
-def report_end(seconds: float) -> None:
-    """Tell the sweep that this process belongs to, if any, when it will end."""
-    if path := os.environ.get(END_FILE):
-        with suppress(OSError):  # the disk is full, or the sweep is gone
-            Path(path).write_text(str(time.time() + seconds))
 
 
 def count_batches(trainer: Any, split: str) -> int:

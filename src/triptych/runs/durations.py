@@ -3,7 +3,7 @@
 import time
 from datetime import datetime
 
-END_FILE = "TRIPTYCH_END_FILE"  # in the environment of a sweep's job: where it writes when it ends
+END_FILE = "TRIPTYCH_END_FILE"  # in the environment of a sweep's job: where it writes its end
 
 
 def format_left(seconds: float, word: str = "about") -> str:

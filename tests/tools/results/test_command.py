@@ -86,9 +86,7 @@ def test_killed_at_work_and_called_again_it_goes_on_and_its_tables_are_whole(
     results(config)
     assert count_starts() == {"probe": 1, "speed": 1, "scratch": 2}, "nothing is left to do"
     rows = read_rows(Path(ROWS))
-    assert [(r["part"], bool(r["figures"])) for r in rows if r["kind"] == "cpu"] == [
-        *(("probe", True), ("speed", True), ("scratch", True)),
-    ]
+    assert [row["part"] for row in rows if row["figures"]] == ["probe", "speed", "scratch"]
     assert Path("BENCHMARKS.md").read_text() == fill(TEXT, rows)
     assert Path("docs/results/index.html").stat().st_size > 10_000
     assert str(Path.cwd()) not in Path("docs/results/index.html").read_text()

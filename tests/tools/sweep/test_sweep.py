@@ -202,7 +202,7 @@ class FakeProcess:
     def poll(self) -> Outcome | None:
         return self.outcome
 
-    def seconds_left(self) -> None:
+    def read_end(self) -> None:
         return None
 
     def read_output(self) -> str:
@@ -619,3 +619,13 @@ def test_jobs_that_are_late_are_asked_to_save_and_end(
     monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 58))
     assert exit_code(stand_ins.jobs("4,14", "minutes=1"), num_jobs=2) == 0
     assert stand_ins.statuses() == {4: ["interrupted"], 14: ["interrupted"]}
+
+
+def test_what_the_next_seed_saves_is_not_counted_again(
+    start_sweep_on_gpus: Callable[..., Sweep],
+) -> None:
+    sweep = start_sweep_on_gpus("", [1] * 5, 1, 1)
+    [process] = sweep.running.values()
+    process.started = time.monotonic() - 20
+    process.read_end = lambda: (200.0, 180.0)  # type: ignore[method-assign]
+    assert sweep._describe_left().startswith("about 6 min left"), "200 s, and four times 40 s"

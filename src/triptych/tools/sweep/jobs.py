@@ -247,10 +247,12 @@ class JobProcess(TrainingProcess):
         env = {**env, **os.environ, **visible, END_FILE: str(self.end_file)}
         super().__init__(place, train_arguments(job, earlier), env, pass_fds=[lock.fileno()])
 
-    def seconds_left(self) -> float | None:
-        """Until its end, as it said last; None where it has not."""
+    def read_end(self) -> tuple[float, float] | None:
+        """Seconds until its end, and those that the next seed saves, as it said last; None where
+        it has not."""
         with suppress(OSError, ValueError):
-            return max(0.0, float(self.end_file.read_text()) - time.time())
+            end, saved = map(float, self.end_file.read_text().split())
+            return max(0.0, end - time.time()), saved
         return None
 
     def poll(self) -> Outcome | None:

@@ -199,14 +199,15 @@ class Sweep:
         """The time that all jobs take from now, at least; empty where nobody knows."""
         known, ends, is_whole = dict(self.forecast.whole), [], True
         for number, process in self.running.items():
-            passed, left = time.monotonic() - process.started, process.seconds_left()
+            passed, said = time.monotonic() - process.started, process.read_end()
             whole = self.forecast.seconds(number)
-            if left is None and whole is not None:
-                left = max(0.0, whole - passed)
-            elif left is not None:
-                known.setdefault(self.forecast.recipes[number], passed + left)
-            is_whole &= left is not None
-            ends.append(left or 0.0)
+            if said:
+                left, saved = said
+                known.setdefault(self.forecast.recipes[number], passed + left - saved)
+            else:
+                left = 0.0 if whole is None else max(0.0, whole - passed)
+            is_whole &= said is not None or whole is not None
+            ends.append(left)
         waiting = [self.forecast.seconds(number, known) for number in self.waiting]
         seconds = last_end(ends, [each or 0.0 for each in waiting], self.num_jobs)
         word = "about" if is_whole and None not in waiting else "at least"
