@@ -134,7 +134,8 @@ class Measuring:
         problems: list[str] = []
         rows = build_rows(self.parts, self.device, self.folder, problems)
         changed = find_changed(self.recorded, self.log_dir)
-        problems += [f"{self.log_dir / name}: has changed since it was read" for name in changed]
+        said = f"has changed since it was read; delete {self.out / ROWS} to read all anew"
+        problems += [f"{self.log_dir / name}: {said}" for name in changed]
         self.problems = list(dict.fromkeys([*self.problems, *problems]))
         lists = {kind: read_parts(CONFIGS / "results" / f"{kind}.yaml") for kind in ("cpu", "gpu")}
         rows = merge(self.recorded, rows, changed, lists)
