@@ -25,8 +25,8 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        left = describe_left(trainer).removeprefix(", ")
-        return {k: v for k, v in metrics.items() if k != "v_num"} | ({"run": left} if left else {})
+        left = describe_left(trainer)[2:].removeprefix("about ").replace(" left", "")  # it is short
+        return {k: v for k, v in metrics.items() if k != "v_num"} | ({"left": left} if left else {})
 
 
 class ProgressLines(Callback):
