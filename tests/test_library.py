@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import triptych
-from tests.tiny import TARGETS
+from tests.tiny import TARGETS, TINY
 from triptych.runs.record import Record
 
 
@@ -98,3 +98,10 @@ def test_importing_the_package_does_not_import_torch() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     names = ["Run", "UserError", "compose", "find_runs", "load_run", "train"]
     assert ended.stdout == f"False {names}\n"
+
+
+def test_a_finished_run_with_a_budget_is_returned_and_ends_no_program(
+    tmp_path: Path, no_figures: None
+) -> None:
+    config = triptych.compose([*TINY, f"log_dir={tmp_path}", "minutes=5"])
+    assert triptych.train(config).folder == triptych.train(config).folder

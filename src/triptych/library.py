@@ -22,7 +22,7 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
-from triptych.runs.stopping import DEADLINE
+from triptych.runs.stopping import DEADLINE, FinishedBefore
 from triptych.runs.trust import check_untrusted_config, drop_training_parts
 
 
@@ -50,8 +50,8 @@ def train(config: Config) -> "Run":
 
     Log lines go to Python's logging, under `triptych`. Raises UserError for what a user can mend,
     also for a `_target_` in the config of a `Run` that neither the installed configs have in its
-    place nor its `trusted_targets` name; SystemExit where the run failed or was interrupted: its
-    folder says how.
+    place nor its `trusted_targets` name; SystemExit where the run failed, was interrupted, or its
+    `minutes` are over: its folder says how.
 
     >>> run = triptych.train(triptych.compose(["data=shapes", "model.weights=null"]))
     >>> run.metrics["test/accuracy"]
@@ -65,6 +65,8 @@ def train(config: Config) -> "Run":
     before = os.environ.get(DEADLINE, "")
     try:
         return Run(training.train(config))
+    except FinishedBefore as finished:
+        return load_run(finished.folder)
     finally:
         os.environ[DEADLINE] = before  # others that this process trains have none of `minutes`
 

@@ -88,6 +88,13 @@ class Oracle(pl.Callback):
         self.note(trainer)
 
 
+def fit(module: pl.LightningModule, callbacks: list[pl.Callback], **settings: Any) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **quiet, **settings)
+    trainer.fit(module, datamodule=Data())
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -105,17 +112,7 @@ class Oracle(pl.Callback):
 def test_the_batches_left_are_those_that_come(settings: dict[str, Any]) -> None:
     clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
     oracle = Oracle(clock)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        callbacks=[clock, oracle],
-        **settings,
-    )
-    trainer.fit(Counted(), datamodule=Data())
+    fit(Counted(), [clock, oracle], **settings)
     whole = (oracle.num_train, oracle.num_val)
     left = [tuple(n - d for n, d in zip(whole, done, strict=True)) for done in oracle.done]
     assert len(left) > 9
@@ -159,7 +156,8 @@ def test_a_training_of_a_thousand_years_is_described_or_has_no_end(
     clock.pace._seen, clock.pace.counts = {"train": (10.0, 10.0)}, {"train": 10}
     clock.has_advised = True
     trainer: Any = SimpleNamespace(
-        **{"testing": False, "callbacks": [clock], "limit_test_batches": 1.0, "datamodule": Data()},
+        **{"testing": False, "callbacks": [clock], "datamodule": Data()},
+        **{"limit_test_batches": 1.0, "limit_val_batches": 1.0},
     )
     said = "694444 days" in describe_left(trainer)
     assert said is (max_epochs == 10**9)
@@ -183,3 +181,16 @@ def test_what_is_quicker_takes_an_hour_and_can_be_typed(trained_run: Path, tmp_p
     (tmp_path / "config.yaml").write_text("model: {name: of_fixed_size}")
     own = Record(tmp_path, record.metadata)
     assert list(find_quicker(own, 2 * 3600.0)) == ["data.num_train=20000"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_what_follows_a_validation_within_an_epoch_is_a_pause_and_no_training() -> None:
+    class Slow(pl.Callback):
+        def on_validation_end(self, *_: Any) -> None:
+            time.sleep(0.2)
+
+    clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
+    fit(Counted(), [clock, Slow()], max_epochs=2, val_check_interval=0.5)
+    assert clock.pace.counts["pause"] == 3, "after the last one nothing follows"
+    assert clock.pace.seconds("train") == pytest.approx(0, abs=0.1)
+    assert clock.pace.seconds("pause") == pytest.approx(0.2, abs=0.1)

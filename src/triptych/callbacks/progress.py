@@ -20,7 +20,8 @@ class ProgressBar(RichProgressBar):
     """Lightning's bar, counting epochs from 1 as everything else here does."""
 
     def _get_train_description(self, current_epoch: int) -> str:
-        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        most = self.trainer.max_epochs or -1
+        text = f"Epoch {current_epoch + 1}" + f"/{most}" * (most > 0)
         return text.ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
 END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
+END_OF_RANKS = 2.0  # what ending takes longer where there are several processes
 LONG = 3600.0  # seconds after which there is advice
 HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
@@ -61,7 +62,8 @@ class RunClock(Callback):
     """Sees how long a run's work takes, and says how long the rest will.
 
     Comes before other callbacks, so that what they do is a part of the next unit of work: `train`,
-    `val` (also of the test), `features`, or the `pause` between two epochs.
+    `val` (also of the test), `features`, or the `pause` between an epoch, or a validation, and the
+    next batch.
     """
 
     def __init__(self, record: "Record") -> None:
@@ -72,19 +74,26 @@ class RunClock(Callback):
         self.feature_seconds = 0.0  # what they take all together, which the next probe reads
         self.deadline = read_deadline()
         self.val_done = 0  # batches of the present validation, or test
+        self.is_paused = False
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, _: Any) -> None:
         self.pace.last = time.monotonic()
+        self.end_seconds += END_OF_RANKS * (trainer.world_size > 1)
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        if "train" in self.pace.counts:
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.is_paused = True
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self.is_paused:
             self.pace.advance("pause", time.monotonic())
+            self.is_paused = False
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.pace.advance("train", time.monotonic())
 
-    def on_validation_start(self, *_: Any) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, _: Any) -> None:
         self.val_done = 0
+        self.is_paused = not trainer.sanity_checking
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.val_done += 1
@@ -108,8 +117,9 @@ class RunClock(Callback):
             pause = self.save_seconds
             if self.pace.counts.get("pause", 0) > 1:  # the first draws figures, which is slow
                 pause = self._seconds("pause")
+            num_pauses = max(num_epochs, num_val / max(1, count_batches(trainer, "val")))
             left = (
-                num_train * self._seconds("train") + num_val * val + math.ceil(num_epochs) * pause
+                num_train * self._seconds("train") + num_val * val + math.ceil(num_pauses) * pause
             )
             if "pause" not in self.pace.counts:  # the first figures take as long as much else
                 left += self.end_seconds

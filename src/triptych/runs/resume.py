@@ -46,7 +46,7 @@ from triptych.runs.resume_request import (
     read_history,
     resume_arguments,
 )
-from triptych.runs.stopping import is_requeued, set_deadline
+from triptych.runs.stopping import FinishedBefore, is_requeued, set_deadline
 from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
@@ -415,7 +415,7 @@ def resume_requeued_job(
     """Config and overrides with the folder of the run to resume: the one that `resume=` names, or
     the one that `find_earlier` finds, if any. `minutes` begin to count, and are gone from both.
 
-    Raises SystemExit where that is finished, after a call of `started` with its folder.
+    Raises FinishedBefore where that is finished, after a call of `started` with its folder.
     """
     has_budget = bool(config.get("minutes"))
     if has_budget:
@@ -434,7 +434,7 @@ def resume_requeued_job(
             path.unlink(missing_ok=True)
         log.info("finished before: %s", folder)
         started(folder)
-        raise SystemExit(0)
+        raise FinishedBefore(folder)
     log.info("goes on: %s", folder)
     return resume_arguments(config, overrides, run.folder)
 

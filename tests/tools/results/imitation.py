@@ -28,7 +28,8 @@ def imitate(program: str) -> None:
     with (place / "starts").open("a") as file:
         file.write("started\n")
     if program == "benchmark":
-        Path(settings["out"]).write_text(json.dumps(MEASURED))
+        measured = MEASURED | {"model": settings["model"]}
+        Path(settings["out"]).write_text(json.dumps(measured))
         return
     from tests.run_folders import write_run  # it imports scipy
 

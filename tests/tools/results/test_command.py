@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tests.run_folders import change_record
+from tests.run_folders import change_record, write_run
 from tests.tools.results import imitation
 from triptych.cli import prepare
 from triptych.config import CONFIGS, check_config, resolve_config
@@ -253,3 +253,24 @@ def test_without_the_program_that_knows_gpus_the_processor_is_measured(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("PATH", "")
     assert find_device() == processor
+
+
+def test_a_row_is_of_what_was_trained_and_what_another_list_measured_stays(
+    config: dict[str, Any],
+) -> None:
+    """An experiment may choose the network, and a sweep may have several recipes of one."""
+    Path("parts.yaml").write_text(PARTS.splitlines()[1])
+    results(config)
+    before = [row for row in read_rows(Path(ROWS)) if row["figures"]]
+    command = "python train.py -m experiment=mine optim.lr=0.1,0.2"
+    Path("parts.yaml").write_text(f'own: {{minutes: 1, command: "{command}"}}')
+    [part] = read_parts(Path("parts.yaml"))
+    [device] = [path for path in Path("logs").iterdir() if path.name != "comparison"]
+    for rate in (0.1, 0.2):
+        versions = {"triptych": "0", "torch": "2"}
+        settings = {"optim.lr": rate}
+        write_run(device / part.place, "alexnet", settings=settings, versions=versions)
+    results(config | {"minutes": 0})
+    after = [row for row in read_rows(Path(ROWS)) if row["figures"]]
+    assert [row["model"] for row in after] == ["alexnet", "alexnet", "googlenet"]
+    assert after[2:] == before

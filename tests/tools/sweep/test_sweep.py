@@ -607,6 +607,8 @@ def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
     monkeypatch.setenv("TRIPTYCH_STARTED", str(time.time() - 50))
     assert exit_code(stand_ins.jobs("20", "minutes=1")) == 0, "it would do nothing but start"
     assert 20 not in stand_ins.statuses()
+    with pytest.raises(UserError, match=r"minutes=0\.2"):
+        Sweep(stand_ins.jobs("20", "minutes=0.2"), None, tmp_path)
     [job] = stand_ins.jobs("20", "minutes=1")
     assert (job.minutes, job.config["minutes"]) == (1, None)
     assert "minutes=1" not in job.overrides

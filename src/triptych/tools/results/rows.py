@@ -49,11 +49,16 @@ def build_rows(
     for part in parts:
         place = folder / part.place
         read = read_benchmark if part.program == "benchmark" else read_training
-        measured = {row["model"]: row for row in read(part, place, folder.parent, problems)}
+        measured = read(part, place, folder.parent, problems)
         common = {"kind": device.kind, "device": device.name, "part": part.name}
         common |= {"table": part.table, "command": part.command}
-        for model in part.models:
-            rows.append(common | {"model": model, **UNMEASURED} | measured.get(model, {}))
+        # What a command trains is known once it has: an experiment may choose another network.
+        found = {row["model"] for row in measured}
+        lacking = [model for model in part.models if model not in found]
+        lacking = lacking[: max(0, len(part.models) - len(found))]
+        measured += [{"model": model, **UNMEASURED} for model in lacking]
+        names = [*part.models, *found]
+        rows += [common | row for row in sorted(measured, key=lambda r: names.index(r["model"]))]
     return rows
 
 
@@ -90,18 +95,20 @@ def merge(
 ) -> list[Row]:
     """The rows of every device that has figures; of a kind of devices without any, empty ones.
 
-    A recorded row stays where its runs are not here, and where one of its files has `changed`.
+    Recorded rows stay where their runs are not here, where one of their files has `changed`, and
+    where no new row is of a part of that name.
     """
-
-    def identify(row: Row) -> tuple[str, ...]:
-        return tuple(row[name] for name in ("device", "part", "command", "model"))
-
-    known = {identify(row): row for row in recorded if row["figures"]}
+    known = group_rows(row for row in recorded if row["figures"])
     rows = []
-    for row in new:
-        before = known.get(identify(row))
-        is_older = before and (not row["figures"] or {*changed} & {*before["sources"]})
-        rows.append(before if before and is_older else row)
+    for name, same in group_rows(new).items():
+        before = known.get(name, [])
+        sources = {source for row in before for source in row["sources"]}
+        is_older = before and (not all(row["figures"] for row in same) or sources & {*changed})
+        rows += before if is_older else same
+    parts = {(row["device"], row["part"]) for row in new}
+    devices = {row["device"] for row in new}
+    kept = [row for same in known.values() for row in same]
+    rows += [r for r in kept if r["device"] in devices and (r["device"], r["part"]) not in parts]
     by_device: dict[str, list[Row]] = {}
     for row in recorded:
         by_device.setdefault(row["device"], []).append(row)
@@ -115,19 +122,28 @@ def merge(
     return merged
 
 
+def group_rows(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by what was measured; of a network, a command may have several recipes."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        name = tuple(row[name] for name in ("device", "part", "command", "model"))
+        groups.setdefault(name, []).append(row)
+    return groups
+
+
 def read_benchmark(part: Part, place: Path, log_dir: Path, problems: list[str]) -> list[Row]:
     path = place / BENCHMARK
     try:
         measured = json.loads(check_regular_file(path).read_text())
         figures = {name: measured[name] for name in OF_BENCHMARK}
         origin = {name: measured[name] for name in ORIGIN}
-        measured_at = measured["measured_at"]
+        model, measured_at = measured["model"], measured["measured_at"]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"{path}: cannot be read ({error!r}); delete it to measure again")
         return []
-    row = {"model": part.models[0], "figures": figures, "sources": digest([path], log_dir)}
+    row = {"model": model, "figures": figures, "sources": digest([path], log_dir)}
     return [row | origin | {"measured_at": measured_at}]
 
 

@@ -113,6 +113,8 @@ class Sweep:
         self.env = {"OMP_NUM_THREADS": str(num_threads)} if self.num_jobs > 1 else {}
         self.kill_time: float | None = None
         self.deadline, self.budget = read_deadline(), read_deadline() - time.time()
+        if (minutes := jobs[0].minutes) and 60 * minutes < LEAST_SECONDS:
+            raise UserError(f"minutes={minutes}: a sweep needs {LEAST_SECONDS / 60:.2g} at least")
         self.forecast, self.said_left = Forecast(jobs), -inf
 
     def _count_at_once(self) -> int:
