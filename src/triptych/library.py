@@ -22,7 +22,7 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
-from triptych.runs.stopping import DEADLINE, FinishedBefore
+from triptych.runs.stopping import DEADLINE
 from triptych.runs.trust import check_untrusted_config, drop_training_parts
 
 
@@ -65,8 +65,6 @@ def train(config: Config) -> "Run":
     before = os.environ.get(DEADLINE, "")
     try:
         return Run(training.train(config))
-    except FinishedBefore as finished:
-        return load_run(finished.folder)
     finally:
         os.environ[DEADLINE] = before  # others that this process trains have none of `minutes`
 

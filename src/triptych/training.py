@@ -47,10 +47,11 @@ def train(
     if config["resume"] or config.get("minutes") or is_requeued():
         from triptych.runs import resume  # a new run needs nothing of it
 
-        config, overrides = resume.resume_requeued_job(config, overrides, report)
+        config, overrides, finished = resume.resume_requeued_job(config, overrides, report)
+        if finished:
+            return finished
         requested = config
-        if config["resume"]:
-            resumed, config = resume.open_resumed(config, overrides)
+        resumed, config = resume.open_resumed(config, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
 
     source: Source = build.instantiate("data.source", config["data"]["source"])
@@ -64,8 +65,7 @@ def train(
 
     pl.seed_everything(config["seed"], verbose=False)
     data, module = prepare(config, source, factory, resumed if has_checkpoint else None)
-    metadata = collect_metadata(data, module, factory)
-    metadata["monitor"] = config["checkpoint"].get("monitor", MONITOR)
+    metadata = collect_metadata(config, data, module, factory)
     record = resumed or ranks.create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
     with run_lifecycle(record, resumed=resumed is not None):
@@ -177,10 +177,11 @@ def test(
 
 
 def collect_metadata(
-    data: ImageDataModule, module: ImageClassifier, factory: BackboneFactory
+    config: Config, data: ImageDataModule, module: ImageClassifier, factory: BackboneFactory
 ) -> dict[str, Any]:
-    """What `run.json` says of data and network."""
+    """What `run.json` says of data and network, and of how the best epoch is told."""
     return {
+        "monitor": config["checkpoint"].get("monitor", MONITOR),
         "weights": factory.weights_name,
         "classes": data.classes,
         "num_per_class": data.num_per_class,

@@ -72,7 +72,7 @@ def test_the_unfinished_run_of_the_same_experiment_and_code_goes_on(
 ) -> None:
     run = earlier(config, **metadata)
     with caplog.at_level("INFO"):
-        requested, _ = resume_requeued_job(config, list(TINY), print)
+        requested, *_ = resume_requeued_job(config, list(TINY), print)
     assert ("code differs" in caplog.text) is ("code" in metadata), "it says what it does not use"
     assert requested["minutes"] is None
     assert requested["resume"] == (str(run.folder) if goes_on else None)

@@ -22,7 +22,7 @@ def resumed_folder(log_dir: Path, *overrides: str) -> str | None:
     """The folder of the run that a command resumes; None where it begins one."""
     typed = [*TYPED, *overrides, f"log_dir={log_dir}"]
     config = composed("train", *typed)
-    changed, remaining = resume_requeued_job(config, typed, print)
+    changed, remaining, _ = resume_requeued_job(config, typed, print)
     if changed == config:
         return None
     assert remaining == [f"log_dir={log_dir}"], "the only override that a resumed run takes"

@@ -11,7 +11,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from triptych.callbacks.time_left import describe_left, find_clock
+from triptych.callbacks.time_left import describe_left, find_clock, find_left
+from triptych.runs.durations import format_duration, format_end
 
 SILENCE_SECONDS = 8.0
 
@@ -26,8 +27,10 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        left = describe_left(trainer)[2:].removeprefix("about ").replace(" left", "")  # it is short
-        return {k: v for k, v in metrics.items() if k != "v_num"} | ({"left": left} if left else {})
+        shown = {name: value for name, value in metrics.items() if name != "v_num"}
+        if (seconds := find_left(trainer)) is not None:
+            shown["left"] = f"{format_duration(seconds)}{format_end(seconds)}"
+        return shown
 
 
 class ProgressLines(Callback):

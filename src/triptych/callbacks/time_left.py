@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
 END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
-END_OF_RANKS = 2.0  # what ending takes longer where there are several processes
 LONG = 3600.0  # seconds after which there is advice
 HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
@@ -78,7 +77,7 @@ class RunClock(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, _: Any) -> None:
         self.pace.last = time.monotonic()
-        self.end_seconds += END_OF_RANKS * (trainer.world_size > 1)
+        self.end_seconds += 2.0 * (trainer.world_size > 1)  # they wait for each other
 
     def on_train_epoch_end(self, *_: Any) -> None:
         self.is_paused = True
@@ -224,10 +223,18 @@ def check_time_for_test(trainer: pl.Trainer) -> None:
 
 def describe_left(trainer: Any) -> str:
     """The time that a run has left, in words that continue a line; empty where nobody knows."""
+    if (seconds := find_left(trainer)) is None:
+        return ""
+    may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
+    return f", {format_left(seconds, 'at most' if may_stop else 'about')}"
+
+
+def find_left(trainer: Any) -> float | None:
+    """Seconds that a run has left, which its sweep is told; None where nobody knows."""
     clock = find_clock(trainer)
     seconds = None if clock is None or clock.pace.is_new() else clock.estimate_left(trainer)
     if clock is None or seconds is None:
-        return ""
+        return None
     clock.report_end(seconds)
     if seconds > LONG and not clock.has_advised:
         clock.has_advised = True
@@ -235,8 +242,7 @@ def describe_left(trainer: Any) -> str:
             from triptych.callbacks.advice import advise
 
             log.info("%s", advise(clock.record, seconds))
-    may_stop = any(isinstance(c, EarlyStopping) for c in trainer.callbacks)
-    return f", {format_left(seconds, 'at most' if may_stop else 'about')}"
+    return seconds
 
 
 def count_batches(trainer: Any, split: str) -> int:

@@ -7,15 +7,19 @@ END_FILE = "TRIPTYCH_END_FILE"  # in the environment of a sweep's job: where it 
 
 
 def format_left(seconds: float, word: str = "about") -> str:
-    """As `about 1 h 20 min left, ends 14:10`, with the day where it is not today."""
-    text = f"{word} {format_duration(seconds)} left"
+    """As `about 1 h 20 min left, ends 14:10`."""
+    return f"{word} {format_duration(seconds)} left{format_end(seconds)}"
+
+
+def format_end(seconds: float) -> str:
+    """As `, ends 14:10`, with the day where it is not today; empty within a minute."""
     if seconds < 60:
-        return text
+        return ""
     now, end = datetime.now(), datetime.fromtimestamp(time.time() + seconds)
     day = "" if end.date() == now.date() else f"{end:%a} "
     if (end.date() - now.date()).days > 6:
         day = f"{end:%d %b} "
-    return f"{text}, ends {day}{end:%H:%M}"
+    return f", ends {day}{end:%H:%M}"
 
 
 def format_duration(seconds: float) -> str:

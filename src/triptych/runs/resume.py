@@ -46,7 +46,7 @@ from triptych.runs.resume_request import (
     read_history,
     resume_arguments,
 )
-from triptych.runs.stopping import FinishedBefore, is_requeued, set_deadline
+from triptych.runs.stopping import is_requeued, set_deadline
 from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,10 @@ MAX_EVENT_BYTES = 2**30  # of a file of events
 TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
 
 
-def open_resumed(config: Config, overrides: list[str]) -> tuple[Record, Config]:
-    """The run to resume, from rank zero, and the config that it goes on with."""
+def open_resumed(config: Config, overrides: list[str]) -> tuple[Record | None, Config]:
+    """The run to resume, if any, from rank zero, and the config that it goes on with."""
+    if not config["resume"]:
+        return None, config
     record = ranks.create_on_rank_zero(lambda: reopen_run(config, overrides))
     # Only rank zero's user may have the key by which the run's places are trusted.
     text = ranks.broadcast_from_rank_zero(
@@ -411,32 +413,32 @@ def read_events(path: Path, step: int) -> Iterator[bytes]:
 
 def resume_requeued_job(
     config: Config, overrides: list[str], started: Callable[[str], object]
-) -> tuple[Config, list[str]]:
+) -> tuple[Config, list[str], Record | None]:
     """Config and overrides with the folder of the run to resume: the one that `resume=` names, or
     the one that `find_earlier` finds, if any. `minutes` begin to count, and are gone from both.
 
-    Raises FinishedBefore where that is finished, after a call of `started` with its folder.
+    The last is that run if it is finished, after a call of `started` with its folder.
     """
     has_budget = bool(config.get("minutes"))
     if has_budget:
         set_deadline(config["minutes"])
         config = config | {"minutes": None}  # not of the run: what resumes it has its own
     if config["resume"]:
-        return config | {"resume": str(find_run(config["resume"]))}, overrides
+        return config | {"resume": str(find_run(config["resume"]))}, overrides, None
     folder = ranks.broadcast_from_rank_zero(
         "requeued", lambda: find_earlier(config, has_budget=has_budget)
     )
     if not folder:
-        return config, overrides
+        return config, overrides, None
     run = Record.open(Path(folder))
     if run.metadata["status"] == "finished":
         for path in run.folder.glob("hpc_ckpt_*.ckpt"):  # saved while it was tested
             path.unlink(missing_ok=True)
         log.info("finished before: %s", folder)
         started(folder)
-        raise FinishedBefore(folder)
+        return config, overrides, run
     log.info("goes on: %s", folder)
-    return resume_arguments(config, overrides, run.folder)
+    return *resume_arguments(config, overrides, run.folder), None
 
 
 def find_earlier(config: Config, *, has_budget: bool) -> str:

@@ -22,14 +22,6 @@ class OutOfTime(SystemExit):
     """The end of `minutes`: what there is has been saved. The exit code is 0."""
 
 
-class FinishedBefore(SystemExit):
-    """There is nothing to do: the run that was asked for is finished. The exit code is 0."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(0)
-        self.folder = folder
-
-
 def read_start() -> float:
     """When this command began; now, where it is no command."""
     return float(os.environ.get(STARTED) or time.time())

@@ -79,10 +79,8 @@ def benchmark_each(jobs: "Sequence[Job]") -> None:
     for job in jobs:
         path = output_path(job.config).absolute()
         program = [sys.executable, "-m", "triptych", "benchmark"]
-        if (
-            subprocess.run([*program, *job.overrides, f"out={path}"], env=copy_env()).returncode
-            == 0
-        ):
+        command = [*program, *job.overrides, f"out={path}"]
+        if subprocess.run(command, env=copy_env()).returncode == 0:
             measured.append(json.loads(path.read_text()))
     show(measured)
     if len(measured) < len(jobs):

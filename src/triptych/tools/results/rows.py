@@ -53,7 +53,7 @@ def build_rows(
         common = {"kind": device.kind, "device": device.name, "part": part.name}
         common |= {"table": part.table, "command": part.command}
         # What a command trains is known once it has: an experiment may choose another network.
-        found = {row["model"] for row in measured}
+        found = dict.fromkeys(row["model"] for row in measured)
         lacking = [model for model in part.models if model not in found]
         lacking = lacking[: max(0, len(part.models) - len(found))]
         measured += [{"model": model, **UNMEASURED} for model in lacking]
@@ -105,14 +105,13 @@ def merge(
         sources = {source for row in before for source in row["sources"]}
         is_older = before and (not all(row["figures"] for row in same) or sources & {*changed})
         rows += before if is_older else same
-    parts = {(row["device"], row["part"]) for row in new}
-    devices = {row["device"] for row in new}
-    kept = [row for same in known.values() for row in same]
-    rows += [r for r in kept if r["device"] in devices and (r["device"], r["part"]) not in parts]
     by_device: dict[str, list[Row]] = {}
     for row in recorded:
         by_device.setdefault(row["device"], []).append(row)
-    by_device |= {new[0]["device"]: rows} if new else {}
+    for device in {row["device"] for row in new}:  # one, or none
+        parts = {row["part"] for row in new}
+        kept = (row for row in by_device.get(device, []) if row["part"] not in parts)
+        by_device[device] = rows + [row for row in kept if row["figures"]]
     merged = [
         row for same in by_device.values() if any(row["figures"] for row in same) for row in same
     ]
