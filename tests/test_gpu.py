@@ -21,7 +21,8 @@ from tests.tiny import TARGETS, TINY, Tiny
 from triptych.build import device_name
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.data.datamodule import Batch
-from triptych.data.transforms import DeviceTransforms, make_mix
+from triptych.data.transforms import DeviceTransforms, make_mix, standard
+from triptych.losses import FocalLoss
 from triptych.metrics import build_metrics, compute_scores
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.module import ImageClassifier
@@ -118,10 +119,10 @@ def test_a_step_mixes_no_tensors_of_the_host_with_those_of_the_device(mix: str) 
     data = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4).long(), torch.arange(4)
     stored = move_data_to_device(Batch(*data), torch.device("meta"))
     expected = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
-    transforms = DeviceTransforms(expected, augment=True, mix=make_mix(mix, 10))
+    transforms = DeviceTransforms(expected, standard, make_mix(mix, 10))
     inputs = transforms.training(*stored[:2], (0, 1, stored.index), batch=2)
-    optim = Optim(optimizer=torch.optim.Adam, lr=0.1, class_weights="balanced")
-    module = ImageClassifier(Backbone(Tiny(10), 10, expected), optim, 10, [4] * 10).to("meta")
+    optim, loss = Optim(optimizer=torch.optim.Adam, lr=0.1), FocalLoss(weight=torch.ones(10))
+    module = ImageClassifier(Backbone(Tiny(10), 10, expected), optim, 10, loss).to("meta")
     module.training_step(Batch(*inputs, stored.index), 0).backward()
     module.validation_step(Batch(inputs[0], *stored[1:]), 0)
     values = (module.epoch_loss.take_unread(), *module.split_predictions.gather())

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from tests.composing import composed
 from tests.tiny import TINY
-from triptych.build import build_optim, instantiate
+from triptych.build import build_loss, build_optim, instantiate
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.optim import Optim
@@ -191,17 +191,19 @@ def test_balanced_weights_are_scikit_learns_and_weigh_the_training_loss_alone() 
     logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     weights = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     expected = nn.functional.cross_entropy(logits, labels, torch.tensor(weights).float())
-    loss = sgd(class_weights="balanced").criterion([12, 3, 5])
+    config = composed("train", "optim.class_weights=balanced")
+    loss = build_loss(config, [12, 3, 5])
     torch.testing.assert_close(loss(logits, labels), expected)
     assert loss.state_dict() == {}, "checkpoints hold the network alone"
-    for unweighted in (sgd().criterion([12, 3, 5]), sgd(class_weights="balanced").criterion()):
+    for unweighted in (build_loss(composed("train"), [12, 3, 5]), build_loss(config)):
         mean = nn.functional.cross_entropy(logits, labels)
         torch.testing.assert_close(unweighted(logits, labels), mean)
 
 
 def test_a_class_without_an_image_has_a_finite_weight() -> None:
     logits, labels = torch.zeros(4, 3), torch.tensor([0, 0, 0, 1])
-    assert sgd(class_weights="balanced").criterion([3, 1, 0])(logits, labels).isfinite()
+    loss = build_loss(composed("train", "optim.class_weights=balanced"), [3, 1, 0])
+    assert loss(logits, labels).isfinite()
 
 
 # Kernels.

@@ -13,10 +13,18 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
-from omegaconf import grammar_parser
+from omegaconf import OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError
 
-from triptych.config import PATHS, extends_training, load_settings, setting_name
+from triptych.config import (
+    CONFIGS,
+    PATHS,
+    SLOTS,
+    extends_training,
+    find_node,
+    load_settings,
+    setting_name,
+)
 from triptych.errors import UserError
 
 LISTS_OF_PATHS = ("run", "runs", "images")
@@ -68,6 +76,19 @@ def check_sweep(command: str, overrides: Sequence[str]) -> None:
             "a sweep resumes its own interrupted runs: the same command again, without resume="
         )
     check_number_of_jobs(overrides)
+
+
+def check_experiment(overrides: Sequence[str]) -> None:
+    """Raise UserError at a word for what the file of an experiment sets itself, over every word."""
+    typed = dict(override.split("=", 1) for override in overrides if "=" in override)
+    path = CONFIGS / "experiment" / f"{typed['experiment']}.yaml"
+    settings = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    for group in SLOTS.keys() & typed.keys():
+        node, name = find_node(dict(settings), SLOTS[group])  # type: ignore[arg-type]
+        if name in node:
+            said = f"experiment={typed['experiment']} sets {SLOTS[group]} itself"
+            mend = f"have its defaults say: override /{group}: <choice>"
+            raise UserError(f"{group}={typed[group]}: {said}\n{mend}")
 
 
 def count_jobs(overrides: Iterable[str]) -> float:

@@ -37,6 +37,11 @@ NO_CHOICE = re.compile(r"[\[{].*|null|true|false|[-+.\d]*", re.DOTALL | re.IGNOR
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: large blocks from the heap, which shrinks
 # above 2 GiB alone, and grows by 256 MiB.
 MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**28}
+# What `prepare` adds: it is not typed, nor recorded.
+ADDED = re.compile(
+    r"\+\+(trainer|data\.augment|optim\.schedule|loss|metrics|callbacks|logger|module)\."
+)
+LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
 
 
@@ -248,13 +253,23 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
         from triptych.arguments import check_sweep
 
         check_sweep(command, flags.overrides)
+    if any(o.startswith("experiment=") for o in flags.overrides):
+        from triptych.arguments import check_experiment
+
+        check_experiment(flags.overrides)
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name or (not is_set and not name.startswith("~")):
             from triptych.help import suggest_setting
 
             raise UserError(suggest_setting(command, override))
-        if is_set and os.path.isdir(CONFIGS / name) and NO_CHOICE.fullmatch(value):
+        takes_list = name in LISTS and re.fullmatch(r"\[[\w,]*\]", value)
+        if (
+            is_set
+            and os.path.isdir(CONFIGS / name)
+            and NO_CHOICE.fullmatch(value)
+            and not takes_list
+        ):
             from triptych.help import list_choices
 
             raise UserError(f"{override}: must be one of {', '.join(list_choices(name))}")
@@ -263,9 +278,10 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
 
 def prepare(argument: str, *, is_sweep: bool = False) -> str:
     """What Hydra is given for an argument: a path is quoted where Hydra would read another value,
-    and any argument of the Trainer, of which the YAML names some, has `++` before it.
+    and any argument of the Trainer, of which the YAML names some, has `++` before it, as have the
+    settings of what research changes (`SLOTS`), where the config has them.
     """
-    from triptych.config import PATHS, TRAINER_ARGUMENTS, setting_name
+    from triptych.config import PATHS, SLOTS, TRAINER_ARGUMENTS, setting_name
 
     name, path = setting_name(argument), argument.partition("=")[2]
     is_plain = PLAIN_PATH.fullmatch(path) or (path == "null" and PATHS.get(name))
@@ -273,13 +289,16 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
         from triptych.arguments import quote_path
 
         argument = quote_path(argument, is_sweep=is_sweep)
+    group, dot, rest = argument.partition(".")
+    if dot and group in SLOTS:  # its settings are its own
+        return f"++{SLOTS[group]}.{rest}"
     is_trainer = re.match(r"trainer\.(\w+)", argument)
     return f"++{argument}" if is_trainer and is_trainer[1] in TRAINER_ARGUMENTS else argument
 
 
 def restore(overrides: Iterable[str]) -> list[str]:
     """Overrides as they were typed, before `prepare`."""
-    typed = [o.removeprefix("++") if o.startswith("++trainer.") else o for o in overrides]
+    typed = [o.removeprefix("++") if ADDED.match(o) else o for o in overrides]
     if any("'" in override for override in typed):
         from triptych.arguments import restore_path
 

@@ -57,6 +57,12 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
+def either(*rules: Rule) -> Rule:
+    """What any of the rules takes."""
+    says = ", or ".join(rule.says for rule in rules)
+    return Rule(says, lambda value: any(rule.holds(value) for rule in rules))
+
+
 def is_node(value: Any) -> bool:
     return isinstance(value, dict) and TEXT.holds(value.get("_target_"))
 
@@ -72,6 +78,10 @@ FREE = Rule("anything", lambda value: True)
 NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds, v)))
 NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
+NAMED_NODES = Rule(
+    "nodes with a _target_, each by its name",
+    lambda v: type(v) is dict and all(map(is_node, v.values())),
+)
 
 
 def rgb(rule: Rule) -> Rule:
@@ -123,6 +133,14 @@ REQUIRED = """
 """.split()
 
 EXTENDS_TRAINING = True
+# What research changes, and where the config has it. A word chooses one (`loss=focal`), settings
+# below it are its own (`loss.gamma=1`), and `_target_` names any other.
+SLOTS = {
+    **{"augment": "data.augment", "schedule": "optim.schedule"},
+    **{name: name for name in ("loss", "metrics", "callbacks", "logger", "module")},
+}
+SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
+OPTIONAL = ("loss", "metrics", "module")  # not in a run's config where they are null
 OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where they are null
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -135,7 +153,7 @@ RULES: dict[str, Rule] = {
     "minutes": number(0, above=True).or_null(),
     "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
-    "checkpoint.monitor": one_of(*MONITORS),
+    "checkpoint.monitor": TEXT,
     "checkpoint.keep_last": FLAG.or_null(),
     "speed.cache_features": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),
@@ -144,7 +162,7 @@ RULES: dict[str, Rule] = {
     "data.name": TEXT,
     "data.root": PATH,
     "data.batch_size": count(1, MAX_BATCH),
-    "data.augment": one_of("none", "standard"),
+    "data.augment": either(one_of("none", "standard"), NODE),
     "data.mix": one_of("none", "mixup", "cutmix"),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.num_test"), count(1).or_null()),
     **dict.fromkeys(("data.source.num_train", "data.source.num_test"), count(1, 10**8).or_null()),
@@ -170,10 +188,11 @@ RULES: dict[str, Rule] = {
     "optim.lr": number(0, above=True),
     "optim.backbone_lr": number(0, above=True).or_null(),
     "optim.weight_decay": number(0),
-    "optim.schedule": one_of("constant", "cosine", "onecycle"),
+    "optim.schedule": either(one_of(*SCHEDULES), NODE),
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
     "optim.class_weights": one_of("none", "balanced"),
+    **{"loss": NODE, "metrics": NAMED_NODES, "module": NODE},
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},  # trainer_rules.py has theirs
 }
 
@@ -243,18 +262,13 @@ def iterate_settings(
 def find_contradictions(config: Config) -> Iterator[str]:
     """What is wrong between settings that are each right by themselves."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
-    for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
-    if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
-        yield (
-            f"data.num_val={format_value(data['num_val'])}: with "
-            f"data.num_train={format_value(data['num_train'])} more than the {for_train} "
-            "training images"
-        )
-    if for_test and (data["num_test"] or 1) > for_test:
-        yield f"data.num_test={data['num_test']}: there are {for_test} test images"
+    yield from find_missing_images(data)
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
+    monitor, monitors = config["checkpoint"].get("monitor", MONITOR), list_monitors(config)
+    if monitor not in monitors:
+        yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
     if not is_plain_trainer(trainer):
         yield from load_trainer_rules().find_trainer_contradictions(trainer)
     size, least, batch = model.get("input_size"), model.get("min_input_size"), data["batch_size"]
@@ -267,6 +281,24 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if is_name and known and weights not in ["DEFAULT", *known]:
         choices = f"{', '.join(known)}, null, or a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /)"
         yield f"model.weights={format_value(weights)}: must be DEFAULT, {choices}"
+
+
+def find_missing_images(data: Config) -> Iterator[str]:
+    """Parts that are larger than a set whose size is known."""
+    for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
+    if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
+        yield (
+            f"data.num_val={format_value(data['num_val'])}: with "
+            f"data.num_train={format_value(data['num_train'])} more than the {for_train} "
+            "training images"
+        )
+    if for_test and (data["num_test"] or 1) > for_test:
+        yield f"data.num_test={data['num_test']}: there are {for_test} test images"
+
+
+def list_monitors(config: Config) -> list[str]:
+    """What is logged after every validation, one's own metrics included."""
+    return [*MONITORS, *(f"val/{name}" for name in config.get("metrics") or {})]
 
 
 def is_plain_trainer(trainer: Any) -> bool:
@@ -319,6 +351,7 @@ def resolve_config(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     settings = {str(k): v for k, v in resolved.items() if k not in ("hydra", "per_model")}
+    fold_parts(settings)
     data = settings.get("data") or {}
     for place, name in product((data, data.get("source") or {}), OPTIONAL_DATA):
         if place.get(name) is None:
@@ -328,6 +361,18 @@ def resolve_config(config: DictConfig) -> Config:
         if name in node:
             node[name] = expand_home(node[name])
     return settings
+
+
+def fold_parts(settings: Config) -> None:
+    """Put callbacks and loggers that were chosen by name where Lightning's Trainer has them."""
+    trainer = settings.get("trainer") or {}
+    if callbacks := settings.pop("callbacks", None):
+        trainer["callbacks"] = [*as_list(trainer.get("callbacks")), *callbacks.values()]
+    if loggers := settings.pop("logger", None):
+        trainer["logger"] = [*loggers.values()]
+    for name in OPTIONAL:
+        if not settings.get(name, True):
+            del settings[name]
 
 
 def find_node(settings: Config, key: str) -> tuple[Config, str]:

@@ -23,7 +23,11 @@ from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
 from triptych.runs.stopping import DEADLINE
-from triptych.runs.trust import check_untrusted_config, drop_training_parts
+from triptych.runs.trust import (
+    check_untrusted_config,
+    drop_training_parts,
+    find_signed_targets,
+)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -138,7 +142,8 @@ class Run:
         >>> logits = network(torch.zeros(1, 3, *2 * [network.preprocessing.input_size]))
         """
         config = self._record.config
-        check_untrusted_config(drop_training_parts(config), trusted_targets)
+        trusted = {*trusted_targets, *find_signed_targets(self._record)}
+        check_untrusted_config(drop_training_parts(config), trusted)
         factory: BackboneFactory = build.instantiate("model", config["model"])
         if not (classes := self.metadata["classes"]):
             raise UserError(f"{self.folder}/run.json: names no classes")

@@ -4,13 +4,16 @@ Shapes: N images, C classes.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection, classification
 from torchmetrics.utilities import dim_zero_cat
+
+from triptych.errors import UserError
 
 PER_CLASS = ("f1", "precision", "recall")
 
@@ -76,8 +79,11 @@ def build_metrics(num_classes: int) -> MetricCollection:
     )
 
 
-def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Scores:
-    """Score a whole split. F1, precision and recall are means over all C classes.
+def compute_scores(
+    metrics: MetricCollection, logits: Tensor, labels: Tensor, more: Mapping[str, nn.Module] = {}
+) -> Scores:
+    """Score a whole split. F1, precision and recall are means over all C classes; `more` metrics
+    each add a value of their name.
 
     A class that is never predicted, or has no image, enters with 0 where its value is undefined
     (scikit-learn's `labels=range(C), zero_division=0`); `undefined_classes` counts such classes.
@@ -95,8 +101,19 @@ def compute_scores(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
     per_class = {name: results.pop(name) for name in PER_CLASS}
     values = {name: float(value) for name, value in results.items()}
     values |= {name: float(value.double().mean()) for name, value in per_class.items()}
+    values |= {name: compute_value(name, metric, logits, labels) for name, metric in more.items()}
     values["undefined_classes"] = int(((confusion.sum(0) == 0) | (confusion.sum(1) == 0)).sum())
     return Scores(values, per_class, confusion)
+
+
+def compute_value(name: str, metric: Any, logits: Tensor, labels: Tensor) -> float:
+    """A metric of a whole split, NaN where undefined; raises UserError at no single number."""
+    metric.reset()
+    metric.update(logits.softmax(dim=1), labels)
+    value = metric.compute()
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise UserError(f"metrics.{name}: must be one number, as with average: macro")
+    return float(value)
 
 
 class EpochLoss:

@@ -4,12 +4,15 @@ Shapes: B images of a batch, N of a split, C classes.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from triptych.data.datamodule import Batch
 from triptych.metrics import EpochLoss, Scores, SplitPredictions, build_metrics, compute_scores
@@ -18,10 +21,11 @@ from triptych.optim import Optim
 
 
 class ImageClassifier(pl.LightningModule):
-    """Learns by cross-entropy on the backbone's logits; is scored over whole splits.
+    """Learns by a loss of the backbone's logits; is scored over whole splits.
 
-    `num_per_class` (C,) counts training images, for an `optim` that weighs classes. After a
-    validation or test epoch, `scores` and `predictions` hold its results on every rank.
+    `loss(logits, labels)` takes labels (B,), or probabilities (B, C) of mixed images; `metrics` are
+    beside the five, by name, each a number of logits (N, C) and labels (N,). After a validation or
+    test epoch, `scores` and `predictions` hold its results on every rank.
     """
 
     scores: Scores
@@ -32,13 +36,15 @@ class ImageClassifier(pl.LightningModule):
         backbone: Backbone,
         optim: Optim,
         num_classes: int,
-        num_per_class: list[int] | None = None,
+        loss: nn.Module | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.optim = optim
-        self.criterion = optim.criterion(num_per_class)
+        self.loss = loss or nn.CrossEntropyLoss()
         self.metrics = build_metrics(num_classes)
+        self.more_metrics = nn.ModuleDict(metrics or {})
         self.split_predictions = SplitPredictions()
         self.epoch_loss = EpochLoss()
 
@@ -48,7 +54,7 @@ class ImageClassifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.criterion(self(batch.inputs), batch.labels)
+        loss: Tensor = self.loss(self(batch.inputs), batch.labels)
         self.epoch_loss.append(loss, len(batch.inputs))
         return loss
 
@@ -71,12 +77,15 @@ class ImageClassifier(pl.LightningModule):
         self.predictions = self.split_predictions.gather()
         self.split_predictions.reset()
         logits, labels, _ = self.predictions
-        self.scores = compute_scores(self.metrics, logits, labels)
+        self.scores = compute_scores(self.metrics, logits, labels, dict(self.more_metrics.items()))
         self.log_dict(self.scores.named(split), logger=False)  # for callbacks as EarlyStopping
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer, schedule = self.optim.build(self.backbone, *self.count_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        settings: Any = {"scheduler": schedule, "interval": self.optim.interval}
+        if isinstance(schedule, ReduceLROnPlateau):
+            settings |= {"monitor": "val/accuracy" if schedule.mode == "max" else "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def accumulated_batches(self, epoch: int) -> int:
         """Batches of an optimizer step in an epoch, from 0."""

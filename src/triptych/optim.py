@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -19,7 +18,8 @@ class Optim:
     """How a network learns; rates are per step, `warmup_epochs` may be a fraction.
 
     So long the rate rises linearly, or with `schedule="onecycle"` as that does (0: 30 % of all).
-    `optimizer(groups)` makes a torch optimizer; `backbone_lr` is the rate below the head, `lr`
+    `optimizer(groups)` makes a torch optimizer, `schedule`, where it is no word, a scheduler of it,
+    stepped once an `interval`, `step` or `epoch`; `backbone_lr` is the rate below the head, `lr`
     where it is None. Norm layers and biases never decay.
     """
 
@@ -27,22 +27,9 @@ class Optim:
     lr: float
     backbone_lr: float | None = None
     weight_decay: float = 0.0
-    schedule: str = "constant"
+    schedule: str | Callable[[Optimizer], LRScheduler] = "constant"
+    interval: str = "step"
     warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-
-    def criterion(self, num_per_class: list[int] | None = None) -> nn.Module:
-        """The training loss of logits (B, C) and labels (B,) or probabilities (B, C).
-
-        Balanced, every class weighs the same in a sum over images: N / (C * count).
-        """
-        loss = nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
-        if num_per_class and self.class_weights == "balanced":
-            counts = torch.tensor(num_per_class, dtype=torch.float32)
-            weight = counts.sum() / (len(counts) * counts.clamp(min=1))
-            loss.register_buffer("weight", weight, persistent=False)  # no part of the network
-        return loss
 
     def build(
         self, backbone: Backbone, steps_per_epoch: float, total_steps: int
@@ -51,7 +38,8 @@ class Optim:
 
         Raises UserError where the schedule falls towards an end and training has none.
         """
-        if self.schedule != "constant" and total_steps < 1:
+        is_word = isinstance(self.schedule, str)
+        if is_word and self.schedule != "constant" and total_steps < 1:
             raise UserError(
                 f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
                 "trainer.max_steps, or choose constant"
@@ -60,6 +48,11 @@ class Optim:
             optimizer = self.optimizer(self.groups(backbone))
         except (TypeError, ValueError) as error:
             raise UserError(f"optim.optimizer: {error}") from error
+        if not isinstance(self.schedule, str):
+            try:
+                return optimizer, self.schedule(optimizer)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"optim.schedule: {error}") from error
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
@@ -74,13 +67,18 @@ class Optim:
         )
 
     def factor(self, step: int, warmup_steps: int, total_steps: int) -> float:
-        """The share of the rate at a step, in [0, 1]: linear up, then constant or cosine."""
+        """The share of the rate at a step, in [0, 1]: linear up, then as the schedule says."""
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         if self.schedule == "constant":
             return 1.0
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return (1 + math.cos(math.pi * min(1.0, done))) / 2
+        done = min(1.0, done)
+        if self.schedule == "step":
+            return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+        if self.schedule == "polynomial":
+            return float((1 - done) ** 0.9)
+        return (1 + math.cos(math.pi * done)) / 2
 
     def groups(self, backbone: Backbone) -> list[dict[str, Any]]:
         """Trainable parameters by rate and decay, the head's last; no group is empty."""

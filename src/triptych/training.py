@@ -17,7 +17,7 @@ from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.callbacks.time_left import RunClock, check_time_for_test
-from triptych.config import MONITOR, Config
+from triptych.config import LOWER_IS_BETTER, MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed import ranks
@@ -93,9 +93,9 @@ def prepare(
     recorded = resumed.metadata.get("preprocessing") if resumed else None
     backbone = factory.build(num_classes, load=resumed is None, classes=names, recorded=recorded)
     data = build.build_datamodule(config, images, backbone.preprocessing)
-    optim = build.build_optim(config)
-    build.check_step(optim)
-    return data, ImageClassifier(backbone, optim, num_classes, data.num_per_class)
+    module = build.build_module(config, backbone, num_classes, data.num_per_class)
+    build.check_step(module.optim)
+    return data, module
 
 
 def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.Trainer:
@@ -104,7 +104,9 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     clock, recorder = RunClock(record), RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"], clock)
     monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
-    checkpoints = CheckpointCallback(record, recorder, schedule, monitor)
+    own: Any = dict(module.more_metrics.items()).get((monitor or "").removeprefix("val/"))
+    is_lower_better = monitor in LOWER_IS_BETTER or (own and own.higher_is_better is False)
+    checkpoints = CheckpointCallback(record, recorder, schedule, monitor, bool(is_lower_better))
     callbacks = [clock, recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone
@@ -195,6 +197,7 @@ def collect_metadata(
         "input_size": module.backbone.preprocessing.input_size,
         "preprocessing": module.backbone.expectations,
         "num_threads": torch.get_num_threads(),
+        **({"more_metrics": names} if (names := [*module.more_metrics]) else {}),
     }
 
 

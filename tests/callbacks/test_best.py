@@ -63,7 +63,8 @@ RISING = ("val/accuracy", "val/f1", "val/precision", "val/recall")
 def test_the_best_is_the_first_of_the_best_values_and_never_nan(
     monitor: str, seen: list[float]
 ) -> None:
-    best = checkpoint.CheckpointCallback(*cast(Any, (None, None, None)), monitor)
+    is_lower = monitor not in RISING
+    best = checkpoint.CheckpointCallback(*cast(Any, (None,) * 3), monitor, is_lower)
     chosen = None
     for place, value in enumerate(seen):
         if best._is_best({monitor: value}):

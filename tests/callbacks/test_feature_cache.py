@@ -154,7 +154,7 @@ class Unfreeze(Callback):
 def trainer_of(backbone: Backbone, precision: Precision | None = None, **settings: Any) -> Any:
     precision = precision or Precision()
     data = SimpleNamespace(
-        transforms=DeviceTransforms(backbone.preprocessing, augment=False, mix=None),
+        transforms=DeviceTransforms(backbone.preprocessing, augment=None, mix=None),
         **{"batch_size": 8, "augment": "none", "mix": "none"} | settings.pop("data", {}),
     )
     return SimpleNamespace(

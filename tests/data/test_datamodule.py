@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from triptych.data.datamodule import Batch, ImageDataModule
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors
-from triptych.data.transforms import DeviceTransforms
+from triptych.data.transforms import DeviceTransforms, standard
 from triptych.models.backbone import Preprocessing
 
 PREPROCESSING = Preprocessing(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -140,7 +140,7 @@ def test_only_training_augments_in_a_new_order_each_epoch_and_all_are_normalised
     fit.fit(toy, datamodule=data)
     fit.test(toy, datamodule=data, verbose=False)
 
-    plain, augmenting = (DeviceTransforms(PREPROCESSING, augment) for augment in (False, True))
+    plain, augmenting = (DeviceTransforms(PREPROCESSING, augment) for augment in (None, standard))
     num_batches = {stage: len(batches) for stage, batches in toy.arrived.items()}
     assert num_batches == {"train": 16, "sanity_check": 2, "validate": 6, "test": 3}
     for stage in ("sanity_check", "validate", "test"):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.data import transforms
-from triptych.data.transforms import DeviceTransforms, augment, crop, erase, flip
+from triptych.data.transforms import DeviceTransforms, crop, erase, flip, standard
 from triptych.models.backbone import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +28,8 @@ def draws(n: int, column: int = 0) -> Tensor:
 
 
 def make(input_size: int = 32, augment: bool = False, **options: Any) -> DeviceTransforms:
-    mix = options.pop("mix", None)
-    return DeviceTransforms(Preprocessing(input_size, MEAN, STD, **options), augment, mix)
+    mix, chosen = options.pop("mix", None), standard if augment else None
+    return DeviceTransforms(Preprocessing(input_size, MEAN, STD, **options), chosen, mix)
 
 
 @pytest.mark.parametrize("input_size", [32, 75, 20])
@@ -64,18 +64,18 @@ def test_without_augmentation_training_sees_what_evaluation_sees() -> None:
 
 def test_an_augmented_image_depends_on_seed_epoch_and_its_own_index_alone() -> None:
     images = random_images()
-    whole = augment(images, *KEYS)
-    alone = [augment(images[i : i + 1], 3, 5, KEYS[2][i : i + 1]) for i in range(8)]
+    whole = standard(images, *KEYS)
+    alone = [standard(images[i : i + 1], 3, 5, KEYS[2][i : i + 1]) for i in range(8)]
     assert torch.cat(alone).equal(whole)
     shuffled = torch.tensor([5, 2, 7])
-    assert augment(images[shuffled], 3, 5, KEYS[2][shuffled]).equal(whole[shuffled])
+    assert standard(images[shuffled], 3, 5, KEYS[2][shuffled]).equal(whole[shuffled])
 
 
 def test_another_seed_epoch_or_index_augments_otherwise_and_nothing_is_drawn_globally() -> None:
     images, before = random_images(), torch.get_rng_state()
-    made = augment(images, *KEYS)
+    made = standard(images, *KEYS)
     for keys in ((4, 5, KEYS[2]), (3, 6, KEYS[2]), (3, 5, KEYS[2] + 8)):
-        assert not (augment(images, *keys) == made).flatten(1).all(1).any()
+        assert not (standard(images, *keys) == made).flatten(1).all(1).any()
     assert torch.get_rng_state().equal(before)
     assert images.equal(random_images())
 
@@ -131,7 +131,7 @@ def uncropped(monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """2,000 augmented images that were dark to the left and light to the right, not cropped."""
     monkeypatch.setattr(transforms, "PAD", 0)
     ramp = torch.arange(1, 33, dtype=torch.uint8).expand(2000, 3, 32, 32)
-    return augment(ramp, 0, 0, torch.arange(2000))
+    return standard(ramp, 0, 0, torch.arange(2000))
 
 
 def test_half_of_the_images_are_mirrored_and_half_lose_2_to_33_percent_independently(

@@ -24,7 +24,6 @@ from triptych.callbacks.loop import (
 )
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.time_left import RunClock
-from triptych.config import LOWER_IS_BETTER
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
@@ -83,10 +82,15 @@ class CheckpointCallback(Checkpoint):
     """
 
     def __init__(
-        self, record: Record, recorder: RunRecorder, schedule: "SaveSchedule", monitor: str | None
+        self,
+        record: Record,
+        recorder: RunRecorder,
+        schedule: "SaveSchedule",
+        monitor: str | None,
+        is_lower_better: bool = False,
     ) -> None:
         self.record, self.recorder, self.schedule = record, recorder, schedule
-        self.monitor = monitor
+        self.monitor, self.is_lower_better = monitor, is_lower_better
         self.captures_at_once = False  # where callbacks may change weights until the next save
         self.best = BestWeights()
         self._step = 0
@@ -164,7 +168,7 @@ class CheckpointCallback(Checkpoint):
         value, best = values[self.monitor], self.best.metrics.get(self.monitor)
         if best is None:
             return not math.isnan(value)
-        return value < best if self.monitor in LOWER_IS_BETTER else value > best
+        return value < best if self.is_lower_better else value > best
 
     def _choose(
         self, trainer: pl.Trainer, values: dict[str, float], predictions: list[Tensor] | None

@@ -13,7 +13,6 @@ from lightning.pytorch.plugins.precision import Precision
 
 from triptych.callbacks.loggers import argument_names
 from triptych.callbacks.trainer_rules import REFUSED_CALLBACKS
-from triptych.config import MONITORS
 from triptych.errors import UserError, closest_matches
 
 log = logging.getLogger(__name__)
@@ -104,7 +103,9 @@ def check_type(key: str, part: Any, *types: type) -> None:
         raise UserError(f"{key}: {type(part).__name__} is not what belongs there ({names})")
 
 
-def check_monitors(trainer: pl.Trainer, callbacks: Sequence[Callback]) -> None:
+def check_monitors(
+    trainer: pl.Trainer, callbacks: Sequence[Callback], monitors: Sequence[str]
+) -> None:
     """Raise UserError where a callback watches what nothing logs: found before the first epoch."""
     modules = {type(c).__module__.partition(".")[0] for c in callbacks}
     if modules - {"lightning", "triptych"}:  # an own callback may log what another one watches
@@ -112,8 +113,8 @@ def check_monitors(trainer: pl.Trainer, callbacks: Sequence[Callback]) -> None:
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
         is_strict = getattr(callback, "strict", True)
-        is_known = name in (None, "step", "epoch", *MONITORS) or str(name).startswith("lr-")
-        if is_strict and name in MONITORS and not trainer.limit_val_batches:
+        is_known = name in (None, "step", "epoch", *monitors) or str(name).startswith("lr-")
+        if is_strict and name in monitors and not trainer.limit_val_batches:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__}(monitor={name}) needs validation, "
                 "and trainer.limit_val_batches=0 leaves it out"
@@ -121,5 +122,5 @@ def check_monitors(trainer: pl.Trainer, callbacks: Sequence[Callback]) -> None:
         if is_strict and not is_known:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__}(monitor={name}): nothing is logged "
-                f"under that name; nearest: {closest_matches(str(name), MONITORS, 6)}"
+                f"under that name; nearest: {closest_matches(str(name), monitors, 6)}"
             )

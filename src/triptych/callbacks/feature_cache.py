@@ -66,6 +66,7 @@ def check_features_stay(trainer: Any) -> None:
     """Raise UserError where an image's features may change, or each is used but once."""
     for setting in ("augment", "mix"):
         if (value := getattr(trainer.datamodule, setting)) != "none":
+            value = value if isinstance(value, str) else type(value).__name__
             raise UserError(f"data.{setting}={value}, so images differ from epoch to epoch")
     for callback in trainer.callbacks:
         is_known = type(callback).__module__.startswith(("lightning.", "triptych."))

@@ -19,6 +19,7 @@ from triptych.config import (
     Rule,
     as_list,
     count,
+    either,
     is_node,
     number,
     one_of,
@@ -85,12 +86,6 @@ REFUSED_CALLBACKS = {
     "BasePredictionWriter": "a training predicts nothing; triptych predict run=<folder>",
     "BaseFinetuning": "says nothing of which layers; take BackboneFinetuning, or your subclass",
 }
-
-
-def either(*rules: Rule) -> Rule:
-    """What any of the rules takes."""
-    says = ", or ".join(rule.says for rule in rules)
-    return Rule(says, lambda value: any(rule.holds(value) for rule in rules))
 
 
 def only(value: Any, reason: str) -> Rule:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.rng import permutation
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors, split_indices
-from triptych.data.transforms import DeviceTransforms, make_mix
+from triptych.data.transforms import Augment, DeviceTransforms, make_mix, standard
 from triptych.models.backbone import Preprocessing
 
 
@@ -104,7 +104,7 @@ class ImageDataModule(pl.LightningDataModule):
     image_set: ImageSet
     preprocessing: Preprocessing
     batch_size: int
-    augment: str
+    augment: str | Augment  # none, standard, or one's own
     mix: str
     num_train: int | None
     num_val: int | None
@@ -122,7 +122,9 @@ class ImageDataModule(pl.LightningDataModule):
         self.train, self.val = (ImageSubset(data.train, index[name]) for name in ("train", "val"))
         self.test = ImageSubset(data.test, index["test"])
         mix = make_mix(self.mix, len(self.classes))
-        self.transforms = DeviceTransforms(self.preprocessing, self.augment == "standard", mix)
+        words: dict[Any, Augment | None] = {"none": None, "standard": standard}
+        augment = words[self.augment] if isinstance(self.augment, str) else self.augment
+        self.transforms = DeviceTransforms(self.preprocessing, augment, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
 
     @property

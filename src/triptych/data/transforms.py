@@ -24,6 +24,8 @@ ERASED_AREA = (0.02, 0.33)  # of the image; this and the aspect as in Zhong et a
 ERASED_ASPECT = (0.3, 3.3)
 MIX_COLUMNS = {"share": 8, "down": 9, "right": 10}  # keys of draws; augmentation has 0 to 7
 
+# Images uint8 (B, 3, H, W), seed, epoch and index (B,) to images of the same kind.
+Augment = Callable[[Tensor, int, int, Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
 
 
@@ -35,7 +37,7 @@ class DeviceTransforms:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, augment: bool = False, mix: Mix | None = None
+        self, preprocessing: Preprocessing, augment: Augment | None = None, mix: Mix | None = None
     ) -> None:
         self.input_size = preprocessing.input_size
         self.mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
@@ -49,7 +51,7 @@ class DeviceTransforms:
     ) -> tuple[Tensor, Tensor]:
         """Images and labels of the epoch's batch; `keys` are seed, epoch and image index (B,)."""
         if self.augment:
-            images = augment(images, *keys)
+            images = self.augment(images, *keys)
         images = self.evaluation(images)
         return self.mix(images, labels, *keys[:2], batch) if self.mix else (images, labels)
 
@@ -65,7 +67,7 @@ class DeviceTransforms:
         return pixels.sub_(self.mean).div_(self.std)
 
 
-def augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+def standard(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
     """Flip, crop from a padded image and erase, each image by its own key; uint8 (B, 3, H, W)."""
     draws = [uniform(seed, epoch, index, column) for column in range(8)]
     images = flip(images, draws[0] < 0.5)

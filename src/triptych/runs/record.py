@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ COLUMNS = (
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
 PLAIN_SOURCE = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of ours
+KNOWN = re.compile(r"(triptych|torch\.optim|lightning)\.")  # `_target_`s of a plain run
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
@@ -257,11 +259,12 @@ class Record:
         self.update(status="running", finished_at=None, error=None, **metadata, **self.sign(config))
 
     def sign(self, config: Config) -> dict[str, Any]:
-        """What `run.json` says of a config with places of its owner's: see `trust.sign`."""
+        """What `run.json` says of a config with places or classes of its owner's: `trust.sign`."""
         source = {"root": "data"} | config["data"]["source"]
         is_plain = source.keys() <= {*PLAIN_SOURCE} and source["root"] == "data"
         is_name = not {*"/."} & {*str(config["model"].get("weights"))}  # no file of weights
-        if is_plain and is_name and source["_target_"].startswith("triptych."):
+        is_known = all(map(KNOWN.match, find_targets(config)))
+        if is_plain and is_name and is_known and source["_target_"].startswith("triptych."):
             return {}
         from triptych.runs.trust import sign  # a default run needs nothing of it
 
@@ -275,7 +278,9 @@ class Record:
     def add_metrics(self, row: dict[str, float]) -> None:
         """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""
         with (self.folder / "metrics.csv").open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            names = self.metadata.get("more_metrics") or []
+            columns = [*COLUMNS, *(f"{split}/{n}" for n in names for split in ("val", "test"))]
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)

@@ -28,6 +28,7 @@ from triptych.runs.reader import find_run_folders
 from triptych.runs.record import NOT_THE_EXPERIMENT, Record, config_hash
 from triptych.runs.trust import (
     check_untrusted_config,
+    find_signed_targets,
     find_unknown_targets,
     is_below_data_dir,
     is_signed,
@@ -88,7 +89,8 @@ def check_run_config(record: Record, config: Config) -> None:
     `config` is the command's own: whose targets somebody typed, they trust.
     """
     run_config = record.config
-    check_untrusted_config(run_config, find_trusted_targets(config))
+    trusted = find_trusted_targets(config) | find_signed_targets(record)
+    check_untrusted_config(run_config, trusted)
     # One that was killed when it was to go on for longer has its new hash before its new config.
     before = [entry.get("config_hash") for entry in read_history(record)[-1:]]
     if config_hash(run_config) not in [record.metadata.get("config_hash"), *before]:
@@ -297,6 +299,6 @@ def resume_arguments(
 
 def resume_command(record: Record) -> str:
     command = ["python", "train.py", f"resume={record.folder}"]
-    if targets := find_unknown_targets(record.config):
+    if targets := find_unknown_targets(record.config) - find_signed_targets(record):
         command.append(f"trusted_targets=[{','.join(sorted(targets))}]")
     return shlex.join(command)

@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hydra
 from omegaconf import OmegaConf
@@ -23,11 +24,31 @@ from omegaconf.errors import OmegaConfBaseException
 from triptych.config import CONFIGS, FREE, RULES, Config, check_config, format_value
 from triptych.errors import UserError
 
+if TYPE_CHECKING:
+    from triptych.runs.record import Record
+
 # The settings of a run's Trainer that bear on its scores.
 SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 KEY_BYTES = 32
 HOW = ("fit", "splits")  # texts of photos: how to read them, and folders below their root
 PLACES = ("root", "labels")  # of photos: only their owner knows
+
+
+# What a slot takes of whom: modules of libraries, and the class that all of theirs are of.
+BASES = {
+    "optim.optimizer": ("torch.optim", "Optimizer"),
+    "optim.schedule": ("torch.optim.lr_scheduler", "LRScheduler"),
+    "loss": ("torch.nn", "Module"),
+    "metrics": ("torchmetrics", "Metric"),
+    "data.augment": ("torchvision.transforms.v2", "Transform"),
+    "trainer.callbacks": ("lightning.pytorch.callbacks", "Callback"),
+    "trainer.logger": ("lightning.pytorch.loggers", "Logger"),
+}
+PLACE = re.compile("dir|path|file|root|url|uri|host", re.IGNORECASE)  # names of such arguments
+PUBLIC = {slot: {place} for slot, (place, _) in BASES.items()}
+PUBLIC["optim.optimizer"] |= {"timm.optim"}
+PUBLIC["loss"] |= {"timm.loss"}
+PUBLIC["metrics"] |= {"torchmetrics.classification"}
 
 
 class Node(NamedTuple):
@@ -56,6 +77,12 @@ def check_untrusted_config(config: Config, trusted: Iterable[str] = ()) -> None:
     check_config(config)
 
 
+def find_signed_targets(record: "Record") -> set[str]:
+    """The `_target_`s of a run that its owner, this user, has trained with."""
+    is_own = is_signed(record.folder, record.metadata.get("signature"))
+    return find_unknown_targets(record.config) if is_own else set()
+
+
 def find_unknown_targets(config: Config) -> set[str]:
     """Every `_target_` that the installed configs do not have in its place."""
     return {node.target for node in find_unknown_nodes(config)}
@@ -63,23 +90,47 @@ def find_unknown_targets(config: Config) -> set[str]:
 
 def find_unknown_nodes(config: Config) -> Iterator[Node]:
     """Raises UserError at a `_target_` that is no text."""
-    for node in find_nodes(config):
+    for slot, mapping in find_mappings(config):
+        node = read_node(slot, mapping)
         if type(node.target) is not str:
             raise UserError(f"{node.slot}._target_={format_value(node.target)}: must be a text")
-        if node not in installed_nodes():
+        if node not in installed_nodes() and not is_public_class(node, mapping):
             yield node
 
 
-def find_nodes(value: Any, slot: str = "") -> Iterator[Node]:
+def is_public_class(node: Node, mapping: Config) -> bool:
+    """Whether a node is of a class that a library has for its slot, and no setting of it may be a
+    path or an address. The library is imported, nothing of the node is called.
+    """
+    if any(PLACE.search(str(name)) for name, value in mapping.items() if value is not None):
+        return False
+    if re.search(r"[/\\:~]", repr([v for k, v in mapping.items() if k != "_target_"])):
+        return False
+    slot = "metrics" if re.fullmatch(r"metrics\.[^.]+", node.slot) else node.slot
+    place, _, name = node.target.rpartition(".")
+    if node.options != "{}" or place not in PUBLIC.get(slot, ()):
+        return False
+    with suppress(ImportError):
+        made, base = (getattr(import_module(p), n, None) for p, n in ((place, name), BASES[slot]))
+        return isinstance(made, type) and isinstance(base, type) and issubclass(made, base)
+    return False
+
+
+def find_mappings(value: Any, slot: str = "") -> Iterator[tuple[str, Config]]:
+    """Every mapping that Hydra makes something of, and where it stands, lists left out."""
     if isinstance(value, list):
         for child in value:
-            yield from find_nodes(child, slot)
+            yield from find_mappings(child, slot)
     elif isinstance(value, dict):
-        options = {k: v for k, v in value.items() if re.fullmatch(r"_\w+_", str(k))}
-        if options:
-            yield Node(slot, options.pop("_target_", None), repr(options))
+        if any(re.fullmatch(r"_\w+_", str(name)) for name in value):
+            yield slot, value
         for name, child in value.items():
-            yield from find_nodes(child, f"{slot}.{name}" if slot else str(name))
+            yield from find_mappings(child, f"{slot}.{name}" if slot else str(name))
+
+
+def read_node(slot: str, mapping: Config) -> Node:
+    options = {k: v for k, v in mapping.items() if re.fullmatch(r"_\w+_", str(k))}
+    return Node(slot, options.pop("_target_", None), repr(options))
 
 
 @cache
@@ -91,7 +142,7 @@ def installed_nodes() -> set[Node]:
         slots = [".".join(groups[: n + 1]) for n in range(len(groups))]  # data=mine/birds
         content = OmegaConf.to_container(OmegaConf.load(path))
         for slot in [""] if is_global else slots:
-            nodes |= {*find_nodes(content, slot)}
+            nodes |= {read_node(*found) for found in find_mappings(content, slot)}
     return {node for node in nodes if node.slot.partition(".")[0] in groups_of_runs}
 
 

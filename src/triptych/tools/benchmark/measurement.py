@@ -96,7 +96,7 @@ class Bound:
     def __init__(self, subject: Subject) -> None:
         self.subject, data = subject, subject.data
         self.backbone = subject.network().train()
-        self.criterion = subject.module.criterion.to(subject.device)
+        self.loss = subject.module.loss.to(subject.device)
         self.optimizer, _ = subject.module.optim.build(self.backbone, 1, 1)
         stored = next(iter(data.train_dataloader()))
         images, labels, index = (tensor.to(subject.device) for tensor in stored)
@@ -115,7 +115,7 @@ class Bound:
 
     def step(self) -> None:
         with self.subject.trainer.precision_plugin.forward_context():
-            loss: Tensor = self.criterion(self.backbone(self.images), self.labels)
+            loss: Tensor = self.loss(self.backbone(self.images), self.labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -156,7 +156,9 @@ class Ours:
     def __init__(self, subject: Subject) -> None:
         self.subject, data, optim = subject, subject.data, subject.module.optim
         num_classes = len(data.classes)
-        self.module = ImageClassifier(subject.network(), optim, num_classes, data.num_per_class)
+        self.module = ImageClassifier(
+            subject.network(), optim, num_classes, loss=subject.module.loss
+        )
         self.module.to(subject.device)
 
     def seconds(self, steps: int) -> float:

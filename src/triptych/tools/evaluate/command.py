@@ -18,12 +18,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from triptych.arguments import check_writable
-from triptych.build import build_optim, device_name
+from triptych.build import build_module, device_name
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
-from triptych.module import ImageClassifier
 from triptych.runs.predictions import Predictions, write_missing_tables
 from triptych.runs.reader import MEASURED, find_run_folders, sanitize
 from triptych.tools.evaluate import rebuild
@@ -133,7 +132,7 @@ def rescore(
     `evaluation.json` says of it: metrics now and as logged in training, device, precision, threads.
     """
     metadata, device = run.record.metadata, run.device
-    module = ImageClassifier(run.backbone, build_optim(run.config), num_classes=len(data.classes))
+    module = build_module(run.config, run.backbone, len(data.classes))
     with rebuild.use_threads(metadata["num_threads"]) as num_threads:
         score = {"test": trainer.test, "val": trainer.validate}[split]
         score(module, datamodule=data, verbose=False)

@@ -1,0 +1,213 @@
+"""What research changes is chosen by a word or named by a `_target_`, and checked."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.composing import composed
+from triptych import build
+from triptych.cli import check_arguments, prepare, restore
+from triptych.config import Config
+from triptych.errors import UserError
+from triptych.losses import BinaryCrossEntropy, FocalLoss
+from triptych.optim import Optim
+from triptych.runs.record import config_hash
+from triptych.runs.trust import find_unknown_targets
+
+LIGHTNING, METRICS = "lightning.pytorch.callbacks", "torchmetrics.classification"
+
+
+def choose(*typed: str) -> Config:
+    return composed("train", "data=shapes", *map(prepare, typed))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(["augment=none"], ["schedule=constant"], ["loss=cross_entropy"], ["logger=tensorboard"]),
+        *(["module=classification"], ["data.augment=none", "optim.schedule=constant"]),
+    ],
+)
+def test_the_words_of_the_defaults_change_nothing(typed: list[str]) -> None:
+    assert choose(*typed) == choose()
+    assert config_hash(choose(*typed)) == config_hash(choose())
+
+
+@pytest.mark.parametrize(
+    ("typed", "place", "expected"),
+    [
+        (["loss=focal", "loss.gamma=1"], "loss", "triptych.losses.FocalLoss gamma=1"),
+        (["loss._target_=my.Loss", "loss.a=3"], "loss", "my.Loss a=3"),
+        (["metrics.mine._target_=my.Score"], "metrics.mine", "my.Score"),
+        (["module._target_=my.Module"], "module", "my.Module"),
+        (["augment._target_=my.Blur", "augment.by=2"], "data.augment", "my.Blur by=2"),
+        (["schedule._target_=my.Rate", "schedule.by=2"], "optim.schedule", "my.Rate by=2"),
+        (["callbacks.mine._target_=my.Callback"], "trainer.callbacks.0", "my.Callback"),
+        (["logger.mine._target_=my.Logger"], "trainer.logger.0", "my.Logger"),
+    ],
+)
+def test_what_was_typed_is_where_the_config_has_it_and_is_recorded_as_a_change(
+    typed: list[str], place: str, expected: str
+) -> None:
+    config = choose(*typed)
+    node: Any = config
+    for name in place.split("."):
+        node = node[int(name)] if name.isdecimal() else node[name]
+    target, *settings = expected.split()
+    values = {"_target_": target} | {k: int(v) for k, v in (s.split("=") for s in settings)}
+    assert node == values
+    is_logger = place.startswith("trainer.logger")  # no result depends on it
+    assert (config_hash(config) == config_hash(choose())) is is_logger
+    assert {"callbacks", "logger"}.isdisjoint(config)
+
+
+def test_several_callbacks_metrics_and_loggers_are_listed() -> None:
+    config = choose("callbacks=[early_stopping,lr_monitor]", "metrics=[auroc]", "logger=[csv]")
+    names = [node["_target_"] for node in config["trainer"]["callbacks"]]
+    assert names == [f"{LIGHTNING}.EarlyStopping", f"{LIGHTNING}.LearningRateMonitor"]
+    assert list(config["metrics"]) == ["auroc"]
+    assert [n["_target_"] for n in config["trainer"]["logger"]] == [
+        "lightning.pytorch.loggers.CSVLogger"
+    ]
+    assert choose("logger=none")["trainer"]["logger"] is None
+
+
+def test_a_word_that_an_experiment_sets_over_is_refused_and_one_that_it_chooses_is_not() -> None:
+    with pytest.raises(UserError, match="override /schedule"):
+        check_arguments("train", ["experiment=probe", "schedule=step"])
+    check_arguments("train", ["experiment=finetune", "augment=none"])
+    assert choose("experiment=finetune")["data"]["augment"] == "standard"
+    assert choose("experiment=finetune", "augment=none")["data"]["augment"] == "none"
+
+
+@pytest.mark.parametrize("typed", ["loss.gamma=1", "callbacks.mine._target_=a.B", "trainer.x=1"])
+def test_what_is_typed_is_recorded_as_it_was_typed(typed: str) -> None:
+    assert restore([prepare(typed)]) == [typed]
+
+
+class Smooth(nn.Module):
+    def __init__(self, label_smoothing: float) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["loss._target_=os.system"], "loss._target_=os.system: must be a class"),
+        (["loss._target_=nowhere.Loss"], "cannot be imported"),
+        (["loss._target_=torch.optim.Adam"], "must be a class, a Module"),
+        (["loss=focal", "loss.gama=1"], "nearest: gamma"),
+        (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.label_smoothing=0.1"], "no label_sm"),
+        (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.class_weights=balanced"], "no weigh"),
+        (["metrics.a._target_=torch.nn.Linear"], "metrics.a._target_=torch.nn.Linear"),
+        (["metrics=[auroc]", "metrics.auroc.aver=1"], "aver"),
+        (["module._target_=torch.nn.Module"], "must be a class, a ImageClassifier"),
+        (["schedule._target_=torch.optim.SGD"], "optim.schedule"),
+        (["schedule._target_=torch.optim.lr_scheduler.StepLR", "schedule.size=1"], "step_size"),
+    ],
+)
+def test_what_is_no_such_part_is_refused_by_name(typed: list[str], said: str) -> None:
+    config = choose(*typed)
+    with pytest.raises(UserError, match=said):
+        build.build_module(config, nn.Linear(2, 3), 3, [1, 2, 3])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_focal_loss_without_focus_is_cross_entropy(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(9, 4), torch.randint(4, (9,))
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    mine = FocalLoss(gamma=0, label_smoothing=smoothing)
+    torch.testing.assert_close(mine(logits, labels), expected)
+    shares = F.one_hot(labels, 4).float()
+    torch.testing.assert_close(mine(logits, shares), expected)
+    weighted = FocalLoss(gamma=0, weight=weight)(logits, labels)
+    torch.testing.assert_close(weighted, F.cross_entropy(logits, labels, weight))
+
+
+def test_a_focal_loss_counts_an_image_by_how_unsure_the_network_is() -> None:
+    logits = torch.tensor([[4.0, 0.0], [0.5, 0.0]])
+    labels = torch.tensor([0, 0])
+    shares = logits.softmax(1)[:, 0]
+    expected = (-((1 - shares) ** 2) * shares.log()).mean()
+    torch.testing.assert_close(FocalLoss(2)(logits, labels), expected)
+
+
+def test_one_against_all_is_the_mean_over_classes() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    target = F.one_hot(labels, 3).float()
+    shares = logits.sigmoid()
+    expected = -(target * shares.log() + (1 - target) * (1 - shares).log()).mean()
+    torch.testing.assert_close(BinaryCrossEntropy()(logits, labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("step", [1.0, 1.0, 0.1, 0.01, 0.01]),
+        ("polynomial", [1.0, 0.75**0.9, 0.5**0.9, 0.25**0.9, 0.0]),
+    ],
+)
+def test_schedules_fall_as_published(schedule: str, shares: list[float]) -> None:
+    optim = Optim(optimizer=lambda groups: None, lr=1.0, schedule=schedule)  # type: ignore[arg-type, return-value]
+    assert [optim.factor(step, 0, 8) for step in (0, 2, 4, 6, 8)] == pytest.approx(shares)
+
+
+def unknown(slot: str, **node: Any) -> set[str]:
+    config = choose()
+    *path, last = slot.split(".")
+    place = config
+    for name in path:
+        place = place.setdefault(name, {})
+    is_list = slot in ("trainer.callbacks", "trainer.logger")
+    place[last] = [node] if is_list else node
+    return find_unknown_targets(config)
+
+
+@pytest.mark.parametrize(
+    ("slot", "target"),
+    [
+        ("loss", "torch.nn.MultiMarginLoss"),
+        ("loss", "timm.loss.AsymmetricLossSingleLabel"),
+        ("metrics.kappa", f"{METRICS}.MulticlassCohenKappa"),
+        ("metrics.mean", "torchmetrics.MeanMetric"),
+        ("optim.schedule", "torch.optim.lr_scheduler.ExponentialLR"),
+        ("optim.optimizer", "torch.optim.NAdam"),
+        ("data.augment", "torchvision.transforms.v2.RandomHorizontalFlip"),
+        ("trainer.callbacks", f"{LIGHTNING}.Timer"),
+        ("trainer.logger", "lightning.pytorch.loggers.CSVLogger"),
+    ],
+)
+def test_a_public_class_in_its_place_needs_no_trust(slot: str, target: str) -> None:
+    if target.startswith("timm"):
+        pytest.importorskip("timm")
+    assert unknown(slot, _target_=target) == set()
+
+
+@pytest.mark.parametrize(
+    ("slot", "node"),
+    [
+        ("loss", {"_target_": "os.system"}),
+        ("loss", {"_target_": "torch.hub.load"}),
+        ("loss", {"_target_": "torch.load"}),
+        ("loss", {"_target_": "torch.nn.functional.cross_entropy"}),
+        ("loss", {"_target_": "nowhere.Loss"}),
+        ("loss", {"_target_": "torch.nn.Module", "_args_": [1]}),
+        ("loss", {"_target_": "torch.nn.MSELoss", "_partial_": True}),
+        ("loss", {"_target_": "torch.optim.Adam"}),
+        ("metrics.a", {"_target_": "torch.nn.MSELoss"}),
+        ("metrics.a.b", {"_target_": "torchmetrics.MeanMetric"}),
+        ("optim.schedule", {"_target_": "torch.nn.MSELoss"}),
+        ("data.augment", {"_target_": "torchvision.datasets.CIFAR10"}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.ModelCheckpoint", "dirpath": "x"}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.Timer", "duration": "/etc/passwd"}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "x"}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "uri": "h://a"}),
+    ],
+)
+def test_anything_else_in_a_folder_is_refused(slot: str, node: dict[str, Any]) -> None:
+    assert unknown(slot, **node) == {node["_target_"]}
