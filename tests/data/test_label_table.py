@@ -67,7 +67,9 @@ def test_numbers_are_classes_in_the_order_of_numbers(tmp_path: Path) -> None:
         ("file,label\na.png,cat\nb.png,\n", "line 3: no label"),
         ("file,label\na.png,cat\na.png,dog\n", "line 3: a.png is dog"),
         ("file,label,split\na.png,cat,later\n", "line 2: later is no split"),
-        ("file,label\nx.png,cat\n", "no training photo"),
+        ("file,label\nx.png,cat\na.png,cat\ny.png,dog\n", r"2 files .*x\.png .line 2., y\.png"),
+        ("file,label,split\na.png,cat,test\n", "no training photo"),
+        ("file,label,split\na.png,cat,train\nb.png,dog,val\n", r"dog: .* of b\.png .val."),
         ("", "no column file"),
         ("file,label\na.png,Kätzchen\n".encode("latin-1"), "not UTF-8"),
     ],
@@ -79,11 +81,6 @@ def test_a_table_that_cannot_be_used_is_refused(
         read_table(tmp_path, text)
     with pytest.raises(UserError, match=r"data\.labels=none\.csv: no such file"):
         read_table(tmp_path, "file,label\n", "none.csv")
-
-
-def test_rows_without_a_file_are_named(tmp_path: Path) -> None:
-    data = read_table(tmp_path, "\n".join(["file,label", *ROWS, "gone.png,dog"]))
-    assert data.notes == ("1 rows of data.labels have no file and are left out: gone.png",)
 
 
 @pytest.mark.parametrize("spelled", ["./a.png", "sub/../a.png", "{root}/a.png", "{root}/sub/../a"])
@@ -103,6 +100,7 @@ def test_a_photo_that_lies_elsewhere_is_refused(tmp_path: Path, name: str) -> No
 
 def test_a_file_name_or_a_cell_that_is_too_long_is_told(tmp_path: Path) -> None:
     text = "file,label\na.png,cat\nb.png,dog\n{},cat\n"
-    assert "1 rows" in read_table(tmp_path, text.format("x" * 300)).notes[0]
+    with pytest.raises(UserError, match="1 files are not in"):
+        read_table(tmp_path, text.format("x" * 300))
     with pytest.raises(UserError, match=r"^data\.labels=.*labels\.csv: no CSV"):
         read_table(tmp_path, text.format("x" * 200_000))

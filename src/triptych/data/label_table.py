@@ -3,13 +3,14 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from triptych.data.names import class_name, decode_name, encode_name, escape_name
 from triptych.data.split_folders import SPLIT_NAMES, SPLITS, is_photo, walk_files
 from triptych.data.squares import Photo, file_state
-from triptych.errors import UserError
+from triptych.errors import UserError, list_first
 
 # By what names a column goes; the first of them that there is.
 COLUMNS = {
@@ -20,41 +21,79 @@ COLUMNS = {
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".JPG")  # of files named without theirs
 
 
+class Row(NamedTuple):
+    """What a line of a table says of a photo; texts, as they stand there."""
+
+    place: str  # the table and the line, for messages
+    file: str
+    label: str
+    split: str
+
+
 def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
     """The photos that a table names, by split, class and name, and notes on what it leaves out.
 
     The table lies where `labels` says, else below the root. Raises UserError, with the line of the
     table, where it cannot be used.
     """
+    table = find_table(root, labels)
+    files: dict[str, Photo] = {}
+    missing = []
+    for row in read_rows(table):
+        found = find_file(root, row)
+        if found is None:
+            missing.append(f"{escape_name(row.file)} ({row.place.rpartition(': ')[2]})")
+            continue
+        state = file_state(root / encode_name(found))
+        photo = Photo(found, state, SPLIT_NAMES[row.split.lower()], class_name(row.label))
+        if (before := files.setdefault(found, photo)) != photo:
+            raise UserError(
+                f"{row.place}: {escape_name(row.file)} is {photo.class_name} ({photo.split}), "
+                f"and in a line before {before.class_name} ({before.split})"
+            )
+    if missing:
+        raise UserError(
+            f"data.labels={table}: {len(missing)} files are not in data.root={root}: "
+            f"{list_first(missing, 5)}\nmend their names, or delete their lines"
+        )
+    photos = sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.class_name, p.name))
+    check_trained(table, photos)
+    return photos, describe_unlisted(root, files)
+
+
+def find_table(root: Path, labels: str) -> Path:
+    """The file of a table; raises UserError where there is none."""
     typed = Path(os.path.expanduser(labels))
     table = next((p for p in (typed, root / typed, root / typed.name) if p.is_file()), None)
     if table is None:
         raise UserError(f"data.labels={labels}: no such file, here or in {root}")
-    files: dict[str, Photo] = {}
-    missing = []
-    for number, (file, label, split) in enumerate(read_rows(table), 2):
-        place = f"data.labels={table}: line {number}"
-        if not file or not label:
-            raise UserError(f"{place}: no {'label' if file else 'file'}")
-        if split.lower() not in SPLIT_NAMES:
-            raise UserError(f"{place}: {split or 'nothing'} is no split; train, val or test")
-        below = relative_name(file, root, place)
-        names = (f"{below}{suffix}" for suffix in SUFFIXES)
-        found = next((name for name in names if os.path.isfile(root / encode_name(name))), None)
-        if found is None:
-            missing.append(file)
-            continue
-        state = file_state(root / encode_name(found))
-        photo = Photo(found, state, SPLIT_NAMES[split.lower()], class_name(label))
-        if (before := files.setdefault(found, photo)) != photo:
-            raise UserError(
-                f"{place}: {escape_name(file)} is {photo.class_name} ({photo.split}), "
-                f"and in a line before {before.class_name} ({before.split})"
-            )
-    if not any(photo.split == "train" for photo in files.values()):
-        raise UserError(f"data.labels={table}: no training photo of it lies in data.root={root}")
-    photos = sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.class_name, p.name))
-    return photos, describe_difference(root, files, missing)
+    return table
+
+
+def find_file(root: Path, row: Row) -> str | None:
+    """The name of a row's file below the root, None where it is not there.
+
+    Raises UserError at a row that says too little, or of a file that lies elsewhere.
+    """
+    if not row.file or not row.label:
+        raise UserError(f"{row.place}: no {'label' if row.file else 'file'}")
+    if row.split.lower() not in SPLIT_NAMES:
+        raise UserError(f"{row.place}: {row.split or 'nothing'} is no split; train, val or test")
+    below = relative_name(row.file, root, row.place)
+    names = (f"{below}{suffix}" for suffix in SUFFIXES)
+    return next((name for name in names if os.path.isfile(root / encode_name(name))), None)
+
+
+def check_trained(table: Path, photos: Sequence[Photo]) -> None:
+    """Raise UserError where no photo trains, or not one of a class that others have."""
+    trained = {photo.class_name for photo in photos if photo.split == "train"}
+    if not trained:
+        raise UserError(f"data.labels={table}: no training photo in it")
+    if unknown := next((p for p in photos if p.class_name not in trained), None):
+        raise UserError(
+            f"data.labels={table}: {unknown.class_name}: the label of no training photo, but of "
+            f"{escape_name(unknown.name)} ({unknown.split})"
+        )
 
 
 def relative_name(file: str, root: Path, place: str) -> str:
@@ -69,47 +108,50 @@ def relative_name(file: str, root: Path, place: str) -> str:
     return below
 
 
-def read_rows(table: Path) -> list[tuple[str, str, str]]:
-    """File, label and split of every row; the split is `train` where there is no such column."""
+def read_rows(table: Path) -> list[Row]:
+    """Every row; the split is `train` where there is no such column."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"data.labels={table}: not UTF-8; save it as CSV UTF-8") from error
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    columns = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
+    columns = find_columns(table, reader.fieldnames or [])
+    rows = []
+    try:
+        for cells in reader:
+            values = {use: (cells[name] or "").strip() for use, name in columns.items()}
+            values = {
+                "split": "train",
+                "place": f"data.labels={table}: line {reader.line_num}",
+            } | values
+            rows.append(Row(**values | {"file": values["file"].replace("\\", "/")}))
+    except csv.Error as error:  # a quote that is not closed, in a long table
+        raise UserError(f"data.labels={table}: no CSV, {error}") from error
+    return rows
+
+
+def find_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
+    """The column of each use that there is; raises UserError without one of files or of labels."""
+    columns = {(name or "").strip().lower(): name for name in header}
     chosen = {
         use: next((columns[name] for name in names if name in columns), None)
         for use, names in COLUMNS.items()
     }
     for use in ("file", "label"):
         if chosen[use] is None:
-            raise UserError(f"data.labels={table}: no column {use}, but {', '.join(columns)}")
-    has_split = chosen["split"] is not None
-    try:
-        rows = list(reader)
-    except csv.Error as error:  # a quote that is not closed, in a long table
-        raise UserError(f"data.labels={table}: no CSV, {error}") from error
-    return [
-        (
-            (row[chosen["file"]] or "").strip().replace("\\", "/"),
-            (row[chosen["label"]] or "").strip(),
-            (row[chosen["split"]] or "").strip() if has_split else "train",
-        )
-        for row in rows
-    ]
+            raise UserError(
+                f"data.labels={table}: no column {use}, but {', '.join(columns) or 'nothing'}\n"
+                f"call it {use} in the first line"
+            )
+    return {use: name for use, name in chosen.items() if name is not None}
 
 
-def describe_difference(root: Path, files: dict[str, Photo], missing: list[str]) -> list[str]:
-    """Lines on rows without a file, and on photos without a row."""
-    notes = []
-    if missing:
-        some = ", ".join(map(escape_name, missing[:5]))
-        notes.append(f"{len(missing)} rows of data.labels have no file and are left out: {some}")
+def describe_unlisted(root: Path, files: Container[str]) -> list[str]:
+    """A line on photos without a row, if there are any."""
     paths = (decode_name(p.relative_to(root).as_posix()) for p in walk_files(root) if is_photo(p))
-    if num := sum(path not in files for path in paths):
-        notes.append(f"{num} photos have no row in data.labels and are left out")
-    return notes
+    num = sum(path not in files for path in paths)
+    return [f"{num} photos have no row in data.labels and are left out"] if num else []
 
 
 def sort_labels(labels: Sequence[str]) -> list[str]:
