@@ -280,6 +280,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
     is_name = weights is not None and not is_weights_path(weights)
     if is_name and known and weights not in ["DEFAULT", *known]:
         choices = f"{', '.join(known)}, null, or a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /)"
+        choices += ", or a run's folder"
         yield f"model.weights={format_value(weights)}: must be DEFAULT, {choices}"
 
 

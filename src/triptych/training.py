@@ -182,7 +182,12 @@ def collect_metadata(
     config: Config, data: ImageDataModule, module: ImageClassifier, factory: BackboneFactory
 ) -> dict[str, Any]:
     """What `run.json` says of data and network, and of how the best epoch is told."""
-    return {
+    origin: dict[str, Any] = {}
+    if module.backbone.head_origin:  # its weights have been read from a file
+        from triptych.runs.weights_origin import describe_weights
+
+        origin = describe_weights(factory)
+    return origin | {
         "monitor": config["checkpoint"].get("monitor", MONITOR),
         "weights": factory.weights_name,
         "classes": data.classes,

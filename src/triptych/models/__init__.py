@@ -11,6 +11,12 @@ def is_weights_path(weights: str) -> bool:
     return weights.lower().endswith(WEIGHT_SUFFIXES) or "/" in weights
 
 
+def find_weights(path: Path) -> Path:
+    """The file of weights that a path names: itself, or in a run's folder that of the best ones."""
+    best = path / "checkpoints" / "best.ckpt"
+    return best if best.exists() else path
+
+
 def is_mappable(path: Path) -> bool:
     """Whether torch can map a file of that name into memory: it must be UTF-8."""
     return str(path).encode(errors="ignore") == os.fsencode(path)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.errors import UserError, summarize_error
-from triptych.models import is_weights_path
+from triptych.models import find_weights, is_weights_path
 
 
 class Preprocessing(NamedTuple):
@@ -91,7 +91,8 @@ class Backbone(nn.Module):
 class BackboneFactory(ABC):
     """What `model=` chooses: a network that says what it needs before it is built.
 
-    `weights` is the name of pretrained weights, the path of a checkpoint, or None for random ones.
+    `weights` is the name of pretrained weights, the path of a file of them or of a run's folder, or
+    None for random ones.
     `input_size` None is the size that the network was made for.
     """
 
@@ -109,10 +110,10 @@ class BackboneFactory(ABC):
 
     @property
     def weights_path(self) -> Path | None:
-        """The checkpoint that `weights` names, if it names one."""
+        """The checkpoint that `weights` names, if it names one, or the run that has it."""
         if self.weights is None or not self._is_path(self.weights):
             return None
-        return Path(os.path.expanduser(self.weights))
+        return find_weights(Path(os.path.expanduser(self.weights)))
 
     @property
     def is_pretrained(self) -> bool:

@@ -156,8 +156,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def explain_unreadable(path: Path, error: Exception) -> str:
     """What a file is that holds no weights, and what to give instead."""
     if path.is_dir():
-        inside = next(path.rglob("best.ckpt"), path / "<file>")
-        return f"a folder; give the file in it, as model.weights={inside}"
+        best = next(path.rglob("checkpoints/best.ckpt"), None)
+        example = best.parents[1] if best else path / "<file>"
+        return f"a folder, not that of a run with weights; give one, as model.weights={example}"
     if isinstance(error, OSError):
         return summarize_error(error)
     if is_zipfile(path):

@@ -20,7 +20,7 @@ from triptych.cli import restore, translate_hydra_errors
 from triptych.config import Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
-from triptych.models import is_weights_path
+from triptych.models import find_weights, is_weights_path
 from triptych.runs.durations import END_FILE
 from triptych.runs.reader import find_newest_run
 from triptych.runs.record import Record, config_hash, hash_code
@@ -152,7 +152,7 @@ def find_newer_inputs(run: Record, job: Job) -> list[str]:
     """What a job reads that was changed after an earlier run of it began: weights of a file, a
     table of labels, folders whose photos were changed, added or removed."""
     source, weights = job.config["data"]["source"], job.config["model"].get("weights")
-    paths = [Path(weights)] if weights and is_weights_path(weights) else []
+    paths = [find_weights(Path(weights))] if weights and is_weights_path(weights) else []
     folders: dict[str, float] = {}
     if "fit" in source:  # photos, and not a folder that other data sets lie in, too
         root, labels = Path(source["root"]), source.get("labels")
