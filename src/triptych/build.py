@@ -23,7 +23,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from triptych.callbacks.progress import ProgressBar, ProgressLines
-from triptych.config import OPTIONAL_DATA, Config, as_list, is_plain_trainer, list_monitors
+from triptych.config import (
+    OF_FOLDS,
+    OPTIONAL_DATA,
+    Config,
+    as_list,
+    is_plain_trainer,
+    list_monitors,
+)
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
@@ -58,6 +65,7 @@ def build_datamodule(
     config: Config, images: ImageSet, preprocessing: Preprocessing
 ) -> ImageDataModule:
     of_the_source = {"name", "root", "size", "fit", "max_pixels", "source", *OPTIONAL_DATA}
+    of_the_source -= {*OF_FOLDS}
     settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     if isinstance(node := settings["augment"], dict):
         find_class("data.augment", node, object)

@@ -141,7 +141,8 @@ SLOTS = {
 }
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 OPTIONAL = ("loss", "metrics", "module")  # not in a run's config where they are null
-OPTIONAL_DATA = ("splits", "labels", "max_value")  # not in a run's config where they are null
+OF_FOLDS = ("folds", "fold")
+OPTIONAL_DATA = ("splits", "labels", "max_value", *OF_FOLDS)  # not in a run's config where null
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": OF_RUNS,
@@ -172,6 +173,7 @@ RULES: dict[str, Rule] = {
     "data.fit": one_of("crop", "pad", "stretch"),
     "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
+    **{"data.folds": count(2).or_null(), "data.fold": count(0).or_null()},
     "data.labels": TEXT.or_null(),
     "data.max_value": number(0, above=True).or_null(),
     "data.source": NODE,
@@ -285,7 +287,12 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 
 def find_missing_images(data: Config) -> Iterator[str]:
-    """Parts that are larger than a set whose size is known."""
+    """Parts that are larger than a set whose size is known, and a fold that is none of its."""
+    folds, fold = map(data.get, OF_FOLDS)
+    if folds and (fold is None or fold >= folds):
+        yield f"data.fold={format_value(fold)}: of data.folds={folds} must be 0 to {folds - 1}"
+    elif fold is not None and not folds:
+        yield f"data.folds=null: must be given, as data.fold={fold} is"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
     if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
         yield (

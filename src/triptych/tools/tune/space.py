@@ -15,9 +15,9 @@ from triptych.runs.record import NOT_THE_EXPERIMENT
 # Settings that every trial has in common, or accuracies could not be compared: data and
 # validation, and the budget.
 IN_COMMON = """
-    seed data.name data.source data.num_val data.num_test data.split_seed model._target_ model.name
-    checkpoint trainer.max_epochs trainer.max_steps trainer.max_time trainer.min_epochs
-    trainer.min_steps trainer.limit_train_batches trainer.limit_val_batches
+    seed data.name data.source data.num_val data.num_test data.split_seed data.folds data.fold
+    model._target_ model.name checkpoint trainer.max_epochs trainer.max_steps trainer.max_time
+    trainer.min_epochs trainer.min_steps trainer.limit_train_batches trainer.limit_val_batches
     trainer.limit_test_batches trainer.overfit_batches trainer.fast_dev_run
     trainer.check_val_every_n_epoch trainer.val_check_interval
 """.split()
