@@ -173,7 +173,7 @@ RULES: dict[str, Rule] = {
     "data.fit": one_of("crop", "pad", "stretch"),
     "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
-    **{"data.folds": count(2).or_null(), "data.fold": count(0).or_null()},
+    **{"data.folds": count(2, 1000).or_null(), "data.fold": count(0, 999).or_null()},
     "data.labels": TEXT.or_null(),
     "data.max_value": number(0, above=True).or_null(),
     "data.source": NODE,
