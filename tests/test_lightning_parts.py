@@ -24,7 +24,8 @@ import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS, TINY
 from triptych.build import build_trainer
-from triptych.config import TRAINER_ARGUMENTS, Config, check_config
+from triptych.callbacks.configured import fill_mode
+from triptych.config import MONITORS, TRAINER_ARGUMENTS, Config, check_config
 from triptych.data.datamodule import KeyedBatchSampler
 from triptych.errors import UserError
 from triptych.runs.record import Record
@@ -396,7 +397,7 @@ def test_callbacks_that_work_go_through_a_run(tmp_path: Path, names: list[str]) 
     ("monitor", "mode", "is_right"),
     [
         *[("val/loss", {}, True), ("val/accuracy", {"mode": "max"}, True)],
-        *[("val/accuracy", {}, False), ("val/f1", {"mode": "min"}, False)],
+        *[("val/accuracy", {}, True), ("val/f1", {"mode": "min"}, False)],
         ("val/loss", {"mode": "max"}, False),
     ],
 )
@@ -407,6 +408,8 @@ def test_a_callback_that_would_look_for_the_worst_epoch_is_refused(
     config["trainer"]["callbacks"] = [callback(name, monitor=monitor, **mode)]
     if is_right:
         check_config(config)
+        [node] = config["trainer"]["callbacks"]
+        assert fill_mode(node, MONITORS)["mode"] == MONITORS[monitor]
     else:
         with pytest.raises(UserError, match=monitor):
             check_config(config)

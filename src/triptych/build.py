@@ -23,14 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from triptych.callbacks.progress import ProgressBar, ProgressLines
-from triptych.config import (
-    OF_FOLDS,
-    OPTIONAL_DATA,
-    Config,
-    as_list,
-    is_plain_trainer,
-    list_monitors,
-)
+from triptych.config import MONITORS, OF_FOLDS, OPTIONAL_DATA, Config, as_list, is_plain_trainer
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
@@ -282,6 +275,7 @@ def build_trainer(
     """
     options = {name: value for name, value in config["trainer"].items() if value is not None}
     loggers = [build_logger(node, record) for node in as_list(options.pop("logger", None))]
+    monitors = module.monitors if isinstance(module, ImageClassifier) else MONITORS
     configured: list[Callback] = []
     plugins: list[Any] = []
     its_callbacks, its_plugins = (as_list(options.pop(n, None)) for n in ("callbacks", "plugins"))
@@ -289,7 +283,7 @@ def build_trainer(
         from triptych.callbacks.configured import build_parts
 
         configured, plugins = build_parts(
-            its_callbacks, its_plugins, options, record.folder, instantiate
+            its_callbacks, its_plugins, options, record.folder, instantiate, monitors
         )
     if "precision" not in options and not any(isinstance(p, Precision) for p in plugins):
         options["precision"] = choose_precision(config, record, module)
@@ -315,7 +309,7 @@ def build_trainer(
     if config["trainer"].get("callbacks"):
         from triptych.callbacks.configured import check_monitors
 
-        check_monitors(trainer, configured, list_monitors(config))
+        check_monitors(trainer, configured, monitors)
     return trainer
 
 

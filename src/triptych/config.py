@@ -122,8 +122,11 @@ PATHS = {
 }
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default
-MONITORS = (MONITOR, "val/loss", "val/f1", "val/precision", "val/recall", "val/undefined_classes")
-LOWER_IS_BETTER = ("val/loss", "val/undefined_classes")
+# What is logged after every validation, and what is best of it.
+MONITORS = {
+    **{MONITOR: "max", "val/loss": "min", "val/f1": "max", "val/precision": "max"},
+    **{"val/recall": "max", "val/undefined_classes": "min"},
+}
 
 REQUIRED = """
     seed log_dir resume checkpoint.score checkpoint.keep_last checkpoint.every_n_steps data.name
@@ -269,7 +272,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
     monitor, monitors = config["checkpoint"].get("monitor", MONITOR), list_monitors(config)
-    if monitor not in monitors:
+    if monitor not in monitors and not config.get("module"):  # which may log others
         yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
     if not is_plain_trainer(trainer):
         yield from load_trainer_rules().find_trainer_contradictions(trainer)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
+from triptych.config import MONITORS
 from triptych.data.datamodule import Batch
 from triptych.metrics import EpochLoss, Scores, SplitPredictions, build_metrics, compute_scores
 from triptych.models.backbone import Backbone
@@ -47,6 +48,13 @@ class ImageClassifier(pl.LightningModule):
         self.more_metrics = nn.ModuleDict(metrics or {})
         self.split_predictions = SplitPredictions()
         self.epoch_loss = EpochLoss()
+
+    @property
+    def monitors(self) -> dict[str, str]:
+        """What is logged after every validation, and what is best of it: `max`, `min`, or empty
+        where the metric does not say. A subclass that logs more lists it here."""
+        modes, metrics = {True: "max", False: "min", None: ""}, dict[str, Any](self.more_metrics)
+        return MONITORS | {f"val/{n}": modes[m.higher_is_better] for n, m in metrics.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C)."""

@@ -12,12 +12,12 @@ import lightning.pytorch as pl
 import torch
 
 from triptych import build
-from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
+from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule, find_mode
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.callbacks.time_left import RunClock, check_time_for_test
-from triptych.config import LOWER_IS_BETTER, MONITOR, Config
+from triptych.config import MONITOR, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed import ranks
@@ -104,9 +104,8 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     clock, recorder = RunClock(record), RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"], clock)
     monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
-    own: Any = dict(module.more_metrics.items()).get((monitor or "").removeprefix("val/"))
-    is_lower_better = monitor in LOWER_IS_BETTER or (own and own.higher_is_better is False)
-    checkpoints = CheckpointCallback(record, recorder, schedule, monitor, bool(is_lower_better))
+    mode = find_mode(monitor, module.monitors) if monitor else "max"
+    checkpoints = CheckpointCallback(record, recorder, schedule, monitor, mode)
     callbacks = [clock, recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:
         from triptych.callbacks.feature_cache import FeatureCache  # for probes alone

@@ -15,6 +15,7 @@ from tests.composing import composed
 from tests.same_run import table
 from tests.tiny import TINY
 from triptych.callbacks import checkpoint
+from triptych.cli import prepare
 from triptych.config import MONITORS
 from triptych.errors import UserError
 from triptych.models.weight_files import WeightsFile
@@ -59,12 +60,12 @@ def test_weights_of_both_checkpoints_keep_what_their_modules_ask_for(
 RISING = ("val/accuracy", "val/f1", "val/precision", "val/recall")
 
 
-@given(st.sampled_from(MONITORS), st.lists(st.sampled_from([0.0, 0.5, 0.7, 2.5, math.nan])))
+@given(st.sampled_from([*MONITORS]), st.lists(st.sampled_from([0.0, 0.5, 0.7, 2.5, math.nan])))
 def test_the_best_is_the_first_of_the_best_values_and_never_nan(
     monitor: str, seen: list[float]
 ) -> None:
-    is_lower = monitor not in RISING
-    best = checkpoint.CheckpointCallback(*cast(Any, (None,) * 3), monitor, is_lower)
+    assert (MONITORS[monitor] == "max") is (monitor in RISING)
+    best = checkpoint.CheckpointCallback(*cast(Any, (None,) * 3), monitor, MONITORS[monitor])
     chosen = None
     for place, value in enumerate(seen):
         if best._is_best({monitor: value}):
@@ -88,6 +89,32 @@ def test_a_run_scores_the_epoch_that_its_monitor_names(
     assert run.metadata["best_epoch"] == values.index(choose(values)) + 1
     assert run.metadata["metrics"][monitor] == pytest.approx(choose(values))
     assert run.metadata["monitor"] == monitor
+
+
+@pytest.mark.parametrize(
+    ("target", "choose"), [("MulticlassCalibrationError", min), ("MulticlassAUROC", max)]
+)
+def test_a_metric_of_one_s_own_chooses_the_epoch_and_ends_the_training_in_its_direction(
+    tmp_path: Path, no_figures: None, target: str, choose: Any
+) -> None:
+    typed = [f"metrics.mine._target_=torchmetrics.classification.{target}"]
+    typed += ["callbacks=[early_stopping]", "callbacks.early_stopping.patience=1"]
+    typed += ["checkpoint.monitor=val/mine", "trainer.max_epochs=6"]
+    config = composed("train", *TINY, *map(prepare, typed), log_dir=str(tmp_path))
+    run = train(config, [])
+    values = [float(row["val/mine"]) for row in table(run.folder) if row["val/accuracy"]]
+    assert run.metadata["best_epoch"] == values.index(choose(values)) + 1
+    *before, last = values
+    assert before == sorted(before, reverse=choose is min), "each better than the one before"
+    assert len(values) == 6 or choose(before[-1], last) == before[-1]
+
+
+def test_a_metric_that_does_not_say_what_is_best_of_it_is_no_monitor(tmp_path: Path) -> None:
+    typed = ["metrics.mine._target_=torchmetrics.MeanMetric", "checkpoint.monitor=val/mine"]
+    config = composed("train", *TINY, *map(prepare, typed), log_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"checkpoint\.monitor=val/mine: .*higher_is_better"):
+        train(config, [])
+    assert not [*tmp_path.rglob("run.json")]
 
 
 def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from triptych.callbacks.loop import (
 )
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.time_left import RunClock
+from triptych.errors import UserError
 from triptych.models.backbone import strip_prefix
 from triptych.runs import stopping
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
@@ -77,8 +79,8 @@ class CheckpointCallback(Checkpoint):
     `last.ckpt`, all that resuming needs, is saved at the end of an epoch, after its validation,
     and within an epoch when the schedule says so, where an optimizer step is complete; never on a
     batch that a validation follows, or a run resumed there would skip it. `best.ckpt` follows it:
-    the epoch of the best `monitor`, the earlier one on a tie; without one, or without validation,
-    the last. NaN is never the best.
+    the epoch of the best `monitor`, its `mode` (`max` or `min`), the earlier one on a tie; without
+    one, or without validation, the last. NaN is never the best.
     """
 
     def __init__(
@@ -87,10 +89,10 @@ class CheckpointCallback(Checkpoint):
         recorder: RunRecorder,
         schedule: "SaveSchedule",
         monitor: str | None,
-        is_lower_better: bool = False,
+        mode: str = "max",
     ) -> None:
         self.record, self.recorder, self.schedule = record, recorder, schedule
-        self.monitor, self.is_lower_better = monitor, is_lower_better
+        self.monitor, self.mode = monitor, mode
         self.captures_at_once = False  # where callbacks may change weights until the next save
         self.best = BestWeights()
         self._step = 0
@@ -165,10 +167,12 @@ class CheckpointCallback(Checkpoint):
     def _is_best(self, values: dict[str, float]) -> bool:
         if self.monitor is None:
             return True
+        if self.monitor not in values:
+            raise UserError(describe_monitor(self.monitor, values))
         value, best = values[self.monitor], self.best.metrics.get(self.monitor)
         if best is None:
             return not math.isnan(value)
-        return value < best if self.is_lower_better else value > best
+        return value < best if self.mode == "min" else value > best
 
     def _choose(
         self, trainer: pl.Trainer, values: dict[str, float], predictions: list[Tensor] | None
@@ -196,6 +200,23 @@ class CheckpointCallback(Checkpoint):
         self._generators = checkpoint["generators"]
         trainer.should_stop = checkpoint["should_stop"]
         self.best.unwritten = checkpoint["best"]
+
+
+def find_mode(monitor: str, modes: Mapping[str, str]) -> str:
+    """What is best of a metric, its `max` or `min`; raises UserError where nobody says so, or where
+    it is not logged."""
+    if monitor not in modes:
+        raise UserError(describe_monitor(monitor, modes))
+    if not modes[monitor]:
+        raise UserError(
+            f"checkpoint.monitor={monitor}: its class does not say whether higher is better; "
+            "take a subclass that sets higher_is_better"
+        )
+    return modes[monitor]
+
+
+def describe_monitor(monitor: str, names: Iterable[str]) -> str:
+    return f"checkpoint.monitor={monitor}: must be one of {', '.join(names)}"
 
 
 class SaveSchedule:

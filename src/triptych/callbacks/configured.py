@@ -1,7 +1,7 @@
 """Callbacks, plugins and profilers that a config names: what they write, what they watch."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ def build_parts(
     options: dict[str, Any],
     folder: Path,
     instantiate: Callable[[str, dict[str, Any]], Any],
+    monitors: Mapping[str, str],
 ) -> tuple[list[Callback], list[Any]]:
-    """What nodes of callbacks and plugins make; nodes of the Trainer's `options` in place."""
+    """What nodes of callbacks and plugins make; nodes of the Trainer's `options` in place.
+
+    `monitors`: what is logged after a validation, and what is best of it.
+    """
     if not isinstance(options.get("profiler"), pl.profilers.Profiler | None):  # made from a word
         node = profiler_node(options["profiler"], folder)
         options["profiler"] = instantiate("trainer.profiler", node)
@@ -41,10 +45,19 @@ def build_parts(
         check_type("trainer.strategy", options["strategy"], pl.strategies.Strategy)
     key, place = "trainer.callbacks", "model_checkpoints"
     callbacks = [place_in_folder(key, node, folder, place) for node in callbacks]
+    callbacks = [fill_mode(node, monitors) for node in callbacks]
     callbacks = [instantiate(key, node) for node in callbacks]
     plugins = [instantiate("trainer.plugins", node) for node in plugins]
     check_parts(callbacks, plugins)
     return callbacks, plugins
+
+
+def fill_mode(node: dict[str, Any], monitors: Mapping[str, str]) -> dict[str, Any]:
+    """The node with the `mode` of what it monitors, where it takes one and has none: `min` is the
+    default of Lightning's callbacks, and would look for the worst accuracy."""
+    mode = monitors.get(node.get("monitor", ""))
+    takes_mode = mode and "mode" in argument_names(node["_target_"])
+    return {"mode": mode} | node if takes_mode else node
 
 
 def place_in_folder(key: str, node: dict[str, Any], folder: Path, default: str) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def check_type(key: str, part: Any, *types: type) -> None:
 
 
 def check_monitors(
-    trainer: pl.Trainer, callbacks: Sequence[Callback], monitors: Sequence[str]
+    trainer: pl.Trainer, callbacks: Sequence[Callback], monitors: Mapping[str, str]
 ) -> None:
     """Raise UserError where a callback watches what nothing logs: found before the first epoch."""
     modules = {type(c).__module__.partition(".")[0] for c in callbacks}

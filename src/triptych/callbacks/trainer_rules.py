@@ -10,7 +10,6 @@ from typing import Any
 
 from triptych.config import (
     FLAG,
-    LOWER_IS_BETTER,
     MAX_PROCESSES,
     MONITORS,
     NODE,
@@ -148,11 +147,14 @@ def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
 
 
 def find_wrong_modes(callbacks: list[Config]) -> Iterator[str]:
-    """Callbacks of Lightning's that would look for the worst accuracy: `min` is their default."""
+    """Callbacks of Lightning's that were told to look for the worst accuracy."""
     for node in callbacks:
-        monitor = node.get("monitor")
-        best = "min" if monitor in LOWER_IS_BETTER else "max"
-        takes_mode = node["_target_"].endswith((".EarlyStopping", ".ModelCheckpoint"))
-        if monitor in MONITORS and takes_mode and node.get("mode", "min") != best:
+        monitor, mode = node.get("monitor"), node.get("mode")
+        best = MONITORS.get(str(monitor), mode)
+        if (
+            mode
+            and mode != best
+            and node["_target_"].endswith((".EarlyStopping", ".ModelCheckpoint"))
+        ):
             name = node["_target_"].rpartition(".")[2]
-            yield f"trainer.callbacks: {name}(monitor={monitor}): add mode: {best}, {best} is best"
+            yield f"trainer.callbacks: {name}(monitor={monitor}): mode must be {best}, or left out"

@@ -134,9 +134,10 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     network = build.instantiate("model", config["model"])
     try:
         data, module = prepare(config, source, network)
-        without_files = config["trainer"] | {"logger": None, "enable_checkpointing": False}
+        no_files = {"logger": None, "enable_checkpointing": False}
+        without_files = config | {"trainer": config["trainer"] | no_files}
         record = Record(folder, {})
-        trainer = build.build_trainer(config | {"trainer": without_files}, record, [callback])
+        trainer = build.build_trainer(without_files, record, [callback], module)
         build.move_to_device(module, trainer.strategy.root_device)
         trainer.fit(module, datamodule=data)
     except UserError:
