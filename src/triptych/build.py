@@ -18,16 +18,21 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import Precision
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
 
 from triptych.callbacks.progress import ProgressBar, ProgressLines
-from triptych.config import MONITORS, OF_FOLDS, OPTIONAL_DATA, Config, as_list, is_plain_trainer
+from triptych.config import (
+    MONITORS,
+    OF_FOLDS,
+    OPTIONAL,
+    OPTIONAL_DATA,
+    Config,
+    as_list,
+    is_plain_trainer,
+)
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
-from triptych.errors import UserError, closest_matches, summarize_error
+from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.module import ImageClassifier
 from triptych.optim import Optim
@@ -61,8 +66,9 @@ def build_datamodule(
     of_the_source -= {*OF_FOLDS}
     settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     if isinstance(node := settings["augment"], dict):
-        find_class("data.augment", node, object)
-        settings["augment"] = instantiate("data.augment", node)
+        from triptych import slots
+
+        settings["augment"] = slots.build_augment(node, instantiate)
     return ImageDataModule(
         image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings
     )
@@ -116,97 +122,41 @@ def learns_in_strides(layer: nn.Module) -> bool:
     return 1 < layer.groups == layer.in_channels and max(layer.stride) > 1
 
 
-def find_class(key: str, node: dict[str, Any], kind: type) -> Any:
-    """The class that a node names; raises UserError where it is not what the setting takes, or has
-    no such argument."""
-    target = node["_target_"]
-    try:
-        made = get_object(target)
-    except Exception as error:  # its module's own code runs
-        reason = f"cannot be imported ({summarize_error(error)})"
-        raise UserError(f"{key}._target_={target}: {reason}") from error
-    if not (isinstance(made, type) and issubclass(made, kind)):
-        raise UserError(f"{key}._target_={target}: must be a class, a {kind.__name__}")
-    known = inspect.signature(made).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        return made
-    for name in node:
-        if not name.startswith("_") and name not in known:
-            nearest = closest_matches(name, known)
-            raise UserError(
-                f"{key}.{name}: {made.__name__} has no such argument; nearest: {nearest}"
-            )
-    return made
-
-
-def fill_arguments(made: type, node: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Those of `more` that a class takes and its node does not give."""
-    known = inspect.signature(made).parameters
-    return {name: value for name, value in more.items() if name in known and name not in node}
-
-
-def build_loss(config: Config, num_per_class: list[int] | None = None) -> nn.Module:
-    """The training loss, with the class weights and smoothing of `optim` where it takes them."""
-    optim, node = config["optim"], config.get("loss") or {"_target_": "torch.nn.CrossEntropyLoss"}
-    made = find_class("loss", node, nn.Module)
-    asked: dict[str, Any] = {}
-    if optim["label_smoothing"]:
-        asked["label_smoothing"] = optim["label_smoothing"]
-    if num_per_class and optim["class_weights"] == "balanced":
-        from triptych.losses import balanced_weights  # a default run needs nothing of it
-
-        asked["weight"] = balanced_weights(num_per_class)
-    given = fill_arguments(made, node, **asked)
-    for name in asked.keys() - given.keys():
-        setting = {"weight": "class_weights"}.get(name, name)
-        raise UserError(f"optim.{setting}={optim[setting]}: {node['_target_']} has no {name}")
-    loss: nn.Module = instantiate("loss", node, _partial_=True)(**given)
-    if "weight" in given:  # no part of a checkpoint: the data say it again
-        loss.register_buffer("weight", given["weight"], persistent=False)
-    return loss
-
-
-def build_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
-    """torchmetrics beside the five, by name; each is given the number of classes if it asks."""
-    metrics = {}
-    for name, node in (config.get("metrics") or {}).items():
-        key = f"metrics.{name}"
-        more = fill_arguments(find_class(key, node, Metric), node, num_classes=num_classes)
-        metrics[name] = instantiate(key, node, sync_on_compute=False, **more)
-    return metrics
-
-
 def build_module(
     config: Config, backbone: Backbone, num_classes: int, num_per_class: list[int] | None = None
 ) -> ImageClassifier:
-    """The LightningModule, or the subclass that `module` names."""
-    node = config.get("module") or {"_target_": "triptych.module.ImageClassifier"}
-    find_class("module", node, ImageClassifier)
-    parts = {"loss": build_loss(config, num_per_class), "optim": build_optim(config)}
-    metrics = build_metrics(config, num_classes)
-    make = instantiate("module", node, _partial_=True)  # its arguments must not be copied
-    module: ImageClassifier = make(
-        backbone=backbone, num_classes=num_classes, metrics=metrics, **parts
-    )
-    return module
+    """The LightningModule, or the subclass that `module` names, with its loss and metrics."""
+    optim = config["optim"]
+    parts: dict[str, Any] = {
+        "backbone": backbone,
+        "optim": build_optim(config),
+        "num_classes": num_classes,
+    }
+    if optim["class_weights"] == "none" and not config.keys() & {*OPTIONAL}:
+        loss = nn.CrossEntropyLoss(label_smoothing=optim["label_smoothing"])
+        return ImageClassifier(**parts, loss=loss)
+    from triptych import slots
+
+    return slots.build_module(config, parts, num_per_class, instantiate)
 
 
 def build_optim(config: Config) -> Optim:
     """The recipe of learning, with the optimizer's fused kernels where it has them."""
-    settings = {name: value for name, value in config["optim"].items() if name != "name"}
-    for name in ("label_smoothing", "class_weights"):
-        settings.pop(name, None)
+    of_others = ("name", "label_smoothing", "class_weights")
+    settings = {name: value for name, value in config["optim"].items() if name not in of_others}
     node = settings.pop("optimizer")
-    signature = inspect.signature(find_class("optim.optimizer", node, Optimizer))
     try:
+        signature = inspect.signature(get_object(node["_target_"]))
         signature.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except TypeError as error:
         raise UserError(f"optim.optimizer: {node['_target_']} has {error}") from error
-    if isinstance(schedule := settings["schedule"], dict):
-        settings["interval"] = schedule.get("interval", "epoch")
-        node_ = {name: value for name, value in schedule.items() if name != "interval"}
-        find_class("optim.schedule", node_, LRScheduler)
-        settings["schedule"] = instantiate("optim.schedule", node_, _partial_=True)
+    except (ImportError, ValueError) as error:
+        reason = f"cannot be imported ({summarize_error(error)})"
+        raise UserError(f"optim.optimizer._target_={node['_target_']}: {reason}") from error
+    if isinstance(settings["schedule"], dict):
+        from triptych import slots
+
+        settings |= slots.build_schedule(settings["schedule"], instantiate)
     takes_fused = "fused" in signature.parameters and not {"fused", "foreach"} & {*node}
     if config["trainer"].get("gradient_clip_val") and may_autocast(config):
         takes_fused = False  # Lightning refuses to clip what it computes

@@ -39,7 +39,7 @@ def format_help(command: str, arguments: Iterable[str] = ()) -> str:
     if topics := [a for a in arguments if "=" not in a and not a.startswith("-")]:
         return "\n\n".join(describe_topic(command, topic) for topic in topics)
     lines = read_lines(command)
-    head = [line.lstrip("# ") for line in takewhile(str.strip, lines)]
+    head = [line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines)]
     groups = list_groups(lines)
     choices = [f"  {group}={'|'.join(list_choices(group))}" for group in groups]
     comments = dict(parse_settings(lines))
@@ -59,6 +59,9 @@ def read_lines(command: str) -> list[str]:
     lines = (CONFIGS / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
     if "  - train" in lines:
         lines += (CONFIGS / "train.yaml").read_text(encoding="utf-8").splitlines()
+    if "  - extensions: default" in lines:
+        path = CONFIGS / "extensions" / "default.yaml"
+        lines += path.read_text(encoding="utf-8").splitlines()
     return lines
 
 
@@ -68,7 +71,8 @@ def list_choices(group: str) -> list[str]:
 
 
 def list_groups(lines: Iterable[str]) -> list[str]:
-    return sorted(match[1] for line in lines if (match := re.match(r"  - (\w+): ", line)))
+    groups = {match[1] for line in lines if (match := re.match(r"  - /?(\w+): ", line))}
+    return sorted(groups - {"extensions"})
 
 
 def describe_topic(command: str, topic: str) -> str:
