@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import triptych
+from tests.run_folders import change_record
 from tests.tiny import TARGETS, TINY
 from triptych.runs.record import Record
 
@@ -68,11 +69,20 @@ def test_a_run_is_read_from_its_folder(trained_run: Path) -> None:
     assert repr(run) == f"Run({str(trained_run)!r})"
 
 
-def test_its_network_gives_the_logits_that_were_saved(trained_run: Path) -> None:
-    run = triptych.load_run(trained_run)
+def test_a_strangers_network_is_built_where_its_targets_are_trusted(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained_run, tmp_path / "theirs"))
+    change_record(folder, signature=None)
+    run = triptych.load_run(folder)
     with pytest.raises(triptych.UserError, match=r"trusted_targets=\[tests\.tiny\.Tiny"):
         run.network()
-    network = run.network(trusted_targets=TARGETS)
+    assert not run.network(trusted_targets=TARGETS).training
+
+
+def test_its_network_gives_the_logits_that_were_saved(trained_run: Path) -> None:
+    run = triptych.load_run(trained_run)
+    network = run.network()
     assert not network.training
     source = run.config["data"]["source"]
     images = triptych.build.instantiate("data.source", source).read().test.images

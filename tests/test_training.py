@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.models import get_model
 
 import triptych
+from tests.run_folders import change_record
 from tests.tiny import TARGETS, choose
 from triptych import figures
 from triptych.callbacks.batchnorm import count_batches
@@ -243,6 +244,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
 
 
 def test_a_resumed_run_trusts_what_its_owner_names(interrupted: Path) -> None:
+    change_record(interrupted, signature=None)
     with pytest.raises(UserError, match=rf"trusted_targets=\[{TRUSTED}\]"):
         train(triptych.compose([f"resume={interrupted}"]), [])
     assert resume(interrupted).metadata["status"] == "finished"

@@ -215,6 +215,8 @@ def test_own_targets_that_were_typed_again_are_trusted(tmp_path: Path) -> None:
     typed = (*TYPED, "++trainer.callbacks=[{_target_: mine.Callback}]")
     run = begin(tmp_path, *typed)
     resumed = {"resume": str(run.folder)}
+    check_request(composed("train", **resumed), [])  # its owner's: the record is signed
+    change_record(run.folder, signature=None)
     check_request(composed("train", *typed, **resumed), [*typed])
     with pytest.raises(UserError, match=r"mine\.Callback"):
         check_request(composed("train", **resumed), [])

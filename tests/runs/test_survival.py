@@ -112,9 +112,7 @@ def test_a_run_that_stopped_early_is_not_trained_further(
     ]
     undisturbed = survive(start_run, tmp_path / "undisturbed", stopping)
     assert metadata(undisturbed)["num_epochs"] == 2
-    trusted = ["lightning.pytorch.callbacks.EarlyStopping"]
-    fault = {"at": "fitted"}
-    killed = survive(start_run, tmp_path / "killed", stopping, fault, trusted=trusted)
+    killed = survive(start_run, tmp_path / "killed", stopping, {"at": "fitted"})
     assert_same_run(killed, undisturbed)
 
 
@@ -129,7 +127,7 @@ def test_a_signal_leaves_a_run_interrupted_and_the_command_that_resumes_it(
     folder = run_folder(tmp_path)
     assert answer["code"] == code, answer["output"]
     assert metadata(folder)["status"] == "interrupted"
-    assert f"to go on: python train.py resume={folder} 'trusted" in answer["output"]
+    assert f"to go on: python train.py resume={folder}\n" in answer["output"]
     assert "Traceback" not in answer["output"]
     assert start_run(f"resume={folder}")["code"] == 0
     assert_same_run(folder, undisturbed)

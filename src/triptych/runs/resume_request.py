@@ -6,6 +6,7 @@ added to the command that began the run. Imports no torch: a refusal comes at on
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -204,14 +205,15 @@ def read_choice(group: str, choice: str, *, follow: bool = True) -> Iterator[str
     if "/" in choice or not path.is_file():  # of another package on the path
         return
     node: Any = OmegaConf.to_container(OmegaConf.load(path))
-    is_global = "@package _global_" in path.read_text()
+    header = re.match(r"# @package (\S+)", path.read_text())
+    package = header[1] if header else group
     for default in node.pop("defaults", []):
         for key, inner in default.items() if isinstance(default, dict) else ():
             if follow and key.startswith("override /"):
                 yield from read_choice(key.removeprefix("override /"), str(inner))
     node.pop("per_model", None)
     for name, value in node.items():
-        yield from leaves(value, name if is_global else f"{group}.{name}")
+        yield from leaves(value, name if package == "_global_" else f"{package}.{name}")
 
 
 def leaves(node: Any, prefix: str) -> Iterator[str]:
