@@ -223,7 +223,7 @@ def build_trainer(
 
     `module` is what it will train.
     """
-    options = {name: value for name, value in config["trainer"].items() if value is not None}
+    options = {n: v for n, v in config["trainer"].items() if v is not None and n != "on_oom"}
     loggers = [build_logger(node, record) for node in as_list(options.pop("logger", None))]
     monitors = module.monitors if isinstance(module, ImageClassifier) else MONITORS
     configured: list[Callback] = []

@@ -199,6 +199,7 @@ RULES: dict[str, Rule] = {
     "optim.class_weights": one_of("none", "balanced"),
     **{"loss": NODE, "metrics": NAMED_NODES, "module": NODE},
     **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},  # trainer_rules.py has theirs
+    "trainer.on_oom": one_of("halve").or_null(),
 }
 
 # What most runs set of the Trainer: of others trainer_rules.py decides.
@@ -384,6 +385,8 @@ def fold_parts(settings: Config) -> None:
     for name in OPTIONAL:
         if not settings.get(name, True):
             del settings[name]
+    if not trainer.get("on_oom", True):
+        del trainer["on_oom"]
 
 
 def find_node(settings: Config, key: str) -> tuple[Config, str]:

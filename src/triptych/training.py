@@ -42,6 +42,10 @@ def train(
     `overrides` are what was typed, for the record; `report` is called with the folder's path as
     soon as it exists. Raises UserError where data, weights, settings or folders do not allow it.
     """
+    if config["trainer"].get("on_oom"):
+        from triptych.runs.retry import train_or_halve
+
+        return train_or_halve(train, config, overrides, report)
     silence_lightning()
     requested, overrides, resumed = config, list(overrides), None
     if config["resume"] or config.get("minutes") or is_requeued():

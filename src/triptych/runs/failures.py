@@ -82,7 +82,7 @@ def suggest_less_memory(record: Record) -> str:
     if batch_size == 1:
         return f"{problem}; try a smaller model.input_size"
     return (
-        f"{problem}; for about the same steps in less memory:\n"
+        f"{problem}; for about the same steps in less memory (trainer.on_oom=halve does so):\n"
         f"data.batch_size={batch_size // 2} trainer.accumulate_grad_batches={2 * accumulated}"
     )
 

@@ -129,7 +129,10 @@ def find_newest_run(log_dir: Path, **entries: Any) -> Record | None:
         with suppress(UserError):
             run = Record.open(folder)
             status = run.metadata.get("status")
-            if status in STATUSES and entries.items() <= run.metadata.items():
+            # A run with half the batch that was requested is the run that was requested, too.
+            requested = {"config_hash": run.metadata.get("requested_hash")}
+            known = (run.metadata, run.metadata | requested)
+            if status in STATUSES and any(entries.items() <= each.items() for each in known):
                 if status == "finished":
                     run = read_finished(folder)
                     scores = run.metadata | run.metadata["metrics"]

@@ -49,7 +49,7 @@ NOT_THE_EXPERIMENT = """
     trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
     trainer.log_every_n_steps trainer.enable_progress_bar trainer.enable_model_summary
     trainer.enable_checkpointing trainer.profiler trainer.default_root_dir
-    trainer.num_sanity_val_steps trainer.benchmark
+    trainer.num_sanity_val_steps trainer.benchmark trainer.on_oom
 """.split()
 
 
