@@ -168,6 +168,7 @@ RULES: dict[str, Rule] = {
     "data.batch_size": count(1, MAX_BATCH),
     "data.augment": either(one_of("none", "standard"), NODE),
     "data.mix": one_of("none", "mixup", "cutmix"),
+    "data.sampler": one_of("balanced").or_null(),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.num_test"), count(1).or_null()),
     **dict.fromkeys(("data.source.num_train", "data.source.num_test"), count(1, 10**8).or_null()),
     **dict.fromkeys(("data.split_seed", "data.source.seed"), count(0)),
@@ -277,6 +278,8 @@ def find_contradictions(config: Config) -> Iterator[str]:
         yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
     if not is_plain_trainer(trainer):
         yield from load_trainer_rules().find_trainer_contradictions(trainer)
+    if data.get("sampler") and config["optim"].get("class_weights") == "balanced":
+        yield "data.sampler=balanced: optim.class_weights=balanced corrects the same; take one"
     size, least, batch = model.get("input_size"), model.get("min_input_size"), data["batch_size"]
     if batch > (most := MAX_PIXELS // (size or 224) ** 2):
         yield f"data.batch_size={batch}: of images of {size or 224} pixels a side at most {most}"
@@ -365,7 +368,7 @@ def resolve_config(config: DictConfig) -> Config:
     settings = {str(k): v for k, v in resolved.items() if k not in ("hydra", "per_model")}
     fold_parts(settings)
     data = settings.get("data") or {}
-    for place, name in product((data, data.get("source") or {}), OPTIONAL_DATA):
+    for place, name in product((data, data.get("source") or {}), (*OPTIONAL_DATA, "sampler")):
         if place.get(name) is None:
             place.pop(name, None)
     for path in PATHS:

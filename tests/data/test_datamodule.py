@@ -184,22 +184,27 @@ class SaveAt(pl.Callback):
 # Lightning looks for a loader that finds its place; here the data module does.
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
 @pytest.mark.parametrize(
-    ("batch", "limit", "num_workers"),
-    [(None, 1.0, 0), (3, 1.0, 1), (11, 1.0, 0), (None, 0.5, 0), (3, 5, 0), (11, 0.5, 0)],
+    ("batch", "limit", "num_workers", "sampler"),
+    [
+        *((None, 1.0, 0, None), (3, 1.0, 1, "balanced"), (11, 1.0, 0, None)),
+        *((None, 0.5, 0, "balanced"), (3, 5, 0, None), (11, 0.5, 0, "balanced")),
+    ],
 )
 def test_a_resumed_run_goes_on_with_the_very_next_batch(
-    tmp_path: Path, batch: int | None, limit: int | float, num_workers: int
+    tmp_path: Path, batch: int | None, limit: int | float, num_workers: int, sampler: str | None
 ) -> None:
     """At the end of an epoch or inside one, a shortened epoch included."""
     path = tmp_path / "last.ckpt"
     options = {"limit_train_batches": limit, "max_epochs": 3, "num_sanity_val_steps": 0}
     uninterrupted = Toy()
-    trainer(**options, callbacks=[SaveAt(path, batch)]).fit(uninterrupted, datamodule=make())
+    trainer(**options, callbacks=[SaveAt(path, batch)]).fit(
+        uninterrupted, datamodule=make(sampler=sampler)
+    )
     per_epoch = len(uninterrupted.order()) // 3
     done = per_epoch if batch is None else batch
 
     resumed = Toy()
-    data = make(num_workers=num_workers)
+    data = make(num_workers=num_workers, sampler=sampler)
     trainer(**options).fit(resumed, datamodule=data, ckpt_path=path, weights_only=True)
     assert resumed.order() == uninterrupted.order()[done:]
     assert uninterrupted.order()[0][0] == 0

@@ -70,7 +70,7 @@ class KeyedBatchSampler(Sampler[Tensor]):
         self.seed = seed
         self.epoch = 0
         self.skipped_batches = 0  # of the next epoch: those before a resumed run's checkpoint
-        self.shuffles = True
+        self.shuffles, self.draw = True, permutation
         self.sampler = self  # where Lightning looks for `set_epoch`
 
     def set_epoch(self, epoch: int) -> None:
@@ -87,7 +87,7 @@ class KeyedBatchSampler(Sampler[Tensor]):
         # A generator, because a loader with workers calls iter() twice and uses the second.
         order = torch.arange(self.n)
         if self.seed is not None and self.shuffles:
-            order = permutation(self.n, self.seed, self.epoch)
+            order = self.draw(self.n, self.seed, self.epoch)
         first, self.skipped_batches = self.skipped_batches, 0
         for batch in torch.split(order, self.batch_size)[first : len(self)]:
             yield batch[self.rank :: self.world_size]
@@ -115,6 +115,7 @@ class ImageDataModule(pl.LightningDataModule):
     seed: int
     folds: int | None = None
     fold: int = 0
+    sampler: str | None = None  # balanced, or each image once an epoch
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -133,6 +134,10 @@ class ImageDataModule(pl.LightningDataModule):
         augment = words[self.augment] if isinstance(self.augment, str) else self.augment
         self.transforms = DeviceTransforms(self.preprocessing, augment, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
+        if self.sampler:
+            from triptych.data.balance import describe_draws  # a default run needs nothing of it
+
+            self.notes = (*self.notes, describe_draws(self.classes, self.num_per_class))
 
     @property
     def split_hash(self) -> str:
@@ -168,8 +173,13 @@ class ImageDataModule(pl.LightningDataModule):
             sampler.epoch = self._resume_at["epoch"]
             sampler.skipped_batches = self._resume_at["batch"]
             sampler.shuffles = not getattr(self.trainer, "overfit_batches", 0)
+        images: Dataset[Batch] = subset
+        if seed is not None and self.sampler:
+            from triptych.data.balance import balance
+
+            images = balance(subset, sampler)
         return DataLoader(
-            subset,
+            images,
             batch_sampler=sampler,  # type: ignore[arg-type]
             collate_fn=nn.Identity(),  # `__getitems__` gives whole batches
             num_workers=self.num_workers,
