@@ -1,5 +1,7 @@
 """What research changes is chosen by a word or named by a `_target_`, and checked."""
 
+import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -7,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests import tiny
 from tests.composing import composed
 from triptych import build
 from triptych.cli import check_arguments, prepare, restore
-from triptych.config import Config
+from triptych.config import Config, check_config
 from triptych.errors import UserError
 from triptych.losses import BinaryCrossEntropy, FocalLoss
 from triptych.optim import Optim
@@ -18,6 +21,7 @@ from triptych.runs.record import config_hash
 from triptych.runs.trust import find_unknown_targets
 
 LIGHTNING, METRICS = "lightning.pytorch.callbacks", "torchmetrics.classification"
+V2, AUROC = "torchvision.transforms.v2", f"{METRICS}.MulticlassAUROC"
 
 
 def choose(*typed: str) -> Config:
@@ -93,26 +97,85 @@ class Smooth(nn.Module):
         super().__init__()
 
 
+# A class for each place that takes one, and an argument that it nearly has.
+PARTS = {
+    "data.augment": "torchvision.transforms.v2.RandomHorizontalFlip p",
+    "optim.schedule": "torch.optim.lr_scheduler.StepLR step_size",
+    "loss": "torch.nn.MultiMarginLoss margin",
+    "metrics.mine": f"{METRICS}.MulticlassAUROC num_classes",
+    "trainer.callbacks": f"{LIGHTNING}.ModelSummary max_depth",
+    "trainer.logger": "lightning.pytorch.loggers.CSVLogger version",
+    "module": "triptych.module.ImageClassifier backbone",
+    "optim.optimizer": "torch.optim.SGD momentum",
+    "model": "triptych.models.custom.CustomModel network",
+    "data.source": "triptych.data.shapes.Shapes num_train",
+}
+WRONG = """
+    nowhere.Thing torch.nn.MSELos os.system torch.hub.load nodots torch.nn.functional.relu
+    collections.OrderedDict
+""".split()
+
+
+@cache
+def default() -> Config:
+    return choose(*tiny.choose("Tiny"))
+
+
+def place(slot: str, node: Config) -> Config:
+    """A training with this node in a slot, over what it has there."""
+    config = copy.deepcopy(default())
+    *path, last = slot.split(".")
+    inner = config
+    for name in path:
+        inner = inner.setdefault(name, {})
+    if slot in ("trainer.callbacks", "trainer.logger"):
+        inner[last] = [node]
+    else:
+        inner[last] = inner[last] | node if slot in ("model", "data.source") else node
+    return config
+
+
+@pytest.mark.parametrize("slot", PARTS)
+def test_what_is_no_such_part_is_refused_by_place_and_name_before_data_are_read(slot: str) -> None:
+    def check(**node: Any) -> None:
+        config = place(slot, node)
+        check_config(config)
+        build.check_parts(config)
+        build.instantiate("data.source", config["data"]["source"])
+        build.instantiate("model", config["model"])
+
+    target, argument = PARTS[slot].split()
+    for name in (*WRONG, 5):
+        with pytest.raises(
+            UserError, match=rf"^{slot.partition('.mine')[0]}\b.*({name}|no such argument)"
+        ):
+            check(_target_=name)
+    with pytest.raises(UserError, match=rf"^{slot}.{argument}s: .*nearest: .*{argument}"):
+        check(_target_=target, **{f"{argument}s": 1})
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["loss._target_=os.system"], "loss._target_=os.system: must be a class"),
-        (["loss._target_=nowhere.Loss"], "cannot be imported"),
-        (["loss._target_=torch.optim.Adam"], "must be a class, a Module"),
         (["loss=focal", "loss.gama=1"], "nearest: gamma"),
+        (["loss._target_=torch.nn.MSELos"], "torch.nn has no MSELos; nearest: MSELoss"),
         (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.label_smoothing=0.1"], "no label_sm"),
         (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.class_weights=balanced"], "no weigh"),
-        (["metrics.a._target_=torch.nn.Linear"], "metrics.a._target_=torch.nn.Linear"),
         (["metrics=[auroc]", "metrics.auroc.aver=1"], "aver"),
-        (["module._target_=torch.nn.Module"], "must be a class, a ImageClassifier"),
-        (["schedule._target_=torch.optim.SGD"], "optim.schedule"),
-        (["schedule._target_=torch.optim.lr_scheduler.StepLR", "schedule.size=1"], "step_size"),
     ],
 )
-def test_what_is_no_such_part_is_refused_by_name(typed: list[str], said: str) -> None:
+def test_what_a_part_does_not_take_is_refused(typed: list[str], said: str) -> None:
     config = choose(*typed)
     with pytest.raises(UserError, match=said):
         build.build_module(config, nn.Linear(2, 3), 3, [1, 2, 3])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("network", ["torch.nn.functional.relu", "collections.OrderedDict"])
+def test_a_network_that_is_none_is_named(network: str) -> None:
+    config = choose(*tiny.choose("Tiny"), f"model.network._target_={network}")
+    factory = build.instantiate("model", config["model"])
+    with pytest.raises(UserError, match=r"^model\.network"):
+        factory.build(3, load=True, classes=None, recorded=None)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -158,34 +221,40 @@ def test_schedules_fall_as_published(schedule: str, shares: list[float]) -> None
 
 
 def unknown(slot: str, **node: Any) -> set[str]:
-    config = choose()
-    *path, last = slot.split(".")
-    place = config
-    for name in path:
-        place = place.setdefault(name, {})
-    is_list = slot in ("trainer.callbacks", "trainer.logger")
-    place[last] = [node] if is_list else node
-    return find_unknown_targets(config)
+    return find_unknown_targets(place(slot, node)) - {*tiny.TARGETS}
 
 
 @pytest.mark.parametrize(
-    ("slot", "target"),
+    ("slot", "node"),
     [
         ("loss", "torch.nn.MultiMarginLoss"),
+        ("loss", "torch.nn.modules.loss.MultiMarginLoss"),
         ("loss", "timm.loss.AsymmetricLossSingleLabel"),
         ("metrics.kappa", f"{METRICS}.MulticlassCohenKappa"),
         ("metrics.mean", "torchmetrics.MeanMetric"),
+        (
+            "metrics.a",
+            {"_target_": "torchmetrics.MinMaxMetric", "base_metric": {"_target_": AUROC}},
+        ),
         ("optim.schedule", "torch.optim.lr_scheduler.ExponentialLR"),
+        ("optim.schedule", {"_target_": "torch.optim.swa_utils.SWALR", "swa_lr": 0.1}),
         ("optim.optimizer", "torch.optim.NAdam"),
-        ("data.augment", "torchvision.transforms.v2.RandomHorizontalFlip"),
-        ("trainer.callbacks", f"{LIGHTNING}.Timer"),
-        ("trainer.logger", "lightning.pytorch.loggers.CSVLogger"),
+        ("optim.optimizer", "timm.optim.Lion"),
+        ("data.augment", {"_target_": f"{V2}.Compose", "transforms": [{"_target_": f"{V2}.JPEG"}]}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.Timer", "duration": "00:12:00:00"}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.Timer", "duration": {"hours": 1}}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.ModelCheckpoint", "monitor": "val/f1"}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "csv"}),
     ],
 )
-def test_a_public_class_in_its_place_needs_no_trust(slot: str, target: str) -> None:
-    if target.startswith("timm"):
+def test_a_public_class_in_its_place_needs_no_trust(slot: str, node: Any) -> None:
+    node = node if isinstance(node, dict) else {"_target_": node}
+    if node["_target_"].startswith("timm"):
         pytest.importorskip("timm")
-    assert unknown(slot, _target_=target) == set()
+    assert unknown(slot, **node) == set()
+
+
+EVIL = {"_target_": "os.system", "_partial_": True}
 
 
 @pytest.mark.parametrize(
@@ -196,18 +265,43 @@ def test_a_public_class_in_its_place_needs_no_trust(slot: str, target: str) -> N
         ("loss", {"_target_": "torch.load"}),
         ("loss", {"_target_": "torch.nn.functional.cross_entropy"}),
         ("loss", {"_target_": "nowhere.Loss"}),
+        ("loss", {"_target_": "torch.nn._reduction.Loss"}),
         ("loss", {"_target_": "torch.nn.Module", "_args_": [1]}),
         ("loss", {"_target_": "torch.nn.MSELoss", "_partial_": True}),
         ("loss", {"_target_": "torch.optim.Adam"}),
+        ("loss", {"_target_": "torchvision.models.ResNet"}),
+        ("loss", {"_target_": "torch.nn.os.system"}),
         ("metrics.a", {"_target_": "torch.nn.MSELoss"}),
-        ("metrics.a.b", {"_target_": "torchmetrics.MeanMetric"}),
+        ("metrics.a", {"_target_": "torchmetrics.text.BERTScore"}),
+        ("metrics.a", {"_target_": "torchmetrics.image.FrechetInceptionDistance"}),
+        ("metrics.a.b", {"_target_": "torch.nn.MSELoss"}),
         ("optim.schedule", {"_target_": "torch.nn.MSELoss"}),
         ("data.augment", {"_target_": "torchvision.datasets.CIFAR10"}),
         ("trainer.callbacks", {"_target_": f"{LIGHTNING}.ModelCheckpoint", "dirpath": "x"}),
         ("trainer.callbacks", {"_target_": f"{LIGHTNING}.Timer", "duration": "/etc/passwd"}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.Timer", "interval": [{"a": "../up"}]}),
+        ("trainer.callbacks", {"_target_": f"{LIGHTNING}.RichProgressBar", "k": {"file": "x"}}),
         ("trainer.logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "x"}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.CSVLogger", "version": ".."}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.CometLogger", "online": True}),
         ("trainer.logger", {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "uri": "h://a"}),
+        ("trainer.logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "dir": "x"}),
+        ("model", {"_target_": "torch.hub.load"}),
+        ("model.network", {"_target_": "torchvision.models.resnet18", "_partial_": True}),
+        ("module", {"_target_": "lightning.pytorch.LightningModule"}),
+        ("trainer.plugins", {"_target_": "torch.nn.MSELoss"}),
     ],
 )
 def test_anything_else_in_a_folder_is_refused(slot: str, node: dict[str, Any]) -> None:
     assert unknown(slot, **node) == {node["_target_"]}
+
+
+@pytest.mark.parametrize("slot", ["loss", "data.augment", "trainer.callbacks", "metrics.a"])
+def test_what_is_hidden_in_an_argument_of_a_public_class_is_refused(slot: str) -> None:
+    target = {
+        "loss": "torch.nn.TripletMarginWithDistanceLoss",
+        "data.augment": f"{V2}.Lambda",
+        "trainer.callbacks": f"{LIGHTNING}.LambdaCallback",
+        "metrics.a": "torchmetrics.wrappers.BootStrapper",
+    }[slot]
+    assert unknown(slot, _target_=target, inner=[EVIL]) == {"os.system"}

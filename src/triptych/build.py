@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from hydra._internal.utils import _locate
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -27,6 +27,7 @@ from triptych.config import (
     OPTIONAL_DATA,
     Config,
     as_list,
+    find_targets,
     is_plain_trainer,
 )
 from triptych.data.datamodule import ImageDataModule
@@ -37,7 +38,7 @@ from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.module import ImageClassifier
 from triptych.optim import Optim
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
-from triptych.runs.record import Record
+from triptych.runs.record import KNOWN, Record
 
 TENSORBOARD = {  # the logger of configs/trainer/default.yaml
     "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
@@ -52,11 +53,23 @@ def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
     try:
         made = hydra_instantiate({"_convert_": "all"} | node, **more)  # lists and dicts of Python
     except HydraException as error:
+        from triptych import slots
+
+        slots.check_nodes(key, node)
         reason = summarize_error(error.__cause__ or error)
         raise UserError(f"{key}: {node.get('_target_')} refuses its settings ({reason})") from error
     if key in KINDS and not isinstance(made, KINDS[key]):
         raise UserError(f"{key}: {node.get('_target_')} makes no {KINDS[key].__name__}")
     return made
+
+
+def check_parts(config: Config) -> None:
+    """Raise UserError at a part of a training that is not what its setting takes: before data are
+    read, and a folder is made."""
+    if not all(map(KNOWN.match, find_targets(config))):
+        from triptych import slots
+
+        slots.check_parts(config)
 
 
 def build_datamodule(
@@ -146,13 +159,13 @@ def build_optim(config: Config) -> Optim:
     settings = {name: value for name, value in config["optim"].items() if name not in of_others}
     node = settings.pop("optimizer")
     try:
-        signature = inspect.signature(get_object(node["_target_"]))
+        signature = inspect.signature(_locate(node["_target_"]))
         signature.bind([], **{name: value for name, value in node.items() if name != "_target_"})
-    except TypeError as error:
+    except (ImportError, TypeError, ValueError) as error:
+        from triptych import slots
+
+        slots.check_nodes("optim.optimizer", node)
         raise UserError(f"optim.optimizer: {node['_target_']} has {error}") from error
-    except (ImportError, ValueError) as error:
-        reason = f"cannot be imported ({summarize_error(error)})"
-        raise UserError(f"optim.optimizer._target_={node['_target_']}: {reason}") from error
     if isinstance(settings["schedule"], dict):
         from triptych import slots
 

@@ -352,13 +352,19 @@ def load_rules(command: str) -> dict[str, Rule]:
 
 def find_targets(node: Any) -> Iterator[str]:
     """Every `_target_` below a node."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from find_targets(child)
+    yield from (str(each["_target_"]) for _, each in find_nodes(node) if "_target_" in each)
+
+
+def find_nodes(value: Any, key: str = "") -> Iterator[tuple[str, Config]]:
+    """Every mapping that Hydra makes something of, and where it stands, lists left out."""
+    if isinstance(value, list):
+        for child in value:
+            yield from find_nodes(child, key)
+    elif isinstance(value, dict):
+        if any(re.fullmatch(r"_\w+_", str(name)) for name in value):
+            yield key, value
+        for name, child in value.items():
+            yield from find_nodes(child, f"{key}.{name}" if key else str(name))
 
 
 def resolve_config(config: DictConfig) -> Config:

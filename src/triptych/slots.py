@@ -4,52 +4,90 @@ A default run needs nothing of it. B images of a batch, C classes.
 """
 
 import inspect
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from hydra.utils import get_object
+from hydra._internal.utils import _locate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from triptych.config import Config
+from triptych.config import Config, find_node, find_nodes
 from triptych.errors import UserError, closest_matches, summarize_error
 from triptych.losses import balanced_weights
 from triptych.module import ImageClassifier
 
-KINDS = {  # what the class of a node has to be; an augmentation is anything that can be called
-    "data.augment": object,
+KINDS: dict[str, Any] = {  # of what the node of a setting has to name a subclass
+    "data.augment": Callable,
     "optim.schedule": LRScheduler,
+    "optim.optimizer": Optimizer,
     "loss": nn.Module,
     "metrics": Metric,
     "module": ImageClassifier,
+    "trainer.callbacks": Callback,
+    "trainer.logger": Logger,
 }
+OF_SCHEDULE = ("interval",)  # what its node says besides the scheduler's arguments
 Instantiate = Callable[..., Any]  # `build.instantiate`
 
 
-def find_class(key: str, node: dict[str, Any]) -> Any:
-    """The class that a node names.
+def check_parts(config: Config) -> None:
+    """`check_nodes` of everything that research changes."""
+    for key in KINDS:
+        inner, name = find_node(config, key)
+        part = inner.get(name)
+        if key == "optim.schedule" and isinstance(part, dict):
+            part = {name: value for name, value in part.items() if name not in OF_SCHEDULE}
+        check_nodes(key, part)
 
-    Raises UserError where it is not what the setting takes, or has no such argument.
+
+def check_nodes(key: str, value: Any) -> None:
+    """`find_class` of every node in a setting, and below it."""
+    for place, node in find_nodes(value, key):
+        if "_target_" in node:
+            find_class(place, node)
+
+
+def find_class(key: str, node: dict[str, Any]) -> Any:
+    """What a node names, not called.
+
+    Raises UserError where it cannot be imported, has no such argument, or is no class of `KINDS`
+    for the setting.
     """
-    target, kind = node["_target_"], KINDS[key if key in KINDS else key.partition(".")[0]]
+    target = str(node["_target_"])
     try:
-        made = get_object(target)
+        made = _locate(target)
     except Exception as error:  # its module's own code runs
-        reason = f"cannot be imported ({summarize_error(error)})"
-        raise UserError(f"{key}._target_={target}: {reason}") from error
-    if not (isinstance(made, type) and issubclass(made, kind)):
+        reason, (place, _, name) = summarize_error(error.__cause__ or error), target.rpartition(".")
+        module = sys.modules.get(place)
+        if nearest := closest_matches(name, vars(module) if module else (), cutoff=0.6):
+            reason = f"{place} has no {name}; nearest: {nearest}"
+        raise UserError(f"{key}._target_={target}: cannot be imported ({reason})") from error
+    kind = KINDS.get("metrics" if re.fullmatch(r"metrics\.[^.]+", key) else key)
+    if kind and not (isinstance(made, type) and issubclass(made, kind)):
         raise UserError(f"{key}._target_={target}: must be a class, a {kind.__name__}")
-    known = inspect.signature(made).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        return made
-    for name in node:
-        if not name.startswith("_") and name not in known:
-            nearest = closest_matches(name, known)
+    check_arguments(key, made, node)
+    return made
+
+
+def check_arguments(key: str, made: Any, node: dict[str, Any]) -> None:
+    """Raise UserError at a setting of a node that is no argument of what it names."""
+    try:
+        known = inspect.signature(made).parameters
+    except (TypeError, ValueError):  # written in C
+        return
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for name in node.keys() - known.keys():
+        nearest = closest_matches(name, known, cutoff=0.9 if takes_any else 0)
+        if not name.startswith("_") and (nearest or not takes_any):
             raise UserError(
                 f"{key}.{name}: {made.__name__} has no such argument; nearest: {nearest}"
             )
-    return made
 
 
 def fill_arguments(made: type, node: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -65,7 +103,7 @@ def build_augment(node: dict[str, Any], instantiate: Instantiate) -> Any:
 
 def build_schedule(node: dict[str, Any], instantiate: Instantiate) -> dict[str, Any]:
     """`schedule` and `interval` of `optim.Optim`: makes a scheduler, and when that steps."""
-    settings = {name: value for name, value in node.items() if name != "interval"}
+    settings = {name: value for name, value in node.items() if name not in OF_SCHEDULE}
     find_class("optim.schedule", settings)
     made = instantiate("optim.schedule", settings, _partial_=True)
     return {"schedule": made, "interval": node.get("interval", "epoch")}

@@ -57,7 +57,7 @@ def train(
         requested = config
         resumed, config = resume.open_resumed(config, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
-
+    build.check_parts(config)
     source: Source = build.instantiate("data.source", config["data"]["source"])
     factory: BackboneFactory = build.instantiate("model", config["model"])
     build.check_available([source] if has_checkpoint else [source, factory], overrides)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from triptych.errors import UserError
 from triptych.models.backbone import BackboneFactory, Preprocessing
 
 
@@ -30,4 +31,12 @@ class CustomModel(BackboneFactory):
         return Preprocessing(self.input_size, mean, std)
 
     def _build_network(self, num_classes: int, load: bool) -> nn.Module:
-        return self.network(num_classes=num_classes)
+        try:
+            network = self.network(num_classes=num_classes)
+        except TypeError as error:
+            if "'num_classes'" not in str(error):
+                raise  # a fault of the network's own
+            raise UserError(f"model.network: is given num_classes; {error}") from error
+        if not isinstance(network, nn.Module):
+            raise UserError(f"model.network: {type(network).__name__} is no torch.nn.Module")
+        return network

@@ -21,7 +21,15 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import CONFIGS, MONITOR, Config, find_node, find_targets, number
+from triptych.config import (
+    CONFIGS,
+    MONITOR,
+    Config,
+    find_node,
+    find_nodes,
+    find_targets,
+    number,
+)
 from triptych.errors import UserError
 from triptych.runs import storage
 from triptych.runs.stopping import read_start
@@ -36,7 +44,9 @@ COLUMNS = (
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
 PLAIN_SOURCE = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of ours
-KNOWN = re.compile(r"(triptych|torch\.optim|lightning)\.")  # `_target_`s of a plain run
+KNOWN = re.compile(  # `_target_`s of a plain run
+    r"triptych\.(data|models)\.|torch\.optim\.\w+$|lightning\.pytorch\.loggers\.TensorBoardLogger$"
+)
 LIBRARIES = ("triptych", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
@@ -263,7 +273,9 @@ class Record:
         source = {"root": "data"} | config["data"]["source"]
         is_plain = source.keys() <= {*PLAIN_SOURCE} and source["root"] == "data"
         is_name = not {*"/."} & {*str(config["model"].get("weights"))}  # no file of weights
+        nodes = [node for _, node in find_nodes(config["trainer"])]
         is_known = all(map(KNOWN.match, find_targets(config)))
+        is_known = is_known and not any("dir" in name for node in nodes for name in node)
         if is_plain and is_name and is_known and source["_target_"].startswith("triptych."):
             return {}
         from triptych.runs.trust import sign  # a default run needs nothing of it

@@ -21,7 +21,7 @@ import hydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config import CONFIGS, FREE, RULES, Config, check_config, format_value
+from triptych.config import CONFIGS, FREE, RULES, Config, check_config, find_nodes, format_value
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,21 +34,30 @@ HOW = ("fit", "splits")  # texts of photos: how to read them, and folders below 
 PLACES = ("root", "labels")  # of photos: only their owner knows
 
 
-# What a slot takes of whom: modules of libraries, and the class that all of theirs are of.
+# The class that all of a slot are of, and the modules of libraries that have harmless ones: none
+# that fetches weights, or sends what it gets to somebody.
 BASES = {
-    "optim.optimizer": ("torch.optim", "Optimizer"),
-    "optim.schedule": ("torch.optim.lr_scheduler", "LRScheduler"),
-    "loss": ("torch.nn", "Module"),
-    "metrics": ("torchmetrics", "Metric"),
-    "data.augment": ("torchvision.transforms.v2", "Transform"),
-    "trainer.callbacks": ("lightning.pytorch.callbacks", "Callback"),
-    "trainer.logger": ("lightning.pytorch.loggers", "Logger"),
+    "optim.optimizer": ("torch.optim.Optimizer", "torch.optim", "timm.optim"),
+    "optim.schedule": ("torch.optim.lr_scheduler.LRScheduler", "torch.optim"),
+    "loss": ("torch.nn.Module", "torch.nn", "timm.loss"),
+    "metrics": (
+        *("torchmetrics.Metric", "torchmetrics.classification", "torchmetrics.aggregation"),
+        *("torchmetrics.regression", "torchmetrics.wrappers"),
+    ),
+    "data.augment": ("torchvision.transforms.v2.Transform", "torchvision.transforms.v2"),
+    "trainer.callbacks": ("lightning.pytorch.callbacks.Callback", "lightning.pytorch.callbacks"),
+    "trainer.logger": (
+        *("lightning.pytorch.loggers.Logger", "lightning.pytorch.loggers.csv_logs"),
+        "lightning.pytorch.loggers.tensorboard",
+    ),
 }
-PLACE = re.compile("dir|path|file|root|url|uri|host", re.IGNORECASE)  # names of such arguments
-PUBLIC = {slot: {place} for slot, (place, _) in BASES.items()}
-PUBLIC["optim.optimizer"] |= {"timm.optim"}
-PUBLIC["loss"] |= {"timm.loss"}
-PUBLIC["metrics"] |= {"torchmetrics.classification"}
+# Names of arguments that say where something lies or goes, and as whom; texts that may.
+PLACE = re.compile(
+    "dir|path|file|root|url|uri|host|address|location|key|token|entity|workspace", re.IGNORECASE
+)
+PLACE_TEXT = re.compile(r"[/\\:~]|\.\.")
+MODULE = re.compile(r"[a-z]\w*(\.[a-z]\w*)*", re.ASCII)  # no private one
+PLAIN_TEXT = re.compile(r"(train|val|test)/\w+|[\d:]+", re.ASCII)  # a metric, a duration
 
 
 class Node(NamedTuple):
@@ -90,42 +99,54 @@ def find_unknown_targets(config: Config) -> set[str]:
 
 def find_unknown_nodes(config: Config) -> Iterator[Node]:
     """Raises UserError at a `_target_` that is no text."""
-    for slot, mapping in find_mappings(config):
+    for slot, mapping in find_nodes(config):
         node = read_node(slot, mapping)
         if type(node.target) is not str:
             raise UserError(f"{node.slot}._target_={format_value(node.target)}: must be a text")
-        if node not in installed_nodes() and not is_public_class(node, mapping):
+        is_known = node in installed_nodes()
+        if slot == "trainer.logger" or not is_known:  # where others' places are checked, too
+            is_known = not names_place(mapping) and (is_known or is_public_class(node))
+        if not is_known:
             yield node
 
 
-def is_public_class(node: Node, mapping: Config) -> bool:
-    """Whether a node is of a class that a library has for its slot, and no setting of it may be a
-    path or an address. The library is imported, nothing of the node is called.
+def names_place(value: Any) -> bool:
+    """Whether a setting may be, or hold, a path or an address, or say who somebody is."""
+    if isinstance(value, dict):
+        inner = {str(k): v for k, v in value.items() if not re.fullmatch(r"_\w+_", str(k))}
+        return any(
+            (PLACE.search(name) and each is not None) or names_place(each)
+            for name, each in inner.items()
+        )
+    if isinstance(value, list):
+        return any(map(names_place, value))
+    is_text = isinstance(value, str) and not PLAIN_TEXT.fullmatch(value)
+    return is_text and PLACE_TEXT.search(value) is not None
+
+
+def is_public_class(node: Node) -> bool:
+    """Whether a node is of a class that a library has for its slot, or for the slot around it
+    whose parts it is made of. The library is imported, nothing of the node is called.
     """
-    if any(PLACE.search(str(name)) for name, value in mapping.items() if value is not None):
-        return False
-    if re.search(r"[/\\:~]", repr([v for k, v in mapping.items() if k != "_target_"])):
-        return False
-    slot = "metrics" if re.fullmatch(r"metrics\.[^.]+", node.slot) else node.slot
+    around = (slot for slot in ("data.augment", "metrics") if is_within(node.slot, slot))
+    slot = node.slot if node.slot in BASES else next(around, None)
     place, _, name = node.target.rpartition(".")
-    if node.options != "{}" or place not in PUBLIC.get(slot, ()):
+    if node.options != "{}" or slot is None or not MODULE.fullmatch(place):
+        return False
+    base, *libraries = BASES[slot]
+    if not any(is_within(place, lib) or is_within(lib, place) for lib in libraries):
         return False
     with suppress(ImportError):
-        made, base = (getattr(import_module(p), n, None) for p, n in ((place, name), BASES[slot]))
-        return isinstance(made, type) and isinstance(base, type) and issubclass(made, base)
+        made = getattr(import_module(place), name, None)
+        module, _, base_name = base.rpartition(".")
+        kind = getattr(import_module(module), base_name)
+        is_of_library = any(is_within(getattr(made, "__module__", ""), lib) for lib in libraries)
+        return isinstance(made, type) and issubclass(made, kind) and is_of_library
     return False
 
 
-def find_mappings(value: Any, slot: str = "") -> Iterator[tuple[str, Config]]:
-    """Every mapping that Hydra makes something of, and where it stands, lists left out."""
-    if isinstance(value, list):
-        for child in value:
-            yield from find_mappings(child, slot)
-    elif isinstance(value, dict):
-        if any(re.fullmatch(r"_\w+_", str(name)) for name in value):
-            yield slot, value
-        for name, child in value.items():
-            yield from find_mappings(child, f"{slot}.{name}" if slot else str(name))
+def is_within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
 
 
 def read_node(slot: str, mapping: Config) -> Node:
@@ -142,7 +163,7 @@ def installed_nodes() -> set[Node]:
         slots = [".".join(groups[: n + 1]) for n in range(len(groups))]  # data=mine/birds
         content = OmegaConf.to_container(OmegaConf.load(path))
         for slot in [""] if is_global else slots:
-            nodes |= {read_node(*found) for found in find_mappings(content, slot)}
+            nodes |= {read_node(*found) for found in find_nodes(content, slot)}
     return {node for node in nodes if node.slot.partition(".")[0] in groups_of_runs}
 
 
