@@ -75,7 +75,7 @@ def check_parts(config: Config) -> None:
 def build_datamodule(
     config: Config, images: ImageSet, preprocessing: Preprocessing
 ) -> ImageDataModule:
-    of_the_source = {"name", "root", "size", "fit", "max_pixels", "source", *OPTIONAL_DATA}
+    of_the_source = {"name", "set", "root", "size", "fit", "max_pixels", "source", *OPTIONAL_DATA}
     of_the_source -= {*OF_FOLDS}
     settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     if isinstance(node := settings["augment"], dict):

@@ -6,12 +6,12 @@ Shapes: N photos, S pixels a side.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from triptych.runs.storage import atomic_write, lock_file
 AT_ONCE = 128  # photos decoded between two updates of the progress bar
 BYTES_AT_ONCE = 2**28  # of their squares
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Decoded = tuple[NDArray[np.uint8], dict[Any, Any]]  # (3, S, S), and Pillow's info
 
 
@@ -158,32 +160,35 @@ def decode_photo(photo: Photo, root: Path, form: SquareFormat) -> tuple[str, Dec
         return content, error
 
 
+def decode_in_order(
+    items: Sequence[Item], decode: Callable[[Item], Result], side: int
+) -> Iterator[Result]:
+    """What `decode` makes of each item, by threads: Pillow releases Python's lock meanwhile."""
+    at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // (3 * side**2)))
+    with ThreadPoolExecutor() as pool:
+        for start in track_progress(range(0, len(items), at_once), "Decoding photos"):
+            yield from pool.map(decode, items[start : start + at_once])
+
+
 def decode_squares(root: Path, photos: Sequence[Photo], form: SquareFormat, index: Path) -> None:
-    """Decode in threads: Pillow releases Python's lock meanwhile."""
     check_space(len(photos), form.side, index.parent)
     decode = partial(decode_photo, root=root, form=form)
     contents, digests, unreadable, deep = list[str](), list[str](), dict[str, str](), list[float]()
     num_own_range, num_above = 0, 0
-    at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // (3 * form.side**2)))
-    starts = track_progress(range(0, len(photos), at_once), "Decoding photos")
-    with (
-        atomic_write(index.with_suffix(".u8")) as path,
-        path.open("wb") as file,
-        ThreadPoolExecutor() as pool,
-    ):
-        for some in (photos[start : start + at_once] for start in starts):
-            for photo, (content, decoded) in zip(some, pool.map(decode, some), strict=True):
-                contents.append(content)
-                if isinstance(decoded, Unreadable):
-                    unreadable[photo.name] = str(decoded)
-                    continue
-                pixels, info = decoded
-                file.write(pixels.data)
-                digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
-                num_own_range += info.get("own_range", False)
-                if form.max_value is None and not info.get("own_range", True):
-                    deep.append(info["max_value"])
-                num_above += info.get("max_value", 0) > (form.max_value or inf)
+    with atomic_write(index.with_suffix(".u8")) as path, path.open("wb") as file:
+        results = decode_in_order(photos, decode, form.side)
+        for photo, (content, decoded) in zip(photos, results, strict=True):
+            contents.append(content)
+            if isinstance(decoded, Unreadable):
+                unreadable[photo.name] = str(decoded)
+                continue
+            pixels, info = decoded
+            file.write(pixels.data)
+            digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+            num_own_range += info.get("own_range", False)
+            if form.max_value is None and not info.get("own_range", True):
+                deep.append(info["max_value"])
+            num_above += info.get("max_value", 0) > (form.max_value or inf)
     idle.clear()  # ends the processes that decoded rare formats
     stored: dict[str, Any] = {"unreadable": unreadable, "digests": digests, "deep": deep}
     stored |= {"num_own_range": num_own_range, "num_above": num_above}

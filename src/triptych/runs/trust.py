@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # The settings of a run's Trainer that bear on its scores.
 SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 KEY_BYTES = 32
-HOW = ("fit", "splits")  # texts of photos: how to read them, and folders below their root
+HOW = ("fit", "splits", "set")  # how to read photos, folders below their root, names of ours
 PLACES = ("root", "labels")  # of photos: only their owner knows
 
 
@@ -218,15 +218,21 @@ def is_below_data_dir(path: str) -> bool:
 
 def find_installed_source(target: str, name: str) -> dict[Any, Any]:
     """The arguments that an installed data set gives a source of this `_target_`, by preference the
-    one of this name; each is None where one of them has to be typed."""
+    one of this name; each is None where it has to be typed."""
     paths = [*(CONFIGS / "data").rglob("*.yaml")]
     for path in sorted(paths, key=lambda p: (p.stem != name, target not in p.read_text(), p)):
         source = compose_data(path.relative_to(CONFIGS / "data").with_suffix("")).source
         if source.get("_target_") == target:
-            with suppress(OmegaConfBaseException):
-                return dict(OmegaConf.to_container(source, resolve=True))  # type: ignore[arg-type]
-            return dict.fromkeys(source)
+            return {name: resolve_node(source, name) for name in source}
     return {}
+
+
+def resolve_node(source: Any, name: str) -> Any:
+    """An argument of a source as plain Python; None where it has to be typed."""
+    with suppress(OmegaConfBaseException):
+        value = source[name]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return None
 
 
 @cache

@@ -17,7 +17,6 @@ from torchvision.transforms import v2
 
 from triptych.build import instantiate
 from triptych.data.decoder import read_image
-from triptych.data.folder import Folder
 from triptych.data.photos import Unreadable, square
 from triptych.tools.evaluate.rebuild import RebuiltRun
 
@@ -30,16 +29,17 @@ class View(NamedTuple):
 
     input_size: int
     interpolation: str
-    stored: tuple[int, str] | None  # pixels a side and the fit, for `data=folder`
+    stored: tuple[int, str] | None  # pixels a side and the fit, as squares
     max_value: float | None = None  # white in images of more than 8 bits, where that is set
 
     @classmethod
     def from_run(cls, run: RebuiltRun) -> "View":
         """Raises UserError where the run's data source refuses its settings."""
         source = instantiate("data.source", run.config["data"]["source"])
-        stored = (source.square.side, source.square.fit) if isinstance(source, Folder) else None
+        form = getattr(source, "square", None)  # of sources that store squares of images
+        stored = (form.side, form.fit) if form else None
         preprocessing = run.backbone.preprocessing
-        max_value = source.square.max_value if isinstance(source, Folder) else None
+        max_value = form.max_value if form else None
         return cls(preprocessing.input_size, preprocessing.interpolation, stored, max_value)
 
     def __call__(self, image: Image.Image) -> Tensor:
