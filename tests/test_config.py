@@ -28,9 +28,10 @@ from triptych.runs.record import config_hash
 NETWORKS = ("alexnet", "googlenet", "resnet50")
 TORCHVISION = ["model=torchvision", "model.name=convnext_tiny"]
 NEEDS = {  # settings without which a choice, or a command, is not complete
-    "folder": ["data.root=some/folder"],
-    "timm": ["model.name=convnext_tiny"],
-    "torchvision": ["model.name=convnext_tiny"],
+    "data=folder": ["data.root=some/folder"],
+    "model=timm": ["model.name=convnext_tiny"],
+    "model=torchvision": ["model.name=convnext_tiny"],
+    "data=torchvision": ["data.set=STL10"],
     "evaluate": ["run=logs"],
     "export": ["run=logs"],
     "predict": ["run=logs", "images=photos"],
@@ -45,7 +46,7 @@ CHOICES = sorted(
 
 def compose_choice(group: str, choice: str) -> Config:
     command = GROUPS_OF_TOOLS.get(group, "train")
-    needs = [*NEEDS.get(command, []), *NEEDS.get(choice, [])]
+    needs = [*NEEDS.get(command, []), *NEEDS.get(f"{group}={choice}", [])]
     return composed(command, f"{group}={choice}", *needs)
 
 
@@ -84,7 +85,7 @@ def test_every_choice_of_every_group_composes_into_a_config_that_is_accepted(
             composed("train", f"experiment={choice}", *model)
     config = compose_choice(group, choice)
     if group in ("data", "model", "optim"):
-        [*_, setting] = [choice, *NEEDS.get(choice, [])]
+        [*_, setting] = [choice, *NEEDS.get(f"{group}={choice}", [])]
         assert config[group]["name"] == re.split("[=/]", setting)[-1]
 
 
