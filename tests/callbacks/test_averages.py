@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.optim import swa_utils
 
@@ -25,7 +26,12 @@ from triptych.training import prepare, train
 LIGHTNING = "lightning.pytorch.callbacks"
 SHIPPED = f"{{_target_: {LIGHTNING}.EMAWeightAveraging, decay: 0.99, update_every_n_steps: 10}}"
 SWA = f"{{_target_: {LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 1}}"
-AVERAGES = {
+OURS = {
+    "swa": "{_target_: triptych.callbacks.epoch_averages.SWA, lr: 0.004}",
+    "soup": "{_target_: triptych.callbacks.epoch_averages.Soup, k: 2}",
+}
+STOPS = f"{{_target_: {LIGHTNING}.EarlyStopping, monitor: val/loss, stopping_threshold: 99}}"
+AVERAGES = OURS | {
     "every ten steps": SHIPPED,
     "late": f"{{_target_: {LIGHTNING}.EMAWeightAveraging, decay: 0.9, update_starting_at_step: 7}}",
     "by epoch": f"{{_target_: {LIGHTNING}.EMAWeightAveraging, decay: 0.9, "
@@ -82,13 +88,14 @@ def test_the_weights_that_are_saved_are_those_that_were_validated(
     tmp_path: Path, average: str, network: list[str]
 ) -> None:
     record = run(tmp_path, AVERAGES[average], *network, "checkpoint.score=last")
+    epochs = 4 if average in {"SWA", *OURS} else 3
     saved = load_run(record.folder)
     net = saved.network(sorted(find_unknown_targets(record.config))).eval()
     images = composed_images(record)
     with torch.inference_mode():
         logits = net(images[saved.predictions("val").index])
     np.testing.assert_allclose(logits.numpy(), saved.predictions("val").logits, atol=1e-4)
-    assert record.metadata["best_epoch"] == (4 if average == "SWA" else 3)
+    assert record.metadata["best_epoch"] == epochs
 
 
 def composed_images(record: Record) -> torch.Tensor:
@@ -114,6 +121,101 @@ def test_swa_scores_the_average_also_where_there_is_no_batchnorm(tmp_path: Path)
     assert [row["epoch"] for row in table(record.folder) if row["val/accuracy"]] == [*"1234"]
 
 
+class Weights(Callback):
+    """Keeps the network's weights after every step."""
+
+    seen: ClassVar[list[dict[str, torch.Tensor]]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        network = pl_module.backbone.network
+        self.seen.append({n: p.detach().clone() for n, p in network.named_parameters()})
+
+
+def moving_average(decay: float) -> dict[str, torch.Tensor]:
+    """Of the weights in every step, which spans a tenth of the steps so far at most."""
+    average = dict(Weights.seen[0])
+    for number, weights in enumerate(Weights.seen[1:], start=2):
+        keep = min(decay, (1 + number) / (10 + number))
+        average = {n: keep * average[n] + (1 - keep) * p for n, p in weights.items()}
+    return average
+
+
+def mean_of_epochs(*epochs: int) -> dict[str, torch.Tensor]:
+    every = [Weights.seen[5 * epoch - 1] for epoch in epochs]
+    return {name: sum(w[name] for w in every) / len(every) for name in every[0]}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    [
+        (OURS["swa"], lambda _: mean_of_epochs(2, 3)),
+        (OURS["soup"], lambda rows: mean_of_epochs(*sorted(rows, key=rows.get, reverse=True)[:2])),
+        (SWA, lambda _: mean_of_epochs(1, 2, 3)),
+        (
+            f"{{_target_: {LIGHTNING}.EMAWeightAveraging, decay: 0.7}}",
+            lambda _: moving_average(0.7),
+        ),
+    ],
+)
+def test_the_weights_that_a_run_ends_with_are_the_average_computed_by_hand(
+    tmp_path: Path, average: str, expected: Any
+) -> None:
+    Weights.seen.clear()
+    record = run(tmp_path, f"{average}, {{_target_: {__name__}.Weights}}")
+    assert len(Weights.seen) >= 15
+    del Weights.seen[15:]  # the pass over the images that follows changes none
+    rows = {int(r["epoch"]): r["val/accuracy"] for r in table(record.folder) if r["val/accuracy"]}
+    ends_with = state(record.folder, "last")["state_dict"]
+    rows.pop(4, None)
+    for name, values in expected(rows).items():
+        torch.testing.assert_close(ends_with[f"backbone.network.{name}"], values)
+
+
+def test_the_mean_of_epochs_has_batchnorms_statistics_of_the_training_images(
+    tmp_path: Path,
+) -> None:
+    """As torch computes them."""
+    record = run(tmp_path, OURS["soup"], "model.network._target_=tests.tiny.Learner")
+    saved = state(record.folder, "last")["state_dict"]
+    source = instantiate("data.source", record.config["data"]["source"])
+    data, module = prepare(record.config, source, instantiate("model", record.config["model"]))
+    module.load_state_dict(saved, strict=False)
+    loader = data.train_dataloader()
+    loader.batch_sampler.set_epoch(2)  # type: ignore[union-attr]
+    network = module.backbone.network
+    swa_utils.update_bn([data.transforms.evaluation(b.inputs) for b in loader], network)
+    for name, values in network.named_buffers():
+        torch.testing.assert_close(saved[f"backbone.network.{name}"], values)
+
+
+def test_the_mean_is_validated_last_and_scored_where_it_is_best(tmp_path: Path) -> None:
+    soup = OURS["soup"][:-1] + ", monitor: val/loss}"
+    record = run(tmp_path, soup, "checkpoint.monitor=val/loss")
+    scores = {int(r["epoch"]): float(r["val/loss"]) for r in table(record.folder) if r["val/loss"]}
+    assert [*scores] == [1, 2, 3, 4]
+    best = min(scores, key=lambda epoch: scores[epoch])
+    assert record.metadata["best_epoch"] == best
+    assert record.metadata["average_is_best"] == (best == 4)
+    assert record.metadata["averaged_epochs"] == [2, 3]
+    assert record.metadata["num_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("average", "overrides", "averaged"),
+    [
+        (f"{OURS['soup']}, {STOPS}", ["++trainer.min_epochs=2"], [1, 2]),
+        (OURS["swa"], ["++trainer.max_steps=12"], [2, 3]),
+    ],
+)
+def test_the_mean_is_taken_also_where_a_callback_or_a_number_of_steps_ends_a_training(
+    tmp_path: Path, average: str, overrides: list[str], averaged: list[int]
+) -> None:
+    record = run(tmp_path, average, *overrides)
+    assert record.metadata["averaged_epochs"] == averaged
+    validated = [int(row["epoch"]) for row in table(record.folder) if row["val/accuracy"]]
+    assert validated[-1] == averaged[-1] + 1
+
+
 STEP, VALIDATION = {"at": "step", "nth": 9}, {"at": "validation", "nth": 2}
 
 
@@ -124,6 +226,8 @@ STEP, VALIDATION = {"at": "step", "nth": 9}, {"at": "validation", "nth": 2}
         ("late", [STEP]),
         ("by epoch", [VALIDATION]),
         ("SWA", [STEP, VALIDATION]),
+        ("swa", [{"at": "step", "nth": 12}]),
+        ("soup", [{"at": "validation", "nth": 4}]),
     ],
 )
 def test_a_run_that_averages_goes_on_as_if_it_had_not_been_killed(

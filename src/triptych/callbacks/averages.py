@@ -5,12 +5,15 @@ names them. What is amended here makes a short training's average no worse than 
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
+
+from triptych.callbacks.epoch_averages import reset_statistics
 
 log = logging.getLogger(__name__)
 
@@ -122,19 +125,38 @@ class AmendedAverages(Callback):
 class AmendedLateAverages(Callback):
     """Runs before Lightning's `StochasticWeightAveraging`.
 
-    That adds an epoch for BatchNorm's statistics, which is the only one to validate the average:
-    here it is added for every network. And its rates come back also within an epoch.
+    That takes an epoch's weights when the next one starts, and so never the last one's: here an
+    epoch counts with those it ends with. It adds an epoch for BatchNorm's statistics, which is the
+    only one to validate the average: here it is added for every network, and frozen layers keep
+    their statistics. And its rates come back also within an epoch.
     """
 
     def __init__(self, averages: list[StochasticWeightAveraging]) -> None:
         self.averages = averages
         for average in averages:
-            setattr(average, "pl_module_contains_batch_norm", lambda _: True)  # noqa: B010
+            vars(average)["pl_module_contains_batch_norm"] = lambda _: True
+            vars(average)["reset_batch_norm_and_save_state"] = partial(save_momenta, average)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for average in self.averages:
             if trainer.fit_loop.restarted_mid_epoch:
                 average.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for average in self.averages:
+            average._latest_update_epoch = trainer.current_epoch  # it takes no weights now
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for average in self.averages:
+            if average.swa_start <= trainer.current_epoch <= average.swa_end:
+                model, number = average._average_model, average.n_averaged
+                assert model is not None
+                assert number is not None
+                average.update_parameters(model, pl_module, number, average._avg_fn)
+
+
+def save_momenta(average: StochasticWeightAveraging, pl_module: pl.LightningModule) -> None:
+    average.momenta = reset_statistics(pl_module)
 
 
 def constant_decay(functions: dict[str, Any]) -> float | None:

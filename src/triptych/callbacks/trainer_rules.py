@@ -85,6 +85,7 @@ REFUSED_CALLBACKS = {
     "BasePredictionWriter": "a training predicts nothing; triptych predict run=<folder>",
     "BaseFinetuning": "says nothing of which layers; take BackboneFinetuning, or your subclass",
 }
+AVERAGES = "WeightAveraging EMAWeightAveraging StochasticWeightAveraging SWA Soup".split()
 
 
 def only(value: Any, reason: str) -> Rule:
@@ -139,6 +140,10 @@ def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
     for package, _, name in (node["_target_"].rpartition(".") for node in callbacks):
         if "lightning" in package.partition(".")[0] and name in REFUSED_CALLBACKS:
             yield f"trainer.callbacks: {name} cannot be used ({REFUSED_CALLBACKS[name]})"
+    names = [node["_target_"].rpartition(".")[2] for node in callbacks]
+    if len(averages := [name for name in names if name in AVERAGES]) > 1:
+        also = "; an experiment has its own: trainer.callbacks=null leaves that out"
+        yield f"trainer.callbacks: {', '.join(averages)}: one average at a time{also}"
     yield from find_wrong_modes(callbacks)
     for unit in ("epochs", "steps"):
         least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)

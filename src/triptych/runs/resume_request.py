@@ -37,7 +37,8 @@ from triptych.runs.trust import (
 )
 
 EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be given more
-ENDS_SCHEDULE = "StochasticWeightAveraging"  # puts a schedule of its own in the place of the run's
+# Callbacks that end a training, with weights or a schedule that it cannot go on with.
+ENDING = ("StochasticWeightAveraging", "SWA", "Soup")
 UNSET = object()
 
 
@@ -284,9 +285,10 @@ def check_unfinished(record: Record, config: Config) -> None:
             "start from the weights of this one:\n"
             f"python train.py {shlex.quote(f'model.weights={best}')} ..."
         )
-    targets = [str(node.get("_target_")) for node in as_list(config["trainer"].get("callbacks"))]
-    if any(target.endswith(ENDS_SCHEDULE) for target in targets):
-        raise UserError(f"{label}: {ENDS_SCHEDULE} has ended this run; start a new one")
+    nodes = as_list(config["trainer"].get("callbacks"))
+    names = [str(node.get("_target_")).rpartition(".")[2] for node in nodes]
+    if ending := [name for name in names if name in ENDING]:
+        raise UserError(f"{label}: {ending[0]} has ended this run; start a new one")
 
 
 def resume_arguments(

@@ -51,6 +51,11 @@ BASES = {
         "lightning.pytorch.loggers.tensorboard",
     ),
 }
+# Where a run has what a group of configs chooses, if not under the group's own name.
+PLACED = {
+    **{"augment": "data.augment", "schedule": "optim.schedule", "metrics": "metrics.{}"},
+    **{name: f"trainer.{name}" for name in ("callbacks", "logger")},
+}
 # Names of arguments that say where something lies or goes, and as whom; texts that may.
 PLACE = re.compile(
     "dir|path|file|root|url|uri|host|address|location|key|token|entity|workspace", re.IGNORECASE
@@ -161,6 +166,7 @@ def installed_nodes() -> set[Node]:
         groups = path.relative_to(CONFIGS).parent.parts
         is_global = not groups or "@package _global_" in path.read_text()
         slots = [".".join(groups[: n + 1]) for n in range(len(groups))]  # data=mine/birds
+        slots = [PLACED.get(slot, slot).format(path.stem) for slot in slots]
         content = OmegaConf.to_container(OmegaConf.load(path))
         for slot in [""] if is_global else slots:
             nodes |= {read_node(*found) for found in find_nodes(content, slot)}
