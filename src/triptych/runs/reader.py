@@ -37,6 +37,7 @@ OPTIONAL_METADATA: dict[str, Rule] = {
         f"a list of at most {MAX_CLASSES} names",
         lambda v: NAMES.holds(v) and len(v) <= MAX_CLASSES,
     ),
+    "more_metrics": NAMES,
     "versions": MAPPING,
     "code": MAPPING,
 }

@@ -20,11 +20,12 @@ from torch import Tensor
 from triptych.arguments import check_writable
 from triptych.build import build_module, device_name
 from triptych.callbacks.progress import silence_lightning
-from triptych.config import Config
+from triptych.config import Config, number
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.runs.predictions import Predictions, write_missing_tables
-from triptych.runs.reader import MEASURED, find_run_folders, sanitize
+from triptych.runs.reader import find_run_folders, sanitize
+from triptych.runs.record import SCORES
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
@@ -43,6 +44,7 @@ from triptych.tools.report import charts
 
 log = logging.getLogger(__name__)
 
+FINITE = number(-1e18, 1e18)
 SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
 
 
@@ -140,7 +142,7 @@ def rescore(
     metrics = module.scores.named(split)
     of_split = {name: v for name, v in metadata["metrics"].items() if name.startswith(f"{split}/")}
     # A `run.json` may be edited by hand.
-    logged = {name: value for name, value in of_split.items() if MEASURED.holds(value)}
+    logged = {name: value for name, value in of_split.items() if FINITE.holds(value)}
     difference = find_largest_difference(metrics, logged)
     return Predictions(*(tensor.cpu().numpy() for tensor in module.predictions)), {
         "metrics": metrics,
@@ -165,7 +167,9 @@ def find_largest_difference(
 def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None:
     """A line of scores beside what was logged, and one of the study's protocol on request."""
     metadata, split = run.record.metadata, document["split"]
-    scores = [f"{name} {document['metrics'][f'{split}/{name}']:.4f}" for name in SUMMARY]
+    values = {name.removeprefix(f"{split}/"): v for name, v in document["metrics"].items()}
+    more = (name for name in values if name not in SCORES)
+    scores = [f"{name} {values[name]:.4f}" for name in (*SUMMARY, *more)]
     scores += [f"calibration error {document['calibration']['ece']:.4f}"]
     heading = f"{metadata['model']} seed {metadata['seed']}"
     match find_largest_difference(document["metrics"], document["logged"]):
