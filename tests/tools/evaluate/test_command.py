@@ -8,8 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+from torch import Tensor
+from torch.nn.functional import nll_loss
 
 from tests.composing import composed
 from tests.run_folders import change_record
@@ -25,6 +29,22 @@ def evaluate_runs(run: Path | str | list[str], *overrides: str) -> None:
     options = ("run=none", "device=cpu", "cost=false", TRUSTED, *overrides)
     places = run if isinstance(run, list) else str(run)
     command.evaluate(composed("evaluate", *options, run=places), [*overrides])
+
+
+def check_tta(entry: dict[str, Any], plain: Tensor, mirrored: Tensor, labels: Tensor) -> None:
+    """The mean of both's probabilities by torch, its scores by scikit-learn."""
+    mean = (plain.softmax(1) + mirrored.softmax(1)) / 2
+    truth, predicted, alone = labels.numpy(), mean.argmax(1).numpy(), plain.argmax(1).numpy()
+    assert not np.array_equal(predicted, alone)
+    accuracy = accuracy_score(truth, predicted)
+    assert entry["accuracy"] == pytest.approx(accuracy)
+    assert entry["accuracy_low"] < accuracy < entry["accuracy_high"]
+    assert entry["gain"] == pytest.approx(accuracy - accuracy_score(truth, alone))
+    assert entry["gain_low"] < entry["gain"] < entry["gain_high"]
+    assert entry["loss"] == pytest.approx(float(nll_loss(mean.log(), labels)), rel=1e-4)
+    of_all: Any = {"labels": range(10), "average": "macro", "zero_division": 0}
+    for name, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        assert entry[name] == pytest.approx(score(truth, predicted, **of_all))
 
 
 def read(folder: Path, name: str = "evaluation.json") -> Any:
@@ -107,7 +127,7 @@ def test_tables_of_predictions_are_written_where_they_are_missing(copied: Path) 
     assert [table.read_bytes() for table in tables] == before
 
 
-def test_image_types_stay_when_a_later_evaluation_leaves_them_out(
+def test_image_types_and_mirrored_scores_stay_when_a_later_evaluation_leaves_them_out(
     copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = read(copied, "run.json")["metrics"]
@@ -115,8 +135,13 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(
     change_record(copied, device="NVIDIA H200", metrics=metrics)
     caplog.set_level(logging.INFO)
     types = ("image_types.types=[noise]", "image_types.num_images=20")
-    evaluate_runs(str(copied), "protocol=paper", *types)
+    evaluate_runs(str(copied), "protocol=paper", "tta=flip", *types)
     first = read(copied)
+    run = rebuild.rebuild_run(copied, TARGETS)
+    rebuild.build_scorer(run, torch.device("cpu"))
+    data = rebuild.read_data(run)
+    stored, labels = (part[data.test.index] for part in data.test.data)
+    check_tta(first["tta"], run.logits(stored), run.logits(stored.flip(-1)), labels)
     assert first["largest_difference"] == pytest.approx(0.25)
     assert not {"test/loss", "test/recall"} & first["logged"].keys(), "no run measures those"
     assert "test/f1 by 0.25" in caplog.text
@@ -126,7 +151,9 @@ def test_image_types_stay_when_a_later_evaluation_leaves_them_out(
     assert list(first["image_types"]["degradation"]) == ["noise", "all"]
     assert len((copied / "image_types.csv").read_text().splitlines()) == 1 + 4
     evaluate_runs(str(copied), "grad_cam.images=most_confused", "grad_cam.num_images=2")
-    assert read(copied)["image_types"] == first["image_types"]
+    later = read(copied)
+    for name in ("image_types", "tta", "metrics"):
+        assert later[name] == first[name]
     for name in ("grad_cam", "image_types", "image_types_by_severity"):
         assert (copied / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 import triptych
 from tests.composing import composed
 from tests.tiny import TARGETS
+from tests.tools.evaluate.test_command import check_tta, read_files
 from tests.tools.evaluate.test_command import evaluate_runs as evaluate
-from tests.tools.evaluate.test_command import read_files
 from triptych.config import Config
 from triptych.data.shapes import Shapes
 from triptych.errors import UserError
@@ -63,7 +63,7 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
 ) -> None:
     caplog.set_level(logging.INFO)
     before = read_files(run)
-    evaluate(run, *SHAPES)
+    evaluate(run, *SHAPES, "tta=flip")
     document, saved = results(run)
     drawn = Shapes(num_train=60, num_test=40, seed=1).read()
     network = triptych.load_run(run).network(TARGETS)
@@ -71,6 +71,7 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
     mean, std = (torch.tensor(v)[:, None, None] for v in (scale.mean, scale.std))
     with torch.inference_mode():
         logits = network((drawn.test.images / 255 - mean) / std)
+        mirrored = network((drawn.test.images.flip(-1) / 255 - mean) / std)
     np.testing.assert_allclose(saved.logits, logits, rtol=1e-4, atol=1e-5)
     truth, predicted = drawn.test.labels.numpy(), logits.argmax(1).numpy()
     assert document["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
@@ -81,6 +82,7 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
     assert document["nll"] == pytest.approx(float(loss), rel=1e-4)
     np.testing.assert_array_equal(document["confusion"], confusion_matrix(truth, predicted))
     assert document["calibration"]["temperature"] > 0
+    check_tta(document["tta"], logits, mirrored, drawn.test.labels)
     assert f"accuracy {document['accuracy']:.4f}" in caplog.text
     after = read_files(run)
     assert {name: after[name] for name in before} == before

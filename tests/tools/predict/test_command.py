@@ -89,15 +89,20 @@ def test_every_image_gets_the_networks_own_prediction_in_order(
     np.testing.assert_allclose(shown, -np.sort(-expected, axis=1), atol=TOLERANCE)
 
 
-def test_an_ensemble_predicts_the_mean_and_shows_each_vote(
+def test_an_ensemble_predicts_the_mean_and_shows_each_vote_and_mirror_images_beside_it(
     runs: list[Path], photos: Path, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    predict(runs, photos, out=tmp_path / "a.jsonl")
+    predict(runs, photos, out=tmp_path / "a.jsonl", tta="flip")
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     each = [probabilities(pixels, seed) for seed in (0, 1)]
     mean = np.mean(each, axis=0)
     assert [row["class"] for row in rows] == [CLASSES[c] for c in mean.argmax(1)]
     np.testing.assert_allclose([row["probability"] for row in rows], mean.max(1), atol=TOLERANCE)
+    mirrored = [probabilities(pixels[..., ::-1].copy(), seed) for seed in (0, 1)]
+    both = np.mean([*each, *mirrored], axis=0)
+    assert [row["tta"]["class"] for row in rows] == [CLASSES[c] for c in both.argmax(1)]
+    shares = [row["tta"]["probability"] for row in rows]
+    np.testing.assert_allclose(shares, both.max(1), atol=TOLERANCE)
     for seed, expected in enumerate(each):
         votes = [row["votes"][f"tiny, seed={seed}"] for row in rows]
         assert [vote["class"] for vote in votes] == [CLASSES[c] for c in expected.argmax(1)]

@@ -29,19 +29,21 @@ from triptych.tools.predict.output import (
 CLASSES = ("cat", "dog, or not", "hip\npo")
 ALONE = Layout(2, (), CLASSES)
 THREE = Layout(2, ("one", "two, seed=1", "three"), CLASSES)
+BOTH = THREE._replace(has_tta=True)
 PATHS = st.binary(min_size=1, max_size=12).map(os.fsdecode)
 VOTES = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.45, 0.1, 0.45]], np.float32)
+FLIPPED = np.eye(3, dtype=np.float32)[[0, 0, 0]]  # of mirror images: surely cats
 CAT = Choice("cat", 0.901)
 
 
 def test_of_equal_probabilities_the_first_class_wins_everywhere() -> None:
-    prediction = make_prediction("a.png", np.full((3, 3), 1 / 3), THREE)
+    prediction = make_prediction("a.png", THREE, np.full((3, 3), 1 / 3))
     assert [choice.label for choice in prediction.top] == list(CLASSES[:2])
     assert {vote.label for vote in prediction.votes} == {"cat"}
 
 
 def test_probabilities_that_are_not_finite_are_an_error() -> None:
-    prediction = make_prediction("a.png", np.array([[0.2, np.nan, 0.3]]), ALONE)
+    prediction = make_prediction("a.png", ALONE, np.array([[0.2, np.nan, 0.3]]))
     assert prediction.error
     assert prediction.top == ()
 
@@ -59,8 +61,8 @@ def text_of(writer: Callable[..., Write], layout: Layout, *predictions: Predicti
 
 @given(PATHS.filter(lambda path: not {"\0", "\r"} & {*path}))
 def test_a_csv_file_gives_back_every_path_and_has_a_cell_for_every_column(path: str) -> None:
-    rows = [make_prediction(path, VOTES, THREE), Prediction(path, error="broken, or so")]
-    text = text_of(write_csv, THREE, *rows)
+    rows = [make_prediction(path, BOTH, VOTES, FLIPPED), Prediction(path, error="broken, or so")]
+    text = text_of(write_csv, BOTH, *rows)
     assert text.splitlines()[0].endswith("probability,error")
     header, good, bad = csv.reader(io.StringIO(text, newline=""))
     assert len(header) == len(good) == len(bad) == len(set(header))
@@ -69,24 +71,28 @@ def test_a_csv_file_gives_back_every_path_and_has_a_cell_for_every_column(path: 
     assert read.encode(errors="backslashreplace") == path.encode(errors="backslashreplace")
     assert (row["class"], row["probability"], row["class_2"]) == ("hip\npo", "0.45", "cat")
     assert (row["two, seed=1 class"], row["two, seed=1 probability"]) == ("hip\npo", "0.7")
+    assert (row["tta class"], row["tta probability"]) == ("cat", "0.675")
     assert [cell for cell in bad[1:] if cell] == ["broken, or so"]
 
 
 @given(PATHS)
 def test_json_lines_give_back_every_path_whatever_its_bytes(path: str) -> None:
-    rows = [make_prediction(path, VOTES, THREE), Prediction(path, error="broken")]
-    good, bad = map(json.loads, text_of(write_json_lines, THREE, *rows).split("\n")[:-1])
+    rows = [make_prediction(path, BOTH, VOTES, FLIPPED), Prediction(path, error="broken")]
+    good, bad = map(json.loads, text_of(write_json_lines, BOTH, *rows).split("\n")[:-1])
     assert good.keys() == bad.keys()
     assert good["path"] == bad["path"] == path
     assert (good["class"], good["probability"], good["error"]) == ("hip\npo", 0.45, None)
     assert good["top"][1] == {"class": "cat", "probability": 0.35}
     assert good["votes"]["one"] == {"class": "cat", "probability": 0.5}
+    assert good["tta"] == {"class": "cat", "probability": 0.675}
     assert (bad["class"], bad["top"], bad["votes"], bad["error"]) == (None, [], {}, "broken")
+    assert bad["tta"] is None
+    assert "tta" not in json.loads(text_of(write_json_lines, THREE, Prediction(path, error="x")))
 
 
 def test_on_the_screen_an_image_takes_one_line_that_no_name_can_break() -> None:
     layout = Layout(2, (), ("cat", "dog"))
-    good = make_prediction("a\n\x1b[31m.png", np.array([[0.25, 0.75, 0]]), layout)
+    good = make_prediction("a\n\x1b[31m.png", layout, np.array([[0.25, 0.75, 0]]))
     assert text_of(
         write_lines, layout, good, Prediction("b\n.png", error="no file")
     ).splitlines() == [

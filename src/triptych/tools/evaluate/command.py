@@ -40,6 +40,7 @@ from triptych.tools.evaluate.image_types import (
     score_image_types,
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.report import charts
 
 log = logging.getLogger(__name__)
@@ -113,13 +114,15 @@ def evaluate_split(
     document = evaluate_predictions(run, predictions, split, folder, split) | rescored
     log_scores(run, document, config["protocol"])
     images = subset.data.images
+    if config["tta"] != "none":
+        document["tta"] = evaluate_mirrored(run, images, predictions, config["batch_size"])
     if config["image_types"]["types"]:
         document["image_types"] = evaluate_image_types(run, predictions, images, config, harder)
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
-    # What an earlier evaluation found of image types stays, unless there are new ones.
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        earlier = sanitize(json.loads(path.read_text())["image_types"])
-        document = {"image_types": earlier} | document
+    # What an earlier evaluation found besides stays, unless it was measured again.
+    with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+        earlier = sanitize(json.loads(path.read_text()))
+        document = {n: earlier[n] for n in earlier.keys() & {"image_types", "tta"}} | document
     write_json(path, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, files, config)

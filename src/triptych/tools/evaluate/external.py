@@ -32,6 +32,7 @@ from triptych.runs.predictions import Predictions
 from triptych.runs.record import write_arrays, write_prediction_table
 from triptych.tools.evaluate.document import evaluate_predictions, write_json
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
+from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores, score_predictions
 
@@ -70,7 +71,7 @@ def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> 
     document |= describe_present(score_predictions(predictions), run.classes) | external.about
     document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
     document |= {"device": device_name(run.device), "precision": run.precision}
-    write_json(external.folder / "evaluation.json", document | {"num_threads": num_threads})
+    document["num_threads"] = num_threads
     scores = {"loss": document["nll"], **document["macro"]}
     log.info(
         "%s seed %d on %s  accuracy %.4f (95 %% CI %.4f to %.4f)  %s  calibration error %.4f",
@@ -79,6 +80,11 @@ def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> 
         "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
         document["calibration"]["ece"],
     )
+    if config["tta"] != "none":
+        document["tta"] = evaluate_mirrored(
+            run, external.images, predictions, config["batch_size"], of_present=True
+        )
+    write_json(external.folder / "evaluation.json", document)
     log.info("evaluated: %s", external.folder)
 
 

@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "split": one_of("test", "val", "all"),
     "protocol": one_of("full", "paper"),
     "device": one_of("auto", "cpu", "cuda"),
+    "tta": one_of("none", "flip"),
     "batch_size": count(1, MAX_BATCH).or_null(),
     "data_root": PATH.or_null(),
     "cost": FLAG,

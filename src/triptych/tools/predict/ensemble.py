@@ -52,12 +52,14 @@ class Ensemble:
         self.view_of_each = [View.from_run(run) for run in self.runs]
         self.views = [*dict.fromkeys(self.view_of_each)]  # the distinct ones
 
-    def probabilities(self, images: Sequence[DecodedImage]) -> Tensor:
-        """Float32 (B, M, C), on the device."""
+    def probabilities(self, images: Sequence[DecodedImage], *, mirrored: bool = False) -> Tensor:
+        """Float32 (B, M, C), on the device; of the images' mirror images if `mirrored`."""
         batches = {
             view: torch.stack([image.pixels[place] for image in images]).to(self.device)
             for place, view in enumerate(self.views)
         }
+        if mirrored:
+            batches = {view: batch.flip(-1) for view, batch in batches.items()}
         each = zip(self.runs, self.view_of_each, self.temperatures, strict=True)
         return torch.stack(
             [(run.logits(batches[view]) / t).softmax(dim=1) for run, view, t in each], dim=1

@@ -37,7 +37,8 @@ class Choice(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """`top`: the most probable classes, best first; `votes`: each network's own best.
+    """`top`: the most probable classes, best first; `votes`: each network's own best; `tta`: the
+    best of the image and its mirror image together, where that is asked for.
 
     A single network has no votes. With an `error` the rest is empty.
     """
@@ -45,6 +46,7 @@ class Prediction(NamedTuple):
     path: str
     top: tuple[Choice, ...] = ()
     votes: tuple[Choice, ...] = ()
+    tta: tuple[Choice, ...] = ()
     error: str | None = None
 
     @property
@@ -55,27 +57,35 @@ class Prediction(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What all rows share: the length of the top, the names of the voters, the classes."""
+    """What all rows share: the length of the top, the names of the voters, the classes, and
+    whether mirror images count as well."""
 
     num_top: int
     voters: Sequence[str]
     classes: Sequence[str]
+    has_tta: bool = False
 
 
 Write = Callable[[Prediction], Any]
+Array = NDArray[np.floating]
 
 
-def make_prediction(path: str, probabilities: NDArray[np.floating], layout: Layout) -> Prediction:
+def make_prediction(
+    path: str, layout: Layout, probabilities: Array, mirrored: Array | None = None
+) -> Prediction:
     """The prediction of networks with probabilities (M, C); of equal ones the first class wins."""
     mean = probabilities.mean(axis=0, dtype=np.float64)
-    if not np.isfinite(mean).all():
+    of_both = mean if mirrored is None else (mean + mirrored.mean(axis=0, dtype=np.float64)) / 2
+    if not np.isfinite(of_both).all():
         return Prediction(path, error="the network's output is not finite")
     order = np.argsort(-mean, kind="stable")[: layout.num_top]
     best = probabilities.argmax(axis=1) if layout.voters else ()
+    surest = int(of_both.argmax())
     return Prediction(
         path,
         tuple(Choice(layout.classes[c], float(mean[c])) for c in order),
         tuple(Choice(layout.classes[c], float(probabilities[m, c])) for m, c in enumerate(best)),
+        (Choice(layout.classes[surest], float(of_both[surest])),) if layout.has_tta else (),
     )
 
 
@@ -110,12 +120,13 @@ def write_csv(file: TextIO, layout: Layout) -> Write:
     """A header now, then a row an image."""
     places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
     columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
-    columns += [f"{voter} {name}" for voter in layout.voters for name in ("class", "probability")]
+    more = [*layout.voters, *(["tta"] * layout.has_tta)]
+    columns += [f"{each} {name}" for each in more for name in ("class", "probability")]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(escape_formulas(["path", *columns, "error"]))
 
     def write(prediction: Prediction) -> None:
-        choices = (*prediction.top, *prediction.votes)
+        choices = (*prediction.top, *prediction.votes, *prediction.tta)
         cells = [cell for label, p in choices for cell in (label, round(p, DIGITS))]
         cells = cells or [""] * len(columns)
         writer.writerow(escape_formulas([prediction.path, *cells, prediction.error]))
@@ -133,6 +144,7 @@ def write_json_lines(file: TextIO, layout: Layout) -> Write:
             **(top[0] if top else {"class": None, "probability": None}),
             "top": top,
             "votes": dict(zip(layout.voters, votes, strict=False)),
+            **({"tta": next(map(as_json, prediction.tta), None)} if layout.has_tta else {}),
             "error": prediction.error,
         }
         file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
@@ -149,8 +161,12 @@ def write_lines(file: TextIO, layout: Layout) -> Write:
         if prediction.error:
             print(f"{path}: {prediction.error}", file=file)
             return
-        choices = [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in prediction.top]
-        print("  ".join(filter(None, [*choices, prediction.agreement, path])), file=file)
+        top, tta = (
+            [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in choices]
+            for choices in (prediction.top, prediction.tta)
+        )
+        more = [f"tta {choice}" for choice in tta]
+        print("  ".join(filter(None, [*top, *more, prediction.agreement, path])), file=file)
 
     return write
 

@@ -63,7 +63,8 @@ def write_predictions(config: Config, folders: list[Path], paths: Iterable[str])
 def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tuple[int, int]:
     """The number of images, and of those that could not be predicted."""
     voters = ensemble.names if len(ensemble.names) > 1 else []
-    layout = Layout(min(config["top_k"], len(ensemble.classes)), voters, ensemble.classes)
+    num_top, has_tta = min(config["top_k"], len(ensemble.classes)), config["tta"] != "none"
+    layout = Layout(num_top, voters, ensemble.classes, has_tta)
     out, grid = (config[name] and Path(config[name]) for name in ("out", "grid"))
     first, num_images, failed = list[Prediction](), 0, list[str]()
     with open_output(out, layout) as write:
@@ -96,9 +97,11 @@ def predict_each(
     batch_size = min(run.batch_size(config["batch_size"]) for run in ensemble.runs)
     for batch in decode_batches(decode, paths, batch_size, num_threads):
         readable = [image for image in batch if not image.error]
-        rows = iter(ensemble.probabilities(readable).cpu().numpy() if readable else ())
+        both = (False, True) if layout.has_tta else (False,)
+        each = [ensemble.probabilities(readable, mirrored=m) for m in both] if readable else []
+        rows = zip(*(shares.cpu().numpy() for shares in each), strict=True)
         for image in batch:
             if image.error:
                 yield Prediction(image.path, error=image.error)
             else:
-                yield make_prediction(image.path, next(rows), layout)
+                yield make_prediction(image.path, layout, *next(rows))

@@ -10,6 +10,7 @@ RULES: dict[str, Rule] = {
     "grid_images": count(1, 600),  # a picture's side has at most 2^16 pixels
     "top_k": count(1),
     "calibrated": FLAG,
+    "tta": one_of("none", "flip"),
     "batch_size": count(1, MAX_BATCH),
     "num_threads": count(1, 256).or_null(),
     "max_pixels": count(1, 10**9),
