@@ -145,7 +145,8 @@ SLOTS = {
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 OPTIONAL = ("loss", "metrics", "module")  # not in a run's config where they are null
 OF_FOLDS = ("folds", "fold")
-OPTIONAL_DATA = ("splits", "labels", "max_value", *OF_FOLDS)  # not in a run's config where null
+# Not in a run's config where they are null.
+OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", *OF_FOLDS)
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": OF_RUNS,
@@ -179,7 +180,7 @@ RULES: dict[str, Rule] = {
     "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
     **{"data.folds": count(2, 1000).or_null(), "data.fold": count(0, 999).or_null()},
-    "data.labels": TEXT.or_null(),
+    **dict.fromkeys(("data.labels", "data.separator"), TEXT.or_null()),
     "data.max_value": number(0, above=True).or_null(),
     "data.source": NODE,
     **dict.fromkeys(("model._target_", "model.name"), TEXT),

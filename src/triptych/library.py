@@ -162,4 +162,5 @@ class Run:
         >>> (predictions.logits.argmax(axis=1) == predictions.labels).mean()
         0.87
         """
-        return read_predictions(self.folder / "predictions" / f"{split}.npz")
+        path = self.folder / "predictions" / f"{split}.npz"
+        return read_predictions(path, self.metadata.get("task"))

@@ -19,7 +19,7 @@ PER_CLASS = ("f1", "precision", "recall")
 
 
 class SplitPredictions(Metric):
-    """Logits (N, C), labels (N,) and indices (N,) of a whole split, from every device, by index.
+    """Logits (N, C), labels (N, ...) and indices (N,) of a split, from every device, by index.
 
     Gathered before anything is computed, so that a metric does not depend on how the images were
     spread over batches and devices, and no batch waits for the device.
@@ -44,7 +44,8 @@ class SplitPredictions(Metric):
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """`compute`, but labels and index stay (N,) where N is 1: torchmetrics squeezes them."""
         logits, labels, index = self.compute()
-        return logits, labels.view(-1), index.view(-1)
+        index = index.view(-1)
+        return logits, labels.view(len(index), *labels.shape[1:]), index
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         logits, labels, index = map(dim_zero_cat, (self.logits, self.labels, self.index))
@@ -57,7 +58,7 @@ class Scores(NamedTuple):
 
     values: dict[str, float]
     per_class: dict[str, Tensor]
-    confusion: Tensor  # int64 (C, C), rows true, columns predicted
+    confusion: Tensor | None  # int64 (C, C), rows true, columns predicted; of one label an image
 
     def named(self, split: str) -> dict[str, float]:
         """The values as they are logged: `val/accuracy` and so on."""
@@ -101,15 +102,16 @@ def compute_scores(
     per_class = {name: results.pop(name) for name in PER_CLASS}
     values = {name: float(value) for name, value in results.items()}
     values |= {name: float(value.double().mean()) for name, value in per_class.items()}
-    values |= {name: compute_value(name, metric, logits, labels) for name, metric in more.items()}
+    shares = logits.softmax(dim=1)
+    values |= {name: compute_value(name, metric, shares, labels) for name, metric in more.items()}
     values["undefined_classes"] = int(((confusion.sum(0) == 0) | (confusion.sum(1) == 0)).sum())
     return Scores(values, per_class, confusion)
 
 
-def compute_value(name: str, metric: Any, logits: Tensor, labels: Tensor) -> float:
+def compute_value(name: str, metric: Any, probabilities: Tensor, labels: Tensor) -> float:
     """A metric of a whole split, NaN where undefined; raises UserError at no single number."""
     metric.reset()
-    metric.update(logits.softmax(dim=1), labels)
+    metric.update(probabilities, labels)
     value = metric.compute()
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UserError(f"metrics.{name}: must be one number, as with average: macro")

@@ -16,19 +16,28 @@ from torchmetrics import Metric
 
 from triptych.config import MONITORS
 from triptych.data.datamodule import Batch
+from triptych.errors import UserError
 from triptych.metrics import EpochLoss, Scores, SplitPredictions, build_metrics, compute_scores
 from triptych.models.backbone import Backbone
 from triptych.optim import Optim
+from triptych.runs.record import write_prediction_table
 
 
 class ImageClassifier(pl.LightningModule):
     """Learns by a loss of the backbone's logits; is scored over whole splits.
 
     `loss(logits, labels)` takes labels (B,), or probabilities (B, C) of mixed images; `metrics` are
-    beside the five, by name, each a number of logits (N, C) and labels (N,). After a validation or
-    test epoch, `scores` and `predictions` hold its results on every rank.
+    beside the five, by name, each a number of probabilities (N, C) and labels (N,). After a
+    validation or test epoch, `scores` and `predictions` hold its results on every rank.
+
+    Another task is a subclass with a `task` of its own, which `run.json` has: what reads a run
+    calls its `probabilities`, shows its scores, and refuses by the task's name what it cannot do.
     """
 
+    task = "classification"
+    default_loss = "torch.nn.CrossEntropyLoss"
+    summary = ("loss", "accuracy", "f1")  # of the scores, what a line of the log shows
+    write_table = staticmethod(write_prediction_table)  # predictions/<split>.csv, for people
     scores: Scores
     predictions: tuple[Tensor, Tensor, Tensor]  # logits (N, C), labels (N,), index (N,)
 
@@ -61,6 +70,21 @@ class ImageClassifier(pl.LightningModule):
         logits: Tensor = self.backbone(images.to(self.dtype))
         return logits
 
+    @staticmethod
+    def probabilities(logits: Tensor) -> Tensor:
+        """Float (N, C), of the classes as they are shown; also traced, for an exported file."""
+        return logits.softmax(dim=1)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise UserError where it cannot learn from a set with labels like these."""
+        if labels.ndim > 1:
+            raise UserError("data: an image has any number of labels; add module=multilabel")
+
+    def score(self, logits: Tensor, labels: Tensor) -> Scores:
+        """The scores of a whole split."""
+        more = dict(self.more_metrics.items())
+        return compute_scores(self.metrics, logits, labels, more)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self.loss(self(batch.inputs), batch.labels)
         self.epoch_loss.append(loss, len(batch.inputs))
@@ -85,7 +109,7 @@ class ImageClassifier(pl.LightningModule):
         self.predictions = self.split_predictions.gather()
         self.split_predictions.reset()
         logits, labels, _ = self.predictions
-        self.scores = compute_scores(self.metrics, logits, labels, dict(self.more_metrics.items()))
+        self.scores = self.score(logits, labels)
         self.log_dict(self.scores.named(split), logger=False)  # for callbacks as EarlyStopping
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -113,7 +113,8 @@ def build_loss(
     config: Config, num_per_class: list[int] | None, instantiate: Instantiate
 ) -> nn.Module:
     """The training loss, with the class weights and smoothing of `optim` where it takes them."""
-    optim, node = config["optim"], config.get("loss") or {"_target_": "torch.nn.CrossEntropyLoss"}
+    optim = config["optim"]
+    node = config.get("loss") or {"_target_": find_task(config).default_loss}
     made = find_class("loss", node)
     asked: dict[str, Any] = {}
     if optim["label_smoothing"]:
@@ -135,9 +136,17 @@ def build_metrics(config: Config, num_classes: int, instantiate: Instantiate) ->
     metrics = {}
     for name, node in (config.get("metrics") or {}).items():
         key = f"metrics.{name}"
-        more = fill_arguments(find_class(key, node), node, num_classes=num_classes)
+        given = {"num_classes": num_classes, "num_labels": num_classes}
+        more = fill_arguments(find_class(key, node), node, **given)
         metrics[name] = instantiate(key, node, sync_on_compute=False, **more)
     return metrics
+
+
+def find_task(config: Config) -> type[ImageClassifier]:
+    """The class of a run's module."""
+    node = config.get("module")
+    made: type[ImageClassifier] = find_class("module", node) if node else ImageClassifier
+    return made
 
 
 def build_module(
@@ -151,7 +160,6 @@ def build_module(
     `parts` are arguments of `ImageClassifier`.
     """
     node = config.get("module") or {"_target_": "triptych.module.ImageClassifier"}
-    find_class("module", node)
     make = instantiate("module", node, _partial_=True)  # its arguments must not be copied
     module: ImageClassifier = make(
         **parts,

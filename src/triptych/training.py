@@ -17,7 +17,7 @@ from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
 from triptych.callbacks.time_left import RunClock, check_time_for_test
-from triptych.config import MONITOR, Config
+from triptych.config import MONITOR, MONITORS, Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import Source, describe_balance
 from triptych.distributed import ranks
@@ -98,6 +98,7 @@ def prepare(
     backbone = factory.build(num_classes, load=resumed is None, classes=names, recorded=recorded)
     data = build.build_datamodule(config, images, backbone.preprocessing)
     module = build.build_module(config, backbone, num_classes, data.num_per_class)
+    module.check_labels(images.train.labels)
     build.check_step(module.optim)
     return data, module
 
@@ -185,6 +186,7 @@ def collect_metadata(
     config: Config, data: ImageDataModule, module: ImageClassifier, factory: BackboneFactory
 ) -> dict[str, Any]:
     """What `run.json` says of data and network, and of how the best epoch is told."""
+    names = [name.removeprefix("val/") for name in module.monitors if name not in MONITORS]
     origin: dict[str, Any] = {}
     if module.backbone.head_origin:  # its weights have been read from a file
         from triptych.runs.weights_origin import describe_weights
@@ -205,7 +207,8 @@ def collect_metadata(
         "input_size": module.backbone.preprocessing.input_size,
         "preprocessing": module.backbone.expectations,
         "num_threads": torch.get_num_threads(),
-        **({"more_metrics": names} if (names := [*module.more_metrics]) else {}),
+        **({"more_metrics": names} if names else {}),
+        **({"task": module.task} if module.task != ImageClassifier.task else {}),
     }
 
 

@@ -94,7 +94,7 @@ class RunRecorder(Callback):
         logits, labels, index = (tensor.cpu().numpy() for tensor in pl_module.predictions)
         self.record.add_predictions("test", logits=logits, labels=labels, index=index)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.record.write_prediction_tables(data.image_set.files)
+        self.record.write_prediction_tables(data.image_set.files, pl_module.write_table)
         metrics = self.record.metadata["metrics"] | pl_module.scores.named("test")
         self.record.update(metrics=metrics, num_test=len(labels))
 
@@ -140,7 +140,7 @@ class RunRecorder(Callback):
     ) -> None:
         values = module.scores.named(split)
         self._log_metrics(trainer, epoch, values)
-        shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in ("loss", "accuracy", "f1"))
+        shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in module.summary)
         left = describe_left(trainer) if split == "val" else ""
         log.info("epoch %d %s %s%s", epoch, split, "  ".join(shown), left)
 

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from triptych import figures
 from triptych.callbacks.loop import current_step
 from triptych.data.datamodule import ImageDataModule
-from triptych.metrics import PER_CLASS, Scores
+from triptych.metrics import Scores
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
 
@@ -75,7 +75,7 @@ class TensorBoardCallback(Callback):
         positions = torch.randperm(len(data.train), generator=generator)[:NUM_TRAINING_IMAGES]
         index = data.train.index[positions]
         images, labels = (tensor[index] for tensor in data.train.data)
-        names = [data.classes[label] for label in labels]
+        names = [name_labels(data.classes, each) for each in labels]
         inputs, _ = data.transforms.training(images, labels, (data.seed, 0, index))
         low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
         inputs = ((inputs - low) / (high - low).clamp(min=1e-6) * 255).byte()
@@ -85,6 +85,8 @@ class TensorBoardCallback(Callback):
         self._show(trainer, "images_as_seen", figures.image_grid(inputs.numpy(), names, heading))
 
     def _show_confusion(self, trainer: Any, scores: Scores, split: str) -> None:
+        if scores.confusion is None:
+            return
         num_images = scores.confusion.sum()
         heading = f"{split}: accuracy {scores.values['accuracy']:.2%}, {num_images} images"
         classes = trainer.datamodule.classes
@@ -93,6 +95,8 @@ class TensorBoardCallback(Callback):
 
     def _save_mistakes(self, trainer: Any, logits: Tensor, labels: Tensor, index: Tensor) -> None:
         """Images of the most confident mistakes: a comparison shows them without the data."""
+        if labels.ndim > 1:
+            return
         logits, labels, index = logits.cpu(), labels.cpu(), index.cpu()
         losses = F.cross_entropy(logits, labels, reduction="none")
         losses[logits.argmax(1) == labels] = -1
@@ -111,6 +115,12 @@ class TensorBoardCallback(Callback):
             writer.add_image(name, pixels, current_step(trainer))
 
 
+def name_labels(classes: Sequence[str], label: Tensor) -> str:
+    """The class of an image by its label (), or all of its classes by theirs (C,)."""
+    places = [label] if label.ndim == 0 else label.nonzero().flatten()
+    return ", ".join(classes[int(place)] for place in places)
+
+
 def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     """The event writers of the run's TensorBoard loggers."""
     return [
@@ -120,13 +130,16 @@ def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
 
 def format_per_class(classes: Sequence[str], scores: Scores) -> str:
     """F1, precision and recall of every class, as Markdown; a name is none."""
+    num = len(scores.per_class)
     names = [re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", name) for name in classes]
-    columns = (scores.per_class[name].tolist() for name in PER_CLASS)
+    columns = (values.tolist() for values in scores.per_class.values())
     rows = [
         f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
         for name, *values in zip(names, *columns, strict=True)
     ]
-    return "\n".join([f"| class | {' | '.join(PER_CLASS)} |", "| --- |" + " --- |" * 3, *rows])
+    return "\n".join(
+        [f"| class | {' | '.join(scores.per_class)} |", f"| --- |{' --- |' * num}", *rows]
+    )
 
 
 def log_hyperparameters(trainer: pl.Trainer, record: Record) -> None:

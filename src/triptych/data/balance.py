@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from triptych.data.rng import permutation
+from triptych.data.rng import count_classes, permutation
+from triptych.errors import UserError
 
 if TYPE_CHECKING:
     from triptych.data.datamodule import Batch, ImageSubset, KeyedBatchSampler
@@ -62,8 +63,14 @@ def draw_balanced(labels: Tensor, n: int, seed: int, epoch: int) -> Tensor:
     return drawn[permutation(n, seed, epoch, 1)]
 
 
-def describe_draws(classes: Sequence[str], num_per_class: Sequence[int]) -> str:
-    """In a line, what balanced sampling makes of classes with so many training images."""
+def describe_draws(classes: Sequence[str], labels: Tensor) -> str:
+    """In a line, what balanced sampling makes of training images with labels (n,).
+
+    Raises UserError where an image has any number of classes.
+    """
+    if labels.ndim > 1:
+        raise UserError("data.sampler=balanced: takes one label an image; leave it out")
+    num_per_class = count_classes(labels, len(classes)).tolist()
     trained = [num for num in num_per_class if num]
     rarest, draws = min(trained), sum(trained) / len(trained)
     name, times = classes[num_per_class.index(rarest)], draws / rarest

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from triptych.data.rng import permutation
+from triptych.data.rng import count_classes, permutation
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors, split_indices
 from triptych.data.transforms import Augment, DeviceTransforms, make_mix, standard
 from triptych.models.backbone import Preprocessing
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """
 
     inputs: Tensor  # stored: uint8 (B, 3, H, W); in a step: float (B, 3, S, S); features: (B, F)
-    labels: Tensor  # int64 (B,), or probabilities (B, C) of mixed images
+    labels: Tensor  # as in `LabelledImages`, or probabilities (B, C) of mixed images
     index: Tensor  # type: ignore[assignment]  # int64 (B,), in the official set
 
 
@@ -137,7 +137,8 @@ class ImageDataModule(pl.LightningDataModule):
         if self.sampler:
             from triptych.data.balance import describe_draws  # a default run needs nothing of it
 
-            self.notes = (*self.notes, describe_draws(self.classes, self.num_per_class))
+            labels = self.train.data.labels[self.train.index]
+            self.notes = (*self.notes, describe_draws(self.classes, labels))
 
     @property
     def split_hash(self) -> str:
@@ -153,7 +154,7 @@ class ImageDataModule(pl.LightningDataModule):
     def num_per_class(self) -> list[int]:
         """Training images of each class."""
         labels = self.train.data.labels[self.train.index]
-        return torch.bincount(labels, minlength=len(self.classes)).tolist()
+        return count_classes(labels, len(self.classes)).tolist()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, seed=self.seed)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from triptych.data.label_table import read_labels, sort_labels
+from triptych.data.label_table import read_labels, sort_labels, split_labels
 from triptych.data.names import (
     ESCAPE,
     class_name,
@@ -53,6 +54,7 @@ class Listing(NamedTuple):
     photos: list[Photo]  # by split, class and name
     classes: list[str]  # the names of all folders in training, sorted
     notes: tuple[str, ...]  # on names, and on photos that no class has
+    separator: str | None = None  # between the classes of a photo, where it has any number
 
     @property
     def is_split(self) -> bool:
@@ -65,7 +67,8 @@ class Folder(Source):
 
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. `splits` names the folders
-    below `root` in place of these, `labels` a CSV file that names the photos and their classes.
+    below `root` in place of these, `labels` a CSV file that names the photos and their classes, any
+    number for each where there is a `separator`.
     Photos that cannot be read, or have more than `max_pixels`, are named and left out. `max_value`
     is that of `photos.decode_image`. Raises ValueError if `size` is not from 1 to 4096, or there is
     no such `fit`.
@@ -82,11 +85,12 @@ class Folder(Source):
         splits: Mapping[str, str] | None = None,
         labels: str | None = None,
         max_value: float | None = None,
+        separator: str | None = None,
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
         self._root = Path(os.path.expanduser(root)).absolute()
-        self._splits, self._labels = splits, labels
+        self._splits, self._labels, self._separator = splits, labels, separator
         self.square = SquareFormat(size, fit, max_pixels, max_value)
 
     def missing(self) -> str | None:
@@ -102,8 +106,7 @@ class Folder(Source):
         photos = [photo for photo in listing.photos if photo.name not in squares.unreadable]
         readable = listing._replace(photos=photos)
         check_classes(readable, squares.unreadable, self.least_classes)
-        number = {name: label for label, name in enumerate(listing.classes)}
-        labels = torch.tensor([number[photo.class_name] for photo in photos])
+        labels = number_labels(photos, listing)
         splits = {
             split: [i for i, photo in enumerate(photos) if photo.split == split]
             for split in listing.folders
@@ -123,7 +126,8 @@ class Folder(Source):
 
     @cached_property
     def _listing(self) -> Listing:
-        return list_photos(self._root, self._splits, self._labels, self.least_classes)
+        places = (self._splits, self._labels, self.least_classes, self._separator)
+        return list_photos(self._root, *places)
 
 
 def list_photos(
@@ -131,6 +135,7 @@ def list_photos(
     splits: Mapping[str, str] | None = None,
     labels: str | None = None,
     least_classes: int = 2,
+    separator: str | None = None,
 ) -> Listing:
     """The photos of a root's folders, or those that a table with their `labels` names.
 
@@ -138,19 +143,31 @@ def list_photos(
     folder cannot be read.
     """
     try:
-        listing = list_table(root, labels) if labels else list_folders(root, splits)
+        listing = list_table(root, labels, separator) if labels else list_folders(root, splits)
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     check_classes(listing, {}, least_classes)
     return listing
 
 
-def list_table(root: Path, labels: str) -> Listing:
+def list_table(root: Path, labels: str, separator: str | None = None) -> Listing:
     """The photos below a root that a table names, with its labels: see `label_table`."""
-    photos, notes = read_labels(root, labels)
+    photos, notes = read_labels(root, labels, separator)
     splits = {photo.split: "." for photo in photos}
-    classes = sort_labels([photo.class_name for photo in photos if photo.split == "train"])
-    return Listing(root, splits, photos, classes, tuple(notes))
+    trained = (split_labels(p.class_name, separator) for p in photos if p.split == "train")
+    classes = sort_labels([name for names in trained for name in names])
+    return Listing(root, splits, photos, classes, tuple(notes), separator)
+
+
+def number_labels(photos: list[Photo], listing: Listing) -> Tensor:
+    """Labels as `LabelledImages` has them: (N,), or (N, C) where a photo has any number."""
+    number = {name: label for label, name in enumerate(listing.classes)}
+    if listing.separator is None:
+        return torch.tensor([number[photo.class_name] for photo in photos])
+    labels = torch.zeros(len(photos), len(number), dtype=torch.uint8)
+    for row, photo in zip(labels, photos, strict=True):
+        row[[number[name] for name in split_labels(photo.class_name, listing.separator)]] = 1
+    return labels
 
 
 def list_folders(root: Path, splits: Mapping[str, str] | None) -> Listing:
@@ -221,8 +238,9 @@ def check_classes(listing: Listing, unreadable: dict[str, str], least: int = 2) 
     hint = f"\ntype {deeper}" if deeper and deeper != f"data.root={root}" else ""
     reason = next((f" ({escape_name(n)}: {why})" for n, why in unreadable.items()), "")
     for split, folder in listing.folders.items():
-        names = {photo.class_name for photo in listing.photos if photo.split == split}
-        if not names:
+        of_split = [photo.class_name for photo in listing.photos if photo.split == split]
+        names = {name for each in of_split for name in split_labels(each, listing.separator)}
+        if not of_split:
             rest = {s: f for s, f in listing.folders.items() if s != split}
             if split != "train" and photos_in(root / folder):
                 hint = f"; if they have no labels, type {format_splits(rest)}"

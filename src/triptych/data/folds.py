@@ -6,7 +6,7 @@ Shapes: N images.
 import torch
 from torch import Tensor
 
-from triptych.data.rng import hash64
+from triptych.data.rng import find_strata, hash64
 from triptych.data.source import ImageSet
 from triptych.errors import UserError
 
@@ -49,7 +49,7 @@ def number_folds(index: Tensor, labels: Tensor, folds: int, seed: int) -> Tensor
     folds, so that sizes, of folds and of every class in them, differ by one image at most.
     """
     by_hash = torch.argsort(hash64(seed, index), stable=True)
-    order = by_hash[torch.argsort(labels[by_hash], stable=True)]
+    order = by_hash[torch.argsort(find_strata(labels)[by_hash], stable=True)]
     numbers = torch.empty_like(order)
     numbers[order] = torch.arange(len(order)) % folds
     return numbers

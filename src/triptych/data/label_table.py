@@ -18,6 +18,7 @@ COLUMNS = {
     "label": "label labels class class_name category target".split(),
     "split": "split set subset part".split(),
 }
+MARKS = {"0": False, "0.0": False, "1": True, "1.0": True}  # of a column that is a label
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".JPG")  # of files named without theirs
 
 
@@ -30,8 +31,13 @@ class Row(NamedTuple):
     split: str
 
 
-def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
+def read_labels(
+    root: Path, labels: str, separator: str | None = None
+) -> tuple[list[Photo], list[str]]:
     """The photos that a table names, by split, class and name, and notes on what it leaves out.
+
+    With a `separator`, a photo has any number of labels: in a cell, or those of the columns that
+    have a 1; `class_name` has them joined, see `split_labels`.
 
     The table lies where `labels` says, else below the root. Raises UserError, with the line of the
     table, where it cannot be used.
@@ -39,8 +45,8 @@ def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
     table = find_table(root, labels)
     files: dict[str, Photo] = {}
     missing = []
-    for row in read_rows(table):
-        found = find_file(root, row)
+    for row in read_rows(table, separator):
+        found = find_file(root, row, needs_label=separator is None)
         if found is None:
             missing.append(f"{escape_name(row.file)} ({row.place.rpartition(': ')[2]})")
             continue
@@ -57,7 +63,7 @@ def read_labels(root: Path, labels: str) -> tuple[list[Photo], list[str]]:
             f"{list_first(missing, 5)}\nmend their names, or delete their lines"
         )
     photos = sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.class_name, p.name))
-    check_trained(table, photos)
+    check_trained(table, photos, separator)
     return photos, describe_unlisted(root, files)
 
 
@@ -70,12 +76,19 @@ def find_table(root: Path, labels: str) -> Path:
     return table
 
 
-def find_file(root: Path, row: Row) -> str | None:
+def split_labels(label: str, separator: str | None) -> list[str]:
+    """The names in a label, each once, sorted; the label itself without a separator."""
+    if separator is None:
+        return [label]
+    return sorted({name.strip() for name in label.split(separator)} - {""})
+
+
+def find_file(root: Path, row: Row, needs_label: bool = True) -> str | None:
     """The name of a row's file below the root, None where it is not there.
 
     Raises UserError at a row that says too little, or of a file that lies elsewhere.
     """
-    if not row.file or not row.label:
+    if not row.file or (needs_label and not row.label):
         raise UserError(f"{row.place}: no {'label' if row.file else 'file'}")
     if row.split.lower() not in SPLIT_NAMES:
         raise UserError(f"{row.place}: {row.split or 'nothing'} is no split; train, val or test")
@@ -84,16 +97,18 @@ def find_file(root: Path, row: Row) -> str | None:
     return next((name for name in names if os.path.isfile(root / encode_name(name))), None)
 
 
-def check_trained(table: Path, photos: Sequence[Photo]) -> None:
+def check_trained(table: Path, photos: Sequence[Photo], separator: str | None = None) -> None:
     """Raise UserError where no photo trains, or not one of a class that others have."""
-    trained = {photo.class_name for photo in photos if photo.split == "train"}
+    each = [(name, p) for p in photos for name in split_labels(p.class_name, separator)]
+    trained = {name for name, photo in each if photo.split == "train"}
     if not trained:
         raise UserError(f"data.labels={table}: no training photo in it")
-    if unknown := next((p for p in photos if p.class_name not in trained), None):
-        raise UserError(
-            f"data.labels={table}: {unknown.class_name}: the label of no training photo, but of "
-            f"{escape_name(unknown.name)} ({unknown.split})"
-        )
+    for name, photo in each:
+        if name not in trained:
+            raise UserError(
+                f"data.labels={table}: {name}: the label of no training photo, but of "
+                f"{escape_name(photo.name)} ({photo.split})"
+            )
 
 
 def relative_name(file: str, root: Path, place: str) -> str:
@@ -108,7 +123,7 @@ def relative_name(file: str, root: Path, place: str) -> str:
     return below
 
 
-def read_rows(table: Path) -> list[Row]:
+def read_rows(table: Path, separator: str | None = None) -> list[Row]:
     """Every row; the split is `train` where there is no such column."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
@@ -116,33 +131,54 @@ def read_rows(table: Path) -> list[Row]:
         raise UserError(f"data.labels={table}: not UTF-8; save it as CSV UTF-8") from error
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    columns = find_columns(table, reader.fieldnames or [])
+    columns = find_columns(table, reader.fieldnames or [], bool(separator))
     rows = []
     try:
         for cells in reader:
             values = {use: (cells[name] or "").strip() for use, name in columns.items()}
-            values = {
-                "split": "train",
-                "place": f"data.labels={table}: line {reader.line_num}",
-            } | values
+            place = f"data.labels={table}: line {reader.line_num}"
+            values = {"split": "train", "place": place} | values
+            if separator:
+                marks = {n: v for n, v in cells.items() if n not in columns.values()}
+                is_cell = "label" in values
+                label = values["label"] if is_cell else find_marked(marks, separator, place)
+                values["label"] = separator.join(split_labels(label, separator))
             rows.append(Row(**values | {"file": values["file"].replace("\\", "/")}))
     except csv.Error as error:  # a quote that is not closed, in a long table
         raise UserError(f"data.labels={table}: no CSV, {error}") from error
     return rows
 
 
-def find_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
-    """The column of each use that there is; raises UserError without one of files or of labels."""
+def find_marked(marks: dict[str, str | None], separator: str, place: str) -> str:
+    """The columns that have a 1, joined; raises UserError where one has neither 0 nor 1."""
+    for name, mark in marks.items():
+        if (mark or "").strip() not in MARKS:
+            raise UserError(f"{place}: {name} is {mark}: a column of a label has 0 or 1 everywhere")
+        if separator in name:
+            raise UserError(f"{place}: {name}: holds data.separator={separator}; choose another")
+    return separator.join(name for name, mark in marks.items() if MARKS[(mark or "").strip()])
+
+
+def find_columns(table: Path, header: Sequence[str], may_be_marked: bool = False) -> dict[str, str]:
+    """The column of each use that there is; raises UserError without one of files or of labels.
+
+    Labels `may_be_marked`, in all columns of no other use.
+    """
     columns = {(name or "").strip().lower(): name for name in header}
     chosen = {
         use: next((columns[name] for name in names if name in columns), None)
         for use, names in COLUMNS.items()
     }
-    for use in ("file", "label"):
+    may_be_marked = may_be_marked and len(header) > sum(
+        name is not None for name in chosen.values()
+    )
+    for use in ("file",) if may_be_marked else ("file", "label"):
         if chosen[use] is None:
             raise UserError(
                 f"data.labels={table}: no column {use}, but {', '.join(columns) or 'nothing'}\n"
                 f"call it {use} in the first line"
+                + "; columns of 0 and 1, one a label, need module=multilabel"
+                * (use == "label")
             )
     return {use: name for use, name in chosen.items() if name is not None}
 

@@ -47,12 +47,29 @@ def quotas(num: int, counts: Tensor) -> Tensor:
     return shares
 
 
+def count_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Images of each class, int64 (C,)."""
+    return labels.sum(0) if labels.ndim > 1 else torch.bincount(labels, minlength=num_classes)
+
+
+def find_strata(labels: Tensor) -> Tensor:
+    """The class (N,) by whose proportions each image is dealt out: of several its rarest.
+
+    Of labels (N, C) those without any are a class more.
+    """
+    if labels.ndim == 1:
+        return labels
+    rarity = torch.where(labels > 0, labels.sum(0), len(labels) + 1)
+    return torch.where((labels > 0).any(1), rarity.argmin(1), labels.shape[1])
+
+
 def split_stratified(labels: Tensor, sizes: list[int | None], seed: int) -> list[Tensor]:
     """Disjoint parts of the labels' positions in the classes' proportions; None takes what is left.
 
     Per class, images sorted by a 64-bit hash of (seed, index) go to the parts in turn. Every part
     is int64, ascending.
     """
+    labels = find_strata(labels)
     key = hash64(seed, torch.arange(len(labels)))
     members = [torch.nonzero(labels == c)[:, 0] for c in range(int(labels.max()) + 1)]
     members = [m[torch.argsort(key[m], stable=True)] for m in members]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.data.rng import split_stratified
+from triptych.data.rng import count_classes, split_stratified
 from triptych.errors import UserError
 
 HELD_OUT_SHARE = 0.15  # of the training images, for a split without images and size of its own
@@ -18,7 +18,7 @@ HELD_OUT_SHARE = 0.15  # of the training images, for a split without images and 
 
 class LabelledImages(NamedTuple):
     images: Tensor  # uint8 (N, 3, H, W)
-    labels: Tensor  # int64 (N,)
+    labels: Tensor  # int64 (N,); or uint8 (N, C) of 0 and 1, any number of classes an image
 
 
 class ImageSet(NamedTuple):
@@ -83,12 +83,12 @@ def split_indices(data: ImageSet, sizes: dict[str, int | None], seed: int) -> di
 
 def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
     """Raise UserError if a class is validated or tested of which no image trains."""
-    trained = set(data.train.labels[indices["train"]].tolist())
+    trained = count_classes(data.train.labels[indices["train"]], len(data.classes)) > 0
     for name, labels in (("val", data.train.labels), ("test", data.test.labels)):
-        untrained = set(labels[indices[name]].tolist()) - trained
-        if untrained:
+        present = count_classes(labels[indices[name]], len(data.classes)) > 0
+        if untrained := (present & ~trained).nonzero().flatten().tolist():
             raise UserError(
-                f"{data.classes[min(untrained)]}: no image of this class is left for training, "
+                f"{data.classes[untrained[0]]}: no image of this class is left for training, "
                 f"some are in {name}; lower data.num_val or data.num_test, or add images"
             )
 

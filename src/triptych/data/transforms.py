@@ -142,7 +142,7 @@ def cutmix(images: Tensor, labels: Tensor, *keys: int, num_classes: int) -> tupl
 
 def mix_labels(labels: Tensor, share: float, num_classes: int) -> Tensor:
     """Probabilities (B, C) of which the partner has `share`."""
-    certain = F.one_hot(labels, num_classes).float()
+    certain = (F.one_hot(labels, num_classes) if labels.ndim == 1 else labels).float()
     return certain.lerp(roll_half(certain), share)
 
 

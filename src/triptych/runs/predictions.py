@@ -8,7 +8,7 @@ Shapes: N images, C classes.
 import csv
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,8 +19,9 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
+from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.reader import MAX_CLASSES, sanitize
 from triptych.runs.record import write_prediction_table
@@ -28,6 +29,7 @@ from triptych.runs.storage import FORMULA, check_regular_file
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
+MULTILABEL = "multilabel"  # the task of any number of labels an image, in run.json
 TOLERANCE = 1e-4  # of a probability that was rounded
 MAX_LENGTH = 1_000_000  # of an array's sides: statistics draw a thousand times so many numbers
 MAX_BYTES = 2**30  # of an array, as float64 too
@@ -65,6 +67,30 @@ class Predictions:
     def confidence(self) -> NDArray[np.float64]:
         """The probability of the predicted class, (N,)."""
         return np.asarray(self.probabilities.max(axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class MultilabelPredictions(Predictions):
+    """Each class by itself: labels uint8 (N, C) of 0 and 1.
+
+    An image is `correct` where every label is, as in scikit-learn; `classes` is the likeliest one.
+    """
+
+    labels: NDArray[np.uint8]  # type: ignore[assignment]
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Sigmoid of the logits, (N, C)."""
+        return np.asarray(expit(self.logits.astype(np.float64)))
+
+    @cached_property
+    def predicted(self) -> NDArray[np.bool_]:
+        """The classes of a probability above 0.5, (N, C)."""
+        return np.asarray(self.logits > 0)
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray((self.predicted == self.labels).all(axis=1))
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
@@ -105,18 +131,23 @@ def read_array(archive: ZipFile, name: str) -> Array:
         return np.asarray(npy.read_array(file, allow_pickle=False))
 
 
-def read_predictions(path: Path) -> Predictions:
-    """What `Record.add_predictions` wrote; raises UserError in one line where it is not that."""
+def read_predictions(path: Path, task: str | None = None) -> Predictions:
+    """What `Record.add_predictions` wrote; raises UserError in one line where it is not that.
+
+    `task` is that of `run.json`, None for one label an image.
+    """
+    if task not in (None, MULTILABEL):
+        raise UserError(f"{path}: of a task that is not read here, {format_value(task)}")
     arrays = read_arrays(path, ("logits", "labels", "index"))
-    if problem := _find_problem(**arrays):
+    if problem := (_find_multilabel_problem if task else _find_problem)(**arrays):
         raise UserError(f"{path}: {problem}")
-    return Predictions(**arrays)
+    return (MultilabelPredictions if task else Predictions)(**arrays)
 
 
-def read_validation(folder: Path, num_classes: int) -> Predictions:
+def read_validation(folder: Path, num_classes: int, task: str | None = None) -> Predictions:
     """A run's predictions in validation; raises UserError too unless they have `num_classes`."""
     path = folder / "predictions" / "val.npz"
-    val = read_predictions(path)
+    val = read_predictions(path, task)
     if val.num_classes != num_classes:
         raise UserError(f"{path}: has {val.num_classes} classes, the test images {num_classes}")
     return val
@@ -127,6 +158,8 @@ def write_missing_tables(
     classes: Sequence[str],
     files: Sequence[str] | None,
     index: Mapping[str, NDArray[np.int64]],
+    task: str | None = None,
+    write: Callable[..., None] = write_prediction_table,
 ) -> None:
     """Tables that a run folder lacks of its predictions for splits at those places of the set."""
     for split, places in index.items():
@@ -135,13 +168,13 @@ def write_missing_tables(
         if all(table.exists() for table in tables) or not path.with_suffix(".npz").exists():
             continue
         try:
-            saved = read_predictions(path.with_suffix(".npz"))
+            saved = read_predictions(path.with_suffix(".npz"), task)
         except UserError as error:
             log.warning("%s is not written: %s", path.name, error)
             continue
         if np.array_equal(saved.index, places) and saved.num_classes == len(classes):
             arrays = {"logits": saved.logits, "labels": saved.labels, "index": saved.index}
-            write_prediction_table(path, classes, files, **arrays)
+            write(path, classes, files, **arrays)
 
 
 def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
@@ -172,6 +205,14 @@ def read_files(folder: Path, test: Predictions) -> dict[int, str] | None:
 def unescape_formula(text: str) -> str:
     """A cell as it was before `escape_formulas`."""
     return text[1:] if text[:1] == "'" and FORMULA.match(text[1:]) else text
+
+
+def _find_multilabel_problem(logits: Array, labels: Array, index: Array) -> str | None:
+    if problem := _find_problem(logits, np.zeros(len(index), np.int64), index):
+        return problem
+    if labels.dtype != np.uint8 or labels.shape != logits.shape or labels.max() > 1:
+        return f"labels must be 0 or 1, uint8 {logits.shape}; they are {labels.dtype}"
+    return None
 
 
 def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:

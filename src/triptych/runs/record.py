@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -298,7 +298,8 @@ class Record:
             writer.writerow(row)
 
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
-        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split.
+        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split; labels of any
+        number of classes an image are uint8 (N, C) of 0 and 1.
 
         A table of what they were before is deleted.
 
@@ -313,13 +314,15 @@ class Record:
         for suffix in (".npz", ".csv"):
             (self.folder / "predictions" / f"{split}{suffix}").unlink(missing_ok=True)
 
-    def write_prediction_tables(self, files: Sequence[str] | None) -> None:
-        """`predictions/<split>.csv` beside each npz that there is, by `write_prediction_table`."""
+    def write_prediction_tables(
+        self, files: Sequence[str] | None, write: Callable[..., None] = write_prediction_table
+    ) -> None:
+        """`predictions/<split>.csv` beside each npz that there is."""
         for split in ("val", "test"):
             path = self.folder / "predictions" / f"{split}.csv"
             if path.with_suffix(".npz").exists():
                 with np.load(path.with_suffix(".npz")) as arrays:
-                    write_prediction_table(path, self.metadata["classes"], files, **arrays)
+                    write(path, self.metadata["classes"], files, **arrays)
 
     @contextmanager
     def log_to_file(self) -> Iterator[None]:

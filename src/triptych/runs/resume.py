@@ -191,7 +191,8 @@ def drop_foreign_validation(
     """Delete predictions in validation that are not of these classes and places: edited since."""
     path = record.folder / "predictions" / "val.npz"
     with suppress(UserError):
-        val = read_validation(record.folder, len(classes)) if path.exists() else None
+        task = record.metadata.get("task")
+        val = read_validation(record.folder, len(classes), task) if path.exists() else None
         if val is None or np.array_equal(val.index, index):
             return
     log.warning("%s: not what this run wrote, deleted", path)

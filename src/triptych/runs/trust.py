@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # The settings of a run's Trainer that bear on its scores.
 SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 KEY_BYTES = 32
-HOW = ("fit", "splits", "set")  # how to read photos, folders below their root, names of ours
+# How to read photos and their labels, folders below their root, names of ours.
+HOW = ("fit", "splits", "separator", "set")
 PLACES = ("root", "labels")  # of photos: only their owner knows
 
 
