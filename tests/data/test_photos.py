@@ -374,3 +374,26 @@ def test_white_in_photos_of_more_than_8_bits_can_be_set(
     assert read_image(data).info["max_value"] == values[-1]
     eight_bits = encoded(Image.fromarray(CORNERS))
     assert_array_equal(pixels(eight_bits, max_value=max_value), CORNERS)
+
+
+def test_a_heic_names_the_package_that_decodes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "FORMATS", photos.COMMON)
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0" + bytes(100))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(Unreadable, match="pip install 'pillow-heif"):
+            decode_image(source, formats=photos.COMMON)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_heic_is_an_upright_photo_once_the_extra_is_installed(orientation: int) -> None:
+    pytest.importorskip("pillow_heif")
+    large = Image.fromarray(CORNERS.repeat(4, 0).repeat(4, 1))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shown = pixels(encoded(large, "PNG", exif=exif))
+    got = pixels(encoded(large, "HEIF", quality=100, exif=exif.tobytes()))
+    assert ".heic" in IMAGE_SUFFIXES
+    assert_allclose(got[8::32, 8::32], shown[8::32, 8::32], atol=8)

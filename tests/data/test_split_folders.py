@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from tests.data.test_folder import photo
 from triptych.config import load_rules
+from triptych.data import split_folders
 from triptych.data.folder import Listing, list_photos
 from triptych.errors import UserError
 
@@ -91,12 +92,12 @@ def test_a_class_may_be_named_like_a_part(tmp_path: Path, folders: str) -> None:
 
 def test_no_folder_of_photos_is_left_out_without_a_line(tmp_path: Path) -> None:
     root = make(tmp_path, "Training/*", "dev/*", "unlabeled", "extra/deep", "Training", ".")
-    (root / "dev" / "cat" / "phone.HEIC").touch()
+    (root / "dev" / "cat" / "phone.JXL").touch()
     listing = list_photos(root)
     assert listing.folders == {"train": "Training", "val": "dev"}
     assert len(listing.photos) == 8
     formats, loose, extra, unlabelled = listing.notes
-    assert ".heic" in formats
+    assert ".jxl" in formats
     assert loose.startswith("4 photos ")
     assert extra.startswith("extra: 2 photos")
     assert unlabelled.startswith("unlabeled: 2 photos")
@@ -131,3 +132,15 @@ def test_parts_are_named_by_any_path_and_a_wrong_one_is_named(tmp_path: Path) ->
     assert listing.photos[-1].name == "../elsewhere/dog/1.png"
     with pytest.raises(UserError, match=r"data.splits.train=.*none"):
         list_photos(root, {"train": "none"})
+
+
+def test_a_folder_of_heic_alone_names_the_package_that_decodes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heic = {".heic", ".heif"}
+    monkeypatch.setattr(split_folders, "IMAGE_SUFFIXES", split_folders.IMAGE_SUFFIXES - heic)
+    for name in ("cat/1.HEIC", "cat/2.heic", "dog/1.HEIC"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"3 \.heic; HEIC needs: pip install 'pillow-heif"):
+        list_photos(tmp_path)

@@ -33,7 +33,13 @@ COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 BOUNDED = (*COMMON, "MPO", "AVIF", "PPM", "TGA")  # their time grows with bytes and pixels alone
 # EPS and WMF are programs that another program runs; of the others Pillow knows only the names.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+with suppress(ImportError):  # the extra `heic`
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 SUFFIXES = Image.registered_extensions()  # fills Image.OPEN, too
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")  # how its files begin, after 4 bytes
+NEEDS_HEIC = "HEIC needs: pip install 'pillow-heif>=1.0'"
 DEEP_COLOUR = re.compile(r"'(RGB\w?|LA);16[BLN]'")  # as Pillow calls 16 bits a channel
 # By Pillow's names, in the order in which they are tried.
 FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
@@ -94,12 +100,21 @@ def decode_image(
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
-        raise Unreadable("no image, or of a format that is not decoded here") from error
+        is_heic = read_start(source)[4:12] in HEIC and "HEIF" not in FORMATS
+        unknown = "no image, or of a format that is not decoded here"
+        raise Unreadable(NEEDS_HEIC if is_heic else unknown) from error
     except (Unreadable, Unbounded):
         raise
     except Exception as error:  # of decoders of many authors, fed with anything: all kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(sanitize_text(reason.splitlines()[0])[:200]) from error
+
+
+def read_start(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    with source.open("rb") as file:
+        return file.read(12)
 
 
 class TimedFile(io.BufferedReader):
