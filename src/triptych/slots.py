@@ -12,12 +12,14 @@ from typing import Any
 from hydra._internal.utils import _locate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from triptych.config import Config, find_node, find_nodes
+from triptych.data.augment import prepare_augment
+from triptych.data.transforms import Augment
 from triptych.errors import UserError, closest_matches, summarize_error
 from triptych.losses import balanced_weights
 from triptych.module import ImageClassifier
@@ -96,9 +98,10 @@ def fill_arguments(made: type, node: dict[str, Any], **more: Any) -> dict[str, A
     return {name: value for name, value in more.items() if name in known and name not in node}
 
 
-def build_augment(node: dict[str, Any], instantiate: Instantiate) -> Any:
-    find_class("data.augment", node)
-    return instantiate("data.augment", node)
+def build_augment(node: dict[str, Any], images: Tensor, instantiate: Instantiate) -> Augment:
+    """Raises UserError where it cannot augment stored images as these, uint8 (B, 3, H, W)."""
+    check_nodes("data.augment", node)
+    return prepare_augment(instantiate("data.augment", node), images)
 
 
 def build_schedule(node: dict[str, Any], instantiate: Instantiate) -> dict[str, Any]:

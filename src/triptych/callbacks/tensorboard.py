@@ -76,7 +76,9 @@ class TensorBoardCallback(Callback):
         index = data.train.index[positions]
         images, labels = (tensor[index] for tensor in data.train.data)
         names = [name_labels(data.classes, each) for each in labels]
-        inputs, _ = data.transforms.training(images, labels, (data.seed, 0, index))
+        keys = (data.seed, 0, index)
+        loaded = data.per_image(images, *keys) if data.per_image else images
+        inputs, _ = data.transforms.training(loaded, labels, keys)
         low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
         inputs = ((inputs - low) / (high - low).clamp(min=1e-6) * 255).byte()
         heading = "The same as the network sees them, contrast stretched"

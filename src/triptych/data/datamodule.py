@@ -132,7 +132,10 @@ class ImageDataModule(pl.LightningDataModule):
         mix = make_mix(self.mix, len(self.classes))
         words: dict[Any, Augment | None] = {"none": None, "standard": standard}
         augment = words[self.augment] if isinstance(self.augment, str) else self.augment
-        self.transforms = DeviceTransforms(self.preprocessing, augment, mix)
+        # Of augment.PerImage alone, which works where images are loaded, instead of on the device.
+        self.per_image: Any = augment if hasattr(augment, "load") else None
+        on_device = None if self.per_image else augment
+        self.transforms = DeviceTransforms(self.preprocessing, on_device, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
         if self.sampler:
             from triptych.data.balance import describe_draws  # a default run needs nothing of it
@@ -179,6 +182,8 @@ class ImageDataModule(pl.LightningDataModule):
             from triptych.data.balance import balance
 
             images = balance(subset, sampler)
+        if seed is not None and self.per_image:
+            images, sampler = self.per_image.load(images, sampler, seed)
         return DataLoader(
             images,
             batch_sampler=sampler,  # type: ignore[arg-type]

@@ -67,11 +67,17 @@ class DeviceTransforms:
         return pixels.sub_(self.mean).div_(self.std)
 
 
-def standard(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Flip, crop from a padded image and erase, each image by its own key; uint8 (B, 3, H, W)."""
+def standard(
+    images: Tensor, seed: int, epoch: int, index: Tensor, inner: Augment | None = None
+) -> Tensor:
+    """Flip, crop from a padded image and erase, each image by its own key; uint8 (B, 3, H, W).
+
+    `inner` comes before the erasing.
+    """
     draws = [uniform(seed, epoch, index, column) for column in range(8)]
     images = flip(images, draws[0] < 0.5)
     images = crop(images, draws[1], draws[2])
+    images = inner(images, seed, epoch, index) if inner else images
     return erase(images, draws[3] < ERASED_SHARE, *draws[4:])
 
 
