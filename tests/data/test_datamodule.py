@@ -6,7 +6,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
+from triptych.data.augment import PerImage
 from triptych.data.datamodule import Batch, ImageDataModule
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors
 from triptych.data.transforms import DeviceTransforms, standard
@@ -187,24 +189,30 @@ class SaveAt(pl.Callback):
     ("batch", "limit", "num_workers", "sampler"),
     [
         *((None, 1.0, 0, None), (3, 1.0, 1, "balanced"), (11, 1.0, 0, None)),
-        *((None, 0.5, 0, "balanced"), (3, 5, 0, None), (11, 0.5, 0, "balanced")),
+        *((None, 0.5, 0, "balanced"), (3, 5, 0, None), (11, 0.5, 1, "balanced")),
     ],
 )
 def test_a_resumed_run_goes_on_with_the_very_next_batch(
     tmp_path: Path, batch: int | None, limit: int | float, num_workers: int, sampler: str | None
 ) -> None:
-    """At the end of an epoch or inside one, a shortened epoch included."""
+    """At the end of an epoch or inside one, a shortened epoch included; augmented in workers."""
     path = tmp_path / "last.ckpt"
     options = {"limit_train_batches": limit, "max_epochs": 3, "num_sanity_val_steps": 0}
-    uninterrupted = Toy()
-    trainer(**options, callbacks=[SaveAt(path, batch)]).fit(
-        uninterrupted, datamodule=make(sampler=sampler)
-    )
+    uninterrupted, augment = Toy(), PerImage(v2.RandAugment())
+    data = make(augment=augment, sampler=sampler)
+    trainer(**options, callbacks=[SaveAt(path, batch)]).fit(uninterrupted, datamodule=data)
     per_epoch = len(uninterrupted.order()) // 3
     done = per_epoch if batch is None else batch
 
     resumed = Toy()
-    data = make(num_workers=num_workers, sampler=sampler)
+    data = make(augment=augment, num_workers=num_workers, sampler=sampler)
     trainer(**options).fit(resumed, datamodule=data, ckpt_path=path, weights_only=True)
     assert resumed.order() == uninterrupted.order()[done:]
+    expected = uninterrupted.arrived["train"][done:]
+    for (*_, images, _), (*_, mine, _) in zip(expected, resumed.arrived["train"], strict=True):
+        assert images.equal(mine)
+    epoch, index, images, _ = uninterrupted.arrived["train"][-1]
+    assert epoch == 2
+    again = augment(data.train.data.images[index % 2**40], 0, 2, index)
+    assert images.equal(data.transforms.evaluation(again))
     assert uninterrupted.order()[0][0] == 0

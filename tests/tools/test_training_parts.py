@@ -1,4 +1,4 @@
-"""Every command reads a run whose callbacks, loggers and plugins are not on this machine."""
+"""Every command reads a run whose callbacks, loggers and the like are not on this machine."""
 
 import shutil
 from pathlib import Path
@@ -33,6 +33,7 @@ def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = record.config
     config["trainer"] |= {name: [GONE] for name in ("callbacks", "logger", "plugins")}
     config["trainer"] |= {"profiler": GONE, "strategy": GONE}
+    config["data"]["augment"] = GONE
     record.write_config(config)
     return record.folder
 
@@ -67,7 +68,7 @@ def test_a_network_or_a_data_set_that_nobody_trusts_is_refused_still(
     folder: Path, tmp_path: Path, place: str
 ) -> None:
     record = Record.open(shutil.copytree(folder, tmp_path / "run"))
-    record.write_config(record.config | {place: record.config[place] | {"augment": GONE}})
+    record.write_config(record.config | {place: record.config[place] | {"source": GONE}})
     with pytest.raises(UserError, match=r"trusted_targets=\[a_colleagues_package\.Part"):
         triptych.load_run(record.folder).network(TRUSTED)
 

@@ -25,7 +25,7 @@ from triptych.data.transforms import Augment, flip, standard
 from triptych.errors import UserError, summarize_error
 
 if TYPE_CHECKING:
-    from triptych.data.datamodule import Batch, ImageSubset, KeyedBatchSampler
+    from triptych.data.datamodule import Batch, KeyedBatchSampler
 
 COLUMN = 1000  # the first key of draws here: `standard` has 0 to 7, mixing 8 to 10
 BINS = 31  # magnitudes of an operation, as torchvision's
@@ -312,7 +312,7 @@ class AugmentedSubset(Dataset["Batch"]):
 
     def __getitems__(self, place: tuple[int, Tensor]) -> "Batch":
         epoch, positions = place
-        batch = self.subset.__getitems__(positions)
+        batch: Batch = self.subset.__getitems__(positions)
         return batch._replace(inputs=self.augment(batch.inputs, self.seed, epoch, batch.index))
 
 

@@ -175,13 +175,13 @@ def installed_nodes() -> set[Node]:
 
 
 def drop_training_parts(config: Config) -> Config:
-    """The config of a run without the callbacks, loggers, plugins and workers that only its
-    training had."""
+    """The config of a run without the callbacks, loggers, plugins, augmentation and workers that
+    only its training had."""
     names = ("max_epochs", "max_steps", "max_time", "accelerator", *SCORING)
     trainer = config.get("trainer")
     kept = {n: trainer[n] for n in names if n in trainer} if isinstance(trainer, dict) else {}
     data = config.get("data")
-    data = data | {"num_workers": 0} if isinstance(data, dict) else data  # images lie in memory
+    data = data | {"num_workers": 0, "augment": "none"} if isinstance(data, dict) else data
     return config | {"trainer": kept, "data": data}
 
 

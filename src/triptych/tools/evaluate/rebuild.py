@@ -110,6 +110,7 @@ def read_data(
             "data_root=<folder> says where its photos lie"
         )
     config["data"] |= {"batch_size": run.batch_size(batch_size), "num_workers": 0}
+    config["data"]["augment"] = "none"  # a part of the training alone
     source: Source = instantiate("data.source", settings)
     if missing := source.missing():
         raise UserError(f"{folder}: {missing}\ndata_root=<folder> says where the images lie")
