@@ -1,17 +1,19 @@
 """What research changes is chosen by a word or named by a `_target_`, and checked."""
 
 import copy
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from tests import tiny
 from tests.composing import composed
-from triptych import build
+from triptych import build, slots
 from triptych.cli import check_arguments, prepare, restore
 from triptych.config import Config, check_config
 from triptych.errors import UserError
@@ -176,6 +178,46 @@ def test_a_network_that_is_none_is_named(network: str) -> None:
     factory = build.instantiate("model", config["model"])
     with pytest.raises(UserError, match=r"^model\.network"):
         factory.build(3, load=True, classes=None, recorded=None)
+
+
+class Own(Metric):
+    """One of a user's, without torchmetrics' own arguments."""
+
+    higher_is_better = True
+
+    def __init__(self, gives: float | str) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def update(self, shares: Tensor, labels: Tensor) -> None:
+        assert shares.shape == (len(labels), 3)
+
+    def compute(self) -> Any:
+        return self.gives if isinstance(self.gives, str) else torch.tensor(self.gives)
+
+
+@pytest.mark.parametrize(
+    ("node", "is_taken"),
+    [
+        ({"_target_": f"{METRICS}.MulticlassCohenKappa"}, True),
+        ({"_target_": f"{METRICS}.MulticlassConfusionMatrix"}, False),
+        ({"_target_": f"{METRICS}.MulticlassF1Score", "average": None}, False),
+        ({"_target_": f"{METRICS}.BinaryAUROC"}, False),
+        ({"_target_": "torchmetrics.PearsonCorrCoef"}, False),
+        ({"_target_": "torchmetrics.text.WordErrorRate"}, False),
+        ({"_target_": "tests.test_slots.Own", "gives": 0.5}, True),
+        ({"_target_": "tests.test_slots.Own", "gives": float("nan")}, True),
+        ({"_target_": "tests.test_slots.Own", "gives": "much"}, False),
+    ],
+)
+def test_a_metric_that_gives_no_number_is_named_before_the_first_epoch(
+    node: Config, is_taken: bool
+) -> None:
+    config = place("metrics.mine", node)
+    module = build.build_module(config, nn.Linear(2, 3), 3)  # type: ignore[arg-type]
+    refused = nullcontext() if is_taken else pytest.raises(UserError, match=r"^metrics\.mine: ")
+    with refused:
+        slots.try_metrics(module, 3, torch.arange(300) % 3)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

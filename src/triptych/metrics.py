@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection, classification
 from torchmetrics.utilities import dim_zero_cat
 
-from triptych.errors import UserError
+from triptych.errors import UserError, summarize_error
 
 PER_CLASS = ("f1", "precision", "recall")
 
@@ -110,9 +110,13 @@ def compute_scores(
 
 def compute_value(name: str, metric: Any, probabilities: Tensor, labels: Tensor) -> float:
     """A metric of a whole split, NaN where undefined; raises UserError at no single number."""
-    metric.reset()
-    metric.update(probabilities, labels)
-    value = metric.compute()
+    try:
+        metric.reset()
+        metric.update(probabilities, labels)
+        value = metric.compute()
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        kind, reason = type(metric).__name__, summarize_error(error)
+        raise UserError(f"metrics.{name}: {kind} cannot score these labels ({reason})") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UserError(f"metrics.{name}: must be one number, as with average: macro")
     return float(value)

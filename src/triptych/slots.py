@@ -4,11 +4,14 @@ A default run needs nothing of it. B images of a batch, C classes.
 """
 
 import inspect
+import math
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from hydra._internal.utils import _locate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -141,8 +144,18 @@ def build_metrics(config: Config, num_classes: int, instantiate: Instantiate) ->
         key = f"metrics.{name}"
         given = {"num_classes": num_classes, "num_labels": num_classes}
         more = fill_arguments(find_class(key, node), node, **given)
-        metrics[name] = instantiate(key, node, sync_on_compute=False, **more)
+        metrics[name] = instantiate(key, node, **more)
+        metrics[name].sync_on_compute = False  # every rank has the whole split
     return metrics
+
+
+def try_metrics(module: ImageClassifier, num_classes: int, labels: Tensor) -> None:
+    """Raise UserError where a metric does not take what it will be given, or gives no number:
+    before the first epoch, by some of the labels."""
+    few = labels[:: math.ceil(len(labels) / 100)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are not among them
+        module.score(torch.zeros(len(few), num_classes), few)
 
 
 def find_task(config: Config) -> type[ImageClassifier]:

@@ -150,7 +150,7 @@ def log_hyperparameters(trainer: pl.Trainer, record: Record) -> None:
     optim = record.config["optim"]
     settings = {name: record.metadata[name] for name in ("model", "data", "seed")}
     settings |= {"optimizer": optim["name"], "lr": optim["lr"]}
-    metrics = record.metadata["metrics"]
+    metrics = {name: v for name, v in record.metadata["metrics"].items() if v is not None}
     ordered = sorted(metrics, key=lambda name: ("test/" not in name, "accuracy" not in name))
     columns = {name.replace("val/", "best/"): metrics[name] for name in ordered}
     for writer in writers(trainer):

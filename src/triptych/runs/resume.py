@@ -1,7 +1,6 @@
 """Resuming a run: in its own folder, from its last checkpoint."""
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -66,9 +66,10 @@ def open_resumed(config: Config, overrides: list[str]) -> tuple[Record | None, C
     record = ranks.create_on_rank_zero(lambda: reopen_run(config, overrides))
     # Only rank zero's user may have the key by which the run's places are trusted.
     text = ranks.broadcast_from_rank_zero(
-        "config", lambda: json.dumps(compose_resumed(config, overrides, record))
+        "config", lambda: OmegaConf.to_yaml(compose_resumed(config, overrides, record))
     )
-    return record, json.loads(text)
+    resumed: Any = OmegaConf.to_container(OmegaConf.create(text))  # with numbers as keys, too
+    return record, resumed
 
 
 def reopen_run(config: Config, overrides: list[str]) -> Record:

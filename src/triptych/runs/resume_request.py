@@ -4,7 +4,6 @@ What was typed is compared with the run's settings: equal values are no request,
 added to the command that began the run. Imports no torch: a refusal comes at once.
 """
 
-import json
 import os
 import re
 import shlex
@@ -140,7 +139,7 @@ def merge_request(config: Config, overrides: Sequence[str], record: Record) -> C
     Of `config`, which was composed for this command, only what `overrides` set counts. Raises
     UserError where they set anything else to another value than the run's.
     """
-    merged: Config = json.loads(json.dumps(record.config))
+    merged: Config = record.config  # read anew
     recorded = record.metadata.get("overrides")
     earlier = [*map(str, recorded)] if isinstance(recorded, list) else []
     settled = [*find_settled(earlier)]
