@@ -45,8 +45,8 @@ class MultilabelClassifier(ImageClassifier):
                 "another as torch.nn.MultiLabelSoftMarginLoss"
             )
         for name, metric in self.more_metrics.items():
-            if (kind := type(metric).__name__).startswith(("Multiclass", "Binary")):
-                several = kind.replace("Multiclass", "Multilabel").replace("Binary", "Multilabel")
+            if (kind := type(metric).__name__).startswith("Multiclass"):
+                several = kind.replace("Multiclass", "Multilabel")
                 raise UserError(
                     f"metrics.{name}: {kind} takes one label an image\n"
                     f"for several: metrics.{name}._target_=torchmetrics.classification.{several}"

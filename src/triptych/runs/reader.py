@@ -26,7 +26,7 @@ REQUIRED_METADATA: dict[str, Rule] = {
     "metrics": MAPPING,
 }
 OPTIONAL_METADATA: dict[str, Rule] = {
-    **dict.fromkeys(("weights", "git_commit", "device", "precision"), TEXT),
+    **dict.fromkeys(("weights", "git_commit", "device", "precision", "task"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
     **dict.fromkeys(("num_train", "num_val"), count(0)),
     **dict.fromkeys(("input_size", "num_test"), count(1)),
@@ -187,6 +187,15 @@ def read_finished(folder: Path) -> Record:
     check_entries(folder / "run.json", record.metadata, REQUIRED_METADATA | optional)
     record.metadata = dict.fromkeys(OPTIONAL_METADATA) | record.metadata
     return record
+
+
+def check_task(record: Record) -> None:
+    """Raise UserError at a run of another task than one label an image."""
+    if task := record.metadata.get("task"):
+        raise UserError(
+            f"{record.folder}: of the task {format_value(task)}; only runs of one label an image "
+            "can be shown here"
+        )
 
 
 def check_entries(path: Path, entries: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:

@@ -23,7 +23,13 @@ from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config, number
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
-from triptych.runs.predictions import Predictions, write_missing_tables
+from triptych.metrics import Scores
+from triptych.runs.predictions import (
+    MULTILABEL,
+    MultilabelPredictions,
+    Predictions,
+    write_missing_tables,
+)
 from triptych.runs.reader import find_run_folders, sanitize
 from triptych.runs.record import SCORES
 from triptych.tools.evaluate import rebuild
@@ -40,6 +46,7 @@ from triptych.tools.evaluate.image_types import (
     score_image_types,
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.evaluate.tasks import check_settings, describe_scores
 from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.report import charts
 
@@ -79,6 +86,8 @@ def evaluate_run(
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
     check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
+    if run.task:
+        check_settings(run, config)
     try:
         trainer = rebuild.build_scorer(run, device)
         if config["data"]:
@@ -109,9 +118,12 @@ def evaluate_split(
     check_places(config["grad_cam"]["images"], subset.index.numpy())
     files = data.image_set.files
     index = {"val": data.val.index.numpy(), "test": data.test.index.numpy()}
-    write_missing_tables(folder, run.classes, files, index)
-    predictions, rescored = rescore(run, data, split, trainer)
-    document = evaluate_predictions(run, predictions, split, folder, split) | rescored
+    write_missing_tables(folder, run.classes, files, index, run.task, run.module.write_table)
+    predictions, scores, rescored = rescore(run, data, split, trainer)
+    if run.task:
+        document = describe_scores(run, predictions, scores, split) | rescored
+    else:
+        document = evaluate_predictions(run, predictions, split, folder, split) | rescored
     log_scores(run, document, config["protocol"])
     images = subset.data.images
     if config["tta"] != "none":
@@ -130,10 +142,10 @@ def evaluate_split(
 
 def rescore(
     run: RebuiltRun, data: ImageDataModule, split: str, trainer: pl.Trainer
-) -> tuple[Predictions, dict[str, Any]]:
+) -> tuple[Predictions, Scores, dict[str, Any]]:
     """Score `split` (test or val) with the Trainer of `build_scorer`; the network stays there.
 
-    With as many threads as in training, if there are processors for them. Returns, too, what
+    With as many threads as in training, if there are processors for them. Returns, last, what
     `evaluation.json` says of it: metrics now and as logged in training, device, precision, threads.
     """
     metadata, device = run.record.metadata, run.device
@@ -147,14 +159,20 @@ def rescore(
     # A `run.json` may be edited by hand.
     logged = {name: value for name, value in of_split.items() if FINITE.holds(value)}
     difference = find_largest_difference(metrics, logged)
-    return Predictions(*(tensor.cpu().numpy() for tensor in module.predictions)), {
-        "metrics": metrics,
-        "logged": logged,
-        "device": device_name(device),
-        "precision": run.precision,
-        "num_threads": num_threads,
-        "largest_difference": difference and difference[1],
-    }
+    kind = MultilabelPredictions if run.task == MULTILABEL else Predictions
+    arrays = (tensor.cpu().numpy() for tensor in module.predictions)
+    return (
+        kind(*arrays),
+        module.scores,
+        {
+            "metrics": metrics,
+            "logged": logged,
+            "device": device_name(device),
+            "precision": run.precision,
+            "num_threads": num_threads,
+            "largest_difference": difference and difference[1],
+        },
+    )
 
 
 def find_largest_difference(
@@ -172,8 +190,9 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
     metadata, split = run.record.metadata, document["split"]
     values = {name.removeprefix(f"{split}/"): v for name, v in document["metrics"].items()}
     more = (name for name in values if name not in SCORES)
-    scores = [f"{name} {values[name]:.4f}" for name in (*SUMMARY, *more)]
-    scores += [f"calibration error {document['calibration']['ece']:.4f}"]
+    scores = [f"{name} {values[name]:.4f}" for name in (*SUMMARY, *more) if name in values]
+    if "calibration" in document:
+        scores += [f"calibration error {document['calibration']['ece']:.4f}"]
     heading = f"{metadata['model']} seed {metadata['seed']}"
     match find_largest_difference(document["metrics"], document["logged"]):
         case None:
@@ -184,7 +203,7 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
             places = f"trained on {metadata['device']}, here {document['device']}"
             compared = f"largest difference from what was logged: {name} by {gap:.2g} ({places})"
     log.info("%s", "  ".join([heading, *scores, compared]))
-    if protocol == "paper":
+    if protocol == "paper" and "paper" in document:
         log.info(
             "by the study's protocol (last %d of %d images): F1 %.4f, precision %.4f, recall %.4f",
             *(document["paper"]["num_images"], document["num_images"]),

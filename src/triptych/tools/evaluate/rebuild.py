@@ -23,6 +23,7 @@ from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 from triptych.library import Run
 from triptych.models.backbone import Backbone
+from triptych.module import ImageClassifier
 from triptych.runs.reader import describe_change, read_finished
 from triptych.runs.record import Record
 from triptych.runs.trust import SCORING, is_signed, localize_source
@@ -46,6 +47,7 @@ class RebuiltRun:
     backbone: Backbone
     precision: str = "32-true"
     knows_place: bool = True
+    module: type[ImageClassifier] = ImageClassifier  # of its task
 
     def __post_init__(self) -> None:
         self.device = torch.device("cpu")
@@ -54,6 +56,11 @@ class RebuiltRun:
     def to(self, device: torch.device) -> None:
         move_to_device(self.backbone, device)
         self.device = device
+
+    @property
+    def task(self) -> str | None:
+        """None of one label an image."""
+        return None if self.module.task == ImageClassifier.task else self.module.task
 
     def batch_size(self, wanted: int | None = None) -> int:
         """Images a batch: those wanted or else as in training, as far as memory holds them."""
@@ -83,6 +90,10 @@ def rebuild_run(folder: Path, trusted: Iterable[str] = ()) -> RebuiltRun:
     record = read_finished(folder)
     backbone, config = Run(record).network(trusted), record.config
     run = RebuiltRun(record, config, tuple(record.metadata["classes"]), backbone)
+    if config.get("module"):
+        from triptych.slots import find_task
+
+        run.module = find_task(config)
     if not is_signed(folder, record.metadata.get("signature")):
         config["data"]["source"], unknown = localize_source(config, trusted)
         run.knows_place = not unknown

@@ -17,14 +17,14 @@ from torch import Tensor
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize
+from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import library_versions
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.formats import pluralize
 from triptych.tools.compare.runs import TrainedNetwork, read_run
 from triptych.tools.evaluate.cost import NUM_WARM_UPS, time_calls
 from triptych.tools.evaluate.rebuild import RebuiltRun, read_data, rebuild_run
-from triptych.tools.export.card import describe_file, render_card
+from triptych.tools.export.card import describe_file, list_scores, render_card, render_task_card
 from triptych.tools.export.formats import FORMATS, Format, Predict
 from triptych.tools.export.program import trace_program
 from triptych.tools.predict.images import View
@@ -46,11 +46,12 @@ def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None
     probabilities differ from the network's, or a file cannot be written.
     """
     silence_lightning()
-    network = read_run(folder)
+    record = read_finished(folder)
+    network = None if record.metadata.get("task") else read_run(folder)
     rebuilt = rebuild_run(folder, config["trusted_targets"])
-    model, seed, data = (network.metadata[name] for name in ("model", "seed", "data"))
+    model, seed, data = (sanitize(record.metadata[name]) for name in ("model", "seed", "data"))
     log.info("%s seed %d on %s: exporting", model, seed, data)
-    metadata = describe_network(network, rebuilt)
+    metadata = describe_network(rebuilt, network)
     batches = read_batches(rebuilt, config["data_root"])
     program = trace_program(rebuilt)
     form = FORMATS[config["format"]]
@@ -60,22 +61,24 @@ def write_artifact(folder: Path, path: Path, card: Path, config: Config) -> None
             form.write(program, temporary, metadata)
             checks = check_file(form, temporary, rebuilt, batches, config["time_seconds"])
             file = describe_file(temporary, path.name, config["format"])
-            text = render_card(network, metadata, checks, file)
+            render = partial(render_card, network) if network else partial(render_task_card, record)
+            text = render(metadata, checks, file)
             temporary_card.write_text(text, encoding="utf-8")
     for sentence in checks:
         log.info("%s", sentence)
     log.info("written: %s (%s) and %s", path, file["size"], card.name)
 
 
-def describe_network(network: TrainedNetwork, rebuilt: RebuiltRun) -> dict[str, Any]:
-    """The metadata inside the file."""
-    view = View.from_run(rebuilt)
+def describe_network(rebuilt: RebuiltRun, network: TrainedNetwork | None) -> dict[str, Any]:
+    """The metadata inside the file; `network` has its scores where an image has one label."""
+    view, record = View.from_run(rebuilt), sanitize(rebuilt.record.metadata)
+    scores = {"accuracy": network.scores.accuracy} if network else list_scores(record)
     names = ("model", "weights", "data", "seed", "config_hash")
     return {
         "classes": sanitize(list(rebuilt.classes)),
-        **{name: network.metadata[name] for name in names},
-        "accuracy": network.scores.accuracy,
-        "num_test": len(network.test.labels),
+        **{name: record[name] for name in names},
+        **scores,
+        "num_test": record["num_test"] if network is None else network.num_test,
         "input_size": view.input_size,
         "fit": view.stored[1] if view.stored else "stretch",
         "triptych": library_versions()["triptych"],
@@ -113,7 +116,7 @@ def check_file(
 def predict_as_network(run: RebuiltRun, view: View, images: Tensor) -> Tensor:
     """Probabilities as `predict` has them, of images uint8 (N, 3, H, W)."""
     photos = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images]
-    return run.logits(torch.stack([view(photo) for photo in photos])).softmax(dim=1)
+    return run.module.probabilities(run.logits(torch.stack([view(photo) for photo in photos])))
 
 
 def compare_outputs(

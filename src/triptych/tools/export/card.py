@@ -18,8 +18,9 @@ import numpy as np
 from markupsafe import Markup
 from rich.filesize import decimal
 
-from triptych.config import RULES, format_value, iterate_settings
+from triptych.config import RULES, Config, format_value, iterate_settings
 from triptych.runs.reader import sanitize
+from triptych.runs.record import Record
 from triptych.tools.compare.formats import percent
 from triptych.tools.compare.runs import (
     Problem,
@@ -70,20 +71,11 @@ def render_card(
     image_types = read_optional(read_image_types, network, problems)
     for problem in problems:
         log.warning("left out of the card: %s: %s", problem.folder, problem.what)
-    record = dict.fromkeys(("num_train", "num_val", "split_seed")) | network.metadata
-    settings = dict(iterate_settings(network.config, RULES))
-    versions = (record["versions"] or {}).items()
-    options = {"finalize": escape_value, "keep_trailing_newline": True}
-    environment = make_environment("export", autoescape=False, **options)
-    environment.filters |= {"number": number, "inline_code": inline_code, "percent": percent_cell}
-    return environment.get_template("card.md.jinja").render(
-        **metadata,
-        num_classes=len(metadata["classes"]),
+    return render_template(
+        "card.md.jinja",
+        (network.metadata, network.config),
+        metadata,
         network=replace(network, cost=cost),
-        record=record,
-        recipe=[(name, format_value(settings.get(name))) for name in RECIPE],
-        versions=", ".join(f"{name} {value}" for name, value in versions),
-        torch=version("torch"),
         class_rows=[*iterate_classes(network, metadata["classes"])][:MAX_CLASSES],
         undefined_classes=network.scores.undefined_classes,
         calibration=calibrate(network.test, val),
@@ -92,8 +84,44 @@ def render_card(
         checks=checks,
         file=file,
         folder=sanitize(str(network.folder)),
+    )
+
+
+def render_task_card(
+    record: Record, metadata: dict[str, Any], checks: list[str], file: dict[str, str]
+) -> str:
+    """The same of a run of another task than one label an image, with what it logged."""
+    run = sanitize(record.metadata), sanitize(record.config)
+    return render_template("task_card.md.jinja", run, metadata, checks=checks, file=file)
+
+
+def render_template(
+    name: str, run: tuple[dict[str, Any], Config], metadata: dict[str, Any], **content: Any
+) -> str:
+    """A card with what all of them have; `run` is its record and its config."""
+    record = dict.fromkeys(("num_train", "num_val", "split_seed")) | run[0]
+    settings = dict(iterate_settings(run[1], RULES))
+    versions = (record["versions"] or {}).items()
+    options = {"finalize": escape_value, "keep_trailing_newline": True}
+    environment = make_environment("export", autoescape=False, **options)
+    environment.filters |= {"number": number, "inline_code": inline_code, "percent": percent_cell}
+    return environment.get_template(name).render(
+        **metadata,
+        **content,
+        num_classes=len(metadata["classes"]),
+        record=record,
+        recipe=[(name, format_value(settings.get(name))) for name in RECIPE],
+        versions=", ".join(f"{name} {value}" for name, value in versions),
+        torch=version("torch"),
         command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
     )
+
+
+def list_scores(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run of another task says inside of its file: its task, and its scores as logged."""
+    scores = {n.removeprefix("test/"): v for n, v in record["metrics"].items() if "test/" in n}
+    measured = {name: value for name, value in scores.items() if type(value) in (int, float)}
+    return {"task": record["task"], "metrics": measured}
 
 
 def iterate_classes(network: TrainedNetwork, classes: list[str]) -> Iterator[dict[str, Any]]:

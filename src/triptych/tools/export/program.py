@@ -4,6 +4,8 @@ Shapes: N images of H x W pixels, S pixels a side of the network's input, C clas
 one axis of an image.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone
+from triptych.module import ImageClassifier
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.predict.images import View
 
@@ -24,7 +27,8 @@ SHARPNESS = -0.5  # Keys (1981); Pillow's
 
 class Portable(nn.Module):
     """uint8 images (N, 3, H, W) to probabilities float32 (N, C): `DeviceTransforms.evaluation`
-    without its shortcut for images of the right size, then the network and the softmax.
+    without its shortcut for images of the right size, then the network and its task's
+    `probabilities`.
 
     Where training stored its photos as squares, `stored` is their side and fit, and images are
     first made such squares.
@@ -33,8 +37,14 @@ class Portable(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, stored: tuple[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        stored: tuple[int, str] | None = None,
+        probabilities: Callable[[Tensor], Tensor] = ImageClassifier.probabilities,
+    ) -> None:
         super().__init__()
+        self.probabilities = probabilities
         preprocessing = backbone.preprocessing
         self.network = backbone.network
         self.stored = stored
@@ -47,12 +57,13 @@ class Portable(nn.Module):
         pixels = fit_square(images, *self.stored) if self.stored else images.float()
         pixels = F.interpolate(pixels / 255, self.size, mode=self.interpolation, antialias=True)
         logits: Tensor = self.network((pixels - self.mean) / self.std)
-        return logits.softmax(dim=1)
+        return self.probabilities(logits)
 
 
 def trace_program(run: RebuiltRun) -> ExportedProgram:
     """The network, in float32, for any N, H and W; raises UserError where torch cannot trace it."""
-    module = Portable(run.backbone, View.from_run(run).stored).eval().float()
+    stored, probabilities = View.from_run(run).stored, run.module.probabilities
+    module = Portable(run.backbone, stored, probabilities).eval().float()
     axes = {IMAGES: {axis: Dim(name) for axis, name in DYNAMIC.items()}}
     try:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from triptych.config import format_value, number
 from triptych.errors import UserError
-from triptych.runs.reader import sanitize
+from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.recipes import make_labels
 from triptych.tools.evaluate.rebuild import build_scorer, rebuild_run
@@ -35,10 +35,17 @@ class Ensemble:
         calibrated: bool = False,
         trusted: Iterable[str] = (),
     ) -> None:
+        if calibrated and any(read_finished(f).metadata.get("task") for f in folders):
+            raise UserError("calibrated=true: takes networks of one label an image; leave it out")
         self.temperatures = [read_temperature(f) if calibrated else 1.0 for f in folders]
         self.runs = [rebuild_run(folder, trusted) for folder in folders]
         first = self.runs[0]
         for run in self.runs:
+            if run.task != first.task:
+                raise UserError(
+                    f"run: {run.record.folder} is of the task {run.module.task}, "
+                    f"{first.record.folder} of {first.module.task}; they cannot vote together"
+                )
             if run.classes != first.classes:
                 raise UserError(
                     "run: the classes of these runs differ, so they cannot vote together\n"
@@ -46,7 +53,7 @@ class Ensemble:
                     f"{run.record.folder}: {format_value(', '.join(run.classes))}"
                 )
             build_scorer(run, device)
-        self.device = device
+        self.device, self.task = device, first.task
         self.names = name_runs([run.record for run in self.runs])
         self.classes = tuple(sanitize([*first.classes]))
         self.view_of_each = [View.from_run(run) for run in self.runs]
@@ -62,7 +69,7 @@ class Ensemble:
             batches = {view: batch.flip(-1) for view, batch in batches.items()}
         each = zip(self.runs, self.view_of_each, self.temperatures, strict=True)
         return torch.stack(
-            [(run.logits(batches[view]) / t).softmax(dim=1) for run, view, t in each], dim=1
+            [run.module.probabilities(run.logits(batches[view]) / t) for run, view, t in each], 1
         )
 
 

@@ -67,6 +67,8 @@ class Layout(NamedTuple):
 
 
 Write = Callable[[Prediction], Any]
+Writer = Callable[[TextIO, Layout], Write]
+Title = Callable[[Prediction], str]  # what stands above an image of the grid
 Array = NDArray[np.floating]
 
 
@@ -90,13 +92,17 @@ def make_prediction(
 
 
 @contextmanager
-def open_output(out: Path | None, layout: Layout) -> Iterator[Write]:
+def open_output(
+    out: Path | None, layout: Layout, writers: Sequence[Writer] | None = None
+) -> Iterator[Write]:
     """A writer of predictions: into the file, complete when the block ends, or standard output.
 
+    `writers` are of CSV, of JSON Lines, and of lines for a person, in place of those here.
     Bytes of a file name that are not UTF-8 are written as escapes.
     """
+    write_table, write_objects, write_text = writers or (write_csv, write_json_lines, write_lines)
     if out:
-        write_rows = write_csv if out.suffix.lower() == ".csv" else write_json_lines
+        write_rows = write_table if out.suffix.lower() == ".csv" else write_objects
         with (
             atomic_write(out) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -108,7 +114,7 @@ def open_output(out: Path | None, layout: Layout) -> Iterator[Write]:
     stdout = sys.stdout  # a progress bar replaces it
     try:
         try:
-            yield (write_lines if stdout.isatty() else write_csv)(stdout, layout)
+            yield (write_text if stdout.isatty() else write_table)(stdout, layout)
         finally:
             stdout.flush()
     except OSError:  # else the rest of the buffer is tried again when the program ends
@@ -180,12 +186,20 @@ def as_json(choice: Choice) -> dict[str, Any]:
     return {"class": choice.label, "probability": round(choice.probability, DIGITS)}
 
 
-def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:
+def save_grid(
+    path: Path,
+    predictions: Sequence[Prediction],
+    heading: str,
+    max_pixels: int,
+    title: Title | None = None,
+) -> None:
     """Write a PNG; letters that the font lacks are boxes."""
-    save(draw_grid(predictions, heading, max_pixels), path)
+    save(draw_grid(predictions, heading, max_pixels, title), path)
 
 
-def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) -> Figure:
+def draw_grid(
+    predictions: Sequence[Prediction], heading: str, max_pixels: int, title: Title | None = None
+) -> Figure:
     """Each image, in its own proportions, under its class and its file's name; in that order."""
     columns = min(len(predictions), COLUMNS)
     rows = -(-len(predictions) // columns)
@@ -198,7 +212,7 @@ def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) 
         axes.set_axis_off()
     for axes, prediction in zip(axes_list, predictions, strict=False):
         name = truncate(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
-        axes.set_title(f"{cell_title(prediction)}\n{name}", loc="left", size=9, y=1)
+        axes.set_title(f"{(title or cell_title)(prediction)}\n{name}", loc="left", size=9, y=1)
         try:
             image = read_image(Path(prediction.path), max_pixels=max_pixels)
             image.thumbnail((PIXELS, PIXELS))

@@ -9,7 +9,7 @@ import torch
 from triptych.build import device_name
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.reader import read_finished, sanitize
+from triptych.runs.reader import check_task, read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.runs import (
     Problem,
@@ -65,6 +65,7 @@ def read_groups(
     for folder in folders:
         try:
             record = read_finished(folder)
+            check_task(record)
             classes = tuple(record.metadata["classes"] or ())
             by_classes.setdefault(classes, []).append(record)
         except UserError as error:

@@ -1,0 +1,51 @@
+"""Runs of another task than one label an image: what `evaluation.json` says of them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from triptych.config import Config, format_value
+from triptych.errors import UserError
+from triptych.metrics import Scores
+from triptych.runs.predictions import MultilabelPredictions, Predictions
+from triptych.runs.record import SCHEMA, library_versions
+from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.statistics.inference import bootstrap_interval
+from triptych.tools.statistics.ranking import bootstrap_ap
+
+
+def check_settings(run: RebuiltRun, config: Config) -> None:
+    """Raise UserError at a setting that means something for one label an image alone."""
+    asked = {
+        **{name: config[name] for name in ("data", "tta")},
+        "image_types": config["image_types"]["types"],
+        "grad_cam.images": config["grad_cam"]["images"],
+    }
+    for name, value in asked.items():
+        if value and value != "none":
+            raise UserError(
+                f"{name}: takes one label an image; {run.record.folder} is of the task "
+                f"{format_value(run.task)}, leave it out"
+            )
+
+
+def describe_scores(
+    run: RebuiltRun, predictions: Predictions, scores: Scores, split: str
+) -> dict[str, Any]:
+    """The scores of each class; of several labels an image the mean average precision with the
+    interval of a bootstrap over images."""
+    document = {
+        "schema": SCHEMA,
+        "split": split,
+        "task": run.task,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_images": len(predictions.index),
+    }
+    columns = {name: values.tolist() for name, values in scores.per_class.items()}
+    if isinstance(predictions, MultilabelPredictions):
+        value = scores.values["ap"]
+        low, high = bootstrap_interval(value, bootstrap_ap(predictions))
+        document |= {"ap": value, "ap_low": max(low, 0.0), "ap_high": min(high, 1.0)}
+        columns["num"] = predictions.labels.sum(axis=0, dtype=int).tolist()
+    rows = zip(run.classes, *columns.values(), strict=True)
+    return document | {"per_class": [dict(zip(("class", *columns), r, strict=True)) for r in rows]}

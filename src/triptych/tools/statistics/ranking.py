@@ -1,0 +1,27 @@
+"""The mean average precision of a network with any number of labels an image, by bootstrap.
+
+Shapes: N images, C classes, R resamples.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.runs.multilabel import average_precision
+from triptych.runs.predictions import MultilabelPredictions
+from triptych.tools.statistics.inference import NUM_RESAMPLES, resample_counts
+
+
+def bootstrap_ap(
+    predictions: MultilabelPredictions, num_resamples: int = NUM_RESAMPLES
+) -> NDArray[np.float64]:
+    """The mean over classes of average precision (R,), the same resamples for every network.
+
+    A class that a resample has no image of is left out of its mean.
+    """
+    counts = resample_counts(len(predictions.index), num_resamples)
+    total, num = np.zeros(num_resamples), np.zeros(num_resamples)
+    for logits, labels in zip(predictions.logits.T, predictions.labels.T, strict=True):
+        ap = average_precision(logits, labels > 0, counts)
+        total += np.nan_to_num(ap)
+        num += ~np.isnan(ap)
+    return total / np.maximum(num, 1)
