@@ -29,9 +29,10 @@ from triptych.errors import UserError, summarize_error
 from triptych.runs.failures import is_out_of_memory
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record, experiment_settings, hash_code
-from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers
+from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.tune import study as studies
+from triptych.tools.tune.finders import StopAtOnce, check_trainable
 from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space, contains, read_entries, with_settings
 from triptych.training import prepare
@@ -79,21 +80,6 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
         log.info("the worker that ends last writes the recipe")
     else:
         write_recipe(study, config, training, overrides)
-
-
-def check_trainable(training: Config, overrides: list[str]) -> None:
-    """Raise UserError unless data and weights are available, and one device is requested."""
-    if build.count_ranks(training) > 1:
-        raise UserError(
-            f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes one "
-            "device; for more, start the command once on each (CUDA_VISIBLE_DEVICES)"
-        )
-    source = build.instantiate("data.source", training["data"]["source"])
-    network = build.instantiate("model", training["model"])
-    try:
-        build.check_available([source, network], overrides)
-    except UserError as error:
-        raise UserError(str(error).replace("python train.py", "triptych tune")) from None
 
 
 def describe_progress(study: optuna.Study, config: Config) -> str:
@@ -156,16 +142,13 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     return max(callback.accuracies) if best else callback.accuracies[-1]
 
 
-class PruningCallback(pl.Callback):
+class PruningCallback(StopAtOnce):
     """Reports each validation's accuracy; raises TrialPruned where training diverged, or is to be
     pruned while epochs are left."""
 
     def __init__(self, trial: BaseTrial) -> None:
         self.trial = trial
         self.accuracies: list[float] = []
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        install_handlers(exit_on_signal)  # Lightning's own would finish the epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:

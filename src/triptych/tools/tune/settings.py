@@ -3,7 +3,18 @@
 import re
 
 from triptych.cli import STORAGE
-from triptych.config import FLAG, NODE, PATH, TEXT, Rule, count, number
+from triptych.config import (
+    FLAG,
+    NODE,
+    PATH,
+    TEXT,
+    Config,
+    Rule,
+    count,
+    format_value,
+    number,
+    one_of,
+)
 from triptych.errors import UserError
 
 # As SQLAlchemy reads an address, but up to the last @. An interpolation is no password.
@@ -28,6 +39,12 @@ RULES: dict[str, Rule] = {
     "overwrite": FLAG,
     "search": Rule("a mapping of settings", lambda v: type(v) is dict),
 }
+# Of what is found by a short training (search=range, search=batch), by the names in it.
+OF_METHODS = {
+    "method": one_of("range", "batch"),
+    **dict.fromkeys(("low", "high"), number(0, above=True)),
+    "num_steps": count(20, 100_000),
+}
 
 
 def expand_arguments(arguments: list[str]) -> list[str]:
@@ -40,6 +57,18 @@ def expand_arguments(arguments: list[str]) -> list[str]:
                 f"others\nset {STORAGE} to the address instead, in the environment or in .env"
             )
     return arguments
+
+
+def check_method(search: Config) -> None:
+    """Raise UserError unless a search that names a `method` has what that takes."""
+    for name, value in search.items():
+        if name not in OF_METHODS or not OF_METHODS[name].holds(value):
+            says = (
+                OF_METHODS[name].says if name in OF_METHODS else f"one of {', '.join(OF_METHODS)}"
+            )
+            raise UserError(f"search.{name}={format_value(value)}: must be {says}")
+    if search["method"] == "range" and search["low"] >= search["high"]:
+        raise UserError(f"search.low={search['low']}: must be below search.high={search['high']}")
 
 
 def mask_password(text: str) -> str:
