@@ -254,8 +254,7 @@ def build_trainer(
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
     shows_progress = options.pop("enable_progress_bar", True)
     if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
-        is_terminal = sys.stdout.isatty()
-        configured.append(ProgressBar(refresh_rate=10) if is_terminal else ProgressLines())
+        configured.append(ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
     ours = {"default_root_dir": record.folder, "use_distributed_sampler": False}  # it would pad
     options = ours | options | place_ranks(config)
     try:
@@ -353,6 +352,18 @@ def build_logger(node: dict[str, Any], record: Record) -> Any:
     loggers.check_logger(logger, node, record)
     loggers.guard_logger(logger, node, record)
     return logger
+
+
+def find_parts(
+    config: Config, overrides: Sequence[str], *, has_weights: bool = False
+) -> tuple[Source, BackboneFactory]:
+    """The source of images and the network; raises UserError unless what they need is on disk or
+    can be downloaded, weights only where the run has none (`has_weights`)."""
+    check_parts(config)
+    source: Source = instantiate("data.source", config["data"]["source"])
+    factory: BackboneFactory = instantiate("model", config["model"])
+    check_available([source] if has_weights else [source, factory], overrides)
+    return source, factory
 
 
 def check_available(needed: Sequence[Source | BackboneFactory], overrides: Sequence[str]) -> None:

@@ -57,16 +57,12 @@ def train(
         requested = config
         resumed, config = resume.open_resumed(config, overrides)
     has_checkpoint = resumed is not None and resumed.checkpoint_path("last").exists()
-    build.check_parts(config)
-    source: Source = build.instantiate("data.source", config["data"]["source"])
-    factory: BackboneFactory = build.instantiate("model", config["model"])
-    build.check_available([source] if has_checkpoint else [source, factory], overrides)
+    source, factory = build.find_parts(config, overrides, has_weights=has_checkpoint)
     if (num_ranks := build.count_ranks(config)) > 1:
         from triptych.distributed.launch import launch_ranks
 
         source.download()
         return launch_ranks(requested, overrides, num_ranks, report)
-
     pl.seed_everything(config["seed"], verbose=False)
     data, module = prepare(config, source, factory, resumed if has_checkpoint else None)
     metadata = collect_metadata(config, data, module, factory)

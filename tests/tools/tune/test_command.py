@@ -369,7 +369,7 @@ def test_what_cannot_be_varied_is_refused_by_name(
     [
         ({"study": "a/b"}, "study=a/b: "),
         ({"search": {"optim": {"lr": None}}}, "search: "),
-        ({"pruner._target_": "optuna.pruners.No"}, "pruner: optuna.pruners.No "),
+        ({"pruner._target_": "optuna.pruners.No"}, "pruner._target_=optuna.pruners.No: "),
         ({"trainer.devices": 2}, "trainer.devices=2: "),
         ({"storage": "/dev/null/x"}, "storage=/dev/null/x: "),
         ({"log_dir": "/dev/null/x"}, "log_dir=/dev/null/x: "),

@@ -132,13 +132,10 @@ def check_trainable(training: Config, overrides: Sequence[str]) -> tuple[Source,
             f"trainer.devices={format_value(training['trainer']['devices'])}: a trial takes one "
             "device; for more, start the command once on each (CUDA_VISIBLE_DEVICES)"
         )
-    source = build.instantiate("data.source", training["data"]["source"])
-    network = build.instantiate("model", training["model"])
     try:
-        build.check_available([source, network], overrides)
+        return build.find_parts(training, overrides)
     except UserError as error:
         raise UserError(str(error).replace("python train.py", "triptych tune")) from None
-    return source, network
 
 
 class StopAtOnce(pl.Callback):
