@@ -278,8 +278,8 @@ def find_contradictions(config: Config) -> Iterator[str]:
     monitor, monitors = config["checkpoint"].get("monitor", MONITOR), list_monitors(config)
     if monitor not in monitors and not config.get("module"):  # which may log others
         yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
-    if not is_plain_trainer(trainer):
-        yield from load_trainer_rules().find_trainer_contradictions(trainer)
+    if not is_plain_trainer(trainer) or isinstance(config["optim"]["schedule"], dict):
+        yield from load_trainer_rules().find_trainer_contradictions(config)
     if data.get("sampler") and config["optim"].get("class_weights") == "balanced":
         yield "data.sampler=balanced: optim.class_weights=balanced corrects the same; take one"
     size, least, batch = model.get("input_size"), model.get("min_input_size"), data["batch_size"]

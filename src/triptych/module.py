@@ -116,7 +116,9 @@ class ImageClassifier(pl.LightningModule):
         optimizer, schedule = self.optim.build(self.backbone, *self.count_steps())
         settings: Any = {"scheduler": schedule, "interval": self.optim.interval}
         if isinstance(schedule, ReduceLROnPlateau):
-            settings |= {"monitor": "val/accuracy" if schedule.mode == "max" else "val/loss"}
+            default = "val/accuracy" if schedule.mode == "max" else "val/loss"
+            settings |= {"monitor": self.optim.monitor or default}
+            settings |= {"frequency": self.trainer.check_val_every_n_epoch or 1}
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def accumulated_batches(self, epoch: int) -> int:

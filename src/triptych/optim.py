@@ -19,8 +19,8 @@ class Optim:
 
     So long the rate rises linearly, or with `schedule="onecycle"` as that does (0: 30 % of all).
     `optimizer(groups)` makes a torch optimizer, `schedule`, where it is no word, a scheduler of it,
-    stepped once an `interval`, `step` or `epoch`; `backbone_lr` is the rate below the head, `lr`
-    where it is None. Norm layers and biases never decay.
+    stepped once an `interval`, `step` or `epoch`, by `monitor` where it looks at one. `backbone_lr`
+    is the rate below the head, `lr` where it is None. Norm layers and biases never decay.
     """
 
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
@@ -29,6 +29,7 @@ class Optim:
     weight_decay: float = 0.0
     schedule: str | Callable[[Optimizer], LRScheduler] = "constant"
     interval: str = "step"
+    monitor: str | None = None
     warmup_epochs: float = 0.0
 
     def build(

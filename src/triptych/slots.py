@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from triptych.config import Config, find_node, find_nodes
+from triptych.config import MONITORS, Config, find_node, find_nodes
 from triptych.data.augment import prepare_augment
 from triptych.data.transforms import Augment
 from triptych.errors import UserError, closest_matches, summarize_error
@@ -37,7 +37,7 @@ KINDS: dict[str, Any] = {  # of what the node of a setting has to name a subclas
     "trainer.callbacks": Callback,
     "trainer.logger": Logger,
 }
-OF_SCHEDULE = ("interval",)  # what its node says besides the scheduler's arguments
+OF_SCHEDULE = ("interval", "monitor")  # what its node says besides the scheduler's arguments
 Instantiate = Callable[..., Any]  # `build.instantiate`
 
 
@@ -108,11 +108,37 @@ def build_augment(node: dict[str, Any], images: Tensor, instantiate: Instantiate
 
 
 def build_schedule(node: dict[str, Any], instantiate: Instantiate) -> dict[str, Any]:
-    """`schedule` and `interval` of `optim.Optim`: makes a scheduler, and when that steps."""
+    """`schedule`, `interval` and `monitor` of `optim.Optim`: makes a scheduler, and when it steps,
+    ReduceLROnPlateau by what."""
     settings = {name: value for name, value in node.items() if name not in OF_SCHEDULE}
-    find_class("optim.schedule", settings)
-    made = instantiate("optim.schedule", settings, _partial_=True)
-    return {"schedule": made, "interval": node.get("interval", "epoch")}
+    if mode := MONITORS.get(monitor := node.get("monitor", "")):
+        settings = {"mode": mode} | settings
+    make = build_scheduler(settings, instantiate)
+    return {
+        "schedule": make,
+        "interval": node.get("interval", "epoch"),
+        "monitor": monitor or None,
+    }
+
+
+def build_scheduler(node: dict[str, Any], instantiate: Instantiate) -> Callable[[Optimizer], Any]:
+    """Makes a scheduler of an optimizer; the `schedulers` that one consists of are nodes, too."""
+    key, settings = "optim.schedule", dict(node)
+    made = find_class(key, settings)
+    parts = [build_scheduler(part, instantiate) for part in settings.pop("schedulers", ())]
+    try:
+        arguments = {name: value for name, value in settings.items() if name != "_target_"}
+        more = {"schedulers": parts} if parts else {}
+        inspect.signature(made).bind(optimizer=None, **arguments, **more)
+    except TypeError as error:
+        raise UserError(f"{key}: {node['_target_']} has {error}") from error
+    make = instantiate(key, settings, _partial_=True)
+
+    def schedule(optimizer: Optimizer) -> Any:
+        more = {"schedulers": [part(optimizer) for part in parts]} if parts else {}
+        return make(optimizer=optimizer, **more)
+
+    return schedule
 
 
 def build_loss(

@@ -19,7 +19,9 @@ from triptych.config import (
     as_list,
     count,
     either,
+    format_value,
     is_node,
+    list_monitors,
     number,
     one_of,
 )
@@ -135,7 +137,11 @@ RULES: dict[str, Rule] = {
 }
 
 
-def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
+def find_trainer_contradictions(config: Config) -> Iterator[str]:
+    """What is wrong between arguments of the Trainer, and of a schedule that is a class."""
+    trainer = config["trainer"]
+    if isinstance(config["optim"]["schedule"], dict):
+        yield from find_schedule_contradictions(config)
     callbacks = as_list(trainer.get("callbacks"))
     for package, _, name in (node["_target_"].rpartition(".") for node in callbacks):
         if "lightning" in package.partition(".")[0] and name in REFUSED_CALLBACKS:
@@ -149,6 +155,35 @@ def find_trainer_contradictions(trainer: Config) -> Iterator[str]:
         least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)
         if least > most > 0:
             yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}"
+
+
+def find_schedule_contradictions(config: Config) -> Iterator[str]:
+    """What a schedule that is a class cannot do here; `interval` and `monitor` are ours."""
+    schedule = config["optim"]["schedule"]
+    if (interval := schedule.get("interval")) not in (None, "step", "epoch"):
+        yield f"optim.schedule.interval={interval}: must be step or epoch"
+    if warmup := config["optim"].get("warmup_epochs"):
+        yield (
+            f"optim.warmup_epochs={warmup:g}: is for the schedules that are words; among classes, "
+            "SequentialLR begins with LinearLR (docs/recipes.md)"
+        )
+    if schedule["_target_"].endswith(".ReduceLROnPlateau"):
+        yield from find_plateau_contradictions(config)
+    elif "monitor" in schedule:
+        yield "optim.schedule.monitor: of ReduceLROnPlateau alone"
+
+
+def find_plateau_contradictions(config: Config) -> Iterator[str]:
+    schedule, monitors = config["optim"]["schedule"], list_monitors(config)
+    monitor, mode = schedule.get("monitor"), schedule.get("mode")
+    if monitor not in (None, *monitors) and not config.get("module"):  # which may log others
+        yield f"optim.schedule.monitor={monitor}: must be one of {', '.join(monitors)}"
+    elif monitor in MONITORS and mode not in (None, best := MONITORS[monitor]):
+        yield f"optim.schedule.mode={mode}: must be {best} for {monitor}, or left out"
+    elif monitor and monitor not in MONITORS and mode not in ("min", "max"):
+        yield f"optim.schedule.mode={format_value(mode)}: must be min or max, as {monitor} is best"
+    if schedule.get("interval") == "step" or config["trainer"].get("limit_val_batches", 1) == 0:
+        yield "optim.schedule: ReduceLROnPlateau steps after a validation, interval=epoch"
 
 
 def find_wrong_modes(callbacks: list[Config]) -> Iterator[str]:

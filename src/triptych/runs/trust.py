@@ -134,7 +134,9 @@ def is_public_class(node: Node) -> bool:
     """Whether a node is of a class that a library has for its slot, or for the slot around it
     whose parts it is made of. The library is imported, nothing of the node is called.
     """
-    around = (slot for slot in ("data.augment", "metrics") if is_within(node.slot, slot))
+    around = (
+        slot for slot in ("data.augment", "metrics", "optim.schedule") if is_within(node.slot, slot)
+    )
     slot = node.slot if node.slot in BASES else next(around, None)
     place, _, name = node.target.rpartition(".")
     if node.options != "{}" or slot is None or not MODULE.fullmatch(place):
