@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,15 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    SequentialLR,
+)
 
 from tests.composing import composed
+from tests.same_run import table
 from tests.tiny import TINY
-from triptych.build import build_loss, build_optim, instantiate
+from triptych.build import build_optim, instantiate
+from triptych.cli import prepare
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
 from triptych.optim import Optim
-from triptych.training import prepare
+from triptych.runs.trust import find_unknown_targets
+from triptych.slots import build_loss
+from triptych.training import prepare as prepare_training
+from triptych.training import train
 
 EXPECTS = Preprocessing(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -94,6 +106,17 @@ def test_every_group_has_its_rate_and_decay_and_the_head_comes_last() -> None:
     assert [group["lr"] for group in sgd(backbone_lr=0.0).groups(backbone)] == [0.0, 0.1]
 
 
+def test_the_rate_decays_from_block_to_block_below_the_head() -> None:
+    backbone = small()
+    groups = sgd(layer_decay=0.5, backbone_lr=0.08, weight_decay=0.1).groups(backbone)
+    names = {p: name for name, p in backbone.network.named_parameters()}
+    lrs = {names[p]: group["lr"] for group in groups for p in group["params"]}
+    expected = {"0": 0.02, "1": 0.02, "2": 0.04, "3": 0.04, "6": 0.1}
+    assert lrs == pytest.approx({name: expected[name[0]] for name in names.values()})
+    assert all(group["params"] for group in groups)
+    assert sgd(layer_decay=1.0).groups(backbone) == sgd().groups(backbone)
+
+
 # Schedules.
 
 
@@ -147,6 +170,59 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
         sgd(schedule=schedule).build(small(), 10, total_steps)
 
 
+SCHEDULERS = "torch.optim.lr_scheduler"
+
+
+def test_a_sequence_of_schedulers_is_torchs() -> None:
+    parts = "[{_target_: %s.LinearLR, total_iters: 3}, {_target_: %s.ExponentialLR, gamma: 0.5}]"
+    typed = [f"schedule._target_={SCHEDULERS}.SequentialLR", "schedule.milestones=[3]"]
+    typed += [f"schedule.schedulers={parts.replace('%s', SCHEDULERS)}", "optim.lr=0.1"]
+    config = composed("train", "data=shapes", *map(prepare, typed))
+    assert find_unknown_targets(config) == set()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    both = [LinearLR(optimizer, total_iters=3), ExponentialLR(optimizer, gamma=0.5)]
+    oracle = SequentialLR(optimizer, both, milestones=[3])
+    expected = []
+    for _ in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        oracle.step()
+    assert rates(build_optim(config), 6) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("StepLR", "step_size"),
+        ("StepLR step_size=1 interval=batch", "interval=batch"),
+        ("StepLR step_size=1 monitor=val/f1", "ReduceLROnPlateau"),
+        ("ReduceLROnPlateau monitor=val/acc", "val/accuracy"),
+        ("ReduceLROnPlateau monitor=val/f1 mode=min", "max"),
+        ("ReduceLROnPlateau interval=step", "interval=epoch"),
+        ("SequentialLR schedulers=[{_target_:a.B}] milestones=[]", r"a\.B"),
+        ("StepLR step_size=1 optim.warmup_epochs=1", r"optim\.warmup_epochs=1.*SequentialLR"),
+    ],
+)
+def test_what_a_scheduler_cannot_do_is_named(typed: str, said: str) -> None:
+    name, *settings = typed.split()
+    settings = [s if s.startswith("optim.") else f"schedule.{s}" for s in settings]
+    chosen = [f"schedule._target_={SCHEDULERS}.{name}", *settings]
+    with pytest.raises(UserError, match=said):
+        build_optim(composed("train", "data=shapes", *map(prepare, chosen)))
+
+
+def test_a_rate_falls_where_the_metric_that_it_looks_at_stays(
+    tmp_path: Path, no_figures: None
+) -> None:
+    plateau = [f"schedule._target_={SCHEDULERS}.ReduceLROnPlateau", "schedule.patience=0"]
+    plateau += ["schedule.monitor=val/f1", "schedule.threshold=9", "trainer.max_epochs=6"]
+    plateau += ["trainer.check_val_every_n_epoch=2"]
+    config = composed("train", *TINY, *map(prepare, plateau), f"log_dir={tmp_path}")
+    lrs = {int(row["epoch"]): float(row["lr"]) for row in table(train(config).folder) if row["lr"]}
+    expected = [0.01, 0.01, 0.01, 0.01, 0.001, 0.001]  # the second validation is not better
+    assert [lrs[n] for n in range(1, 7)] == pytest.approx(expected)
+
+
 # Steps, counted by a real Trainer.
 
 
@@ -172,7 +248,7 @@ def test_the_steps_counted_beforehand_are_the_steps_taken(
     sizes = ("data.num_train=50", "data.num_val=10", "optim.schedule=onecycle")
     config = composed("train", *TINY, *sizes)
     source = instantiate("data.source", config["data"]["source"])
-    data, module = prepare(config, source, instantiate("model", config["model"]))
+    data, module = prepare_training(config, source, instantiate("model", config["model"]))
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         **silent | {"max_epochs": 2} | options,
@@ -192,17 +268,18 @@ def test_balanced_weights_are_scikit_learns_and_weigh_the_training_loss_alone() 
     weights = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     expected = nn.functional.cross_entropy(logits, labels, torch.tensor(weights).float())
     config = composed("train", "optim.class_weights=balanced")
-    loss = build_loss(config, [12, 3, 5])
+    loss = build_loss(config, [12, 3, 5], instantiate)
     torch.testing.assert_close(loss(logits, labels), expected)
     assert loss.state_dict() == {}, "checkpoints hold the network alone"
-    for unweighted in (build_loss(composed("train"), [12, 3, 5]), build_loss(config)):
+    for chosen, counts in ((composed("train"), [12, 3, 5]), (config, None)):
+        unweighted = build_loss(chosen, counts, instantiate)
         mean = nn.functional.cross_entropy(logits, labels)
         torch.testing.assert_close(unweighted(logits, labels), mean)
 
 
 def test_a_class_without_an_image_has_a_finite_weight() -> None:
     logits, labels = torch.zeros(4, 3), torch.tensor([0, 0, 0, 1])
-    loss = build_loss(composed("train", "optim.class_weights=balanced"), [3, 1, 0])
+    loss = build_loss(composed("train", "optim.class_weights=balanced"), [3, 1, 0], instantiate)
     assert loss(logits, labels).isfinite()
 
 

@@ -143,7 +143,8 @@ SLOTS = {
     **{name: name for name in ("loss", "metrics", "callbacks", "logger", "module")},
 }
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
-OPTIONAL = ("loss", "metrics", "module")  # not in a run's config where they are null
+# Not in a run's config where they are null or empty.
+OPTIONAL = ("loss", "metrics", "module", "optim.layer_decay", "model.drop_path")
 OF_FOLDS = ("folds", "fold")
 # Not in a run's config where they are null.
 OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", *OF_FOLDS)
@@ -187,6 +188,7 @@ RULES: dict[str, Rule] = {
     "model.weights": PATH.or_null(),
     **dict.fromkeys(("model.input_size", "model.min_input_size"), count(1, MAX_SIDE).or_null()),
     "model.freeze": one_of("none", "backbone"),
+    "model.drop_path": number(0, 1).or_null(),
     "model.known_weights": NAMES.or_null(),
     "model.network": NODE,
     "model.mean": rgb(number(0)),
@@ -195,6 +197,7 @@ RULES: dict[str, Rule] = {
     "optim.optimizer": NODE,
     "optim.lr": number(0, above=True),
     "optim.backbone_lr": number(0, above=True).or_null(),
+    "optim.layer_decay": number(0, above=True).or_null(),
     "optim.weight_decay": number(0),
     "optim.schedule": either(one_of(*SCHEDULES), NODE),
     "optim.warmup_epochs": number(0),
@@ -393,9 +396,9 @@ def fold_parts(settings: Config) -> None:
         trainer["callbacks"] = [*as_list(trainer.get("callbacks")), *callbacks.values()]
     if loggers := settings.pop("logger", None):
         trainer["logger"] = [*loggers.values()]
-    for name in OPTIONAL:
-        if not settings.get(name, True):
-            del settings[name]
+    for node, name in (find_node(settings, key) for key in OPTIONAL):
+        if node.get(name, True) in (None, {}):
+            del node[name]
     if not trainer.get("on_oom", True):
         del trainer["on_oom"]
 

@@ -20,12 +20,14 @@ class Optim:
     So long the rate rises linearly, or with `schedule="onecycle"` as that does (0: 30 % of all).
     `optimizer(groups)` makes a torch optimizer, `schedule`, where it is no word, a scheduler of it,
     stepped once an `interval`, `step` or `epoch`, by `monitor` where it looks at one. `backbone_lr`
-    is the rate below the head, `lr` where it is None. Norm layers and biases never decay.
+    is the rate below the head, `lr` where it is None, times `layer_decay` for each block that is
+    nearer to it: ULMFiT (Howard & Ruder, 2018). Norm layers and biases never decay.
     """
 
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
     lr: float
     backbone_lr: float | None = None
+    layer_decay: float = 1.0
     weight_decay: float = 0.0
     schedule: str | Callable[[Optimizer], LRScheduler] = "constant"
     interval: str = "step"
@@ -83,10 +85,20 @@ class Optim:
 
     def groups(self, backbone: Backbone) -> list[dict[str, Any]]:
         """Trainable parameters by rate and decay, the head's last; no group is empty."""
-        head = set(backbone.head.parameters())
-        below = [p for p in backbone.parameters() if p not in head]
+        return [group for part in self.list_rates(backbone) for group in self.group(*part)]
+
+    def list_rates(self, backbone: Backbone) -> list[tuple[list[nn.Parameter], float]]:
+        """All parameters and the rate that they learn at, from the first layers to the head."""
+        head = dict.fromkeys(backbone.head.parameters())
         rate = self.lr if self.backbone_lr is None else self.backbone_lr
-        return [*self.group(below, rate), *self.group(backbone.head.parameters(), self.lr)]
+        if self.layer_decay == 1:
+            below = [([p for p in backbone.parameters() if p not in head], rate)]
+        else:
+            from triptych.models.depth import split_by_depth  # most runs do without
+
+            blocks = enumerate(reversed(split_by_depth(backbone.network, backbone.head)), start=1)
+            below = [(block, rate * self.layer_decay**depth) for depth, block in blocks][::-1]
+        return [*below, ([*head], self.lr)]
 
     def group(self, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
         """Groups of those that are trainable: what decays, and norm layers and biases."""

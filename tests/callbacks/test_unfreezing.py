@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback
 
 from tests.composing import composed
-from tests.same_run import assert_same_run, state, survive
+from tests.same_run import assert_same_run, run_folder, state, survive, table
 from tests.tiny import TINY, StartRun
 from triptych.training import train
 
@@ -25,7 +25,9 @@ CALLBACKS = {
     "a subclass": f"{{_target_: {HERE}.LayerByLayer}}",
     "an own": f"{{_target_: {HERE}.Unfreeze}}",
     "within an epoch": f"{{_target_: {HERE}.UnfreezeAtStep, step: 7}}",
+    "gradual": "{_target_: triptych.callbacks.unfreezing.GradualUnfreezing}",
 }
+PARTS = (("weight", 0.05), ("bias", 0.0))  # and their weight decay
 FROZEN = [
     *("++model.network._target_=tests.tiny.Learner", "++model.freeze=backbone"),
     "++data.augment=none",
@@ -149,6 +151,23 @@ def test_a_group_of_a_callback_follows_the_schedule(tmp_path: Path) -> None:
     assert base[1:] == pytest.approx([expected["6"] / factor[5], expected["3"] / factor[10]])
 
 
+@pytest.mark.parametrize("frozen", ["none", "backbone"])
+def test_a_block_more_learns_in_every_epoch_at_its_own_rate(tmp_path: Path, frozen: str) -> None:
+    settings = [f"++model.freeze={frozen}", "optim.weight_decay=0.05", "optim.lr=0.01"]
+    last = run(tmp_path, CALLBACKS["gradual"], *settings, "optim.layer_decay=0.5")
+    assert groups(last) == {
+        **{f"10.{name}": pytest.approx((0.01, decay)) for name, decay in PARTS},
+        **{f"6.{name}": pytest.approx((0.005, decay)) for name, decay in PARTS},
+        **{f"7.{name}": pytest.approx((0.005, 0.0)) for name, _ in PARTS},
+        **{f"3.{name}": pytest.approx((0.0025, decay)) for name, decay in PARTS},
+        **{f"4.{name}": pytest.approx((0.0025, 0.0)) for name, _ in PARTS},
+    }
+    tracked = [int(weights(last)[f"{n}.num_batches_tracked"]) for n in (1, 4, 7)]
+    assert tracked == [0, 5, 10], "frozen layers run as in evaluation"
+    rates = [float(row["lr"]) for row in table(run_folder(tmp_path)) if row["lr"]]
+    assert rates == [0.01] * len(rates), "the head's"
+
+
 STEP, VALIDATION = {"at": "step", "nth": 10}, {"at": "validation", "nth": 2}
 
 
@@ -159,6 +178,7 @@ STEP, VALIDATION = {"at": "step", "nth": 10}, {"at": "validation", "nth": 2}
         ("a subclass", "cosine", [STEP, VALIDATION]),
         ("an own", "constant", [VALIDATION]),
         ("within an epoch", "onecycle", [STEP, VALIDATION]),
+        ("gradual", "cosine", [STEP]),
     ],
 )
 def test_a_run_with_unfrozen_layers_goes_on_as_if_it_had_not_been_killed(

@@ -55,7 +55,8 @@ class RunRecorder(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._is_paused:
             self._clock, self._is_paused = time.monotonic(), False
-        self._lr = trainer.optimizers[0].param_groups[-1]["lr"]  # the head's, for this batch
+        groups = reversed(trainer.optimizers[0].param_groups)
+        self._lr = next(g["lr"] for g in groups if "joined_as" not in g)  # the head's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int

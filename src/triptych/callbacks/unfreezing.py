@@ -11,9 +11,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from triptych.errors import list_first
+from triptych.models.depth import split_by_depth
 
 log = logging.getLogger(__name__)
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of a group; schedules keep theirs there, too
+
+
+class GradualUnfreezing(BaseFinetuning):
+    """Lets the head learn first, and from the second epoch on `blocks` more an epoch, the last ones
+    first: Howard & Ruder (2018). What does not learn yet runs as in evaluation.
+    """
+
+    def __init__(self, blocks: int = 1) -> None:
+        super().__init__()
+        if blocks < 1:
+            raise ValueError("blocks must be at least 1")
+        self.blocks = blocks
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        backbone = pl_module.backbone
+        backbone.frozen = True
+        backbone.requires_grad_(False)
+        backbone.head.requires_grad_(True)
+        backbone.train()
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Optimizer) -> None:
+        backbone = pl_module.backbone
+        every = split_by_depth(backbone.network, backbone.head)
+        for block in every[::-1][: self.blocks * epoch]:
+            for parameter in block:
+                parameter.requires_grad_(True)
 
 
 class UnfrozenLayers(Callback):
@@ -80,10 +107,9 @@ class UnfrozenLayers(Callback):
             groups.add(group["params"], group["lr"])
         new = groups.find_unlearned()
         if new:
-            below = [p for p in new.values() if p not in groups.head]
-            rate = optim.lr if optim.backbone_lr is None else optim.backbone_lr
-            groups.add(below, groups.reference["lr"] * rate / optim.lr)
-            groups.add([p for p in new.values() if p in groups.head], groups.reference["lr"])
+            for parameters, rate in optim.list_rates(pl_module.backbone):
+                joining = [p for p in parameters if p in {*new.values()}]
+                groups.add(joining, groups.reference["lr"] * rate / optim.lr)
             log.info("%d parameters join the optimizer: %s", len(new), list_first([*new]))
         if added or new:
             self.num_groups = len(optimizer.param_groups)
@@ -98,8 +124,11 @@ class UnfrozenLayers(Callback):
 
 
 def find_schedules(trainer: pl.Trainer) -> list[Any]:
-    """The learning rate's schedule; none where a callback has taken it away, to put in its own."""
-    return [config.scheduler for config in trainer.lr_scheduler_configs]
+    """The learning rate's schedule, or those that it is made of; none where a callback has taken it
+    away, to put in its own."""
+    schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+    schedules += [part for whole in schedules for part in getattr(whole, "_schedulers", ())]
+    return [schedule for schedule in schedules if hasattr(schedule, "base_lrs")]
 
 
 class Groups:

@@ -93,13 +93,14 @@ class BackboneFactory(ABC):
 
     `weights` is the name of pretrained weights, the path of a file of them or of a run's folder, or
     None for random ones.
-    `input_size` None is the size that the network was made for.
+    `input_size` None is the size that the network was made for, `drop_path` None its own rate.
     """
 
     name: str
     weights: str | None = "DEFAULT"
     input_size: int | None = None
     freeze: str = "none"
+    drop_path: float | None = None
 
     ignored: ClassVar[tuple[str, ...]] = ()  # parameters in a checkpoint that start with one
 
@@ -153,6 +154,10 @@ class BackboneFactory(ABC):
 
     def _assemble(self, num_classes: int, load: bool, preprocessing: Preprocessing) -> Backbone:
         network = self._build_network(num_classes, load)
+        if self.drop_path is not None:
+            from triptych.models.depth import set_drop_path  # most runs do without
+
+            set_drop_path(network, self.drop_path, self.name)
         backbone = Backbone(network, num_classes, preprocessing, self.freeze)
         if self.input_size is not None:
             check_forward(backbone, self.name)

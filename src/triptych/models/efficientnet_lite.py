@@ -64,7 +64,9 @@ class EfficientNetLite(BackboneFactory):
         return Preprocessing(size, config.mean, config.std, config.interpolation)
 
     def _build_network(self, num_classes: int, load: bool) -> nn.Module:
-        network: nn.Module = self._import_timm().create_model(f"tf_{self.name}")
+        network: nn.Module = self._import_timm().create_model(
+            f"tf_{self.name}", drop_path_rate=self.drop_path
+        )
         if load and self.is_pretrained:
             if (path := self._pretrained_path()) is None:
                 raise UserError(str(self.missing()))

@@ -46,7 +46,8 @@ class TimmModel(BackboneFactory):
         return Preprocessing(size, config.mean, config.std, config.interpolation)
 
     def _build_network(self, num_classes: int, load: bool) -> nn.Module:
-        config, path, settings = self._pretrained, None, {}
+        config, path = self._pretrained, None
+        settings: dict[str, Any] = {"drop_path_rate": self.drop_path}  # timm leaves out None
         size = self._preprocessing().input_size
         if not config.num_classes:
             settings["num_classes"] = num_classes  # it gives features, and has no head to replace
@@ -62,7 +63,9 @@ class TimmModel(BackboneFactory):
             )
         except Exception as error:
             problem = f"model.input_size={size}: {self.name} cannot take it"
-            if path:
+            if "drop_path_rate" in str(error):
+                problem = f"model.drop_path={self.drop_path}: {self.name} has no stochastic depth"
+            elif path:
                 problem = f"weights {path}: cannot be used by {self.name}"
             raise UserError(f"{problem} ({summarize_error(error)})") from error
         if find_head(network) != config.classifier:
