@@ -33,7 +33,7 @@ from triptych.config import (
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
-from triptych.errors import UserError, summarize_error
+from triptych.errors import HIDDEN, UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.module import ImageClassifier
 from triptych.optim import Optim
@@ -348,6 +348,7 @@ def build_logger(node: dict[str, Any], record: Record) -> Any:
         return instantiate("trainer.logger", node, save_dir=str(record.folder))
     from triptych.callbacks import loggers  # for those of the user's alone
 
+    node = {name: value for name, value in node.items() if value != HIDDEN}  # the service asks
     logger = instantiate("trainer.logger", node, **loggers.find_arguments(node, record))
     loggers.check_logger(logger, node, record)
     loggers.guard_logger(logger, node, record)

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from triptych.errors import UserError, closest_matches, sanitize_text
+from triptych.errors import UserError, closest_matches, hide_secrets, sanitize_text
 from triptych.runs.stopping import STARTED, is_launched
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def main(command: str) -> None:
         expanded = expand_arguments(command, arguments)
         is_script = program.endswith(f"{command}.py")
         typed = ["python", program] if is_script else ["triptych", command]
-        os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *arguments])
+        os.environ["TRIPTYCH_COMMAND"] = shlex.join([*typed, *map(hide_secrets, arguments)])
         is_sweep = check_arguments(command, expanded)
         sys.argv[1:] = [prepare(argument, is_sweep=is_sweep) for argument in expanded]
         if composed := compose(command):

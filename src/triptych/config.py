@@ -67,6 +67,10 @@ def is_node(value: Any) -> bool:
     return isinstance(value, dict) and TEXT.holds(value.get("_target_"))
 
 
+def is_tensorboard(node: Config) -> bool:
+    return str(node["_target_"]).endswith(".TensorBoardLogger")
+
+
 TEXT = Rule("a text", lambda value: type(value) is str and value != "")
 PATH = Rule("a path, in YAML in quotes where it looks like a number", TEXT.holds)
 OF_RUNS = Rule(
@@ -211,7 +215,8 @@ RULES: dict[str, Rule] = {
 # What most runs set of the Trainer: of others trainer_rules.py decides.
 PLAIN = {
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), count(1)),
-    **{"accelerator": one_of("auto", "cpu"), "devices": count(1, MAX_PROCESSES), "logger": NODES},
+    **{"accelerator": one_of("auto", "cpu"), "devices": count(1, MAX_PROCESSES)},
+    "logger": Rule("TensorBoard", lambda v: NODES.holds(v) and all(map(is_tensorboard, v))),
     **{"num_sanity_val_steps": count(0), "enable_model_summary": FLAG},
     **dict.fromkeys(("precision", "callbacks"), Rule("nothing", lambda v: v is None or v == [])),
 }

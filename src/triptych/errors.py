@@ -1,10 +1,16 @@
 """Errors that a user can correct, and text that is safe to print."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pickle import UnpicklingError
 
 MAX_PATH = 1000  # letters that a message shows of a single word
+HIDDEN = "(hidden)"  # in place of a key or password
+SECRET = re.compile(
+    r"((?<!experiment_)key|token|password|secret)(=.+|['\"]?: *[^,}]+)|//[^/@\s]+:[^/@\s]+@",
+    re.IGNORECASE,
+)
 
 
 class UserError(ValueError):
@@ -31,6 +37,16 @@ def sanitize_text(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
     )
+
+
+def hide_secrets(typed: str) -> str:
+    """A setting as it was typed, without the keys and passwords of loggers."""
+    is_logger = typed.lstrip("+").startswith(("logger.", "trainer.logger"))
+
+    def hide(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2][0]}{HIDDEN}" if found[1] else f"//{HIDDEN}@"
+
+    return SECRET.sub(hide, typed) if is_logger else typed
 
 
 def summarize_error(error: BaseException) -> str:

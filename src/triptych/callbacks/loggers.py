@@ -1,32 +1,40 @@
-"""What keeps a logger of the user's from ending a run, or losing what an earlier start logged.
+"""What loggers of the user's get: settings, pictures and tables, and their own run that goes on.
 
-The run's own curves are in `metrics.csv`, whatever happens to a logger.
+None ends a run by a fault: the run's own curves are in `metrics.csv`, whatever happens to a logger.
 """
 
-import copy
+import csv
 import hashlib
 import inspect
+import io
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
+from matplotlib.image import imsave
+from omegaconf import OmegaConf
 
-from triptych.config import Config, Rule, as_list, count, format_value, number
+from triptych.config import Config, Rule, count, format_value, number
 from triptych.distributed.ranks import get_rank
-from triptych.errors import UserError, summarize_error
-from triptych.runs.record import Record
+from triptych.errors import HIDDEN, UserError, summarize_error
+from triptych.runs import storage
+from triptych.runs.record import Record, hide_logger_secrets
 
 log = logging.getLogger(__name__)
 FOLDERS = ("save_dir", "root_dir", "log_dir", "dir")  # arguments that say where
 IDS = ("id", "run_id", "experiment_key")  # and which run goes on, of W&B, MLflow and Comet
-METHODS = ("log_metrics", "log_graph", "save", "finalize", "after_save_checkpoint")
+METHODS = """
+    log_metrics log_graph log_image log_table save finalize after_save_checkpoint
+""".split()
 # Of TensorBoard's writer, whose thread would fail behind the run's back.
 WRITER = {
     "filename_suffix": Rule(
@@ -36,11 +44,10 @@ WRITER = {
     "max_queue": count(1),
     "flush_secs": number(0, 1e6),
 }
-SECRET = re.compile(r"key$|token|password|secret", re.IGNORECASE)
 
 
 def find_arguments(node: dict[str, Any], record: Record) -> dict[str, str]:
-    """What a logger gets besides its settings: the run's folder, and its own run that goes on.
+    """What a logger gets besides its settings: where to write, and its own run that goes on.
 
     Raises UserError at settings with which TensorBoard cannot write.
     """
@@ -52,11 +59,25 @@ def find_arguments(node: dict[str, Any], record: Record) -> dict[str, str]:
     given = {name: str(record.folder / node[name]) for name in FOLDERS if node.get(name)}
     folders = [name for name in FOLDERS if name in takes]
     arguments = given or {name: str(record.folder) for name in folders[:1]}
+    if "tracking_uri" in takes and not node.get("tracking_uri"):
+        arguments = find_tracking(record)
     begun = read_ids(record).get(identify(node))
     names = [name for name in IDS if name in takes]
     if isinstance(begun, str) and names and not any(node.get(n) for n in (*IDS, "version")):
         arguments[names[0]] = begun
     return arguments
+
+
+def find_tracking(record: Record) -> dict[str, str]:
+    """Where MLflow writes: MLFLOW_TRACKING_URI, else a database of all runs beside their folders.
+
+    MLflow no longer writes into plain folders, and compares what one database holds.
+    """
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        return {"tracking_uri": address}
+    log_dir = [*record.folder.absolute().parents][:4][-1]  # above data, model and seed
+    place = {"artifact_location": (log_dir / "mlartifacts").as_uri()}
+    return {"tracking_uri": f"sqlite:///{log_dir}/mlflow.db", **place}
 
 
 def argument_names(target: str) -> set[str]:
@@ -73,10 +94,7 @@ def argument_names(target: str) -> set[str]:
 
 
 def check_logger(logger: Any, node: dict[str, Any], record: Record) -> None:
-    """Raise UserError at what is no logger, and at one that writes out of the run's folder."""
-    target = node["_target_"]
-    if not isinstance(logger, Logger):
-        raise UserError(f"trainer.logger: {target} makes no logger of Lightning's")
+    """Raise UserError at a logger that writes out of the run's folder."""
     for name in ("log_dir", "save_dir"):
         place = None
         with suppress(Exception):  # somebody's may have no folder, and say so like that
@@ -85,20 +103,22 @@ def check_logger(logger: Any, node: dict[str, Any], record: Record) -> None:
         if is_path and not Path(str(place)).resolve().is_relative_to(record.folder.resolve()):
             raise UserError(
                 f"trainer.logger: writes to {place}, which is not in the run's folder\n"
-                f"leave out where {target} writes, or name a folder within the run's"
+                f"leave out where {node['_target_']} writes, or name a folder within the run's"
             )
 
 
 def guard_logger(logger: Logger, node: dict[str, Any], record: Record) -> None:
-    """Let a logger that cannot start be refused, and one that fails later be left out."""
-    if isinstance(logger, CSVLogger) and get_rank() == 0:
-        set_metrics_aside(Path(logger.log_dir), record)
-        with warnings.catch_warnings():  # "previous files will be deleted": none is there now
-            warnings.filterwarnings("ignore", "Experiment logs directory")
-            _ = logger.experiment
+    """Let a logger show pictures, be refused where it cannot start, and left out where it fails."""
+    if isinstance(logger, CSVLogger):
+        keep_metrics(logger, record)
+    for kind, methods in ADDED.items():
+        if isinstance(logger, kind):
+            vars(logger).update({name: partial(method, logger) for name, method in methods.items()})
+    if isinstance(logger, WandbLogger):
+        vars(logger).update(finalize=partial(end_wandb_run, logger, logger.finalize, record))
     guard = Guard(logger, node, record)
     logger.log_hyperparams = guard.log_hyperparams  # type: ignore[method-assign]
-    for name in METHODS:
+    for name in filter(partial(hasattr, logger), METHODS):
         setattr(logger, name, guard.tolerate(getattr(logger, name)))
 
 
@@ -111,15 +131,21 @@ class Guard:
         self.is_broken = False
 
     def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
-        """Log the settings once: a run of the logger's own that goes on has them."""
-        target = self.node["_target_"]
+        """Log the settings, where a run of the logger's own goes on as far as they may change."""
+        target, settings = self.node["_target_"], hide_logger_secrets(params)
         try:
-            if identify(self.node) not in read_ids(self.record):
-                self.log_settings(hide_secrets(params), *args, **options)
+            is_new = identify(self.node) not in read_ids(self.record)
+            if is_new or isinstance(self.logger, WandbLogger):
+                self.log_settings(settings, *args, **options)
+            if isinstance(self.logger, MLFlowLogger) and get_rank() == 0:
+                begin_mlflow_run(self.logger, settings)
+            if is_new:
                 remember_id(self.logger, self.node, self.record)
         except Exception as error:  # a service's client raises types of its own
             reason = summarize_error(error)
-            raise UserError(f"trainer.logger: {target} cannot start ({reason})") from error
+            raise UserError(
+                f"trainer.logger: {target} cannot start ({reason})\nlogger=none trains without it"
+            ) from error
 
     def tolerate(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, but that it does nothing once one of this logger has raised."""
@@ -144,8 +170,10 @@ def read_ids(record: Record) -> dict[str, Any]:
 
 
 def identify(node: dict[str, Any]) -> str:
-    """A logger's name in `run.json`; with other settings it is another one."""
-    digest = hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()
+    """A logger's name in `run.json`; with other settings, but for keys, it is another one."""
+    hidden = hide_logger_secrets({"trainer": {"logger": node}})["trainer"]["logger"]
+    settings = {name: value for name, value in hidden.items() if value != HIDDEN}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{node['_target_']} {digest[:8]}"
 
 
@@ -157,24 +185,76 @@ def remember_id(logger: Logger, node: dict[str, Any], record: Record) -> None:
             record.update(logger_ids=read_ids(record) | {identify(node): version})
 
 
-def set_metrics_aside(folder: Path, record: Record) -> None:
-    """Rename the file that Lightning's CSVLogger would delete when it starts again, if any."""
-    path = folder / "metrics.csv"
-    if folder.resolve() == record.folder.resolve():
+def keep_metrics(logger: CSVLogger, record: Record) -> None:
+    """Start Lightning's CSVLogger, which deletes what it wrote before, and bring that back.
+
+    Raises UserError where it would write over the run's own metrics.csv.
+    """
+    path = Path(logger.log_dir) / "metrics.csv"
+    if path.parent.resolve() == record.folder.resolve():
         raise UserError(
             "trainer.logger: CSVLogger would write over the run's own metrics.csv\n"
             "give it a name, such as name=csv"
         )
+    if get_rank() > 0:
+        return
+    before = path.with_name("metrics_before.csv")  # there until now if a start was killed
     if path.is_file():
-        numbered = (path.with_name(f"metrics_{n}.csv") for n in range(1, 10_000))
-        earlier = next(each for each in numbered if not each.exists())
-        path.rename(earlier)
-        log.info("trainer.logger: CSVLogger begins anew; what it wrote before is %s", earlier)
+        path.rename(before)
+    with warnings.catch_warnings():  # "previous files will be deleted": none is there now
+        warnings.filterwarnings("ignore", "Experiment logs directory")
+        experiment: Any = logger.experiment
+    if before.is_file():
+        before.rename(path)
+        with path.open(newline="", errors="replace") as file:
+            experiment.metrics_keys = [*(csv.DictReader(file).fieldnames or [])]
 
 
-def hide_secrets(config: Config) -> Config:
-    """A copy of the config without the keys and passwords of loggers."""
-    hidden = copy.deepcopy(config)
-    for node in as_list((hidden.get("trainer") or {}).get("logger")):
-        node |= {name: "(hidden)" for name in node if SECRET.search(name) and node[name]}
-    return hidden
+def log_csv_image(logger: CSVLogger, key: str, images: list[Any], step: int) -> None:
+    """Write pictures beside the figures, the latest of a name."""
+    for image in images:
+        imsave(Path(logger.log_dir) / f"{key.replace('/', '_')}.png", image)
+
+
+def log_csv_table(
+    logger: CSVLogger, key: str, columns: list[str], data: list[list[Any]], step: int
+) -> None:
+    storage.write_csv(Path(logger.log_dir) / f"{key.replace('/', '_')}.csv", [columns, *data])
+
+
+def begin_mlflow_run(logger: MLFlowLogger, settings: Config) -> None:
+    """Have a run of MLflow's say that it is at work, with all settings: it cuts off long ones."""
+    text = OmegaConf.to_yaml(OmegaConf.create(settings))
+    logger.experiment.log_text(logger.run_id, text, "config.yaml")
+    logger.experiment.update_run(logger.run_id, status="RUNNING")
+
+
+def log_mlflow_image(logger: MLFlowLogger, key: str, images: list[Any], step: int) -> None:
+    for image in images:
+        logger.experiment.log_image(logger.run_id, image, key=key, step=step)
+
+
+def log_mlflow_table(
+    logger: MLFlowLogger, key: str, columns: list[str], data: list[list[Any]], step: int
+) -> None:
+    """Write a CSV, which MLflow's page shows as a table."""
+    rows = map(storage.escape_formulas, [columns, *data])
+    csv.writer(text := io.StringIO(newline="")).writerows(rows)
+    logger.experiment.log_text(logger.run_id, text.getvalue(), f"{key}.csv")
+
+
+def end_wandb_run(
+    logger: WandbLogger, finalize: Callable[[str], None], record: Record, status: str
+) -> None:
+    """End a run of W&B's with ours: Lightning leaves it open, and the next of this process would
+    be logged into it."""
+    finalize(status)
+    is_tested = any(name.startswith("test/") for name in record.metadata.get("metrics") or ())
+    if logger._experiment and (is_tested or status != "success"):
+        logger.experiment.finish(exit_code=int(status != "success"))
+
+
+ADDED: dict[type[Logger], dict[str, Callable[..., None]]] = {  # what W&B's has
+    MLFlowLogger: {"log_image": log_mlflow_image, "log_table": log_mlflow_table},
+    CSVLogger: {"log_image": log_csv_image, "log_table": log_csv_table},
+}

@@ -1,10 +1,11 @@
-"""What TensorBoard and `figures/` show of a run besides its curves.
+"""What loggers and `figures/` show of a run besides its curves.
 
 Shapes: N images of a split, C classes.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -34,6 +35,8 @@ class TensorBoardCallback(Callback):
     """Training images, confusion matrices, per-class scores, config, head and hyperparameters.
 
     Figures are saved as PNG, too; images of the most confident mistakes beside the predictions.
+    Pictures and scores go to every logger that has the `log_image` and `log_table` of Lightning's
+    for W&B.
     """
 
     def __init__(self, record: Record, module: ImageClassifier) -> None:
@@ -64,9 +67,7 @@ class TensorBoardCallback(Callback):
             return
         self._show_confusion(trainer, pl_module.scores, "test")
         self._save_mistakes(trainer, *pl_module.predictions)
-        table = format_per_class(trainer.datamodule.classes, pl_module.scores)
-        for writer in writers(trainer):
-            writer.add_text("test/per_class", table, current_step(trainer))
+        self._show_table(trainer, pl_module.scores)
         log_hyperparameters(trainer, self.record)
 
     def _show_training_images(self, trainer: Any) -> None:
@@ -113,8 +114,25 @@ class TensorBoardCallback(Callback):
         folder = self.record.folder / "figures"
         folder.mkdir(exist_ok=True)
         pixels = figures.save(figure, folder / f"{name.replace('/', '_')}.png")
-        for writer in writers(trainer):
-            writer.add_image(name, pixels, current_step(trainer))
+        step = current_step(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, pixels, step)
+            elif hasattr(logger, "log_image"):
+                logger.log_image(name, [pixels.transpose(1, 2, 0)], step=step)
+
+    def _show_table(self, trainer: Any, scores: Scores) -> None:
+        """F1, precision and recall of every class, or what else `scores` have of each."""
+        step, classes = current_step(trainer), trainer.datamodule.classes
+        columns = ["class", *scores.per_class]
+        values = (each.tolist() for each in scores.per_class.values())
+        rows = [list(row) for row in zip(classes, *values, strict=True)]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                text = format_table(columns, rows)
+                logger.experiment.add_text("test/per_class", text, step)
+            elif hasattr(logger, "log_table"):
+                logger.log_table("test/per_class", columns=columns, data=rows, step=step)
 
 
 def name_labels(classes: Sequence[str], label: Tensor) -> str:
@@ -130,26 +148,32 @@ def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     ]
 
 
-def format_per_class(classes: Sequence[str], scores: Scores) -> str:
-    """F1, precision and recall of every class, as Markdown; a name is none."""
-    num = len(scores.per_class)
-    names = [re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", name) for name in classes]
-    columns = (values.tolist() for values in scores.per_class.values())
-    rows = [
-        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
-        for name, *values in zip(names, *columns, strict=True)
-    ]
-    return "\n".join(
-        [f"| class | {' | '.join(scores.per_class)} |", f"| --- |{' --- |' * num}", *rows]
-    )
+def format_table(columns: Sequence[str], rows: Sequence[list[Any]]) -> str:
+    """A class and its scores in every row, as Markdown; a name is none."""
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    for name, *values in rows:
+        escaped = re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", name)
+        lines.append(f"| {escaped} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name; what is neither text nor number as JSON."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            is_plain = isinstance(value, str | int | float)
+            yield f"{prefix}{name}", value if is_plain else json.dumps(value)
 
 
 def log_hyperparameters(trainer: pl.Trainer, record: Record) -> None:
     """Fill the HPARAMS tab, a row a run; `best/...` is the scored epoch's validation."""
-    # TensorBoard's table shows five hyperparameters, and columns in this order.
-    optim = record.config["optim"]
+    # TensorBoard's table shows five hyperparameters until asked for more, in this order.
+    config = record.config
     settings = {name: record.metadata[name] for name in ("model", "data", "seed")}
-    settings |= {"optimizer": optim["name"], "lr": optim["lr"]}
+    settings |= {"optimizer": config["optim"]["name"], "lr": config["optim"]["lr"]}
+    settings |= dict(flatten(config))
     metrics = {name: v for name, v in record.metadata["metrics"].items() if v is not None}
     ordered = sorted(metrics, key=lambda name: ("test/" not in name, "accuracy" not in name))
     columns = {name.replace("val/", "best/"): metrics[name] for name in ordered}

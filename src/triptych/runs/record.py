@@ -25,12 +25,13 @@ from triptych.config import (
     CONFIGS,
     MONITOR,
     Config,
+    as_list,
     find_node,
     find_nodes,
     find_targets,
     number,
 )
-from triptych.errors import UserError
+from triptych.errors import HIDDEN, UserError, hide_secrets
 from triptych.runs import storage
 from triptych.runs.stopping import read_start
 from triptych.runs.training_code import hash_training_code
@@ -79,6 +80,15 @@ def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
     settings = experiment_settings(config, less=less)
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def hide_logger_secrets(config: Config) -> Config:
+    """A copy of the config without the keys and passwords of loggers."""
+    hidden: Config = json.loads(json.dumps(config))
+    for node in as_list((hidden.get("trainer") or {}).get("logger")):
+        typed = {name: f"logger.{name}={value}" for name, value in node.items() if value}
+        node |= dict.fromkeys((n for n, t in typed.items() if hide_secrets(t) != t), HIDDEN)
+    return hidden
 
 
 def hash_code(config: Config) -> dict[str, str]:
@@ -185,7 +195,7 @@ class Record:
             git_commit=commit,
             command=os.environ.get("TRIPTYCH_COMMAND", ""),
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
-            overrides=overrides,
+            overrides=[*map(hide_secrets, overrides)],
             started_at=now.isoformat(timespec="seconds"),
             finished_at=None,
             error=None,
@@ -246,13 +256,19 @@ class Record:
         """What a checkpoint says of its weights: the images they expect, the head's classes."""
         return {name: self.metadata.get(name) for name in ("preprocessing", "classes")}
 
+    @property
+    def metric_columns(self) -> list[str]:
+        """The head of `metrics.csv`."""
+        names = self.metadata.get("more_metrics") or []
+        return [*COLUMNS, *(f"{split}/{name}" for name in names for split in ("val", "test"))]
+
     def checkpoint_path(self, name: str) -> Path:
         """The path of the checkpoint `best` or `last`."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
 
     def write_config(self, config: Config) -> None:
         with storage.atomic_write(self.folder / "config.yaml") as path:
-            path.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+            path.write_text(OmegaConf.to_yaml(OmegaConf.create(hide_logger_secrets(config))))
 
     def update(self, **metadata: Any) -> None:
         """Set entries of `run.json`; NaN and infinities become null."""
@@ -290,9 +306,7 @@ class Record:
     def add_metrics(self, row: dict[str, float]) -> None:
         """Append a line to `metrics.csv`; columns that `row` lacks stay empty."""
         with (self.folder / "metrics.csv").open("a", newline="") as file:
-            names = self.metadata.get("more_metrics") or []
-            columns = [*COLUMNS, *(f"{split}/{n}" for n in names for split in ("val", "test"))]
-            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+            writer = csv.DictWriter(file, self.metric_columns, extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)

@@ -37,7 +37,7 @@ from triptych.runs.reader import (
     find_own_files,
     find_temporary_files,
 )
-from triptych.runs.record import COLUMNS, Record, config_hash, hash_code
+from triptych.runs.record import Record, config_hash, hash_code
 from triptych.runs.resume_request import (
     check_run_config,
     check_unfinished,
@@ -322,7 +322,9 @@ def truncate_to_checkpoint(record: Record) -> None:
         temporary = own.intersection(find_temporary_files(folder))
         for path in [*temporary, *folder.glob("hpc_ckpt_*.ckpt")]:
             path.unlink()
-        truncate_metrics(folder / "metrics.csv", step)
+        truncate_metrics(folder / "metrics.csv", step, record.metric_columns)
+        for path in folder.glob("*/**/metrics.csv"):  # of Lightning's CSVLogger
+            truncate_metrics(path, step)
         events = folder.rglob("events.out.tfevents.*")  # other loggers may write some
         for place in sorted({path.parent for path in events}):
             truncate_events(place, step)
@@ -352,28 +354,34 @@ def read_step(path: Path) -> int:
     return int(content["global_step"])
 
 
-def truncate_metrics(path: Path, step: int) -> None:
+def truncate_metrics(path: Path, step: int, columns: Sequence[str] | None = None) -> None:
     """Keep the lines up to a step, without those of the test and half a line of a killed run.
 
-    Raises UserError at what is no CSV.
+    `columns` are by default the file's own, if `step` is one of them. Raises UserError at what is
+    no CSV.
     """
-    if not path.exists():
+    if path.is_symlink() or not path.is_file():
         return
-    with (
-        path.open(newline="", errors="replace") as file,
-        storage.atomic_write(path) as temporary,
-        temporary.open("w", newline="") as new,
-    ):
-        writer = csv.DictWriter(new, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
+    with path.open(newline="", errors="replace") as file:
         try:
-            for row in csv.DictReader(file):
-                is_whole, number = None not in row.values(), row.get("step") or ""
-                is_early = number.isdecimal() and float(number) <= step
-                if is_whole and is_early and not row.get("test/accuracy"):
+            reader = csv.DictReader(file)
+            names = columns or reader.fieldnames or []
+            if "step" not in names:
+                return
+            with storage.atomic_write(path) as temporary, temporary.open("w", newline="") as new:
+                writer = csv.DictWriter(new, names, extrasaction="ignore")
+                writer.writeheader()
+                for row in filter(partial(is_before, step), reader):
                     writer.writerow({name: row[name] for name in row if is_number(row[name])})
         except csv.Error as error:
             raise UserError(f"{path}: cannot be read ({error}); delete it") from error
+
+
+def is_before(step: int, row: dict[str, Any]) -> bool:
+    """Whether a row of metrics is whole, of a step up to this one, and not of the test."""
+    is_whole, number = None not in row.values(), row.get("step") or ""
+    is_test = any(row[name] for name in row if str(name).startswith("test/"))
+    return is_whole and not is_test and number.isdecimal() and float(number) <= step
 
 
 def is_number(text: Any) -> bool:

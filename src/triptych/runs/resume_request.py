@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from triptych.config import (
     CONFIGS,
+    SLOTS,
     Config,
     as_list,
     find_node,
@@ -39,6 +40,9 @@ EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be
 # Callbacks that end a training, with weights or a schedule that it cannot go on with.
 ENDING = ("StochasticWeightAveraging", "SWA", "Soup")
 UNSET = object()
+# Groups whose settings a resolved config has elsewhere, and where.
+MOVED = {name: SLOTS[name] for name in ("augment", "schedule")}
+MOVED |= {name: f"trainer.{name}" for name in ("callbacks", "logger")}
 
 
 def find_run(place: str) -> Path:
@@ -187,6 +191,9 @@ def find_requests(
         name = setting_name(name).lstrip("~")
         is_choice = os.path.isdir(CONFIGS / name)
         if name in ("resume", "trusted_targets", "minutes"):
+            continue
+        if slot := MOVED.get(name.partition(".")[0]):
+            yield slot, override, lookup(config, slot), False
             continue
         if is_choice and not override.startswith("~"):
             keys = [*read_choice(name, choice)]
