@@ -313,7 +313,7 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from triptych.config import check_config, resolve_config
+    from triptych.config import check_config, check_packages, resolve_config
 
     composed: list[tuple[DictConfig, list[str]]] = []
 
@@ -331,6 +331,7 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
         [(config, overrides)] = composed
         settings = resolve_config(config)
     check_config(settings, command)
+    check_packages(settings)
     return settings, overrides
 
 

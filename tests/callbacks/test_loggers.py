@@ -13,7 +13,9 @@ from tests.composing import composed
 from tests.tiny import TARGETS, TINY
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.callbacks.loggers import find_arguments
-from triptych.errors import UserError
+from triptych.cli import prepare
+from triptych.config import check_packages
+from triptych.errors import UserError, hide_secrets
 from triptych.runs.record import Record
 from triptych.runs.storage import format_size
 from triptych.training import train
@@ -81,6 +83,43 @@ def test_a_logger_gets_settings_once_without_secrets_and_keeps_its_links(tmp_pat
     assert (record.folder / "service" / "debug.log").is_symlink()
     assert format_size(record.folder).endswith("kB")
     assert triptych.load_run(record.folder).network(TARGETS)
+
+
+def test_no_key_or_password_of_a_logger_is_written(tmp_path: Path) -> None:
+    node = {"_target_": SERVICE, "api_key": "hush", "host": "https://me:hush@there", "key": ""}
+    typed = ["logger.a.api_key=hush", "trainer.logger=[{host: 'https://me:hush@there'}]", "seed=0"]
+    config = composed("train", *TINY, log_dir=str(tmp_path))
+    config["trainer"] |= {"logger": [node], "max_epochs": 1}
+    record = train(config, typed)
+    assert record.config["trainer"]["logger"] == [
+        node | {"api_key": "(hidden)", "host": "(hidden)"}
+    ]
+    assert record.metadata["overrides"] == [*map(hide_secrets, typed)]
+    assert hide_secrets(typed[-1]) == typed[-1]
+    files = [path for path in record.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"hush" in path.read_bytes()]
+
+
+def test_a_resumed_run_may_have_other_loggers(tmp_path: Path) -> None:
+    folder = stop_and_resume(tmp_path, {"_target_": SERVICE, "id": "a"}).folder
+    typed = [f"resume={folder}", "logger=csv", "trainer.max_epochs=3"]
+    config = composed("train", *map(prepare, typed), f"trusted_targets={[*TARGETS, SERVICE]}")
+    record = train(config, typed)
+    assert {each[0] for each in read_calls(folder)} == {"a"}
+    targets = [node["_target_"] for node in record.config["trainer"]["logger"]]
+    assert targets == [f"{LIGHTNING}.CSVLogger"]
+    own = [row for row in read_values(folder / "metrics.csv") if int(row[0]) > 10]
+    assert read_values(folder / "csv" / "metrics.csv") == own
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_package_of_a_logger_is_asked_for_before_anything_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed("train", f"logger={name}")
+    monkeypatch.setattr("triptych.config.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"^logger={name}: .*pip install -e '\.\[{name}\]'$"):
+        check_packages(config)
 
 
 def test_a_resumed_run_goes_on_with_the_loggers_own_run(tmp_path: Path) -> None:

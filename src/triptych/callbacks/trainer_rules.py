@@ -6,7 +6,6 @@ Imports no torch.
 
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from triptych.config import (
@@ -91,9 +90,6 @@ REFUSED_CALLBACKS = {
 AVERAGES = "WeightAveraging EMAWeightAveraging StochasticWeightAveraging SWA Soup".split()
 
 
-PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # each an extra of its name
-
-
 def only(value: Any, reason: str) -> Rule:
     """An argument of Lightning's whose other values cannot do what it documents: `reason`."""
     word = "null" if value is None else str(value).lower()
@@ -155,7 +151,6 @@ def find_trainer_contradictions(config: Config) -> Iterator[str]:
         also = "; an experiment has its own: trainer.callbacks=null leaves that out"
         yield f"trainer.callbacks: {', '.join(averages)}: one average at a time{also}"
     yield from find_wrong_modes(callbacks)
-    yield from find_missing_packages(as_list(trainer.get("logger")))
     for unit in ("epochs", "steps"):
         least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)
         if least > most > 0:
@@ -203,10 +198,3 @@ def find_wrong_modes(callbacks: list[Config]) -> Iterator[str]:
         ):
             name = node["_target_"].rpartition(".")[2]
             yield f"trainer.callbacks: {name}(monitor={monitor}): mode must be {best}, or left out"
-
-
-def find_missing_packages(loggers: list[Config]) -> Iterator[str]:
-    for node in loggers:
-        package = PACKAGES.get(node["_target_"].rpartition(".")[2])
-        if package and not find_spec(package):
-            yield f"logger={package}: {package} is not installed; pip install -e '.[{package}]'"

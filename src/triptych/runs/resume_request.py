@@ -19,6 +19,7 @@ from triptych.config import (
     SLOTS,
     Config,
     as_list,
+    check_packages,
     find_node,
     format_value,
     setting_name,
@@ -77,7 +78,9 @@ def check_request(config: Config, overrides: Sequence[str]) -> None:
     """Raise UserError where the run that `resume=` names cannot be resumed as typed."""
     record = Record.open(find_run(config["resume"]))
     check_run_config(record, config)
-    check_unfinished(record, compose_resumed(config, overrides, record))
+    merged = compose_resumed(config, overrides, record)
+    check_unfinished(record, merged)
+    check_packages(merged)
 
 
 def compose_resumed(config: Config, overrides: Sequence[str], record: Record) -> Config:
