@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
 
 import triptych.data
 import triptych.models
@@ -51,11 +53,32 @@ def composed(configs: Path, overrides: list[str], command: str = "train") -> Con
     return config
 
 
-def test_there_are_two_recipes_of_two_files_each() -> None:
-    assert sorted(blocks()) == [
-        *("configs/data/stripes.yaml", "configs/model/my_net.yaml"),
-        *("src/triptych/data/stripes.py", "src/triptych/models/my_net.py"),
-    ]
+def test_the_recipes_of_data_sets_and_a_network_have_two_files_each() -> None:
+    assert blocks().keys() >= {
+        *("configs/data/beans.yaml", "configs/data/stripes.yaml", "configs/model/my_net.yaml"),
+        *("src/triptych/data/hugging_face.py", "src/triptych/data/stripes.py"),
+        "src/triptych/models/my_net.py",
+    }
+
+
+def test_the_recipe_for_hugging_face_reads_a_set_that_was_saved(
+    followed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    squares = [Image.new("L", (40, 20), 20 * i) for i in range(6)]
+    labels = [0, 1, 2] * 2
+    features = {"image": datasets.Image(), "labels": datasets.ClassLabel(names=["a", "b", "c"])}
+    table = {"image": squares, "labels": labels}
+    part = datasets.Dataset.from_dict(table, datasets.Features(features))
+    datasets.DatasetDict(train=part, test=part.select([5])).save_to_disk(followed / "data/beans")
+    monkeypatch.chdir(followed)
+    config = composed(followed / "configs", ["data=beans"])
+    data = instantiate(config["data"]["source"]).read()
+    assert data.classes == ("a", "b", "c")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == (labels, [2])
+    assert data.train.images.shape == (6, 3, 128, 128)
+    assert data.train.images[:, 2, 64, 64].tolist() == [20 * i for i in range(6)]
+    assert data.test.images.unique().tolist() == [100]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
