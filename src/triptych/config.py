@@ -169,7 +169,9 @@ RULES: dict[str, Rule] = {
     "data.name": TEXT,
     "data.root": PATH,
     "data.batch_size": count(1, MAX_BATCH),
-    "data.augment": either(one_of("none", "standard"), NODE),
+    "data.augment": either(one_of("none", "standard"), NODE)._replace(
+        says="none, standard, or what augment=<choice> or augment._target_=<class> makes"
+    ),
     "data.mix": one_of("none", "mixup", "cutmix"),
     "data.sampler": one_of("balanced").or_null(),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.num_test"), count(1).or_null()),

@@ -141,18 +141,22 @@ def apply_operations(images: Tensor, names: list[str], chosen: Tensor, amounts: 
     for places, strengths in zip(chosen, amounts, strict=True):
         for place in places.unique().tolist():
             rows = (places == place).nonzero()[:, 0]
-            amount = strengths[rows].view(-1, 1, 1, 1).to(images.device)
-            rows = rows.to(images.device)
+            amount = strengths[rows].view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+            rows = rows.to(images.device, non_blocking=True)
             images.index_copy_(0, rows, OPERATIONS[names[place]](images[rows], amount))
     return images
 
 
-def check_number(name: str, value: object, least: float, most: float) -> None:
-    """Raise ValueError unless it is a number between these, and whole where they are."""
-    kinds = (int,) if isinstance(most, int) else (int, float)
-    if type(value) not in kinds or not least <= value <= most:  # type: ignore[operator]
-        whole = " whole" if isinstance(most, int) else ""
-        raise ValueError(f"{name}={value}: must be a{whole} number from {least} to {most}")
+def check_settings(augment: object, **ranges: tuple[float, float]) -> None:
+    """Raise ValueError at a number out of its range, or not whole as that is, and at another
+    setting that is neither true nor false; null is for the operations to refuse."""
+    for name, value in vars(augment).items():
+        least, most = ranges.get(name, (False, True))
+        kinds = (int, float) if isinstance(most, float) else (type(most),)
+        if value is not None and (type(value) not in kinds or not least <= value <= most):
+            kind = {int: "a whole number", float: "a number"}.get(type(most), "true or false")
+            bounds = "" if isinstance(most, bool) else f" from {least} to {most}"
+            raise ValueError(f"{name}={value}: must be {kind}{bounds}")
 
 
 @dataclass(kw_only=True)
@@ -187,8 +191,7 @@ class RandAugment(Augmentation):
     wide: bool = False
 
     def __post_init__(self) -> None:
-        check_number("num_ops", self.num_ops, 1, 14)
-        check_number("magnitude", self.magnitude or 0, 0, BINS - 1)
+        check_settings(self, num_ops=(1, 14), magnitude=(0, BINS - 1))
 
     def transform(self, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         columns = COLUMN + torch.arange(3 * self.num_ops).view(3, -1, 1)
@@ -221,9 +224,8 @@ class ColorJitter(Augmentation):
     hue: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            check_number(name, getattr(self, name), 0.0, 1.0)
-        check_number("hue", self.hue, 0.0, 0.5)
+        factors = dict.fromkeys(("brightness", "contrast", "saturation"), (0, 1.0))
+        check_settings(self, **factors, hue=(0, 0.5))
 
     def transform(self, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         values = self.brightness, self.contrast, self.saturation, self.hue
@@ -244,10 +246,12 @@ class RandomResizedCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        for name, most in (("scale", 1.0), ("ratio", 100.0)):
-            least, largest = getattr(self, name)
-            check_number(name, largest, 0.01, most)
-            check_number(name, least, 0.01, float(largest))
+        for name, most in (("scale", 1), ("ratio", 100)):
+            pair = getattr(self, name)
+            are_numbers = isinstance(pair, list | tuple) and {*map(type, pair)} <= {int, float}
+            if not are_numbers or len(pair) != 2 or not 0.01 <= pair[0] <= pair[1] <= most:
+                said = f"two numbers from 0.01 to {most}, the smaller first"
+                raise ValueError(f"{name}={pair}: must be {said}")
 
     def __call__(self, images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         columns = COLUMN + torch.arange(3 + 2 * TRIES, device=images.device)[:, None]
