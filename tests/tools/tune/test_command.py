@@ -27,6 +27,7 @@ from triptych.runs.record import experiment_settings
 from triptych.tools.tune import search as searching
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.command import tune
+from triptych.tools.tune.finders import check_trainable
 from triptych.tools.tune.search import train_trial
 from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import read_space, with_settings
@@ -159,6 +160,29 @@ def test_a_training_is_pruned_after_the_validation_that_says_so_or_where_it_dive
         train_trial(config, tmp_path, FixedTrial({}))
     assert seen in ([1], [1, 2])
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("metric", ["MulticlassCalibrationError", "MulticlassAUROC"])
+def test_a_metric_of_one_s_own_is_searched_in_its_direction(
+    metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(FixedTrial, "report", lambda _, score, step: seen.append(score))
+    typed = [f"metrics.mine._target_=torchmetrics.classification.{metric}"]
+    config = composed("train", *tiny.TINY, *map(cli.prepare, typed), "checkpoint.monitor=val/mine")
+    best = min if metric.endswith("Error") else max
+    assert train_trial(config, tmp_path, FixedTrial({})) == best(seen)
+    assert len({*seen}) > 1
+    direction = searching.find_direction(config, *check_trainable(config, []))
+    assert direction.name.lower().startswith(best.__name__)
+
+
+@pytest.mark.usefixtures("_pretending")
+def test_of_what_is_best_when_it_is_least_the_least_is_the_study_s_best(tmp_path: Path) -> None:
+    trials = search(tmp_path, num_trials=4, checkpoint__monitor="val/loss")
+    address = str(tmp_path / "logs" / "tune" / NAME / "journal.log")
+    study = studies.open_study(NAME, address, {"_target_": "optuna.pruners.NopPruner"})
+    assert study.best_value == min(trial.value or 9 for trial in trials)
 
 
 @pytest.mark.usefixtures("_pretending")

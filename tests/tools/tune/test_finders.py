@@ -24,6 +24,12 @@ from triptych.tools.tune.finders import find_fastest_fall, try_sizes
 TYPED = [*TINY, "study=mine"]
 
 
+@pytest.fixture(autouse=True)
+def _no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at every object of the test suite, after each size that is tried."""
+    monkeypatch.setattr(finders, "garbage_collection_cuda", list)
+
+
 def compose(folder: Path, *typed: str) -> Config:
     return composed("tune", *TYPED, *typed, log_dir=str(folder))
 

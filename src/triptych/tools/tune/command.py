@@ -1,5 +1,5 @@
-"""Search the settings that suit one network, by its accuracy on validation images alone; or find
-its rate, or the largest batch, by a short training (`finders`).
+"""Search the settings that suit one network, by its `checkpoint.monitor`, on validation images
+alone; or find its rate, or the largest batch, by a short training (`finders`).
 
 Every trial is a training of its own. The study counts its trials, pruned ones included, however
 many workers share it: so networks get equal budgets.

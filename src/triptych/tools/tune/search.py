@@ -5,6 +5,7 @@ A trial is a training that sees training and validation images, and leaves no fi
 
 import gc
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -19,13 +20,26 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, Trial, TrialState
 
 from triptych import build
 from triptych.arguments import check_writable
+from triptych.callbacks.checkpoint import find_mode
 from triptych.callbacks.progress import silence_lightning
-from triptych.config import CONFIGS, RULES, Config, format_value, iterate_settings, resolve_config
+from triptych.config import (
+    CONFIGS,
+    MONITOR,
+    MONITORS,
+    RULES,
+    Config,
+    format_value,
+    iterate_settings,
+    resolve_config,
+)
+from triptych.data.source import Source
 from triptych.errors import UserError, summarize_error
+from triptych.models.backbone import BackboneFactory
 from triptych.runs.failures import is_out_of_memory
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record, experiment_settings, hash_code
@@ -48,7 +62,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     `training` is the part of `config` that a training knows, `space` what varies of it.
     """
     silence_lightning()
-    check_trainable(training, overrides)
+    direction = find_direction(training, *check_trainable(training, overrides))
     read_choices(overrides)  # raises here rather than when all trials are done
     check_writable(f"recipe_dir={recipe_path(config).parent}", recipe_path(config))
     folder = Path(config["log_dir"], "tune", config["study"]).resolve()
@@ -56,7 +70,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     with translate_write_errors(f"log_dir={config['log_dir']}"):
         workers.mkdir(parents=True, exist_ok=True)
     address = config["storage"] or os.environ.get("TRIPTYCH_STORAGE") or f"{folder}/journal.log"
-    study = studies.open_study(config["study"], address, config["pruner"])
+    study = studies.open_study(config["study"], address, config["pruner"], direction)
     varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
     fixed = dict(iterate_settings(experiment_settings(training, less=space), RULES))
     studies.check_same_settings(study, {"pruner": config["pruner"], **varied, **fixed})
@@ -82,6 +96,15 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
         write_recipe(study, config, training, overrides)
 
 
+def find_direction(training: Config, source: Source, network: BackboneFactory) -> StudyDirection:
+    """Whether the study is to maximize or to minimize what `checkpoint.monitor` names."""
+    monitor = training["checkpoint"].get("monitor", MONITOR)
+    is_known = monitor in MONITORS  # of others the module says so
+    modes = MONITORS if is_known else prepare(training, source, network)[1].monitors
+    is_max = find_mode(monitor, modes) == "max"
+    return StudyDirection.MAXIMIZE if is_max else StudyDirection.MINIMIZE
+
+
 def describe_progress(study: optuna.Study, config: Config) -> str:
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     num_done, num_running = sum(map(states.count, studies.DONE)), states.count(TrialState.RUNNING)
@@ -90,31 +113,34 @@ def describe_progress(study: optuna.Study, config: Config) -> str:
 
 
 def run_trial(training: Config, space: Space, seed: int, folder: Path, trial: Trial) -> float:
-    """Train with a trial's values; the accuracy on validation images.
+    """Train with a trial's values; the score on validation images.
 
     The attribute `error` of a trial that diverged or lacked memory says so.
     """
     values = studies.suggest(trial, space, seed)
+    monitor = training["checkpoint"].get("monitor", MONITOR)
     described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
     log.info("trial %d: %s", trial.number, described)
     try:
-        accuracy = train_trial(with_settings(training, values), folder, trial)
+        score = train_trial(with_settings(training, values), folder, trial)
     except optuna.TrialPruned as pruned:
         log.info("trial %d: pruned %s", trial.number, pruned)
         if str(pruned):
             trial.set_user_attr("error", str(pruned))
         raise
-    log.info("trial %d: val accuracy %.4f", trial.number, accuracy)
-    return accuracy
+    log.info("trial %d: %s %.4f", trial.number, monitor, score)
+    return score
 
 
 def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
-    """Train as the config says; the accuracy of the validation that `checkpoint.score` names.
+    """Train as the config says; its `checkpoint.monitor` of the validation that `checkpoint.score`
+    names.
 
     The test images are not used. Raises TrialPruned, also where a training diverges or lacks
-    memory; UserError at wrong settings.
+    memory, or the score is never a number; UserError at wrong settings.
     """
-    callback = PruningCallback(trial)
+    monitor = config["checkpoint"].get("monitor", MONITOR)
+    callback = PruningCallback(trial, monitor)
     pl.seed_everything(config["seed"], verbose=False)
     source = build.instantiate("data.source", config["data"]["source"])
     network = build.instantiate("model", config["model"])
@@ -136,27 +162,29 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
         raise
     finally:
         gc.collect()  # the trainer and its parts refer to each other
-    if not callback.accuracies:
+    if not callback.scores:
         raise UserError("trainer: no validation in the whole training, so nothing to go by")
-    best = config["checkpoint"]["score"] == "best"
-    return max(callback.accuracies) if best else callback.accuracies[-1]
+    scores = callback.scores if config["checkpoint"]["score"] == "best" else callback.scores[-1:]
+    if not (numbers := [*filter(math.isfinite, scores)]):
+        raise optuna.TrialPruned(f"{monitor} is {scores[-1]}")
+    return max(numbers) if find_mode(monitor, module.monitors) == "max" else min(numbers)
 
 
 class PruningCallback(StopAtOnce):
-    """Reports each validation's accuracy; raises TrialPruned where training diverged, or is to be
+    """Reports each validation's score; raises TrialPruned where training diverged, or is to be
     pruned while epochs are left."""
 
-    def __init__(self, trial: BaseTrial) -> None:
-        self.trial = trial
-        self.accuracies: list[float] = []
+    def __init__(self, trial: BaseTrial, monitor: str) -> None:
+        self.trial, self.monitor = trial, monitor
+        self.scores: list[float] = []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        accuracy, epoch = pl_module.scores.values["accuracy"], trainer.current_epoch + 1
-        self.accuracies.append(accuracy)
-        log.info("epoch %d val accuracy %.4f", epoch, accuracy)
-        self.trial.report(accuracy, len(self.accuracies))
+        score, epoch = pl_module.scores.named("val")[self.monitor], trainer.current_epoch + 1
+        self.scores.append(score)
+        log.info("epoch %d %s %.4f", epoch, self.monitor, score)
+        self.trial.report(score, len(self.scores))
         loss = pl_module.epoch_loss
         if loss.unread and loss.add(loss.take_unread()) is not None:
             raise optuna.TrialPruned(f"the training loss is {loss.mean} in epoch {epoch}")
@@ -178,11 +206,12 @@ def write_recipe(
     if path.exists() and not config["overwrite"]:
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
+    monitor = training["checkpoint"].get("monitor", MONITOR)
     num_trials, best = len(study.get_trials(deepcopy=False, states=studies.DONE)), study.best_trial
     head = [
         f"{training['model']['name']} on {training['data']['name']}, {date.today()}: "
         f"the best of {num_trials} trials.",
-        f"Validation accuracy {best.value:.4f} (trial {best.number}), chosen on validation",
+        f"Best {monitor} {best.value:.4f} (trial {best.number}), chosen on validation",
         "images and so a little optimistic; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
         f"python train.py experiment={path.stem}",

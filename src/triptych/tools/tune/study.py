@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.study import MaxTrialsCallback
+from optuna.study import MaxTrialsCallback, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from triptych.build import instantiate
@@ -34,7 +34,12 @@ class BudgetUsed(Exception):
     """Another worker took the last trial meanwhile."""
 
 
-def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
+def open_study(
+    name: str,
+    address: str,
+    pruner: dict[str, Any],
+    direction: StudyDirection = StudyDirection.MAXIMIZE,
+) -> optuna.Study:
     """The study of that name, new or as it was left; raises UserError where it cannot be opened.
 
     `address` is that of a database, or the path of a journal file.
@@ -51,7 +56,7 @@ def open_study(name: str, address: str, pruner: dict[str, Any]) -> optuna.Study:
         return optuna.create_study(
             storage=storage,
             study_name=name,
-            direction="maximize",
+            direction=direction,
             load_if_exists=True,
             pruner=optuna_pruner,
         )
