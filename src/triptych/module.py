@@ -4,6 +4,7 @@ Shapes: B images of a batch, N of a split, C classes.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,8 +119,16 @@ class ImageClassifier(pl.LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             default = "val/accuracy" if schedule.mode == "max" else "val/loss"
             settings |= {"monitor": self.optim.monitor or default}
-            settings |= {"frequency": self.trainer.check_val_every_n_epoch or 1}
+            settings |= {"frequency": sys.maxsize}  # Lightning's own step comes after a checkpoint
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_train_epoch_end(self) -> None:
+        is_validated = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+        for each in self.trainer.lr_scheduler_configs:
+            if isinstance(each.scheduler, ReduceLROnPlateau) and is_validated:
+                if each.monitor not in self.trainer.callback_metrics:
+                    raise UserError(f"optim.schedule.monitor={each.monitor}: is not logged")
+                each.scheduler.step(self.trainer.callback_metrics[each.monitor])
 
     def accumulated_batches(self, epoch: int) -> int:
         """Batches of an optimizer step in an epoch, from 0."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from tests.same_run import assert_same_run, metadata, run_folder, survive
+from tests.same_run import assert_same_run, metadata, run_folder, survive, table
 from tests.tiny import StartRun
 from triptych.runs.reader import find_newest_run, read_finished
 from triptych.runs.record import Record, config_hash
@@ -19,6 +19,7 @@ CALLBACKS = "++trainer.callbacks=[{_target_: lightning.pytorch.callbacks."
 EMA = f"{CALLBACKS}EMAWeightAveraging, decay: 0.5}}]"
 CONSTANT = ["optim.schedule=constant", "++trainer.max_epochs=2"]
 STEPS = ["optim.schedule=constant", "++trainer.max_epochs=-1"]
+SCHEDULE = "optim.schedule={_target_: torch.optim.lr_scheduler."
 NUM_STEPS = 5  # of an epoch
 
 
@@ -31,13 +32,22 @@ def rates(folder: Path) -> dict[int, float]:
 @pytest.mark.parametrize(
     ("settings", "more"),
     [
-        ([*CONSTANT, EMA], "++trainer.max_epochs=4"),
+        ([*CONSTANT, EMA, f"{SCHEDULE}StepLR, step_size: 2}}"], "++trainer.max_epochs=4"),
         ([*CONSTANT, "checkpoint.score=last", "optim.warmup_epochs=1"], "++trainer.max_epochs=3"),
-        ([*STEPS, "++trainer.max_steps=10"], "++trainer.max_steps=15"),
-        ([*STEPS, "++trainer.max_steps=7"], "++trainer.max_steps=12"),  # within an epoch
+        (
+            [*STEPS, "++trainer.max_steps=10", f"{SCHEDULE}ReduceLROnPlateau, patience: 0}}"],
+            "++trainer.max_steps=15",
+        ),
+        (  # within an epoch
+            [
+                *(*STEPS, "++trainer.max_steps=7"),
+                f"{SCHEDULE}ExponentialLR, gamma: 0.9, interval: step}}",
+            ],
+            "++trainer.max_steps=12",
+        ),
     ],
 )
-def test_at_a_constant_rate_it_equals_one_that_began_with_as_many(
+def test_at_a_rate_that_knows_no_end_it_equals_one_that_began_with_as_many(
     start_run: StartRun, tmp_path: Path, settings: list[str], more: str
 ) -> None:
     others = [o for o in settings if not o.startswith(more.partition("=")[0])]
@@ -125,6 +135,42 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
     refused = start_run(f"resume={folder}", "++trainer.max_epochs=4")
     assert refused["code"] == 2
     assert "finished" in refused["output"]
+
+
+def test_a_plateau_lowers_the_rate_by_each_epoch_s_validation(
+    start_run: StartRun, tmp_path: Path
+) -> None:
+    plateau = f"{SCHEDULE}ReduceLROnPlateau, patience: 0, factor: 0.5}}"
+    folder = survive(start_run, tmp_path, [plateau, "++trainer.max_epochs=6"])
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+    losses = [float(row["val/loss"]) for row in table(folder) if row["val/loss"]]
+    expected = {}
+    for epoch, loss in enumerate(losses):
+        expected[(epoch + 1) * NUM_STEPS] = optimizer.param_groups[0]["lr"]
+        schedule.step(loss)
+    late = rates(folder)
+    assert {step: late[step] for step in expected} == pytest.approx(expected)
+    assert len({*expected.values()}) > 1
+
+
+@pytest.mark.parametrize(("interval", "total"), [("step", 3 * NUM_STEPS), ("epoch", 3)])
+def test_a_scheduler_that_ends_is_refused_beyond_its_end_and_goes_on_up_to_it(
+    start_run: StartRun, tmp_path: Path, interval: str, total: int
+) -> None:
+    one_cycle = f"OneCycleLR, max_lr: 0.01, total_steps: {total}, interval: {interval}}}"
+    folder = survive(start_run, tmp_path, [f"{SCHEDULE}{one_cycle}", "++trainer.max_epochs=2"])
+    before = (folder / "run.json").read_bytes()
+    refused = start_run(f"resume={folder}", "++trainer.max_epochs=4")
+    assert refused["code"] == 2, refused["output"]
+    assert f"has {total} {interval}s" in refused["output"]
+    assert "3 epochs" in refused["output"]
+    assert (folder / "run.json").read_bytes() == before
+    answer = start_run(f"resume={folder}", "++trainer.max_epochs=3")
+    assert answer["code"] == 0, answer["output"]
+    assert "OneCycleLR" in answer["output"]
+    late = [rate for step, rate in rates(folder).items() if step > 2 * NUM_STEPS]
+    assert min(rates(folder).values()) == late[-1] < 0.002
 
 
 def test_a_run_that_was_stopped_early_would_stop_again(start_run: StartRun, tmp_path: Path) -> None:

@@ -130,10 +130,37 @@ def check_place(record: Record, config: Config) -> None:
                 f"trainer.{name}={limit}: this run is at {begun} {name.removeprefix('max_')} "
                 "already; give more to go on"
             )
+    check_schedule_goes_on(content, config)
     if content.get("should_stop"):
         raise UserError(
             f"{record.folder}: a callback or trainer.max_time ended it after {num_epochs} "
             "epochs,\nand would with any trainer.max_epochs; start a new run with other settings"
+        )
+
+
+def check_schedule_goes_on(content: dict[str, Any], config: Config) -> None:
+    """Raise UserError where a scheduler of one's own takes fewer steps than are to come.
+
+    So does torch's OneCycleLR; of a word the length is that of the training.
+    """
+    schedule, trainer = config["optim"]["schedule"], config["trainer"]
+    last = content["lr_schedulers"][0].get("total_steps")
+    if isinstance(schedule, str) or type(last) is not int:
+        return
+    place, interval = content["ImageDataModule"], schedule.get("interval", "epoch")
+    per_epoch = 1
+    if interval == "step":
+        per_epoch = content["global_step"] // max(1, place["epoch"] + (place["batch"] > 0))
+    ends = [trainer["max_epochs"] * per_epoch]
+    ends += [trainer.get("max_steps", -1)] if interval == "step" else []
+    needed = min((end for end in ends if end > 0), default=0)
+    if needed > last:
+        name = schedule["_target_"].rpartition(".")[2]
+        raise UserError(
+            f"optim.schedule={name}: has {last} {interval}s, {needed} are asked for, and its "
+            "settings stay as they are\n"
+            f"its run can go on for {last // per_epoch} epochs in all, or a new one start from its "
+            "weights: model.weights=<its folder>"
         )
 
 
@@ -180,7 +207,9 @@ def prepare_resumed_run(
             group_hash=config_hash(config, less=("seed",)),
         )
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    callbacks[:0] = [CheckedState(), *([NewSchedule()] if read_history(record) else [])]
+    stretches = isinstance(config["optim"]["schedule"], str)
+    extended = [NewSchedule(stretches)] if read_history(record) else []
+    callbacks[:0] = [CheckedState(), *extended]
     if ranks.get_rank() == 0:
         record_changed_code(record, config)
         drop_foreign_validation(record, data.classes, data.val.index.numpy())
@@ -216,7 +245,11 @@ def describe_extension(record: Record, config: Config) -> str:
     now, before = config["trainer"], record.config["trainer"]
     changed = [name for name in ("max_epochs", "max_steps") if now.get(name) != before.get(name)]
     lines = [f"trainer.{name}: {before.get(name, -1)} before, now {now[name]}" for name in changed]
-    if (schedule := config["optim"]["schedule"]) != "constant":
+    schedule = config["optim"]["schedule"]
+    if isinstance(schedule, dict):
+        name = schedule["_target_"].rpartition(".")[2]
+        lines += [f"optim.schedule={name}: goes on with its own settings, also if they say an end"]
+    elif schedule != "constant":
         lines += [
             f"optim.schedule={schedule}: from here on the rate is that of a training of this "
             "length,\nso the result is not that of one that began with it"
@@ -272,18 +305,20 @@ def count_in_memory(tensor: torch.Tensor) -> int:
 
 
 class NewSchedule(pl.Callback):
-    """Takes the length of a schedule from the settings, not from the checkpoint.
+    """Takes the length of a schedule from the settings, not from the checkpoint, if it `stretches`.
 
-    Those of `optim` say for every step what its rate is.
+    Those of `optim` say for every step what its rate is; a scheduler of one's own goes on as it is.
     """
 
-    is_late = False  # there was a step before
+    def __init__(self, stretches: bool) -> None:
+        self.stretches = stretches
+        self.is_late = False  # there was a step before
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         reopen_epoch(checkpoint)
-        self.is_late = checkpoint["global_step"] > 0
+        self.is_late = self.stretches and checkpoint["global_step"] > 0
         for state in checkpoint["lr_schedulers"] if self.is_late else ():
             state.pop("total_steps", None)  # of OneCycleLR
             state.pop("_schedule_phases", None)
