@@ -159,7 +159,7 @@ def fit(
         raise
     record.update(compile_seconds=build.compile_seconds(config))
     has_batchnorm = any(name.endswith("running_var") for name, _ in module.named_buffers())
-    if has_batchnorm and not record.metadata.get("weights"):
+    if has_batchnorm and not any(map(record.metadata.get, ("weights", "averaged_epochs"))):
         from triptych.callbacks.batchnorm import note_few_batches
 
         note_few_batches(module.backbone)
