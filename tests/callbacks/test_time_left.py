@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from triptych.callbacks.advice import find_quicker
 from triptych.callbacks.time_left import Pace, RunClock, describe_left
-from triptych.runs.durations import format_duration, format_left
+from triptych.runs.durations import PROGRESS_FILE, format_duration, format_left
 from triptych.runs.record import Record
 
 SECONDS = st.floats(1e-3, 1e3)
@@ -149,10 +149,10 @@ def test_a_validation_that_follows_the_next_step_needs_its_time_too(
 
 @pytest.mark.parametrize("max_epochs", [10**9, 10**15])
 def test_a_training_of_a_thousand_years_is_described_or_has_no_end(
-    monkeypatch: pytest.MonkeyPatch, max_epochs: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_epochs: int
 ) -> None:
     monkeypatch.setattr(RunClock, "count_left", lambda *_: (60.0 * max_epochs, 0.0, max_epochs))
-    clock = RunClock(Record(None, {}))  # type: ignore[arg-type]
+    clock = RunClock(Record(tmp_path, {"status": "running"}))
     clock.pace._seen, clock.pace.counts = {"train": (10.0, 10.0)}, {"train": 10}
     clock.has_advised = True
     trainer: Any = SimpleNamespace(
@@ -161,6 +161,10 @@ def test_a_training_of_a_thousand_years_is_described_or_has_no_end(
     )
     said = "694444 days" in describe_left(trainer)
     assert said is (max_epochs == 10**9)
+    if said:
+        end, share = map(float, (tmp_path / PROGRESS_FILE).read_text().split())
+        assert end - time.time() > 5e10
+        assert 0 <= share < 1e-6
 
 
 def test_durations_are_no_more_precise_than_an_estimate() -> None:

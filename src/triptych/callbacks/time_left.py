@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
-from triptych.runs.durations import END_FILE, format_left
+from triptych.runs.durations import END_FILE, PROGRESS_FILE, format_left
 from triptych.runs.stopping import OutOfTime, read_deadline, read_start
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines become slower
 END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
+REPORT_EVERY = 10.0  # seconds, at least
 LONG = 3600.0  # seconds after which there is advice
 HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MARGIN = 1.25  # for what has to end in time
@@ -71,7 +72,7 @@ class RunClock(Callback):
         self.end_seconds = 1 + min(END_SHARE * (time.time() - read_start()), MAX_END)
         self.save_seconds = 0.0  # what the last checkpoint took
         self.feature_seconds = 0.0  # what they take all together, which the next probe reads
-        self.deadline = read_deadline()
+        self.deadline, self.next_report = read_deadline(), 0.0
         self.val_done = 0  # batches of the present validation, or test
         self.is_paused = False
 
@@ -192,7 +193,14 @@ class RunClock(Callback):
         return f", {format_left(seconds)}"
 
     def report_end(self, seconds: float) -> None:
-        """Tell the sweep of this process, if any, when it ends, and what the next seed saves."""
+        """Tell the sweep of this process, if any, when it ends, and what the next seed saves; and
+        now and then `triptych runs`."""
+        now, done = time.monotonic(), self.record.seconds_total
+        if now > self.next_report:
+            self.next_report = now + REPORT_EVERY
+            with suppress(OSError):
+                text = f"{time.time() + seconds} {done / (done + seconds)}"
+                (self.record.folder / PROGRESS_FILE).write_text(text)
         if path := os.environ.get(END_FILE):
             with suppress(OSError):  # the disk is full, or the sweep is gone
                 Path(path).write_text(f"{time.time() + seconds} {self.feature_seconds}")

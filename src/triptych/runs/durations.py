@@ -4,6 +4,7 @@ import time
 from datetime import datetime
 
 END_FILE = "TRIPTYCH_END_FILE"  # in the environment of a sweep's job: where it writes its end
+PROGRESS_FILE = ".progress"  # of a run at work: when it ends (seconds), and what share is done
 
 
 def format_left(seconds: float, word: str = "about") -> str:

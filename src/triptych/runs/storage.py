@@ -15,6 +15,7 @@ from typing import IO, Any
 from rich.filesize import decimal
 
 from triptych.errors import UserError
+from triptych.runs.durations import PROGRESS_FILE
 
 log = logging.getLogger(__name__)
 # What a spreadsheet calculates, after a quote or white space too; some do so after wide signs.
@@ -183,6 +184,8 @@ def lock_run(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            (folder / PROGRESS_FILE).unlink(missing_ok=True)
         release_lock(file)
 
 

@@ -2,14 +2,20 @@
 
 import json
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.run_folders import change_record, write_run
 from triptych import cli
+from triptych.errors import UserError
+from triptych.runs.durations import PROGRESS_FILE
 from triptych.runs.storage import lock_run
-from triptych.tools.runs.command import format_age, runs
+from triptych.tools.runs.command import runs
+from triptych.tools.runs.listing import format_age
 from triptych.tools.runs.settings import expand_arguments
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -28,8 +34,9 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def show(capsys: pytest.CaptureFixture[str], place: Path, **settings: bool) -> str:
-    runs({"runs": str(place), "size": False, "clean": False, **settings})
+def show(capsys: pytest.CaptureFixture[str], place: Path | str, **settings: Any) -> str:
+    plain = {"size": False, "clean": False, "json": False, "sort": "time", "where": []}
+    runs({"runs": str(place), **plain, **settings})
     return capsys.readouterr().out
 
 
@@ -115,6 +122,56 @@ def test_cleaning_deletes_nothing_behind_a_link_that_was_not_typed(
     assert "freed: 4.0 MB of 2" in show(capsys, strangers / "mine", clean=True)
 
 
+def seeds(capsys: pytest.CaptureFixture[str], logs: Path, *typed: str) -> list[int]:
+    """The seeds of the runs that are listed for these arguments, in their order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["triptych", str(logs), "--json", *typed])
+        cli.main("runs")
+    return [run["seed"] for run in json.loads(capsys.readouterr().out)]
+
+
+def test_runs_are_chosen_and_ordered_by_what_record_metrics_and_config_say(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = [0.5, 0.9, None, 0.7, 0.1]
+    for seed, score in enumerate(scores):
+        [folder] = logs.glob(f"shapes/alexnet/seed{seed}/*")
+        change_record(folder, metrics={} if score is None else {"test/accuracy": score})
+    assert seeds(capsys, logs) == [0, 1, 2, 3, 4]
+    assert seeds(capsys, logs, "sort=test/accuracy") == [2, 4, 0, 3, 1]
+    assert seeds(capsys, logs, "sort=-test/accuracy") == [1, 3, 0, 4, 2]
+    assert seeds(capsys, logs, "where=test/accuracy>=0.7") == [1, 3]
+    assert seeds(capsys, logs, "where=status=finished", "where=seed!=0") == [1]
+    assert seeds(capsys, logs, "where=status=killed") == [4]
+    assert seeds(capsys, logs, "where=optim.lr=1e-3", "sort=-seed") == [4, 3, 2, 1, 0]
+    assert seeds(capsys, logs, "where=model=resnet50") == []
+    assert "0.9" in show(capsys, logs, sort="test/accuracy").splitlines()[-1]
+    with pytest.raises(UserError, match=r"sort=tset/accuracy: .*nearest: test/accuracy"):
+        show(capsys, logs, sort="tset/accuracy")
+    with pytest.raises(UserError, match="where="):
+        seeds(capsys, logs, "where=seed")
+
+
+def test_a_run_at_work_says_how_far_it_is_and_when_it_ends(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [at_work] = logs.glob("shapes/alexnet/seed4/*")
+    (at_work / PROGRESS_FILE).write_text(f"{time.time() + 7200} 0.25")
+    assert "ends" not in show(capsys, logs).splitlines()[0], "it was killed"
+    with lock_run(at_work):
+        head, *_, last = show(capsys, logs).splitlines()
+        [run] = json.loads(show(capsys, at_work, json=True))
+        assert "done ends" in " ".join(head.split())
+        assert "25 %" in last
+        assert (run["status"], run["progress"]) == ("running", 0.25)
+        ends_at = datetime.fromisoformat(run["ends_at"]).timestamp()
+        assert ends_at == pytest.approx(time.time() + 7200, abs=5)
+        for wrong in ("", "5", "nan nan", "1e300 0.5", f"{time.time() - 60} 0.5", "9" * 400):
+            (at_work / PROGRESS_FILE).write_text(wrong)
+            assert json.loads(show(capsys, at_work, json=True))[0]["ends_at"] is None
+    assert not (at_work / PROGRESS_FILE).exists(), "it is at work no more"
+
+
 def test_a_folder_that_is_no_run_any_more_hides_no_other(
     logs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +197,8 @@ def test_a_folder_that_is_no_run_any_more_hides_no_other(
         (["--clean", "job", "-c", "all"], ["runs=job", "clean=true", "-c", "all"]),
         (["lr=0.1"], ["runs=lr=0.1"]),
         (["lr=0.2"], ["lr=0.2"]),
+        (["logs", "where=seed=0", "--json"], ["runs=logs", "json=true", "where=['seed=0']"]),
+        (["where=[a=1,b<2]", "where=c=it's"], [r"where=['a=1','b<2','c=it\'s']"]),
         ([], []),
     ],
 )
