@@ -180,7 +180,9 @@ def try_metrics(module: ImageClassifier, num_classes: int, labels: Tensor) -> No
     before the first epoch, by some of the labels."""
     few = labels[:: math.ceil(len(labels) / 100)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that are not among them
+        warnings.filterwarnings(
+            "ignore", category=UserWarning
+        )  # of classes that are not among them
         module.score(torch.zeros(len(few), num_classes), few)
 
 
