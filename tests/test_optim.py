@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,18 @@ def test_a_schedule_towards_an_end_is_refused_where_training_has_none(
 ) -> None:
     with pytest.raises(UserError, match=rf"optim\.schedule={schedule}.*trainer\.max_epochs"):
         sgd(schedule=schedule).build(small(), 10, total_steps)
+
+
+@pytest.mark.parametrize(("interval", "needed"), [("step", 30), ("epoch", 3)])
+def test_a_scheduler_that_ends_before_training_does_is_refused(interval: str, needed: int) -> None:
+    for total_steps in (needed, needed - 1):
+        schedule = partial(OneCycleLR, max_lr=0.1, total_steps=total_steps)
+        optim = sgd(schedule=schedule, interval=interval)
+        if total_steps == needed:
+            optim.build(small(), 10, 30)
+        else:
+            with pytest.raises(UserError, match=f"{total_steps}: .* {needed} {interval}"):
+                optim.build(small(), 10, 30)
 
 
 SCHEDULERS = "torch.optim.lr_scheduler"

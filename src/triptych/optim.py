@@ -39,7 +39,7 @@ class Optim:
     ) -> tuple[Optimizer, LRScheduler]:
         """Optimizer over what trains, and a schedule to be stepped once a step.
 
-        Raises UserError where the schedule falls towards an end and training has none.
+        Raises UserError where the schedule falls towards an end and training has none, or goes on.
         """
         is_word = isinstance(self.schedule, str)
         if is_word and self.schedule != "constant" and total_steps < 1:
@@ -53,9 +53,16 @@ class Optim:
             raise UserError(f"optim.optimizer: {error}") from error
         if not isinstance(self.schedule, str):
             try:
-                return optimizer, self.schedule(optimizer)
+                schedule = self.schedule(optimizer)
             except (TypeError, ValueError) as error:
                 raise UserError(f"optim.schedule: {error}") from error
+            last = getattr(schedule, "total_steps", math.inf)  # OneCycleLR takes no step beyond
+            by_step = self.interval == "step"
+            num = total_steps if by_step else math.ceil(total_steps / steps_per_epoch)
+            if num > last:
+                what = f"this training has {num} {self.interval}s"
+                raise UserError(f"optim.schedule.total_steps={last}: too few, {what}")
+            return optimizer, schedule
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]

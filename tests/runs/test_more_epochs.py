@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR
 
-from tests.same_run import assert_same_run, metadata, run_folder, survive, table
+from tests.same_run import assert_same_run, metadata, run_folder, survive
 from tests.tiny import StartRun
 from triptych.runs.reader import find_newest_run, read_finished
 from triptych.runs.record import Record, config_hash
@@ -135,23 +135,6 @@ def test_a_cosine_goes_on_as_that_of_the_new_length_and_so_it_is_said(
     refused = start_run(f"resume={folder}", "++trainer.max_epochs=4")
     assert refused["code"] == 2
     assert "finished" in refused["output"]
-
-
-def test_a_plateau_lowers_the_rate_by_each_epoch_s_validation(
-    start_run: StartRun, tmp_path: Path
-) -> None:
-    plateau = f"{SCHEDULE}ReduceLROnPlateau, patience: 0, factor: 0.5}}"
-    folder = survive(start_run, tmp_path, [plateau, "++trainer.max_epochs=6"])
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    schedule = ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
-    losses = [float(row["val/loss"]) for row in table(folder) if row["val/loss"]]
-    expected = {}
-    for epoch, loss in enumerate(losses):
-        expected[(epoch + 1) * NUM_STEPS] = optimizer.param_groups[0]["lr"]
-        schedule.step(loss)
-    late = rates(folder)
-    assert {step: late[step] for step in expected} == pytest.approx(expected)
-    assert len({*expected.values()}) > 1
 
 
 @pytest.mark.parametrize(("interval", "total"), [("step", 3 * NUM_STEPS), ("epoch", 3)])
