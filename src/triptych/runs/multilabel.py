@@ -22,6 +22,14 @@ class LabelScores(NamedTuple):
     values: dict[str, float]
     per_class: dict[str, NDArray[np.float64]]
 
+    @property
+    def accuracy(self) -> float:
+        return self.values["accuracy"]
+
+    @property
+    def undefined_classes(self) -> int:
+        return int(self.values["undefined_classes"])
+
 
 def score_labels(predictions: MultilabelPredictions) -> LabelScores:
     """Average precision, and F1, precision and recall at a probability of 0.5.

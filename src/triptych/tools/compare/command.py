@@ -20,8 +20,9 @@ from triptych.errors import UserError
 from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders, sanitize
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare import runs, sentences
+from triptych.tools.compare import labels, runs, sentences
 from triptych.tools.compare.content import Comparison, compare_images, write_csv
+from triptych.tools.compare.labels import LabelComparison
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -33,7 +34,7 @@ from triptych.tools.compare.recipes import (
     write_banner,
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
-from triptych.tools.report.page import render_markdown, render_page
+from triptych.tools.report.page import render_label_page, render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
@@ -50,20 +51,22 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if out and (out / "run.json").exists():
         raise UserError(f"out={out}: is a run's own folder; name another one")
     folders = find_run_folders(config["runs"])
-    networks, problems = runs.read_runs(folders)
+    are_multilabel = labels.are_multilabel(folders)
+    networks, problems = runs.read_runs(folders, labels.read_run if are_multilabel else None)
     if not networks:
         reason = f"{problems[0].folder}: {problems[0].what}"
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
         require_comparable(networks)
-    comparison = build_comparison(networks, problems)
+    build = labels.build_comparison if are_multilabel else build_comparison
+    comparison = build(networks, problems)
     out = out or choose_folder(config["runs"], networks)
     page = write_files(comparison, out)
-    labels = [recipe.label for recipe in comparison.recipes]
+    names = [recipe.label for recipe in comparison.recipes]
     lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
     lines += filter(None, (comparison.banner, *comparison.verdict))
     for name, values in comparison.differing.items():
-        lines.append(f"differs: {sentences.describe_setting(name, values, labels)}")
+        lines.append(f"differs: {sentences.describe_setting(name, values, names)}")
     for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
     return page
@@ -146,12 +149,16 @@ def read_by_recipe(
     return tuple(content for content in contents if content)
 
 
-def write_files(comparison: Comparison, out: Path) -> Path:
+def write_files(comparison: Comparison | LabelComparison, out: Path) -> Path:
     """Put the three files into `out`, each whole; raises UserError where that cannot be."""
+    if isinstance(comparison, LabelComparison):
+        table, page = labels.write_csv(comparison), render_label_page(comparison)
+    else:
+        table, page = write_csv(comparison.networks), render_page(comparison)
     files = {
-        "comparison.csv": write_csv(comparison.networks),
+        "comparison.csv": table,
         "comparison.md": render_markdown(comparison),
-        "index.html": render_page(comparison),
+        "index.html": page,
     }
     with translate_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)

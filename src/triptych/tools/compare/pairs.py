@@ -30,7 +30,7 @@ def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
         f1.update(zip(block, draws, strict=True))
     level = inference.bonferroni_level(len(twos))
     pairs = []
-    for (a, b), count, tested in zip(twos, counts, _test(counts), strict=True):
+    for (a, b), count, tested in zip(twos, counts, adjust(counts), strict=True):
         value = a.first.scores.macro.f1 - b.first.scores.macro.f1
         bounds = inference.bootstrap_interval(value, f1[a] - f1[b], level)
         f1_difference = inference.WithInterval(value, *bounds)
@@ -43,7 +43,7 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """Recipes of three seeds or more."""
     repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
     twos, limit, is_validated = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
-    tests = _test([inference.recipe_difference(a.correct, b.correct) for a, b in twos])
+    tests = adjust([inference.recipe_difference(a.correct, b.correct) for a, b in twos])
     pairs = [
         Pair(a.label, b.label, a.correct.shape[1], (len(a.networks), len(b.networks)), *tested)
         for (a, b), tested in zip(twos, tests, strict=True)
@@ -51,7 +51,7 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     return Pairs(sentences.add_sentences(pairs), len(repeated), limit, is_validated)
 
 
-def _test(
+def adjust(
     differences: Sequence[inference.PairedDifference | inference.Estimate],
 ) -> list[tuple[inference.WithInterval, float, float]]:
     """Each with its simultaneous interval, its p value, and that adjusted by Holm."""

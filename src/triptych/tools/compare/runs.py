@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
-from triptych.runs.reader import MEASURED, check_entries, read_finished, sanitize
+from triptych.runs.reader import MEASURED, check_entries, check_task, read_finished, sanitize
 from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
@@ -30,7 +30,14 @@ from triptych.tools.statistics.inference import WithInterval, wilson
 from triptych.tools.statistics.scores import Scores, score_predictions
 
 # How far a logged metric may lie from that of the predictions.
-TOLERANCES = {"accuracy": 1e-5, "f1": 1e-5, "precision": 1e-5, "recall": 1e-5, "loss": 1e-3}
+TOLERANCES = {
+    "accuracy": 1e-5,
+    "f1": 1e-5,
+    "precision": 1e-5,
+    "recall": 1e-5,
+    "ap": 1e-5,
+    "loss": 1e-3,
+}
 FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
 CURVES = ("train/loss", "val/loss", "val/accuracy")
 
@@ -152,13 +159,18 @@ class TrainedNetwork:
         return ", ".join(f"{name} {version}" for name, version in versions if version)
 
 
-def read_runs(folders: Iterable[Path]) -> tuple[list[TrainedNetwork], list[Problem]]:
-    """The runs that can be shown, and in a line each what is wrong with the others."""
+def read_runs(
+    folders: Iterable[Path], read: Callable[[Path], TrainedNetwork] | None = None
+) -> tuple[list[TrainedNetwork], list[Problem]]:
+    """The runs that can be shown, and in a line each what is wrong with the others.
+
+    `read` stands in for `read_run`.
+    """
     runs: list[TrainedNetwork] = []
     problems: list[Problem] = []
     for folder in folders:
         try:
-            runs.append(read_run(folder))
+            runs.append((read or read_run)(folder))
         except UserError as error:
             problems.append(describe_problem(folder, error))
     for find in (find_other_images, find_repetitions):
@@ -190,15 +202,25 @@ def find_val_accuracy(metadata: Mapping[str, Any]) -> float | None:
 def read_run(folder: Path) -> TrainedNetwork:
     """Read a run folder; raises UserError where it is not finished or contradicts itself."""
     record = read_finished(folder)
+    check_task(record)
     metadata = sanitize(record.metadata)
     test = read_predictions(folder / "predictions" / "test.npz")
     scores = score_predictions(test)
-    classes = metadata["classes"]
-    if classes and len(classes) != test.num_classes:
-        raise UserError(
-            f"run.json: names {len(classes)} classes, its predictions have {test.num_classes}"
-        )
     recomputed = {"accuracy": scores.accuracy, "loss": scores.nll, **scores.macro._asdict()}
+    check_logged(metadata, test.num_classes, recomputed)
+    config, label = sanitize(record.config), metadata["model"]
+    return TrainedNetwork(folder, metadata, config, test, scores, label)
+
+
+def check_logged(
+    metadata: Mapping[str, Any], num_classes: int, recomputed: Mapping[str, float]
+) -> None:
+    """Raise UserError where a record is not of predictions that give these scores."""
+    classes = metadata["classes"]
+    if classes and len(classes) != num_classes:
+        raise UserError(
+            f"run.json: names {len(classes)} classes, its predictions have {num_classes}"
+        )
     for name, value in recomputed.items():
         logged = metadata["metrics"].get(f"test/{name}")
         if logged is None and name != "accuracy":
@@ -208,8 +230,6 @@ def read_run(folder: Path) -> TrainedNetwork:
             raise UserError(
                 f"run.json: test/{name} is {format_value(logged)}, its predictions give {value:.6g}"
             )
-    config, label = sanitize(record.config), metadata["model"]
-    return TrainedNetwork(folder, metadata, config, test, scores, label)
 
 
 def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:

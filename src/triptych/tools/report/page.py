@@ -27,10 +27,17 @@ from numpy.typing import NDArray
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Comparison, Cost
+from triptych.tools.compare.labels import LabelComparison
 from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
 from triptych.tools.report import charts
 from triptych.tools.report.charts import Axis, Series, render_chart
-from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval, wilson
+from triptych.tools.statistics.inference import (
+    MIN_SEEDS,
+    NUM_RESAMPLES,
+    Interval,
+    WithInterval,
+    wilson,
+)
 from triptych.tools.statistics.scores import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 
 CONTENTS = {
@@ -44,6 +51,12 @@ CONTENTS = {
     "image_types": "Image types",
     "images": "Image by image",
     "study": "The reference study",
+    "reproduce": "How to reproduce this",
+}
+OF_LABELS = {  # of runs with any number of labels an image
+    "labels_verdict": "Verdict",
+    "labels_runs": "The runs",
+    "labels_pairs": "Pair by pair",
     "reproduce": "How to reproduce this",
 }
 MAX_RELIABILITY = 6
@@ -85,17 +98,9 @@ class Key:
 def render_page(comparison: Comparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
     key = Key(comparison)
-    environment = make_environment("report")
-    script = environment.get_template("page.js").render()
-    digest = hashlib.sha256(script.encode()).digest()
-    return environment.get_template("page.html.jinja").render(
+    return render_frame(
+        CONTENTS,
         c=comparison,
-        contents=CONTENTS.items(),
-        script=Markup(script),
-        # What the browser may do: show the page's own styles and pictures, run this one script.
-        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{base64.b64encode(digest).decode()}'; "
-        "base-uri 'none'; form-action 'none'",
         key=key,
         curves=draw_curves(comparison.curves, key),
         costs=draw_costs(comparison.networks, key),
@@ -105,10 +110,32 @@ def render_page(comparison: Comparison) -> str:
     )
 
 
-def render_markdown(comparison: Comparison) -> str:
+def render_label_page(comparison: LabelComparison) -> str:
+    """The same of any number of labels an image, without what takes one."""
+    return render_frame(OF_LABELS, c=comparison)
+
+
+def render_frame(contents: dict[str, str], **content: Any) -> str:
+    """A page of these sections."""
+    environment = make_environment("report")
+    script = environment.get_template("page.js").render()
+    digest = hashlib.sha256(script.encode()).digest()
+    return environment.get_template("page.html.jinja").render(
+        **content,
+        contents=contents.items(),
+        script=Markup(script),
+        # What the browser may do: show the page's own styles and pictures, run this one script.
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{base64.b64encode(digest).decode()}'; "
+        "base-uri 'none'; form-action 'none'",
+    )
+
+
+def render_markdown(comparison: Comparison | LabelComparison) -> str:
     """`comparison.md`: what one pastes into an issue or a paper's notes."""
     environment = make_environment("report", finalize=_escape_value)
-    template = environment.get_template("comparison.md.jinja")
+    kind = "labels" if isinstance(comparison, LabelComparison) else "comparison"
+    template = environment.get_template(f"{kind}.md.jinja")
     return template.render(c=comparison)
 
 
@@ -138,6 +165,8 @@ def make_environment(*tools: str, autoescape: bool = True, **options: Any) -> En
     environment.filters |= {function.__name__: function for function in FILTERS}
     environment.filters["interval"] = format_interval
     environment.globals |= {"swatch": charts.swatch, "wilson": wilson, "min_seeds": MIN_SEEDS}
+    environment.globals |= {"num_resamples": NUM_RESAMPLES}
+    environment.filters["extract"] = lambda name, table: table[name]
     study = {"why_they_differ": WHY_THEY_DIFFER, "table_1": TABLE_1, "last_correct": LAST_CORRECT}
     environment.globals |= study
     return environment

@@ -124,11 +124,15 @@ def _estimate(by_image: NDArray[np.float64], *recipes: NDArray[np.bool_]) -> Est
     assert min(map(len, recipes)) >= MIN_SEEDS
     assert len(by_image) > 1
     samples = [*(correct.mean(axis=1) for correct in recipes), by_image]
-    variances = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
-    df = np.array([len(sample) - 1 for sample in samples])
-    total = float(variances.sum())
-    df_total = total**2 / float((variances**2 / df).sum()) if total else math.inf
-    return Estimate(float(by_image.mean()), math.sqrt(total), df_total)
+    variances = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    return combine(float(by_image.mean()), variances, [len(sample) - 1 for sample in samples])
+
+
+def combine(value: float, variances: Sequence[float], df: Sequence[int]) -> Estimate:
+    """A value whose variance is a sum, each with its degrees of freedom."""
+    parts, total = np.array(variances), float(np.sum(variances))
+    df_total = total**2 / float((parts**2 / np.array(df)).sum()) if total else math.inf
+    return Estimate(value, math.sqrt(total), df_total)
 
 
 @lru_cache(maxsize=1)  # for 10,000 images 10 MB and 0.1 s

@@ -3,12 +3,20 @@
 Shapes: N images, C classes, R resamples.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from triptych.runs.multilabel import average_precision
 from triptych.runs.predictions import MultilabelPredictions
-from triptych.tools.statistics.inference import NUM_RESAMPLES, resample_counts
+from triptych.tools.statistics.inference import (
+    NUM_RESAMPLES,
+    Estimate,
+    combine,
+    resample_counts,
+)
 
 
 def bootstrap_ap(
@@ -25,3 +33,22 @@ def bootstrap_ap(
         total += np.nan_to_num(ap)
         num += ~np.isnan(ap)
     return total / np.maximum(num, 1)
+
+
+def estimate_ap(
+    value: float,
+    draws: NDArray[np.float64],
+    num_images: int,
+    seeds: Sequence[NDArray[np.float64]] = (),
+) -> Estimate:
+    """A mean average precision, or a difference of two, with its values on resamples (R,).
+
+    Its SE² is their variance, and s²/n of each recipe that has several `seeds` (n,). Where nothing
+    scatters, as in a perfect ranking, it is infinite: nothing says how sure the value is.
+    """
+    variances = [float(each.var(ddof=1)) / len(each) for each in seeds]
+    df = [len(each) - 1 for each in seeds]
+    image = float(draws.var(ddof=1))
+    if not image:
+        return Estimate(value, math.inf, math.inf)
+    return combine(value, [*variances, image], [*df, num_images - 1])

@@ -1,0 +1,277 @@
+"""Runs with any number of labels an image, compared by their mean average precision.
+
+Recipes, pairs and their adjustment are as for one label an image; intervals and p values are from
+a bootstrap over images, the same resamples for every network.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import UserError
+from triptych.runs.multilabel import LabelScores, score_labels
+from triptych.runs.predictions import MULTILABEL, MultilabelPredictions, read_predictions
+from triptych.runs.reader import read_finished, sanitize
+from triptych.runs.record import Record
+from triptych.runs.storage import escape_formulas
+from triptych.tools.compare import formats, sentences
+from triptych.tools.compare.content import COLUMNS, Pair, Pairs
+from triptych.tools.compare.formats import percent, pluralize, points
+from triptych.tools.compare.pairs import adjust, choose_pairs
+from triptych.tools.compare.recipes import (
+    Recipe,
+    find_class_names,
+    find_differing,
+    group_by_recipe,
+    split_comparable,
+    write_banner,
+)
+from triptych.tools.compare.runs import FRACTION, Problem, TrainedNetwork, check_logged
+from triptych.tools.statistics.inference import MIN_SEEDS, Estimate, WithInterval
+from triptych.tools.statistics.ranking import bootstrap_ap, estimate_ap
+
+OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")  # columns of comparison.csv
+
+
+@dataclass(frozen=True, eq=False)
+class LabelNetwork(TrainedNetwork):
+    """A finished run of any number of labels an image."""
+
+    test: MultilabelPredictions
+    scores: LabelScores  # type: ignore[assignment]
+
+    @property
+    def ap(self) -> float:
+        return self.scores.values["ap"]
+
+    @cached_property
+    def draws(self) -> NDArray[np.float64]:
+        """The mean average precision on resamples of the images, (R,)."""
+        return bootstrap_ap(self.test)
+
+
+@dataclass(frozen=True)
+class LabelComparison:
+    """Everything that the page, the text and the table show: see `content.Comparison`."""
+
+    title: str
+    banner: str | None
+    verdict: tuple[str, ...]
+    cautions: tuple[str, ...]
+    differing: Mapping[str, tuple[str, ...]]
+    recipes: tuple[Recipe, ...]
+    ap: Mapping[str, WithInterval]  # by the label of each recipe and each network
+    network_pairs: Pairs
+    recipe_pairs: Pairs
+    problems: tuple[Problem, ...]
+    command: str
+    made_at: str
+    version: str
+
+    @property
+    def networks(self) -> tuple[LabelNetwork, ...]:
+        return tuple(network for recipe in self.recipes for network in list_networks(recipe))
+
+
+def are_multilabel(folders: Sequence[Path]) -> bool:
+    """Whether all of the runs have any number of labels an image."""
+    tasks = set()
+    for folder in folders:
+        with suppress(UserError):  # it is named when it is read
+            tasks.add(Record.open(folder).metadata.get("task"))
+    return tasks == {MULTILABEL}
+
+
+def read_run(folder: Path) -> LabelNetwork:
+    """Read a run folder; raises UserError where it is not finished or contradicts itself."""
+    record = read_finished(folder)
+    metadata = sanitize(record.metadata)
+    test = read_predictions(folder / "predictions" / "test.npz", metadata["task"])
+    if not isinstance(test, MultilabelPredictions):
+        raise UserError(f"{folder}: one label an image; compare such runs by themselves")
+    scores = score_labels(test)
+    names = ("accuracy", "loss", "ap", "f1", "precision", "recall")
+    check_logged(metadata, test.num_classes, {name: scores.values[name] for name in names})
+    return LabelNetwork(folder, metadata, sanitize(record.config), test, scores, metadata["model"])
+
+
+def list_networks(recipe: Recipe) -> tuple[LabelNetwork, ...]:
+    return cast("tuple[LabelNetwork, ...]", recipe.networks)
+
+
+def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> LabelComparison:
+    recipes = group_by_recipe(read)
+    names = {r.label: find_class_names(block) for block in split_comparable(recipes) for r in block}
+    recipes = [replace(recipe, classes=names[recipe.label]) for recipe in recipes]
+    ap = {recipe.label: give_interval(estimate(list_networks(recipe)), 0.0) for recipe in recipes}
+    for network in (network for recipe in recipes for network in list_networks(recipe)):
+        ap[network.label] = give_interval(estimate([network]), 0.0)
+    tables = [compare_networks(recipes), compare_recipes(recipes)]
+    differing = find_differing(recipes)
+    return LabelComparison(
+        title=sentences.write_title(recipes),
+        banner=write_banner(read),
+        verdict=write_verdict(recipes, ap, tables),
+        cautions=sentences.write_cautions(recipes, differing),
+        differing=differing,
+        recipes=tuple(recipes),
+        ap=ap,
+        network_pairs=tables[0],
+        recipe_pairs=tables[1],
+        problems=tuple(problems),
+        command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
+        made_at=datetime.now(UTC).isoformat(timespec="minutes"),
+        version=version("triptych"),
+    )
+
+
+def estimate(a: Sequence[LabelNetwork], b: Sequence[LabelNetwork] = ()) -> Estimate:
+    """The mean over seeds of a recipe, or a network; less that of another, where one is given."""
+    groups = [group for group in (a, b) if group]
+    seeds = [np.array([network.ap for network in group]) for group in groups]
+    draws = [np.mean([network.draws for network in group], axis=0) for group in groups]
+    means = [float(each.mean()) for each in seeds]
+    sign = (1, -1)
+    value = sum(s * mean for s, mean in zip(sign, means, strict=False))
+    drawn = np.sum([s * each for s, each in zip(sign, draws, strict=False)], axis=0)
+    repeated = [each for each in seeds if len(each) >= MIN_SEEDS]
+    found = estimate_ap(value, drawn, a[0].num_test, repeated)
+    if any(len(each) == 2 for each in seeds):  # their scatter says too little
+        found = found._replace(standard_error=np.inf)
+    return found
+
+
+def give_interval(estimate: Estimate, least: float, bounds: Sequence[float] = ()) -> WithInterval:
+    """With its 95 % interval, or these `bounds`, from `least` to 1; without, where nothing says how
+    the value scatters."""
+    if not np.isfinite(estimate.standard_error):
+        return WithInterval(estimate.value)
+    low, high = bounds or estimate.interval()
+    return WithInterval(estimate.value, max(low, least), min(high, 1.0))
+
+
+def read_val_ap(recipe: Recipe) -> float | None:
+    """Mean over seeds; None where it was not measured for each."""
+    values = [network.metadata["metrics"].get("val/ap") for network in recipe.networks]
+    return sum(values) / len(values) if all(map(FRACTION.holds, values)) else None
+
+
+def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
+    """Trained networks, one a recipe: its lowest seed."""
+    twos, limit, is_validated = choose_pairs(
+        recipes, lambda recipe: read_val_ap(replace(recipe, networks=recipe.networks[:1]))
+    )
+    groups = [tuple(list_networks(recipe)[:1] for recipe in two) for two in twos]
+    return Pairs(compare_groups(groups), len(recipes), limit, is_validated)
+
+
+def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
+    """Recipes of three seeds or more."""
+    repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
+    twos, limit, is_validated = choose_pairs(repeated, read_val_ap)
+    groups = [tuple(list_networks(recipe) for recipe in two) for two in twos]
+    labels = [(a.label, b.label) for a, b in twos]
+    return Pairs(compare_groups(groups, labels), len(repeated), limit, is_validated)
+
+
+def compare_groups(
+    groups: Sequence[tuple[tuple[LabelNetwork, ...], ...]], labels: Sequence[tuple[str, str]] = ()
+) -> tuple[Pair, ...]:
+    """Every two networks, or two recipes by their `labels`."""
+    estimates = [estimate(*two) for two in groups]
+    pairs = []
+    tested = zip(groups, estimates, adjust(estimates), strict=True)
+    for place, ((a, b), found, (bounds, p, p_holm)) in enumerate(tested):
+        names = labels[place] if labels else (a[0].label, b[0].label)
+        difference = give_interval(found, -1.0, bounds[1:])
+        seeds = (len(a), len(b))
+        pairs.append(Pair(*names, a[0].num_test, seeds, difference, p, p_holm))
+    return tuple(replace(pair, sentence=write_sentence(pair, len(pairs))) for pair in pairs)
+
+
+def write_sentence(pair: Pair, num_pairs: int) -> str:
+    """Whether it claims a difference depends on Holm's p alone."""
+    (value, low, high), better, other = pair.difference, pair.a, pair.b
+    if value < 0:  # the better first
+        value, low, high, better, other = -value, -high, -low, other, better
+    claim = f"{better} has a higher mean average precision than {other}"
+    if not pair.is_significant:
+        claim = f"{better} and {other} do not differ significantly in mean average precision"
+    bounds = formats.interval(low, high, points).replace("+", "")
+    p = f"p = {formats.p_value(pair.p_holm)}".replace("= <", "<")
+    if num_pairs > 1:
+        bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
+    images = pluralize(pair.num_images, "test image")
+    is_network = pair.num_seeds == (1, 1)
+    end = ". One seed each, so this says nothing about retraining." if is_network else "."
+    seeds = "" if is_network else f"; {' and '.join(map(str, pair.num_seeds))} seeds"
+    return (
+        f"{claim} on these {images}: {points(value)} points (95 % CI {bounds}; paired bootstrap "
+        f"over images, {p}{seeds}){end}"
+    )
+
+
+def write_verdict(
+    recipes: Sequence[Recipe], ap: Mapping[str, WithInterval], tables: Sequence[Pairs]
+) -> tuple[str, ...]:
+    """What was compared, how well each ranks its labels, and which differences are significant."""
+    num_networks = sum(len(recipe.networks) for recipe in recipes)
+    sizes = formats.join_words([pluralize(n, "image") for n in sorted({*map(count, recipes)})])
+    lines = [
+        f"{pluralize(num_networks, 'trained network')}, {pluralize(len(recipes), 'recipe')}: "
+        f"evaluated on {sizes} with any number of labels; every image counts once."
+    ]
+    for recipe in recipes[: sentences.MAX_SENTENCES]:
+        value, low, high = ap[recipe.label]
+        seeds = pluralize(len(recipe.networks), "seed")
+        over = "images" if len(recipe.networks) == 1 else "seeds and images"
+        bounds = f"95 % bootstrap interval over {over} {formats.interval(low, high)} %"
+        lines.append(
+            f"{recipe.label}: mean average precision {percent(value)} % ({seeds}; "
+            f"{bounds if low == low else 'no interval'})."
+        )
+    for table in tables[::-1]:
+        lines += [pair.sentence for pair in table.pairs[: sentences.MAX_SENTENCES]]
+    return tuple(lines)
+
+
+def count(recipe: Recipe) -> int:
+    return recipe.first.num_test
+
+
+def write_csv(comparison: LabelComparison) -> str:
+    """A line a run, fractions; columns as of other comparisons, with `ap` and its interval.
+
+    `accuracy` is the share of images of which every label is right.
+    """
+    places = COLUMNS.index("accuracy")
+    names = [name for name in COLUMNS if name not in OF_ONE_LABEL]
+    names[places:places] = ["ap", "ap_low", "ap_high"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for network in comparison.networks:
+        values, where = network.scores.values, network.cost or network.metadata
+        (ap, low, high), accuracy = comparison.ap[network.label], network.accuracy
+        row = {**network.metadata, **network.costs, **values, "nll": values["loss"]}
+        row |= {
+            "ap": ap,
+            "ap_low": low if low == low else "",
+            "ap_high": high if low == low else "",
+        }
+        row |= {"accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+        row |= {"num_test": network.num_test, "folder": sanitize(str(network.folder))}
+        row |= {"device": where["device"], "precision_mode": where["precision"]}
+        writer.writerow(escape_formulas([row.get(name) for name in names]))
+    return text.getvalue()
