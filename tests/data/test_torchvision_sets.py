@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,24 @@ def test_a_download_is_torchvisions_own(make: Callable[[str], Path], monkeypatch
     source.download()
     assert source.missing() is None
     assert len(source.read().train.labels) == 20
+
+
+def test_an_archive_that_lies_there_is_unpacked_without_a_network(
+    make: Callable[[str], Path], monkeypatch: Patch
+) -> None:
+    root = make("STL10")
+    expected = TorchvisionSet("STL10", str(root)).read().train.images.clone()
+    archive = shutil.make_archive(str(root / "stl10_binary"), "gztar", root, "stl10_binary")
+    monkeypatch.setattr(
+        datasets.STL10, "tgz_md5", hashlib.md5(Path(archive).read_bytes()).hexdigest()
+    )
+    for folder in ("stl10_binary", ".torchvision"):
+        shutil.rmtree(root / folder)
+    source = TorchvisionSet("STL10", str(root))
+    assert source.missing()
+    assert source.can_download()
+    source.download()
+    assert source.read().train.images.equal(expected)
 
 
 def test_a_set_that_is_not_whole_is_refused(make: Callable[[str], Path]) -> None:

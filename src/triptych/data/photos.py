@@ -100,9 +100,7 @@ def decode_image(
     except Image.DecompressionBombError as error:
         raise Unreadable(f"more than max_pixels={max_pixels}") from error
     except UnidentifiedImageError as error:
-        is_heic = read_start(source)[4:12] in HEIC and "HEIF" not in FORMATS
-        unknown = "no image, or of a format that is not decoded here"
-        raise Unreadable(NEEDS_HEIC if is_heic else unknown) from error
+        raise Unreadable(explain_unknown(source)) from error
     except (Unreadable, Unbounded):
         raise
     except Exception as error:  # of decoders of many authors, fed with anything: all kinds
@@ -110,11 +108,13 @@ def decode_image(
         raise Unreadable(sanitize_text(reason.splitlines()[0])[:200]) from error
 
 
-def read_start(source: Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    with source.open("rb") as file:
-        return file.read(12)
+def explain_unknown(source: Path | bytes) -> str:
+    """Why Pillow knows no format of a file."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        is_heic = file.read(12)[4:] in HEIC
+    if is_heic and "HEIF" not in FORMATS:
+        return NEEDS_HEIC
+    return "no image, or of a format that is not decoded here"
 
 
 class TimedFile(io.BufferedReader):

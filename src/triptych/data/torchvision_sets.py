@@ -70,6 +70,7 @@ SETS = {
 # What torchvision calls a split otherwise, and which of several editions is meant.
 WORDS = {("Country211", "val"): "valid", ("OxfordIIITPet", "train"): "trainval"}
 EDITIONS = {"Imagenette": {"size": "320px"}}
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar")
 
 
 class Stored(NamedTuple):
@@ -121,7 +122,11 @@ class TorchvisionSet(Source):
         return None
 
     def can_download(self) -> bool:
+        """Or unpacked: archives of the names that torchvision has may lie where it puts them."""
         code = inspect.getsource(getattr(datasets, self._name))
+        places = (path for depth in ("*", "*/*", "*/raw/*") for path in self._root.glob(depth))
+        if any(path.suffix in ARCHIVES and path.name in code for path in places):
+            return True
         return can_download(re.findall(r"https?://[^\s\"'{}<>`]+", code))
 
     def download(self) -> None:
