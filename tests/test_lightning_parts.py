@@ -38,7 +38,7 @@ CALLBACKS: dict[str, dict[str, Any] | str] = {
     "BackboneFinetuning": {"unfreeze_backbone_at_epoch": 1},  # layers join the optimizer
     "BaseFinetuning": "BackboneFinetuning",
     "BasePredictionWriter": "triptych predict",
-    "BatchSizeFinder": "data.batch_size",
+    "BatchSizeFinder": "triptych tune search=batch",
     "Callback": {},
     "Checkpoint": {},
     "DeviceStatsMonitor": {},  # into the loggers
@@ -48,7 +48,7 @@ CALLBACKS: dict[str, dict[str, Any] | str] = {
     "LambdaCallback": {
         "on_fit_end": {"_target_": "hydra.utils.get_method", "path": "operator.is_"}
     },
-    "LearningRateFinder": "triptych tune search=rate",
+    "LearningRateFinder": "triptych tune search=range",
     "LearningRateMonitor": {},
     "ModelCheckpoint": {"monitor": "val/loss"},  # into model_checkpoints/ of the run's folder
     "ModelPruning": "prune the network of a finished run",

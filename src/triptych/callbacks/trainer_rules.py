@@ -81,8 +81,8 @@ WITHOUT_USE = {
     "model_registry": (None, "nothing is uploaded; triptych export writes the network to a file"),
 }
 REFUSED_CALLBACKS = {
-    "BatchSizeFinder": "trains with another size than the run says; set data.batch_size",
-    "LearningRateFinder": "trains at another rate than the run says; triptych tune search=rate",
+    "BatchSizeFinder": "trains with another size than the run says; triptych tune search=batch",
+    "LearningRateFinder": "trains at another rate than the run says; triptych tune search=range",
     "ModelPruning": "its masks are lost in checkpoints; prune the network of a finished run",
     "BasePredictionWriter": "a training predicts nothing; triptych predict run=<folder>",
     "BaseFinetuning": "says nothing of which layers; take BackboneFinetuning, or your subclass",

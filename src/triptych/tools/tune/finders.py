@@ -182,7 +182,8 @@ def find_rate(short: ShortTraining, search: Config) -> Finding:
     figure = draw_rates(rates, values, best)
     if best is None:
         comment = (
-            f"search.low={low}, search.high={high}: at no rate between them the loss falls clearly"
+            f"search.low={low}, search.high={high}: the loss clearly falls at no rate between\n"
+            f"more steps may show one, search.num_steps={4 * (last + 1)}"
         )
         return Finding({}, comment, rows, figure)
     found = {"optim.lr": float(f"{rates[best]:.1e}")}
