@@ -111,16 +111,6 @@ def test_an_average_that_never_began_is_the_network(tmp_path: Path) -> None:
     assert averaged.metadata["metrics"] == plain.metadata["metrics"]
 
 
-def test_swa_scores_the_average_also_where_there_is_no_batchnorm(tmp_path: Path) -> None:
-    record = run(tmp_path, SWA, NO_NORM)
-    last = state(record.folder, "last")
-    [average] = [c for name, c in last["callbacks"].items() if name == "StochasticWeightAveraging"]
-    assert average["n_averaged"] == 3
-    weights = {k: v for k, v in last["state_dict"].items() if k.startswith("backbone.")}
-    assert_equal(weights, {name: average["average_model_state"][name] for name in weights})
-    assert [row["epoch"] for row in table(record.folder) if row["val/accuracy"]] == [*"1234"]
-
-
 class Weights(Callback):
     """Keeps the network's weights after every step."""
 
@@ -186,6 +176,17 @@ def test_the_mean_of_epochs_has_batchnorms_statistics_of_the_training_images(
     swa_utils.update_bn([data.transforms.evaluation(b.inputs) for b in loader], network)
     for name, values in network.named_buffers():
         torch.testing.assert_close(saved[f"backbone.network.{name}"], values)
+
+
+@pytest.mark.parametrize("average", [OURS["swa"], SWA])
+def test_layers_that_are_frozen_keep_their_statistics(tmp_path: Path, average: str) -> None:
+    frozen = ["model.network._target_=tests.tiny.Learner", "++model.freeze=backbone"]
+    saved = state(run(tmp_path, average, *frozen).folder, "last")["state_dict"]
+    means = [values for name, values in saved.items() if name.endswith("running_mean")]
+    assert len(means) == 3
+    assert not any(values.any() for values in means), "as they began"
+    variances = [values for name, values in saved.items() if name.endswith("running_var")]
+    assert all((values == 1).all() for values in variances)
 
 
 def test_the_mean_is_validated_last_and_scored_where_it_is_best(tmp_path: Path) -> None:
