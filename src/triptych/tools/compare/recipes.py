@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import format_value
+from triptych.config import SLOTS, format_value
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
@@ -232,7 +232,8 @@ def write_banner(runs: Sequence[TrainedNetwork]) -> str | None:
 
 
 def list_settings(run: TrainedNetwork) -> dict[str, str]:
-    """Every setting besides the model, as it would be typed; lists and their nodes as JSON."""
+    """Every setting besides the model, as it would be typed; lists and their nodes as JSON, and a
+    class that research chose where a word for it would stand."""
     settings = {name: run.metadata[name] for name in ("weights", "input_size")}
     settings |= {name: v for name, v in _flatten(run.config, "") if name not in LEFT_OUT}
     return {
@@ -266,7 +267,8 @@ def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
 
 def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
-        key = f"{prefix}{name}"
+        of_slot = name == "_target_" and prefix[:-1] in SLOTS.values()  # else none or a word
+        key = prefix[:-1] if of_slot else f"{prefix}{name}"
         if isinstance(value, dict) and value and key not in LEFT_OUT:
             yield from _flatten(value, f"{key}.")
         else:
