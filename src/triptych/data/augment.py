@@ -63,7 +63,7 @@ def warp(images: Tensor, amount: Tensor, name: str) -> Tensor:
         case "TranslateY":
             y = y - amount.trunc()
         case "Rotate":
-            cos, sin = (f(amount.double().deg2rad()).float() for f in (torch.cos, torch.sin))
+            cos, sin = amount.deg2rad().cos(), amount.deg2rad().sin()
             x, y = x * cos - y * sin, x * sin + y * cos
     return sample(images, x, y, "nearest")
 
@@ -81,8 +81,8 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def change_contrast(images: Tensor, amount: Tensor) -> Tensor:
-    mean = to_grey(images).mean((1, 2, 3), keepdim=True, dtype=torch.float64)  # exact, in any order
-    return blend(images, mean.float(), amount)
+    total = to_grey(images).long().sum((1, 2, 3), keepdim=True)  # exact, in any order
+    return blend(images, total / (images.shape[-2] * images.shape[-1]), amount)
 
 
 def change_sharpness(images: Tensor, amount: Tensor) -> Tensor:
