@@ -46,6 +46,12 @@ class Service(Logger):
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.write("metrics", metrics)
 
+    def log_image(self, key: str, images: list[Any], step: int) -> None:
+        self.write("pictures", [key, [image.shape[2] for image in images], step])
+
+    def log_table(self, key: str, columns: list[str], data: list[Any], step: int) -> None:
+        self.write("table", [key, columns, len(data), step])
+
     def finalize(self, status: str) -> None:
         self.write("end", status)
 

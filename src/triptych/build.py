@@ -349,7 +349,9 @@ def build_logger(node: dict[str, Any], record: Record) -> Any:
     from triptych.callbacks import loggers  # for those of the user's alone
 
     node = {name: value for name, value in node.items() if value != HIDDEN}  # the service asks
-    logger = instantiate("trainer.logger", node, **loggers.find_arguments(node, record))
+    arguments = loggers.find_arguments(node, record)
+    with loggers.lock_database(arguments.get("tracking_uri", "")):
+        logger = instantiate("trainer.logger", node, **arguments)
     loggers.check_logger(logger, node, record)
     loggers.guard_logger(logger, node, record)
     return logger

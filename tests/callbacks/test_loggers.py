@@ -80,6 +80,13 @@ def test_a_logger_gets_settings_once_without_secrets_and_keeps_its_links(tmp_pat
     names = {name for call in calls if call[1] == "metrics" for name in call[2]}
     assert {"train/loss", "lr", "val/accuracy", "test/accuracy"} <= names
     assert {call[0] for call in calls} == {"first-run"}
+    pictures = [("images", 5), ("images_as_seen", 5), *(("val/confusion", n) for n in (5, 10))]
+    assert [(call[2][0], call[2][2]) for call in calls if call[1] == "pictures"] == [
+        *pictures,
+        ("test/confusion", 10),
+    ]
+    [table] = [call[2] for call in calls if call[1] == "table"]
+    assert table == ["test/per_class", ["class", "f1", "precision", "recall"], 10, 10]
     assert (record.folder / "service" / "debug.log").is_symlink()
     assert format_size(record.folder).endswith("kB")
     assert triptych.load_run(record.folder).network(TARGETS)
@@ -145,7 +152,7 @@ def test_nothing_that_files_had_before_is_lost_or_doubled(tmp_path: Path) -> Non
         assert [str(event.step) for event in events.Scalars("val/accuracy")] == ["5", "10"]
 
 
-@pytest.mark.parametrize("fails", ["metrics", "end"])
+@pytest.mark.parametrize("fails", ["metrics", "pictures", "end"])
 def test_a_logger_that_fails_on_its_way_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, fails: str
 ) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from pydoc import locate
@@ -80,6 +80,12 @@ def find_tracking(record: Record) -> dict[str, str]:
     return {"tracking_uri": f"sqlite:///{log_dir}/mlflow.db", **place}
 
 
+def lock_database(address: str) -> AbstractContextManager[None]:
+    """Let one process at a time make what is missing in a file of MLflow's: jobs begin together."""
+    scheme, _, path = address.partition(":///")
+    return storage.lock_file(Path(path), "log_dir") if scheme == "sqlite" else nullcontext()
+
+
 def argument_names(target: str) -> set[str]:
     """The arguments of a class, and those that it passes on to its bases."""
     names: set[str] = set()
@@ -135,8 +141,9 @@ class Guard:
         target, settings = self.node["_target_"], hide_logger_secrets(params)
         try:
             is_new = identify(self.node) not in read_ids(self.record)
-            if is_new or isinstance(self.logger, WandbLogger):
-                self.log_settings(settings, *args, **options)
+            with lock_database(getattr(self.logger, "_tracking_uri", "")):
+                if is_new or isinstance(self.logger, WandbLogger):
+                    self.log_settings(settings, *args, **options)
             if isinstance(self.logger, MLFlowLogger) and get_rank() == 0:
                 begin_mlflow_run(self.logger, settings)
             if is_new:
