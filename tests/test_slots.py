@@ -81,6 +81,12 @@ def test_several_callbacks_metrics_and_loggers_are_listed() -> None:
     assert choose("logger=none")["trainer"]["logger"] is None
 
 
+@pytest.mark.parametrize("slot", ["metrics", "callbacks", "logger"])
+def test_settings_of_what_was_not_chosen_are_refused_with_the_choice(slot: str) -> None:
+    with pytest.raises(UserError, match=rf"^{slot}\.mine: .*{slot}=\[mine\]"):
+        choose(f"{slot}.mine.x=1")
+
+
 def test_a_word_that_an_experiment_sets_over_is_refused_and_one_that_it_chooses_is_not() -> None:
     with pytest.raises(UserError, match="override /schedule"):
         check_arguments("train", ["experiment=probe", "schedule=step"])

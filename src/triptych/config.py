@@ -391,6 +391,7 @@ def resolve_config(config: DictConfig) -> Config:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     settings = {str(k): v for k, v in resolved.items() if k not in ("hydra", "per_model")}
+    check_chosen(settings)
     fold_parts(settings)
     data = settings.get("data") or {}
     for place, name in product((data, data.get("source") or {}), (*OPTIONAL_DATA, "sampler")):
@@ -401,6 +402,14 @@ def resolve_config(config: DictConfig) -> Config:
         if name in node:
             node[name] = expand_home(node[name])
     return settings
+
+
+def check_chosen(settings: Config) -> None:
+    """Raise UserError at settings of a metric, callback or logger that was not chosen."""
+    for slot in ("metrics", "callbacks", "logger"):
+        for name, node in (settings.get(slot) or {}).items():
+            if isinstance(node, dict) and "_target_" not in node:
+                raise UserError(f"{slot}.{name}: is not chosen; add {slot}=[{name}]")
 
 
 def fold_parts(settings: Config) -> None:
