@@ -81,7 +81,7 @@ def build_datamodule(
     if isinstance(node := settings["augment"], dict):
         from triptych import slots
 
-        settings["augment"] = slots.build_augment(node, images.train.images[:2], instantiate)
+        settings["augment"] = slots.build_augment(node, images.train.images[:8], instantiate)
     return ImageDataModule(
         image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings
     )

@@ -20,9 +20,8 @@ from triptych.config import CONFIGS
 from triptych.data import augment
 from triptych.data.augment import OPERATIONS, SPACE, PerImage, RandAugment, RandomResizedCrop
 from triptych.data.rng import uniform
-from triptych.data.transforms import DeviceTransforms, standard
+from triptych.data.transforms import standard
 from triptych.errors import UserError
-from triptych.models.backbone import Preprocessing
 from triptych.runs.trust import find_unknown_targets
 
 V2 = "torchvision.transforms.v2"
@@ -43,7 +42,7 @@ def images_of(n: int = 12, height: int = 24, width: int = 32, seed: int = 0) -> 
 
 def build(*typed: str) -> Any:
     node = composed("train", "data=shapes", *map(prepare, typed))["data"]["augment"]
-    return slots.build_augment(node, images_of(2), instantiate)
+    return slots.build_augment(node, images_of(8), instantiate)
 
 
 def by_torchvision(name: str, images: Tensor, amount: float) -> Tensor:
@@ -228,24 +227,13 @@ def test_a_transform_of_torchvision_s_has_a_generator_for_each_image(num_workers
 
 
 def test_what_was_augmented_in_workers_is_not_augmented_again_but_mixed() -> None:
-    data = make(augment=PerImage(v2.RandomHorizontalFlip(1.0)), mix="mixup")
-    assert data.transforms.augment is None
-    plain = DeviceTransforms(Preprocessing(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
-    batch = next(iter(data.train_dataloader()))
+    flipped = make(augment=PerImage(v2.RandomHorizontalFlip(1.0)), mix="mixup")
+    batch = next(iter(flipped.train_dataloader()))
     assert batch.inputs.equal(noise().train.images[batch.index].flip(-1))
-    mixed, labels = data.transforms.training(batch.inputs, batch.labels, (0, 0, batch.index))
-    assert labels.shape == (8, 4)
-    assert mixed.shape == plain.evaluation(batch.inputs).shape
-
-
-class Wrong:
-    """Called with a batch, as an augmentation, it gives what it was made with."""
-
-    def __init__(self, make: Callable[[Tensor], Any]) -> None:
-        self.make = make
-
-    def __call__(self, images: Tensor, seed: int, epoch: int, index: Tensor) -> Any:
-        return self.make(images)
+    keys = (0, 0, batch.index)
+    mixed = flipped.transforms.training(batch.inputs, batch.labels, keys)
+    expected = make(mix="mixup").transforms.training(batch.inputs, batch.labels, keys)
+    assert all(map(torch.equal, mixed, expected))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +242,17 @@ class Wrong:
         (["augment=randaugment", "augment.magnitude=31"], "magnitude=31: must be a whole number"),
         (["augment=randaugment", "augment.magnitud=3"], "nearest: magnitude"),
         (["augment=trivialaugment", "augment.num_ops=two"], "num_ops=two"),
+        (
+            [f"augment._target_={V2}.RandomResize", "augment.min_size=8", "augment.max_size=99"],
+            "siz",
+        ),
+        (
+            [
+                f"augment._target_={V2}.Compose",
+                f"augment.transforms=[{{_target_: {V2}.RandomErasing, q: 1}}]",
+            ],
+            "transforms.q",
+        ),
         (["augment=color_jitter", "augment.hue=0.7"], "hue=0.7: must be a number from 0 to 0.5"),
         (["augment=random_resized_crop", "augment.scale=[1,0.5]"], "smaller first"),
         (["augment=random_resized_crop", "augment.ratio=1"], "ratio=1: must be two numbers"),
@@ -271,10 +270,10 @@ def test_what_cannot_augment_is_refused_by_name(typed: list[str], said: str) -> 
         build(*typed)
 
 
-@pytest.mark.parametrize("make_wrong", [Tensor.float, lambda i: i[:1], lambda i: None])
-def test_what_gives_no_images_of_the_same_kind_is_refused(make_wrong: Any) -> None:
-    with pytest.raises(UserError, match=r"Wrong makes .* of torch.uint8 \(12, 3, 24, 32\)"):
-        augment.prepare_augment(Wrong(make_wrong), images_of())
+@pytest.mark.parametrize("made", [Tensor.float, lambda images: images[:1], lambda images: None])
+def test_what_gives_no_images_of_the_same_kind_is_refused(made: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(UserError, match=r"makes .* of torch.uint8 \(12, 3, 24, 32\)"):
+        augment.prepare_augment(lambda images, *_: made(images), images_of())
 
 
 def test_a_transform_of_transforms_needs_no_trust_but_for_what_is_no_transform() -> None:
