@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.composing import composed
 from tests.tiny import TARGETS, choose, draw_nothing
+from triptych.data import photos as module
 from triptych.data import squares
 from triptych.data.decoder import read_image
 from triptych.data.folder import Folder
@@ -462,6 +463,18 @@ def test_colours_of_16_bits_are_scaled_as_grey_is(tmp_path: Path) -> None:
     images = Folder(str(tmp_path), size=8, max_value=4095).read().train.images
     assert images[0, :, 0].unique().tolist() == [pytest.approx(127, abs=16)]
     assert images[3, :, 0].unique().tolist() == [pytest.approx(255, abs=16)]
+
+
+def test_photos_of_heic_are_named_until_its_decoder_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORMATS", module.COMMON)
+    heic = b"\0\0\0\x24ftypheic\0\0\0\0" + bytes(100)
+    (photos(tmp_path) / "red" / "x.HEIC").write_bytes(heic)
+    assert "red/x.HEIC (HEIC needs: pip install 'pillow-heif" in read(tmp_path).notes[0]
+    monkeypatch.setattr(squares, "DECODERS", "others")
+    monkeypatch.setattr(squares, "read_image", lambda *_, **__: Image.new("RGB", (9, 9)))
+    assert len(read(tmp_path).train.images) == 25, "decoded again"
 
 
 def test_a_config_without_the_optional_settings_has_none_of_them() -> None:

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from tests.data.test_folder import photo
 from triptych.config import load_rules
-from triptych.data import split_folders
 from triptych.data.folder import Listing, list_photos
 from triptych.errors import UserError
 
@@ -132,15 +131,3 @@ def test_parts_are_named_by_any_path_and_a_wrong_one_is_named(tmp_path: Path) ->
     assert listing.photos[-1].name == "../elsewhere/dog/1.png"
     with pytest.raises(UserError, match=r"data.splits.train=.*none"):
         list_photos(root, {"train": "none"})
-
-
-def test_a_folder_of_heic_alone_names_the_package_that_decodes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heic = {".heic", ".heif"}
-    monkeypatch.setattr(split_folders, "IMAGE_SUFFIXES", split_folders.IMAGE_SUFFIXES - heic)
-    for name in ("cat/1.HEIC", "cat/2.heic", "dog/1.HEIC"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"3 \.heic; HEIC needs: pip install 'pillow-heif"):
-        list_photos(tmp_path)

@@ -29,7 +29,6 @@ from triptych.data.photos import FITS, MAX_PIXELS
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.split_folders import (
     UNLABELLED,
-    describe_formats,
     describe_left_out,
     describe_missing_folder,
     describe_shared_folders,
@@ -245,11 +244,9 @@ def check_classes(listing: Listing, unreadable: dict[str, str], least: int = 2) 
             rest = {s: f for s, f in listing.folders.items() if s != split}
             if split != "train" and photos_in(root / folder):
                 hint = f"; if they have no labels, type {format_splits(rest)}"
-            problem = f"{root / folder}: no images in folders of classes{reason}{hint}"
-            raise UserError("\n".join([problem, *describe_formats(walk_files(root))]))
+            raise UserError(f"{root / folder}: no images in folders of classes{reason}{hint}")
         if split == "train" and (empty := classes - names):
-            problem = f"{root / folder / min(empty)}: a class without images{reason}{hint}"
-            raise UserError("\n".join([problem, *describe_formats(walk_files(root))]))
+            raise UserError(f"{root / folder / min(empty)}: a class without images{reason}{hint}")
         if unknown := names - classes:
             raise UserError(f"{root / folder / min(unknown)}: a class without training images")
     if len(classes) < least:

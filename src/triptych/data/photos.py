@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import __version__ as pillow
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -45,6 +46,9 @@ DEEP_COLOUR = re.compile(r"'(RGB\w?|LA);16[BLN]'")  # as Pillow calls 16 bits a 
 FORMATS = (*COMMON, *sorted(Image.OPEN.keys() - NOT_DECODED - {*COMMON}))
 # An MPO is a JPEG with more of them behind it, and is read as one.
 IMAGE_SUFFIXES = frozenset(s for s, kind in SUFFIXES.items() if kind in (*FORMATS, "MPO"))
+IMAGE_SUFFIXES |= {".heic", ".heif"}  # taken for photos in any case, so that none is lost unnamed
+# What makes pixels of a file: a change of it decodes photos again.
+DECODERS = f"{pillow}{'+heif' * ('HEIF' in FORMATS)}"
 
 
 class Unreadable(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from triptych.data.names import decode_name, escape_name
-from triptych.data.photos import IMAGE_SUFFIXES, NEEDS_HEIC
+from triptych.data.photos import IMAGE_SUFFIXES
 from triptych.errors import UserError, closest_matches
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +31,7 @@ PART = re.compile(rf"({'|'.join(KINDS)})({'|'.join(THINGS)})?")
 UNLABELLED = re.compile(r"(un-?label+ed|pred(ict(ion)?s?)?)", re.IGNORECASE)
 THUMBNAILS = ("__MACOSX", "@eaDir")  # folders that systems make beside photos without hiding them
 # Of photos that Pillow does not decode by itself.
-OTHER_SUFFIXES = {*".heic .heif .avif .jxl .svg .dcm .dng .cr2 .cr3 .nef .arw .raf .orf".split()}
+OTHER_SUFFIXES = {*".avif .jxl .svg .dcm .dng .cr2 .cr3 .nef .arw .raf .orf".split()}
 DEPTH = 3  # folders below the root in which a set is looked for, to name it in a message
 
 
@@ -216,7 +216,11 @@ def suggest(root: Path) -> str:
 
 def describe_left_out(root: Path, splits: dict[str, str], files: Iterable[Path]) -> Iterator[str]:
     """A line on each kind of photo that no class has; `files` are those that were looked at."""
-    yield from describe_formats(files)
+    others = Counter(path.suffix.lower() for path in files)
+    others = Counter({s: n for s, n in others.items() if s in OTHER_SUFFIXES - IMAGE_SUFFIXES})
+    if others:
+        counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items()))
+        yield f"photos of formats that are not decoded here are left out: {counts}"
     loose = [path for folder in {".", *splits.values()} for path in photos_in(root / folder)]
     if loose:
         one = escape_name(decode_name(min(loose).relative_to(root).as_posix()))
@@ -226,16 +230,6 @@ def describe_left_out(root: Path, splits: dict[str, str], files: Iterable[Path])
         num = 0 if (name,) in used else sum(map(is_photo, walk_files(root / name)))
         if num:
             yield f"{escape_name(decode_name(name))}: {num} photos, in none of the parts, left out"
-
-
-def describe_formats(files: Iterable[Path]) -> Iterator[str]:
-    """A line on photos that are not decoded here, if there are any."""
-    others = Counter(path.suffix.lower() for path in files)
-    others = Counter({s: n for s, n in others.items() if s in OTHER_SUFFIXES - IMAGE_SUFFIXES})
-    if others:
-        counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items()))
-        more = f"; {NEEDS_HEIC}" if {".heic", ".heif"} & others.keys() else ""
-        yield f"photos of formats that are not decoded here are left out: {counts}{more}"
 
 
 def describe_shared_folders(top: Path) -> Iterator[str]:

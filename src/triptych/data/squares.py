@@ -16,14 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import __version__ as pillow
 from rich.filesize import decimal
 from torch import Tensor
 
 from triptych.data.decoder import idle, read_image
 from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
 from triptych.data.names import encode_name
-from triptych.data.photos import Unreadable, square
+from triptych.data.photos import DECODERS, Unreadable, square
 from triptych.errors import UserError
 from triptych.runs.storage import atomic_write, lock_file
 
@@ -80,7 +79,7 @@ def load_squares(root: Path, photos: Sequence[Photo], form: SquareFormat) -> Squ
     """
     folder = data_dir() / ".folders"
     place = hash_json(str(root.resolve()), form)
-    index = folder / f"{place}-{hash_json(form, [p.name for p in photos], pillow)}.json"
+    index = folder / f"{place}-{hash_json(form, [p.name for p in photos], DECODERS)}.json"
     states = hash_states(photos)
     squares = open_squares(index, form.side)
     if squares and squares.states == states:

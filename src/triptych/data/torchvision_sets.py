@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import __version__ as pillow
 from torch import Tensor
 from torchvision import datasets
 
 from triptych.data.disk_cache import data_dir, hash_json, map_tensor
 from triptych.data.names import class_name
-from triptych.data.photos import MAX_PIXELS, convert_to_rgb, square
+from triptych.data.photos import DECODERS, MAX_PIXELS, convert_to_rgb, square
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.squares import SquareFormat, check_space, decode_in_order, write_index
 from triptych.download import can_download
@@ -108,7 +107,7 @@ class TorchvisionSet(Source):
     @property
     def _index_path(self) -> Path:
         """Of what is stored: labels and classes, beside a file of pixels."""
-        key = hash_json(self._name, str(self._root.resolve()), self.square, pillow)
+        key = hash_json(self._name, str(self._root.resolve()), self.square, DECODERS)
         return data_dir() / ".torchvision" / f"{self._name}-{key}.json"
 
     def missing(self) -> str | None:
