@@ -181,11 +181,12 @@ def explain(error: Exception, command: str) -> str:
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     quoted = lines[0].split("'")
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
+    group, _, choice = str(getattr(error, "missing_cfg_file", None) or "").rpartition("/")
+    if isinstance(error, MissingConfigException) and group:
         is_resuming = any(argument.startswith("resume=") for argument in sys.argv)
         hint = "\nresume= needs no other setting: leave it out" if is_resuming else ""
-        return describe_unknown_choice(group, choice, error.options) + hint
+        options = error.options or list_choices(group)  # Hydra has none for one of several
+        return describe_unknown_choice(group, choice, options) + hint
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value; quote what has special characters"
     if lines[0].startswith("Could not override '"):
