@@ -17,8 +17,11 @@ from triptych.tools.export.command import export
 from triptych.tools.predict.command import predict_images
 from triptych.training import train
 
+V2 = "torchvision.transforms.v2"
 CALLBACKS, METRICS = "lightning.pytorch.callbacks", "torchmetrics.classification"
 PUBLIC = (
+    f"augment._target_={V2}.Compose",
+    f"augment.transforms=[{{_target_: {V2}.RandomInvert}},{{_target_: {V2}.RandomEqualize, p: 1}}]",
     *("loss._target_=torch.nn.MultiMarginLoss", "loss.margin=0.5"),
     *("schedule._target_=torch.optim.lr_scheduler.ExponentialLR", "schedule.gamma=0.5"),
     "optim.optimizer._target_=torch.optim.NAdam",
@@ -46,7 +49,7 @@ def test_a_strangers_run_of_public_classes_is_read_and_goes_on(tmp_path: Path) -
     typed = [*SMALL, *map(prepare, PUBLIC), f"log_dir={tmp_path}", "++trainer.max_steps=3"]
     config = composed("train", *typed)
     installed = {t for path in CONFIGS.rglob("*.yaml") for t in path.read_text().split()}
-    assert len({*find_targets(config)} - installed) >= 12
+    assert len({*find_targets(config)} - installed) >= 15
 
     folder = train(config, typed).folder
     change_record(folder, signature=None)

@@ -23,6 +23,8 @@ from triptych.runs.record import config_hash
 from triptych.runs.trust import find_unknown_targets
 
 LIGHTNING, METRICS = "lightning.pytorch.callbacks", "torchmetrics.classification"
+RATES = "torch.optim.lr_scheduler"
+PARTIAL = {"_target_": f"{RATES}.StepLR", "step_size": 1}
 V2, AUROC = "torchvision.transforms.v2", f"{METRICS}.MulticlassAUROC"
 
 
@@ -286,6 +288,7 @@ def unknown(slot: str, **node: Any) -> set[str]:
         ),
         ("optim.schedule", "torch.optim.lr_scheduler.ExponentialLR"),
         ("optim.schedule", {"_target_": "torch.optim.swa_utils.SWALR", "swa_lr": 0.1}),
+        ("optim.schedule", {"_target_": f"{RATES}.ChainedScheduler", "schedulers": [PARTIAL]}),
         ("optim.optimizer", "torch.optim.NAdam"),
         ("optim.optimizer", "timm.optim.Lion"),
         ("data.augment", {"_target_": f"{V2}.Compose", "transforms": [{"_target_": f"{V2}.JPEG"}]}),

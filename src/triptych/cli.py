@@ -48,6 +48,7 @@ PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it
 def run() -> None:
     """The console script `triptych <command> ...`, also `python -m triptych <command> ...`."""
     command, *arguments = sys.argv[1:] or ["--help"]
+    sys.path += [os.getcwd(), str(ROOT)]  # for classes of one's own, as `python train.py` has it
     if command in list_commands():
         sys.argv = ["triptych", *arguments]
         return main(command)

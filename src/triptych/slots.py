@@ -179,10 +179,8 @@ def try_metrics(module: ImageClassifier, num_classes: int, labels: Tensor) -> No
     """Raise UserError where a metric does not take what it will be given, or gives no number:
     before the first epoch, by some of the labels."""
     few = labels[:: math.ceil(len(labels) / 100)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", category=UserWarning
-        )  # of classes that are not among them
+    with warnings.catch_warnings():  # of classes that are not among them
+        warnings.filterwarnings("ignore", category=UserWarning)
         module.score(torch.zeros(len(few), num_classes), few)
 
 

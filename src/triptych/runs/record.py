@@ -1,5 +1,6 @@
 """The run folder and its record, `run.json`: all that later work needs. Knows nothing of torch."""
 
+import copy
 import csv
 import hashlib
 import json
@@ -84,7 +85,7 @@ def config_hash(config: Config, *, less: Iterable[str] = ()) -> str:
 
 def hide_logger_secrets(config: Config) -> Config:
     """A copy of the config without the keys and passwords of loggers."""
-    hidden: Config = json.loads(json.dumps(config))
+    hidden: Config = copy.deepcopy(config)
     for node in as_list((hidden.get("trainer") or {}).get("logger")):
         typed = {name: f"logger.{name}={value}" for name, value in node.items() if value}
         node |= dict.fromkeys((n for n, t in typed.items() if hide_secrets(t) != t), HIDDEN)

@@ -57,6 +57,7 @@ PLACED = {
     **{"augment": "data.augment", "schedule": "optim.schedule", "metrics": "metrics.{}"},
     **{name: f"trainer.{name}" for name in ("callbacks", "logger")},
 }
+OF_PARTS = ("data.augment", "optim.schedule", "metrics")  # whose classes are made of others
 # Names of arguments that say where something lies or goes, and as whom; texts that may.
 PLACE = re.compile(
     "dir|path|file|root|url|uri|host|address|location|key|token|entity|workspace", re.IGNORECASE
