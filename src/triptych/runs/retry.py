@@ -35,21 +35,22 @@ def train_or_halve(
             "start them again\nleave it out, or let one process start them: trainer.devices=2"
         )
     trainer = {name: value for name, value in config["trainer"].items() if name != "on_oom"}
-    config, folders = config | {"trainer": trainer}, [""]
+    config, folders = config | {"trainer": trainer}, list[Path]()
 
     def note(folder: str) -> None:
-        folders.append(folder)
+        folders.append(Path(folder))
         report(folder)
 
     try:
         return train(config, overrides, note)
     except SystemExit:
-        if not may_halve(folder := Path(folders[-1]), is_new=not config["resume"]):
+        if not folders or not may_halve(folders[-1], is_new=not config["resume"]):
             raise
     garbage_collection_cuda()  # of what the exception held
-    record = halve(Record.open(folder), overrides)
-    if is_untrained(Record.open(folder)):
-        delete_run(folder)
+    failed = Record.open(folders[-1])
+    record = halve(failed, overrides)
+    if is_untrained(failed):
+        delete_run(failed.folder)
     return train(*resume_arguments(config, record.metadata["overrides"], record.folder), report)
 
 
@@ -58,8 +59,6 @@ def may_halve(folder: Path, *, is_new: bool) -> bool:
 
     One that was resumed is not started anew where it has learned something.
     """
-    if not (folder / "run.json").exists():
-        return False
     record = Record.open(folder)
     error = str(record.metadata.get("error"))
     is_first = "requested_hash" not in record.metadata and (is_new or is_untrained(record))

@@ -63,7 +63,7 @@ def test_the_rate_rises_in_every_group_and_the_curve_is_all_that_is_left(
     monkeypatch.setattr(ImageClassifier, "training_step", note)
     monkeypatch.setattr(finders, "find_fastest_fall", first_step)
     caplog.set_level("INFO")
-    tune(compose(tmp_path, *typed), [*TYPED, *typed])
+    tune(compose(tmp_path, *typed), [*TYPED, *typed, "+search.more=1"])
     rows = read_table(tmp_path, "range")
     rates = 1e-4 * 100 ** (np.arange(20) / 19)
     assert [float(row["optim.lr"]) for row in rows] == pytest.approx(rates)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import compress
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ OF_A_STEP = """
     accelerator devices precision accumulate_grad_batches gradient_clip_val gradient_clip_algorithm
     deterministic benchmark plugins detect_anomaly
 """.split()
+LEFT_OUT = "logger enable_checkpointing enable_progress_bar enable_model_summary".split()
 DIVERGED = 4  # times the lowest loss so far, as Lightning and fastai have it
 DECADES = 1.0  # of rates, over which a fall of the loss is measured
 CLEAR = 4  # standard errors: of some tens of lines, few fall so far by chance
@@ -86,9 +88,10 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
         raise UserError(f"{finding.comment}\nwhat was measured: {folder}")
     settings = [f"{key}={format_value(value)}" for key, value in finding.settings.items()]
     log.info("%s: %s; measured: %s", " ".join(settings), finding.comment, folder)
-    names = {*RULES, *finding.settings}  # of this command, or typed otherwise
-    typed = [o for o in overrides if names.isdisjoint((setting_name(o), o.partition(".")[0]))]
-    log.info("%s", shlex.join(["python", "train.py", *typed, *settings]))
+    names = [setting_name(override) for override in overrides]
+    others = {*RULES, *finding.settings}  # of this command, or to be typed otherwise
+    is_same = [others.isdisjoint((name, name.partition(".")[0])) for name in names]
+    log.info("%s", shlex.join(["python", "train.py", *compress(overrides, is_same), *settings]))
 
 
 class ShortTraining:
@@ -101,12 +104,7 @@ class ShortTraining:
         silence_lightning()
         pl.seed_everything(config["seed"], verbose=False)
         trainer = {name: v for name, v in config["trainer"].items() if name in OF_A_STEP}
-        names = (
-            "logger",
-            *(f"enable_{n}" for n in ("checkpointing", "progress_bar", "model_summary")),
-        )
-        quiet = dict.fromkeys(names, False)
-        self.config = config | {"trainer": trainer | quiet}
+        self.config = config | {"trainer": trainer | dict.fromkeys(LEFT_OUT, False)}
         self.data, self.module = prepare(config, *check_trainable(config, overrides))
         self.module.optim = replace(self.module.optim, schedule="constant", warmup_epochs=0.0)
         build.compile_network(self.module.backbone, config)
