@@ -111,6 +111,21 @@ def test_no_string_of_a_run_is_markup_in_the_text(folder: Path) -> None:
     assert cells == {4, 13, 7, 8, 6}
 
 
+def test_metrics_of_ones_own_are_columns_after_the_agreed_ones(tmp_path: Path) -> None:
+    for model, values in {"alexnet": {"kappa": -0.25, "ece": 0.5}, "googlenet": {}}.items():
+        run = write_run(tmp_path, model)
+        logged = json.loads((run / "run.json").read_text())["metrics"]
+        logged |= {f"test/{name}": value for name, value in values.items()}
+        change_record(run, more_metrics=[*values], metrics=logged)
+    folder = compare(config(tmp_path)).parent
+    with (folder / "comparison.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [*rows[0]] == [*COLUMNS, "kappa"]  # a name of ours is not shown twice
+    assert [row["kappa"] for row in rows] == ["-0.25", ""]
+    assert re.search(r"\| .0\.2500 \|", (folder / "comparison.md").read_text())
+    assert 'data-value="-0.25"' in (folder / "index.html").read_text()
+
+
 def test_a_second_comparison_replaces_the_first(logs: Path, tmp_path: Path) -> None:
     (tmp_path / "comparison.csv").write_text("old")
     compare(config(f"{logs}/shapes/*net", tmp_path))

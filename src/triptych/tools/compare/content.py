@@ -161,19 +161,30 @@ class Comparison:
     def networks(self) -> tuple[TrainedNetwork, ...]:
         return tuple(network for recipe in self.recipes for network in recipe.networks)
 
+    @property
+    def own_metrics(self) -> list[str]:
+        return list_own_metrics(self.networks)
 
-def write_csv(networks: Iterable[TrainedNetwork]) -> str:
+
+def write_csv(networks: Sequence[TrainedNetwork]) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
-    rows = ([columns[name] for name in COLUMNS] for columns in map(_list_columns, networks))
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(escape_formulas, rows)])
+    names = [*COLUMNS, *list_own_metrics(networks)]
+    rows = [[columns.get(name) for name in names] for columns in map(_list_columns, networks)]
+    csv.writer(text, lineterminator="\n").writerows([names, *map(escape_formulas, rows)])
     return text.getvalue()
+
+
+def list_own_metrics(networks: Iterable[TrainedNetwork]) -> list[str]:
+    """The names of metrics beside the five, of any of the networks."""
+    return sorted({name for network in networks for name in network.own_metrics} - {*COLUMNS})
 
 
 def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
     where = network.cost or network.metadata
     scores, accuracy = network.scores, network.accuracy
     return {
+        **network.own_metrics,
         **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
         "num_test": network.num_test,
         "accuracy": accuracy.value,

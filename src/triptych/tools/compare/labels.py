@@ -26,7 +26,7 @@ from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.runs.storage import escape_formulas
 from triptych.tools.compare import formats, sentences
-from triptych.tools.compare.content import COLUMNS, Pair, Pairs
+from triptych.tools.compare.content import COLUMNS, Pair, Pairs, list_own_metrics
 from triptych.tools.compare.formats import percent, pluralize, points
 from triptych.tools.compare.pairs import adjust, choose_pairs
 from triptych.tools.compare.recipes import (
@@ -82,6 +82,10 @@ class LabelComparison:
     @property
     def networks(self) -> tuple[LabelNetwork, ...]:
         return tuple(network for recipe in self.recipes for network in list_networks(recipe))
+
+    @property
+    def own_metrics(self) -> list[str]:
+        return list_own_metrics(self.networks)
 
 
 def are_multilabel(folders: Sequence[Path]) -> bool:
@@ -258,6 +262,7 @@ def write_csv(comparison: LabelComparison) -> str:
     places = COLUMNS.index("accuracy")
     names = [name for name in COLUMNS if name not in OF_ONE_LABEL]
     names[places:places] = ["ap", "ap_low", "ap_high"]
+    names += comparison.own_metrics
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -265,7 +270,7 @@ def write_csv(comparison: LabelComparison) -> str:
         values, where = network.scores.values, network.cost or network.metadata
         (ap, low, high), accuracy = comparison.ap[network.label], network.accuracy
         row = {**network.metadata, **network.costs, **values, "nll": values["loss"]}
-        row |= {
+        row |= network.own_metrics | {
             "ap": ap,
             "ap_low": low if low == low else "",
             "ap_high": high if low == low else "",

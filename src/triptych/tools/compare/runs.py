@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import TEXT, Config, Rule, count, format_value
+from triptych.config import TEXT, Config, Rule, count, format_value, number
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
 from triptych.runs.reader import MEASURED, check_entries, check_task, read_finished, sanitize
@@ -38,6 +38,7 @@ TOLERANCES = {
     "ap": 1e-5,
     "loss": 1e-3,
 }
+FINITE = number(-1e18, 1e18)
 FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
 CURVES = ("train/loss", "val/loss", "val/accuracy")
 
@@ -126,6 +127,13 @@ class TrainedNetwork:
         """With Wilson's interval."""
         low, high = wilson(int(self.test.correct.sum()), self.num_test)
         return WithInterval(self.scores.accuracy, float(low), float(high))
+
+    @property
+    def own_metrics(self) -> dict[str, float]:
+        """As logged of the test images: metrics beside the five, those that were numbers."""
+        logged = self.metadata["metrics"]
+        values = {name: logged.get(f"test/{name}") for name in self.metadata["more_metrics"] or ()}
+        return {name: value for name, value in values.items() if FINITE.holds(value)}
 
     @cached_property
     def ece(self) -> float:
