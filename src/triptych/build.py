@@ -22,7 +22,6 @@ from torch import nn
 from triptych.callbacks.progress import ProgressBar, ProgressLines
 from triptych.config import (
     MONITORS,
-    OF_FOLDS,
     OPTIONAL,
     OPTIONAL_DATA,
     Config,
@@ -76,12 +75,17 @@ def build_datamodule(
     config: Config, images: ImageSet, preprocessing: Preprocessing
 ) -> ImageDataModule:
     of_the_source = {"name", "set", "root", "size", "fit", "max_pixels", "source", *OPTIONAL_DATA}
-    of_the_source -= {*OF_FOLDS}
     settings = {key: value for key, value in config["data"].items() if key not in of_the_source}
     if isinstance(node := settings["augment"], dict):
         from triptych import slots
 
         settings["augment"] = slots.build_augment(node, images.train.images[:8], instantiate)
+    if folds := config["data"].get("folds"):
+        from triptych.data.folds import hold_out_fold  # for cross-validation alone
+
+        fold, seed = config["data"]["fold"], settings["split_seed"]
+        images, held_out = hold_out_fold(images, folds, fold, seed)
+        settings[f"num_{held_out}"] = None
     return ImageDataModule(
         image_set=images, preprocessing=preprocessing, seed=config["seed"], **settings
     )

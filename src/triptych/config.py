@@ -146,9 +146,8 @@ SLOTS = {
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 # Not in a run's config where they are null or empty.
 OPTIONAL = ("loss", "metrics", "module", "optim.layer_decay", "model.drop_path")
-OF_FOLDS = ("folds", "fold")
 # Not in a run's config where they are null.
-OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", *OF_FOLDS)
+OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "folds", "fold")
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": OF_RUNS,
@@ -314,7 +313,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 def find_missing_images(data: Config) -> Iterator[str]:
     """Parts that are larger than a set whose size is known, and a fold that is none of its."""
-    folds, fold = map(data.get, OF_FOLDS)
+    folds, fold = data.get("folds"), data.get("fold")
     if folds and (fold is None or fold >= folds):
         yield f"data.fold={format_value(fold)}: of data.folds={folds} must be 0 to {folds - 1}"
     elif fold is not None and not folds:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.composing import composed
+from tests.data.test_datamodule import PREPROCESSING
 from tests.data.test_splits import ALL, folder
+from triptych.build import build_datamodule
 from triptych.data.folds import hold_out_fold, number_folds
 from triptych.data.source import ImageSet, LabelledImages, split_indices
 from triptych.errors import UserError
@@ -30,7 +32,9 @@ def test_every_image_that_is_not_given_as_test_is_held_out_by_one_fold(
     shared = [i for i, n in enumerate(names) if n == "train" or (n, held_out) == ("val", "val")]
     seen = []
     for fold in range(folds):
-        parts = split_indices(*hold_out_fold(data, ALL, folds, fold, seed), seed)
+        held, as_split = hold_out_fold(data, folds, fold, seed)
+        assert as_split == held_out
+        parts = split_indices(held, ALL, seed)
         assert sorted(i for index in parts.values() for i in index.tolist()) == [*range(len(names))]
         for name in {"test", "val"} & {*given_parts} - {held_out}:
             assert data.splits
@@ -56,12 +60,12 @@ def test_an_official_test_set_stays_and_the_fold_replaces_the_number_that_valida
     images = torch.zeros(20, 3, 1, 1, dtype=torch.uint8)
     labels = torch.tensor([0, 1] * 10)
     train, test = LabelledImages(images, labels), LabelledImages(images[:6], labels[:6])
-    sizes = {"train": 8, "val": 10, "test": 4}
-    data, sizes = hold_out_fold(ImageSet(train, test, ("a", "b")), sizes, 5, 4, 0)
-    assert [len(index) for index in split_indices(data, sizes, 0).values()] == [8, 4, 4]
+    config = composed("train", "data=cifar10", "data.folds=5", "data.fold=4", "data.num_train=8")
+    data = build_datamodule(config, ImageSet(train, test, ("a", "b")), PREPROCESSING)
+    assert [*map(len, (data.train, data.val, data.test))] == [8, 4, 6]
     assert data.notes == ("fold 4 of 5 validates: 4 of 20 images, in place of data.num_val",)
     with pytest.raises(UserError, match=r"^data\.folds=21: there are 20 images"):
-        hold_out_fold(ImageSet(train, test, ("a", "b")), sizes, 21, 0, 0)
+        hold_out_fold(ImageSet(train, test, ("a", "b")), 21, 0, 0)
 
 
 @pytest.mark.parametrize(

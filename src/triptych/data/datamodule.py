@@ -97,8 +97,7 @@ class KeyedBatchSampler(Sampler[Tensor]):
 class ImageDataModule(pl.LightningDataModule):
     """Training, validation and test images of one set, made ready for one network on its device.
 
-    `source.split_indices` says what `num_train`, `num_val`, `num_test` and `split_seed` do,
-    `folds.hold_out_fold` what `folds` and `fold`.
+    `source.split_indices` says what `num_train`, `num_val`, `num_test` and `split_seed` do.
     Validation images come from the training images; the test set never chooses anything.
     """
 
@@ -113,19 +112,13 @@ class ImageDataModule(pl.LightningDataModule):
     split_seed: int
     num_workers: int
     seed: int
-    folds: int | None = None
-    fold: int = 0
     sampler: str | None = None  # balanced, or each image once an epoch
 
     def __post_init__(self) -> None:
         super().__init__()
         data = self.image_set
-        sizes = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
-        if self.folds:
-            from triptych.data.folds import hold_out_fold  # for cross-validation alone
-
-            data, sizes = hold_out_fold(data, sizes, self.folds, self.fold, self.split_seed)
         self.classes, self.notes = data.classes, data.notes
+        sizes = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
         index = split_indices(data, sizes, self.split_seed)
         self.train, self.val = (ImageSubset(data.train, index[name]) for name in ("train", "val"))
         self.test = ImageSubset(data.test, index["test"])

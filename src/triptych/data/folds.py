@@ -10,13 +10,9 @@ from triptych.data.rng import find_strata, hash64
 from triptych.data.source import ImageSet
 from triptych.errors import UserError
 
-Sizes = dict[str, int | None]
 
-
-def hold_out_fold(
-    data: ImageSet, sizes: Sizes, folds: int, fold: int, seed: int
-) -> tuple[ImageSet, Sizes]:
-    """The set with its part `fold` of `folds` held out, and `sizes` without a size of that split.
+def hold_out_fold(data: ImageSet, folds: int, fold: int, seed: int) -> tuple[ImageSet, str]:
+    """The set with its part `fold` of `folds` held out, and as which split: `val` or `test`.
 
     Where the set has test images, they stay the test, and the parts are of all others: one
     validates, also in place of a validation set that it may have. Where it has none, the parts are
@@ -38,8 +34,7 @@ def hold_out_fold(
         f"fold {fold} of {folds} {use}: {len(parts[held_out])} of {len(pool)} images, "
         f"in place of data.num_{held_out}"
     )
-    data = data._replace(splits=splits | parts, notes=(*data.notes, note))
-    return data, sizes | {held_out: None}
+    return data._replace(splits=splits | parts, notes=(*data.notes, note)), held_out
 
 
 def number_folds(index: Tensor, labels: Tensor, folds: int, seed: int) -> Tensor:
