@@ -21,7 +21,8 @@ from tests.tiny import TARGETS, TINY, Tiny
 from triptych.build import device_name
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.data.datamodule import Batch
-from triptych.data.transforms import DeviceTransforms, make_mix, standard
+from triptych.data.mixing import make_mix
+from triptych.data.transforms import DeviceTransforms, standard
 from triptych.losses import FocalLoss
 from triptych.metrics import build_metrics, compute_scores
 from triptych.models.backbone import Backbone, Preprocessing

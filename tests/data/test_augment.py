@@ -142,6 +142,16 @@ def test_an_image_depends_on_seed_epoch_and_its_own_index_alone(word: str) -> No
     assert images.equal(images_of())
 
 
+def test_no_operation_mixes_tensors_of_the_host_with_those_of_the_device() -> None:
+    """On a device without storage, which as a GPU does refuses tensors of another one."""
+    images, index = images_of().to("meta"), KEYS[2].to("meta")
+    made = [
+        operation(images, torch.zeros(12, 1, 1, 1).to("meta")) for operation in OPERATIONS.values()
+    ]
+    made.append(RandomResizedCrop()(images, 0, 0, index))
+    assert {(each.device.type, each.dtype) for each in made} == {("meta", torch.uint8)}
+
+
 def test_operations_come_between_the_crop_and_the_erasing_of_standard() -> None:
     nothing = ["brightness", "contrast", "saturation", "hue"]
     still = ["augment=color_jitter", *(f"augment.{name}=0" for name in nothing)]

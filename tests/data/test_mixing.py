@@ -8,7 +8,7 @@ from scipy.stats import kstest
 from torch import Tensor
 from torchvision.transforms import v2
 
-from triptych.data.transforms import draw_number, make_mix
+from triptych.data.mixing import draw_number, make_mix
 
 N, C = 16, 5
 

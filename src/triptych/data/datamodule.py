@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.rng import count_classes, permutation
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors, split_indices
-from triptych.data.transforms import Augment, DeviceTransforms, make_mix, standard
+from triptych.data.transforms import Augment, DeviceTransforms, Mix, standard
 from triptych.models.backbone import Preprocessing
 
 
@@ -122,7 +122,11 @@ class ImageDataModule(pl.LightningDataModule):
         index = split_indices(data, sizes, self.split_seed)
         self.train, self.val = (ImageSubset(data.train, index[name]) for name in ("train", "val"))
         self.test = ImageSubset(data.test, index["test"])
-        mix = make_mix(self.mix, len(self.classes))
+        mix: Mix | None = None
+        if self.mix != "none":
+            from triptych.data.mixing import make_mix  # a default run needs nothing of it
+
+            mix = make_mix(self.mix, len(self.classes))
         words: dict[Any, Augment | None] = {"none": None, "standard": standard}
         augment = words[self.augment] if isinstance(self.augment, str) else self.augment
         # Of augment.PerImage alone, which works where images are loaded, instead of on the device.
