@@ -141,7 +141,8 @@ class RunRecorder(Callback):
     ) -> None:
         values = module.scores.named(split)
         self._log_metrics(trainer, epoch, values)
-        shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in module.summary)
+        names = (*module.summary, *module.more_metrics)
+        shown = (f"{name} {values[f'{split}/{name}']:.4f}" for name in names)
         left = describe_left(trainer) if split == "val" else ""
         log.info("epoch %d %s %s%s", epoch, split, "  ".join(shown), left)
 
