@@ -48,7 +48,7 @@ OF_A_STEP = """
     accelerator devices precision accumulate_grad_batches gradient_clip_val gradient_clip_algorithm
     deterministic benchmark plugins detect_anomaly
 """.split()
-LEFT_OUT = "logger enable_checkpointing enable_progress_bar enable_model_summary".split()
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 DIVERGED = 4  # times the lowest loss so far, as Lightning and fastai have it
 DECADES = 1.0  # of rates, over which a fall of the loss is measured
 CLEAR = 4  # standard errors: of some tens of lines, few fall so far by chance
@@ -75,7 +75,10 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
     method, place = config["search"]["method"], Path(config["log_dir"], "tune", config["study"])
     check_writable(f"log_dir={config['log_dir']}", place / "config.yaml")
     with signal_handlers(exit_on_signal):
-        short = ShortTraining(training, overrides)
+        of_a_step = {n: v for n, v in training["trainer"].items() if n in OF_A_STEP} | QUIET
+        short = ShortTraining(training | {"trainer": of_a_step}, place, overrides)
+        short.module.optim = replace(short.module.optim, schedule="constant", warmup_epochs=0.0)
+        build.compile_network(short.module.backbone, training)
         is_range = method == "range"
         finding = find_rate(short, config["search"]) if is_range else find_batch_size(short)
     with translate_write_errors(f"log_dir={config['log_dir']}"):
@@ -95,24 +98,23 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
 
 
 class ShortTraining:
-    """Images and a module that a config names, to be trained on one device for some steps.
+    """Images and a module that a config names, to be trained on one device without a run's files.
 
-    Raises UserError where data, weights or settings do not allow it.
+    What callbacks write goes below `folder`. Raises UserError where data, weights or settings do
+    not allow it.
     """
 
-    def __init__(self, config: Config, overrides: Sequence[str]) -> None:
+    def __init__(self, config: Config, folder: Path, overrides: Sequence[str] = ()) -> None:
         silence_lightning()
         pl.seed_everything(config["seed"], verbose=False)
-        trainer = {name: v for name, v in config["trainer"].items() if name in OF_A_STEP}
-        self.config = config | {"trainer": trainer | dict.fromkeys(LEFT_OUT, False)}
+        self.config, self.record = config, Record(folder, {})
         self.data, self.module = prepare(config, *check_trainable(config, overrides))
-        self.module.optim = replace(self.module.optim, schedule="constant", warmup_epochs=0.0)
-        build.compile_network(self.module.backbone, config)
 
     def fit(self, callback: pl.Callback, **options: Any) -> None:
         """Train with arguments of the Trainer; raises RuntimeError where memory is short."""
-        config = self.config | {"trainer": self.config["trainer"] | options}
-        trainer = build.build_trainer(config, Record(Path(), {}), [callback], self.module)
+        trainer = self.config["trainer"] | {"logger": None, "enable_checkpointing": False} | options
+        config = self.config | {"trainer": trainer}
+        trainer = build.build_trainer(config, self.record, [callback], self.module)
         build.move_to_device(self.module, trainer.strategy.root_device)
         try:
             trainer.fit(self.module, datamodule=self.data)

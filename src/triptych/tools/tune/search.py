@@ -18,18 +18,15 @@ import optuna
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, Trial, TrialState
 
-from triptych import build
 from triptych.arguments import check_writable
 from triptych.callbacks.checkpoint import find_mode
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import (
     CONFIGS,
-    MONITOR,
     MONITORS,
     RULES,
     Config,
@@ -38,15 +35,15 @@ from triptych.config import (
     resolve_config,
 )
 from triptych.data.source import Source
-from triptych.errors import UserError, summarize_error
+from triptych.errors import UserError
 from triptych.models.backbone import BackboneFactory
 from triptych.runs.failures import is_out_of_memory
 from triptych.runs.reader import sanitize
-from triptych.runs.record import Record, experiment_settings, hash_code
+from triptych.runs.record import experiment_settings, hash_code
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.tune import study as studies
-from triptych.tools.tune.finders import StopAtOnce, check_trainable
+from triptych.tools.tune.finders import ShortTraining, StopAtOnce, check_trainable
 from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space, contains, read_entries, with_settings
 from triptych.training import prepare
@@ -98,7 +95,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
 
 def find_direction(training: Config, source: Source, network: BackboneFactory) -> StudyDirection:
     """Whether the study is to maximize or to minimize what `checkpoint.monitor` names."""
-    monitor = training["checkpoint"].get("monitor", MONITOR)
+    monitor = training["checkpoint"]["monitor"]
     is_known = monitor in MONITORS  # of others the module says so
     modes = MONITORS if is_known else prepare(training, source, network)[1].monitors
     is_max = find_mode(monitor, modes) == "max"
@@ -118,7 +115,7 @@ def run_trial(training: Config, space: Space, seed: int, folder: Path, trial: Tr
     The attribute `error` of a trial that diverged or lacked memory says so.
     """
     values = studies.suggest(trial, space, seed)
-    monitor = training["checkpoint"].get("monitor", MONITOR)
+    monitor = training["checkpoint"]["monitor"]
     described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
     log.info("trial %d: %s", trial.number, described)
     try:
@@ -139,23 +136,11 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     The test images are not used. Raises TrialPruned, also where a training diverges or lacks
     memory, or the score is never a number; UserError at wrong settings.
     """
-    monitor = config["checkpoint"].get("monitor", MONITOR)
+    monitor = config["checkpoint"]["monitor"]
     callback = PruningCallback(trial, monitor)
-    pl.seed_everything(config["seed"], verbose=False)
-    source = build.instantiate("data.source", config["data"]["source"])
-    network = build.instantiate("model", config["model"])
     try:
-        data, module = prepare(config, source, network)
-        no_files = {"logger": None, "enable_checkpointing": False}
-        without_files = config | {"trainer": config["trainer"] | no_files}
-        record = Record(folder, {})
-        trainer = build.build_trainer(without_files, record, [callback], module)
-        build.move_to_device(module, trainer.strategy.root_device)
-        trainer.fit(module, datamodule=data)
-    except UserError:
-        raise
-    except (ValueError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {summarize_error(error)}") from error
+        training = ShortTraining(config, folder)
+        training.fit(callback)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise optuna.TrialPruned("out of memory") from None
@@ -167,7 +152,7 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
     scores = callback.scores if config["checkpoint"]["score"] == "best" else callback.scores[-1:]
     if not (numbers := [*filter(math.isfinite, scores)]):
         raise optuna.TrialPruned(f"{monitor} is {scores[-1]}")
-    return max(numbers) if find_mode(monitor, module.monitors) == "max" else min(numbers)
+    return max(numbers) if find_mode(monitor, training.module.monitors) == "max" else min(numbers)
 
 
 class PruningCallback(StopAtOnce):
@@ -206,7 +191,7 @@ def write_recipe(
     if path.exists() and not config["overwrite"]:
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
-    monitor = training["checkpoint"].get("monitor", MONITOR)
+    monitor = training["checkpoint"]["monitor"]
     num_trials, best = len(study.get_trials(deepcopy=False, states=studies.DONE)), study.best_trial
     head = [
         f"{training['model']['name']} on {training['data']['name']}, {date.today()}: "
