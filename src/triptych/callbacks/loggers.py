@@ -75,7 +75,8 @@ def find_tracking(record: Record) -> dict[str, str]:
     """
     if address := os.environ.get("MLFLOW_TRACKING_URI"):
         return {"tracking_uri": address}
-    log_dir = [*record.folder.absolute().parents][:4][-1]  # above data, model and seed
+    folder, data = record.folder.absolute(), record.metadata["data"]
+    log_dir = next((p.parent for p in folder.parents if p.name == data), folder.parent)
     place = {"artifact_location": (log_dir / "mlartifacts").as_uri()}
     return {"tracking_uri": f"sqlite:///{log_dir}/mlflow.db", **place}
 
