@@ -110,7 +110,8 @@ def test_a_metric_of_one_s_own_chooses_the_epoch_and_ends_the_training_in_its_di
 
 
 def test_a_metric_that_does_not_say_what_is_best_of_it_is_no_monitor(tmp_path: Path) -> None:
-    typed = ["metrics.mine._target_=torchmetrics.MeanMetric", "checkpoint.monitor=val/mine"]
+    typed = ["metrics.mine._target_=torchmetrics.classification.MulticlassSpecificity"]
+    typed += ["checkpoint.monitor=val/mine"]
     config = composed("train", *TINY, *map(prepare, typed), log_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"checkpoint\.monitor=val/mine: .*higher_is_better"):
         train(config, [])
