@@ -319,7 +319,8 @@ def find_missing_images(data: Config) -> Iterator[str]:
     elif fold is not None and not folds:
         yield f"data.folds=null: must be given, as data.fold={fold} is"
     for_train, for_test = (data["source"].get(name) for name in ("num_train", "num_test"))
-    if for_train and (data["num_train"] or 1) + (data["num_val"] or 1) > for_train:
+    num_val = 1 if folds else data["num_val"] or 1  # of which a fold takes the place
+    if for_train and (data["num_train"] or 1) + num_val > for_train:
         yield (
             f"data.num_val={format_value(data['num_val'])}: with "
             f"data.num_train={format_value(data['num_train'])} more than the {for_train} "

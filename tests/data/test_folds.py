@@ -84,5 +84,6 @@ def test_a_fold_out_of_range_is_refused(typed: list[str], words: str) -> None:
 
 def test_folds_are_in_the_config_of_a_run_that_has_them_alone() -> None:
     assert not {"folds", "fold"} & composed("train", "data=shapes")["data"].keys()
-    data = composed("train", "data=shapes", "data.folds=5", "data.fold=0")["data"]
+    few = "data.source.num_train=60"  # fewer than data.num_val, of which the fold takes the place
+    data = composed("train", "data=shapes", few, "data.folds=5", "data.fold=0")["data"]
     assert (data["folds"], data["fold"]) == (5, 0)
