@@ -3,6 +3,7 @@
 import copy
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from triptych.errors import UserError
 from triptych.losses import BinaryCrossEntropy, FocalLoss
 from triptych.optim import Optim
 from triptych.runs.record import config_hash
-from triptych.runs.trust import find_unknown_targets
+from triptych.runs.trust import check_untrusted_config, find_unknown_targets
+from triptych.training import train
 
 LIGHTNING, METRICS = "lightning.pytorch.callbacks", "torchmetrics.classification"
 RATES = "torch.optim.lr_scheduler"
@@ -193,12 +195,12 @@ class Own(Metric):
 
     higher_is_better = True
 
-    def __init__(self, gives: float | str) -> None:
+    def __init__(self, gives: float | str = float("nan")) -> None:
         super().__init__()
         self.gives = gives
 
     def update(self, shares: Tensor, labels: Tensor) -> None:
-        assert shares.shape == (len(labels), 3)
+        assert len(shares) == len(labels)
 
     def compute(self) -> Any:
         return self.gives if isinstance(self.gives, str) else torch.tensor(self.gives)
@@ -226,6 +228,15 @@ def test_a_metric_that_gives_no_number_is_named_before_the_first_epoch(
     refused = nullcontext() if is_taken else pytest.raises(UserError, match=r"^metrics\.mine: ")
     with refused:
         slots.try_metrics(module, 3, torch.arange(300) % 3)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_metric_without_a_value_is_null_and_ends_no_run(tmp_path: Path) -> None:
+    own = ["+metrics.mine._target_=tests.test_slots.Own"]
+    few = [f"log_dir={tmp_path}", "trainer.max_epochs=1"]
+    record = train(composed("train", *tiny.TINY, *own, *few), [])
+    assert record.metadata["status"] == "finished"
+    assert record.metadata["metrics"]["test/mine"] is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -345,6 +356,8 @@ EVIL = {"_target_": "os.system", "_partial_": True}
 )
 def test_anything_else_in_a_folder_is_refused(slot: str, node: dict[str, Any]) -> None:
     assert unknown(slot, **node) == {node["_target_"]}
+    with pytest.raises(UserError, match=r"add 'trusted_targets=\["):
+        check_untrusted_config(place(slot, node), tiny.TARGETS)
 
 
 @pytest.mark.parametrize("slot", ["loss", "data.augment", "trainer.callbacks", "metrics.a"])
