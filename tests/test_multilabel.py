@@ -326,8 +326,8 @@ def test_recipes_and_networks_are_compared_by_mean_average_precision(tmp_path: P
     for row in rows:
         assert 0 <= float(row["ap_low"]) < float(row["ap"]) < float(row["ap_high"]) <= 1
     text = (page.parent / "comparison.md").read_text()
-    assert "good has a higher mean average precision than poor" in text
-    assert "good seed 0 has a higher mean average precision than poor seed 0" in text
+    assert "good is higher in mean average precision than poor" in text
+    assert "good seed 0 is higher in mean average precision than poor seed 0" in text
     assert "bootstrap" in page.read_text()
     write_run(tmp_path / "logs", "other")  # one label an image: they are not mixed
     text = compare({"runs": str(tmp_path / "logs"), "out": None, "allow_mixed": False}).read_text()

@@ -78,6 +78,7 @@ class Pair:
     only_b: int | None = None
     f1_difference: WithInterval | None = None  # macro; None for recipes
     sentence: str = ""
+    words: tuple[str, str] | None = None  # what the better is, and the test, if not as usual
 
     @property
     def is_significant(self) -> bool:

@@ -27,7 +27,7 @@ from triptych.runs.record import Record
 from triptych.runs.storage import escape_formulas
 from triptych.tools.compare import formats, sentences
 from triptych.tools.compare.content import COLUMNS, Pair, Pairs, list_own_metrics
-from triptych.tools.compare.formats import percent, pluralize, points
+from triptych.tools.compare.formats import percent, pluralize
 from triptych.tools.compare.pairs import adjust, choose_pairs
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -41,6 +41,7 @@ from triptych.tools.compare.runs import FRACTION, Problem, TrainedNetwork, check
 from triptych.tools.statistics.inference import MIN_SEEDS, Estimate, WithInterval
 from triptych.tools.statistics.ranking import bootstrap_ap, estimate_ap
 
+WORDS = ("higher in mean average precision", "paired bootstrap")
 OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")  # columns of comparison.csv
 
 
@@ -85,7 +86,7 @@ class LabelComparison:
 
     @property
     def own_metrics(self) -> list[str]:
-        return list_own_metrics(self.networks)
+        return [name for name in list_own_metrics(self.networks) if name != "ap"]
 
 
 def are_multilabel(folders: Sequence[Path]) -> bool:
@@ -118,10 +119,12 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     recipes = group_by_recipe(read)
     names = {r.label: find_class_names(block) for block in split_comparable(recipes) for r in block}
     recipes = [replace(recipe, classes=names[recipe.label]) for recipe in recipes]
-    ap = {recipe.label: give_interval(estimate(list_networks(recipe)), 0.0) for recipe in recipes}
-    for network in (network for recipe in recipes for network in list_networks(recipe)):
-        ap[network.label] = give_interval(estimate([network]), 0.0)
-    tables = [compare_networks(recipes), compare_recipes(recipes)]
+    each = [take_network(recipe, n) for recipe in recipes for n in range(len(recipe.networks))]
+    ap = {recipe.label: give_interval(estimate(recipe), 0.0) for recipe in (*recipes, *each)}
+    tables = [
+        compare_recipes([take_network(recipe, 0) for recipe in recipes]),
+        compare_recipes([recipe for recipe in recipes if recipe.has_enough_seeds]),
+    ]
     differing = find_differing(recipes)
     return LabelComparison(
         title=sentences.write_title(recipes),
@@ -140,17 +143,15 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     )
 
 
-def estimate(a: Sequence[LabelNetwork], b: Sequence[LabelNetwork] = ()) -> Estimate:
-    """The mean over seeds of a recipe, or a network; less that of another, where one is given."""
-    groups = [group for group in (a, b) if group]
+def estimate(*recipes: Recipe) -> Estimate:
+    """The mean over seeds of a recipe, or that of a first less that of a second."""
+    groups = [list_networks(recipe) for recipe in recipes]
     seeds = [np.array([network.ap for network in group]) for group in groups]
+    means = [each.mean() for each in seeds]
     draws = [np.mean([network.draws for network in group], axis=0) for group in groups]
-    means = [float(each.mean()) for each in seeds]
-    sign = (1, -1)
-    value = sum(s * mean for s, mean in zip(sign, means, strict=False))
-    drawn = np.sum([s * each for s, each in zip(sign, draws, strict=False)], axis=0)
+    value, drawn = (each[0] - each[1] if len(each) == 2 else each[0] for each in (means, draws))
     repeated = [each for each in seeds if len(each) >= MIN_SEEDS]
-    found = estimate_ap(value, drawn, a[0].num_test, repeated)
+    found = estimate_ap(float(value), drawn, recipes[0].first.num_test, repeated)
     if any(len(each) == 2 for each in seeds):  # their scatter says too little
         found = found._replace(standard_error=np.inf)
     return found
@@ -165,93 +166,47 @@ def give_interval(estimate: Estimate, least: float, bounds: Sequence[float] = ()
     return WithInterval(estimate.value, max(low, least), min(high, 1.0))
 
 
+def take_network(recipe: Recipe, place: int) -> Recipe:
+    """One trained network as a recipe of its own."""
+    network = recipe.networks[place]
+    return replace(recipe, label=network.label, networks=(network,))
+
+
 def read_val_ap(recipe: Recipe) -> float | None:
     """Mean over seeds; None where it was not measured for each."""
     values = [network.metadata["metrics"].get("val/ap") for network in recipe.networks]
     return sum(values) / len(values) if all(map(FRACTION.holds, values)) else None
 
 
-def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
-    """Trained networks, one a recipe: its lowest seed."""
-    twos, limit, is_validated = choose_pairs(
-        recipes, lambda recipe: read_val_ap(replace(recipe, networks=recipe.networks[:1]))
-    )
-    groups = [tuple(list_networks(recipe)[:1] for recipe in two) for two in twos]
-    return Pairs(compare_groups(groups), len(recipes), limit, is_validated)
-
-
 def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
-    """Recipes of three seeds or more."""
-    repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
-    twos, limit, is_validated = choose_pairs(repeated, read_val_ap)
-    groups = [tuple(list_networks(recipe) for recipe in two) for two in twos]
-    labels = [(a.label, b.label) for a, b in twos]
-    return Pairs(compare_groups(groups, labels), len(repeated), limit, is_validated)
-
-
-def compare_groups(
-    groups: Sequence[tuple[tuple[LabelNetwork, ...], ...]], labels: Sequence[tuple[str, str]] = ()
-) -> tuple[Pair, ...]:
-    """Every two networks, or two recipes by their `labels`."""
-    estimates = [estimate(*two) for two in groups]
+    """All that can be compared, or of many each with the best in validation."""
+    twos, limit, is_validated = choose_pairs(recipes, read_val_ap)
+    estimates = [estimate(*two) for two in twos]
     pairs = []
-    tested = zip(groups, estimates, adjust(estimates), strict=True)
-    for place, ((a, b), found, (bounds, p, p_holm)) in enumerate(tested):
-        names = labels[place] if labels else (a[0].label, b[0].label)
+    for (a, b), found, (bounds, p, p_holm) in zip(twos, estimates, adjust(estimates), strict=True):
         difference = give_interval(found, -1.0, bounds[1:])
-        seeds = (len(a), len(b))
-        pairs.append(Pair(*names, a[0].num_test, seeds, difference, p, p_holm))
-    return tuple(replace(pair, sentence=write_sentence(pair, len(pairs))) for pair in pairs)
-
-
-def write_sentence(pair: Pair, num_pairs: int) -> str:
-    """Whether it claims a difference depends on Holm's p alone."""
-    (value, low, high), better, other = pair.difference, pair.a, pair.b
-    if value < 0:  # the better first
-        value, low, high, better, other = -value, -high, -low, other, better
-    claim = f"{better} has a higher mean average precision than {other}"
-    if not pair.is_significant:
-        claim = f"{better} and {other} do not differ significantly in mean average precision"
-    bounds = formats.interval(low, high, points).replace("+", "")
-    p = f"p = {formats.p_value(pair.p_holm)}".replace("= <", "<")
-    if num_pairs > 1:
-        bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
-    images = pluralize(pair.num_images, "test image")
-    is_network = pair.num_seeds == (1, 1)
-    end = ". One seed each, so this says nothing about retraining." if is_network else "."
-    seeds = "" if is_network else f"; {' and '.join(map(str, pair.num_seeds))} seeds"
-    return (
-        f"{claim} on these {images}: {points(value)} points (95 % CI {bounds}; paired bootstrap "
-        f"over images, {p}{seeds}){end}"
-    )
+        num_seeds = (len(a.networks), len(b.networks))
+        fields = (a.label, b.label, a.first.num_test, num_seeds, difference)
+        pairs.append(Pair(*fields, p, p_holm, words=WORDS))
+    return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
 def write_verdict(
     recipes: Sequence[Recipe], ap: Mapping[str, WithInterval], tables: Sequence[Pairs]
 ) -> tuple[str, ...]:
     """What was compared, how well each ranks its labels, and which differences are significant."""
-    num_networks = sum(len(recipe.networks) for recipe in recipes)
-    sizes = formats.join_words([pluralize(n, "image") for n in sorted({*map(count, recipes)})])
-    lines = [
-        f"{pluralize(num_networks, 'trained network')}, {pluralize(len(recipes), 'recipe')}: "
-        f"evaluated on {sizes} with any number of labels; every image counts once."
-    ]
+    sizes = sorted({recipe.first.num_test for recipe in recipes})
+    images = formats.join_words([pluralize(n, "image") for n in sizes])
+    lines = [f"Evaluated on {images} with any number of labels; every image counts once."]
     for recipe in recipes[: sentences.MAX_SENTENCES]:
         value, low, high = ap[recipe.label]
+        bounds = f"95 % bootstrap interval {formats.interval(low, high)} %"
         seeds = pluralize(len(recipe.networks), "seed")
-        over = "images" if len(recipe.networks) == 1 else "seeds and images"
-        bounds = f"95 % bootstrap interval over {over} {formats.interval(low, high)} %"
-        lines.append(
-            f"{recipe.label}: mean average precision {percent(value)} % ({seeds}; "
-            f"{bounds if low == low else 'no interval'})."
-        )
+        how = f"{seeds}; {bounds if low == low else 'no interval'}"
+        lines.append(f"{recipe.label}: mean average precision {percent(value)} % ({how}).")
     for table in tables[::-1]:
         lines += [pair.sentence for pair in table.pairs[: sentences.MAX_SENTENCES]]
     return tuple(lines)
-
-
-def count(recipe: Recipe) -> int:
-    return recipe.first.num_test
 
 
 def write_csv(comparison: LabelComparison) -> str:

@@ -180,15 +180,16 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     if value < 0:  # the better first
         better, other, seeds = other, better, seeds[::-1]
         value, low, high = -value, -high, -low
-    is_recipe = pair.only_a is None
+    is_recipe = pair.num_seeds != (1, 1)
     images = pluralize(pair.num_images, "test image")
     if is_recipe:
         a, b = seeds
         each = f"{a} seeds each" if a == b else f"{a} and {b} seeds"
-        word, test, where, end = "better", "t test", "", f"; {each}, {images})."
+        usual, where, end = ("better", "t test"), "", f"; {each}, {images})."
     else:
-        word, test, where = "more accurate", "McNemar", f" on these {images}"
+        usual, where = ("more accurate", "McNemar"), f" on these {images}"
         end = "). One seed each, so this says nothing about retraining."
+    word, test = pair.words or usual
     claim = f"{better} is {word} than {other}"
     if not pair.is_significant:
         claim = f"{better} and {other} do not differ significantly"

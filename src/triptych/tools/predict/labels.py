@@ -65,8 +65,3 @@ def write_lines(file: TextIO, layout: Layout) -> Write:
         print(f"{sanitize_line(prediction.path)}: {said}", file=file)
 
     return write
-
-
-def title(prediction: Prediction) -> str:
-    """What stands above an image of the grid."""
-    return prediction.error or ", ".join(n for n, _ in list_labels(prediction)) or "no label"

@@ -68,7 +68,6 @@ class Layout(NamedTuple):
 
 Write = Callable[[Prediction], Any]
 Writer = Callable[[TextIO, Layout], Write]
-Title = Callable[[Prediction], str]  # what stands above an image of the grid
 Array = NDArray[np.floating]
 
 
@@ -186,20 +185,12 @@ def as_json(choice: Choice) -> dict[str, Any]:
     return {"class": choice.label, "probability": round(choice.probability, DIGITS)}
 
 
-def save_grid(
-    path: Path,
-    predictions: Sequence[Prediction],
-    heading: str,
-    max_pixels: int,
-    title: Title | None = None,
-) -> None:
+def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:
     """Write a PNG; letters that the font lacks are boxes."""
-    save(draw_grid(predictions, heading, max_pixels, title), path)
+    save(draw_grid(predictions, heading, max_pixels), path)
 
 
-def draw_grid(
-    predictions: Sequence[Prediction], heading: str, max_pixels: int, title: Title | None = None
-) -> Figure:
+def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) -> Figure:
     """Each image, in its own proportions, under its class and its file's name; in that order."""
     columns = min(len(predictions), COLUMNS)
     rows = -(-len(predictions) // columns)
@@ -212,7 +203,7 @@ def draw_grid(
         axes.set_axis_off()
     for axes, prediction in zip(axes_list, predictions, strict=False):
         name = truncate(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
-        axes.set_title(f"{(title or cell_title)(prediction)}\n{name}", loc="left", size=9, y=1)
+        axes.set_title(f"{cell_title(prediction)}\n{name}", loc="left", size=9, y=1)
         try:
             image = read_image(Path(prediction.path), max_pixels=max_pixels)
             image.thumbnail((PIXELS, PIXELS))

@@ -85,8 +85,7 @@ def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tup
         if grid:
             votes = ": mean probability, and the number of networks that agree"
             heading = ", ".join(ensemble.names) + (votes if layout.voters else "")
-            title = labels.title if ensemble.task == MULTILABEL else None
-            save_grid(grid, first, heading, config["max_pixels"], title)
+            save_grid(grid, first, heading, config["max_pixels"])
     return num_images, len(failed)
 
 
