@@ -1,7 +1,7 @@
 """Augmentations beyond `standard`: some a batch at a time on the device, or any of torchvision's.
 
 An operation does to each image what that of `torchvision.transforms.v2.functional` does, within one
-of 256 levels, whatever else is in the batch. All draws are keyed by (seed, epoch, image): a resumed
+of 256 levels, whatever else is in the batch; of two pixels just as near, either is taken. All draws are keyed by (seed, epoch, image): a resumed
 run, or one on more devices or with more workers, sees the same images.
 
 Shapes: B images of a batch, of which an operation takes b; H, W stored pixels; R operations, one
@@ -40,11 +40,8 @@ def sample(images: Tensor, x: Tensor, y: Tensor, mode: str) -> Tensor:
     height, width = images.shape[-2:]
     shape = (len(images), height, width)
     grid = [(x / (0.5 * width)).expand(shape), (y / (0.5 * height)).expand(shape)]
-    return (
-        F.grid_sample(images.float(), torch.stack(grid, -1), mode, align_corners=False)
-        .round_()
-        .byte()
-    )
+    made = F.grid_sample(images.float(), torch.stack(grid, -1), mode, align_corners=False)
+    return made.round_().byte()
 
 
 def warp(images: Tensor, amount: Tensor, name: str) -> Tensor:
@@ -300,7 +297,9 @@ class PerImage:
                 made.append(self.transform(image))
         return torch.stack(made)
 
-    def load(self, subset: Any, sampler: "KeyedBatchSampler", seed: int) -> tuple[Any, Any]:
+    def load_augmented(
+        self, subset: Any, sampler: "KeyedBatchSampler", seed: int
+    ) -> tuple[Any, Any]:
         """A data set and a sampler of it whose images are augmented where they are loaded."""
         return AugmentedSubset(subset, self, seed), EpochBatches(sampler)
 

@@ -130,7 +130,7 @@ class ImageDataModule(pl.LightningDataModule):
         words: dict[Any, Augment | None] = {"none": None, "standard": standard}
         augment = words[self.augment] if isinstance(self.augment, str) else self.augment
         # Of augment.PerImage alone, which works where images are loaded, instead of on the device.
-        self.per_image: Any = augment if hasattr(augment, "load") else None
+        self.per_image: Any = augment if hasattr(augment, "load_augmented") else None
         on_device = None if self.per_image else augment
         self.transforms = DeviceTransforms(self.preprocessing, on_device, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
@@ -180,7 +180,7 @@ class ImageDataModule(pl.LightningDataModule):
 
             images = balance(subset, sampler)
         if seed is not None and self.per_image:
-            images, sampler = self.per_image.load(images, sampler, seed)
+            images, sampler = self.per_image.load_augmented(images, sampler, seed)
         return DataLoader(
             images,
             batch_sampler=sampler,  # type: ignore[arg-type]
