@@ -78,6 +78,7 @@ class WeightsFile:
         head: str,
         ignored: tuple[str, ...] = (),
         classes: Sequence[str] | None = None,
+        model: str = "the network",
     ) -> tuple[str, list[str]]:
         """Give a network the weights: how its head came about, and notes on what was taken.
 
@@ -102,7 +103,7 @@ class WeightsFile:
             if not name.startswith(left_out) and not COUNTERS.search(name)
         )
         add_versions(fitting, current, state)
-        self._load(network, fitting, below)
+        self._load(network, fitting, below, model)
         rows, origin = fit_head(network.get_submodule(head), stored, self.classes, classes)
         network.get_submodule(head).load_state_dict(rows)
         return origin, notes
@@ -130,7 +131,11 @@ class WeightsFile:
         return chosen, [f"weights {self.path}: {note}" for note in notes]
 
     def _load(
-        self, network: nn.Module, state: OrderedDict[str, Tensor], below: Mapping[str, Tensor]
+        self,
+        network: nn.Module,
+        state: OrderedDict[str, Tensor],
+        below: Mapping[str, Tensor],
+        model: str,
     ) -> None:
         shapes = [
             f"{name} {list(value.shape)} instead of {list(below[name].shape)}"
@@ -165,7 +170,7 @@ class WeightsFile:
         ]
         lines = ["; ".join(problems)] if problems else []
         lines += [f"{len(shapes)} of another shape: {list_first(shapes)}"] if shapes else []
-        raise UserError(f"weights {self.path}: do not fit the network\n" + "\n".join(lines))
+        raise UserError(f"weights {self.path}: do not fit {model}\n" + "\n".join(lines))
 
 
 def build_for_weights(
@@ -192,7 +197,7 @@ def build_for_weights(
         set_input_transform(backbone.network, recorded["transform_input"], factory.name)
     if file:
         backbone.head_origin, taken = file.load_into(
-            backbone.network, backbone.head_name, factory.ignored, classes
+            backbone.network, backbone.head_name, factory.ignored, classes, factory.name
         )
         assumed = [] if recorded else [describe_assumption(file.path, backbone.expectations)]
         backbone.notes = [*taken, *notes, *assumed]
