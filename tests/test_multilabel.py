@@ -21,8 +21,8 @@ from tests.tiny import choose, draw_nothing
 from triptych import load_run
 from triptych.cli import prepare
 from triptych.data.folder import Folder
+from triptych.data.mixing import make_mix
 from triptych.data.rng import find_strata, split_stratified
-from triptych.data.transforms import make_mix
 from triptych.errors import UserError
 from triptych.metrics import Scores
 from triptych.module import ImageClassifier
