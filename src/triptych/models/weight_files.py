@@ -149,8 +149,7 @@ class WeightsFile:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(f"weights {self.path}: do not fit ({reason})") from error
         else:
-            missing, unexpected = [*(below.keys() - state)], [*(state.keys() - below)]
-            missing, unexpected = sorted(missing), sorted(unexpected)
+            missing, unexpected = sorted(below.keys() - state), sorted(state.keys() - below)
         broken = [
             f"{name} ({str(value.dtype).removeprefix('torch.')})"
             for name, value in state.items()
