@@ -1,8 +1,9 @@
 """Augmentations beyond `standard`: some a batch at a time on the device, or any of torchvision's.
 
 An operation does to each image what that of `torchvision.transforms.v2.functional` does, within one
-of 256 levels, whatever else is in the batch; of two pixels just as near, either is taken. All draws are keyed by (seed, epoch, image): a resumed
-run, or one on more devices or with more workers, sees the same images.
+of 256 levels, whatever else is in the batch; of two pixels just as near, either is taken. All draws
+are keyed by (seed, epoch, image): a resumed run, or one on more devices or with more workers, sees
+the same images.
 
 Shapes: B images of a batch, of which an operation takes b; H, W stored pixels; R operations, one
 after the other.
