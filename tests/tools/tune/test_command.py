@@ -148,6 +148,18 @@ def test_train_takes_the_recipe_and_trains_what_the_best_trial_did(
     assert len(text.splitlines()) <= 25
 
 
+def test_a_recipe_has_what_its_data_require(tmp_path: Path) -> None:
+    typed = ["data=folder", f"data.root={tmp_path}/photos", "data.size=32", *SMALL[:4]]
+    config = composed("train", *typed)
+    recipe = searching.format_recipe(config, {"optim.lr": 0.5}, typed, ["a head"])
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(recipe)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        path = f"hydra.searchpath=[file://{tmp_path}]"
+        by_recipe = resolve_config(compose("train", [path, "experiment=mine"]))
+    assert by_recipe == with_settings(config, {"optim.lr": 0.5})
+
+
 @pytest.mark.parametrize(("rate", "reason"), [(0.001, "^$"), (1e30, "loss is (nan|inf)")])
 def test_a_training_is_pruned_after_the_validation_that_says_so_or_where_it_diverges(
     rate: float, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -217,10 +217,14 @@ def format_recipe(
     `overrides`: as typed, for the choices in them; `head`: lines of its comment.
     """
     choices = read_choices(overrides)
-    plain = resolve_config(compose_training([f"{group}={c}" for group, c in choices.items()]))
+    chosen = compose_training([f"{group}={choice}" for group, choice in choices.items()])
+    required = dict(find_required(config, chosen))
+    for key, value in required.items():
+        OmegaConf.update(chosen, key, value)
+    plain = resolve_config(chosen)
     settings = OmegaConf.create()
     differences = find_differences(experiment_settings(config), experiment_settings(plain))
-    for key, value in [*differences, *values.items()]:
+    for key, value in [*required.items(), *differences, *values.items()]:
         OmegaConf.update(settings, key, value, force_add=True)
     lines = ["# @package _global_", *(f"# {line}" for line in head), "", "defaults:"]
     lines += [f"  - override /{group}: {choice}" for group, choice in choices.items()]
@@ -228,6 +232,13 @@ def format_recipe(
         OmegaConf.to_container(settings), sort_keys=False, default_flow_style=None, width=98
     )
     return "\n".join([*lines, "", body])
+
+
+def find_required(config: Config, chosen: DictConfig) -> Iterator[tuple[str, Any]]:
+    """What the files of the choices leave to be given, as `data.root` of photos, by the config."""
+    for group in GROUPS:
+        missing = (name for name in chosen[group] if OmegaConf.is_missing(chosen[group], name))
+        yield from ((f"{group}.{name}", config[group][name]) for name in missing)
 
 
 def read_choices(overrides: Sequence[str]) -> dict[str, str]:
