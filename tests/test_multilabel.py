@@ -304,6 +304,25 @@ def test_a_task_of_a_forks_own_goes_all_the_way_or_is_refused_by_name(
         compare({"runs": str(folder), "out": None, "allow_mixed": False})
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"labels": np.zeros((4, 3))},
+        {"labels": np.full((4, 3), 2, np.uint8)},
+        {"labels": np.zeros((4, 2), np.uint8)},
+        {"index": np.array(4)},
+        {"logits": np.zeros(4, np.float32)},
+    ],
+)
+def test_a_file_of_other_arrays_is_refused_in_a_line(tmp_path: Path, arrays: Any) -> None:
+    predictions = draw(4)
+    sound = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
+    np.savez(tmp_path / "test.npz", **(sound | arrays))
+    with pytest.raises(UserError, match=r"test\.npz: ") as error:
+        read_predictions(tmp_path / "test.npz", "multilabel")
+    assert "\n" not in str(error.value)
+
+
 def write_multilabel_run(root: Path, model: str, seed: int, skill: float) -> Path:
     folder = write_run(root, model, seed, num_images=300, num_classes=3)
     predictions = draw(300, seed=int(1000 * skill) + seed, skill=skill)

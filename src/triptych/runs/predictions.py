@@ -208,7 +208,7 @@ def unescape_formula(text: str) -> str:
 
 
 def _find_multilabel_problem(logits: Array, labels: Array, index: Array) -> str | None:
-    if problem := _find_problem(logits, np.zeros(len(index), np.int64), index):
+    if problem := _find_problem(logits, np.zeros(index.shape, np.int64), index):
         return problem
     if labels.dtype != np.uint8 or labels.shape != logits.shape or labels.max() > 1:
         return f"labels must be 0 or 1, uint8 {logits.shape}; they are {labels.dtype}"

@@ -98,6 +98,8 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
     name, source = data["name"], instantiate("data.source", data["source"])
     check_not_own(run, data, source)
     images = read_source(source, run.record.folder)
+    if images.test.labels.ndim > 1:
+        raise UserError("data.separator: the network gives one label an image; leave it out")
     chosen, index, which = choose_images(images, config["split"])
     if data["num_test"]:
         [part] = split_stratified(chosen.labels[index], [data["num_test"]], data["split_seed"])
