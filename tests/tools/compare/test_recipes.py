@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
-from triptych.tools.compare.recipes import Recipe, group_by_recipe, make_labels
+from triptych.tools.compare.recipes import Recipe, describe_value, group_by_recipe, make_labels
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.scores import score_predictions
 
@@ -54,6 +54,22 @@ def test_a_label_names_the_settings_that_differ_and_no_more() -> None:
     shared = {"weights": "null", "epochs": "2"}
     recipes = [("vgg", shared | {"lr": lr}) for lr in "12"] + [("alexnet", shared | {"lr": "3"})]
     assert make_labels(recipes) == ["vgg, lr=1", "vgg, lr=2", "alexnet"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        ([], "[]"),
+        ([1, {"a": 2}], '[1, {"a": 2}]'),
+        (
+            [{"_target_": "a.Soup", "k": 3, "by": None}, {"_target_": "EMA"}],
+            "Soup(k=3, by=null), EMA()",
+        ),
+    ],
+)
+def test_classes_of_a_list_are_shown_as_they_are_called(value: object, text: str) -> None:
+    assert describe_value(value) == text
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), unique=True, min_size=1))

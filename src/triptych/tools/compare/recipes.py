@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import SLOTS, format_value
+from triptych.config import SLOTS, format_value, is_node
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
@@ -232,14 +232,26 @@ def write_banner(runs: Sequence[TrainedNetwork]) -> str | None:
 
 
 def list_settings(run: TrainedNetwork) -> dict[str, str]:
-    """Every setting besides the model, as it would be typed; lists and their nodes as JSON, and a
-    class that research chose where a word for it would stand."""
+    """Every setting besides the model, as it would be typed, and a class that research chose where
+    a word for it would stand."""
     settings = {name: run.metadata[name] for name in ("weights", "input_size")}
     settings |= {name: v for name, v in _flatten(run.config, "") if name not in LEFT_OUT}
-    return {
-        name: json.dumps(v, default=str) if isinstance(v, list | dict) else format_value(v)
-        for name, v in settings.items()
-    }
+    return {name: describe_value(value) for name, value in settings.items()}
+
+
+def describe_value(value: Any) -> str:
+    """A setting as it would be typed, lists as JSON; of nodes in a list, their classes as called:
+    `Soup(k=3)`."""
+    if not isinstance(value, list | dict):
+        return format_value(value)
+    if not (value and isinstance(value, list) and all(map(is_node, value))):
+        return json.dumps(value, default=str)
+    calls = []
+    for node in value:
+        given = {name: v for name, v in node.items() if name != "_target_"}
+        arguments = ", ".join(f"{name}={describe_value(v)}" for name, v in given.items())
+        calls.append(f"{node['_target_'].rpartition('.')[2]}({arguments})")
+    return ", ".join(calls)
 
 
 def list_environment(run: TrainedNetwork) -> dict[str, str]:
