@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from triptych.distributed.processes import restore_numbers
+
 ENDLESS = """
 import signal, sys, time
 from pathlib import Path
@@ -27,3 +29,8 @@ def test_a_job_that_cannot_stop_is_killed_some_time_after_its_sweep_is_gone(
         assert job.stdout.readline() == b"working\n"
         job.stdin.close()
         assert job.wait(60) == -signal.SIGKILL
+
+
+def test_numbers_stay_keys_of_a_jobs_settings() -> None:
+    config = {"trainer": {"callbacks": [{"scheduling": {4: 2, "a": {"b": 1}}}]}}
+    assert json.loads(json.dumps(config), object_hook=restore_numbers) == config

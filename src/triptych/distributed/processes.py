@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from triptych.cli import (
+    ROOT,
     configure_logging,
     configure_process,
     load_function,
@@ -113,17 +114,24 @@ def main(place: Path) -> int:
     os.environ[STARTED] = str(time.time())
     threading.Thread(target=stop_with_parent, daemon=True).start()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's, which reaches all of a job
+    sys.path.append(str(ROOT))  # where `python train.py` finds classes of one's own
     open_screen()
     configure_process()
     configure_logging()
     try:
-        config, overrides = json.loads((place / "job.json").read_text())
+        job = (place / "job.json").read_text()
+        config, overrides = json.loads(job, object_hook=restore_numbers)
         work(config, overrides, place / "folder")
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def restore_numbers(mapping: Config) -> Config:
+    """A mapping with numbers as keys, as a callback's `scheduling={4: 2}` has: JSON has texts."""
+    return {int(key) if key.isdecimal() else key: value for key, value in mapping.items()}
 
 
 def stop_with_parent() -> None:
