@@ -28,7 +28,8 @@ RICH = [
 WITHIN = [
     *("checkpoint.every_n_steps=1", "++trainer.val_check_interval=2", "++trainer.max_epochs=2"),
     *("++trainer.accumulate_grad_batches=3", "++trainer.log_every_n_steps=1"),
-    f"++trainer.callbacks=[{EMA}]",
+    *(f"++trainer.callbacks=[{EMA}]", "data.sampler=balanced"),
+    "optim.schedule={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, patience: 0}",
 ]
 
 
