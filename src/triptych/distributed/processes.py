@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from triptych.cli import (
     ROOT,
@@ -129,7 +129,7 @@ def main(place: Path) -> int:
     return 0
 
 
-def restore_numbers(mapping: Config) -> Config:
+def restore_numbers(mapping: Config) -> dict[int | str, Any]:
     """A mapping with numbers as keys, as a callback's `scheduling={4: 2}` has: JSON has texts."""
     return {int(key) if key.isdecimal() else key: value for key, value in mapping.items()}
 
