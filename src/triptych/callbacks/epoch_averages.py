@@ -173,10 +173,14 @@ def recompute_statistics(trainer: Any, pl_module: Any) -> None:
     loader = trainer.datamodule.train_dataloader()
     loader.batch_sampler.set_epoch(trainer.current_epoch)
     batches = zip(range(trainer.num_training_batches if momenta else 0), loader, strict=False)
-    for _, batch in batches:
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    ready = progress.ready
+    for number, batch in batches:
+        progress.ready = number  # images are mixed by it
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         with trainer.precision_plugin.forward_context():
             pl_module(moved.inputs)
+    progress.ready = ready
     for layer, momentum in momenta.items():
         layer.momentum = momentum
         for name in ("running_mean", "running_var"):
