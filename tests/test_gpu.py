@@ -20,9 +20,10 @@ from tests.same_run import assert_equal, state
 from tests.tiny import TARGETS, TINY, Tiny
 from triptych.build import device_name
 from triptych.callbacks.checkpoint import CheckpointCallback
+from triptych.data.augment import standard
 from triptych.data.datamodule import Batch
 from triptych.data.mixing import make_mix
-from triptych.data.transforms import DeviceTransforms, standard
+from triptych.data.transforms import DeviceTransforms
 from triptych.losses import FocalLoss
 from triptych.metrics import build_metrics, compute_scores
 from triptych.models.backbone import Backbone, Preprocessing

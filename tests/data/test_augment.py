@@ -18,9 +18,15 @@ from triptych.build import instantiate
 from triptych.cli import prepare
 from triptych.config import CONFIGS
 from triptych.data import augment
-from triptych.data.augment import OPERATIONS, SPACE, PerImage, RandAugment, RandomResizedCrop
+from triptych.data.augment import (
+    OPERATIONS,
+    SPACE,
+    PerImage,
+    RandAugment,
+    RandomResizedCrop,
+    standard,
+)
 from triptych.data.rng import uniform
-from triptych.data.transforms import standard
 from triptych.errors import UserError
 from triptych.runs.trust import find_unknown_targets
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from tests.composing import composed
 from tests.data.test_datamodule import Toy, make, noise, trainer
+from triptych.data.augment import standard
 from triptych.data.balance import draw_balanced
 from triptych.data.datamodule import KeyedBatchSampler
-from triptych.data.transforms import DeviceTransforms, standard
+from triptych.data.transforms import DeviceTransforms
 from triptych.errors import UserError
 
 SOME_OF_EACH = [0] + [1] * 5 + [3] * 58  # no image of class 2

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from triptych.data.augment import PerImage
+from triptych.data.augment import PerImage, standard
 from triptych.data.datamodule import Batch, ImageDataModule
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors
-from triptych.data.transforms import DeviceTransforms, standard
+from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
 
 PREPROCESSING = Preprocessing(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

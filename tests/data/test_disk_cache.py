@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.data.disk_cache import map_tensor
+from triptych.data.disk_cache import lock_file, map_tensor
 from triptych.errors import UserError
-from triptych.runs.storage import lock_file
 
 
 def test_a_set_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:

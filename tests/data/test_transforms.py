@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.data import transforms
-from triptych.data.transforms import DeviceTransforms, crop, erase, flip, standard
+from triptych.data.augment import crop, erase, flip, standard
+from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

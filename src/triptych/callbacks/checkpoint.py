@@ -289,7 +289,11 @@ class SaveSchedule:
 
     def is_out_of_time(self, trainer: pl.Trainer) -> bool:
         """Whether the run has to be stopped now, for at the next chance it would be late."""
-        return self.clock is not None and not self.clock.has_time_for_step(trainer)
+        if self.clock is None or self.clock.deadline == math.inf:
+            return False
+        from triptych.callbacks.deadline import has_time_for_step
+
+        return not has_time_for_step(self.clock, trainer)
 
     def _agree(self, trainer: pl.Trainer, is_due_here: bool) -> bool:
         """Whether it is due on any rank; False until `AGREE_SECONDS` have passed, in steps."""

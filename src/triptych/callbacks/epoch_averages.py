@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from triptych.callbacks.checkpoint import CheckpointCallback
-from triptych.callbacks.loop import is_last_epoch, validate
 from triptych.callbacks.unfreezing import Groups
 from triptych.config import MONITOR
 
@@ -52,12 +51,31 @@ class EpochAverage(Checkpoint):
         recompute_statistics(trainer, pl_module)
         [checkpoints] = (c for c in trainer.callbacks if isinstance(c, CheckpointCallback))
         before = checkpoints.best.metrics
-        validate(trainer)
+        validate_epoch(trainer)
         is_best = checkpoints.best.metrics is not before
         if trainer.is_global_zero:
             checkpoints.record.update(averaged_epochs=epochs, average_is_best=is_best)
         listed, verdict = ", ".join(map(str, epochs)), "is" if is_best else "is not"
         log.info("%s: the mean of epochs %s %s what is scored", name, listed, verdict)
+
+
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether no epoch follows the present one: to be asked at its end."""
+    progress = trainer.fit_loop.epoch_progress.current
+    completed = progress.completed
+    is_last = bool(trainer.fit_loop.done)
+    progress.completed = completed  # which `done` sets
+    return is_last
+
+
+def validate_epoch(trainer: Any) -> None:
+    """Run a validation at the end of an epoch, as if it were of the epoch after it."""
+    progress, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
+    is_first, trainer.validating = connector._first_loop_iter, True
+    progress.completed += 1
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    progress.completed -= 1
+    connector._first_loop_iter, trainer.training = is_first, True
 
 
 class SWA(EpochAverage):

@@ -18,17 +18,20 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from rich.filesize import decimal
 from torch import Tensor
 
+from triptych.callbacks.deadline import has_time
 from triptych.callbacks.progress import ProgressLines
-from triptych.callbacks.time_left import find_clock
+from triptych.callbacks.time_left import RunClock, count_batches, find_clock
 from triptych.data.datamodule import ImageSubset
-from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.source import hash_tensors
 from triptych.errors import UserError, summarize_error
+from triptych.runs.durations import format_left
 from triptych.runs.record import Record
-from triptych.runs.storage import lock_file
+from triptych.runs.stopping import OutOfTime
 
 log = logging.getLogger(__name__)
 
+HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
 MAX_BYTES = 8 * 10**9  # of all features on disk; the least recently used are removed
 TOLERANCE = 0.02  # relative: bfloat16 rounds so much, and another batch size rounds otherwise
 NUM_CHECKED = 8  # first images, by which the head and a file are checked
@@ -180,7 +183,7 @@ class FrozenBackbone:
     def _show_progress(self, number: int, total: int, *, may_stop: bool) -> None:
         """Say how long it takes, where nobody did for a while; raises OutOfTime at a deadline."""
         if clock := find_clock(self.trainer):
-            left = clock.note_features(self.trainer, total - number - 1, may_stop=may_stop)
+            left = note_features(clock, self.trainer, total - number - 1, may_stop=may_stop)
             for lines in self.trainer.callbacks:
                 if isinstance(lines, ProgressLines):
                     lines.say(f"features, batch {number + 1} of {total}", lambda: left)
@@ -203,3 +206,26 @@ class FrozenBackbone:
 def is_close(actual: Tensor, expected: Tensor) -> bool:
     """Whether two tensors differ by `TOLERANCE` of the second's norm at most; False at NaN."""
     return bool((actual - expected).norm() <= TOLERANCE * expected.norm())
+
+
+def note_features(clock: RunClock, trainer: Any, num_left: int, *, may_stop: bool) -> str:
+    """Note that a batch of features was computed, of which so many are left; the time that is left
+    with the training of the head, in words that continue a line.
+
+    Raises OutOfTime where there is no time for the next, if it `may_stop`.
+    """
+    clock.pace.advance("features", time.monotonic())
+    each = clock.seconds("features")
+    if may_stop and not has_time(clock, each):
+        raise OutOfTime(0)
+    per_epoch = count_batches(trainer, "train")
+    steps = max(trainer.max_epochs or 0, 0) * per_epoch
+    if trainer.max_steps > 0:
+        steps = trainer.max_steps
+    head = HEAD_STEP * steps + HEAD_EPOCH * steps / max(1, per_epoch)
+    seconds = num_left * each + head + clock.end_seconds
+    if clock.pace.is_new():
+        return ""
+    clock.feature_seconds = (clock.pace.counts["features"] + num_left) * each
+    clock.report_end(seconds)
+    return f", {format_left(seconds)}"

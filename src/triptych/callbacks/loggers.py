@@ -24,6 +24,7 @@ from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
 from triptych.config import Config, Rule, count, format_value, number
+from triptych.data.disk_cache import lock_file
 from triptych.distributed.ranks import get_rank
 from triptych.errors import HIDDEN, UserError, summarize_error
 from triptych.runs import storage
@@ -84,7 +85,7 @@ def find_tracking(record: Record) -> dict[str, str]:
 def lock_database(address: str) -> AbstractContextManager[None]:
     """Let one process at a time make what is missing in a file of MLflow's: jobs begin together."""
     scheme, _, path = address.partition(":///")
-    return storage.lock_file(Path(path), "log_dir") if scheme == "sqlite" else nullcontext()
+    return lock_file(Path(path), "log_dir") if scheme == "sqlite" else nullcontext()
 
 
 def argument_names(target: str) -> set[str]:

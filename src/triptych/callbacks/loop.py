@@ -42,22 +42,3 @@ def resume_by_epochs(trainer: pl.Trainer) -> None:
     Lightning would count from the epoch before then, and train in that one's order once more.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-
-
-def is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether no epoch follows the present one: to be asked at its end."""
-    progress = trainer.fit_loop.epoch_progress.current
-    completed = progress.completed
-    is_last = bool(trainer.fit_loop.done)
-    progress.completed = completed  # which `done` sets
-    return is_last
-
-
-def validate(trainer: Any) -> None:
-    """Run a validation at the end of an epoch, as if it were of the epoch after it."""
-    progress, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
-    is_first, trainer.validating = connector._first_loop_iter, True
-    progress.completed += 1
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    progress.completed -= 1
-    connector._first_loop_iter, trainer.training = is_first, True

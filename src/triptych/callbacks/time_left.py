@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from triptych.runs.durations import END_FILE, PROGRESS_FILE, format_left
-from triptych.runs.stopping import OutOfTime, read_deadline, read_start
+from triptych.runs.stopping import read_deadline, read_start
 
 if TYPE_CHECKING:
     from triptych.runs.record import Record
@@ -22,8 +22,6 @@ HALF_LIFE = 300.0  # seconds after which what a unit took counts half: machines 
 END_SHARE, MAX_END = 0.4, 10.0  # what ending takes, of the seconds that starting took
 REPORT_EVERY = 10.0  # seconds, at least
 LONG = 3600.0  # seconds after which there is advice
-HEAD_STEP, HEAD_EPOCH = 0.002, 0.2  # seconds, for a probe: Lightning's own, and saving
-MARGIN = 1.25  # for what has to end in time
 # Epochs where trainer.max_time alone ends a training; seconds that end in no year of a calendar.
 NO_END = 1e11
 FORWARD_SHARE = 1 / 3  # of a training step, until a validation was seen: it is no backward pass
@@ -111,16 +109,14 @@ class RunClock(Callback):
         knows."""
         if self.pace.seconds("train") is None and self.pace.seconds("val") is None:
             return None
-        left, val = 0.0, self._val_seconds()
+        left, val = 0.0, self.val_seconds()
         if not trainer.testing:
             num_train, num_val, num_epochs = self.count_left(trainer)
             pause = self.save_seconds
             if self.pace.counts.get("pause", 0) > 1:  # the first draws figures, which is slow
-                pause = self._seconds("pause")
+                pause = self.seconds("pause")
             num_pauses = max(num_epochs, num_val / max(1, count_batches(trainer, "val")))
-            left = (
-                num_train * self._seconds("train") + num_val * val + math.ceil(num_pauses) * pause
-            )
+            left = num_train * self.seconds("train") + num_val * val + math.ceil(num_pauses) * pause
             if "pause" not in self.pace.counts:  # the first figures take as long as much else
                 left += self.end_seconds
             for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):
@@ -145,53 +141,6 @@ class RunClock(Callback):
         present = 0 if trainer.training else whole - self.val_done
         return left, num_val * whole + present, left / per_epoch
 
-    def has_time(self, seconds: float) -> bool:
-        """Whether work of so many seconds, and what follows a stop, ends before the deadline."""
-        needed = MARGIN * (seconds + self.save_seconds) + self.end_seconds
-        return time.time() + needed <= self.deadline
-
-    def has_time_for_step(self, trainer: Any) -> bool:
-        """Whether there is time for the next step, and for the validation if one follows it: before
-        that the run cannot be stopped. True at the end of the training."""
-        if self.deadline == math.inf or trainer.should_stop or self.count_left(trainer)[0] <= 0:
-            return True
-        per_epoch, batches = trainer.num_training_batches, trainer.accumulate_grad_batches
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready % per_epoch
-        seconds = batches * self._seconds("train")
-        every = trainer.val_check_batch
-        is_validated = not every or (done + batches) // every > done // every
-        if is_validated or done + batches >= per_epoch:
-            seconds += count_batches(trainer, "val") * self._val_seconds() + self._seconds("pause")
-        return self.has_time(seconds)
-
-    def has_time_for_test(self, trainer: pl.Trainer) -> bool:
-        """Whether there is time for the test; True where this process has trained nothing, so that
-        a run comes to its end at last."""
-        seconds = count_batches(trainer, "test") * self._val_seconds()
-        return "train" not in self.pace.counts or self.has_time(seconds)
-
-    def note_features(self, trainer: Any, num_left: int, *, may_stop: bool) -> str:
-        """Note that a batch of features was computed, of which so many are left; the time that is
-        left with the training of the head, in words that continue a line.
-
-        Raises OutOfTime where there is no time for the next, if it `may_stop`.
-        """
-        self.pace.advance("features", time.monotonic())
-        each = self._seconds("features")
-        if may_stop and not self.has_time(each):
-            raise OutOfTime(0)
-        per_epoch = count_batches(trainer, "train")
-        steps = max(trainer.max_epochs or 0, 0) * per_epoch
-        if trainer.max_steps > 0:
-            steps = trainer.max_steps
-        head = HEAD_STEP * steps + HEAD_EPOCH * steps / max(1, per_epoch)
-        seconds = num_left * each + head + self.end_seconds
-        if self.pace.is_new():
-            return ""
-        self.feature_seconds = (self.pace.counts["features"] + num_left) * each
-        self.report_end(seconds)
-        return f", {format_left(seconds)}"
-
     def report_end(self, seconds: float) -> None:
         """Tell the sweep of this process, if any, when it ends, and what the next seed saves; and
         now and then `triptych runs`."""
@@ -205,28 +154,19 @@ class RunClock(Callback):
             with suppress(OSError):  # the disk is full, or the sweep is gone
                 Path(path).write_text(f"{time.time() + seconds} {self.feature_seconds}")
 
-    def _seconds(self, kind: str) -> float:
+    def seconds(self, kind: str) -> float:
         """What a unit takes; 0 where none was seen."""
         return self.pace.seconds(kind) or 0.0
 
-    def _val_seconds(self) -> float:
+    def val_seconds(self) -> float:
         """What a batch of a validation, or of the test, takes; 0 where nobody knows."""
         known = self.pace.seconds("val")
-        return FORWARD_SHARE * self._seconds("train") if known is None else known
+        return FORWARD_SHARE * self.seconds("train") if known is None else known
 
 
 def find_clock(trainer: Any) -> RunClock | None:
     """The clock of a run; None where there is none, as in a search."""
     return next((c for c in trainer.callbacks if isinstance(c, RunClock)), None)
-
-
-def check_time_for_test(trainer: pl.Trainer) -> None:
-    """Raise OutOfTime where any rank has no time for the test; the last step is saved."""
-    clock = find_clock(trainer)
-    if clock is None or clock.deadline == math.inf:
-        return
-    if not trainer.strategy.reduce_boolean_decision(clock.has_time_for_test(trainer)):
-        raise OutOfTime(0)
 
 
 def describe_left(trainer: Any) -> str:

@@ -1,4 +1,4 @@
-"""Augmentations beyond `standard`: some a batch at a time on the device, or any of torchvision's.
+"""Augmentations: `standard` and others a batch at a time on the device, or any of torchvision's.
 
 An operation does to each image what that of `torchvision.transforms.v2.functional` does, within one
 of 256 levels, whatever else is in the batch; of two pixels just as near, either is taken. All draws
@@ -22,18 +22,72 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
 from triptych.data.rng import hash64, uniform
-from triptych.data.transforms import Augment, flip, standard
+from triptych.data.transforms import Augment
 from triptych.errors import UserError, summarize_error
 
 if TYPE_CHECKING:
     from triptych.data.datamodule import Batch, KeyedBatchSampler
 
+PAD = 4  # pixels around an image for each 32 of its height: He et al. (2016) on CIFAR-10
+ERASED_SHARE = 0.5  # of the images
+ERASED_AREA = (0.02, 0.33)  # of the image; this and the aspect as in Zhong et al. (2017)
+ERASED_ASPECT = (0.3, 3.3)
 COLUMN = 1000  # the first key of draws here: `standard` has 0 to 7, mixing 8 to 10
 BINS = 31  # magnitudes of an operation, as torchvision's
 TRIES = 10  # to draw a box that lies within the image, as torchvision's
 
 # Images uint8 (b, 3, H, W) and how strongly, float (b, 1, 1, 1), to images of the same kind.
 Operation = Callable[[Tensor, Tensor], Tensor]
+
+
+def standard(
+    images: Tensor, seed: int, epoch: int, index: Tensor, inner: Augment | None = None
+) -> Tensor:
+    """Flip, crop from a padded image and erase, each image by its own key; uint8 (B, 3, H, W).
+
+    `inner` comes before the erasing.
+    """
+    draws = [uniform(seed, epoch, index, column) for column in range(8)]
+    images = flip(images, draws[0] < 0.5)
+    images = crop(images, draws[1], draws[2])
+    images = inner(images, seed, epoch, index) if inner else images
+    return erase(images, draws[3] < ERASED_SHARE, *draws[4:])
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the chosen images; `chosen` is bool (B,)."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """A window of the original size from images padded with black; offsets (B,) in [0, 1)."""
+    batch, channels, height, width = images.shape
+    pad = PAD * max(1, height // 32)
+    padded = F.pad(images, [pad] * 4)
+    rows = (down * (2 * pad + 1)).long()[:, None] + torch.arange(height, device=images.device)
+    columns = (right * (2 * pad + 1)).long()[:, None] + torch.arange(width, device=images.device)
+    rows = rows[:, None, :, None].expand(batch, channels, height, width + 2 * pad)
+    columns = columns[:, None, None, :].expand(batch, channels, height, width)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+def erase(
+    images: Tensor, chosen: Tensor, area: Tensor, aspect: Tensor, down: Tensor, right: Tensor
+) -> Tensor:
+    """Black out a rectangle in the chosen images; the other draws are (B,) in [0, 1)."""
+    height, width = images.shape[-2:]
+    least, most = ERASED_AREA
+    area = (least + (most - least) * area) * height * width
+    least, most = map(math.log, ERASED_ASPECT)
+    aspect = (least + (most - least) * aspect).exp()
+    tall = (area * aspect).sqrt().round().clamp(1, height)
+    wide = (area / aspect).sqrt().round().clamp(1, width)
+    top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
+    rows = torch.arange(height, device=images.device)[None, :, None]
+    columns = torch.arange(width, device=images.device)[None, None, :]
+    top, tall, left, wide, chosen = (x.view(-1, 1, 1) for x in (top, tall, left, wide, chosen))
+    inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    return images.masked_fill((inside & chosen)[:, None], 0)
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, mode: str) -> Tensor:

@@ -10,7 +10,6 @@ from torchvision.datasets.utils import check_integrity
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.download import can_download, download
 from triptych.errors import UserError
-from triptych.runs.storage import lock_file
 
 DATASETS = {10: CIFAR10, 100: CIFAR100}
 # Tried before torchvision's own address, which gave 66 to 85 kB/s in June 2026. Addresses are no
@@ -53,6 +52,8 @@ class Cifar(Source):
     def download(self) -> None:
         if not self._absent_files():
             return
+        from triptych.data.disk_cache import lock_file
+
         with lock_file(self._archive, "DATA_DIR or data.root"):
             if not self._absent_files():
                 return  # another process was first

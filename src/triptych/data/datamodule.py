@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from triptych.data.rng import count_classes, permutation
 from triptych.data.source import ImageSet, LabelledImages, hash_tensors, split_indices
-from triptych.data.transforms import Augment, DeviceTransforms, Mix, standard
+from triptych.data.transforms import Augment, DeviceTransforms, Mix
 from triptych.models.backbone import Preprocessing
 
 
@@ -127,8 +127,13 @@ class ImageDataModule(pl.LightningDataModule):
             from triptych.data.mixing import make_mix  # a default run needs nothing of it
 
             mix = make_mix(self.mix, len(self.classes))
-        words: dict[Any, Augment | None] = {"none": None, "standard": standard}
-        augment = words[self.augment] if isinstance(self.augment, str) else self.augment
+        augment: Augment | None = None
+        if self.augment == "standard":
+            from triptych.data.augment import standard
+
+            augment = standard
+        elif not isinstance(self.augment, str):
+            augment = self.augment
         # Of augment.PerImage alone, which works where images are loaded, instead of on the device.
         self.per_image: Any = augment if hasattr(augment, "load_augmented") else None
         on_device = None if self.per_image else augment

@@ -1,10 +1,11 @@
-"""What is made of images once and kept on disk: where it lies, under what name."""
+"""What is made or fetched once and kept on disk: where, under what name, by one process."""
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import DTypeLike
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+
+from triptych.errors import UserError
+from triptych.runs.storage import acquire_lock
 
 
 def data_dir() -> Path:
@@ -37,3 +41,28 @@ def map_tensor(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> Tensor:
 def track_progress(starts: range, description: str) -> Iterable[int]:
     """The starts, with a progress bar on a terminal."""
     return track(starts, description, console=Console(stderr=True))
+
+
+@contextmanager
+def lock_file(path: Path, settings: str = "DATA_DIR") -> Iterator[None]:
+    """Keep other processes from making `path` at the same time (flock on `<path>.lock`).
+
+    Raises UserError if the disk refuses something meanwhile (no space, no permission, a file in
+    place of a folder); the message names the `settings` that say where `path` lies.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_path = path.with_name(f"{path.name}.lock")
+        try:
+            lock = acquire_lock(lock_path)
+        except BlockingIOError:
+            message = f"{path.name}: waiting for another process that is making it"
+            Console(stderr=True).print(message, soft_wrap=True, markup=False)
+            lock = acquire_lock(lock_path, wait=True)
+        with lock:
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: {error.strerror or error}\n"
+            f"set {settings} to a folder with space that can be written"
+        ) from error

@@ -20,11 +20,11 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from triptych.data.decoder import idle, read_image
-from triptych.data.disk_cache import data_dir, hash_json, map_tensor, track_progress
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor, track_progress
 from triptych.data.names import encode_name
 from triptych.data.photos import DECODERS, Unreadable, square
 from triptych.errors import UserError
-from triptych.runs.storage import atomic_write, lock_file
+from triptych.runs.storage import atomic_write
 
 AT_ONCE = 128  # photos decoded between two updates of the progress bar
 BYTES_AT_ONCE = 2**28  # of their squares

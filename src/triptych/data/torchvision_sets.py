@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import datasets
 
-from triptych.data.disk_cache import data_dir, hash_json, map_tensor
+from triptych.data.disk_cache import data_dir, hash_json, lock_file, map_tensor
 from triptych.data.names import class_name
 from triptych.data.photos import DECODERS, MAX_PIXELS, convert_to_rgb, square
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.squares import SquareFormat, check_space, decode_in_order, write_index
 from triptych.download import can_download
 from triptych.errors import UserError, closest_matches, summarize_error
-from triptych.runs.storage import atomic_write, lock_file
+from triptych.runs.storage import atomic_write
 
 SPLITS = ("train", "val", "test")
 

@@ -1,6 +1,8 @@
 """What becomes of a run that fails: what went wrong, what to try, what is left of its folder."""
 
 import json
+import logging
+import os
 import shutil
 import traceback
 from contextlib import suppress
@@ -16,6 +18,7 @@ from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
 from triptych.runs.storage import atomic_write
 
+log = logging.getLogger(__name__)
 # Of torch, of its CPU allocator, which has no type of error, and of cuBLAS and cuDNN.
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
@@ -129,6 +132,18 @@ def record_failure(folder: Path, known: Exception | None, reason: str) -> None:
         path.write_text(traceback.format_exc(), errors="backslashreplace")
     where = f"rank {ranks.get_rank()}: " if ranks.cluster_environment() else ""
     end_run(record, "failed", error=where + reason)
+
+
+def record_interruption(record: Record, *, is_planned: bool) -> None:
+    """Record that a run was stopped before it finished, and log the command that goes on: where
+    its minutes are over, the same."""
+    if record.metadata["status"] == "finished":
+        return
+    command, reason = resume_command(record), "interrupted"
+    if is_planned:
+        command, reason = os.environ.get("TRIPTYCH_COMMAND") or command, "its minutes are over"
+    end_run(record, "interrupted", error=reason if is_planned else None)
+    log.info("%s; to go on: %s", reason, command)
 
 
 def end_run(record: Record, status: str, **error: str | None) -> None:

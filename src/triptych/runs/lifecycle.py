@@ -1,7 +1,6 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -61,6 +60,8 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as stop:
         install_handlers(signal.SIG_IGN, SIGNALS)  # as SLURM's, that follows when it requeues
         with suppress(OSError, UserError):  # the disk may be full, or the folder gone
+            from triptych.runs.failures import record_interruption
+
             record_interruption(record, is_planned=isinstance(stop, OutOfTime))
         if isinstance(stop, OutOfTime):
             raise
@@ -83,18 +84,3 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         if known is None or known is error:
             raise
         raise known from error
-
-
-def record_interruption(record: Record, *, is_planned: bool) -> None:
-    """Record that a run was stopped before it finished, and log the command that goes on: where
-    its minutes are over, the same."""
-    if record.metadata["status"] == "finished":
-        return
-    from triptych.runs.failures import end_run
-    from triptych.runs.resume_request import resume_command
-
-    command, reason = resume_command(record), "interrupted"
-    if is_planned:
-        command, reason = os.environ.get("TRIPTYCH_COMMAND") or command, "its minutes are over"
-    end_run(record, "interrupted", error=reason if is_planned else None)
-    log.info("%s; to go on: %s", reason, command)

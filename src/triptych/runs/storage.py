@@ -137,33 +137,6 @@ def release_lock(file: IO[str]) -> None:
 
 
 @contextmanager
-def lock_file(path: Path, settings: str = "DATA_DIR") -> Iterator[None]:
-    """Keep other processes from making `path` at the same time (flock on `<path>.lock`).
-
-    Raises UserError if the disk refuses something meanwhile (no space, no permission, a file in
-    place of a folder); the message names the `settings` that say where `path` lies.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_path = path.with_name(f"{path.name}.lock")
-        try:
-            lock = acquire_lock(lock_path)
-        except BlockingIOError:
-            message = f"{path.name}: waiting for another process that is making it"
-            from rich.console import Console
-
-            Console(stderr=True).print(message, soft_wrap=True, markup=False)
-            lock = acquire_lock(lock_path, wait=True)
-        with lock:
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or path}: {error.strerror or error}\n"
-            f"set {settings} to a folder with space that can be written"
-        ) from error
-
-
-@contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold a run folder's lock while the block lasts.
 

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 # every mended message would have all finished jobs run again.
 NOT_TRAINING = """
     cli config errors download figures help library runs tools
-    callbacks.progress callbacks.time_left callbacks.tensorboard
+    callbacks.deadline callbacks.progress callbacks.time_left callbacks.tensorboard
     distributed.launch distributed.processes
 """.split()
 SITES = {"site-packages", "dist-packages"}
