@@ -23,12 +23,12 @@ from torchvision import transforms
 from tests import tiny
 from tests.composing import composed
 from tests.tiny import choose
-from triptych import build
 from triptych.build import instantiate
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import Config
 from triptych.data.rng import permutation
 from triptych.errors import UserError
+from triptych.models import compilation
 from triptych.runs.record import Record
 from triptych.training import fit, make_trainer, prepare, train
 
@@ -177,9 +177,9 @@ def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(
 def test_without_a_compiler_a_compiled_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("train", *SETTINGS, *TINY, "speed.compile=max-autotune")
     _, task = made(config)
-    monkeypatch.setattr(build, "COMPILERS", ("nowhere++",))
+    monkeypatch.setattr(compilation, "COMPILERS", ("nowhere++",))
     with pytest.raises(UserError, match=r"speed.compile=max-autotune: needs a C\+\+ compiler"):
-        build.compile_network(task.backbone, config)
+        compilation.compile_network(task.backbone, config["speed"]["compile"])
 
 
 LEARNING = (

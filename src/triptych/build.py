@@ -1,8 +1,6 @@
 """Makes what a config names: data, optimizer, trainer; what they refuse is the user's to mend."""
 
 import inspect
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +42,6 @@ TENSORBOARD = {  # the logger of configs/trainer/default.yaml
     **{"name": "", "version": "tensorboard", "default_hp_metric": False},
 }
 KINDS = {"model": BackboneFactory, "data.source": Source}  # what a node has to make
-COMPILERS = (os.environ.get("CXX", "c++"), "g++", "clang++")  # torch.compile needs one
 
 
 def instantiate(key: str, node: dict[str, Any], **more: Any) -> Any:
@@ -206,28 +203,6 @@ def move_to_device(module: nn.Module, device: torch.device) -> None:
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def compile_network(backbone: Backbone, config: Config) -> None:
-    """Have a network compiled when it first runs, in the mode of `speed.compile`.
-
-    Its state keeps its names. torch keeps what it compiled for the next process.
-    """
-    mode = config["speed"]["compile"]
-    if mode == "none":
-        return
-    if not any(map(shutil.which, COMPILERS)):
-        raise UserError(f"speed.compile={mode}: needs a C++ compiler, such as g++; none was found")
-    backbone.network.compile(mode=mode)
-
-
-def compile_seconds(config: Config) -> float | None:
-    """What compiling took so far in this process; None where it was not asked for."""
-    if config["speed"]["compile"] == "none":
-        return None
-    from torch._dynamo.utils import calculate_time_spent  # half of torch's import again
-
-    return float(calculate_time_spent()["total_wall_time"])
-
-
 def device_name(device: torch.device) -> str:
     """As `run.json` has it: a GPU by its product's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -260,7 +235,11 @@ def build_trainer(
     if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
         configured.append(ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
     ours = {"default_root_dir": record.folder, "use_distributed_sampler": False}  # it would pad
-    options = ours | options | place_ranks(config)
+    options = ours | {"devices": 1} | options
+    if not takes_one_device(config):
+        from triptych.distributed import devices
+
+        options |= devices.place_ranks(config)
     try:
         trainer = pl.Trainer(
             **options,
@@ -271,7 +250,8 @@ def build_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {summarize_error(error)}") from error
-    check_ranks(trainer, config)
+    if not takes_one_device(config):
+        devices.check_ranks(trainer, config)
     if config["trainer"].get("callbacks"):
         from triptych.callbacks.configured import check_monitors
 
@@ -290,60 +270,20 @@ def is_bar(callback: Callback) -> bool:
     return isinstance(callback, pl.callbacks.ProgressBar)
 
 
-def parse_devices(config: Config) -> Any:
-    """`trainer.devices` as a number, a list of indices or `auto`.
-
-    Raises UserError at indices of a CPU.
-    """
-    devices = config["trainer"].get("devices", 1)
-    if isinstance(devices, str) and "," in devices:
-        devices = [int(index) for index in devices.split(",") if index]
-    if isinstance(devices, list) and config["trainer"].get("accelerator") == "cpu":
-        raise UserError(f"trainer.devices={devices}: indices are of GPUs; of a CPU, say how many")
-    return "auto" if devices in (-1, "-1") else devices
-
-
-def place_ranks(config: Config) -> dict[str, Any]:
-    """The Trainer's `devices`; and `num_nodes` where torchrun or srun started several ranks."""
-    devices = parse_devices(config)
-    if not cluster_environment():
-        return {"devices": devices}
-    from triptych.distributed import environment
-
-    return environment.place_ranks(devices, config["trainer"].get("num_nodes", 1))
+def takes_one_device(config: Config) -> bool:
+    """Whether the run is one process on any one device, as most are."""
+    trainer = config["trainer"]
+    is_single = trainer.get("devices", 1) == trainer.get("num_nodes", 1) == 1
+    return is_single and not trainer.get("sync_batchnorm") and not cluster_environment()
 
 
 def count_ranks(config: Config) -> int:
     """How many ranks are to be started: 1 where one device will do, or where this is a rank."""
-    trainer = config["trainer"]
-    devices = parse_devices(config)
-    if cluster_environment():
+    if takes_one_device(config):
         return 1
-    if trainer.get("num_nodes", 1) > 1:
-        raise UserError(
-            f"trainer.num_nodes={trainer['num_nodes']}: a run on several machines is started on "
-            "every one of them, by torchrun, or in a job of SLURM: srun python train.py ..."
-        )
-    if devices == "auto":
-        return max(1, torch.cuda.device_count()) if on_cuda(config) else 1
-    return len(devices) if isinstance(devices, list) else int(devices)
+    from triptych.distributed import devices
 
-
-def check_ranks(trainer: pl.Trainer, config: Config) -> None:
-    """Raise UserError where the ranks cannot share a batch as asked."""
-    if config["trainer"].get("sync_batchnorm") and trainer.strategy.root_device.type == "cpu":
-        raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only")
-    check_shares(config, trainer.world_size)
-
-
-def check_shares(config: Config, num_ranks: int) -> None:
-    data = config["data"]
-    least = min(data["batch_size"], data["num_train"] or data["batch_size"])
-    if least < num_ranks:
-        raise UserError(
-            f"data.batch_size={data['batch_size']}: of a batch of {least} images "
-            f"{num_ranks} devices cannot have one each; take more"
-        )
+    return devices.count_ranks(config, torch.cuda.device_count() if on_cuda(config) else 1)
 
 
 def build_logger(node: dict[str, Any], record: Record) -> Any:

@@ -138,7 +138,11 @@ def fit(
     """Train from the start, or from the last checkpoint where the run has one."""
     device = trainer.strategy.root_device
     build.move_to_device(module, device)  # callbacks copy weights, averages lie where these do
-    build.compile_network(module.backbone, config)
+    is_compiled = config["speed"]["compile"] != "none"
+    if is_compiled:
+        from triptych.models import compilation
+
+        compilation.compile_network(module.backbone, config["speed"]["compile"])
     record.update(device=build.device_name(device), precision=str(trainer.precision))
     record.update(world_size=trainer.world_size, num_nodes=trainer.num_nodes)
 
@@ -158,7 +162,7 @@ def fit(
         if not has_started and (known := explain_start_error(error, checkpoint)):
             raise known from error
         raise
-    record.update(compile_seconds=build.compile_seconds(config))
+    record.update(compile_seconds=compilation.compile_seconds() if is_compiled else None)
     has_batchnorm = any(name.endswith("running_var") for name, _ in module.named_buffers())
     if has_batchnorm and not any(map(record.metadata.get, ("weights", "averaged_epochs"))):
         from triptych.callbacks.batchnorm import note_few_batches

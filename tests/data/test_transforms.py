@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from triptych.data import transforms
+from triptych.data import augment
 from triptych.data.augment import crop, erase, flip, standard
 from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
@@ -130,7 +130,7 @@ def test_a_chosen_image_loses_one_rectangle_of_the_area_and_aspect_drawn(
 @pytest.fixture
 def uncropped(monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """2,000 augmented images that were dark to the left and light to the right, not cropped."""
-    monkeypatch.setattr(transforms, "PAD", 0)
+    monkeypatch.setattr(augment, "PAD", 0)
     ramp = torch.arange(1, 33, dtype=torch.uint8).expand(2000, 3, 32, 32)
     return standard(ramp, 0, 0, torch.arange(2000))
 

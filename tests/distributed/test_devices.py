@@ -22,12 +22,12 @@ from torch import Tensor, distributed
 from tests.composing import composed
 from tests.tiny import TARGETS, TINY, StartRun
 from triptych import build
-from triptych.build import build_trainer, check_ranks
+from triptych.build import build_trainer
 from triptych.callbacks.checkpoint import SaveSchedule
 from triptych.cli import prepare
 from triptych.config import Config
 from triptych.data.datamodule import KeyedBatchSampler
-from triptych.distributed import environment, launch, processes, ranks
+from triptych.distributed import devices, environment, launch, processes, ranks
 from triptych.errors import UserError
 from triptych.metrics import SplitPredictions, build_metrics, compute_scores
 from triptych.runs import lifecycle
@@ -358,7 +358,7 @@ def test_a_batch_smaller_than_the_devices_that_share_it_is_refused(
     config, message = compose_tiny(tmp_path, *tiny), r"of a batch of 1 images 2 devices"
     trainer = types.SimpleNamespace(world_size=2)
     with pytest.raises(UserError, match=message):
-        check_ranks(trainer, config)  # type: ignore[arg-type]
+        devices.check_ranks(trainer, config)
     with pytest.raises(UserError, match=message):
         launch.launch_ranks(config, [], 2, print)
 

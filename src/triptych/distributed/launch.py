@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from triptych.build import check_shares
 from triptych.config import Config
+from triptych.distributed.devices import check_shares
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.runs.failures import end_run

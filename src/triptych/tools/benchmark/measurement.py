@@ -33,6 +33,7 @@ from triptych.data.datamodule import ImageSubset
 from triptych.distributed.processes import count_cores
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, Preprocessing
+from triptych.models.compilation import compile_network
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record, git_commit, library_versions
 from triptych.tools.evaluate.cost import measure_peak_bytes, synchronize
@@ -82,7 +83,7 @@ class Subject:
         """A copy of the network on the device; compiled where `speed.compile` says so."""
         backbone = copy.deepcopy(self.module.backbone)
         build.move_to_device(backbone, self.device)
-        build.compile_network(backbone, self.config)
+        compile_network(backbone, self.config["speed"]["compile"])
         return backbone
 
 

@@ -34,6 +34,7 @@ from triptych.config import MAX_BATCH, MAX_PIXELS, Config, format_value, setting
 from triptych.data.source import Source
 from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import BackboneFactory
+from triptych.models.compilation import compile_network
 from triptych.runs.failures import is_out_of_memory
 from triptych.runs.record import Record
 from triptych.runs.stopping import exit_on_signal, install_handlers, signal_handlers
@@ -78,7 +79,7 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
         of_a_step = {n: v for n, v in training["trainer"].items() if n in OF_A_STEP} | QUIET
         short = ShortTraining(training | {"trainer": of_a_step}, place, overrides)
         short.module.optim = replace(short.module.optim, schedule="constant", warmup_epochs=0.0)
-        build.compile_network(short.module.backbone, training)
+        compile_network(short.module.backbone, training["speed"]["compile"])
         is_range = method == "range"
         finding = find_rate(short, config["search"]) if is_range else find_batch_size(short)
     with translate_write_errors(f"log_dir={config['log_dir']}"):
