@@ -30,7 +30,7 @@ from triptych.config import (
 from triptych.data.datamodule import ImageDataModule
 from triptych.data.source import ImageSet, Source
 from triptych.distributed.ranks import cluster_environment, get_rank, trainer_environment
-from triptych.errors import HIDDEN, UserError, summarize_error
+from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone, BackboneFactory, Preprocessing
 from triptych.module import ImageClassifier
 from triptych.optim import Optim
@@ -216,7 +216,7 @@ def build_trainer(
     `module` is what it will train.
     """
     options = {n: v for n, v in config["trainer"].items() if v is not None and n != "on_oom"}
-    loggers = [build_logger(node, record) for node in as_list(options.pop("logger", None))]
+    loggers = [make_logger(node, record) for node in as_list(options.pop("logger", None))]
     monitors = module.monitors if isinstance(module, ImageClassifier) else MONITORS
     configured: list[Callback] = []
     plugins: list[Any] = []
@@ -231,27 +231,23 @@ def build_trainer(
         options["precision"] = choose_precision(config, record, module)
     # Sizes are the same in every step: cuDNN's search for the fastest convolutions pays.
     options.setdefault("benchmark", on_cuda(config) and not options.get("deterministic"))
-    shows_progress = options.pop("enable_progress_bar", True)
-    if shows_progress and get_rank() == 0 and not any(map(is_bar, configured)):
-        configured.append(ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
+    has_bar = add_progress(configured, options.pop("enable_progress_bar", True))
     ours = {"default_root_dir": record.folder, "use_distributed_sampler": False}  # it would pad
-    options = ours | {"devices": 1} | options
-    if not takes_one_device(config):
-        from triptych.distributed import devices
-
-        options |= devices.place_ranks(config)
+    options = ours | options | place_ranks(config)
     try:
         trainer = pl.Trainer(
             **options,
             callbacks=[*configured, *callbacks],
             logger=loggers,
             plugins=[AtomicCheckpointIO(), *find_environment(plugins), *plugins],
-            enable_progress_bar=shows_progress and any(map(is_bar, configured)),
+            enable_progress_bar=has_bar,
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {summarize_error(error)}") from error
     if not takes_one_device(config):
-        devices.check_ranks(trainer, config)
+        from triptych.distributed.devices import check_ranks
+
+        check_ranks(trainer, config)
     if config["trainer"].get("callbacks"):
         from triptych.callbacks.configured import check_monitors
 
@@ -266,8 +262,22 @@ def find_environment(plugins: list[Any]) -> list[ClusterEnvironment]:
     return [] if is_named else [trainer_environment()]
 
 
-def is_bar(callback: Callback) -> bool:
-    return isinstance(callback, pl.callbacks.ProgressBar)
+def add_progress(callbacks: list[Callback], is_shown: bool) -> bool:
+    """Have rank 0 show its progress, unless a callback does; whether there is a bar of any."""
+    is_bar = [isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks]
+    if not is_shown or any(is_bar) or get_rank() > 0:
+        return is_shown and any(is_bar)
+    callbacks.append(ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
+    return isinstance(callbacks[-1], ProgressBar)
+
+
+def place_ranks(config: Config) -> dict[str, Any]:
+    """The Trainer's `devices`; and `num_nodes` where torchrun or srun started several ranks."""
+    if takes_one_device(config):
+        return {"devices": 1}
+    from triptych.distributed import devices
+
+    return devices.place_ranks(config)
 
 
 def takes_one_device(config: Config) -> bool:
@@ -286,19 +296,13 @@ def count_ranks(config: Config) -> int:
     return devices.count_ranks(config, torch.cuda.device_count() if on_cuda(config) else 1)
 
 
-def build_logger(node: dict[str, Any], record: Record) -> Any:
+def make_logger(node: dict[str, Any], record: Record) -> Any:
     """A logger that writes into the run folder; raises UserError where it cannot."""
     if node == TENSORBOARD:
         return instantiate("trainer.logger", node, save_dir=str(record.folder))
-    from triptych.callbacks import loggers  # for those of the user's alone
+    from triptych.callbacks.loggers import build_logger  # for those of the user's alone
 
-    node = {name: value for name, value in node.items() if value != HIDDEN}  # the service asks
-    arguments = loggers.find_arguments(node, record)
-    with loggers.lock_database(arguments.get("tracking_uri", "")):
-        logger = instantiate("trainer.logger", node, **arguments)
-    loggers.check_logger(logger, node, record)
-    loggers.guard_logger(logger, node, record)
-    return logger
+    return build_logger(node, record, instantiate)
 
 
 def find_parts(

@@ -11,7 +11,6 @@ import re
 import shlex
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -339,23 +338,14 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
 @contextmanager
 def translate_hydra_errors(command: str) -> Iterator[None]:
     """Raise UserError for what Hydra and OmegaConf raise in the block over the command line."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import MarkedYAMLError  # type: ignore[import-untyped]
-
     warnings.filterwarnings("ignore", "provider=.*is not available")  # the message says so
     try:
         yield
     except UserError:
         raise
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise UserError(f"{mark.name}, line {mark.line + 1}: no YAML, {error.problem}") from error
     except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        is_input = isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError)
-        if not is_input and {"hydra", "omegaconf"}.isdisjoint(raised_in.parts):
-            raise  # our own bug
-        from triptych.help import explain
+        from triptych.help import explain_composing
 
-        raise UserError(explain(error, command)) from error
+        if explained := explain_composing(error, command):
+            raise explained from error
+        raise  # our own bug

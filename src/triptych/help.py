@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from errno import ENAMETOOLONG
 from itertools import takewhile
@@ -170,6 +171,22 @@ def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> 
     if group == "optim" and is_name and not is_misspelt:
         return f"{message}\nanother of torch's: optim.optimizer._target_=torch.optim.<its class>"
     return message
+
+
+def explain_composing(error: Exception, command: str) -> UserError | None:
+    """What to raise for what Hydra and OmegaConf raised; None where it is our own bug."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError  # type: ignore[import-untyped]
+
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark
+        return UserError(f"{mark.name}, line {mark.line + 1}: no YAML, {error.problem}")
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    is_input = isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError)
+    if not is_input and {"hydra", "omegaconf"}.isdisjoint(raised_in.parts):
+        return None
+    return UserError(explain(error, command))
 
 
 def explain(error: Exception, command: str) -> str:

@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -182,6 +182,19 @@ def try_metrics(module: ImageClassifier, num_classes: int, labels: Tensor) -> No
     with warnings.catch_warnings():  # of classes that are not among them
         warnings.filterwarnings("ignore", category=UserWarning)
         module.score(torch.zeros(len(few), num_classes), few)
+
+
+def find_mode(monitor: str, modes: Mapping[str, str]) -> str:
+    """What is best of a metric, its `max` or `min`; raises UserError where nobody says so, or where
+    it is not logged."""
+    if monitor not in modes:
+        raise UserError(f"checkpoint.monitor={monitor}: must be one of {', '.join(modes)}")
+    if not modes[monitor]:
+        raise UserError(
+            f"checkpoint.monitor={monitor}: its class does not say whether higher is better; "
+            "take a subclass that sets higher_is_better"
+        )
+    return modes[monitor]
 
 
 def find_task(config: Config) -> type[ImageClassifier]:

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from triptych import build
-from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule, find_mode
+from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback
@@ -110,7 +110,11 @@ def make_trainer(config: Config, record: Record, module: ImageClassifier) -> pl.
     clock, recorder = RunClock(record), RunRecorder(record)
     schedule = SaveSchedule(settings["every_n_steps"], settings["every_minutes"], clock)
     monitor = settings.get("monitor", MONITOR) if settings["score"] == "best" else None
-    mode = find_mode(monitor, module.monitors) if monitor else "max"
+    mode = module.monitors.get(monitor, "") if monitor else "max"
+    if monitor and not mode:
+        from triptych.slots import find_mode
+
+        mode = find_mode(monitor, module.monitors)
     checkpoints = CheckpointCallback(record, recorder, schedule, monitor, mode)
     callbacks = [clock, recorder, TensorBoardCallback(record, module), checkpoints]
     if config["speed"]["cache_features"] and module.backbone.frozen:

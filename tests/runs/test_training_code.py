@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.composing import composed
 from tests.tiny import TINY
 from triptych.runs import training_code
+from triptych.runs.code_changes import find_changed
 from triptych.runs.record import Record, hash_code
-from triptych.runs.training_code import find_changed, hash_training_code, read_code
+from triptych.runs.training_code import hash_training_code, read_code
 
 ROOT = Path(__file__).parents[2]
 MYNET = '''

@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -32,7 +31,6 @@ from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
 log = logging.getLogger(__name__)
-AGREE_SECONDS = 1.0  # between two exchanges of the ranks: each waits for all of them
 REPEAT_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
 
 
@@ -168,7 +166,8 @@ class CheckpointCallback(Checkpoint):
         if self.monitor is None:
             return True
         if self.monitor not in values:
-            raise UserError(describe_monitor(self.monitor, values))
+            known = ", ".join(values)
+            raise UserError(f"checkpoint.monitor={self.monitor}: must be one of {known}")
         value, best = values[self.monitor], self.best.metrics.get(self.monitor)
         if best is None:
             return not math.isnan(value)
@@ -202,23 +201,6 @@ class CheckpointCallback(Checkpoint):
         self.best.unwritten = checkpoint["best"]
 
 
-def find_mode(monitor: str, modes: Mapping[str, str]) -> str:
-    """What is best of a metric, its `max` or `min`; raises UserError where nobody says so, or where
-    it is not logged."""
-    if monitor not in modes:
-        raise UserError(describe_monitor(monitor, modes))
-    if not modes[monitor]:
-        raise UserError(
-            f"checkpoint.monitor={monitor}: its class does not say whether higher is better; "
-            "take a subclass that sets higher_is_better"
-        )
-    return modes[monitor]
-
-
-def describe_monitor(monitor: str, names: Iterable[str]) -> str:
-    return f"checkpoint.monitor={monitor}: must be one of {', '.join(names)}"
-
-
 class SaveSchedule:
     """When a checkpoint is due within an epoch: after steps, after minutes, or before a stop, by a
     signal or because the run's `clock` has no time for more.
@@ -236,9 +218,8 @@ class SaveSchedule:
         self.stopped_by: int | None = None
         self._stopped_at = 0.0
         self._requeue: stopping.Handler | None = None  # Lightning's answer to SIGUSR1
-        self._saved_at = self._agreed_at = time.monotonic()
-        self._agreed_step = 0
-        self._num_steps = 1  # from one exchange to the next, the same on every rank
+        self._saved_at = time.monotonic()
+        self._agreement: Any = None  # of several ranks
 
     def catch_signals(self) -> None:
         """Let the first signal wait for the checkpoint after the present step; not the second.
@@ -266,7 +247,13 @@ class SaveSchedule:
         seconds = time.monotonic() - self._saved_at
         is_late = self.every_seconds is not None and seconds >= self.every_seconds
         is_due = is_late or self.stopped_by is not None or self.is_out_of_time(trainer)
-        return is_due if trainer.world_size == 1 else self._agree(trainer, is_due)
+        if trainer.world_size == 1:
+            return is_due
+        if self._agreement is None:
+            from triptych.distributed.agreement import Agreement
+
+            self._agreement = Agreement()
+        return bool(self._agreement.is_due(trainer, is_due))
 
     def restart(self) -> None:
         """Count from now: a checkpoint was saved."""
@@ -294,20 +281,6 @@ class SaveSchedule:
         from triptych.callbacks.deadline import has_time_for_step
 
         return not has_time_for_step(self.clock, trainer)
-
-    def _agree(self, trainer: pl.Trainer, is_due_here: bool) -> bool:
-        """Whether it is due on any rank; False until `AGREE_SECONDS` have passed, in steps."""
-        steps = trainer.global_step - self._agreed_step
-        if 0 <= steps < self._num_steps:
-            return False
-        step_seconds = (time.monotonic() - self._agreed_at) / max(1, steps)
-        here = torch.tensor([float(is_due_here), step_seconds], device=trainer.strategy.root_device)
-        is_due, slowest = trainer.strategy.reduce(here, reduce_op="max").tolist()
-        # Doubled at most: a few fast steps say little of those to come.
-        num_steps = min(2 * self._num_steps, int(AGREE_SECONDS / max(slowest, 1e-6)))
-        self._num_steps = max(1, num_steps)
-        self._agreed_at, self._agreed_step = time.monotonic(), trainer.global_step
-        return bool(is_due)
 
 
 def generator_states(device: torch.device) -> list[dict[str, Tensor]]:

@@ -47,6 +47,17 @@ WRITER = {
 }
 
 
+def build_logger(node: dict[str, Any], record: Record, instantiate: Callable[..., Any]) -> Logger:
+    """What `build.instantiate` makes of a node, told where to write, checked and guarded."""
+    node = {name: value for name, value in node.items() if value != HIDDEN}  # the service asks
+    arguments = find_arguments(node, record)
+    with lock_database(arguments.get("tracking_uri", "")):
+        logger: Logger = instantiate("trainer.logger", node, **arguments)
+    check_logger(logger, node, record)
+    guard_logger(logger, node, record)
+    return logger
+
+
 def find_arguments(node: dict[str, Any], record: Record) -> dict[str, str]:
     """What a logger gets besides its settings: where to write, and its own run that goes on.
 

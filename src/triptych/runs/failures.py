@@ -16,6 +16,7 @@ from triptych.distributed import ranks
 from triptych.errors import RunFailed, UserError, summarize_error
 from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
+from triptych.runs.stopping import OutOfTime
 from triptych.runs.storage import atomic_write
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,37 @@ class LostRanks(RunFailed):
         names = f"rank {', '.join(map(str, lost))} has" if lost else "another rank of this run has"
         reason = "ended, was killed or is on a machine that is gone"
         super().__init__(f"{names} {reason}\nto go on: {resume_command(record)}")
+
+
+def end_interrupted(record: Record, stop: BaseException) -> SystemExit:
+    """Record that a run was stopped; what its process ends with."""
+    with suppress(OSError, UserError):  # the disk may be full, or the folder gone
+        record_interruption(record, is_planned=isinstance(stop, OutOfTime))
+    if isinstance(stop, OutOfTime):
+        return stop
+    # Lightning makes exit code 1 of a KeyboardInterrupt.
+    return SystemExit(143 if stop.args == (143,) else 130)
+
+
+def end_failed(
+    record: Record, error: Exception, *, resumed: bool, is_untouched: bool
+) -> BaseException:
+    """Record why a run failed, unless it `is_untouched`; what to raise, the error if it is a bug.
+
+    A new run that is refused before it has learned anything leaves no folder.
+    """
+    known = translate_error(error, record)
+    is_refused = not resumed and isinstance(known, UserError) and ranks.get_rank() == 0
+    if is_refused and is_untrained(record):
+        delete_run(record.folder)
+    elif not is_untouched:
+        reason = str(known or f"{type(error).__name__}: {error}")
+        with suppress(OSError, UserError):
+            record_failure(record.folder, known, reason)
+    if isinstance(known, RunFailed):
+        log.error("%s", known)
+        return SystemExit(1)
+    return known or error
 
 
 def translate_error(error: Exception, record: Record) -> UserError | RunFailed | None:

@@ -1,23 +1,14 @@
 """One run from the lock on its folder to its recorded end: status, message, exit code."""
 
-import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 
 from triptych.distributed import ranks
-from triptych.errors import RunFailed, UserError
+from triptych.errors import UserError
 from triptych.runs.record import Record
-from triptych.runs.stopping import (
-    SIGNALS,
-    OutOfTime,
-    exit_on_signal,
-    install_handlers,
-    signal_handlers,
-)
+from triptych.runs.stopping import SIGNALS, exit_on_signal, install_handlers, signal_handlers
 from triptych.runs.storage import lock_run
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -59,28 +50,14 @@ def record_status(record: Record, *, resumed: bool) -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt) as stop:
         install_handlers(signal.SIG_IGN, SIGNALS)  # as SLURM's, that follows when it requeues
-        with suppress(OSError, UserError):  # the disk may be full, or the folder gone
-            from triptych.runs.failures import record_interruption
+        from triptych.runs.failures import end_interrupted
 
-            record_interruption(record, is_planned=isinstance(stop, OutOfTime))
-        if isinstance(stop, OutOfTime):
-            raise
-        # Lightning makes exit code 1 of a KeyboardInterrupt.
-        raise SystemExit(143 if stop.args == (143,) else 130) from None
+        raise end_interrupted(record, stop) from None
     except Exception as error:
-        from triptych.runs import failures
+        from triptych.runs.failures import end_failed
 
-        known = failures.translate_error(error, record)
-        is_refused = not resumed and isinstance(known, UserError) and ranks.get_rank() == 0
-        if is_refused and failures.is_untrained(record):
-            failures.delete_run(record.folder)
-        elif not resumed or record.metadata is not before:
-            reason = str(known or f"{type(error).__name__}: {error}")
-            with suppress(OSError, UserError):
-                failures.record_failure(record.folder, known, reason)
-        if isinstance(known, RunFailed):
-            log.error("%s", known)
-            raise SystemExit(1) from error
-        if known is None or known is error:
+        is_untouched = resumed and record.metadata is before
+        known = end_failed(record, error, resumed=resumed, is_untouched=is_untouched)
+        if known is error:
             raise
         raise known from error

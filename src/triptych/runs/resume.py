@@ -29,6 +29,7 @@ from triptych.errors import UserError
 from triptych.models.weight_content import check_checkpoint
 from triptych.runs import storage
 from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
+from triptych.runs.code_changes import find_changed, merge_hashes
 from triptych.runs.predictions import read_validation
 from triptych.runs.reader import (
     check_files,
@@ -47,7 +48,6 @@ from triptych.runs.resume_request import (
     resume_arguments,
 )
 from triptych.runs.stopping import is_requeued, set_deadline
-from triptych.runs.training_code import find_changed, merge_hashes
 
 log = logging.getLogger(__name__)
 OF_THE_WEIGHTS = """

@@ -21,12 +21,12 @@ from triptych.config import Config, setting_name
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.models import find_weights, is_weights_path
+from triptych.runs.code_changes import find_changed
 from triptych.runs.durations import END_FILE
 from triptych.runs.reader import find_newest_run
 from triptych.runs.record import Record, config_hash, hash_code
 from triptych.runs.resume_request import resume_arguments
 from triptych.runs.storage import acquire_lock
-from triptych.runs.training_code import find_changed
 
 # What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
 SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required", "minutes": None}

@@ -23,7 +23,6 @@ from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, Trial, TrialState
 
 from triptych.arguments import check_writable
-from triptych.callbacks.checkpoint import find_mode
 from triptych.callbacks.progress import silence_lightning
 from triptych.config import (
     CONFIGS,
@@ -42,6 +41,7 @@ from triptych.runs.reader import sanitize
 from triptych.runs.record import experiment_settings, hash_code
 from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.runs.storage import atomic_write, translate_write_errors
+from triptych.slots import find_mode
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.finders import ShortTraining, StopAtOnce, check_trainable
 from triptych.tools.tune.settings import mask_password
