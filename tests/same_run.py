@@ -11,8 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.tiny import StartRun
+from triptych.runs.reader import is_locked
 from triptych.runs.record import Record
-from triptych.runs.storage import is_locked
 
 TIMES = {"train/images_per_second"}
 KINDS = ("scalars", "images", "tensors")

@@ -18,7 +18,7 @@ from triptych import cli
 from triptych.cli import CONFIGS, ROOT, list_commands
 from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_settings
 from triptych.errors import UserError
-from triptych.help import explain, format_help
+from triptych.help import check_module_name, explain, format_help
 
 
 @pytest.fixture(autouse=True)
@@ -268,8 +268,8 @@ def test_a_command_started_as_a_module_is_answered_by_its_new_name() -> None:
     assert "triptych predict" in err
     for command in list_commands():
         with pytest.raises(SystemExit, match="2"):
-            cli.check_module_name(["python", "-m", f"triptych.{command}", "run=logs"])
-    cli.check_module_name(["python", "-m", "triptych.distributed.processes", "predict"])
+            check_module_name(["python", "-m", f"triptych.{command}", "run=logs"])
+    check_module_name(["python", "-m", "triptych.distributed.processes", "predict"])
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from triptych.errors import RunFailed, UserError, sanitize_text
 from triptych.models.weight_content import check_checkpoint, read_content
 from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.lifecycle import run_lifecycle
-from triptych.runs.reader import read_finished
+from triptych.runs.reader import is_locked, read_finished
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import (
     CheckedState,
@@ -31,7 +31,7 @@ from triptych.runs.resume import (
     truncate_events,
     truncate_metrics,
 )
-from triptych.runs.storage import is_locked, lock_run
+from triptych.runs.storage import lock_run
 
 OFTEN = "checkpoint.every_n_steps=1"
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
-from triptych.callbacks.progress import ProgressBar, ProgressLines
+from triptych.callbacks.progress import ProgressLines
 from triptych.config import (
     MONITORS,
     OPTIONAL,
@@ -267,8 +267,13 @@ def add_progress(callbacks: list[Callback], is_shown: bool) -> bool:
     is_bar = [isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks]
     if not is_shown or any(is_bar) or get_rank() > 0:
         return is_shown and any(is_bar)
-    callbacks.append(ProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
-    return isinstance(callbacks[-1], ProgressBar)
+    if not sys.stdout.isatty():
+        callbacks.append(ProgressLines())
+        return False
+    from triptych.callbacks.progress_bar import ProgressBar
+
+    callbacks.append(ProgressBar(refresh_rate=10))
+    return True
 
 
 def place_ranks(config: Config) -> dict[str, Any]:

@@ -40,7 +40,6 @@ MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 ADDED = re.compile(
     r"\+\+(trainer|data\.augment|optim\.schedule|loss|metrics|callbacks|logger|module)\."
 )
-LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
 
 
@@ -116,14 +115,6 @@ def load_function(command: str) -> Callable[..., Any]:
     name = "triptych.training" if command == "train" else f"triptych.tools.{command}.command"
     function: Callable[..., Any] = getattr(import_module(name), command)
     return function
-
-
-def check_module_name(typed: list[str]) -> None:
-    """Exit with 2 where a command is started as a module of its own (`python -m triptych.tune`)."""
-    for command in list_commands():
-        if f"triptych.{command}" in typed:
-            message = f"python -m triptych.{command}: the command is now `triptych {command}`"
-            sys.exit(print_error(UserError(message)))
 
 
 def print_error(error: Exception) -> int:
@@ -263,16 +254,10 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
             from triptych.help import suggest_setting
 
             raise UserError(suggest_setting(command, override))
-        takes_list = name in LISTS and re.fullmatch(r"\[[\w,]*\]", value)
-        if (
-            is_set
-            and os.path.isdir(CONFIGS / name)
-            and NO_CHOICE.fullmatch(value)
-            and not takes_list
-        ):
-            from triptych.help import list_choices
+        if is_set and NO_CHOICE.fullmatch(value) and os.path.isdir(CONFIGS / name):
+            from triptych.help import check_choice
 
-            raise UserError(f"{override}: must be one of {', '.join(list_choices(name))}")
+            check_choice(name, value)
     return bool(flags.multirun)
 
 
@@ -313,7 +298,7 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    from triptych.config import check_config, check_packages, resolve_config
+    from triptych.config import check_config, is_plain_trainer, resolve_config
 
     composed: list[tuple[DictConfig, list[str]]] = []
 
@@ -331,7 +316,10 @@ def compose(command: str) -> tuple["Config", list[str]] | None:
         [(config, overrides)] = composed
         settings = resolve_config(config)
     check_config(settings, command)
-    check_packages(settings)
+    if not is_plain_trainer(settings.get("trainer")):
+        from triptych.callbacks.trainer_rules import check_packages
+
+        check_packages(settings)
     return settings, overrides
 
 

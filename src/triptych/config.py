@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -210,16 +209,15 @@ RULES: dict[str, Rule] = {
     "trainer.on_oom": one_of("halve").or_null(),
 }
 
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 # What most runs set of the Trainer: of others trainer_rules.py decides.
 PLAIN = {
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), count(1)),
-    **{"accelerator": one_of("auto", "cpu"), "devices": count(1, MAX_PROCESSES), "logger": NODES},
+    **{"accelerator": one_of("auto", "cpu"), "devices": count(1, MAX_PROCESSES)},
     **{"num_sanity_val_steps": count(0), "enable_model_summary": FLAG},
+    "logger": Rule("TensorBoard's", lambda v: [*find_targets(v)] == [TENSORBOARD]),
     **dict.fromkeys(("precision", "callbacks"), Rule("nothing", lambda v: v is None or v == [])),
 }
-
-
-EXTRAS = ("wandb", "mlflow")  # whose loggers Lightning has
 
 
 def check_config(config: Config, command: str = "train") -> None:
@@ -230,14 +228,6 @@ def check_config(config: Config, command: str = "train") -> None:
         problems = list(getattr(settings, "find_contradictions", lambda _: ())(config))
     if problems:
         raise UserError("\n".join(problems[:3]))
-
-
-def check_packages(config: Config) -> None:
-    """Raise UserError where the package of a logger is not installed."""
-    for node in as_list((config.get("trainer") or {}).get("logger")):
-        name = node["_target_"].removeprefix("lightning.pytorch.loggers.").removesuffix("Logger")
-        if (package := name.lower()) in EXTRAS and not find_spec(package):
-            raise UserError(f"logger={package}: not installed; pip install -e '.[{package}]'")
 
 
 def find_broken_rules(config: Config, command: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from triptych.errors import UserError, closest_matches
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 LONE_PATH = {
     "predict": "run",
@@ -24,6 +25,14 @@ LONE_PATH = {
     "compare": "runs",
     "serve": "runs",
 }
+
+
+def check_module_name(typed: list[str]) -> None:
+    """Exit with 2 where a command is started as a module of its own (`python -m triptych.tune`)."""
+    for command in (path.stem for path in CONFIGS.glob("*.yaml")):
+        if f"triptych.{command}" in typed:
+            print(f"python -m triptych.{command}: now `triptych {command}`", file=sys.stderr)
+            sys.exit(2)
 
 
 def format_overview(commands: Iterable[str]) -> str:
@@ -69,6 +78,12 @@ def read_lines(command: str) -> list[str]:
 def list_choices(group: str) -> list[str]:
     """The choices of a config group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def check_choice(group: str, value: str) -> None:
+    """Raise UserError at what is no choice of a group, or a list of them where it takes several."""
+    if group not in LISTS or not re.fullmatch(r"\[[\w,]*\]", value):
+        raise UserError(f"{group}={value}: must be one of {', '.join(list_choices(group))}")
 
 
 def list_groups(lines: Iterable[str]) -> list[str]:

@@ -13,8 +13,8 @@ from tests.composing import composed
 from tests.tiny import TARGETS, TINY
 from triptych.callbacks.checkpoint import CheckpointCallback
 from triptych.callbacks.loggers import find_arguments
+from triptych.callbacks.trainer_rules import check_packages
 from triptych.cli import prepare
-from triptych.config import check_packages
 from triptych.errors import UserError, hide_secrets
 from triptych.runs.record import Record
 from triptych.runs.storage import format_size
@@ -124,7 +124,7 @@ def test_the_package_of_a_logger_is_asked_for_before_anything_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed("train", f"logger={name}")
-    monkeypatch.setattr("triptych.config.find_spec", lambda name: None)
+    monkeypatch.setattr("triptych.callbacks.trainer_rules.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"^logger={name}: .*pip install -e '\.\[{name}\]'$"):
         check_packages(config)
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from triptych.errors import UserError
-from triptych.runs.storage import acquire_lock, is_locked, lock_run, release_lock
+from triptych.runs.reader import is_locked
+from triptych.runs.storage import acquire_lock, lock_run, release_lock
 
 HOLDING = """
 import pathlib, sys, time

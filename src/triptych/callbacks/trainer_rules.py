@@ -6,6 +6,7 @@ Imports no torch.
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from triptych.config import (
@@ -25,6 +26,7 @@ from triptych.config import (
     number,
     one_of,
 )
+from triptych.errors import UserError
 
 INDEX_TEXT = Rule(
     "indices as 0,1",
@@ -71,6 +73,7 @@ PRECISIONS = (
     *("64-true", "32-true", "16-true", "16-mixed", "bf16-true", "bf16-mixed"),
     *("64", "32", "16", "bf16"),
 )
+EXTRAS = ("wandb", "mlflow")  # whose loggers Lightning has
 # Arguments of the Trainer, and callbacks, that cannot do here what Lightning documents.
 WITHOUT_USE = {
     "enable_checkpointing": (True, "the run's own checkpoints are what is scored and resumed"),
@@ -135,6 +138,14 @@ RULES: dict[str, Rule] = {
     "trainer.reload_dataloaders_every_n_epochs": count(0),
     **{f"trainer.{name}": only(value, reason) for name, (value, reason) in WITHOUT_USE.items()},
 }
+
+
+def check_packages(config: Config) -> None:
+    """Raise UserError where the package of a logger is not installed."""
+    for node in as_list((config.get("trainer") or {}).get("logger")):
+        name = node["_target_"].removeprefix("lightning.pytorch.loggers.").removesuffix("Logger")
+        if (package := name.lower()) in EXTRAS and not find_spec(package):
+            raise UserError(f"logger={package}: not installed; pip install -e '.[{package}]'")
 
 
 def find_trainer_contradictions(config: Config) -> Iterator[str]:

@@ -27,10 +27,10 @@ from triptych.distributed.devices import check_shares
 from triptych.distributed.processes import TrainingProcess
 from triptych.errors import UserError
 from triptych.runs.failures import end_run
+from triptych.runs.reader import is_locked
 from triptych.runs.record import Record
 from triptych.runs.resume_request import resume_command
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers
-from triptych.runs.storage import is_locked
 
 log = logging.getLogger(__name__)
 LOCALHOST = "127.0.0.1"

@@ -1,5 +1,6 @@
 """Run folders of anybody, half-written or edited by hand: data until checked."""
 
+import fcntl
 import glob
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from triptych.config import NAMES, TEXT, Rule, count, format_value, number
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.record import MAX_DEPTH, Record
-from triptych.runs.storage import check_regular_file
+from triptych.runs.storage import check_regular_file, open_no_follow
 
 log = logging.getLogger(__name__)
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
@@ -230,3 +231,13 @@ def sanitize(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [sanitize(inner, depth + 1) for inner in value]
     return sanitize_text(" ".join(value.split())) if isinstance(value, str) else value
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process holds the run folder's lock."""
+    try:
+        with open(folder / ".lock", opener=open_no_follow) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # others: no such file, or a file system without locks
+        return isinstance(error, BlockingIOError)
+    return False

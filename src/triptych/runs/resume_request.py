@@ -14,12 +14,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from triptych.callbacks.trainer_rules import check_packages
 from triptych.config import (
     CONFIGS,
     SLOTS,
     Config,
     as_list,
-    check_packages,
     find_node,
     format_value,
     setting_name,

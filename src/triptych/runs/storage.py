@@ -114,7 +114,7 @@ def acquire_lock(path: Path, *, wait: bool = False) -> IO[str]:
     another process holds it, unless `wait`. A file system without locks, as some network ones are,
     grants every lock, with a warning.
     """
-    file = open(path, "a+", opener=_open_no_follow)  # noqa: SIM115 (the caller closes it)
+    file = open(path, "a+", opener=open_no_follow)  # noqa: SIM115 (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -162,17 +162,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         release_lock(file)
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a living process holds the run folder's lock."""
-    try:
-        with open(folder / ".lock", opener=_open_no_follow) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:  # others: no such file, or a file system without locks
-        return isinstance(error, BlockingIOError)
-    return False
-
-
-def _open_no_follow(path: str, flags: int) -> int:
+def open_no_follow(path: str, flags: int) -> int:
     """An opener that follows no link, of either kind, and does not wait at a FIFO."""
     number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if os.fstat(number).st_nlink > 1:

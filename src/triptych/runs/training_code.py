@@ -23,7 +23,8 @@ PACKAGE = Path(__file__).parents[1]
 # every mended message would have all finished jobs run again.
 NOT_TRAINING = """
     cli config errors download figures help library runs tools
-    callbacks.deadline callbacks.progress callbacks.time_left callbacks.tensorboard
+    callbacks.deadline callbacks.progress callbacks.progress_bar callbacks.tensorboard
+    callbacks.time_left
     distributed.launch distributed.processes
 """.split()
 SITES = {"site-packages", "dist-packages"}

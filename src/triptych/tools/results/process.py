@@ -13,7 +13,7 @@ from pathlib import Path
 
 from triptych import cli
 from triptych.distributed.processes import SAVE_SECONDS, ChildProcess, copy_env, stop_with_parent
-from triptych.runs.storage import is_locked
+from triptych.runs.reader import is_locked
 from triptych.tools.results.parts import BENCHMARK, KILLED, Part
 
 PROGRAM = [sys.executable, "-m", "triptych.tools.results.process"]

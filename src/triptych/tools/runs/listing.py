@@ -19,9 +19,9 @@ from rich.filesize import decimal
 from triptych.config import RULES, find_node, format_value
 from triptych.errors import UserError, closest_matches, sanitize_text
 from triptych.runs.durations import PROGRESS_FILE, format_end
-from triptych.runs.reader import MEASURED, find_temporary_files
+from triptych.runs.reader import MEASURED, find_temporary_files, is_locked
 from triptych.runs.record import Record
-from triptych.runs.storage import check_regular_file, is_locked, replace_non_finite
+from triptych.runs.storage import check_regular_file, replace_non_finite
 from triptych.tools.runs.settings import CONDITION
 
 KINDS = {"best.ckpt", "last.ckpt", "tensorboard", "predictions", "figures"}

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 from omegaconf import DictConfig
 
 from triptych import config as configs
+from triptych.callbacks.trainer_rules import check_packages
 from triptych.cli import restore, translate_hydra_errors
 from triptych.config import Config, setting_name
 from triptych.distributed.processes import TrainingProcess
@@ -92,7 +93,7 @@ def compose_job(config: Config, overrides: list[str], command: str = "train") ->
     allowed["minutes"] = has_budget
     config |= {name: SWEEP_ONLY[name] for name, is_set in allowed.items() if is_set}
     configs.check_config(config, command)
-    configs.check_packages(config)
+    check_packages(config)
     if config["checkpoint"]["keep_last"] is None:
         config["checkpoint"]["keep_last"] = False
     overrides = [o for o in restore(overrides) if setting_name(o) not in SWEEP_ONLY]

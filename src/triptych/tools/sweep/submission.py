@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.runs.storage import acquire_lock, is_locked
+from triptych.runs.reader import is_locked
+from triptych.runs.storage import acquire_lock
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.cluster import (
     ENDED,

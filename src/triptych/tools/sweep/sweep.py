@@ -27,8 +27,8 @@ from triptych.distributed.processes import SAVE_SECONDS, count_cores
 from triptych.errors import UserError, sanitize_text, shorten
 from triptych.runs import stopping
 from triptych.runs.durations import format_duration, format_left
+from triptych.runs.reader import is_locked
 from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, signal_handlers
-from triptych.runs.storage import is_locked
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.forecast import Forecast, last_end
 from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job, is_done

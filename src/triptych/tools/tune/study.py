@@ -21,7 +21,8 @@ from triptych.build import instantiate
 from triptych.config import format_value
 from triptych.errors import UserError
 from triptych.runs.code_changes import merge_hashes
-from triptych.runs.storage import is_locked, lock_run
+from triptych.runs.reader import is_locked
+from triptych.runs.storage import lock_run
 from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space
 
