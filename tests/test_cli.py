@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from triptych import cli
+from triptych.callbacks import trainer_rules
 from triptych.cli import CONFIGS, ROOT, list_commands
-from triptych.config import RULES, TRAINER_ARGUMENTS, Config, extends_training, load_settings
+from triptych.config import RULES, Config, extends_training, load_settings
 from triptych.errors import UserError
 from triptych.help import check_module_name, explain, format_help
 
@@ -55,8 +56,8 @@ def exit_code(command: str, *arguments: str) -> int:
 
 
 def test_an_argument_of_the_trainer_needs_no_plus_sign() -> None:
-    for name in TRAINER_ARGUMENTS:
-        for argument in (f"trainer.{name}=x", f"trainer.{name}.deeper=1"):
+    for name in trainer_rules.RULES:
+        for argument in (f"{name}=x", f"{name}.deeper=1"):
             assert cli.prepare(argument) == f"++{argument}"
             assert cli.restore([f"++{argument}"]) == [argument]
     for argument in ("+trainer.callbacks=[]", "~trainer.callbacks", "trainer.x=1", "trainer=ddp"):

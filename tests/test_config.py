@@ -14,7 +14,6 @@ from triptych.config import (
     FREE,
     MAX_PROCESSES,
     REQUIRED,
-    TRAINER_ARGUMENTS,
     Config,
     check_config,
     iterate_settings,
@@ -115,7 +114,8 @@ def test_the_defaults_are_the_reference_studys_setting(default: Config) -> None:
 def test_trainer_arguments_are_those_of_lightnings_trainer() -> None:
     from lightning.pytorch import Trainer
 
-    assert sorted(TRAINER_ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
+    names = [name.removeprefix("trainer.") for name in load_trainer_rules().RULES]
+    assert sorted(names) == sorted(inspect.signature(Trainer).parameters)
 
 
 def test_every_required_setting_has_a_rule_and_is_missed_when_it_is_absent(default: Config) -> None:

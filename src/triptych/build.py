@@ -218,8 +218,7 @@ def build_trainer(
     options = {n: v for n, v in config["trainer"].items() if v is not None and n != "on_oom"}
     loggers = [make_logger(node, record) for node in as_list(options.pop("logger", None))]
     monitors = module.monitors if isinstance(module, ImageClassifier) else MONITORS
-    configured: list[Callback] = []
-    plugins: list[Any] = []
+    configured, plugins = list[Callback](), list[Any]()
     its_callbacks, its_plugins = (as_list(options.pop(n, None)) for n in ("callbacks", "plugins"))
     if not is_plain_trainer(config["trainer"]):
         from triptych.callbacks.configured import build_parts

@@ -266,7 +266,7 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
     and any argument of the Trainer, of which the YAML names some, has `++` before it, as have the
     settings of what research changes (`SLOTS`), where the config has them.
     """
-    from triptych.config import PATHS, SLOTS, TRAINER_ARGUMENTS, setting_name
+    from triptych.config import PATHS, SLOTS, setting_name
 
     name, path = setting_name(argument), argument.partition("=")[2]
     is_plain = PLAIN_PATH.fullmatch(path) or (path == "null" and PATHS.get(name))
@@ -277,8 +277,7 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
     group, dot, rest = argument.partition(".")
     if dot and group in SLOTS:  # its settings are its own
         return f"++{SLOTS[group]}.{rest}"
-    is_trainer = re.match(r"trainer\.(\w+)", argument)
-    return f"++{argument}" if is_trainer and is_trainer[1] in TRAINER_ARGUMENTS else argument
+    return f"++{argument}" if group == "trainer" and dot else argument
 
 
 def restore(overrides: Iterable[str]) -> list[str]:

@@ -102,18 +102,6 @@ FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
 )
-# Every argument of Lightning's Trainer, settable as `trainer.<name>` without a plus sign.
-TRAINER_ARGUMENTS = """
-    accelerator strategy devices num_nodes precision logger callbacks fast_dev_run max_epochs
-    min_epochs max_steps min_steps max_time limit_train_batches limit_val_batches
-    limit_test_batches limit_predict_batches overfit_batches val_check_interval
-    check_val_every_n_epoch num_sanity_val_steps log_every_n_steps enable_checkpointing
-    enable_progress_bar enable_model_summary accumulate_grad_batches gradient_clip_val
-    gradient_clip_algorithm deterministic benchmark inference_mode use_distributed_sampler
-    profiler detect_anomaly barebones plugins sync_batchnorm reload_dataloaders_every_n_epochs
-    default_root_dir enable_autolog_hparams model_registry
-""".split()
-
 # Every setting of every command that is a path, and whether it may be null instead.
 PATHS = {
     **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "runs", "images"), False),
@@ -205,7 +193,6 @@ RULES: dict[str, Rule] = {
     "optim.label_smoothing": number(0, 1),
     "optim.class_weights": one_of("none", "balanced"),
     **{"loss": NODE, "metrics": NAMED_NODES, "module": NODE},
-    **{f"trainer.{name}": FREE for name in TRAINER_ARGUMENTS},  # trainer_rules.py has theirs
     "trainer.on_oom": one_of("halve").or_null(),
 }
 
@@ -218,6 +205,7 @@ PLAIN = {
     "logger": Rule("TensorBoard's", lambda v: [*find_targets(v)] == [TENSORBOARD]),
     **dict.fromkeys(("precision", "callbacks"), Rule("nothing", lambda v: v is None or v == [])),
 }
+PLAIN_TRAINER = {f"trainer.{name}": rule for name, rule in PLAIN.items()}
 
 
 def check_config(config: Config, command: str = "train") -> None:
@@ -231,9 +219,7 @@ def check_config(config: Config, command: str = "train") -> None:
 
 
 def find_broken_rules(config: Config, command: str) -> Iterator[str]:
-    rules = load_rules(command)
-    if not is_plain_trainer(config.get("trainer")):
-        rules = rules | load_trainer_rules().RULES
+    rules = load_rules(command, is_plain=is_plain_trainer(config.get("trainer")))
     present = dict(iterate_settings(config, rules))
     for key, value in present.items():
         if key not in rules:
@@ -353,10 +339,13 @@ def extends_training(command: str) -> bool:
     return bool(getattr(load_settings(command), "EXTENDS_TRAINING", False))
 
 
-def load_rules(command: str) -> dict[str, Rule]:
-    """The rules of every setting of a command."""
+def load_rules(command: str, *, is_plain: bool = False) -> dict[str, Rule]:
+    """The rules of every setting of a command, or without those that a plain Trainer lacks."""
     rules: dict[str, Rule] = load_settings(command).RULES
-    return (RULES if extends_training(command) else {}) | rules
+    if not extends_training(command):
+        return rules
+    of_trainer = PLAIN_TRAINER if is_plain else load_trainer_rules().RULES
+    return RULES | of_trainer | rules
 
 
 def find_targets(node: Any) -> Iterator[str]:

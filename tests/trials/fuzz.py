@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych import cli
-from triptych.config import CONFIGS, TRAINER_ARGUMENTS, load_rules
+from triptych.config import CONFIGS, load_rules
 from triptych.tools.benchmark import command as benchmark
 from triptych.tools.sweep import sweep
 
@@ -104,7 +104,7 @@ def draw_prefix(chance: random.Random) -> str:
 
 
 def draw_key(chance: random.Random, command: str) -> str:
-    names = [*load_rules(command), *(f"trainer.{name}" for name in TRAINER_ARGUMENTS)]
+    names = [*load_rules(command)]
     name = chance.choice(names)
     kind = chance.random()
     if kind < 0.1:

@@ -24,7 +24,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from triptych.config import CONFIGS, RULES
+from triptych.config import CONFIGS, load_rules
 from triptych.runs.record import config_hash
 
 MARK = "<b id=stranger>"
@@ -207,7 +207,7 @@ def change_config(chance: random.Random, folder: Path, outside: Path) -> str:
     elif kind == "other":
         node[key] = value
     else:
-        key = chance.choice([*RULES] if kind == "more" else CHOICES[kind].split())
+        key = chance.choice([*load_rules("train")] if kind == "more" else CHOICES[kind].split())
         put(config, key, [value] if kind == "node" and key.endswith(("s", "logger")) else value)
     write_config(folder, config)
     return f"{kind} {key} {value!r:.200}"

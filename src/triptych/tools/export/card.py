@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from rich.filesize import decimal
 
-from triptych.config import RULES, Config, format_value, iterate_settings
+from triptych.config import Config, format_value, iterate_settings, load_rules
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.formats import percent
@@ -100,7 +100,7 @@ def render_template(
 ) -> str:
     """A card with what all of them have; `run` is its record and its config."""
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | run[0]
-    settings = dict(iterate_settings(run[1], RULES))
+    settings = dict(iterate_settings(run[1], load_rules("train")))
     versions = (record["versions"] or {}).items()
     options = {"finalize": escape_value, "keep_trailing_newline": True}
     environment = make_environment("export", autoescape=False, **options)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from rich.filesize import decimal
 
-from triptych.config import RULES, find_node, format_value
+from triptych.config import find_node, format_value, load_rules
 from triptych.errors import UserError, closest_matches, sanitize_text
 from triptych.runs.durations import PROGRESS_FILE, format_end
 from triptych.runs.reader import MEASURED, find_temporary_files, is_locked
@@ -160,7 +160,7 @@ def check_key(setting: str, key: str, runs: Sequence[Run]) -> None:
     """Raise UserError where none of the runs has a value for a key."""
     if runs and all(run.find(key) is None for run in runs):
         records = [run.metadata | (run.metadata.get("metrics") or {}) for run in runs[:100]]
-        names = {*chain(*records), *RULES, "status", "time", "size"}
+        names = {*chain(*records), *load_rules("train"), "status", "time", "size"}
         nearest = closest_matches(key, map(str, names))
         raise UserError(f"{setting}={key}: no run has it; nearest: {nearest}")
 

@@ -27,10 +27,10 @@ from triptych.callbacks.progress import silence_lightning
 from triptych.config import (
     CONFIGS,
     MONITORS,
-    RULES,
     Config,
     format_value,
     iterate_settings,
+    load_rules,
     resolve_config,
 )
 from triptych.data.source import Source
@@ -69,7 +69,7 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     address = config["storage"] or os.environ.get("TRIPTYCH_STORAGE") or f"{folder}/journal.log"
     study = studies.open_study(config["study"], address, config["pruner"], direction)
     varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
-    fixed = dict(iterate_settings(experiment_settings(training, less=space), RULES))
+    fixed = dict(iterate_settings(experiment_settings(training, less=space), load_rules("train")))
     studies.check_same_settings(study, {"pruner": config["pruner"], **varied, **fixed})
     if changed := studies.record_code(study, hash_code(training)):
         log.warning("the code has changed since this study began: %s", ", ".join(changed))

@@ -7,8 +7,7 @@ from omegaconf import OmegaConf
 from optuna import distributions
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from triptych.callbacks import trainer_rules
-from triptych.config import FREE, RULES, Config, check_config, format_value, resolve_config
+from triptych.config import FREE, Config, check_config, format_value, load_rules, resolve_config
 from triptych.errors import UserError, summarize_error
 from triptych.runs.record import NOT_THE_EXPERIMENT
 
@@ -64,7 +63,7 @@ def read_distribution(key: str, entry: Any) -> distributions.BaseDistribution:
             return CategoricalDistribution(entry)
         distribution = FloatDistribution(**entry)
         is_whole = all(type(entry[name]) is int for name in entry.keys() - {"log"})
-        rule = (RULES | trainer_rules.RULES).get(key, FREE)
+        rule = load_rules("train").get(key, FREE)
         takes_fractions = rule is not FREE and rule.holds(distribution.high - 0.5)
         return IntDistribution(**entry) if is_whole and not takes_fractions else distribution
     except (TypeError, ValueError) as error:
