@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra._internal.utils import _locate
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from hydra.utils import instantiate as hydra_instantiate
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -160,7 +160,7 @@ def build_optim(config: Config) -> Optim:
     settings = {name: value for name, value in config["optim"].items() if name not in of_others}
     node = settings.pop("optimizer")
     try:
-        signature = inspect.signature(_locate(node["_target_"]))
+        signature = inspect.signature(get_object(node["_target_"]))
         signature.bind([], **{name: value for name, value in node.items() if name != "_target_"})
     except (ImportError, TypeError, ValueError) as error:
         from triptych import slots

@@ -210,6 +210,7 @@ def configure_logging() -> None:
     """Send log lines to the screen. Before Lightning is imported: it looks for a handler then."""
     logging.basicConfig(format="%(message)s", handlers=[ScreenHandler()])
     logging.getLogger("triptych").setLevel(logging.INFO)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises as well
 
 
 def check_launcher(command: str) -> None:

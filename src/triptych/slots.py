@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from hydra._internal.utils import _locate
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def find_class(key: str, node: dict[str, Any]) -> Any:
     """
     target = str(node["_target_"])
     try:
-        made = _locate(target)
+        made = get_object(target)
     except Exception as error:  # its module's own code runs
         reason, (place, _, name) = summarize_error(error.__cause__ or error), target.rpartition(".")
         module = sys.modules.get(place)
