@@ -60,7 +60,7 @@ def test_an_argument_of_the_trainer_needs_no_plus_sign() -> None:
         for argument in (f"{name}=x", f"{name}.deeper=1"):
             assert cli.prepare(argument) == f"++{argument}"
             assert cli.restore([f"++{argument}"]) == [argument]
-    for argument in ("+trainer.callbacks=[]", "~trainer.callbacks", "trainer.x=1", "trainer=ddp"):
+    for argument in ("+trainer.callbacks=[]", "~trainer.callbacks", "trainer=ddp"):
         assert cli.prepare(argument) == argument
     trainer = compose("trainer.gradient_clip_val=0.5", "trainer.max_time={hours: 1}")["trainer"]
     assert (trainer["gradient_clip_val"], trainer["max_time"]) == (0.5, {"hours": 1})

@@ -52,7 +52,9 @@ def build_logger(node: dict[str, Any], record: Record, instantiate: Callable[...
     node = {name: value for name, value in node.items() if value != HIDDEN}  # the service asks
     arguments = find_arguments(node, record)
     with lock_database(arguments.get("tracking_uri", "")):
-        logger: Logger = instantiate("trainer.logger", node, **arguments)
+        logger = instantiate("trainer.logger", node, **arguments)
+    if not isinstance(logger, Logger):
+        raise UserError(f"trainer.logger: {type(logger).__name__} is no logger of Lightning's")
     check_logger(logger, node, record)
     guard_logger(logger, node, record)
     return logger
