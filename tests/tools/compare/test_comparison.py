@@ -255,17 +255,18 @@ def test_settings_that_differ_besides_the_model_are_listed_by_recipe(
 def test_a_class_that_research_chose_stands_where_a_word_would(
     tmp_path: Path, compare_below: Compare
 ) -> None:
-    node = {"_target_": "mine.Darken", "share": 0.3}
-    write_run(tmp_path, settings={"data.augment": node})
+    for target in ("mine.Darken", "triptych.data.augment.RandAugment"):
+        node = {"_target_": target, "share": 0.3}
+        write_run(tmp_path, settings={"data.augment": node})
     write_run(tmp_path, settings={"data.augment": "standard"})
     compared = compare_below(tmp_path)
-    names = ["mine.Darken", "standard"]
+    names = ["RandAugment", "mine.Darken", "standard"]
     assert [each.label for each in compared.recipes] == [
         f"googlenet, data.augment={n}" for n in names
     ]
     assert compared.differing == {
-        "data.augment": ("mine.Darken", "standard"),
-        "data.augment.share": ("0.3", "not set"),
+        "data.augment": ("RandAugment", "mine.Darken", "standard"),
+        "data.augment.share": ("0.3", "0.3", "not set"),
     }
 
 

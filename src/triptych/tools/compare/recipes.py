@@ -281,6 +281,8 @@ def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         of_slot = name == "_target_" and prefix[:-1] in SLOTS.values()  # else none or a word
         key = prefix[:-1] if of_slot else f"{prefix}{name}"
+        if of_slot and str(value).startswith("triptych."):  # a choice of ours, by its class alone
+            value = str(value).rpartition(".")[2]
         if isinstance(value, dict) and value and key not in LEFT_OUT:
             yield from _flatten(value, f"{key}.")
         else:
