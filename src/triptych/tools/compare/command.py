@@ -8,8 +8,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +16,20 @@ from numpy.typing import NDArray
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.predictions import read_files
-from triptych.runs.reader import find_run_folders, sanitize
+from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import labels, runs, sentences
-from triptych.tools.compare.content import Comparison, compare_images, write_csv
-from triptych.tools.compare.labels import LabelComparison
+from triptych.tools.compare.content import BaseComparison, Comparison, compare_images, write_csv
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
-    find_class_names,
-    find_differing,
     group_by_recipe,
+    name_classes,
     require_comparable,
     split_comparable,
-    write_banner,
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
-from triptych.tools.report.page import render_label_page, render_markdown, render_page
+from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
@@ -87,29 +82,20 @@ def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
-    recipes = group_by_recipe(read)
-    blocks = split_comparable(recipes)
-    classes = {recipe.label: find_class_names(block) for block in blocks for recipe in block}
-    recipes = [replace(recipe, classes=classes[recipe.label]) for recipe in recipes]
+    recipes = name_classes(group_by_recipe(read))
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
         val = read_optional(runs.read_val_predictions, recipe.first, problems)
         recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
     networks = [network for recipe in recipes for network in recipe.networks]
-    is_comparable = len(blocks) == 1
+    is_comparable = len(split_comparable(recipes)) == 1
     network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
     verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
-    differing = find_differing(recipes)
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]
     pixels, files = read_pictures(networks if is_comparable else (), problems)
     return Comparison(
-        title=sentences.write_title(recipes),
-        banner=write_banner(read),
         verdict=verdict + (sentences.write_lowest_costs(recipes) if is_comparable else ()),
-        cautions=sentences.write_cautions(recipes, differing),
-        differing=differing,
-        recipes=tuple(recipes),
         network_pairs=network_pairs,
         recipe_pairs=recipe_pairs,
         curves=tuple(curve for curve in curves if curve),
@@ -118,10 +104,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         num_degraded=num_degraded,
         images=compare_images(recipes, pixels, files) if is_comparable else None,
         grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
-        problems=tuple(problems),
-        command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
-        made_at=datetime.now(UTC).isoformat(timespec="minutes"),
-        version=version("triptych"),
+        **sentences.describe_runs(read, recipes, problems),  # the last to read `problems`
     )
 
 
@@ -149,16 +132,12 @@ def read_by_recipe(
     return tuple(content for content in contents if content)
 
 
-def write_files(comparison: Comparison | LabelComparison, out: Path) -> Path:
+def write_files(comparison: BaseComparison, out: Path) -> Path:
     """Put the three files into `out`, each whole; raises UserError where that cannot be."""
-    if isinstance(comparison, LabelComparison):
-        table, page = labels.write_csv(comparison), render_label_page(comparison)
-    else:
-        table, page = write_csv(comparison.networks), render_page(comparison)
     files = {
-        "comparison.csv": table,
+        "comparison.csv": write_csv(comparison),
         "comparison.md": render_markdown(comparison),
-        "index.html": page,
+        "index.html": render_page(comparison),
     }
     with translate_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)

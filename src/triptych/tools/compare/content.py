@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,9 +135,9 @@ class ImageByImage:
     confident_errors: tuple[Picture, ...]  # most confident first; one prediction each
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that `index.html`, `comparison.md` and `comparison.csv` show."""
+@dataclass(frozen=True, kw_only=True)
+class BaseComparison:
+    """What `index.html`, `comparison.md` and `comparison.csv` show of runs of any task."""
 
     title: str
     banner: str | None  # says that what is shown is not comparable
@@ -147,16 +147,11 @@ class Comparison:
     recipes: tuple[Recipe, ...]
     network_pairs: Pairs
     recipe_pairs: Pairs
-    curves: tuple[Curve, ...]
-    image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
-    losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
-    num_degraded: Mapping[str, int]  # images by network, where these are not the same for all
-    images: ImageByImage | None  # None where recipes have other test images or classes
-    grad_cams: tuple[tuple[str, bytes], ...]  # labels of networks, and PNGs
     problems: tuple[Problem, ...]
     command: str  # that made this comparison
     made_at: str
     version: str  # of triptych
+    columns: ClassVar[Sequence[str]] = COLUMNS
 
     @property
     def networks(self) -> tuple[TrainedNetwork, ...]:
@@ -164,26 +159,44 @@ class Comparison:
 
     @property
     def own_metrics(self) -> list[str]:
-        return list_own_metrics(self.networks)
+        """The names of metrics besides, of any of the networks."""
+        names = {name for network in self.networks for name in network.own_metrics}
+        return sorted(names - {*self.columns})
+
+    def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
+        """Of a network, by column."""
+        raise NotImplementedError
 
 
-def write_csv(networks: Sequence[TrainedNetwork]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(BaseComparison):
+    """Of one label an image."""
+
+    curves: tuple[Curve, ...]
+    image_types: tuple[ImageTypes, ...]  # empty where no run was evaluated on any
+    losses: tuple[LossDifference, ...]  # pairs of networks evaluated on image types, untested
+    num_degraded: Mapping[str, int]  # images by network, where these are not the same for all
+    images: ImageByImage | None  # None where recipes have other test images or classes
+    grad_cams: tuple[tuple[str, bytes], ...]  # labels of networks, and PNGs
+
+    def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
+        scores = network.scores
+        paper = {f"paper_{name}": value for name, value in scores.paper._asdict().items()}
+        return {**scores.macro._asdict(), "nll": scores.nll, "ece": network.ece, **paper}
+
+
+def write_csv(comparison: BaseComparison) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
-    names = [*COLUMNS, *list_own_metrics(networks)]
-    rows = [[columns.get(name) for name in names] for columns in map(_list_columns, networks)]
+    names = [*comparison.columns, *comparison.own_metrics]
+    values = (_list_columns(each) | comparison.list_scores(each) for each in comparison.networks)
+    rows = [[row.get(name) for name in names] for row in values]
     csv.writer(text, lineterminator="\n").writerows([names, *map(escape_formulas, rows)])
     return text.getvalue()
 
 
-def list_own_metrics(networks: Iterable[TrainedNetwork]) -> list[str]:
-    """The names of metrics beside the five, of any of the networks."""
-    return sorted({name for network in networks for name in network.own_metrics} - {*COLUMNS})
-
-
 def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
-    where = network.cost or network.metadata
-    scores, accuracy = network.scores, network.accuracy
+    where, accuracy = network.cost or network.metadata, network.accuracy
     return {
         **network.own_metrics,
         **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
@@ -191,10 +204,6 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
         "accuracy": accuracy.value,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,
-        **scores.macro._asdict(),
-        "nll": scores.nll,
-        "ece": network.ece,
-        **{f"paper_{name}": value for name, value in scores.paper._asdict().items()},
         **network.costs,
         "device": where["device"],
         "precision_mode": where["precision"],

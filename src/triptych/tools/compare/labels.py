@@ -4,15 +4,10 @@ Recipes, pairs and their adjustment are as for one label an image; intervals and
 a bootstrap over images, the same resamples for every network.
 """
 
-import csv
-import io
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -24,25 +19,19 @@ from triptych.runs.multilabel import LabelScores, score_labels
 from triptych.runs.predictions import MULTILABEL, MultilabelPredictions, read_predictions
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
-from triptych.runs.storage import escape_formulas
-from triptych.tools.compare import formats, sentences
-from triptych.tools.compare.content import COLUMNS, Pair, Pairs, list_own_metrics
+from triptych.tools.compare import content, formats, sentences
+from triptych.tools.compare.content import BaseComparison, Pair, Pairs
 from triptych.tools.compare.formats import percent, pluralize
 from triptych.tools.compare.pairs import adjust, choose_pairs
-from triptych.tools.compare.recipes import (
-    Recipe,
-    find_class_names,
-    find_differing,
-    group_by_recipe,
-    split_comparable,
-    write_banner,
-)
+from triptych.tools.compare.recipes import Recipe, group_by_recipe, name_classes
 from triptych.tools.compare.runs import FRACTION, Problem, TrainedNetwork, check_logged
 from triptych.tools.statistics.inference import MIN_SEEDS, Estimate, WithInterval
 from triptych.tools.statistics.ranking import bootstrap_ap, estimate_ap
 
 WORDS = ("higher in mean average precision", "paired bootstrap")
-OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")  # columns of comparison.csv
+OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")
+COLUMNS = [name for name in content.COLUMNS if name not in OF_ONE_LABEL]  # of comparison.csv
+COLUMNS[COLUMNS.index("accuracy") : COLUMNS.index("accuracy")] = ["ap", "ap_low", "ap_high"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +51,18 @@ class LabelNetwork(TrainedNetwork):
         return bootstrap_ap(self.test)
 
 
-@dataclass(frozen=True)
-class LabelComparison:
-    """Everything that the page, the text and the table show: see `content.Comparison`."""
+@dataclass(frozen=True, kw_only=True)
+class LabelComparison(BaseComparison):
+    """Of any number of labels an image."""
 
-    title: str
-    banner: str | None
-    verdict: tuple[str, ...]
-    cautions: tuple[str, ...]
-    differing: Mapping[str, tuple[str, ...]]
-    recipes: tuple[Recipe, ...]
     ap: Mapping[str, WithInterval]  # by the label of each recipe and each network
-    network_pairs: Pairs
-    recipe_pairs: Pairs
-    problems: tuple[Problem, ...]
-    command: str
-    made_at: str
-    version: str
+    columns = COLUMNS  # `accuracy` is the share of images of which every label is right
 
-    @property
-    def networks(self) -> tuple[LabelNetwork, ...]:
-        return tuple(network for recipe in self.recipes for network in list_networks(recipe))
-
-    @property
-    def own_metrics(self) -> list[str]:
-        return [name for name in list_own_metrics(self.networks) if name != "ap"]
+    def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
+        values = cast("LabelNetwork", network).scores.values
+        _, low, high = self.ap[network.label]
+        bounds = {"ap_low": low, "ap_high": high} if low == low else {}
+        return {**values, "nll": values["loss"], **bounds}
 
 
 def are_multilabel(folders: Sequence[Path]) -> bool:
@@ -116,30 +92,19 @@ def list_networks(recipe: Recipe) -> tuple[LabelNetwork, ...]:
 
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> LabelComparison:
-    recipes = group_by_recipe(read)
-    names = {r.label: find_class_names(block) for block in split_comparable(recipes) for r in block}
-    recipes = [replace(recipe, classes=names[recipe.label]) for recipe in recipes]
+    recipes = name_classes(group_by_recipe(read))
     each = [take_network(recipe, n) for recipe in recipes for n in range(len(recipe.networks))]
     ap = {recipe.label: give_interval(estimate(recipe), 0.0) for recipe in (*recipes, *each)}
     tables = [
         compare_recipes([take_network(recipe, 0) for recipe in recipes]),
         compare_recipes([recipe for recipe in recipes if recipe.has_enough_seeds]),
     ]
-    differing = find_differing(recipes)
     return LabelComparison(
-        title=sentences.write_title(recipes),
-        banner=write_banner(read),
+        **sentences.describe_runs(read, recipes, problems),
         verdict=write_verdict(recipes, ap, tables),
-        cautions=sentences.write_cautions(recipes, differing),
-        differing=differing,
-        recipes=tuple(recipes),
         ap=ap,
         network_pairs=tables[0],
         recipe_pairs=tables[1],
-        problems=tuple(problems),
-        command=sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
-        made_at=datetime.now(UTC).isoformat(timespec="minutes"),
-        version=version("triptych"),
     )
 
 
@@ -207,31 +172,3 @@ def write_verdict(
     for table in tables[::-1]:
         lines += [pair.sentence for pair in table.pairs[: sentences.MAX_SENTENCES]]
     return tuple(lines)
-
-
-def write_csv(comparison: LabelComparison) -> str:
-    """A line a run, fractions; columns as of other comparisons, with `ap` and its interval.
-
-    `accuracy` is the share of images of which every label is right.
-    """
-    places = COLUMNS.index("accuracy")
-    names = [name for name in COLUMNS if name not in OF_ONE_LABEL]
-    names[places:places] = ["ap", "ap_low", "ap_high"]
-    names += comparison.own_metrics
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for network in comparison.networks:
-        values, where = network.scores.values, network.cost or network.metadata
-        (ap, low, high), accuracy = comparison.ap[network.label], network.accuracy
-        row = {**network.metadata, **network.costs, **values, "nll": values["loss"]}
-        row |= network.own_metrics | {
-            "ap": ap,
-            "ap_low": low if low == low else "",
-            "ap_high": high if low == low else "",
-        }
-        row |= {"accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
-        row |= {"num_test": network.num_test, "folder": sanitize(str(network.folder))}
-        row |= {"device": where["device"], "precision_mode": where["precision"]}
-        writer.writerow(escape_formulas([row.get(name) for name in names]))
-    return text.getvalue()

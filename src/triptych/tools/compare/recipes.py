@@ -197,6 +197,13 @@ def find_class_names(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     return tuple(next(named, map(str, range(networks[0].test.num_classes))))
 
 
+def name_classes(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """The recipes with the names of their classes."""
+    blocks = split_comparable(recipes)
+    names = {recipe.label: find_class_names(block) for block in blocks for recipe in block}
+    return [replace(recipe, classes=names[recipe.label]) for recipe in recipes]
+
+
 def find_disagreements(runs: Sequence[TrainedNetwork]) -> list[str]:
     """In a line each, what is not the same for all runs, by the first two that differ."""
     lines = []

@@ -1,18 +1,41 @@
 """What is said of a comparison: plain English, numbers with units and n."""
 
 import math
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
 
+from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Pair, Pairs
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize, points
-from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.runs import find_other_code
+from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
+from triptych.tools.compare.runs import Problem, TrainedNetwork, find_other_code
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
 MAX_MODELS = 4  # in a title
+
+
+def describe_runs(
+    read: Sequence[TrainedNetwork], recipes: Sequence[Recipe], problems: Sequence[Problem]
+) -> dict[str, Any]:
+    """The fields of a `BaseComparison` that are the same for every task."""
+    differing = find_differing(recipes)
+    return {
+        "title": write_title(recipes),
+        "banner": write_banner(read),
+        "cautions": write_cautions(recipes, differing),
+        "differing": differing,
+        "recipes": tuple(recipes),
+        "problems": tuple(problems),
+        "command": sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
+        "made_at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "version": version("triptych"),
+    }
 
 
 def write_title(recipes: Sequence[Recipe]) -> str:

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import COSTS, Comparison, Cost
-from triptych.tools.compare.labels import LabelComparison
+from triptych.tools.compare.content import COSTS, BaseComparison, Comparison, Cost
 from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
 from triptych.tools.report import charts
 from triptych.tools.report.charts import Axis, Series, render_chart
@@ -95,8 +94,10 @@ class Key:
         }
 
 
-def render_page(comparison: Comparison) -> str:
+def render_page(comparison: BaseComparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
+    if not isinstance(comparison, Comparison):
+        return render_frame(OF_LABELS, c=comparison)
     key = Key(comparison)
     return render_frame(
         CONTENTS,
@@ -108,11 +109,6 @@ def render_page(comparison: Comparison) -> str:
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
     )
-
-
-def render_label_page(comparison: LabelComparison) -> str:
-    """The same of any number of labels an image, without what takes one."""
-    return render_frame(OF_LABELS, c=comparison)
 
 
 def render_frame(contents: dict[str, str], **content: Any) -> str:
@@ -131,10 +127,10 @@ def render_frame(contents: dict[str, str], **content: Any) -> str:
     )
 
 
-def render_markdown(comparison: Comparison | LabelComparison) -> str:
+def render_markdown(comparison: BaseComparison) -> str:
     """`comparison.md`: what one pastes into an issue or a paper's notes."""
     environment = make_environment("report", finalize=_escape_value)
-    kind = "labels" if isinstance(comparison, LabelComparison) else "comparison"
+    kind = "comparison" if isinstance(comparison, Comparison) else "labels"
     template = environment.get_template(f"{kind}.md.jinja")
     return template.render(c=comparison)
 
