@@ -18,6 +18,7 @@ from triptych.runs.storage import check_regular_file, open_no_follow
 
 log = logging.getLogger(__name__)
 MEASURED = number(0, 1e18)  # far above anything measured, and finite when it is plotted
+FINITE = number(-1e18, 1e18)  # that may be negative, as a metric of one's own
 MAPPING = Rule("a mapping", lambda value: type(value) is dict)
 MAX_CLASSES = 10_000  # a confusion matrix of more would not fit into memory
 REQUIRED_METADATA: dict[str, Rule] = {

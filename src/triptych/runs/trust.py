@@ -34,7 +34,6 @@ KEY_BYTES = 32
 HOW = ("fit", "splits", "separator", "set")
 PLACES = ("root", "labels")  # of photos: only their owner knows
 
-
 # The class that all of a slot are of, and the modules of libraries that have harmless ones: none
 # that fetches weights, or sends what it gets to somebody.
 BASES = {
@@ -135,9 +134,7 @@ def is_public_class(node: Node) -> bool:
     """Whether a node is of a class that a library has for its slot, or for the slot around it
     whose parts it is made of. The library is imported, nothing of the node is called.
     """
-    around = (
-        slot for slot in ("data.augment", "metrics", "optim.schedule") if is_within(node.slot, slot)
-    )
+    around = (slot for slot in OF_PARTS if is_within(node.slot, slot))
     slot = node.slot if node.slot in BASES else next(around, None)
     place, _, name = node.target.rpartition(".")
     if node.options != "{}" or slot is None or not MODULE.fullmatch(place):

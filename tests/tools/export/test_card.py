@@ -21,7 +21,13 @@ def card_of(folder: Path, form: str = "onnx", name: str = "net.onnx") -> str:
     run = read_run(folder)
     numbers = [str(number) for number in range(run.test.num_classes)]
     classes = run.metadata["classes"] or numbers
-    metadata = {"classes": classes, "input_size": 32, "triptych": "1.2", "fit": "stretch"}
+    metadata = {
+        "classes": classes,
+        "input_size": 32,
+        "triptych": "1.2",
+        "fit": "stretch",
+        "num_test": run.num_test,
+    }
     file = describe_file(folder / "run.json", name, form)
     return render_card(run, metadata, ["checked"], file)
 

@@ -18,10 +18,17 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import TEXT, Config, Rule, count, format_value, number
+from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
-from triptych.runs.reader import MEASURED, check_entries, check_task, read_finished, sanitize
+from triptych.runs.reader import (
+    FINITE,
+    MEASURED,
+    check_entries,
+    check_task,
+    read_finished,
+    sanitize,
+)
 from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
@@ -30,15 +37,7 @@ from triptych.tools.statistics.inference import WithInterval, wilson
 from triptych.tools.statistics.scores import Scores, score_predictions
 
 # How far a logged metric may lie from that of the predictions.
-TOLERANCES = {
-    "accuracy": 1e-5,
-    "f1": 1e-5,
-    "precision": 1e-5,
-    "recall": 1e-5,
-    "ap": 1e-5,
-    "loss": 1e-3,
-}
-FINITE = number(-1e18, 1e18)
+TOLERANCES = dict.fromkeys(("accuracy", "f1", "precision", "recall", "ap"), 1e-5) | {"loss": 1e-3}
 FRACTION = Rule("a number from 0 to 1", lambda v: type(v) in (int, float) and 0 <= v <= 1)
 CURVES = ("train/loss", "val/loss", "val/accuracy")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from triptych.arguments import check_writable
 from triptych.build import build_module, device_name
 from triptych.callbacks.progress import silence_lightning
-from triptych.config import Config, number
+from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.metrics import Scores
@@ -30,7 +30,7 @@ from triptych.runs.predictions import (
     Predictions,
     write_missing_tables,
 )
-from triptych.runs.reader import find_run_folders, sanitize
+from triptych.runs.reader import FINITE, find_run_folders, sanitize
 from triptych.runs.record import SCORES
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
@@ -52,7 +52,6 @@ from triptych.tools.report import charts
 
 log = logging.getLogger(__name__)
 
-FINITE = number(-1e18, 1e18)
 SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
 
 
@@ -161,18 +160,15 @@ def rescore(
     difference = find_largest_difference(metrics, logged)
     kind = MultilabelPredictions if run.task == MULTILABEL else Predictions
     arrays = (tensor.cpu().numpy() for tensor in module.predictions)
-    return (
-        kind(*arrays),
-        module.scores,
-        {
-            "metrics": metrics,
-            "logged": logged,
-            "device": device_name(device),
-            "precision": run.precision,
-            "num_threads": num_threads,
-            "largest_difference": difference and difference[1],
-        },
-    )
+    rescored = {
+        "metrics": metrics,
+        "logged": logged,
+        "device": device_name(device),
+        "precision": run.precision,
+        "num_threads": num_threads,
+        "largest_difference": difference and difference[1],
+    }
+    return kind(*arrays), module.scores, rescored
 
 
 def find_largest_difference(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from triptych.tools.statistics.calibration import Reliability, calibrate
 from triptych.tools.statistics.scores import last_batch, score_predictions
 
 log = logging.getLogger(__name__)
-PER_CLASS = ("class", "f1", "precision", "recall", "num")
 
 
 def evaluate_predictions(
@@ -39,21 +39,15 @@ def evaluate_predictions(
     heading = f"{run.record.metadata['model']} on {num_images} {name} images"
     diagram = charts.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
-    columns = [values.tolist() for values in (*scores.per_class, scores.confusion.sum(axis=1))]
-    by_class = zip(run.classes, *columns, strict=True)
-    document = {
-        "schema": SCHEMA,
-        "split": split,
-        "versions": library_versions(),
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "num_images": num_images,
+    columns = {**scores.per_class._asdict(), "num": scores.confusion.sum(axis=1)}
+    document = begin_document(split, num_images) | {
         "nll": scores.nll,
         "brier": scores.brier,
         "top_k": {str(k): share for k, share in scores.top_k.items()},
         "macro": scores.macro._asdict(),
         "weighted": scores.weighted._asdict(),
         "undefined_classes": scores.undefined_classes,
-        "per_class": [dict(zip(PER_CLASS, row, strict=True)) for row in by_class],
+        "per_class": describe_classes(run.classes, columns),
         "calibration": {
             **describe_reliability(calibration.before),
             "temperature": calibration.temperature,
@@ -63,6 +57,23 @@ def evaluate_predictions(
     if split == "test":
         document["paper"] = {"num_images": last_batch(num_images), **scores.paper._asdict()}
     return document
+
+
+def begin_document(split: str, num_images: int) -> dict[str, Any]:
+    """What is said of every evaluation."""
+    return {
+        "schema": SCHEMA,
+        "split": split,
+        "versions": library_versions(),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "num_images": num_images,
+    }
+
+
+def describe_classes(classes: Sequence[str], columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a class, of arrays or tensors (C,) by name."""
+    rows = zip(classes, *(values.tolist() for values in columns.values()), strict=True)
+    return [dict(zip(("class", *columns), row, strict=True)) for row in rows]
 
 
 def find_validation(run: RebuiltRun, predictions: Predictions) -> Predictions | None:

@@ -37,14 +37,8 @@ from triptych.tools.statistics.inference import wilson
 from triptych.tools.statistics.scores import Averages, Scores, score_predictions
 
 log = logging.getLogger(__name__)
-OF_THE_SET = (
-    "_target_",
-    "set",
-    "root",
-    "splits",
-    "labels",
-    "max_pixels",
-)  # not how photos are stored
+# Of which images they are, not how they are stored.
+OF_THE_SET = ("_target_", "set", "root", "splits", "labels", "max_pixels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +192,8 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
 def identify_source(source: dict[str, Any]) -> dict[str, Any]:
     """What tells a source from others; of a folder of photos, whatever the way to it."""
     less = {"size", "fit", "max_pixels", "max_value", "num_train", "num_test"}
-    less |= (
-        {"root"} if "set" in source or "fit" not in source else set()
-    )  # of an official set the place says nothing
+    if "set" in source or "fit" not in source:  # of an official set the place says nothing
+        less.add("root")
     kept = {name: value for name, value in source.items() if name not in less}
     paths = [name for name in ("root", "labels") if kept.get(name)]
     return kept | {name: os.path.realpath(kept[name]) for name in paths}

@@ -1,13 +1,12 @@
 """Runs of another task than one label an image: what `evaluation.json` says of them."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from triptych.config import Config, format_value
 from triptych.errors import UserError
 from triptych.metrics import Scores
 from triptych.runs.predictions import MultilabelPredictions, Predictions
-from triptych.runs.record import SCHEMA, library_versions
+from triptych.tools.evaluate.document import begin_document, describe_classes
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.inference import bootstrap_interval
 from triptych.tools.statistics.ranking import bootstrap_ap
@@ -34,19 +33,11 @@ def describe_scores(
 ) -> dict[str, Any]:
     """The scores of each class; of several labels an image the mean average precision with the
     interval of a bootstrap over images."""
-    document = {
-        "schema": SCHEMA,
-        "split": split,
-        "task": run.task,
-        "versions": library_versions(),
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "num_images": len(predictions.index),
-    }
-    columns = {name: values.tolist() for name, values in scores.per_class.items()}
+    document = begin_document(split, len(predictions.index)) | {"task": run.task}
+    columns: dict[str, Any] = dict(scores.per_class)
     if isinstance(predictions, MultilabelPredictions):
         value = scores.values["ap"]
         low, high = bootstrap_interval(value, bootstrap_ap(predictions))
         document |= {"ap": value, "ap_low": max(low, 0.0), "ap_high": min(high, 1.0)}
-        columns["num"] = predictions.labels.sum(axis=0, dtype=int).tolist()
-    rows = zip(run.classes, *columns.values(), strict=True)
-    return document | {"per_class": [dict(zip(("class", *columns), r, strict=True)) for r in rows]}
+        columns["num"] = predictions.labels.sum(axis=0, dtype=int)
+    return document | {"per_class": describe_classes(run.classes, columns)}

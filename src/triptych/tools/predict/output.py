@@ -67,8 +67,16 @@ class Layout(NamedTuple):
 
 
 Write = Callable[[Prediction], Any]
-Writer = Callable[[TextIO, Layout], Write]
 Array = NDArray[np.floating]
+
+
+class Form(NamedTuple):
+    """What is written of a prediction besides its path and its error."""
+
+    list_columns: Callable[[Layout], list[str]]
+    list_cells: Callable[[Layout, Prediction], list[Any]]
+    describe: Callable[[Layout, Prediction], dict[str, Any]]  # for JSON
+    format: Callable[[Layout, Prediction, str], str]  # a line for a person, with the path
 
 
 def make_prediction(
@@ -90,30 +98,66 @@ def make_prediction(
     )
 
 
+def as_json(choice: Choice) -> dict[str, Any]:
+    return {"class": choice.label, "probability": round(choice.probability, DIGITS)}
+
+
+def list_columns(layout: Layout) -> list[str]:
+    places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
+    columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
+    more = [*layout.voters, *(["tta"] * layout.has_tta)]
+    return columns + [f"{each} {name}" for each in more for name in ("class", "probability")]
+
+
+def list_cells(layout: Layout, prediction: Prediction) -> list[Any]:
+    choices = (*prediction.top, *prediction.votes, *prediction.tta)
+    return [cell for label, p in choices for cell in (label, round(p, DIGITS))]
+
+
+def describe(layout: Layout, prediction: Prediction) -> dict[str, Any]:
+    top, votes = ([*map(as_json, each)] for each in (prediction.top, prediction.votes))
+    return {
+        **(top[0] if top else {"class": None, "probability": None}),
+        "top": top,
+        "votes": dict(zip(layout.voters, votes, strict=False)),
+        **({"tta": next(map(as_json, prediction.tta), None)} if layout.has_tta else {}),
+    }
+
+
+def format_line(layout: Layout, prediction: Prediction, path: str) -> str:
+    """The path is last because its length has no bound."""
+    width = min(SCREEN_LETTERS, max(map(len, layout.classes)))
+    top, tta = (
+        [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in choices]
+        for choices in (prediction.top, prediction.tta)
+    )
+    more = [f"tta {choice}" for choice in tta]
+    return "  ".join(filter(None, [*top, *more, prediction.agreement, path]))
+
+
+ONE_LABEL = Form(list_columns, list_cells, describe, format_line)
+
+
 @contextmanager
-def open_output(
-    out: Path | None, layout: Layout, writers: Sequence[Writer] | None = None
-) -> Iterator[Write]:
+def open_output(out: Path | None, layout: Layout, form: Form = ONE_LABEL) -> Iterator[Write]:
     """A writer of predictions: into the file, complete when the block ends, or standard output.
 
-    `writers` are of CSV, of JSON Lines, and of lines for a person, in place of those here.
     Bytes of a file name that are not UTF-8 are written as escapes.
     """
-    write_table, write_objects, write_text = writers or (write_csv, write_json_lines, write_lines)
     if out:
-        write_rows = write_table if out.suffix.lower() == ".csv" else write_objects
+        write_rows = write_csv if out.suffix.lower() == ".csv" else write_json_lines
         with (
             atomic_write(out) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
-            yield write_rows(file, layout)
+            yield write_rows(file, layout, form)
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     stdout = sys.stdout  # a progress bar replaces it
     try:
         try:
-            yield (write_text if stdout.isatty() else write_table)(stdout, layout)
+            yield (write_lines if stdout.isatty() else write_csv)(stdout, layout, form)
         finally:
             stdout.flush()
     except OSError:  # else the rest of the buffer is tried again when the program ends
@@ -121,57 +165,36 @@ def open_output(
         raise
 
 
-def write_csv(file: TextIO, layout: Layout) -> Write:
+def write_csv(file: TextIO, layout: Layout, form: Form = ONE_LABEL) -> Write:
     """A header now, then a row an image."""
-    places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
-    columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
-    more = [*layout.voters, *(["tta"] * layout.has_tta)]
-    columns += [f"{each} {name}" for each in more for name in ("class", "probability")]
     writer = csv.writer(file, lineterminator="\n")
+    num_cells = len(columns := form.list_columns(layout))
     writer.writerow(escape_formulas(["path", *columns, "error"]))
 
     def write(prediction: Prediction) -> None:
-        choices = (*prediction.top, *prediction.votes, *prediction.tta)
-        cells = [cell for label, p in choices for cell in (label, round(p, DIGITS))]
-        cells = cells or [""] * len(columns)
+        cells = form.list_cells(layout, prediction) if prediction.top else [""] * num_cells
         writer.writerow(escape_formulas([prediction.path, *cells, prediction.error]))
 
     return write
 
 
-def write_json_lines(file: TextIO, layout: Layout) -> Write:
+def write_json_lines(file: TextIO, layout: Layout, form: Form = ONE_LABEL) -> Write:
     """An object a line, all with the same keys."""
 
     def write(prediction: Prediction) -> None:
-        top, votes = ([as_json(c) for c in each] for each in (prediction.top, prediction.votes))
-        content = {
-            "path": prediction.path,
-            **(top[0] if top else {"class": None, "probability": None}),
-            "top": top,
-            "votes": dict(zip(layout.voters, votes, strict=False)),
-            **({"tta": next(map(as_json, prediction.tta), None)} if layout.has_tta else {}),
-            "error": prediction.error,
-        }
+        content = {"path": prediction.path, **form.describe(layout, prediction)}
+        content["error"] = prediction.error
         file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
     return write
 
 
-def write_lines(file: TextIO, layout: Layout) -> Write:
-    """Lines for a person; the path is last because its length has no bound."""
-    width = min(SCREEN_LETTERS, max(map(len, layout.classes)))
+def write_lines(file: TextIO, layout: Layout, form: Form = ONE_LABEL) -> Write:
+    """Lines for a person."""
 
     def write(prediction: Prediction) -> None:
-        path = sanitize_line(prediction.path)
-        if prediction.error:
-            print(f"{path}: {prediction.error}", file=file)
-            return
-        top, tta = (
-            [f"{n[:SCREEN_LETTERS]:{width}} {p:6.1%}" for n, p in choices]
-            for choices in (prediction.top, prediction.tta)
-        )
-        more = [f"tta {choice}" for choice in tta]
-        print("  ".join(filter(None, [*top, *more, prediction.agreement, path])), file=file)
+        path, error = sanitize_line(prediction.path), prediction.error
+        print(f"{path}: {error}" if error else form.format(layout, prediction, path), file=file)
 
     return write
 
@@ -179,10 +202,6 @@ def write_lines(file: TextIO, layout: Layout) -> Write:
 def sanitize_line(text: str) -> str:
     """As `sanitize_text`, line ends included."""
     return sanitize_text(text).replace("\n", "\ufffd")
-
-
-def as_json(choice: Choice) -> dict[str, Any]:
-    return {"class": choice.label, "probability": round(choice.probability, DIGITS)}
 
 
 def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:

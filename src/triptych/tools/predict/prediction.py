@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from triptych.distributed.processes import count_cores
 from triptych.errors import UserError
 from triptych.runs.predictions import MULTILABEL
 from triptych.tools.evaluate.rebuild import find_device
-from triptych.tools.predict import labels
 from triptych.tools.predict.ensemble import Ensemble
 from triptych.tools.predict.images import decode_batches, decode_image
+from triptych.tools.predict.labels import SEVERAL_LABELS
 from triptych.tools.predict.output import (
+    ONE_LABEL,
+    Form,
     Layout,
     Prediction,
-    Writer,
     make_prediction,
     open_output,
     save_grid,
@@ -65,10 +66,10 @@ def write_predictions(config: Config, folders: list[Path], paths: Iterable[str])
 
 def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tuple[int, int]:
     """The number of images, and of those that could not be predicted."""
-    layout, writers = choose_layout(ensemble, config)
+    layout, form = choose_layout(ensemble, config)
     out, grid = (config[name] and Path(config[name]) for name in ("out", "grid"))
     first, num_images, failed = list[Prediction](), 0, list[str]()
-    with open_output(out, layout, writers) as write:
+    with open_output(out, layout, form) as write:
         predictions = predict_each(ensemble, paths, config, layout)
         if isinstance(paths, list) and (out or not sys.stdout.isatty()):
             console = Console(stderr=True)
@@ -89,16 +90,15 @@ def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tup
     return num_images, len(failed)
 
 
-def choose_layout(ensemble: Ensemble, config: Config) -> tuple[Layout, Sequence[Writer] | None]:
-    """What rows have, and their writers where these are not the usual ones."""
+def choose_layout(ensemble: Ensemble, config: Config) -> tuple[Layout, Form]:
+    """What rows have, and how they show it."""
     if ensemble.task == MULTILABEL:
         if config["tta"] != "none":
             raise UserError("tta: takes networks of one label an image; leave it out")
-        writers = (labels.write_csv, labels.write_json_lines, labels.write_lines)
-        return Layout(len(ensemble.classes), [], ensemble.classes), writers
+        return Layout(len(ensemble.classes), [], ensemble.classes), SEVERAL_LABELS
     voters = ensemble.names if len(ensemble.names) > 1 else []
     num_top, has_tta = min(config["top_k"], len(ensemble.classes)), config["tta"] != "none"
-    return Layout(num_top, voters, ensemble.classes, has_tta), None
+    return Layout(num_top, voters, ensemble.classes, has_tta), ONE_LABEL
 
 
 def predict_each(

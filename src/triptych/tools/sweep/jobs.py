@@ -156,9 +156,8 @@ def find_newer_inputs(run: Record, job: Job) -> list[str]:
     source, weights = job.config["data"]["source"], job.config["model"].get("weights")
     paths = [find_weights(Path(weights))] if weights and is_weights_path(weights) else []
     folders: dict[str, float] = {}
-    if (
-        "fit" in source and "set" not in source
-    ):  # photos, and not a folder that other data sets lie in, too
+    # Photos, and not a folder that other data sets lie in, too.
+    if "fit" in source and "set" not in source:
         root, labels = Path(source["root"]), source.get("labels")
         paths += [Path(labels), root / labels, root / Path(labels).name] if labels else []
         folders = find_times(str(root))

@@ -63,10 +63,8 @@ def check_method(search: Config) -> None:
     """Raise UserError unless a search that names a `method` has what that takes."""
     for name, value in search.items():
         if name not in OF_METHODS or not OF_METHODS[name].holds(value):
-            says = (
-                OF_METHODS[name].says if name in OF_METHODS else f"one of {', '.join(OF_METHODS)}"
-            )
-            raise UserError(f"search.{name}={format_value(value)}: must be {says}")
+            rule = OF_METHODS.get(name, one_of(*OF_METHODS))
+            raise UserError(f"search.{name}={format_value(value)}: must be {rule.says}")
     if search["method"] == "range" and search["low"] >= search["high"]:
         raise UserError(f"search.low={search['low']}: must be below search.high={search['high']}")
 
