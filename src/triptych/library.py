@@ -9,12 +9,7 @@ import hydra
 
 from triptych import build, training
 from triptych.cli import check_arguments, prepare, translate_hydra_errors
-from triptych.config import (
-    CONFIGS,
-    Config,
-    check_config,
-    resolve_config,
-)
+from triptych.config import CONFIGS, Config, check_config, resolve_config
 from triptych.errors import UserError
 from triptych.models.backbone import Backbone, BackboneFactory
 from triptych.models.weight_content import check_checkpoint
@@ -23,11 +18,7 @@ from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
 from triptych.runs.stopping import DEADLINE
-from triptych.runs.trust import (
-    check_untrusted_config,
-    drop_training_parts,
-    find_signed_targets,
-)
+from triptych.runs.trust import check_untrusted_config, drop_training_parts, find_signed_targets
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.label_table import read_labels, sort_labels, split_labels
-from triptych.data.names import (
-    ESCAPE,
-    class_name,
-    decode_name,
-    escape_name,
-    visible_part,
-)
+from triptych.data.names import ESCAPE, class_name, decode_name, escape_name, visible_part
 from triptych.data.photos import FITS, MAX_PIXELS
 from triptych.data.source import ImageSet, LabelledImages, Source
 from triptych.data.split_folders import (

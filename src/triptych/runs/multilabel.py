@@ -93,10 +93,7 @@ def join_labels(classes: Sequence[str], chosen: Array) -> str:
 
 
 def write_table(
-    path: Path,
-    classes: Sequence[str],
-    files: Sequence[str] | None,
-    **arrays: Array,
+    path: Path, classes: Sequence[str], files: Sequence[str] | None, **arrays: Array
 ) -> None:
     """`predictions/<split>.csv`: a row an image, with the probability of every class.
 

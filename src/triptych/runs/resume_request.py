@@ -15,15 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from triptych.callbacks.trainer_rules import check_packages
-from triptych.config import (
-    CONFIGS,
-    SLOTS,
-    Config,
-    as_list,
-    find_node,
-    format_value,
-    setting_name,
-)
+from triptych.config import CONFIGS, SLOTS, Config, as_list, find_node, format_value, setting_name
 from triptych.errors import UserError
 from triptych.models import is_weights_path
 from triptych.runs.reader import find_run_folders

@@ -212,9 +212,7 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
 
 
 def compare_images(
-    recipes: Sequence[Recipe],
-    pixels: Mapping[int, NDArray[np.uint8]],
-    files: Mapping[int, str],
+    recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]], files: Mapping[int, str]
 ) -> ImageByImage:
     """The first networks of recipes on the same images; pictures of errors that were kept.
 

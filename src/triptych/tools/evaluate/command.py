@@ -208,11 +208,7 @@ def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None
 
 
 def evaluate_image_types(
-    run: RebuiltRun,
-    predictions: Predictions,
-    images: Tensor,
-    config: Config,
-    shared: SharedImages,
+    run: RebuiltRun, predictions: Predictions, images: Tensor, config: Config, shared: SharedImages
 ) -> dict[str, Any]:
     """The accuracy that types of test images cost; writes the outcomes and their figures."""
     types, folder, metadata = config["image_types"]["types"], run.record.folder, run.record.metadata

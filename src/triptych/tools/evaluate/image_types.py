@@ -299,11 +299,7 @@ def _draw_clutter(like: Tensor, num_pieces: int, key: Tensor) -> Tensor:
 
 
 def _change_halves(
-    change: Callable[[Tensor, float], Tensor],
-    images: Tensor,
-    one: float,
-    other: float,
-    key: Tensor,
+    change: Callable[[Tensor, float], Tensor], images: Tensor, one: float, other: float, key: Tensor
 ) -> Tensor:
     """Half of the images changed by `one`, the others by `other`."""
     changed, is_one = torch.empty_like(images), uniform(key, 0) < 0.5

@@ -140,10 +140,7 @@ class Service:
 
 
 def render_page(
-    groups: Sequence[NetworkGroup],
-    group: NetworkGroup,
-    problems: Sequence[Problem],
-    config: Config,
+    groups: Sequence[NetworkGroup], group: NetworkGroup, problems: Sequence[Problem], config: Config
 ) -> str:
     """The page of one of the groups, with links to the pages of the others."""
     names = [network.name for network in group.networks]

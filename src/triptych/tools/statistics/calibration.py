@@ -105,9 +105,7 @@ def reliability(predictions: Predictions) -> Reliability:
     )
 
 
-def _equal_mass_bins(
-    predictions: Predictions,
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _equal_mass_bins(predictions: Predictions) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Places (N,) by rising confidence (equal ones by index), and bins that differ by one."""
     order = np.argsort(predictions.confidence, kind="stable")
     return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))

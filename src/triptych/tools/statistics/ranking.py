@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 
 from triptych.runs.multilabel import average_precision
 from triptych.runs.predictions import MultilabelPredictions
-from triptych.tools.statistics.inference import (
-    NUM_RESAMPLES,
-    Estimate,
-    combine,
-    resample_counts,
-)
+from triptych.tools.statistics.inference import NUM_RESAMPLES, Estimate, combine, resample_counts
 
 
 def bootstrap_ap(
