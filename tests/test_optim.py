@@ -281,18 +281,18 @@ def test_balanced_weights_are_scikit_learns_and_weigh_the_training_loss_alone() 
     weights = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
     expected = nn.functional.cross_entropy(logits, labels, torch.tensor(weights).float())
     config = composed("train", "optim.class_weights=balanced")
-    loss = build_loss(config, [12, 3, 5], instantiate)
+    loss = build_loss(config, 3, [12, 3, 5], instantiate)
     torch.testing.assert_close(loss(logits, labels), expected)
     assert loss.state_dict() == {}, "checkpoints hold the network alone"
     for chosen, counts in ((composed("train"), [12, 3, 5]), (config, None)):
-        unweighted = build_loss(chosen, counts, instantiate)
+        unweighted = build_loss(chosen, 3, counts, instantiate)
         mean = nn.functional.cross_entropy(logits, labels)
         torch.testing.assert_close(unweighted(logits, labels), mean)
 
 
 def test_a_class_without_an_image_has_a_finite_weight() -> None:
     logits, labels = torch.zeros(4, 3), torch.tensor([0, 0, 0, 1])
-    loss = build_loss(composed("train", "optim.class_weights=balanced"), [3, 1, 0], instantiate)
+    loss = build_loss(composed("train", "optim.class_weights=balanced"), 3, [3, 1, 0], instantiate)
     assert loss(logits, labels).isfinite()
 
 

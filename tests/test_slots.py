@@ -18,8 +18,12 @@ from triptych import build, slots
 from triptych.cli import check_arguments, prepare, restore
 from triptych.config import Config, check_config
 from triptych.errors import UserError
+from triptych.library import load_run
 from triptych.losses import BinaryCrossEntropy, FocalLoss
+from triptych.models.backbone import Backbone
+from triptych.module import ImageClassifier
 from triptych.optim import Optim
+from triptych.runs.checkpoint_files import load_checkpoint
 from triptych.runs.record import config_hash
 from triptych.runs.trust import check_untrusted_config, find_unknown_targets
 from triptych.training import train
@@ -174,12 +178,85 @@ def test_what_is_no_such_part_is_refused_by_place_and_name_before_data_are_read(
         (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.label_smoothing=0.1"], "no label_sm"),
         (["loss._target_=torch.nn.HingeEmbeddingLoss", "optim.class_weights=balanced"], "no weigh"),
         (["metrics=[auroc]", "metrics.auroc.aver=1"], "aver"),
+        (["loss=focal", "loss.gamma=much"], r"loss\.gamma=much"),
+        (["loss._target_=torch.nn.AdaptiveLogSoftmaxWithLoss"], "^loss: .*in_features"),
+        (["module._target_=tests.test_slots.Plain"], "^module: .*'loss'"),
+        *([[f"metrics.{n}._target_={AUROC}"], rf"^metrics\.{n}: "] for n in ("accuracy", "items")),
     ],
 )
 def test_what_a_part_does_not_take_is_refused(typed: list[str], said: str) -> None:
     config = choose(*typed)
     with pytest.raises(UserError, match=said):
         build.build_module(config, nn.Linear(2, 3), 3, [1, 2, 3])  # type: ignore[arg-type]
+
+
+class Plain(ImageClassifier):
+    """One that takes no loss."""
+
+    def __init__(self, backbone: Backbone, optim: Optim, num_classes: int) -> None:
+        super().__init__(backbone, optim, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_mixed", "is_taken"),
+    [
+        (["loss=focal"], True, True),
+        (["loss._target_=torch.nn.MultiMarginLoss"], False, True),
+        (["loss._target_=torch.nn.MultiMarginLoss"], True, False),
+        (["loss._target_=torch.nn.NLLLoss", "loss.reduction=none"], False, False),
+        (["loss._target_=torch.nn.MSELoss"], False, False),
+        (["loss._target_=torch.nn.Identity"], False, False),
+        (["loss._target_=tests.test_slots.Scaled"], False, True),
+        (["loss._target_=tests.test_slots.Scaled", "loss.learns=false"], False, False),
+    ],
+)
+def test_a_loss_that_nothing_learns_by_is_named_before_the_first_epoch(
+    typed: list[str], is_mixed: bool, is_taken: bool
+) -> None:
+    module = build.build_module(choose(*typed), nn.Linear(2, 3), 3)  # type: ignore[arg-type]
+    with nullcontext() if is_taken else pytest.raises(UserError, match=r"^loss: "):
+        slots.try_parts(module, 3, torch.arange(300) % 3, is_mixed)
+
+
+class Scaled(nn.Module):
+    """A loss that has weights of its own, and counts its calls."""
+
+    def __init__(self, num_classes: int, learns: bool = True) -> None:
+        super().__init__()
+        self.scales = nn.Parameter(torch.ones(num_classes))
+        self.calls = nn.Buffer(torch.zeros(()))
+        self.learns = learns
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.calls += 1
+        loss = F.cross_entropy(logits * self.scales, labels)
+        return loss if self.learns else loss.detach()
+
+
+class Judged(ImageClassifier):
+    """Logs more after a validation than its metrics."""
+
+    @property
+    def monitors(self) -> dict[str, str]:
+        return super().monitors | {"val/epoch": "max"}
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val/epoch", float(self.current_epoch))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_weights_of_a_loss_are_learned_and_no_part_of_the_network(tmp_path: Path) -> None:
+    own = ["+loss._target_=tests.test_slots.Scaled", "+module._target_=tests.test_slots.Judged"]
+    few = [f"log_dir={tmp_path}", "trainer.max_epochs=2", "checkpoint.monitor=val/epoch"]
+    record = train(composed("train", *tiny.TINY, *own, *few), [])
+    assert record.metadata["best_epoch"] == 2
+    state = load_checkpoint(record.checkpoint_path("last"))["state_dict"]
+    assert state["loss.calls"] == 10
+    assert not torch.equal(state["loss.scales"], torch.ones(10))
+    best = load_checkpoint(record.checkpoint_path("best"))["state_dict"]
+    assert {f"backbone.network.{name}" for name in best} < state.keys()
+    load_run(record.folder).network()
 
 
 @pytest.mark.parametrize("network", ["torch.nn.functional.relu", "collections.OrderedDict"])
@@ -227,7 +304,7 @@ def test_a_metric_that_gives_no_number_is_named_before_the_first_epoch(
     module = build.build_module(config, nn.Linear(2, 3), 3)  # type: ignore[arg-type]
     refused = nullcontext() if is_taken else pytest.raises(UserError, match=r"^metrics\.mine: ")
     with refused:
-        slots.try_metrics(module, 3, torch.arange(300) % 3)
+        slots.try_parts(module, 3, torch.arange(300) % 3, is_mixed=False)
 
 
 @pytest.mark.usefixtures("no_figures")

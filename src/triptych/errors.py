@@ -7,6 +7,8 @@ from pickle import UnpicklingError
 
 MAX_PATH = 1000  # letters that a message shows of a single word
 HIDDEN = "(hidden)"  # in place of a key or password
+# Of code that is not given what it expects.
+CODE_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 SECRET = re.compile(
     r"((?<!experiment_)key|token|password|secret)(=.+|['\"]?: *[^,}]+)|//[^/@\s]+:[^/@\s]+@",
     re.IGNORECASE,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection, classification
 from torchmetrics.utilities import dim_zero_cat
 
-from triptych.errors import UserError, summarize_error
+from triptych.errors import CODE_ERRORS, UserError, summarize_error
 
 PER_CLASS = ("f1", "precision", "recall")
 
@@ -114,10 +114,10 @@ def compute_value(name: str, metric: Any, probabilities: Tensor, labels: Tensor)
         metric.reset()
         metric.update(probabilities, labels)
         value = metric.compute()
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except CODE_ERRORS as error:
         kind, reason = type(metric).__name__, summarize_error(error)
         raise UserError(f"metrics.{name}: {kind} cannot score these labels ({reason})") from error
-    if not isinstance(value, Tensor) or value.numel() != 1:
+    if not isinstance(value, int | float | Tensor) or torch.as_tensor(value).numel() != 1:
         raise UserError(f"metrics.{name}: must be one number, as with average: macro")
     return float(value)
 

@@ -114,7 +114,8 @@ class ImageClassifier(pl.LightningModule):
         self.log_dict(self.scores.named(split), logger=False)  # for callbacks as EarlyStopping
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer, schedule = self.optim.build(self.backbone, *self.count_steps())
+        more = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        optimizer, schedule = self.optim.build(self.backbone, *self.count_steps(), more)
         settings: Any = {"scheduler": schedule, "interval": self.optim.interval}
         if isinstance(schedule, ReduceLROnPlateau):
             default = "val/accuracy" if schedule.mode == "max" else "val/loss"

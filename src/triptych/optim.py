@@ -35,10 +35,11 @@ class Optim:
     warmup_epochs: float = 0.0
 
     def build(
-        self, backbone: Backbone, steps_per_epoch: float, total_steps: int
+        self, backbone: Backbone, steps_per_epoch: float, total_steps: int, more: Any = ()
     ) -> tuple[Optimizer, LRScheduler]:
         """Optimizer over what trains, and a schedule to be stepped once a step.
 
+        `more` parameters, as a loss may have them, learn as the head does.
         Raises UserError where the schedule falls towards an end and training has none, or goes on.
         """
         is_word = isinstance(self.schedule, str)
@@ -48,7 +49,7 @@ class Optim:
                 "trainer.max_steps, or choose constant"
             )
         try:
-            optimizer = self.optimizer(self.groups(backbone))
+            optimizer = self.optimizer([*self.groups(backbone), *self.group(more, self.lr)])
         except (TypeError, ValueError) as error:
             raise UserError(f"optim.optimizer: {error}") from error
         if not isinstance(self.schedule, str):

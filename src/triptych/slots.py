@@ -3,6 +3,7 @@
 A default run needs nothing of it. B images of a batch, C classes.
 """
 
+import copy
 import inspect
 import math
 import re
@@ -22,8 +23,9 @@ from torchmetrics import Metric
 
 from triptych.config import MONITORS, Config, find_node, find_nodes
 from triptych.data.augment import prepare_augment
+from triptych.data.mixing import mix_labels
 from triptych.data.transforms import Augment
-from triptych.errors import UserError, closest_matches, summarize_error
+from triptych.errors import CODE_ERRORS, UserError, closest_matches, summarize_error
 from triptych.losses import balanced_weights
 from triptych.module import ImageClassifier
 
@@ -86,6 +88,10 @@ def check_arguments(key: str, made: Any, node: dict[str, Any]) -> None:
         known = inspect.signature(made).parameters
     except (TypeError, ValueError):  # written in C
         return
+    for name, setting in node.items():
+        kind = getattr(known.get(name), "annotation", None)
+        if kind in (int, float, "int", "float") and isinstance(setting, str):
+            raise UserError(f"{key}.{name}={setting}: must be a number")
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name in node.keys() - known.keys():
         nearest = closest_matches(name, known, cutoff=0.9 if takes_any else 0)
@@ -141,8 +147,20 @@ def build_scheduler(node: dict[str, Any], instantiate: Instantiate) -> Callable[
     return schedule
 
 
+def make(key: str, node: dict[str, Any], instantiate: Instantiate, **given: Any) -> Any:
+    """What a node makes of its settings and of what is `given` besides, which is not copied.
+
+    Raises UserError where it refuses them, or needs more.
+    """
+    try:
+        return instantiate(key, node, _partial_=True)(**given)
+    except CODE_ERRORS as error:
+        reason = summarize_error(error)
+        raise UserError(f"{key}: {node['_target_']} refuses its settings ({reason})") from error
+
+
 def build_loss(
-    config: Config, num_per_class: list[int] | None, instantiate: Instantiate
+    config: Config, num_classes: int, num_per_class: list[int] | None, instantiate: Instantiate
 ) -> nn.Module:
     """The training loss, with the class weights and smoothing of `optim` where it takes them."""
     optim = config["optim"]
@@ -153,11 +171,11 @@ def build_loss(
         asked["label_smoothing"] = optim["label_smoothing"]
     if num_per_class and optim["class_weights"] == "balanced":
         asked["weight"] = balanced_weights(num_per_class)
-    given = fill_arguments(made, node, **asked)
+    given = fill_arguments(made, node, num_classes=num_classes, **asked)
     for name in asked.keys() - given.keys():
         setting = {"weight": "class_weights"}.get(name, name)
         raise UserError(f"optim.{setting}={optim[setting]}: {node['_target_']} has no {name}")
-    loss: nn.Module = instantiate("loss", node, _partial_=True)(**given)
+    loss: nn.Module = make("loss", node, instantiate, **given)
     if "weight" in given:  # no part of a checkpoint: the data say it again
         loss.register_buffer("weight", given["weight"], persistent=False)
     return loss
@@ -166,22 +184,47 @@ def build_loss(
 def build_metrics(config: Config, num_classes: int, instantiate: Instantiate) -> dict[str, Metric]:
     """torchmetrics beside the five, by name; each is given the number of classes if it asks."""
     metrics = {}
+    taken = {*(name.removeprefix("val/") for name in MONITORS), *find_task(config).summary}
     for name, node in (config.get("metrics") or {}).items():
         key = f"metrics.{name}"
+        if hasattr(nn.ModuleDict, name) or name in taken:
+            raise UserError(f"{key}: the name is taken; choose another, as metrics.my_{name}")
         given = {"num_classes": num_classes, "num_labels": num_classes}
         more = fill_arguments(find_class(key, node), node, **given)
-        metrics[name] = instantiate(key, node, **more)
+        metrics[name] = make(key, node, instantiate, **more)
         metrics[name].sync_on_compute = False  # every rank has the whole split
     return metrics
 
 
-def try_metrics(module: ImageClassifier, num_classes: int, labels: Tensor) -> None:
-    """Raise UserError where a metric does not take what it will be given, or gives no number:
+def try_parts(module: ImageClassifier, num_classes: int, labels: Tensor, is_mixed: bool) -> None:
+    """Raise UserError where loss or metrics do not take what they will be given, or give no number:
     before the first epoch, by some of the labels."""
     few = labels[:: math.ceil(len(labels) / 100)]
     with warnings.catch_warnings():  # of classes that are not among them
         warnings.filterwarnings("ignore", category=UserWarning)
-        module.score(torch.zeros(len(few), num_classes), few)
+        if module.more_metrics:
+            module.score(torch.zeros(len(few), num_classes), few)
+        if type(module).training_step.__module__.startswith("triptych."):
+            labels = few if few.ndim == 1 else few.float()
+            labels = mix_labels(labels, 0.5, num_classes) if is_mixed else labels
+            try_loss(module.loss, labels, num_classes)
+
+
+def try_loss(loss: nn.Module, labels: Tensor, num_classes: int) -> None:
+    """Raise UserError where a loss gives no number of logits and labels, or none to learn by."""
+    logits = torch.linspace(-2, 2, len(labels) * num_classes).view(-1, num_classes)
+    what = f"loss: {type(loss).__name__}"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            value = copy.deepcopy(loss)(logits.requires_grad_(), labels)
+    except CODE_ERRORS as error:
+        given = f"logits {(*logits.shape,)} and labels {(*labels.shape,)}"
+        raise UserError(f"{what} cannot take {given} ({summarize_error(error)})") from error
+    if not isinstance(value, Tensor) or value.ndim:
+        shape = f"a tensor {(*value.shape,)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"{what} gives {shape}; must be one number, a tensor of no dimension")
+    if not value.requires_grad:
+        raise UserError(f"{what} gives a number without a gradient; nothing would be learned")
 
 
 def find_mode(monitor: str, modes: Mapping[str, str]) -> str:
@@ -215,10 +258,12 @@ def build_module(
     `parts` are arguments of `ImageClassifier`.
     """
     node = config.get("module") or {"_target_": "triptych.module.ImageClassifier"}
-    make = instantiate("module", node, _partial_=True)  # its arguments must not be copied
     module: ImageClassifier = make(
+        "module",
+        node,
+        instantiate,
         **parts,
-        loss=build_loss(config, num_per_class, instantiate),
+        loss=build_loss(config, parts["num_classes"], num_per_class, instantiate),
         metrics=build_metrics(config, parts["num_classes"], instantiate),
     )
     return module

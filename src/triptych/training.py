@@ -96,10 +96,10 @@ def prepare(
     data = build.build_datamodule(config, images, backbone.preprocessing)
     module = build.build_module(config, backbone, num_classes, data.num_per_class)
     module.check_labels(images.train.labels)
-    if module.more_metrics:
+    if config.keys() & {"loss", "metrics"}:
         from triptych import slots
 
-        slots.try_metrics(module, num_classes, images.train.labels)
+        slots.try_parts(module, num_classes, images.train.labels, data.mix != "none")
     build.check_step(module.optim)
     return data, module
 

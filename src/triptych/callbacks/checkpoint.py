@@ -31,6 +31,7 @@ from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.record import Record
 
 log = logging.getLogger(__name__)
+NETWORK = "backbone.network."  # its weights in a module's state; losses have some, too
 REPEAT_SECONDS = 1.0  # torchrun repeats a Ctrl-C that the terminal has sent already
 
 
@@ -50,7 +51,8 @@ class BestWeights:
     def capture(self, state: dict[str, Tensor], network: nn.Module) -> None:
         """Take the weights out of a checkpoint's state, by the network's own names."""
         if self.unwritten and "state_dict" not in self.unwritten:
-            weights = OrderedDict(strip_prefix(state))
+            of_network = {n: value for n, value in state.items() if n.startswith(NETWORK)}
+            weights = OrderedDict(strip_prefix(of_network))
             weights._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
             self.unwritten["state_dict"] = weights
 
@@ -127,6 +129,8 @@ class CheckpointCallback(Checkpoint):
         if trainer.sanity_checking:
             return
         values = pl_module.scores.named("val")
+        if self.monitor not in values and self.monitor in (logged := trainer.callback_metrics):
+            values[self.monitor] = float(logged[self.monitor])  # by a subclass
         if self._is_best(values):
             self._choose(trainer, values, [tensor.cpu() for tensor in pl_module.predictions])
         if is_accumulating(trainer):
