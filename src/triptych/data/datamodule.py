@@ -127,13 +127,11 @@ class ImageDataModule(pl.LightningDataModule):
             from triptych.data.mixing import make_mix  # a default run needs nothing of it
 
             mix = make_mix(self.mix, len(self.classes))
-        augment: Augment | None = None
-        if self.augment == "standard":
+        augment: Any = None if self.augment == "none" else self.augment
+        if augment == "standard":
             from triptych.data.augment import standard
 
             augment = standard
-        elif not isinstance(self.augment, str):
-            augment = self.augment
         # Of augment.PerImage alone, which works where images are loaded, instead of on the device.
         self.per_image: Any = augment if hasattr(augment, "load_augmented") else None
         on_device = None if self.per_image else augment
