@@ -270,6 +270,36 @@ def test_a_class_that_research_chose_stands_where_a_word_would(
     }
 
 
+def test_a_class_of_ours_is_called_by_its_name_and_a_metric_by_the_users(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    focal = {"_target_": "triptych.losses.FocalLoss", "gamma": 2}
+    kappa = {"kappa": {"_target_": "mine.Kappa"}}
+    write_run(tmp_path, settings={"loss": focal, "metrics": kappa})
+    write_run(tmp_path)
+    compared = compare_below(tmp_path)
+    assert "googlenet, loss=FocalLoss" in [each.label for each in compared.recipes]
+    values = {name: set(each) for name, each in compared.differing.items()}
+    assert values.pop("loss") == {"FocalLoss", "not set"}
+    assert values == {"loss.gamma": {"2", "not set"}, "metrics.kappa": {"mine.Kappa", "not set"}}
+
+
+def test_arguments_of_a_network_name_its_recipes_unless_models_differ(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for width in (8, 32):
+        node = {"_target_": "mine.Net", "width": width, "_partial_": True}
+        write_run(tmp_path, "mine", settings={"model.network": node})
+    compared = compare_below(tmp_path)
+    labels = [f"mine, model.network.width={width}" for width in (32, 8)]
+    assert [each.label for each in compared.recipes] == labels
+    assert compared.differing == {"model.network.width": ("32", "8")}
+    write_run(tmp_path, "alexnet")
+    compared = compare_below(tmp_path)
+    assert [each.label for each in compared.recipes] == ["alexnet", *labels]
+    assert compared.differing == {}
+
+
 def test_seeds_of_one_recipe_in_several_precisions_are_named(
     tmp_path: Path, compare_below: Compare
 ) -> None:

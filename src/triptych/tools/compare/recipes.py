@@ -32,8 +32,10 @@ MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
 }
 LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed"}
 # What a network is, or what the record says better: `weights` as they were resolved.
-OF_MODEL = "name _target_ network min_input_size known_weights weights input_size"
+OF_MODEL = "name _target_ min_input_size known_weights weights input_size"
 LEFT_OUT |= {f"model.{name}" for name in OF_MODEL.split()}
+NETWORK = "model.network"  # with its arguments: a setting only among recipes of one model
+CHOSEN = {*SLOTS.values(), NETWORK}  # where a class stands, by itself or by a name: else a word
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,10 @@ def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
     differing = {}
     for list_values in (list_settings, list_environment):
         tables = [[list_values(network) for network in recipe.networks] for recipe in recipes]
-        for name in dict.fromkeys(name for same in tables for table in same for name in table):
+        names = {name for same in tables for table in same for name in table}
+        if len({recipe.model for recipe in recipes}) > 1:
+            names = {name for name in names if not name.startswith(NETWORK)}
+        for name in sorted(names):  # arguments of a class behind it
             each = [sorted({table.get(name, "not set") for table in same}) for same in tables]
             if len({value for options in each for value in options}) > 1:
                 differing[name] = tuple(" or ".join(options) for options in each)
@@ -286,11 +291,11 @@ def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
 
 def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
-        of_slot = name == "_target_" and prefix[:-1] in SLOTS.values()  # else none or a word
-        key = prefix[:-1] if of_slot else f"{prefix}{name}"
-        if of_slot and str(value).startswith("triptych."):  # a choice of ours, by its class alone
-            value = str(value).rpartition(".")[2]
-        if isinstance(value, dict) and value and key not in LEFT_OUT:
+        key = f"{prefix}{name}"
+        if name == "_target_" and {prefix[:-1], prefix[:-1].rpartition(".")[0]} & CHOSEN:
+            ours = str(value).startswith("triptych.")
+            yield prefix[:-1], value.rpartition(".")[2] if ours else value
+        elif isinstance(value, dict) and value and key not in LEFT_OUT:
             yield from _flatten(value, f"{key}.")
         else:
             yield key, value

@@ -210,7 +210,7 @@ def draw_rates(rates: NDArray[np.float64], losses: NDArray[np.float64], best: in
     axes = figure.subplots()
     axes.plot(rates, losses, ".-", linewidth=0.5)
     if best is not None:
-        axes.axvline(rates[best], color="C1", label=f"falls fastest: {rates[best]:.1e}")
+        axes.axvline(rates[best], color="C1", label=f"falls fastest: {rates[best]:.2g}")
         axes.legend()
     axes.set(xscale="log", xlabel="optim.lr", ylabel="training loss (nats)")
     axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
