@@ -17,7 +17,7 @@ from tests.composing import composed
 from tests.same_run import assert_equal, assert_same_run, state, survive, table
 from tests.tiny import TINY, StartRun, choose
 from triptych.build import instantiate
-from triptych.callbacks.averages import MovingAverage, constant_decay
+from triptych.callbacks.averages import MovingAverage, find_constant_decay
 from triptych.library import load_run
 from triptych.runs.record import Record
 from triptych.runs.trust import find_unknown_targets
@@ -284,5 +284,5 @@ def test_frozen_weights_and_whole_numbers_stay_what_they_are() -> None:
 def test_torchs_moving_averages_are_known_from_its_equal_ones(
     functions: dict[str, Any], decay: float | None
 ) -> None:
-    found = constant_decay(functions)
+    found = find_constant_decay(functions)
     assert found is None if decay is None else math.isclose(found or 0, decay)

@@ -87,7 +87,7 @@ def worst_difference(name: str, images: Tensor, amount: float) -> int:
 def test_every_operation_is_torchvision_s_at_every_magnitude(wide: bool) -> None:
     images = images_of(4, 20, 34)
     theirs = (v2.TrivialAugmentWide() if wide else v2.RandAugment())._AUGMENTATION_SPACE
-    amounts = RandAugment(wide=wide).amounts(20, 34)
+    amounts = RandAugment(wide=wide).list_amounts(20, 34)
     assert [*theirs] == SPACE
     for name, row in zip(SPACE, amounts, strict=True):
         find_amounts, is_signed = theirs[name]

@@ -73,7 +73,7 @@ class AmendedAverages(Callback):
         self.averages = averages
         self.moving: dict[WeightAveraging, MovingAverage] = {}
         for average in averages:
-            if (decay := constant_decay(average._kwargs)) is not None:
+            if (decay := find_constant_decay(average._kwargs)) is not None:
                 self.moving[average] = MovingAverage(decay)
                 average._kwargs |= {"avg_fn": self.moving[average], "multi_avg_fn": None}
 
@@ -159,7 +159,7 @@ def save_momenta(average: StochasticWeightAveraging, pl_module: pl.LightningModu
     average.momenta = reset_statistics(pl_module)
 
 
-def constant_decay(functions: dict[str, Any]) -> float | None:
+def find_constant_decay(functions: dict[str, Any]) -> float | None:
     """The decay of a moving average among AveragedModel's arguments; None of any other average."""
     average, multi_average = functions.get("avg_fn"), functions.get("multi_avg_fn")
     shares = []

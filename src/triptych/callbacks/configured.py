@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.plugins.precision import Precision
 
-from triptych.callbacks.loggers import argument_names
+from triptych.callbacks.loggers import list_arguments
 from triptych.callbacks.trainer_rules import REFUSED_CALLBACKS
 from triptych.errors import UserError, closest_matches
 
@@ -56,7 +56,7 @@ def fill_mode(node: dict[str, Any], monitors: Mapping[str, str]) -> dict[str, An
     """The node with the `mode` of what it monitors, where it takes one and has none: `min` is the
     default of Lightning's callbacks, and would look for the worst accuracy."""
     mode = monitors.get(node.get("monitor", ""))
-    takes_mode = mode and "mode" in argument_names(node["_target_"])
+    takes_mode = mode and "mode" in list_arguments(node["_target_"])
     return {"mode": mode} | node if takes_mode else node
 
 
@@ -65,7 +65,7 @@ def place_in_folder(key: str, node: dict[str, Any], folder: Path, default: str) 
 
     Raises UserError where that leads out of it, or to the run's own checkpoints.
     """
-    if "dirpath" not in argument_names(node["_target_"]):
+    if "dirpath" not in list_arguments(node["_target_"]):
         return node
     given = node.get("dirpath") or default
     place = (folder / given).resolve()

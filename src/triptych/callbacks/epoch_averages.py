@@ -32,22 +32,19 @@ class EpochAverage(Checkpoint):
 
     is_over = False
 
-    def find_epochs(self) -> list[int]:
-        """Which epochs, from 1, the mean is of."""
-        raise NotImplementedError
-
-    def mean(self) -> Weights:
+    def compute_mean(self) -> tuple[list[int], Weights]:
+        """The epochs, from 1, that the mean is of, and the mean; without epochs there is none."""
         raise NotImplementedError
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not is_last_epoch(trainer):
             return
-        name, epochs = type(self).__name__, self.find_epochs()
+        name, (epochs, mean) = type(self).__name__, self.compute_mean()
         if len(epochs) < 2:
             log.info("%s: fewer than two epochs, nothing to average", name)
             return
         self.is_over = True
-        pl_module.backbone.network.load_state_dict(self.mean(), strict=False)
+        pl_module.backbone.network.load_state_dict(mean, strict=False)
         recompute_statistics(trainer, pl_module)
         [checkpoints] = (c for c in trainer.callbacks if isinstance(c, CheckpointCallback))
         before = checkpoints.best.metrics
@@ -125,11 +122,8 @@ class SWA(EpochAverage):
                 self.average[name] = old + (new - old) / len(self.epochs)
         super().on_train_epoch_end(trainer, pl_module)
 
-    def find_epochs(self) -> list[int]:
-        return self.epochs
-
-    def mean(self) -> Weights:
-        return self.average
+    def compute_mean(self) -> tuple[list[int], Weights]:
+        return self.epochs, self.average
 
 
 class Soup(EpochAverage):
@@ -159,12 +153,11 @@ class Soup(EpochAverage):
             sign = -1 if self.mode == "max" else 1
             self.best = sorted(self.best, key=lambda entry: sign * entry[0])[: self.k]
 
-    def find_epochs(self) -> list[int]:
-        return sorted(epoch for _, epoch, _ in self.best)
-
-    def mean(self) -> Weights:
+    def compute_mean(self) -> tuple[list[int], Weights]:
         every = [weights for _, _, weights in self.best]
-        return {name: torch.stack([w[name] for w in every]).mean(0) for name in every[0]}
+        names = every[0] if every else ()
+        mean = {name: torch.stack([w[name] for w in every]).mean(0) for name in names}
+        return sorted(epoch for _, epoch, _ in self.best), mean
 
 
 def stop_schedules(trainer: pl.Trainer) -> None:

@@ -69,7 +69,7 @@ def find_arguments(node: dict[str, Any], record: Record) -> dict[str, str]:
         if not WRITER[name].holds(node[name]):
             shown = f"{name}={format_value(node[name])}"
             raise UserError(f"trainer.logger: {shown}: must be {WRITER[name].says}")
-    takes = argument_names(node["_target_"])
+    takes = list_arguments(node["_target_"])
     given = {name: str(record.folder / node[name]) for name in FOLDERS if node.get(name)}
     folders = [name for name in FOLDERS if name in takes]
     arguments = given or {name: str(record.folder) for name in folders[:1]}
@@ -101,7 +101,7 @@ def lock_database(address: str) -> AbstractContextManager[None]:
     return lock_file(Path(path), "log_dir") if scheme == "sqlite" else nullcontext()
 
 
-def argument_names(target: str) -> set[str]:
+def list_arguments(target: str) -> set[str]:
     """The arguments of a class, and those that it passes on to its bases."""
     names: set[str] = set()
     with suppress(Exception):  # what is wrong with the class, its instantiation says
@@ -201,7 +201,7 @@ def identify(node: dict[str, Any]) -> str:
 
 def remember_id(logger: Logger, node: dict[str, Any], record: Record) -> None:
     """Write down which run of its service a logger has begun, so that a resumed one goes on."""
-    if any(name in argument_names(node["_target_"]) for name in IDS):
+    if any(name in list_arguments(node["_target_"]) for name in IDS):
         version = logger.version
         if isinstance(version, str):
             record.update(logger_ids=read_ids(record) | {identify(node): version})

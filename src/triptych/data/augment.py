@@ -38,6 +38,7 @@ TRIES = 10  # to draw a box that lies within the image, as torchvision's
 
 # Images uint8 (b, 3, H, W) and how strongly, float (b, 1, 1, 1), to images of the same kind.
 Operation = Callable[[Tensor, Tensor], Tensor]
+Range = tuple[float, float]
 
 
 def standard(
@@ -76,18 +77,26 @@ def erase(
 ) -> Tensor:
     """Black out a rectangle in the chosen images; the other draws are (B,) in [0, 1)."""
     height, width = images.shape[-2:]
-    least, most = ERASED_AREA
-    area = (least + (most - least) * area) * height * width
-    least, most = map(math.log, ERASED_ASPECT)
-    aspect = (least + (most - least) * aspect).exp()
-    tall = (area * aspect).sqrt().round().clamp(1, height)
-    wide = (area / aspect).sqrt().round().clamp(1, width)
+    wide, tall = draw_sides(area, aspect, ERASED_AREA, ERASED_ASPECT, images)
+    tall, wide = tall.clamp(1, height), wide.clamp(1, width)
     top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
     rows = torch.arange(height, device=images.device)[None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, :]
     top, tall, left, wide, chosen = (x.view(-1, 1, 1) for x in (top, tall, left, wide, chosen))
     inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
     return images.masked_fill((inside & chosen)[:, None], 0)
+
+
+def draw_sides(
+    area: Tensor, aspect: Tensor, areas: Range, aspects: Range, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sides of boxes, by draws in [0, 1): of a share of the images' area from `areas`, the
+    second `aspects` times as long as the first."""
+    least, most = areas
+    area = (least + (most - least) * area) * images.shape[-2] * images.shape[-1]
+    least, most = map(math.log, aspects)
+    aspect = (least + (most - least) * aspect).exp()
+    return (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, mode: str) -> Tensor:
@@ -250,13 +259,13 @@ class RandAugment(Augmentation):
         kind, size, sign = uniform(seed, epoch, index.cpu(), columns)  # each (R, B)
         chosen = (kind * len(SPACE)).long()
         bins = (size * BINS).long() if self.magnitude is None else self.magnitude
-        amounts = self.amounts(*images.shape[-2:])[chosen, bins]
+        amounts = self.list_amounts(*images.shape[-2:])[chosen, bins]
         is_signed = torch.zeros(len(SPACE), dtype=torch.bool)
         is_signed[SIGNED] = True
         amounts = torch.where(is_signed[chosen] & (sign < 0.5), -amounts, amounts)
         return apply_operations(images, SPACE, chosen, amounts)
 
-    def amounts(self, height: int, width: int) -> Tensor:
+    def list_amounts(self, height: int, width: int) -> Tensor:
         """Of each operation of `SPACE` at each magnitude, float (14, 31)."""
         shear, degrees, colour, bits = (0.99, 135, 0.99, 2) if self.wide else (0.3, 30, 0.9, 4)
         down, right = (32 if self.wide else 150 / 331 * side for side in (height, width))
@@ -294,8 +303,8 @@ class RandomResizedCrop:
     """A box with a share of the area, `scale`, and an aspect (width by height), `ratio`, blown up
     to the whole; half of the images are mirrored: Szegedy et al. (2015)."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
         for name, most in (("scale", 1), ("ratio", 100)):
@@ -314,11 +323,7 @@ class RandomResizedCrop:
     def draw_sizes(self, draws: Tensor, images: Tensor) -> list[Tensor]:
         """Height and width (B,) of the first box that lies within an image, else of the last, cut
         to the image; from draws (2, tries, B) in [0, 1) of area and aspect."""
-        least, most = map(math.log, self.ratio)
-        aspect = (least + (most - least) * draws[1]).exp()
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[0]
-        area = area * images.shape[-2] * images.shape[-1]
-        sizes = [(area / aspect).sqrt().round(), (area * aspect).sqrt().round()]
+        sizes = draw_sides(draws[0], draws[1], self.scale, self.ratio, images)
         sides = images.shape[-2:]
         fits = (sizes[0] <= sides[0]) & (sizes[1] <= sides[1])
         tries = torch.arange(TRIES, device=images.device)[:, None]

@@ -31,9 +31,7 @@ class Row(NamedTuple):
     split: str
 
 
-def read_labels(
-    root: Path, labels: str, separator: str | None = None
-) -> tuple[list[Photo], list[str]]:
+def read_labels(root: Path, labels: str, separator: str | None) -> tuple[list[Photo], list[str]]:
     """The photos that a table names, by split, class and name, and notes on what it leaves out.
 
     With a `separator`, a photo has any number of labels: in a cell, or those of the columns that
@@ -83,7 +81,7 @@ def split_labels(label: str, separator: str | None) -> list[str]:
     return sorted({name.strip() for name in label.split(separator)} - {""})
 
 
-def find_file(root: Path, row: Row, needs_label: bool = True) -> str | None:
+def find_file(root: Path, row: Row, needs_label: bool) -> str | None:
     """The name of a row's file below the root, None where it is not there.
 
     Raises UserError at a row that says too little, or of a file that lies elsewhere.
@@ -166,21 +164,20 @@ def find_columns(table: Path, header: Sequence[str], may_be_marked: bool = False
     """
     columns = {(name or "").strip().lower(): name for name in header}
     chosen = {
-        use: next((columns[name] for name in names if name in columns), None)
+        use: columns[next(name for name in names if name in columns)]
         for use, names in COLUMNS.items()
+        if columns.keys() & names
     }
-    may_be_marked = may_be_marked and len(header) > sum(
-        name is not None for name in chosen.values()
-    )
-    for use in ("file",) if may_be_marked else ("file", "label"):
-        if chosen[use] is None:
+    are_marked = may_be_marked and len(header) > len(chosen)
+    for use in ("file",) if are_marked else ("file", "label"):
+        if use not in chosen:
             raise UserError(
                 f"data.labels={table}: no column {use}, but {', '.join(columns) or 'nothing'}\n"
                 f"call it {use} in the first line"
                 + "; columns of 0 and 1, one a label, need module=multilabel"
                 * (use == "label")
             )
-    return {use: name for use, name in chosen.items() if name is not None}
+    return chosen
 
 
 def describe_unlisted(root: Path, files: Container[str]) -> list[str]:

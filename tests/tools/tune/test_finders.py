@@ -162,7 +162,7 @@ def test_a_size_that_would_need_more_than_is_free_is_not_tried(
     module = SimpleNamespace(zero_grad=list, split_predictions=SimpleNamespace(reset=list))
     short: Any = SimpleNamespace(config={"trainer": {"accelerator": "cpu"}}, data=data)
     short.module, short.fit = module, lambda *_, **options: tried.append(data.batch_size)
-    monkeypatch.setattr(finders, "free_memory", lambda: 200)
+    monkeypatch.setattr(finders, "measure_free_memory", lambda: 200)
     monkeypatch.setattr(
         finders, "measure_peak_bytes", lambda call, _: call() or 1000 + 10 * data.batch_size
     )

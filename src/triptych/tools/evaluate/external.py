@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from triptych.tools.evaluate.document import evaluate_predictions, write_json
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
 from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.statistics.inference import wilson
-from triptych.tools.statistics.scores import Averages, Scores, score_predictions
+from triptych.tools.statistics.scores import Scores, average_present, score_predictions
 
 log = logging.getLogger(__name__)
 # Of which images they are, not how they are stored.
@@ -269,13 +268,12 @@ def describe_present(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
         )
     total, correct = int(num_true.sum()), int(scores.confusion.diagonal().sum())
     interval = wilson(correct, total)
-    means = (float(np.nan_to_num(each)[present].mean()) for each in scores.per_class)
     never = scores.confusion.sum(axis=0) == 0
     return {
         "accuracy": scores.accuracy,
         "accuracy_low": interval.low,
         "accuracy_high": interval.high,
-        "macro": Averages(*means)._asdict(),
+        "macro": average_present(scores)._asdict(),
         "undefined_classes": int((present & never).sum()),
         "without_images": absent,
         "confusion": scores.confusion.tolist(),

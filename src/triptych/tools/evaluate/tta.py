@@ -14,7 +14,7 @@ from torch import Tensor
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
 from triptych.tools.statistics.inference import paired_difference, wilson
-from triptych.tools.statistics.scores import Averages, score_predictions
+from triptych.tools.statistics.scores import Averages, average_present, score_predictions
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def evaluate_mirrored(
     scores, correct = score_predictions(averaged), averaged.correct
     interval = wilson(int(correct.sum()), len(correct))
     gain = paired_difference(correct, predictions.correct)
-    counted = scores.confusion.sum(axis=1) > 0 if of_present else slice(None)
-    macro = Averages(*(float(np.nan_to_num(each)[counted].mean()) for each in scores.per_class))
+    macro = average_present(scores) if of_present else scores.macro
     entry = {
         **{"kind": "flip", "accuracy": scores.accuracy},
         **{"accuracy_low": interval.low, "accuracy_high": interval.high},

@@ -89,6 +89,12 @@ def per_class(confusion: NDArray[np.int64]) -> PerClass:
         return PerClass(f1=f1, precision=right / num_predicted, recall=right / num_true)
 
 
+def average_present(scores: Scores) -> Averages:
+    """Means over the classes that have images, an undefined value counted as 0."""
+    present = scores.confusion.sum(axis=1) > 0
+    return Averages(*(float(np.nan_to_num(each)[present].mean()) for each in scores.per_class))
+
+
 def top_k_accuracies(predictions: Predictions) -> dict[int, float]:
     """The share of images whose class is among the k most probable, by k of `TOP_K` up to C.
 

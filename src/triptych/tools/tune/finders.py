@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from itertools import compress
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,10 +91,10 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
         raise UserError(f"{finding.comment}\nwhat was measured: {folder}")
     settings = [f"{key}={format_value(value)}" for key, value in finding.settings.items()]
     log.info("%s: %s; measured: %s", " ".join(settings), finding.comment, folder)
-    names = [setting_name(override) for override in overrides]
     others = {*RULES, *finding.settings}  # of this command, or to be typed otherwise
-    is_same = [others.isdisjoint((name, name.partition(".")[0])) for name in names]
-    log.info("%s", shlex.join(["python", "train.py", *compress(overrides, is_same), *settings]))
+    names = {override: setting_name(override) for override in overrides}
+    same = [o for o, name in names.items() if others.isdisjoint((name, name.partition(".")[0]))]
+    log.info("%s", shlex.join(["python", "train.py", *same, *settings]))
 
 
 class ShortTraining:
@@ -268,7 +267,7 @@ class BatchTrial(StopAtOnce):
         self.device, self.free = torch.device("cuda" if on_cuda else "cpu"), inf
         self.before = measure_peak_bytes(lambda: None, self.device)
         if not on_cuda:
-            self.free = free_memory()
+            self.free = measure_free_memory()
 
     def __call__(self, size: int) -> int | None:
         short, peak = self.short, None
@@ -291,7 +290,7 @@ class BatchTrial(StopAtOnce):
         return peak
 
 
-def free_memory() -> float:
+def measure_free_memory() -> float:
     """Bytes that this process may still take, as the system and its control group have it;
     infinite where they do not say."""
     free = inf
