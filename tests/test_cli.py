@@ -75,6 +75,7 @@ SEVERAL = ", ".join(sorted(path.stem for path in (CONFIGS / "model").glob("*.yam
     [
         ("model=googlenett", "model=googlenett: no such choice; nearest: googlenet"),
         ("callbacks=[soup,sva]", "callbacks=sva: no such choice; nearest: swa"),
+        ("loss.gamma=1", "loss={'gamma': 1}: must be what loss=<choice>"),
         ("model=", f"model=: must be one of {SEVERAL}"),
         ("model=[alexnet,resnet50]", f"model=[alexnet,resnet50]: must be one of {SEVERAL}"),
         ("trainer=3", "trainer=3: must be one of ddp, debug, default"),

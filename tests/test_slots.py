@@ -15,9 +15,11 @@ from torchmetrics import Metric
 from tests import tiny
 from tests.composing import composed
 from triptych import build, slots
+from triptych.arguments import check_experiment
 from triptych.cli import check_arguments, prepare, restore
 from triptych.config import Config, check_config
 from triptych.errors import UserError
+from triptych.help import describe_unknown_choice
 from triptych.library import load_run
 from triptych.losses import BinaryCrossEntropy, FocalLoss
 from triptych.models.backbone import Backbone
@@ -97,7 +99,8 @@ def test_settings_of_what_was_not_chosen_are_refused_with_the_choice(slot: str) 
 
 def test_a_word_that_an_experiment_sets_over_is_refused_and_one_that_it_chooses_is_not() -> None:
     with pytest.raises(UserError, match="override /schedule"):
-        check_arguments("train", ["experiment=probe", "schedule=step"])
+        check_arguments("train", ["experiment=paper", "schedule=step"])
+    assert choose("experiment=probe", "schedule=step")["optim"]["schedule"] == "step"
     check_arguments("train", ["experiment=finetune", "augment=none"])
     assert choose("experiment=finetune")["data"]["augment"] == "standard"
     assert choose("experiment=finetune", "augment=none")["data"]["augment"] == "none"
@@ -446,3 +449,22 @@ def test_what_is_hidden_in_an_argument_of_a_public_class_is_refused(slot: str) -
         "metrics.a": "torchmetrics.wrappers.BootStrapper",
     }[slot]
     assert unknown(slot, _target_=target, inner=[EVIL]) == {"os.system"}
+
+
+@pytest.mark.parametrize(("slot", "place"), [("loss", "loss"), ("metrics", "metrics.<name>")])
+def test_a_class_where_a_word_stands_is_answered_with_how_to_name_it(slot: str, place: str) -> None:
+    last = describe_unknown_choice(slot, "mine.Poly", ["a", "b"]).splitlines()[-1]
+    assert last.endswith(f"{place}._target_=mine.Poly")
+
+
+def test_settings_that_an_experiment_has_for_a_choice_do_not_keep_another_from_being_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "study.yaml").write_text(
+        "loss: {gamma: 1}\ncallbacks: {early_stopping: {patience: 3}}\nmodule: {_target_: a.B}\n"
+    )
+    monkeypatch.setattr("triptych.arguments.CONFIGS", tmp_path)
+    check_experiment(["experiment=study", "loss=focal", "callbacks=[early_stopping,ema]"])
+    with pytest.raises(UserError, match="override /module"):
+        check_experiment(["experiment=study", "module=multilabel"])

@@ -85,7 +85,8 @@ def check_experiment(overrides: Sequence[str]) -> None:
     settings = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
     for group in SLOTS.keys() & typed.keys():
         node, name = find_node(dict(settings), SLOTS[group])  # type: ignore[arg-type]
-        if name in node:
+        # Settings alone may suit another choice: the class that is chosen takes them or says no.
+        if name in node and not (isinstance(node[name], dict) and "_target_" not in node[name]):
             said = f"experiment={typed['experiment']} sets {SLOTS[group]} itself"
             mend = f"have its defaults say: override /{group}: <choice>"
             raise UserError(f"{group}={typed[group]}: {said}\n{mend}")

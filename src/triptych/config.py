@@ -79,7 +79,7 @@ NAMES = Rule("a list of names", lambda v: type(v) is list and all(map(TEXT.holds
 NODE = Rule("a node with a _target_", is_node)
 NODES = Rule("a list of nodes with a _target_", lambda v: type(v) is list and all(map(is_node, v)))
 NAMED_NODES = Rule(
-    "nodes with a _target_, each by its name",
+    "what metrics=[<choice>,...] and metrics.<name>._target_=<class> make",
     lambda v: type(v) is dict and all(map(is_node, v.values())),
 )
 
@@ -192,7 +192,9 @@ RULES: dict[str, Rule] = {
     "optim.warmup_epochs": number(0),
     "optim.label_smoothing": number(0, 1),
     "optim.class_weights": one_of("none", "balanced"),
-    **{"loss": NODE, "metrics": NAMED_NODES, "module": NODE},
+    "loss": NODE._replace(says="what loss=<choice> or loss._target_=<class> makes"),
+    "metrics": NAMED_NODES,
+    "module": NODE._replace(says="what module=<choice> or module._target_=<class> makes"),
     "trainer.on_oom": one_of("halve").or_null(),
 }
 

@@ -18,6 +18,7 @@ from triptych.errors import UserError, closest_matches
 CONFIGS = Path(__file__).parents[2] / "configs"
 LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SEVERAL = ("callbacks", "logger", "metrics")
 LONE_PATH = {
     "predict": "run",
     "evaluate": "run",
@@ -109,6 +110,8 @@ def describe_topic(command: str, topic: str) -> str:
         shown = [] if start is None else ["\n".join([lines[start], *inner])]
     prefix = topic if topic in rules else f"{topic}."
     said = [f"{key}: {rule.says}" for key, rule in sorted(rules.items()) if key.startswith(prefix)]
+    if topic in SEVERAL and shown:
+        said = [f"{topic}: {topic}=[<choice>,...], and {topic}.<name>._target_=<class> of your own"]
     if not shown or (not said and topic != group):
         known = {*list_groups(lines), *rules}
         raise UserError(
@@ -171,6 +174,8 @@ def suggest_setting(command: str, word: str) -> str:
 
 def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """The message about a choice that a group does not have, with how to have it otherwise."""
+    from triptych.config import SLOTS
+
     message = f"{group}={choice}: no such choice; nearest: {closest_matches(choice, options, 12)}"
     # So high that resnet152 is not taken for resnet50, nor efficientnet_b0 for efficientnet_lite0.
     is_misspelt = bool(closest_matches(choice, options, cutoff=0.9))
@@ -185,6 +190,9 @@ def describe_unknown_choice(group: str, choice: str, options: Iterable[str]) -> 
         return f"{message}\nyour own photos, a folder per class: data=folder data.root={root}"
     if group == "optim" and is_name and not is_misspelt:
         return f"{message}\nanother of torch's: optim.optimizer._target_=torch.optim.<its class>"
+    if group in SLOTS and "." in choice and is_name:
+        place = f"{group}.<name>" if group in SEVERAL else group
+        return f"{message}\na class: {place}._target_={choice}"
     return message
 
 
