@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from triptych.losses import BinaryCrossEntropy, FocalLoss
 from triptych.models.backbone import Backbone
 from triptych.module import ImageClassifier
 from triptych.optim import Optim
-from triptych.runs.checkpoint_files import load_checkpoint
+from triptych.runs.checkpoint_files import AtomicCheckpointIO, load_checkpoint
 from triptych.runs.record import config_hash
 from triptych.runs.trust import check_untrusted_config, find_unknown_targets
 from triptych.training import train
@@ -260,6 +261,18 @@ def test_weights_of_a_loss_are_learned_and_no_part_of_the_network(tmp_path: Path
     best = load_checkpoint(record.checkpoint_path("best"))["state_dict"]
     assert {f"backbone.network.{name}" for name in best} < state.keys()
     load_run(record.folder).network()
+
+
+@pytest.mark.parametrize("state", [np.float64(0.5), Plain, lambda step: step])
+def test_a_state_that_could_not_be_resumed_replaces_no_checkpoint(
+    state: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(UserError, match="state"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2, "callbacks": {"mine": state}}, path)
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("network", ["torch.nn.functional.relu", "collections.OrderedDict"])

@@ -173,6 +173,8 @@ class CheckpointCallback(Checkpoint):
             known = ", ".join(values)
             raise UserError(f"checkpoint.monitor={self.monitor}: must be one of {known}")
         value, best = values[self.monitor], self.best.metrics.get(self.monitor)
+        if math.isnan(value):
+            log.info("%s is NaN, which is never the best", self.monitor)
         if best is None:
             return not math.isnan(value)
         return value < best if self.mode == "min" else value > best
