@@ -20,13 +20,13 @@ from torchvision.models import get_model
 import triptych
 from tests.run_folders import change_record
 from tests.tiny import TARGETS, choose
-from triptych import figures
+from triptych.callbacks import figures
 from triptych.callbacks.batchnorm import count_batches
 from triptych.callbacks.checkpoint import CheckpointCallback
+from triptych.cli.help import describe_missing
 from triptych.config import Config
 from triptych.data.shapes import Shapes
 from triptych.errors import RunFailed, UserError
-from triptych.help import describe_missing
 from triptych.runs.failures import translate_error
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from triptych import figures
+from triptych.callbacks import figures
 
 TARGETS = ("tests.tiny.Tiny", "triptych.models.custom.CustomModel")  # not in the installed configs
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "UserError", "compose", "find_runs", "load_run", "train"]
 
 if sys.argv[:1] == ["-m"]:  # `python -m triptych...`, before its module is looked for
-    from triptych.help import check_module_name
+    from triptych.cli.help import check_module_name
 
     check_module_name(sys.orig_argv)
 

@@ -329,6 +329,6 @@ def check_available(needed: Sequence[Source | BackboneFactory], overrides: Seque
     missing = [what for part in needed if (what := part.missing()) and not part.can_download()]
     if not missing:
         return
-    from triptych.help import describe_missing
+    from triptych.cli.help import describe_missing
 
     raise UserError(describe_missing(missing, overrides))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from triptych.arguments import check_writable
+from triptych.cli.arguments import check_writable
 from triptych.config import CONFIGS, Config, resolve_config
 from triptych.errors import UserError
 from triptych.runs import record as record_module

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms import v2
 
-from triptych import figures
+from triptych.callbacks import figures
 from triptych.callbacks.loop import current_step
 from triptych.data.datamodule import ImageDataModule
 from triptych.metrics import Scores

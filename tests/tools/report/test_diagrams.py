@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from triptych.figures import pixels
+from triptych.callbacks.figures import pixels
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.degradation import VariantAccuracy
 from triptych.tools.report.charts import (

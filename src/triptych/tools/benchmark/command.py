@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from triptych.arguments import check_writable
+from triptych.cli.arguments import check_writable
 from triptych.config import Config
 from triptych.distributed.processes import copy_env
 from triptych.errors import UserError

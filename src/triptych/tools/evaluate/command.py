@@ -17,9 +17,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from triptych.arguments import check_writable
 from triptych.build import build_module, device_name
 from triptych.callbacks.progress import silence_lightning
+from triptych.cli.arguments import check_writable
 from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error

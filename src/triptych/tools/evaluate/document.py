@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from triptych import figures
+from triptych.callbacks import figures
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.record import SCHEMA, library_versions

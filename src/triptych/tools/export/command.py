@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from triptych.arguments import check_writable
+from triptych.cli.arguments import check_writable
 from triptych.config import Config, format_value
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished

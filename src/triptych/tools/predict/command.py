@@ -14,7 +14,7 @@ from pathlib import Path
 
 import rich
 
-from triptych.arguments import check_writable
+from triptych.cli.arguments import check_writable
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished

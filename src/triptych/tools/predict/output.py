@@ -18,10 +18,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from triptych.callbacks.figures import save, truncate
 from triptych.data.decoder import read_image
 from triptych.data.photos import Unreadable
 from triptych.errors import sanitize_text
-from triptych.figures import save, truncate
 from triptych.runs.storage import atomic_write, escape_formulas
 
 DIGITS = 6  # of a probability, the precision of float32

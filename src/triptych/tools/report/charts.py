@@ -26,7 +26,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.figures import missing_letters_as_boxes, truncate
+from triptych.callbacks.figures import missing_letters_as_boxes, truncate
 from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.degradation import UNMODIFIED, VariantAccuracy
 from triptych.tools.statistics.calibration import Calibration, Reliability

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from triptych.arguments import check_writable
+from triptych.cli.arguments import check_writable
 from triptych.config import CONFIGS, Config
 from triptych.distributed.processes import copy_env, count_cores
 from triptych.runs.stopping import SIGNALS, exit_code, signal_handlers

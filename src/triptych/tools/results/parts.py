@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from triptych.arguments import count_jobs
+from triptych.cli.arguments import count_jobs
 from triptych.config import CONFIGS, FLAG, Rule, number, one_of, setting_name
 from triptych.errors import UserError
 from triptych.runs.reader import check_entries, read_records

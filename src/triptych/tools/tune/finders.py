@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from scipy.stats import linregress
 from torch.optim.lr_scheduler import LambdaLR
 
-from triptych import build, figures
-from triptych.arguments import check_writable
+from triptych import build
+from triptych.callbacks import figures
 from triptych.callbacks.progress import silence_lightning
+from triptych.cli.arguments import check_writable
 from triptych.config import MAX_BATCH, MAX_PIXELS, Config, format_value, setting_name
 from triptych.data.source import Source
 from triptych.errors import UserError, summarize_error

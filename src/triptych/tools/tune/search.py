@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, Trial, TrialState
 
-from triptych.arguments import check_writable
 from triptych.callbacks.progress import silence_lightning
+from triptych.cli.arguments import check_writable
 from triptych.config import (
     CONFIGS,
     MONITORS,

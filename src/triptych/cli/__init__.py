@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from triptych.config import Config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
 STORAGE = "TRIPTYCH_STORAGE"  # a database's address, with its password
 VARIABLES = ("DATA_DIR", "LOG_DIR", "TORCH_HOME", STORAGE)  # that a `.env` may set
@@ -52,7 +52,7 @@ def run() -> None:
         return main(command)
     open_screen()
     if command in ("--help", "-h"):
-        from triptych.help import format_overview
+        from triptych.cli.help import format_overview
 
         print(format_overview(list_commands()))
     else:
@@ -72,7 +72,7 @@ def main(command: str) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         if {"--help", "-h"} & set(arguments):
-            from triptych.help import format_help
+            from triptych.cli.help import format_help
 
             print(format_help(command, arguments))
             return
@@ -106,8 +106,8 @@ def main(command: str) -> None:
 
 def list_commands() -> list[str]:
     """Every command: train, and each package of `tools` that has settings."""
-    tools = sorted(path.parent.name for path in Path(__file__).parent.glob("tools/*/settings.py"))
-    return ["train", *tools]
+    tools = Path(__file__).parents[1].glob("tools/*/settings.py")
+    return ["train", *sorted(path.parent.name for path in tools)]
 
 
 def load_function(command: str) -> Callable[..., Any]:
@@ -242,21 +242,21 @@ def check_arguments(command: str, arguments: Iterable[str]) -> bool:
     parser.error = raise_error  # type: ignore[method-assign]
     flags = parser.parse_args(arguments)
     if flags.multirun:
-        from triptych.arguments import check_sweep
+        from triptych.cli.arguments import check_sweep
 
         check_sweep(command, flags.overrides)
     if any(o.startswith("experiment=") for o in flags.overrides):
-        from triptych.arguments import check_experiment
+        from triptych.cli.arguments import check_experiment
 
         check_experiment(flags.overrides)
     for override in flags.overrides:
         name, is_set, value = override.partition("=")
         if not name or (not is_set and not name.startswith("~")):
-            from triptych.help import suggest_setting
+            from triptych.cli.help import suggest_setting
 
             raise UserError(suggest_setting(command, override))
         if is_set and NO_CHOICE.fullmatch(value) and os.path.isdir(CONFIGS / name):
-            from triptych.help import check_choice
+            from triptych.cli.help import check_choice
 
             check_choice(name, value)
     return bool(flags.multirun)
@@ -272,7 +272,7 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
     name, path = setting_name(argument), argument.partition("=")[2]
     is_plain = PLAIN_PATH.fullmatch(path) or (path == "null" and PATHS.get(name))
     if name in PATHS and not is_plain:
-        from triptych.arguments import quote_path
+        from triptych.cli.arguments import quote_path
 
         argument = quote_path(argument, is_sweep=is_sweep)
     group, dot, rest = argument.partition(".")
@@ -285,7 +285,7 @@ def restore(overrides: Iterable[str]) -> list[str]:
     """Overrides as they were typed, before `prepare`."""
     typed = [o.removeprefix("++") if ADDED.match(o) else o for o in overrides]
     if any("'" in override for override in typed):
-        from triptych.arguments import restore_path
+        from triptych.cli.arguments import restore_path
 
         typed = [*map(restore_path, typed)]
     return typed
@@ -332,7 +332,7 @@ def translate_hydra_errors(command: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        from triptych.help import explain_composing
+        from triptych.cli.help import explain_composing
 
         if explained := explain_composing(error, command):
             raise explained from error

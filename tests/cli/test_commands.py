@@ -17,9 +17,9 @@ from rich.console import Console
 from triptych import cli
 from triptych.callbacks import trainer_rules
 from triptych.cli import CONFIGS, ROOT, list_commands
+from triptych.cli.help import check_module_name, explain, format_help
 from triptych.config import RULES, Config, extends_training, load_settings
 from triptych.errors import UserError
-from triptych.help import check_module_name, explain, format_help
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_what_hydra_cannot_read_without_assertions_is_answered_with_what_to_unse
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = SimpleNamespace(flags=SimpleNamespace(optimize=2), argv=[])
-    monkeypatch.setattr("triptych.help.sys", flags)
+    monkeypatch.setattr("triptych.cli.help.sys", flags)
     assert "PYTHONOPTIMIZE" in explain(AttributeError("no 'function'"), "train")
 
 

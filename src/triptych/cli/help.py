@@ -15,7 +15,7 @@ from pathlib import Path
 
 from triptych.errors import UserError, closest_matches
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SEVERAL = ("callbacks", "logger", "metrics")

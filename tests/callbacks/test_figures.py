@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.image import imread
 
-from triptych import figures
+from triptych.callbacks import figures
+from triptych.callbacks.figures import confusion_matrix, image_grid, pixels, save
 from triptych.data import fonts
-from triptych.figures import confusion_matrix, image_grid, pixels, save
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = np.random.default_rng(0).integers(0, 1000, size=(10, 10))
