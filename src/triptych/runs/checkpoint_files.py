@@ -1,6 +1,5 @@
 """Checkpoints on disk: whole or not there, and nothing but data (`weights_only=True`)."""
 
-import re
 from pathlib import Path
 from pickle import PickleError
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from triptych.errors import UserError, summarize_error
+from triptych.errors import UserError
 from triptych.models import is_mappable
 from triptych.runs.storage import atomic_write
 
@@ -29,14 +28,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             except RuntimeError as error:  # torch's way of saying that a write failed
                 raise OSError(f"{path}: could not be written; is the disk full?") from error
             except (PickleError, AttributeError, TypeError) as error:
-                found = re.search(
-                    r"GLOBAL (\S+)|[Cc]an't pickle (.+)|cannot pickle (.+)", str(error)
-                )
-                what = next(filter(None, found.groups())) if found else summarize_error(error)
-                raise UserError(
-                    f"a callback or the schedule keeps {what} in its state, so that the run could "
-                    "not be resumed\nkeep numbers, texts, tensors, and lists and dicts of these"
-                ) from error
+                from triptych.runs.failures import explain_state
+
+                raise explain_state(error) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import traceback
 from contextlib import suppress
@@ -193,3 +194,13 @@ def end_run(record: Record, status: str, **error: str | None) -> None:
                 raise
             file.seek(0)
             file.write(text)
+
+
+def explain_state(error: Exception) -> UserError:
+    """Why a checkpoint could not be loaded again, as pickle says it in several ways."""
+    found = re.search(r"GLOBAL (\S+)|[Cc]an't pickle (.+)|cannot pickle (.+)", str(error))
+    what = next(filter(None, found.groups())) if found else summarize_error(error)
+    return UserError(
+        f"a callback or the schedule keeps {what} in its state, so that the run could not be "
+        "resumed\nkeep numbers, texts, tensors, and lists and dicts of these"
+    )
