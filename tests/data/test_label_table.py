@@ -30,7 +30,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     [
         "\n".join(["file,label", *ROWS]),
         "\r\n".join(["\ufeffFilename,Class", *ROWS]),
-        "\n".join(["label;image", *("cat;a.png", "dog;b.png", "cat;sub/c, d.png", "dog;e.png")]),
+        "\n".join(["label;image", *("cat;a.png;", "dog;b.png", "cat;sub/c, d.png", "dog;e.png")]),
         "id\tcategory\tx\na\tcat\t1\nb\tdog\t1\nsub\\c, d\tcat\t1\ne\tdog\t2\n",
     ],
 )
@@ -71,6 +71,7 @@ def test_numbers_are_classes_in_the_order_of_numbers(tmp_path: Path) -> None:
         ("file,label,split\na.png,cat,test\n", "no training photo"),
         ("file,label,split\na.png,cat,train\nb.png,dog,val\n", r"dog: .* of b\.png .val."),
         ("", "no column file"),
+        ("file,label\na.png,black, cat\n", "line 2: more cells"),
         ("file,label\na.png,Kätzchen\n".encode("latin-1"), "not UTF-8"),
     ],
 )

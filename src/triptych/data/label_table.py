@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from triptych.data.names import class_name, decode_name, encode_name, escape_name
 from triptych.data.split_folders import SPLIT_NAMES, SPLITS, is_photo, walk_files
@@ -133,8 +133,13 @@ def read_rows(table: Path, separator: str | None = None) -> list[Row]:
     rows = []
     try:
         for cells in reader:
-            values = {use: (cells[name] or "").strip() for use, name in columns.items()}
             place = f"data.labels={table}: line {reader.line_num}"
+            surplus: Any = cells.pop(None, ())
+            if any(surplus):
+                raise UserError(
+                    f"{place}: more cells than the first line; put a text with , in quotes"
+                )
+            values = {use: (cells[name] or "").strip() for use, name in columns.items()}
             values = {"split": "train", "place": place} | values
             if separator:
                 marks = {n: v for n, v in cells.items() if n not in columns.values()}
