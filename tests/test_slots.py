@@ -16,11 +16,11 @@ from torchmetrics import Metric
 from tests import tiny
 from tests.composing import composed
 from triptych import build, slots
-from triptych.arguments import check_experiment
 from triptych.cli import check_arguments, prepare, restore
+from triptych.cli.arguments import check_experiment
+from triptych.cli.help import describe_unknown_choice
 from triptych.config import Config, check_config
 from triptych.errors import UserError
-from triptych.help import describe_unknown_choice
 from triptych.library import load_run
 from triptych.losses import BinaryCrossEntropy, FocalLoss
 from triptych.models.backbone import Backbone
@@ -477,7 +477,7 @@ def test_settings_that_an_experiment_has_for_a_choice_do_not_keep_another_from_b
     (tmp_path / "experiment" / "study.yaml").write_text(
         "loss: {gamma: 1}\ncallbacks: {early_stopping: {patience: 3}}\nmodule: {_target_: a.B}\n"
     )
-    monkeypatch.setattr("triptych.arguments.CONFIGS", tmp_path)
+    monkeypatch.setattr("triptych.cli.arguments.CONFIGS", tmp_path)
     check_experiment(["experiment=study", "loss=focal", "callbacks=[early_stopping,ema]"])
     with pytest.raises(UserError, match="override /module"):
         check_experiment(["experiment=study", "module=multilabel"])

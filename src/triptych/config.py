@@ -269,10 +269,8 @@ def find_contradictions(config: Config) -> Iterator[str]:
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
-    monitor, monitors = config["checkpoint"].get("monitor", MONITOR), list_monitors(config)
-    if monitor not in monitors and not config.get("module"):  # which may log others
-        yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
-    if not is_plain_trainer(trainer) or isinstance(config["optim"]["schedule"], dict):
+    is_plain = is_plain_trainer(trainer) and not isinstance(config["optim"]["schedule"], dict)
+    if not is_plain or config["checkpoint"].get("monitor", MONITOR) not in MONITORS:
         yield from load_trainer_rules().find_trainer_contradictions(config)
     if data.get("sampler") and config["optim"].get("class_weights") == "balanced":
         yield "data.sampler=balanced: optim.class_weights=balanced corrects the same; take one"
@@ -306,11 +304,6 @@ def find_missing_images(data: Config) -> Iterator[str]:
         )
     if for_test and (data["num_test"] or 1) > for_test:
         yield f"data.num_test={data['num_test']}: there are {for_test} test images"
-
-
-def list_monitors(config: Config) -> list[str]:
-    """What is logged after every validation, one's own metrics included."""
-    return [*MONITORS, *(f"val/{name}" for name in config.get("metrics") or {})]
 
 
 def is_plain_trainer(trainer: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from triptych.config import (
     FLAG,
     MAX_PROCESSES,
+    MONITOR,
     MONITORS,
     NODE,
     NODES,
@@ -22,7 +23,6 @@ from triptych.config import (
     either,
     format_value,
     is_node,
-    list_monitors,
     number,
     one_of,
 )
@@ -149,8 +149,11 @@ def check_packages(config: Config) -> None:
 
 
 def find_trainer_contradictions(config: Config) -> Iterator[str]:
-    """What is wrong between arguments of the Trainer, and of a schedule that is a class."""
-    trainer = config["trainer"]
+    """What is wrong between arguments of the Trainer, what is watched, and a schedule's class."""
+    trainer, monitors = config["trainer"], list_monitors(config)
+    monitor = config["checkpoint"].get("monitor", MONITOR)
+    if monitor not in monitors and not config.get("module"):  # which may log others
+        yield f"checkpoint.monitor={format_value(monitor)}: must be one of {', '.join(monitors)}"
     if isinstance(config["optim"]["schedule"], dict):
         yield from find_schedule_contradictions(config)
     callbacks = as_list(trainer.get("callbacks"))
@@ -166,6 +169,11 @@ def find_trainer_contradictions(config: Config) -> Iterator[str]:
         least, most = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}", -1)
         if least > most > 0:
             yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}"
+
+
+def list_monitors(config: Config) -> list[str]:
+    """What is logged after every validation, one's own metrics included."""
+    return [*MONITORS, *(f"val/{name}" for name in config.get("metrics") or {})]
 
 
 def find_schedule_contradictions(config: Config) -> Iterator[str]:
