@@ -29,7 +29,7 @@ COMMANDS = sorted(set(re.findall(COMMAND, GUIDES)))
 def blocks() -> dict[str, str]:
     """Files that the recipes write, by the path in their first comment."""
     dedented = [re.sub(r"^   ", "", block, flags=re.MULTILINE) for block in FENCED]
-    return {block.splitlines()[0].removeprefix("# "): block for block in dedented}
+    return {re.search(r"^# ([^@\s]\S*)$", block, re.MULTILINE)[1]: block for block in dedented}
 
 
 @pytest.fixture

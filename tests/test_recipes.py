@@ -21,7 +21,8 @@ from triptych.config import CONFIGS
 ROOT = CONFIGS.parent
 TEXT = (ROOT / "docs" / "recipes.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
-BLOCKS = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
+FENCED = re.findall(r"```(?:python|yaml)\n((?:# @.*?\n)?)# (\S+)\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = [(name, head + text) for head, name, text in FENCED]
 COMMANDS = {
     title: re.findall(
         r"(?:`|^)(python train\.py data=(?:shapes|squares) [^`\n]*)", text, re.MULTILINE

@@ -74,6 +74,8 @@ def find_class(key: str, node: dict[str, Any]) -> Any:
         module = sys.modules.get(place)
         if nearest := closest_matches(name, vars(module) if module else (), cutoff=0.6):
             reason = f"{place} has no {name}; nearest: {nearest}"
+        if reason == f"No module named '{target.partition('.')[0]}'":
+            reason += "; it is looked for in this folder, beside train.py, and on PYTHONPATH"
         raise UserError(f"{key}._target_={target}: cannot be imported ({reason})") from error
     kind = KINDS.get("metrics" if re.fullmatch(r"metrics\.[^.]+", key) else key)
     if kind and not (isinstance(made, type) and issubclass(made, kind)):
