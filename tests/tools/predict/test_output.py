@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from triptych.runs.predictions import unescape_formula
+from triptych.tools.predict.labels import SEVERAL_LABELS
 from triptych.tools.predict.output import (
     Choice,
     Layout,
@@ -124,3 +125,17 @@ def test_a_grid_is_written_whatever_letters_names_have(tmp_path: Path) -> None:
     save_grid(tmp_path / "grid.png", [Prediction(str(path), (CAT,))] * 7, "network\n$x$", 600)
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.width > picture.height > 400  # two rows of six
+
+
+def test_a_grid_of_several_labels_an_image_names_all_of_them() -> None:
+    two, none = (
+        Prediction(name, tuple(Choice(label, p) for label, p in shares))
+        for name, shares in {
+            "a.png": (("red", 0.9), ("blue", 0.6), ("green", 0.1)),
+            "b.png": (("green", 0.4), ("red", 0.2)),
+        }.items()
+    )
+    broken = Prediction("c.png", error="no file")
+    figure = draw_grid([two, none, broken], "", 600, SEVERAL_LABELS)
+    titles = [axes.get_title("left").split("\n")[0] for axes in figure.axes]
+    assert titles == ["red, blue", "no label", "not predicted"]

@@ -5,8 +5,18 @@
 
 from typing import Any
 
+from triptych.callbacks.figures import truncate
 from triptych.runs.multilabel import SEPARATOR
-from triptych.tools.predict.output import DIGITS, Choice, Form, Layout, Prediction, as_json
+from triptych.tools.predict.output import (
+    CELL_LETTERS,
+    DIGITS,
+    Choice,
+    Form,
+    Layout,
+    Prediction,
+    as_json,
+    cell_title,
+)
 
 THRESHOLD = 0.5  # above it an image has the label
 
@@ -35,4 +45,12 @@ def format_line(layout: Layout, prediction: Prediction, path: str) -> str:
     return f"{path}: {', '.join(labels) or 'no label'}"
 
 
-SEVERAL_LABELS = Form(list_columns, list_cells, describe, format_line)
+def write_title(prediction: Prediction) -> str:
+    """All labels; their probabilities would not fit."""
+    if prediction.error:
+        return cell_title(prediction)
+    labels = ", ".join(choice.label for choice in list_labels(prediction))
+    return truncate(labels or "no label", CELL_LETTERS)
+
+
+SEVERAL_LABELS = Form(list_columns, list_cells, describe, format_line, write_title)

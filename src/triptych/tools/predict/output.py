@@ -77,6 +77,7 @@ class Form(NamedTuple):
     list_cells: Callable[[Layout, Prediction], list[Any]]
     describe: Callable[[Layout, Prediction], dict[str, Any]]  # for JSON
     format: Callable[[Layout, Prediction, str], str]  # a line for a person, with the path
+    title: Callable[[Prediction], str]  # above an image of the grid
 
 
 def make_prediction(
@@ -135,7 +136,16 @@ def format_line(layout: Layout, prediction: Prediction, path: str) -> str:
     return "  ".join(filter(None, [*top, *more, prediction.agreement, path]))
 
 
-ONE_LABEL = Form(list_columns, list_cells, describe, format_line)
+def cell_title(prediction: Prediction) -> str:
+    """The class, its probability, and the number of networks that agree."""
+    if prediction.error:
+        return "not predicted"
+    label, probability = prediction.top[0]
+    share = f"  {probability:.1%}" + (f", {prediction.agreement}" if prediction.votes else "")
+    return truncate(label, CELL_LETTERS - len(share)) + share
+
+
+ONE_LABEL = Form(list_columns, list_cells, describe, format_line, cell_title)
 
 
 @contextmanager
@@ -204,12 +214,20 @@ def sanitize_line(text: str) -> str:
     return sanitize_text(text).replace("\n", "\ufffd")
 
 
-def save_grid(path: Path, predictions: Sequence[Prediction], heading: str, max_pixels: int) -> None:
+def save_grid(
+    path: Path,
+    predictions: Sequence[Prediction],
+    heading: str,
+    max_pixels: int,
+    form: Form = ONE_LABEL,
+) -> None:
     """Write a PNG; letters that the font lacks are boxes."""
-    save(draw_grid(predictions, heading, max_pixels), path)
+    save(draw_grid(predictions, heading, max_pixels, form), path)
 
 
-def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) -> Figure:
+def draw_grid(
+    predictions: Sequence[Prediction], heading: str, max_pixels: int, form: Form = ONE_LABEL
+) -> Figure:
     """Each image, in its own proportions, under its class and its file's name; in that order."""
     columns = min(len(predictions), COLUMNS)
     rows = -(-len(predictions) // columns)
@@ -222,7 +240,7 @@ def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) 
         axes.set_axis_off()
     for axes, prediction in zip(axes_list, predictions, strict=False):
         name = truncate(sanitize_line(Path(prediction.path).name), CELL_LETTERS)
-        axes.set_title(f"{cell_title(prediction)}\n{name}", loc="left", size=9, y=1)
+        axes.set_title(f"{form.title(prediction)}\n{name}", loc="left", size=9, y=1)
         try:
             image = read_image(Path(prediction.path), max_pixels=max_pixels)
             image.thumbnail((PIXELS, PIXELS))
@@ -232,12 +250,3 @@ def draw_grid(predictions: Sequence[Prediction], heading: str, max_pixels: int) 
             reason = textwrap.fill(str(error), CELL_LETTERS, max_lines=6)
             axes.text(0, 0.95, reason, va="top", size=8, color="0.4")
     return figure
-
-
-def cell_title(prediction: Prediction) -> str:
-    """The class, its probability, and the number of networks that agree."""
-    if prediction.error:
-        return "not predicted"
-    label, probability = prediction.top[0]
-    share = f"  {probability:.1%}" + (f", {prediction.agreement}" if prediction.votes else "")
-    return truncate(label, CELL_LETTERS - len(share)) + share

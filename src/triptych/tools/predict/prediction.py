@@ -86,7 +86,7 @@ def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tup
         if grid:
             votes = ": mean probability, and the number of networks that agree"
             heading = ", ".join(ensemble.names) + (votes if layout.voters else "")
-            save_grid(grid, first, heading, config["max_pixels"])
+            save_grid(grid, first, heading, config["max_pixels"], form)
     return num_images, len(failed)
 
 
