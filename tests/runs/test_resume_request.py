@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,26 @@ def test_another_value_is_refused_by_name_with_both(
     assert setting in said
     assert any(value in said for value in values), said
     assert len(said.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ([], None),
+        (["loss=focal", "metrics=[auroc]"], None),
+        (["module=classification", "metrics=[auroc]", "augment=standard"], None),
+        (["metrics=[top5]"], "MulticlassAUROC"),
+        (["metrics=[auroc,top5]"], "MulticlassAUROC"),
+        (["loss=cross_entropy"], "FocalLoss"),
+        (["module=multilabel"], "no module"),
+    ],
+)
+def test_another_part_than_the_runs_own_is_refused(
+    tmp_path: Path, typed: list[str], shown: str | None
+) -> None:
+    run = begin(tmp_path, *TYPED, "loss=focal", "metrics=[auroc]")
+    with pytest.raises(UserError, match=shown) if shown else nullcontext():
+        assert merge(run, *typed) == run.config
 
 
 def test_what_is_no_part_of_the_experiment_is_applied(run: Record) -> None:

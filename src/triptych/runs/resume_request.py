@@ -33,9 +33,8 @@ EXTENDING = ("trainer.max_epochs", "trainer.max_steps")  # of which a run may be
 # Callbacks that end a training, with weights or a schedule that it cannot go on with.
 ENDING = ("StochasticWeightAveraging", "SWA", "Soup")
 UNSET = object()
-# Groups whose settings a resolved config has elsewhere, and where.
-MOVED = {name: SLOTS[name] for name in ("augment", "schedule")}
-MOVED |= {name: f"trainer.{name}" for name in ("callbacks", "logger")}
+# Where a resolved config has what the groups of research choose: compared as a whole.
+PARTS = SLOTS | {name: f"trainer.{name}" for name in ("callbacks", "logger")}
 
 
 def find_run(place: str) -> Path:
@@ -187,7 +186,7 @@ def find_requests(
         is_choice = os.path.isdir(CONFIGS / name)
         if name in ("resume", "trusted_targets", "minutes"):
             continue
-        if slot := MOVED.get(name.partition(".")[0]):
+        if slot := PARTS.get(name.partition(".")[0]):
             yield slot, override, lookup(config, slot), False
             continue
         if is_choice and not override.startswith("~"):
