@@ -62,6 +62,8 @@ def test_the_words_of_the_defaults_change_nothing(typed: list[str]) -> None:
         (["module._target_=my.Module"], "module", "my.Module"),
         (["augment._target_=my.Blur", "augment.by=2"], "data.augment", "my.Blur by=2"),
         (["schedule._target_=my.Rate", "schedule.by=2"], "optim.schedule", "my.Rate by=2"),
+        (["optim.schedule._target_=my.Rate"], "optim.schedule", "my.Rate"),  # as recorded
+        (["data.augment._target_=my.Blur"], "data.augment", "my.Blur"),
         (["callbacks.mine._target_=my.Callback"], "trainer.callbacks.0", "my.Callback"),
         (["logger.mine._target_=my.Logger"], "trainer.logger.0", "my.Logger"),
     ],

@@ -40,6 +40,7 @@ MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 ADDED = re.compile(
     r"\+\+(trainer|data\.augment|optim\.schedule|loss|metrics|callbacks|logger|module)\."
 )
+FREE = ("trainer.", "data.augment.", "optim.schedule.")  # settings of these are not all in YAML
 PLAIN_PATH = re.compile(r"[\w.-]*/[\w/.-]*", re.ASCII)  # means to Hydra what it says
 
 
@@ -278,7 +279,7 @@ def prepare(argument: str, *, is_sweep: bool = False) -> str:
     group, dot, rest = argument.partition(".")
     if dot and group in SLOTS:  # its settings are its own
         return f"++{SLOTS[group]}.{rest}"
-    return f"++{argument}" if group == "trainer" and dot else argument
+    return f"++{argument}" if argument.startswith(FREE) else argument
 
 
 def restore(overrides: Iterable[str]) -> list[str]:
