@@ -176,7 +176,9 @@ def build_loss(
     given = fill_arguments(made, node, num_classes=num_classes, **asked)
     for name in asked.keys() - given.keys():
         setting = {"weight": "class_weights"}.get(name, name)
-        raise UserError(f"optim.{setting}={optim[setting]}: {node['_target_']} has no {name}")
+        reason = f"{node['_target_']} has no {name}"
+        reason = f"loss.{name} is given, too; leave out one" if name in node else reason
+        raise UserError(f"optim.{setting}={optim[setting]}: {reason}")
     loss: nn.Module = make("loss", node, instantiate, **given)
     if "weight" in given:  # no part of a checkpoint: the data say it again
         loss.register_buffer("weight", given["weight"], persistent=False)

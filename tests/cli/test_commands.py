@@ -17,7 +17,7 @@ from rich.console import Console
 from triptych import cli
 from triptych.callbacks import trainer_rules
 from triptych.cli import CONFIGS, ROOT, list_commands
-from triptych.cli.help import check_module_name, explain, format_help
+from triptych.cli.help import check_choice, check_module_name, explain, format_help
 from triptych.config import RULES, Config, extends_training, load_settings
 from triptych.errors import UserError
 
@@ -345,3 +345,10 @@ def test_help_shows_a_group_with_its_comments_and_rules() -> None:
     assert "grad_cam.num_images: " in format_help("evaluate", ["grad_cam", "-h"])
     with pytest.raises(UserError, match=r"optm.*optim"):
         format_help("train", ["optm"])
+
+
+def test_a_sweep_may_be_over_lists_of_choices() -> None:
+    check_choice("callbacks", "[ema],[swa,lr_monitor],[]")
+    for group, value in {"callbacks": "ema],[swa", "loss": "[focal]", "metrics": "3"}.items():
+        with pytest.raises(UserError, match=re.escape(f"{group}={value}: must be one of")):
+            check_choice(group, value)

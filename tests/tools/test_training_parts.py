@@ -33,7 +33,7 @@ def folder(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = record.config
     config["trainer"] |= {name: [GONE] for name in ("callbacks", "logger", "plugins")}
     config["trainer"] |= {"profiler": GONE, "strategy": GONE}
-    config["data"]["augment"] = GONE
+    config["data"]["augment"] = config["optim"]["schedule"] = config["loss"] = GONE
     record.write_config(config)
     return record.folder
 

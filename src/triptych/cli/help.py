@@ -83,7 +83,8 @@ def list_choices(group: str) -> list[str]:
 
 def check_choice(group: str, value: str) -> None:
     """Raise UserError at what is no choice of a group, or a list of them where it takes several."""
-    if group not in LISTS or not re.fullmatch(r"\[[\w,]*\]", value):
+    is_sweep_of_lists = re.fullmatch(r"\[[\w,]*\](,\[[\w,]*\])*", value)
+    if group not in LISTS or not is_sweep_of_lists:
         raise UserError(f"{group}={value}: must be one of {', '.join(list_choices(group))}")
 
 

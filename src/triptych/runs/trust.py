@@ -175,14 +175,18 @@ def installed_nodes() -> set[Node]:
 
 
 def drop_training_parts(config: Config) -> Config:
-    """The config of a run without the callbacks, loggers, plugins, augmentation and workers that
-    only its training had."""
+    """The config of a run without what only its training had: callbacks, loggers, plugins, loss,
+    schedule, augmentation and workers."""
     names = ("max_epochs", "max_steps", "max_time", "accelerator", *SCORING)
     trainer = config.get("trainer")
     kept = {n: trainer[n] for n in names if n in trainer} if isinstance(trainer, dict) else {}
     data = config.get("data")
     data = data | {"num_workers": 0, "augment": "none"} if isinstance(data, dict) else data
-    return config | {"trainer": kept, "data": data}
+    optim = config.get("optim")
+    plain = {"schedule": "constant", "label_smoothing": 0.0}
+    optim = optim | plain if isinstance(optim, dict) else optim
+    rest = {name: value for name, value in config.items() if name != "loss"}
+    return rest | {"trainer": kept, "data": data, "optim": optim}
 
 
 def localize_source(

@@ -32,6 +32,7 @@ from triptych.runs.predictions import (
 )
 from triptych.runs.reader import FINITE, find_run_folders, sanitize
 from triptych.runs.record import SCORES
+from triptych.runs.trust import drop_training_parts
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
 from triptych.tools.evaluate.degradation import accuracy_by_variant, degradations, write_outcomes
@@ -148,7 +149,7 @@ def rescore(
     `evaluation.json` says of it: metrics now and as logged in training, device, precision, threads.
     """
     metadata, device = run.record.metadata, run.device
-    module = build_module(run.config, run.backbone, len(data.classes))
+    module = build_module(drop_training_parts(run.config), run.backbone, len(data.classes))
     with rebuild.use_threads(metadata["num_threads"]) as num_threads:
         score = {"test": trainer.test, "val": trainer.validate}[split]
         score(module, datamodule=data, verbose=False)
