@@ -57,10 +57,13 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]
 
 
 @pytest.fixture(autouse=True)
-def _own_variables(_own_folders: set[str]) -> None:
-    """Training leaves variables in its process, which the next test would take for a launcher's."""
+def _own_process(_own_folders: set[str]) -> None:
+    """A command leaves what the next test would take for its own: variables of a launcher, and a
+    screen that is standard error where standard output is its result."""
     for name in os.environ.keys() - _own_folders:
         del os.environ[name]
+    if "rich" in sys.modules:
+        sys.modules["rich"].reconfigure()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rich
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -225,7 +224,6 @@ def test_paths_come_through_one_pipe_and_only_rows_go_into_the_other(
     monkeypatch.setattr(logging.getLogger("triptych"), "level", logging.INFO)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     command.predict(config, [])
-    rich.reconfigure()
     rows, screen = capfdbinary.readouterr()
     header, good, bad = csv.reader(rows.decode().splitlines())
     assert good[0] == f"{photos}/caf\\udce9, 写.png"
