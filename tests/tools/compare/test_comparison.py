@@ -270,6 +270,18 @@ def test_a_class_that_research_chose_stands_where_a_word_would(
     }
 
 
+def test_what_differs_is_in_the_order_of_the_config_weights_first_arguments_behind_their_class(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    later = {"data.mix": "mixup", "optim.lr": 0.1}
+    change_record(write_run(tmp_path, settings=later), weights="IMAGENET1K_V1")
+    node = {"_target_": "mine.Darken", "share": 0.3}
+    write_run(tmp_path, settings={"data.mix": "none", "data.augment": node})
+    assert [*compare_below(tmp_path).differing] == [
+        *("weights", "data.augment", "data.augment.share", "data.mix", "optim.lr")
+    ]
+
+
 def test_a_class_of_ours_is_called_by_its_name_and_a_metric_by_the_users(
     tmp_path: Path, compare_below: Compare
 ) -> None:

@@ -7,7 +7,8 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -279,14 +280,20 @@ def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
     differing = {}
     for list_values in (list_settings, list_environment):
         tables = [[list_values(network) for network in recipe.networks] for recipe in recipes]
-        names = {name for same in tables for table in same for name in table}
+        names = [*dict.fromkeys(name for same in tables for table in same for name in table)]
         if len({recipe.model for recipe in recipes}) > 1:
-            names = {name for name in names if not name.startswith(NETWORK)}
-        for name in sorted(names):  # arguments of a class behind it
+            names = [name for name in names if not name.startswith(NETWORK)]
+        for name in sorted(names, key=partial(_find_place, names)):
             each = [sorted({table.get(name, "not set") for table in same}) for same in tables]
             if len({value for options in each for value in options}) > 1:
                 differing[name] = tuple(" or ".join(options) for options in each)
     return differing
+
+
+def _find_place(names: Sequence[str], name: str) -> int:
+    """Where a setting stands among these; arguments of a class, where that does."""
+    above = accumulate(name.split("."), "{}.{}".format)
+    return min(names.index(each) for each in above if each in names)
 
 
 def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
