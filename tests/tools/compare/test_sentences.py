@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -68,6 +69,11 @@ def test_the_better_comes_first_whichever_way_the_pair_is_turned() -> None:
     turned = write_sentence(before, 1)
     assert turned.startswith("B is better than A: +10.00 points (95 % CI 8.00 to 11.00; ")
     assert "p = 0.0310; 4 and 3 seeds, 10,000 test images)" in turned
+
+
+def test_a_difference_without_an_interval_says_so_in_place_of_its_bounds() -> None:
+    pair = replace(make_pair(0.0, 1.0), difference=WithInterval(0.0))
+    assert "+0.00 points (no interval; " in write_sentence(pair, 3)
 
 
 def test_numbers_and_words_are_written_as_people_read_them() -> None:

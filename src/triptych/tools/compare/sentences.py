@@ -217,10 +217,11 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     if not pair.is_significant:
         claim = f"{better} and {other} do not differ significantly"
     p = f"{test} p = {formats.p_value(pair.p_holm)}".replace("= <", "<")
-    bounds = formats.interval(low, high, points).replace("+", "")
+    bounds = f"95 % CI {formats.interval(low, high, points).replace('+', '')}"
     if num_pairs > 1:
         bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
-    evidence = f"{points(value)} points (95 % CI {bounds}; {p}"
+    bounds = bounds if low == low else "no interval"
+    evidence = f"{points(value)} points ({bounds}; {p}"
     return f"{claim}{where}: {evidence}{end}"
 
 
