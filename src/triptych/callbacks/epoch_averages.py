@@ -147,10 +147,10 @@ class Soup(EpochAverage):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or self.is_over:
             return
-        score = pl_module.scores.named("val")[self.monitor]
-        if not math.isnan(score):
+        score, sign = pl_module.scores.named("val")[self.monitor], -1 if self.mode == "max" else 1
+        is_among = len(self.best) < self.k or sign * score < sign * self.best[-1][0]
+        if is_among and not math.isnan(score):
             self.best.append((score, trainer.current_epoch + 1, read_weights(pl_module)))
-            sign = -1 if self.mode == "max" else 1
             self.best = sorted(self.best, key=lambda entry: sign * entry[0])[: self.k]
 
     def compute_mean(self) -> tuple[list[int], Weights]:
