@@ -195,9 +195,9 @@ def test_the_house_has_at_most_36_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 36
 
 
-def test_the_source_has_at_most_24500_lines_and_the_tests_26400() -> None:
-    assert 5000 < count_lines(SOURCES) <= 24_500
-    assert 5000 < count_lines(TESTS) <= 26_400
+def test_the_source_has_at_most_28000_lines_and_the_tests_30000() -> None:
+    assert 5000 < count_lines(SOURCES) <= 28_000
+    assert 5000 < count_lines(TESTS) <= 30_000
 
 
 def test_a_function_has_at_most_40_lines_besides_its_docstring() -> None:

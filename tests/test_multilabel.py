@@ -34,8 +34,8 @@ from triptych.tools.export.command import export
 from triptych.tools.export.formats import open_torch
 from triptych.tools.predict.command import predict_images
 from triptych.tools.serve.networks import read_groups
+from triptych.tools.statistics.average_precision import bootstrap_ap, estimate_ap
 from triptych.tools.statistics.inference import holm
-from triptych.tools.statistics.ranking import bootstrap_ap, estimate_ap
 from triptych.training import train
 
 NAMES = ("blue", "green", "red")
@@ -301,7 +301,7 @@ def test_a_task_of_a_forks_own_goes_all_the_way_or_is_refused_by_name(
     [row] = read_csv(out)
     assert (row["class"], float(row["probability"])) == ("2", pytest.approx(1))  # all of them
     with pytest.raises(UserError, match="of the task levels"):
-        compare({"runs": str(folder), "out": None, "allow_mixed": False})
+        compare(composed("compare", runs=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_recipes_and_networks_are_compared_by_mean_average_precision(tmp_path: P
     for seed in range(3):
         write_multilabel_run(tmp_path / "logs", "good", seed, skill=2.0)
         write_multilabel_run(tmp_path / "logs", "poor", seed, skill=0.3)
-    page = compare({"runs": str(tmp_path / "logs"), "out": None, "allow_mixed": False})
+    page = compare(composed("compare", runs=str(tmp_path / "logs")))
     rows = read_csv(page.parent / "comparison.csv")
     assert [row["model"] for row in rows] == ["good"] * 3 + ["poor"] * 3
     for row in rows:
@@ -349,7 +349,7 @@ def test_recipes_and_networks_are_compared_by_mean_average_precision(tmp_path: P
     assert "good seed 0 is higher in mean average precision than poor seed 0" in text
     assert "bootstrap" in page.read_text()
     write_run(tmp_path / "logs", "other")  # one label an image: they are not mixed
-    text = compare({"runs": str(tmp_path / "logs"), "out": None, "allow_mixed": False}).read_text()
+    text = compare(composed("compare", runs=str(tmp_path / "logs"))).read_text()
     assert text.count("of the task multilabel") == 6
 
 

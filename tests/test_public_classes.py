@@ -62,9 +62,7 @@ def test_a_strangers_run_of_public_classes_is_read_and_goes_on(tmp_path: Path) -
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "one.png")
     where = {"images": str(tmp_path / "one.png"), "out": str(tmp_path / "out.csv")}
     predict_images(composed("predict", "run=none", "images=none", **chosen, **where))
-    assert compare(
-        {"runs": str(folder), "out": str(tmp_path / "page"), "allow_mixed": False}
-    ).exists()
+    assert compare(composed("compare", runs=str(folder), out=str(tmp_path / "page"))).exists()
     typed = [f"resume={folder}", "++trainer.max_steps=5"]  # it is two epochs then
     resumed = train(composed("train", *typed), typed)
     assert resumed.folder == folder

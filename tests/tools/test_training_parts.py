@@ -55,7 +55,7 @@ def test_it_is_evaluated_exported_and_predicted_with(folder: Path, tmp_path: Pat
 
 
 def test_it_is_compared_and_served(folder: Path, tmp_path: Path) -> None:
-    chosen = {"runs": str(folder), "out": str(tmp_path / "page"), "allow_mixed": False}
+    chosen = composed("compare", runs=str(folder), out=str(tmp_path / "page"))
     assert compare(chosen).exists()
     serving = composed("serve", "runs=none", "device=cpu", trusted_targets=TRUSTED)
     groups, problems = read_groups([folder], serving)

@@ -38,11 +38,15 @@ MAX_INFLATED = 2**24  # bytes that compression may have saved
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits (N, C), labels int64 (N,), and places in the official set, ascending int64 (N,)."""
+    """Logits (N, C), labels int64 (N,), and places in the official set, ascending int64 (N,).
+
+    `groups`, int64 (N,): equal for images that are not independent, as photos of one object.
+    """
 
     logits: NDArray[np.floating]
     labels: NDArray[np.int64]
     index: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
 
     @property
     def num_classes(self) -> int:

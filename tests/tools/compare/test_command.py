@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.composing import composed
 from tests.run_folders import change_record, write_run
 from triptych.errors import UserError
 from triptych.tools.compare.command import compare
@@ -23,7 +24,8 @@ EVIL = "<script>alert(1)</script>|`*x*`[a](javascript:b)"
 
 
 def config(runs: Path | str, out: Path | None = None, mixed: bool = False) -> dict:
-    return {"runs": str(runs), "out": str(out) if out else None, "allow_mixed": mixed}
+    chosen = {"runs": str(runs), "out": str(out) if out else None, "allow_mixed": mixed}
+    return composed("compare", **chosen)
 
 
 @pytest.fixture(scope="module")

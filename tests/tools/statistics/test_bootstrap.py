@@ -1,22 +1,11 @@
 import numpy as np
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import f1_score
 
 from triptych.tools.statistics.inference import (
     bootstrap_interval,
-    bootstrap_macro_f1,
     resample_counts,
 )
-
-
-def draw_predictions(
-    random: np.random.Generator, num_networks: int, num_images: int, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) of unequal counts, and predicted classes (K, N), four of five right."""
-    labels = random.integers(num_classes, size=(2, num_images)).min(axis=0)
-    wrong = random.integers(num_classes, size=(num_networks, num_images))
-    return labels, np.where(random.random(wrong.shape) < 0.8, labels, wrong)
 
 
 def test_every_resample_holds_as_many_images_as_there_are() -> None:
@@ -38,23 +27,6 @@ def test_resamples_are_independent_the_same_every_time_and_read_only() -> None:
     assert np.array_equal(counts, resample_counts(300, 50))
     with pytest.raises(ValueError, match="read-only"):
         counts[0, 0] = 3
-
-
-@pytest.mark.parametrize("num_images", [1, 3, 200])
-def test_resampled_macro_f1_equals_scikit_learn_s_with_the_counts_as_weights(
-    num_images: int,
-) -> None:
-    labels, classes = draw_predictions(np.random.default_rng(0), 3, num_images, 6)
-    resampled = bootstrap_macro_f1(labels, classes, 6, num_resamples=5)
-    options = {"labels": range(6), "average": "macro", "zero_division": 0}
-    expected = [
-        [
-            f1_score(labels, network, sample_weight=counts, **options)
-            for counts in resample_counts(num_images, 5)
-        ]
-        for network in classes
-    ]
-    np.testing.assert_allclose(resampled, expected, rtol=1e-6)
 
 
 def test_an_interval_widens_with_its_level_around_the_statistic() -> None:

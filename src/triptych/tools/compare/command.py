@@ -19,7 +19,16 @@ from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import labels, runs, sentences
-from triptych.tools.compare.content import BaseComparison, Comparison, compare_images, write_csv
+from triptych.tools.compare.content import (
+    AS_USUAL,
+    BaseComparison,
+    Comparison,
+    Question,
+    Section,
+    Tested,
+    compare_images,
+    write_csv,
+)
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -34,6 +43,8 @@ from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
 
+# The topics of a page besides, in order: each is shown by the templates of its name.
+SECTIONS: dict[str, Callable[[Tested], Section | None]] = {}
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 
 
@@ -53,8 +64,10 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
         require_comparable(networks)
-    build = labels.build_comparison if are_multilabel else build_comparison
-    comparison = build(networks, problems)
+    if are_multilabel:
+        comparison: BaseComparison = labels.build_comparison(networks, problems)
+    else:
+        comparison = build_comparison(networks, problems, ask(config))
     out = out or choose_folder(config["runs"], networks)
     page = write_files(comparison, out)
     names = [recipe.label for recipe in comparison.recipes]
@@ -65,6 +78,13 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
     return page
+
+
+def ask(config: Config) -> Question:
+    """What the settings ask; a margin is typed in points."""
+    margin = config["margin"]
+    margin = None if margin is None else margin / 100
+    return Question(config["metric"], margin, config["suspects"])
 
 
 def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:
@@ -80,7 +100,9 @@ def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork
     return out
 
 
-def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> Comparison:
+def build_comparison(
+    read: Sequence[TrainedNetwork], problems: list[Problem], question: Question = AS_USUAL
+) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     recipes = name_classes(group_by_recipe(read))
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
@@ -88,14 +110,23 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
         recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
     networks = [network for recipe in recipes for network in recipe.networks]
     is_comparable = len(split_comparable(recipes)) == 1
-    network_pairs, recipe_pairs = compare_networks(recipes), compare_recipes(recipes)
+    network_pairs = compare_networks(recipes, question)
+    recipe_pairs = compare_recipes(recipes, question)
+    tested = Tested(recipes, network_pairs, recipe_pairs, question, problems)
+    sections = {name: s for name, build in SECTIONS.items() if (s := build(tested))}
     verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]
     pixels, files = read_pictures(networks if is_comparable else (), problems)
     return Comparison(
-        verdict=verdict + (sentences.write_lowest_costs(recipes) if is_comparable else ()),
+        question=question,
+        sections=sections,
+        verdict=(
+            *verdict,
+            *(sentence for section in sections.values() for sentence in section.sentences),
+            *(sentences.write_lowest_costs(recipes) if is_comparable else ()),
+        ),
         network_pairs=network_pairs,
         recipe_pairs=recipe_pairs,
         curves=tuple(curve for curve in curves if curve),

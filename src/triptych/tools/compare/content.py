@@ -7,7 +7,7 @@ escapes them.
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -64,6 +64,19 @@ COSTS = (
 
 
 @dataclass(frozen=True)
+class Question:
+    """What is asked of runs: declared by settings of the command, or by a plan before them."""
+
+    metric: str = "accuracy"  # one of METRICS: the words follow it
+    margin: float | None = None  # a fraction: differences within it do not matter
+    suspects: str | None = None  # a file that lists test images of doubtful truth
+    plan: Any = None
+
+
+AS_USUAL = Question()
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two networks, or two recipes, on the same test images."""
 
@@ -76,7 +89,7 @@ class Pair:
     p_holm: float  # adjusted over the table's pairs: the words follow it alone
     only_a: int | None = None  # images that a alone classifies correctly; None for recipes
     only_b: int | None = None
-    f1_difference: WithInterval | None = None  # macro; None for recipes
+    f1_difference: WithInterval | None = None  # macro
     sentence: str = ""
     words: tuple[str, str] | None = None  # what the better is, and the test, if not as usual
 
@@ -136,6 +149,31 @@ class ImageByImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Section:
+    """A topic by itself: templates of its name show it, what it describes is in verdict.json."""
+
+    heading: ClassVar[str]
+    sentences: tuple[str, ...] = ()  # of the verdict, after those of pairs
+
+    def describe(self) -> dict[str, Any]:
+        """For verdict.json: fractions, no NaN."""
+        raise NotImplementedError
+
+
+class Tested(NamedTuple):
+    """Recipes and pairs after their tests: what a section is made of.
+
+    `problems` gains what is wrong with files that a section reads.
+    """
+
+    recipes: Sequence[Recipe]
+    network_pairs: "Pairs"
+    recipe_pairs: "Pairs"
+    question: Question
+    problems: list[Problem]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseComparison:
     """What `index.html`, `comparison.md` and `comparison.csv` show of runs of any task."""
 
@@ -151,6 +189,8 @@ class BaseComparison:
     command: str  # that made this comparison
     made_at: str
     version: str  # of triptych
+    question: Question = AS_USUAL
+    sections: Mapping[str, Section] = field(default_factory=dict)
     columns: ClassVar[Sequence[str]] = COLUMNS
 
     @property

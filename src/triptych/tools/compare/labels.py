@@ -6,7 +6,7 @@ a bootstrap over images, the same resamples for every network.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -25,8 +25,9 @@ from triptych.tools.compare.formats import percent, pluralize
 from triptych.tools.compare.pairs import adjust, choose_pairs
 from triptych.tools.compare.recipes import Recipe, group_by_recipe, name_classes
 from triptych.tools.compare.runs import FRACTION, Problem, TrainedNetwork, check_logged
-from triptych.tools.statistics.inference import MIN_SEEDS, Estimate, WithInterval
-from triptych.tools.statistics.ranking import bootstrap_ap, estimate_ap
+from triptych.tools.statistics.average_precision import bootstrap_ap, estimate_ap
+from triptych.tools.statistics.crossed import Estimate
+from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval
 
 WORDS = ("higher in mean average precision", "paired bootstrap")
 OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")
@@ -93,10 +94,10 @@ def list_networks(recipe: Recipe) -> tuple[LabelNetwork, ...]:
 
 def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) -> LabelComparison:
     recipes = name_classes(group_by_recipe(read))
-    each = [take_network(recipe, n) for recipe in recipes for n in range(len(recipe.networks))]
+    each = [recipe.take(n) for recipe in recipes for n in range(len(recipe.networks))]
     ap = {recipe.label: give_interval(estimate(recipe), 0.0) for recipe in (*recipes, *each)}
     tables = [
-        compare_recipes([take_network(recipe, 0) for recipe in recipes]),
+        compare_recipes([recipe.take(0) for recipe in recipes]),
         compare_recipes([recipe for recipe in recipes if recipe.has_enough_seeds]),
     ]
     return LabelComparison(
@@ -118,7 +119,7 @@ def estimate(*recipes: Recipe) -> Estimate:
     repeated = [each for each in seeds if len(each) >= MIN_SEEDS]
     found = estimate_ap(float(value), drawn, recipes[0].first.num_test, repeated)
     if any(len(each) == 2 for each in seeds):  # their scatter says too little
-        found = found._replace(standard_error=np.inf)
+        found = found._replace(variance=np.inf)
     return found
 
 
@@ -129,12 +130,6 @@ def give_interval(estimate: Estimate, least: float, bounds: Sequence[float] = ()
         return WithInterval(estimate.value)
     low, high = bounds or estimate.interval()
     return WithInterval(estimate.value, max(low, least), min(high, 1.0))
-
-
-def take_network(recipe: Recipe, place: int) -> Recipe:
-    """One trained network as a recipe of its own."""
-    network = recipe.networks[place]
-    return replace(recipe, label=network.label, networks=(network,))
 
 
 def read_val_ap(recipe: Recipe) -> float | None:

@@ -4,55 +4,65 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import sentences
-from triptych.tools.compare.content import LossDifference, Pair, Pairs
+from triptych.tools.compare.content import LossDifference, Pair, Pairs, Question
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
+from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
+from triptych.tools.statistics.inference import Interval, PairedDifference, paired_difference
 
-MAX_ALL_PAIRS = 10  # networks or recipes; of more, each is compared with one only
+MAX_ALL_PAIRS = 20  # networks or recipes; of more, each is compared with one only
+BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(-2, 2)}
 
 
-def compare_networks(recipes: Sequence[Recipe]) -> Pairs:
+def compare_networks(recipes: Sequence[Recipe], question: Question) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.first.val_accuracy)
-    correct = [(a.first.test.correct, b.first.test.correct) for a, b in twos]
-    counts = [inference.paired_difference(*each) for each in correct]
-    f1: dict[Recipe, NDArray[np.float64]] = {}  # (R,) each, of the same samples in a block
-    for block in split_comparable(recipes) if twos else ():
-        tests = [recipe.first.test for recipe in block]
-        predicted = np.stack([test.classes for test in tests])
-        draws = inference.bootstrap_macro_f1(tests[0].labels, predicted, tests[0].num_classes)
-        f1.update(zip(block, draws, strict=True))
+    firsts = [recipe.take(0) for recipe in recipes]
+    twos, limit, is_validated = choose_pairs(firsts, lambda recipe: recipe.val_accuracy)
+    counts = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
     level = inference.bonferroni_level(len(twos))
     pairs = []
     for (a, b), count, tested in zip(twos, counts, adjust(counts), strict=True):
-        value = a.first.scores.macro.f1 - b.first.scores.macro.f1
-        bounds = inference.bootstrap_interval(value, f1[a] - f1[b], level)
-        f1_difference = inference.WithInterval(value, *bounds)
-        fields = (a.first.label, b.first.label, count.num_images, (1, 1), *tested)
-        pairs.append(Pair(*fields, count.only_a, count.only_b, f1_difference))
+        fields = (a.label, b.label, count.num_images, (1, 1), *tested)
+        pairs.append(Pair(*fields, count.only_a, count.only_b, measure(a, b, "f1", level)))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
-def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
+def compare_recipes(recipes: Sequence[Recipe], question: Question) -> Pairs:
     """Recipes of three seeds or more."""
     repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
     twos, limit, is_validated = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
-    tests = adjust([inference.recipe_difference(a.correct, b.correct) for a, b in twos])
-    pairs = [
-        Pair(a.label, b.label, a.correct.shape[1], (len(a.networks), len(b.networks)), *tested)
-        for (a, b), tested in zip(twos, tests, strict=True)
-    ]
+    tests = adjust([estimate_difference(a, b) for a, b in twos])
+    level = inference.bonferroni_level(len(twos))
+    pairs = []
+    for (a, b), tested in zip(twos, tests, strict=True):
+        fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tested)
+        pairs.append(Pair(*fields, f1_difference=measure(a, b, "f1", level)))
     return Pairs(sentences.add_sentences(pairs), len(repeated), limit, is_validated)
 
 
+def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
+    """A's mean of a metric less B's, over the same images and the seeds of each."""
+    return crossed_difference(
+        a.trainings(metric),
+        b.trainings(metric),
+        bounds=BOUNDS.get(metric, UNBOUNDED),
+        pseudo_images=metric == "accuracy",
+    )
+
+
+def measure(a: Recipe, b: Recipe, metric: str, level: float) -> inference.WithInterval:
+    """The same with its interval, at that level."""
+    estimate = estimate_difference(a, b, metric)
+    return inference.WithInterval(estimate.value, *estimate.interval(level))
+
+
 def adjust(
-    differences: Sequence[inference.PairedDifference | inference.Estimate],
+    differences: Sequence[PairedDifference | Estimate],
 ) -> list[tuple[inference.WithInterval, float, float]]:
     """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
     level = inference.bonferroni_level(len(differences))

@@ -6,7 +6,7 @@ Shapes: C classes, N test images.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
@@ -20,7 +20,9 @@ from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
 from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval, recipe_accuracy
+from triptych.tools.statistics.crossed import Trainings, crossed_mean, summarize_trainings
+from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval
+from triptych.tools.statistics.scores import METRICS
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
 # In the order of what explains the rest: other data have other classes, images and splits.
@@ -57,6 +59,7 @@ class Recipe:
     networks: tuple[TrainedNetwork, ...]  # by seed
     classes: tuple[str, ...] = ()
     calibration: Calibration | None = None  # of its first network; of the first 10 recipes
+    _trainings: dict[str, Trainings] = field(default_factory=dict, repr=False)
 
     @property
     def first(self) -> TrainedNetwork:
@@ -71,6 +74,19 @@ class Recipe:
     def correct(self) -> NDArray[np.bool_]:
         """(seeds, N)."""
         return np.stack([network.test.correct for network in self.networks])
+
+    def take(self, place: int) -> "Recipe":
+        """One of its networks as a recipe of its own, whose label is the network's."""
+        network = self.networks[place]
+        return replace(self, label=network.label, networks=(network,), _trainings={})
+
+    def trainings(self, metric: str = "accuracy") -> Trainings:
+        """What its networks scored, image by image, by one of `METRICS`."""
+        if metric not in self._trainings:
+            value, _ = METRICS[metric]
+            values = np.stack([value(network.test) for network in self.networks])
+            self._trainings[metric] = summarize_trainings(values, self.first.test.groups)
+        return self._trainings[metric]
 
     @property
     def has_enough_seeds(self) -> bool:
@@ -95,8 +111,7 @@ class Recipe:
         value = float(self.correct.mean())
         if not self.has_enough_seeds:
             return WithInterval(value)
-        low, high = recipe_accuracy(self.correct).interval()
-        return WithInterval(value, max(low, 0.0), min(high, 1.0))
+        return WithInterval(value, *crossed_mean(self.trainings(), Interval(0, 1)).interval())
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ from triptych.metrics import Scores
 from triptych.runs.predictions import MultilabelPredictions, Predictions
 from triptych.tools.evaluate.document import begin_document, describe_classes
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.statistics.average_precision import bootstrap_ap
 from triptych.tools.statistics.inference import bootstrap_interval
-from triptych.tools.statistics.ranking import bootstrap_ap
 
 
 def check_settings(run: RebuiltRun, config: Config) -> None:

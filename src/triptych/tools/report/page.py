@@ -39,7 +39,7 @@ from triptych.tools.statistics.inference import (
 )
 from triptych.tools.statistics.scores import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 
-CONTENTS = {
+CONTENTS = {  # sections of their own come after the pairs
     "verdict": "Verdict",
     "runs": "The runs",
     "pairs": "Pair by pair",
@@ -100,7 +100,7 @@ def render_page(comparison: BaseComparison) -> str:
         return render_frame(OF_LABELS, c=comparison)
     key = Key(comparison)
     return render_frame(
-        CONTENTS,
+        list_contents(comparison),
         c=comparison,
         key=key,
         curves=draw_curves(comparison.curves, key),
@@ -109,6 +109,13 @@ def render_page(comparison: BaseComparison) -> str:
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
     )
+
+
+def list_contents(comparison: Comparison) -> dict[str, str]:
+    """The headings of a page's sections; those of its own come after the pairs."""
+    own = {name: section.heading for name, section in comparison.sections.items()}
+    place = [*CONTENTS].index("pairs") + 1
+    return dict([*CONTENTS.items()][:place]) | own | CONTENTS
 
 
 def render_frame(contents: dict[str, str], **content: Any) -> str:

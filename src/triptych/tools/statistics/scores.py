@@ -4,7 +4,8 @@ The study printed accuracy over all test images, and F1, precision and recall ov
 Shapes: N images, C classes. Fractions are in [0, 1], losses in nats.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,8 @@ class Scores(NamedTuple):
 
 
 def score_predictions(predictions: Predictions) -> Scores:
-    confusion, p = confusion_matrix(predictions), predictions.probabilities
+    confusion = confusion_matrix(predictions)
     logits, labels, index = predictions.logits, predictions.labels, predictions.index
-    true_p = p[np.arange(len(p)), labels]
     last = slice(-last_batch(len(labels)), None)  # in the official order
     at_last = Predictions(logits[last], labels[last], index[last])
     num_true, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -67,7 +67,7 @@ def score_predictions(predictions: Predictions) -> Scores:
         weighted=Averages(*(float(np.average(value, weights=num_true)) for value in defined)),
         undefined_classes=int(((num_true == 0) | (num_predicted == 0)).sum()),
         nll=nll(predictions),
-        brier=float(((p**2).sum(axis=1) - 2 * true_p + 1).mean()),
+        brier=float(image_brier(predictions).mean()),
         top_k=top_k_accuracies(predictions),
         paper=paper_averages(confusion_matrix(at_last)),
         per_class=values,
@@ -109,8 +109,39 @@ def top_k_accuracies(predictions: Predictions) -> dict[int, float]:
 
 def nll(predictions: Predictions) -> float:
     """Mean negative log-likelihood of the true classes."""
+    return float(image_nll(predictions).mean())
+
+
+def image_nll(predictions: Predictions) -> NDArray[np.float64]:
+    """Negative log-likelihood of the true class, (N,), in nats, not clipped."""
     log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
-    return float(-log_p[np.arange(len(log_p)), predictions.labels].mean())
+    return np.asarray(-log_p[np.arange(len(log_p)), predictions.labels])
+
+
+def image_brier(predictions: Predictions) -> NDArray[np.float64]:
+    """The sum over classes of (probability - truth)², (N,), 0 to 2."""
+    p, rows = predictions.probabilities, np.arange(len(predictions.labels))
+    return np.asarray((p**2).sum(axis=1) - 2 * p[rows, predictions.labels] + 1)
+
+
+def image_f1(predictions: Predictions) -> NDArray[np.float64]:
+    """Values (N,) whose mean is macro F1: it, and the influence of each image on it."""
+    confusion = confusion_matrix(predictions)
+    f1 = np.nan_to_num(per_class(confusion).f1)
+    total = confusion.sum(axis=0) + confusion.sum(axis=1)
+    weight = len(predictions.labels) / np.maximum(total, 1) / len(f1)  # of an image in its class
+    loss, labels, classes = weight * f1, predictions.labels, predictions.classes
+    right = predictions.correct * 2 * weight[labels]
+    return np.asarray(f1.mean() - loss[labels] - loss[classes] + right)
+
+
+# What recipes can be compared by: a value an image, and whether more of it is better.
+METRICS: dict[str, tuple[Callable[[Predictions], NDArray[Any]], bool]] = {
+    "accuracy": (lambda predictions: predictions.correct, True),
+    "f1": (image_f1, True),
+    "nll": (image_nll, False),
+    "brier": (image_brier, False),
+}
 
 
 class Published(NamedTuple):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from triptych.runs.multilabel import average_precision
 from triptych.runs.predictions import MultilabelPredictions
-from triptych.tools.statistics.inference import NUM_RESAMPLES, Estimate, combine, resample_counts
+from triptych.tools.statistics.crossed import Estimate, combine
+from triptych.tools.statistics.inference import NUM_RESAMPLES, resample_counts
 
 
 def bootstrap_ap(
@@ -45,5 +46,5 @@ def estimate_ap(
     df = [len(each) - 1 for each in seeds]
     image = float(draws.var(ddof=1))
     if not image:
-        return Estimate(value, math.inf, math.inf)
+        return Estimate(value, value, math.inf, math.inf)
     return combine(value, [*variances, image], [*df, num_images - 1])
