@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zipfile import ZipFile
 
 import numpy as np
@@ -47,6 +47,7 @@ class Predictions:
     labels: NDArray[np.int64]
     index: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
+    has_probabilities: ClassVar[bool] = True
 
     @property
     def num_classes(self) -> int:

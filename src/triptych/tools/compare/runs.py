@@ -4,6 +4,7 @@ Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever show
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -133,6 +134,21 @@ class TrainedNetwork:
         logged = self.metadata["metrics"]
         values = {name: logged.get(f"test/{name}") for name in self.metadata["more_metrics"] or ()}
         return {name: value for name, value in values.items() if FINITE.holds(value)}
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the test predictions are more than classes."""
+        return self.test.has_probabilities
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.folder / "predictions" / "test.npz"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file of its predictions."""
+        with self.predictions_file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @cached_property
     def ece(self) -> float:
