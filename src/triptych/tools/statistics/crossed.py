@@ -161,7 +161,7 @@ def _cross(
     )
 
 
-def combine(value: float, variances: Sequence[float], df: Sequence[int]) -> Estimate:
+def combine(value: float, variances: Sequence[float], df: Sequence[float]) -> Estimate:
     """A value whose variance is a sum of independent ones, each with its degrees of freedom."""
     parts, total = np.array(variances), float(np.sum(variances))
     df_total = total**2 / float((parts**2 / np.array(df)).sum()) if total else math.inf
