@@ -21,6 +21,7 @@ from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import labels, runs, sentences
 from triptych.tools.compare.content import (
     AS_USUAL,
+    MEASURES,
     BaseComparison,
     Comparison,
     Question,
@@ -64,10 +65,13 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
         raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
     if not config["allow_mixed"]:
         require_comparable(networks)
+    question = ask(config)
+    if are_multilabel and question != AS_USUAL:
+        raise UserError("metric, margin, suspects: for runs of one label an image; leave them out")
     if are_multilabel:
         comparison: BaseComparison = labels.build_comparison(networks, problems)
     else:
-        comparison = build_comparison(networks, problems, ask(config))
+        comparison = build_comparison(networks, problems, question)
     out = out or choose_folder(config["runs"], networks)
     page = write_files(comparison, out)
     names = [recipe.label for recipe in comparison.recipes]
@@ -81,10 +85,11 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
 
 
 def ask(config: Config) -> Question:
-    """What the settings ask; a margin is typed in points."""
-    margin = config["margin"]
-    margin = None if margin is None else margin / 100
-    return Question(config["metric"], margin, config["suspects"])
+    """What the settings ask; a margin is typed in points, or in the unit of a loss."""
+    margin, metric = config["margin"], config["metric"]
+    if margin is not None and MEASURES[metric].unit == "points":
+        margin /= 100
+    return Question(metric, margin, config["suspects"])
 
 
 def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:
@@ -114,7 +119,7 @@ def build_comparison(
     recipe_pairs = compare_recipes(recipes, question)
     tested = Tested(recipes, network_pairs, recipe_pairs, question, problems)
     sections = {name: s for name, build in SECTIONS.items() if (s := build(tested))}
-    verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs)
+    verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs, question)
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]

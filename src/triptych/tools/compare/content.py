@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import escape_formulas
+from triptych.tools.compare import formats
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
 from triptych.tools.statistics.inference import WithInterval
@@ -68,12 +69,46 @@ class Question:
     """What is asked of runs: declared by settings of the command, or by a plan before them."""
 
     metric: str = "accuracy"  # one of METRICS: the words follow it
-    margin: float | None = None  # a fraction: differences within it do not matter
+    margin: float | None = None  # differences within it do not matter; points as a fraction
     suspects: str | None = None  # a file that lists test images of doubtful truth
     plan: Any = None
 
 
 AS_USUAL = Question()
+
+
+class Measure(NamedTuple):
+    """A score by which pairs are compared, and what is said of it: of recipes, of networks."""
+
+    name: str
+    better: tuple[str, str]
+    tests: tuple[str, str] = ("t test", "t test")
+    unit: str = "points"  # or that of the score itself
+    sign: int = 1  # -1 where less is better
+
+    def write(self, value: float, digits: int = 2) -> str:
+        """A difference with its sign, without its unit."""
+        in_points = self.unit == "points"
+        return formats.points(value, digits) if in_points else formats.signed(value, digits + 2)
+
+    def write_interval(self, estimate: WithInterval) -> str:
+        return formats.interval(estimate.low, estimate.high, self.write)
+
+    def write_margin(self, margin: float) -> str:
+        """0.5 points."""
+        return f"{100 * margin if self.unit == 'points' else margin:g} {self.unit}".strip()
+
+
+ACCURACY = Measure("accuracy", ("better", "more accurate"), ("t test", "McNemar"))
+MEASURES = {  # by the names of METRICS
+    "accuracy": ACCURACY,
+    "f1": Measure("macro F1", ("better in macro F1",) * 2),
+    "nll": Measure("NLL", ("better in NLL (lower)",) * 2, unit="nats", sign=-1),
+    "brier": Measure("Brier score", ("better in Brier score (lower)",) * 2, unit="", sign=-1),
+}
+Verdict = Literal[
+    "a_better", "b_better", "equivalent", "a_not_inferior", "b_not_inferior", "undecided"
+]
 
 
 @dataclass(frozen=True)
@@ -84,18 +119,49 @@ class Pair:
     b: str
     num_images: int
     num_seeds: tuple[int, int]  # (1, 1) for trained networks
-    difference: WithInterval  # accuracy of a less that of b; simultaneous over the table's pairs
-    p: float  # exact McNemar for networks, t for recipes
-    p_holm: float  # adjusted over the table's pairs: the words follow it alone
+    difference: WithInterval  # value of a less that of b; simultaneous over the table's pairs
+    p: float  # of accuracies of networks exact McNemar, else t
+    p_holm: float  # adjusted over the table's pairs: the words of a difference follow it alone
     only_a: int | None = None  # images that a alone classifies correctly; None for recipes
     only_b: int | None = None
-    f1_difference: WithInterval | None = None  # macro
+    f1_difference: WithInterval | None = None  # macro, beside accuracy
     sentence: str = ""
-    words: tuple[str, str] | None = None  # what the better is, and the test, if not as usual
+    measure: Measure = ACCURACY
+    margin: float | None = None
+    # That a, and that b, is not worse by the margin; adjusted over the table's pairs, by Holm.
+    p_not_inferior: tuple[float, float] = (1.0, 1.0)
+    costs: tuple[str, str] = ("", "")  # those of a as shares of those of b, and the other way
 
     @property
     def is_significant(self) -> bool:
         return self.p_holm < SIGNIFICANT and self.difference.value != 0
+
+    @property
+    def better(self) -> Literal["a", "b"]:
+        """The one of the better value, significant or not."""
+        return "a" if self.measure.sign * self.difference.value >= 0 else "b"
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether neither is worse by the margin."""
+        return max(self.p_not_inferior) < SIGNIFICANT
+
+    @property
+    def exceeds_margin(self) -> bool:
+        """Whether all of the interval lies beyond the margin."""
+        _, low, high = self.difference
+        return self.margin is not None and max(low, -high) > self.margin
+
+    @property
+    def verdict(self) -> Verdict:
+        """The first that holds; each of its three questions has an error of its own."""
+        if self.is_significant:
+            return "a_better" if self.better == "a" else "b_better"
+        if self.is_equivalent:
+            return "equivalent"
+        if min(self.p_not_inferior) < SIGNIFICANT:
+            return "a_not_inferior" if self.better == "a" else "b_not_inferior"
+        return "undecided"
 
 
 class Pairs(NamedTuple):

@@ -18,7 +18,12 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points, with its sign: +3.49, −0.05."""
-    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus zero
+    return signed(100 * value, digits)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A number with its sign: +0.0210, −0.0034."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no minus zero
 
 
 def interval(low: float, high: float, write: Callable[..., str] = percent, digits: int = 2) -> str:

@@ -29,7 +29,10 @@ from triptych.tools.statistics.average_precision import bootstrap_ap, estimate_a
 from triptych.tools.statistics.crossed import Estimate
 from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval
 
-WORDS = ("higher in mean average precision", "paired bootstrap")
+MEASURE = content.Measure(
+    *("mean average precision", ("higher in mean average precision",) * 2),
+    tests=("paired bootstrap", "paired bootstrap"),
+)
 OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")
 COLUMNS = [name for name in content.COLUMNS if name not in OF_ONE_LABEL]  # of comparison.csv
 COLUMNS[COLUMNS.index("accuracy") : COLUMNS.index("accuracy")] = ["ap", "ap_low", "ap_high"]
@@ -147,7 +150,7 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
         difference = give_interval(found, -1.0, bounds[1:])
         num_seeds = (len(a.networks), len(b.networks))
         fields = (a.label, b.label, a.first.num_test, num_seeds, difference)
-        pairs.append(Pair(*fields, p, p_holm, words=WORDS))
+        pairs.append(Pair(*fields, p, p_holm, measure=MEASURE))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 

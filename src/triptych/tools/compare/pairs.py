@@ -1,15 +1,16 @@
 """Which pairs are compared, and what the statistics say. Two questions, never mixed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from triptych.runs.reader import sanitize
-from triptych.tools.compare import sentences
-from triptych.tools.compare.content import LossDifference, Pair, Pairs, Question
+from triptych.tools.compare.content import AS_USUAL, MEASURES, LossDifference, Pair, Pairs, Question
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import ImageTypes
+from triptych.tools.compare.sentences import add_sentences, compare_costs
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
@@ -19,30 +20,71 @@ MAX_ALL_PAIRS = 20  # networks or recipes; of more, each is compared with one on
 BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(-2, 2)}
 
 
-def compare_networks(recipes: Sequence[Recipe], question: Question) -> Pairs:
+def compare_networks(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    firsts = [recipe.take(0) for recipe in recipes]
-    twos, limit, is_validated = choose_pairs(firsts, lambda recipe: recipe.val_accuracy)
-    counts = [paired_difference(a.first.test.correct, b.first.test.correct) for a, b in twos]
-    level = inference.bonferroni_level(len(twos))
-    pairs = []
-    for (a, b), count, tested in zip(twos, counts, adjust(counts), strict=True):
-        fields = (a.label, b.label, count.num_images, (1, 1), *tested)
-        pairs.append(Pair(*fields, count.only_a, count.only_b, measure(a, b, "f1", level)))
-    return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
+    return _compare([recipe.take(0) for recipe in recipes], question)
 
 
-def compare_recipes(recipes: Sequence[Recipe], question: Question) -> Pairs:
+def compare_recipes(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
     """Recipes of three seeds or more."""
-    repeated = [recipe for recipe in recipes if recipe.has_enough_seeds]
-    twos, limit, is_validated = choose_pairs(repeated, lambda recipe: recipe.val_accuracy)
-    tests = adjust([estimate_difference(a, b) for a, b in twos])
+    return _compare([recipe for recipe in recipes if recipe.has_enough_seeds], question)
+
+
+def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
+    metric, margin = question.metric, question.margin
+    recipes = [recipe for recipe in recipes if has_metric(recipe, metric)]
+    twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.val_accuracy)
+    differences = [measure_difference(a, b, metric) for a, b in twos]
+    tests = adjust(differences)
+    in_margin = adjust_in_margin(differences, margin, MEASURES[metric].sign)
     level = inference.bonferroni_level(len(twos))
     pairs = []
-    for (a, b), tested in zip(twos, tests, strict=True):
-        fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tested)
-        pairs.append(Pair(*fields, f1_difference=measure(a, b, "f1", level)))
-    return Pairs(sentences.add_sentences(pairs), len(repeated), limit, is_validated)
+    for n, ((a, b), found) in enumerate(zip(twos, differences, strict=True)):
+        fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tests[n])
+        pair = Pair(
+            *fields,
+            f1_difference=measure(a, b, "f1", level) if metric == "accuracy" else None,
+            measure=MEASURES[metric],
+            margin=margin,
+            p_not_inferior=in_margin[n],
+            costs=("", "") if margin is None else (compare_costs(a, b), compare_costs(b, a)),
+        )
+        if isinstance(found, PairedDifference):
+            pair = replace(pair, only_a=found.only_a, only_b=found.only_b)
+        pairs.append(pair)
+    return Pairs(add_sentences(pairs), len(recipes), limit, is_validated)
+
+
+def has_metric(recipe: Recipe, metric: str) -> bool:
+    """Whether all of its networks answered with what the metric takes."""
+    needs = metric in ("nll", "brier")
+    return not needs or all(network.has_probabilities for network in recipe.networks)
+
+
+def measure_difference(a: Recipe, b: Recipe, metric: str) -> PairedDifference | Estimate:
+    """Of two networks' accuracies on images that do not belong together, by their counts."""
+    ones = len(a.networks) == len(b.networks) == 1
+    if ones and metric == "accuracy" and a.first.test.groups is None:
+        return paired_difference(a.first.test.correct, b.first.test.correct)
+    return estimate_difference(a, b, metric)
+
+
+def adjust_in_margin(
+    differences: Sequence[PairedDifference | Estimate], margin: float | None, sign: int
+) -> list[tuple[float, float]]:
+    """That A, and that B, is not worse than the other by the margin: two-sided p, by Holm.
+
+    At most one of a pair's two hypotheses is true. So the smaller p of each pair is adjusted over
+    the pairs; so is the larger, which says that neither is worse. `sign` is -1 of losses.
+    """
+    if margin is None:
+        return [(1.0, 1.0)] * len(differences)
+    above = [each.p(-margin) if each.centre > -margin else 1.0 for each in differences]
+    below = [each.p(margin) if each.centre < margin else 1.0 for each in differences]
+    both = np.array([above, below][::sign]).reshape(2, len(differences))
+    smaller, larger = (inference.holm(p.tolist()) for p in (both.min(axis=0), both.max(axis=0)))
+    adjusted = np.where(both == both.min(axis=0), smaller, larger)
+    return [(float(a), float(b)) for a, b in adjusted.T]
 
 
 def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
@@ -51,7 +93,7 @@ def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estim
         a.trainings(metric),
         b.trainings(metric),
         bounds=BOUNDS.get(metric, UNBOUNDED),
-        pseudo_images=metric == "accuracy",
+        pseudo_images=metric == "accuracy" and a.first.test.groups is None,
     )
 
 

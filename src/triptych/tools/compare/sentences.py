@@ -10,14 +10,21 @@ from typing import Any
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import COSTS, Pair, Pairs
-from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize, points
+from triptych.tools.compare.content import ACCURACY, COSTS, MEASURES, Pair, Pairs, Question
+from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
 from triptych.tools.compare.runs import Problem, TrainedNetwork, find_other_code
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
 MAX_MODELS = 4  # in a title
+# Costs by name, what one recipe takes of another's, and on what it depends.
+SHARES = (
+    ("train_seconds", "training time", "trained_on"),
+    ("latency_ms_p50", "latency", "measured_on"),
+    ("macs", "multiply-accumulates", None),
+    ("num_params", "parameters", None),
+)
 
 
 def describe_runs(
@@ -47,7 +54,7 @@ def write_title(recipes: Sequence[Recipe]) -> str:
 
 
 def write_verdict(
-    recipes: Sequence[Recipe], network_pairs: Pairs, recipe_pairs: Pairs
+    recipes: Sequence[Recipe], network_pairs: Pairs, recipe_pairs: Pairs, question: Question
 ) -> tuple[str, ...]:
     """What was compared, how accurate each is, and which differences are significant."""
     num_tests = sorted({recipe.first.num_test for recipe in recipes})
@@ -67,6 +74,12 @@ def write_verdict(
         sentences.append("One recipe: there is nothing to compare it with.")
     elif not network_pairs.pairs:
         sentences.append("No two recipes can be compared: no pair is tested.")
+    if network_pairs.pairs and question.margin is not None and question.plan is None:
+        margin = MEASURES[question.metric].write_margin(question.margin)
+        sentences.append(
+            f"The margin of {margin} was given with this comparison, not declared before the runs "
+            "by a plan: if any result was known by then, read it as a description."
+        )
     return tuple(sentences)
 
 
@@ -133,6 +146,27 @@ def write_lowest_costs(recipes: Sequence[Recipe]) -> tuple[str, ...]:
     return (f"Described, not tested: {'; '.join(parts)}.",)
 
 
+def compare_costs(a: Recipe, b: Recipe) -> str:
+    """`36 % of its training time`: what a takes of b's, where both were measured alike; nothing
+    where a takes no less of the first that is known."""
+    shares = []
+    for name, words, of in SHARES:
+        places = {getattr(each, of) for each in (*a.networks, *b.networks)} if of else {""}
+        mine, others = _average_cost(a, name), _average_cost(b, name)
+        if len(places) == 1 and mine and others:
+            shares.append((mine / others, words))
+    if not shares or shares[0][0] >= 1:
+        return ""
+    return join_words([f"{percent(share, 0)} % of its {words}" for share, words in shares])
+
+
+def _average_cost(recipe: Recipe, name: str) -> float | None:
+    """Over its networks, if it is known of each."""
+    values = [(each.metadata | each.costs).get(name) for each in recipe.networks]
+    known = [value for value in values if value]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
 def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:
     """What a reader must know before repeating the figures."""
     sentences = [
@@ -197,32 +231,67 @@ def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def write_sentence(pair: Pair, num_pairs: int) -> str:
-    """Whether it claims a difference depends on Holm's p alone."""
-    better, other, seeds = pair.a, pair.b, pair.num_seeds
+    """What it claims depends on p values adjusted by Holm alone, in the order of verdicts."""
+    sides = list(zip((pair.a, pair.b), pair.costs, pair.num_seeds, strict=True))
     value, low, high = pair.difference
-    if value < 0:  # the better first
-        better, other, seeds = other, better, seeds[::-1]
+    if _choose_first(pair) == "b":
+        sides.reverse()
         value, low, high = -value, -high, -low
-    is_recipe = pair.num_seeds != (1, 1)
+    (one, cost, n), (other, other_cost, m) = sides
     images = pluralize(pair.num_images, "test image")
-    if is_recipe:
-        a, b = seeds
-        each = f"{a} seeds each" if a == b else f"{a} and {b} seeds"
-        usual, where, end = ("better", "t test"), "", f"; {each}, {images})."
+    if pair.num_seeds != (1, 1):
+        each = f"{n} seeds each" if n == m else f"{n} and {m} seeds"
+        where, end = "", f"; {each}, {images})."
     else:
-        usual, where = ("more accurate", "McNemar"), f" on these {images}"
+        where = f" on these {images}"
         end = "). One seed each, so this says nothing about retraining."
-    word, test = pair.words or usual
-    claim = f"{better} is {word} than {other}"
-    if not pair.is_significant:
-        claim = f"{better} and {other} do not differ significantly"
-    p = f"{test} p = {formats.p_value(pair.p_holm)}".replace("= <", "<")
-    bounds = f"95 % CI {formats.interval(low, high, points).replace('+', '')}"
+    claim = _write_claim(pair, one, other)
+    if cost and pair.verdict != "undecided":
+        claim += f" at {cost}"
+    if pair.is_significant and pair.is_equivalent:
+        end += " The difference is there and does not matter."
+        if other_cost:
+            end += f" {other} comes within the margin of {one} at {other_cost}."
+    bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", _write_test(pair)
     if num_pairs > 1:
         bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
-    bounds = bounds if low == low else "no interval"
-    evidence = f"{points(value)} points ({bounds}; {p}"
-    return f"{claim}{where}: {evidence}{end}"
+    bounds = bounds.replace("+", "") if low == low else "no interval"
+    amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
+    return f"{claim}{where}: {amount} ({bounds}; {p}{end}"
+
+
+def _choose_first(pair: Pair) -> str:
+    """The better one; of equivalent ones the one that costs less."""
+    if pair.verdict == "equivalent" and bool(pair.costs[0]) != bool(pair.costs[1]):
+        return "a" if pair.costs[0] else "b"
+    return pair.better
+
+
+def _write_claim(pair: Pair, one: str, other: str) -> str:
+    margin = "" if pair.margin is None else pair.measure.write_margin(pair.margin)
+    if pair.is_significant:
+        is_network = pair.num_seeds == (1, 1)
+        claim = f"{one} is {pair.measure.better[is_network]} than {other}"
+        if pair.exceeds_margin:
+            return f"{claim} by more than {margin}"
+        return f"{claim}, by less than the margin of {margin}" if pair.is_equivalent else claim
+    if pair.is_equivalent:
+        return f"{one} is equivalent to {other} within ±{margin}"
+    if pair.verdict != "undecided":
+        return f"{one} is not worse than {other} by more than {margin}"
+    if margin:
+        return f"{one} and {other} are undecided, neither a difference nor equivalence is shown"
+    in_what = "" if pair.measure is ACCURACY else f" in {pair.measure.name}"
+    return f"{one} and {other} do not differ significantly{in_what}"
+
+
+def _write_test(pair: Pair) -> str:
+    """The test that the claim rests on, and its p."""
+    p, test = pair.p_holm, pair.measure.tests[pair.num_seeds == (1, 1)]
+    if pair.verdict in ("equivalent", "a_not_inferior", "b_not_inferior"):
+        p = max(pair.p_not_inferior) if pair.is_equivalent else min(pair.p_not_inferior)
+        test = "t test" if pair.only_a is None else "adjusted Wald"
+    return f"{test} p = {formats.p_value(p)}".replace("= <", "<")
 
 
 def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:

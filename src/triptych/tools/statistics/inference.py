@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr, ndtr, ndtri
 
 LEVEL = 0.95
 MIN_SEEDS = 3
@@ -52,10 +52,22 @@ class PairedDifference(NamedTuple):
 
     def interval(self, level: float = LEVEL) -> Interval:
         """The adjusted Wald interval of Bonett and Price (2012) for paired shares."""
+        half = float(ndtri((1 + level) / 2)) * self.standard_error
+        return Interval(max(self.centre - half, -1.0), min(self.centre + half, 1.0))
+
+    @property
+    def centre(self) -> float:
+        """Of the interval: with an image more for each that it alone gets right."""
+        return (self.only_a - self.only_b) / (self.num_images + 2)
+
+    @property
+    def standard_error(self) -> float:
         n = self.num_images + 2
-        a, b = (self.only_a + 1) / n, (self.only_b + 1) / n
-        half = float(ndtri((1 + level) / 2)) * math.sqrt((a + b - (a - b) ** 2) / n)
-        return Interval(max(a - b - half, -1.0), min(a - b + half, 1.0))
+        return math.sqrt(((self.only_a + self.only_b + 2) / n - self.centre**2) / n)
+
+    def p(self, null: float) -> float:
+        """Two-sided, of the hypothesis that the truth is `null`, as the interval has it."""
+        return 2 * float(ndtr(-abs(self.centre - null) / self.standard_error))
 
     @property
     def p_value(self) -> float:
