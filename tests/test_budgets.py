@@ -31,7 +31,7 @@ CORE = """
     models/backbone.py models/torchvision_models.py models/custom.py
 """.split()
 TOOLS = """
-    benchmark compare evaluate export predict report results runs serve statistics sweep tune
+    benchmark compare evaluate export plan predict report results runs serve statistics sweep tune
 """.split()
 # Packages that may be imported only by the tool that they are for.
 OF_TOOLS = ["jinja2", "onnx", "onnxruntime", "onnxscript", "optuna", "starlette", "submitit"]
@@ -188,11 +188,11 @@ def test_a_default_run_imports_at_most_37_files_and_5080_lines_of_ours(tmp_path:
     assert count_lines(sorted(paths)) <= 5080
 
 
-def test_the_house_has_at_most_36_rooms() -> None:
+def test_the_house_has_at_most_37_rooms() -> None:
     """A folder of modules is a room, and so is a module that lies loose on an upper floor."""
     loose = [p for p in [*PACKAGE.glob("*.py"), *SCRIPTS] if p.stem != "__init__"]
     folders = {path.parent for path in SOURCES if path.stem != "__init__"} - {PACKAGE}
-    assert 20 < len(loose) + len(folders) + 1 <= 36
+    assert 20 < len(loose) + len(folders) + 1 <= 37
 
 
 def test_the_source_has_at_most_28000_lines_and_the_tests_30000() -> None:

@@ -84,6 +84,17 @@ class MeasuringLauncher(ProcessLauncher):
         benchmark_each(jobs)
 
 
+class PlanningLauncher(ProcessLauncher):
+    """Runs nothing: says what the jobs would show, and declares them."""
+
+    command = "plan"
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.tools.plan.command import plan
+
+        plan(jobs)
+
+
 class SlurmLauncher(ProcessLauncher):
     """Submits jobs to SLURM, `array_parallelism` of which run at a time, and waits for them; with
     `detach` it does not wait. The options are submitit's."""

@@ -85,6 +85,11 @@ class DrawnLooks(NamedTuple):
     error: NDArray[np.float64]  # (K, R)
     half_width: NDArray[np.float64]  # (K, R)
 
+    def until(self, num_looks: int) -> "DrawnLooks":
+        """The first looks alone, each at its share."""
+        looks, error, half_width = self
+        return DrawnLooks(looks[:num_looks], error[:num_looks], half_width[:num_looks])
+
     @property
     def detectable(self) -> float:
         """The smallest difference that one look or another finds with 80 % chance."""

@@ -1,0 +1,160 @@
+"""A plan, before anything runs: what the runs will show, in what time; and what they must answer.
+
+Imports no torch.
+"""
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.cli.arguments import check_writable
+from triptych.config import Config, format_value, setting_name
+from triptych.errors import UserError, sanitize_text
+from triptych.runs.reader import read_records
+from triptych.runs.record import Record, config_hash
+from triptych.runs.storage import translate_write_errors
+from triptych.tools.compare.formats import join_words
+from triptych.tools.plan.document import Plan, PlannedRecipe, read_plan, write_plan
+from triptych.tools.plan.outlook import Design, assume, describe_cost, foretell
+from triptych.tools.plan.settings import RULES
+from triptych.tools.sweep.jobs import Job, label_recipes
+
+LOOKS = (3, 5, 10, 20)
+# Settings of data that decide which images there are, and which of them are tested on.
+OF_IMAGES = ("name", "source", "num_train", "num_val", "num_test", "split_seed", "folds", "fold")
+WIDTH, INDENT = 100, 13  # columns
+
+
+def plan(jobs: Sequence[Job]) -> None:
+    """Print what a sweep over these jobs would show, and write the plan that it follows.
+
+    Raises UserError where nothing can be planned with the settings, or another plan is there.
+    """
+    settings = read_settings(jobs)
+    jobs = [drop_settings(job) for job in jobs]
+    recipes = list_recipes(jobs)
+    firsts = {config_hash(job.config, less=("seed",)): job for job in reversed(jobs)}
+    looks, seeds = choose_looks(settings["looks"], jobs)
+    records = [*read_records(Path(jobs[0].config["log_dir"]))]
+    images = find_images(settings, jobs[0].config["data"], [*firsts], records)
+    design = Design(tuple(looks), images["num_images"], tuple(recipes))
+    scatters, lines = assume(design, settings, records)
+    promised: dict[str, Any] = {}
+    for name, scatter in scatters.items():
+        promised[name or "assumed"], said = foretell(design, scatter, settings)
+        lines |= {f"{name}: {head}" if name else head: text for head, text in said.items()}
+    lines |= describe_cost(design, firsts, records)
+    content: dict[str, Any] = {n: settings[n] for n in ("metric", "margin", "difference")} | images
+    content |= {"looks": looks, "seeds": seeds, "recipes": recipes, "promised": promised}
+    data = str(jobs[0].config["data"]["name"])
+    new = Plan(question=ask(recipes, settings), data=data, **content)
+    show(lines | {"plan": put(new, Path(settings["out"]), overwrite=settings["overwrite"])})
+
+
+def read_settings(jobs: Sequence[Job]) -> Config:
+    """Those of the plan; raises UserError where jobs differ in one."""
+    for name in RULES:
+        values = [*dict.fromkeys(format_value(job.config[name]) for job in jobs)]
+        if len(values) > 1:
+            raise UserError(f"{name}={','.join(values)}: a plan has one; make two, each with out=")
+    return {name: jobs[0].config[name] for name in RULES}
+
+
+def drop_settings(job: Job) -> Job:
+    """The job as a sweep makes it."""
+    config = {name: value for name, value in job.config.items() if name not in RULES}
+    overrides = [o for o in job.overrides if setting_name(o) not in RULES]
+    return job._replace(config=config, overrides=overrides, config_hash=config_hash(config))
+
+
+def list_recipes(jobs: Sequence[Job]) -> list[PlannedRecipe]:
+    """In order; raises UserError unless they are several, each once."""
+    counts = Counter(job.config_hash for job in jobs)
+    for job in jobs:
+        if counts[job.config_hash] > 1:
+            raise UserError(f"{' '.join(job.overrides)}: one recipe and seed under two names")
+    recipes = {}
+    for job, label in zip(jobs, label_recipes(jobs), strict=True):
+        overrides = [o for o in job.overrides if setting_name(o) != "seed"]
+        group_hash = config_hash(job.config, less=("seed",))
+        recipes[group_hash] = PlannedRecipe(label.removeprefix("model="), overrides, group_hash)
+        for name in OF_IMAGES:
+            if (value := job.config["data"].get(name)) != (
+                first := jobs[0].config["data"].get(name)
+            ):
+                both = f"{format_value(first)} and {format_value(value)}"
+                raise UserError(f"data.{name}: {both} make other images, which cannot be compared")
+    if len(recipes) < 2:
+        raise UserError("model: one recipe; a plan is of several: model=alexnet,resnet50")
+    return [*recipes.values()]
+
+
+def choose_looks(looks: list[int] | None, jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
+    """The looks and the seeds; where no seed was typed, 0, 1, 2, ... up to the last look."""
+    is_typed = any(setting_name(o) == "seed" for o in jobs[0].overrides)
+    seeds = [*dict.fromkeys(job.config["seed"] for job in jobs)] if is_typed else []
+    if looks is None:
+        last = len(seeds) or LOOKS[-1]
+        looks = [n for n in LOOKS if n < last] + [last]
+    seeds = seeds or [*range(looks[-1])]
+    if len(seeds) < looks[-1] or len(seeds) < LOOKS[0]:
+        wanted = max(looks[-1], LOOKS[0])
+        raise UserError(
+            f"seed: {len(seeds)} of them, the last look takes {wanted}\n"
+            f"leave seed= out for 0 to {wanted - 1}, or end looks= sooner ({LOOKS[0]} at least)"
+        )
+    return looks, seeds[: looks[-1]]
+
+
+def find_images(
+    settings: Config, data: Config, recipes: Sequence[str], records: Sequence[Record]
+) -> dict[str, Any]:
+    """How many test images there are, and the hashes of split and test images as far as known.
+
+    Earlier runs of these recipes know them. Raises UserError where nothing says how many.
+    """
+    runs = [each.metadata for each in records if each.metadata.get("group_hash") in recipes]
+    known = [{n: run.get(n) for n in ("num_test", "split_hash", "test_hash")} for run in runs]
+    known = [each for each in known if type(each["num_test"]) is int and each["test_hash"]]
+    num_images = settings["num_images"] or (known[-1]["num_test"] if known else None)
+    num_images = num_images or data.get("num_test") or data["source"].get("num_test")
+    if num_images is None:
+        raise UserError("num_images: must be given: nothing says how many test images there are")
+    hashes = [str(known[-1][f"{n}_hash"]) if known else None for n in ("split", "test")]
+    return {"num_images": num_images, "split_hash": hashes[0], "test_hash": hashes[1]}
+
+
+def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
+    """What the runs must answer."""
+    names, metric = join_words([recipe.label for recipe in recipes]), settings["metric"]
+    word = {"accuracy": "more accurate", "f1": "better in macro F1"}.get(
+        metric, f"lower in {metric}"
+    )
+    good = f", or good enough within {settings['margin']:g} points" if settings["margin"] else ""
+    return f"Which of {names} is {word}{good}, trained again with other seeds?"
+
+
+def put(plan: Plan, path: Path, *, overwrite: bool) -> str:
+    """Write a plan and say so; raises UserError where another one, or another file, is there."""
+    check_writable(f"out={path}", path)
+    if path.exists() and not overwrite:
+        earlier = read_plan(path, "out")
+        is_same = plan.declared | {"written_at": ""} == earlier.declared | {"written_at": ""}
+        if not (is_same and earlier.is_intact):
+            raise UserError(
+                f"out={path}: another plan, of {earlier.written_at}, is there\n"
+                "out=<another file> keeps both; overwrite=true replaces it"
+            )
+        return f"{path} has it already, since {earlier.written_at}"
+    with translate_write_errors(f"out={path}"):
+        write_plan(plan, path)
+    return f"{path}; to follow it: python train.py -m plan={path}"
+
+
+def show(lines: Mapping[str, str]) -> None:
+    for head, text in lines.items():
+        first = f"{head:{INDENT - 1}} " if len(head) < INDENT else f"{head}\n{' ' * INDENT}"
+        wrapped = textwrap.fill(text, WIDTH - INDENT).replace("\n", f"\n{' ' * INDENT}")
+        print(sanitize_text(f"{first}{wrapped}"))
