@@ -98,6 +98,7 @@ SPLITS = Rule(
     ),
 )
 
+TUNED = Rule("what triptych tune writes", lambda v: type(v) is dict and "seed" in v)
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
@@ -132,7 +133,7 @@ SLOTS = {
 }
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 # Not in a run's config where they are null or empty.
-OPTIONAL = ("loss", "metrics", "module", "optim.layer_decay", "model.drop_path")
+OPTIONAL = ("loss", "metrics", "module", "optim.layer_decay", "model.drop_path", "trainer.on_oom")
 # Not in a run's config where they are null.
 OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "folds", "fold")
 RULES: dict[str, Rule] = {
@@ -196,6 +197,7 @@ RULES: dict[str, Rule] = {
     "metrics": NAMED_NODES,
     "module": NODE._replace(says="what module=<choice> or module._target_=<class> makes"),
     "trainer.on_oom": one_of("halve").or_null(),
+    "tuned": TUNED.or_null(),
 }
 
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
@@ -265,6 +267,8 @@ def iterate_settings(
 def find_contradictions(config: Config) -> Iterator[str]:
     """What is wrong between settings that are each right by themselves."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
+    if (tuned := config.get("tuned")) and tuned["seed"] == config["seed"]:
+        yield f"seed={tuned['seed']}: trained the trials of {tuned.get('study')}; take another"
     yield from find_missing_images(data)
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
@@ -396,8 +400,6 @@ def fold_parts(settings: Config) -> None:
     for node, name in (find_node(settings, key) for key in OPTIONAL):
         if node.get(name, True) in (None, {}):
             del node[name]
-    if not trainer.get("on_oom", True):
-        del trainer["on_oom"]
 
 
 def find_node(settings: Config, key: str) -> tuple[Config, str]:

@@ -95,6 +95,17 @@ class PlanningLauncher(ProcessLauncher):
         plan(jobs)
 
 
+class SearchLauncher(MeasuringLauncher):
+    """Tunes one network after the other, each by the same budget."""
+
+    command = "tune"
+
+    def run(self, jobs: "Sequence[Job]") -> None:
+        from triptych.tools.tune.command import tune_each
+
+        tune_each(jobs)
+
+
 class SlurmLauncher(ProcessLauncher):
     """Submits jobs to SLURM, `array_parallelism` of which run at a time, and waits for them; with
     `detach` it does not wait. The options are submitit's."""

@@ -54,7 +54,7 @@ OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh same_code minutes
+    log_dir resume trusted_targets retry_failed fresh same_code minutes tuned
     data.root data.num_workers data.source.root
     checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features

@@ -118,7 +118,8 @@ def test_a_search_reads_no_test_image_and_leaves_a_journal_and_a_recipe_and_no_r
     folder, sizes = searched
     assert sizes == {60}  # training and validation images together; there are 30 test images
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert files == [f"configs/experiment/tuned_{NAME}.yaml", f"logs/tune/{NAME}/journal.log"]
+    records = [f"logs/tune/{NAME}/{name}" for name in ("journal.log", "spent.json", "trials.csv")]
+    assert files == [f"configs/experiment/tuned_{NAME}.yaml", *records]
     trials = read_trials(folder)
     assert len(trials) == 3
     assert trials[0].params == {"optim.lr": 0.001}, "the config as it stands"
@@ -140,7 +141,7 @@ def test_train_takes_the_recipe_and_trains_what_the_best_trial_did(
         by_recipe = resolve_config(compose("train", [path, f"experiment=tuned_{NAME}"]))
     as_typed = composed("train", *[o for o in SMALL if not o.startswith(("search", "pruner"))])
     check_config(by_recipe)
-    expected = experiment_settings(with_settings(as_typed, best.params))
+    expected = experiment_settings(with_settings(as_typed, {"seed": 1, **best.params}))
     assert experiment_settings(by_recipe) == expected
     text = (folder / "configs" / "experiment" / f"tuned_{NAME}.yaml").read_text()
     for part in ("3 trials", f"accuracy {best.value:.4f}", "triptych tune model=torchvision"):
@@ -292,7 +293,7 @@ def test_a_worker_that_sees_too_late_that_another_took_the_last_trial_leaves_it(
         optimize(*arguments, **options)
 
     monkeypatch.setattr(study, "optimize", optimize_late)
-    studies.run_trials(study, lambda _: 0.5, tmp_path, num_trials=1)
+    studies.run_trials(study, lambda _: 0.5, tmp_path, studies.Budget(num_trials=1))
     assert states(study.get_trials()) == ["RUNNING", "FAIL"]
 
 

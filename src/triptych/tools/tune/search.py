@@ -4,6 +4,7 @@ A trial is a training that sees training and validation images, and leaves no fi
 """
 
 import gc
+import json
 import logging
 import math
 import os
@@ -46,6 +47,7 @@ from triptych.tools.tune import study as studies
 from triptych.tools.tune.finders import ShortTraining, StopAtOnce, check_trainable
 from triptych.tools.tune.settings import mask_password
 from triptych.tools.tune.space import Space, contains, read_entries, with_settings
+from triptych.tools.tune.spending import OF_RECIPE, count_spent, describe_search, write_spent
 from triptych.training import prepare
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ GROUPS = ("data", "model", "optim", "trainer")
 
 
 def search(config: Config, training: Config, space: Space, overrides: list[str]) -> None:
-    """Run trials while there are any left, then write the recipe.
+    """Run trials while the budget lasts, then write the recipe.
 
     `training` is the part of `config` that a training knows, `space` what varies of it.
     """
@@ -68,29 +70,53 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
         workers.mkdir(parents=True, exist_ok=True)
     address = config["storage"] or os.environ.get("TRIPTYCH_STORAGE") or f"{folder}/journal.log"
     study = studies.open_study(config["study"], address, config["pruner"], direction)
-    varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
-    fixed = dict(iterate_settings(experiment_settings(training, less=space), load_rules("train")))
-    studies.check_same_settings(study, {"pruner": config["pruner"], **varied, **fixed})
+    settings = list_settings(config, training, space)
+    studies.check_same_settings(study, settings)
     if changed := studies.record_code(study, hash_code(training)):
         log.warning("the code has changed since this study began: %s", ", ".join(changed))
-    plain = OmegaConf.create(training)
-    defaults = {key: OmegaConf.select(plain, key) for key in space}
-    if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):
-        study.enqueue_trial(defaults, skip_if_exists=True)  # the config as it stands
+    prepare_sampling(study, config, training, space)
     log.info("%s, in %s", describe_progress(study, config), mask_password(address))
-    objective = partial(run_trial, training, space, config["sampler_seed"], folder)
-    budget = config["num_trials"], config["timeout_minutes"]
+    objective = partial(run_trial, training, space, config, folder)
+    budget = studies.Budget(config["num_trials"], config["seconds"])
+    description = describe_search(config, training, settings)
+    write = partial(write_spent, folder, description)
     try:
         with signal_handlers(exit_on_signal):
-            studies.run_trials(study, objective, workers, *budget)
+            options = config["timeout_minutes"], [write]
+            studies.run_trials(study, objective, workers, budget, *options)
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise
+    write(study)
     log.info("%s", describe_progress(study, config))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")
     else:
-        write_recipe(study, config, training, overrides)
+        write_recipe(study, config, training, overrides, description)
+
+
+def list_settings(config: Config, training: Config, space: Space) -> Config:
+    """All that a study's trials have in common, by dotted keys."""
+    varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
+    fixed = dict(iterate_settings(experiment_settings(training, less=space), load_rules("train")))
+    drawn = {name: config[name] for name in ("pruner", "sampler", "sampler_seed")}
+    settings: Config = json.loads(json.dumps({**drawn, **varied, **fixed}))
+    return settings
+
+
+def prepare_sampling(study: optuna.Study, config: Config, training: Config, space: Space) -> None:
+    """Have TPE begin with the config as it stands; random trials are all drawn."""
+    if config["sampler"] == "random":
+        if config["pruner"]:
+            log.info(
+                "sampler=random: a trial that the pruner ends counts with its last score, a lower "
+                "bound; pruner=null trains every one to its end"
+            )
+        return
+    plain = OmegaConf.create(training)
+    defaults = {key: OmegaConf.select(plain, key) for key in space}
+    if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):
+        study.enqueue_trial(defaults, skip_if_exists=True)
 
 
 def find_direction(training: Config, source: Source, network: BackboneFactory) -> StudyDirection:
@@ -106,15 +132,19 @@ def describe_progress(study: optuna.Study, config: Config) -> str:
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     num_done, num_running = sum(map(states.count, studies.DONE)), states.count(TrialState.RUNNING)
     running = f", {num_running} running" if num_running else ""
-    return f"study {study.study_name}: {num_done} of {config['num_trials']} trials done{running}"
+    seconds = studies.sum_seconds(study.get_trials(deepcopy=False))
+    of_all = "" if config["num_trials"] is None else f" of {config['num_trials']}"
+    of_time = f" of {config['seconds']:.0f}" if config["seconds"] else ""
+    done = f"{num_done}{of_all} trials done in {seconds:.0f}{of_time} s"
+    return f"study {study.study_name}: {done}{running}"
 
 
-def run_trial(training: Config, space: Space, seed: int, folder: Path, trial: Trial) -> float:
+def run_trial(training: Config, space: Space, config: Config, folder: Path, trial: Trial) -> float:
     """Train with a trial's values; the score on validation images.
 
     The attribute `error` of a trial that diverged or lacked memory says so.
     """
-    values = studies.suggest(trial, space, seed)
+    values = studies.suggest(trial, space, config["sampler"], config["sampler_seed"])
     monitor = training["checkpoint"]["monitor"]
     described = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
     log.info("trial %d: %s", trial.number, described)
@@ -146,6 +176,7 @@ def train_trial(config: Config, folder: Path, trial: BaseTrial) -> float:
             raise optuna.TrialPruned("out of memory") from None
         raise
     finally:
+        trial.set_user_attr("epochs", callback.num_epochs)
         gc.collect()  # the trainer and its parts refer to each other
     if not callback.scores:
         raise UserError("trainer: no validation in the whole training, so nothing to go by")
@@ -162,12 +193,14 @@ class PruningCallback(StopAtOnce):
     def __init__(self, trial: BaseTrial, monitor: str) -> None:
         self.trial, self.monitor = trial, monitor
         self.scores: list[float] = []
+        self.num_epochs = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
         score, epoch = pl_module.scores.named("val")[self.monitor], trainer.current_epoch + 1
         self.scores.append(score)
+        self.num_epochs = epoch
         log.info("epoch %d %s %.4f", epoch, self.monitor, score)
         self.trial.report(score, len(self.scores))
         loss = pl_module.epoch_loss
@@ -182,7 +215,11 @@ def recipe_path(config: Config) -> Path:
 
 
 def write_recipe(
-    study: optuna.Study, config: Config, training: Config, overrides: Sequence[str]
+    study: optuna.Study,
+    config: Config,
+    training: Config,
+    overrides: Sequence[str],
+    description: Mapping[str, Any],
 ) -> None:
     """Write `tuned_<study>.yaml`; an existing one stays unless `overwrite` says otherwise."""
     path = recipe_path(config)
@@ -192,16 +229,22 @@ def write_recipe(
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
     monitor = training["checkpoint"]["monitor"]
-    num_trials, best = len(study.get_trials(deepcopy=False, states=studies.DONE)), study.best_trial
+    spent, best = count_spent(study.get_trials(deepcopy=False)), study.best_trial
     head = [
-        f"{training['model']['name']} on {training['data']['name']}, {date.today()}: "
-        f"the best of {num_trials} trials.",
-        f"Best {monitor} {best.value:.4f} (trial {best.number}), chosen on validation",
-        "images and so a little optimistic; no trial has seen a test image. From the command:",
+        f"{training['model']['name']} on {training['data']['name']}, {date.today()}: the best of "
+        f"{spent['num_trials']} trials, which had seed={training['seed']}: take others.",
+        f"Best {monitor} {best.value:.4f} (trial {best.number}), which is no result: it was chosen "
+        "on validation",
+        "images; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
         f"python train.py experiment={path.stem}",
     ]
-    recipe = format_recipe(training, best.params, overrides, head)
+    tuned = {name: description[name] for name in OF_RECIPE}
+    tuned |= {name: spent[name] for name in ("num_trials", "seconds")}
+    # Other searches' winners have other seeds: so no two of their networks are one training.
+    fresh = (training["seed"] + 1 + config["sampler_seed"]) % 2**32
+    values = {"seed": fresh, **best.params, "tuned": tuned}
+    recipe = format_recipe(training, values, overrides, head)
     with translate_write_errors(f"recipe_dir={path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:

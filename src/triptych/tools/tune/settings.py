@@ -23,17 +23,19 @@ PASSWORD = re.compile(
     re.IGNORECASE,
 )
 EXTENDS_TRAINING = True
-NO_SWEEP = "has one network a study; start it once for each"
 FILE_NAME = Rule(
     "a name of letters, digits, - _ and .",
     lambda v: TEXT.holds(v) and re.fullmatch(r"[A-Za-z0-9_][\w.-]*", v, re.ASCII) is not None,
 )
 RULES: dict[str, Rule] = {
-    "num_trials": count(1),
+    "num_trials": count(1).or_null(),
+    "seconds": number(0, above=True).or_null(),
+    "searches": count(1, 100),
     "study": FILE_NAME,
     "storage": PATH.or_null(),
+    "sampler": one_of("tpe", "random"),
     "sampler_seed": count(0, 2**32 - 1),
-    "pruner": NODE,
+    "pruner": NODE.or_null(),
     "timeout_minutes": number(0, above=True).or_null(),
     "recipe_dir": PATH.or_null(),
     "overwrite": FLAG,

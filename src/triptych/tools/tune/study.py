@@ -2,19 +2,20 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import TPESampler
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.study import MaxTrialsCallback, StudyDirection
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from triptych.build import instantiate
@@ -29,6 +30,26 @@ from triptych.tools.tune.space import Space
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 FIRST = b'{"op_code"'  # of a journal
 TAKEN = (*DONE, TrialState.RUNNING)  # a failed trial does not count
+SAMPLERS: dict[str, type[BaseSampler]] = {"tpe": TPESampler, "random": RandomSampler}
+AfterTrial = Callable[[optuna.Study, FrozenTrial], None]
+EARLIER = {"sampler": "tpe", "sampler_seed": 0}  # of studies that did not note it
+
+
+class Budget(NamedTuple):
+    """What a study may spend: it ends by whichever is reached first."""
+
+    num_trials: int | None = None  # pruned ones included
+    seconds: float | None = None  # of all trials that ended, by whatever worker
+
+    def is_spent(self, trials: Iterable[FrozenTrial]) -> bool:
+        taken = [trial for trial in trials if trial.state != TrialState.FAIL]
+        has_trials = self.num_trials is None or len(taken) < self.num_trials
+        return not has_trials or (self.seconds is not None and sum_seconds(taken) >= self.seconds)
+
+
+def sum_seconds(trials: Iterable[FrozenTrial]) -> float:
+    """What trials that ended took together."""
+    return sum(trial.duration.total_seconds() for trial in trials if trial.duration)
 
 
 class BudgetUsed(Exception):
@@ -38,7 +59,7 @@ class BudgetUsed(Exception):
 def open_study(
     name: str,
     address: str,
-    pruner: dict[str, Any],
+    pruner: dict[str, Any] | None,
     direction: StudyDirection = StudyDirection.MAXIMIZE,
 ) -> optuna.Study:
     """The study of that name, new or as it was left; raises UserError where it cannot be opened.
@@ -46,7 +67,7 @@ def open_study(
     `address` is that of a database, or the path of a journal file.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    optuna_pruner = instantiate("pruner", pruner)
+    optuna_pruner = instantiate("pruner", pruner) if pruner else NopPruner()
     try:
         storage: str | JournalStorage = address
         if "://" not in address:
@@ -98,7 +119,7 @@ def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))
     if not study.trials and not study.user_attrs:
         study.set_user_attr("settings", settings)
-    earlier = study.user_attrs.get("settings", {})
+    earlier = EARLIER | study.user_attrs.get("settings", {})
     for key in settings | earlier:
         before, now = (values.get(key, "not set") for values in (earlier, settings))
         if before != now:
@@ -120,10 +141,11 @@ def run_trials(
     study: optuna.Study,
     objective: Callable[[Trial], float],
     workers: Path,
-    num_trials: int,
+    budget: Budget,
     timeout_minutes: float | None = None,
+    after_each: Sequence[AfterTrial] = (),
 ) -> None:
-    """Run trials until the study has `num_trials`, pruned ones included, whoever ran them.
+    """Run trials until the budget of the study is spent, whoever ran them.
 
     Meanwhile a folder below `workers` is locked, so that the others see that this worker lives.
     """
@@ -132,8 +154,8 @@ def run_trials(
         trial.set_user_attr("worker", worker)
         # Numbers are given in order, and a failed trial stays failed: so all workers agree on
         # which trial is one too many.
-        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
-        if sum(t.state != TrialState.FAIL for t in before) >= num_trials:
+        trials = study.get_trials(deepcopy=False)
+        if budget.is_spent(t for t in trials if t.number < trial.number):
             raise BudgetUsed
         try:
             return objective(trial)
@@ -141,22 +163,23 @@ def run_trials(
             retry(study, trial.number)
             raise
 
-    retry_lost_here = partial(retry_lost, workers=workers)
-    retry_lost_here(study)
-    if len(study.get_trials(deepcopy=False, states=TAKEN)) < num_trials:
+    def stop(study: optuna.Study, _: FrozenTrial) -> None:
+        if budget.is_spent(study.get_trials(deepcopy=False, states=TAKEN)):
+            study.stop()
+
+    callbacks: list[AfterTrial] = [partial(retry_lost, workers=workers), *after_each, stop]
+    retry_lost(study, workers=workers)
+    if not budget.is_spent(study.get_trials(deepcopy=False, states=TAKEN)):
         timeout = 60 * timeout_minutes if timeout_minutes else None
-        stop = MaxTrialsCallback(num_trials, TAKEN)
         with TemporaryDirectory(dir=workers) as worker, lock_run(Path(worker)):
-            study.optimize(
-                run, timeout=timeout, catch=BudgetUsed, callbacks=[retry_lost_here, stop]
-            )
+            study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=callbacks)
 
 
-def suggest(trial: Trial, space: Space, seed: int) -> dict[str, Any]:
+def suggest(trial: Trial, space: Space, sampler: str, seed: int) -> dict[str, Any]:
     """Values for a trial. The draws are keyed by its number, not taken in sequence: so workers
     draw differently, and a search that was stopped continues as if it had not been."""
     [key] = np.random.SeedSequence((seed, trial.number)).generate_state(1)
-    trial.study.sampler = TPESampler(seed=int(key))
+    trial.study.sampler = SAMPLERS[sampler](seed=int(key))  # type: ignore[call-arg]
     values: dict[str, Any] = {}
     for name, d in space.items():
         if isinstance(d, CategoricalDistribution):
