@@ -46,7 +46,7 @@ OPTIONAL_METADATA: dict[str, Rule] = {
 # What a run and its evaluation write; all else in its folder is a logger's or a callback's.
 OWN_FOLDERS = (
     *("checkpoints", "predictions", "figures", "tensorboard", "external", "export"),
-    *("earlier", "model_checkpoints"),
+    *("earlier", "model_checkpoints", "shifts"),
 )
 OWN_FILES = (
     *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", ".lock"),

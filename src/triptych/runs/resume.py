@@ -51,7 +51,7 @@ from triptych.runs.stopping import is_requeued, set_deadline
 
 log = logging.getLogger(__name__)
 OF_THE_WEIGHTS = """
-    evaluation*.json cost.json image_types.csv external export
+    evaluation*.json cost.json image_types.csv external export shifts
     predictions/test* predictions/mistakes*
     figures/test_* figures/evaluated_* figures/grad_cam* figures/image_types*
 """.split()  # files of a finished run that more epochs make those of other weights

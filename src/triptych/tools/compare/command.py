@@ -18,7 +18,7 @@ from triptych.errors import UserError
 from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare import labels, runs, sentences
+from triptych.tools.compare import labels, runs, sentences, shifts
 from triptych.tools.compare.content import (
     AS_USUAL,
     MEASURES,
@@ -45,7 +45,7 @@ from triptych.tools.statistics.calibration import calibrate
 log = logging.getLogger(__name__)
 
 # The topics of a page besides, in order: each is shown by the templates of its name.
-SECTIONS: dict[str, Callable[[Tested], Section | None]] = {}
+SECTIONS: dict[str, Callable[[Tested], Section | None]] = {"shifts": shifts.build}
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 
 

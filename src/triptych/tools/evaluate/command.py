@@ -47,6 +47,7 @@ from triptych.tools.evaluate.image_types import (
     score_image_types,
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.evaluate.shifted_sets import ShiftedSet, evaluate_shifts, read_sets
 from triptych.tools.evaluate.tasks import check_settings, describe_scores
 from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.report import charts
@@ -67,10 +68,11 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     device = rebuild.find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
     harder = SharedImages(MAX_BYTES_KEPT if len(folders) > 1 else 0)
+    shifted = read_sets(config)
     num_failed = 0
     for folder in folders:
         try:
-            evaluate_run(folder, config, overrides, device, harder)
+            evaluate_run(folder, config, overrides, device, harder, shifted)
         except UserError as error:
             if len(folders) == 1:
                 raise
@@ -81,7 +83,12 @@ def evaluate(config: Config, overrides: list[str]) -> None:
 
 
 def evaluate_run(
-    folder: Path, config: Config, overrides: list[str], device: torch.device, harder: SharedImages
+    folder: Path,
+    config: Config,
+    overrides: list[str],
+    device: torch.device,
+    harder: SharedImages,
+    shifted: Sequence[ShiftedSet] = (),
 ) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
     check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
@@ -95,7 +102,7 @@ def evaluate_run(
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
-        evaluate_split(run, config, trainer, harder)
+        evaluate_split(run, config, trainer, harder, shifted)
         if config["cost"]:
             cost = measure_cost(run, config["cost_seconds"], peak_memory)
             write_json(folder / "cost.json", cost)
@@ -109,7 +116,11 @@ def evaluate_run(
 
 
 def evaluate_split(
-    run: RebuiltRun, config: Config, trainer: pl.Trainer, harder: SharedImages
+    run: RebuiltRun,
+    config: Config,
+    trainer: pl.Trainer,
+    harder: SharedImages,
+    shifted: Sequence[ShiftedSet] = (),
 ) -> None:
     """Score a split again, compare with what was logged, and show where the network fails."""
     split, folder = config["split"], run.record.folder
@@ -130,11 +141,16 @@ def evaluate_split(
         document["tta"] = evaluate_mirrored(run, images, predictions, config["batch_size"])
     if config["image_types"]["types"]:
         document["image_types"] = evaluate_image_types(run, predictions, images, config, harder)
+    if shifted:
+        document["shifts"] = evaluate_shifts(run, shifted, config)
     path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
     # What an earlier evaluation found besides stays, unless it was measured again.
     with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
         earlier = sanitize(json.loads(path.read_text()))
-        document = {n: earlier[n] for n in earlier.keys() & {"image_types", "tta"}} | document
+        if shifted:
+            document["shifts"] = earlier.get("shifts", {}) | document["shifts"]
+        again = earlier.keys() & {"image_types", "tta", "shifts"}
+        document = {name: earlier[name] for name in again} | document
     write_json(path, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, files, config)

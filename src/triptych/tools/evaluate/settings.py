@@ -35,6 +35,8 @@ LEVELS: dict[str, tuple[float, float, float]] = {
     "jpeg": (80, 58, 40),  # quality: CIFAR-10-C
     "rotation": (15, 30, 45),  # degrees either way
 }
+# Published images from elsewhere, for networks of CIFAR-10's classes.
+SHIFTS = {"cifar10_1": "CIFAR-10.1", "cifar10_c": "CIFAR-10-C", "svhn": "SVHN"}
 MAX_MAPS = 100  # of a figure of Grad-CAM
 PLACES = Rule(
     f"a list of at most {MAX_MAPS} whole numbers",
@@ -60,6 +62,8 @@ RULES: dict[str, Rule] = {
         lambda v: v in ("none", "most_confused") or PLACES.holds(v),
     ),
     "grad_cam.num_images": count(1, MAX_MAPS),
+    "shifts": Rule("all, or a list of sets", lambda v: type(v) is str or NAMES.holds(v)),
+    "shift_images": count(2).or_null(),
     "trusted_targets": NAMES,
 }
 
@@ -75,12 +79,24 @@ def find_contradictions(config: Config) -> Iterator[str]:
         yield "image_types: made of test images; leave split=test"
     if config["split"] == "val" and config["protocol"] == "paper":
         yield "protocol=paper: over the last test images; leave split=test"
+    yield from find_problems_of_shifts(config)
     for name in types:
         if name not in LEVELS:
             nearest = closest_matches(name, LEVELS)
             yield f"image_types.types={name}: no type of images; nearest: {nearest}"
     if len(set(types)) < len(types):
         yield f"image_types.types={types}: each once"
+
+
+def find_problems_of_shifts(config: Config) -> Iterator[str]:
+    asked = config["shifts"]
+    names = [asked] if isinstance(asked, str) else asked
+    if asked != "all":
+        for name in names:
+            if name not in SHIFTS:
+                yield f"shifts={name}: no such set; all, or of {', '.join(SHIFTS)}"
+    if config["split"] != "test" and names:
+        yield "shifts: compared with test images; leave split=test"
 
 
 def find_problems_of_data(config: Config) -> Iterator[str]:
@@ -99,5 +115,6 @@ def find_problems_of_data(config: Config) -> Iterator[str]:
         "data_root": config["data_root"] is not None,
         "image_types": bool(config["image_types"]["types"]),
         "grad_cam.images": config["grad_cam"]["images"] != "none",
+        "shifts": bool(config["shifts"]),
     }
     yield from (f"{name}: is of a run's own images; leave data= out" for name in own if own[name])
