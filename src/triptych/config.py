@@ -105,9 +105,10 @@ FOLDERS = Rule(
 )
 # Every setting of every command that is a path, and whether it may be null instead.
 PATHS = {
-    **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "runs", "images"), False),
+    **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "images"), False),
     **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
-    **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir"), True),
+    **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir", "runs"), True),
+    **dict.fromkeys(("predictions", "labels"), True),
 }
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default

@@ -9,11 +9,11 @@ import csv
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 from zipfile import ZipFile
 
 import numpy as np
@@ -98,6 +98,22 @@ class MultilabelPredictions(Predictions):
         return np.asarray((self.predicted == self.labels).all(axis=1))
 
 
+@dataclass(frozen=True, eq=False)
+class ClassPredictions(Predictions):
+    """Classes alone: `answers` (N,). The logits (N, C), and what is computed from them, are NaN."""
+
+    answers: NDArray[np.int64] = field(kw_only=True)
+    has_probabilities = False
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        return np.asarray(self.logits, dtype=np.float64)
+
+    @cached_property
+    def classes(self) -> NDArray[np.int64]:
+        return self.answers
+
+
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     """The arrays of those names in an npz file, of any shape and type; pickles are not loaded.
 
@@ -120,20 +136,24 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
 def read_array(archive: ZipFile, name: str) -> Array:
     """An array of an npz file, read where its head and the archive's index are within bounds."""
     info = archive.getinfo(f"{name}.npy")
+    if info.file_size > info.compress_size + MAX_INFLATED:
+        raise ValueError(f"{name} is compressed to less than is read; save it as it is")
     with archive.open(info) as file:
-        is_old = npy.read_magic(file) == (1, 0)
-        read_head = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
-        shape, _, dtype = read_head(file)
-        num_bytes = math.prod(shape) * dtype.itemsize
-        least, most = min(shape, default=1), max(shape, default=1)
-        if num_bytes != info.file_size - file.tell() or least < 0:
-            raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")
-        is_inflated = info.file_size > info.compress_size + MAX_INFLATED
-        num_bytes = max(num_bytes, 8 * math.prod(shape))
-        if most > MAX_LENGTH or num_bytes > MAX_BYTES or is_inflated:
-            raise ValueError(f"{name} is larger than is read, {dtype} {shape}")
-    with archive.open(info) as file:
-        return np.asarray(npy.read_array(file, allow_pickle=False))
+        return read_npy(file, info.file_size, name)
+
+
+def read_npy(file: IO[bytes], num_bytes: int, name: str = "the array") -> Array:
+    """An array of a file so long, read where its head is within bounds; pickles are not loaded."""
+    is_old = npy.read_magic(file) == (1, 0)
+    read_head = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
+    shape, _, dtype = read_head(file)
+    size, least = math.prod(shape), min(shape, default=1)
+    if size * dtype.itemsize != num_bytes - file.tell() or least < 0:
+        raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")
+    if max(shape, default=1) > MAX_LENGTH or size * max(dtype.itemsize, 8) > MAX_BYTES:
+        raise ValueError(f"{name} is larger than is read, {dtype} {shape}")
+    file.seek(0)
+    return np.asarray(npy.read_array(file, allow_pickle=False))
 
 
 def read_predictions(path: Path, task: str | None = None) -> Predictions:

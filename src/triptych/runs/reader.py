@@ -61,7 +61,7 @@ SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run
 }
 
 
-def find_run_folders(places: str | Sequence[str], setting: str = "runs") -> list[Path]:
+def find_run_folders(places: str | Sequence[str] | None, setting: str = "runs") -> list[Path]:
     """Every folder with a `run.json` at or below the places, each once.
 
     A place is a folder or a glob. Raises UserError, which names the `setting`, where a place has
@@ -69,7 +69,7 @@ def find_run_folders(places: str | Sequence[str], setting: str = "runs") -> list
     """
     by_real_path: dict[Path, Path] = {}
     empty: list[str] = []
-    for place in sorted([places] if isinstance(places, str) else places):
+    for place in sorted([places] if isinstance(places, str) else places or ()):
         starts = [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True))
         folders = [folder for start in starts for folder in walk_run_folders(Path(start))]
         by_real_path = {folder.resolve(): folder for folder in folders} | by_real_path

@@ -57,12 +57,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     out = Path(config["out"]) if config["out"] else None
     if out and (out / "run.json").exists():
         raise UserError(f"out={out}: is a run's own folder; name another one")
-    folders = find_run_folders(config["runs"])
-    are_multilabel = labels.are_multilabel(folders)
-    networks, problems = runs.read_runs(folders, labels.read_run if are_multilabel else None)
-    if not networks:
-        reason = f"{problems[0].folder}: {problems[0].what}"
-        raise UserError(f"runs: none of {len(folders)} can be shown\n{reason}")
+    networks, problems, are_multilabel = read_networks(config)
     if not config["allow_mixed"]:
         require_comparable(networks)
     question = ask(config)
@@ -72,7 +67,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
         comparison: BaseComparison = labels.build_comparison(networks, problems)
     else:
         comparison = build_comparison(networks, problems, question)
-    out = out or choose_folder(config["runs"], networks)
+    out = out or choose_folder(config["runs"] or config["predictions"], networks)
     page = write_files(comparison, out)
     names = [recipe.label for recipe in comparison.recipes]
     lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
@@ -82,6 +77,26 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
     return page
+
+
+def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], bool]:
+    """Those of runs and of predictions, what is wrong with the others, and whether they are of any
+    number of labels an image."""
+    folders = find_run_folders(config["runs"])
+    are_multilabel = labels.are_multilabel(folders)
+    networks, problems = runs.read_runs(folders, labels.read_run if are_multilabel else None)
+    if config["predictions"]:
+        if are_multilabel:
+            raise UserError("predictions: one label an image; the runs have any number of labels")
+        from triptych.tools.compare.guests import read_guests
+
+        guests, more = read_guests(config["predictions"], config["labels"], networks)
+        networks, problems = [*networks, *guests], [*problems, *more]
+    if not networks:
+        reason = f"{problems[0].folder}: {problems[0].what}"
+        kind = f"runs: none of {len(folders)}" if folders else "predictions: none"
+        raise UserError(f"{kind} can be shown\n{reason}")
+    return networks, problems, are_multilabel
 
 
 def ask(config: Config) -> Question:
@@ -111,8 +126,9 @@ def build_comparison(
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     recipes = name_classes(group_by_recipe(read))
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
-        val = read_optional(runs.read_val_predictions, recipe.first, problems)
-        recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
+        if recipe.first.has_probabilities:
+            val = read_optional(runs.read_val_predictions, recipe.first, problems)
+            recipes[place] = replace(recipe, calibration=calibrate(recipe.first.test, val))
     networks = [network for recipe in recipes for network in recipe.networks]
     is_comparable = len(split_comparable(recipes)) == 1
     network_pairs = compare_networks(recipes, question)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
-from triptych.runs.storage import escape_formulas
+from triptych.runs.storage import escape_formulas, replace_non_finite
 from triptych.tools.compare import formats
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
@@ -28,6 +28,7 @@ COLUMNS = """
     precision_mode folder
 """.split()
 MAX_PICTURES = 24  # a list
+STUDIED = "cifar10"  # by the reference study
 
 
 class Cost(NamedTuple):
@@ -264,6 +265,20 @@ class BaseComparison:
         return tuple(network for recipe in self.recipes for network in recipe.networks)
 
     @property
+    def runs(self) -> list[TrainedNetwork]:
+        """Those of whose training something is known."""
+        return [network for network in self.networks if not network.is_guest]
+
+    @property
+    def guests(self) -> list[TrainedNetwork]:
+        return [network for network in self.networks if network.is_guest]
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether any network gave more than classes."""
+        return any(network.has_probabilities for network in self.networks)
+
+    @property
     def own_metrics(self) -> list[str]:
         """The names of metrics besides, of any of the networks."""
         names = {name for network in self.networks for name in network.own_metrics}
@@ -285,6 +300,11 @@ class Comparison(BaseComparison):
     images: ImageByImage | None  # None where recipes have other test images or classes
     grad_cams: tuple[tuple[str, bytes], ...]  # labels of networks, and PNGs
 
+    @property
+    def has_study(self) -> bool:
+        """Whether the reference study's figures belong beside these."""
+        return bool(self.runs) or self.networks[0].metadata["data"] == STUDIED
+
     def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
         scores = network.scores
         paper = {f"paper_{name}": value for name, value in scores.paper._asdict().items()}
@@ -296,7 +316,7 @@ def write_csv(comparison: BaseComparison) -> str:
     text = io.StringIO()
     names = [*comparison.columns, *comparison.own_metrics]
     values = (_list_columns(each) | comparison.list_scores(each) for each in comparison.networks)
-    rows = [[row.get(name) for name in names] for row in values]
+    rows = [[replace_non_finite(row.get(name)) for name in names] for row in values]
     csv.writer(text, lineterminator="\n").writerows([names, *map(escape_formulas, rows)])
     return text.getvalue()
 
@@ -327,14 +347,14 @@ def compare_images(
     tests = [recipe.first.test for recipe in recipes]
     index, labels, classes = tests[0].index, tests[0].labels, recipes[0].classes
     wrong = np.stack([~test.correct for test in tests])  # (networks, N)
-    confidence = np.stack([test.confidence for test in tests]) * wrong
+    confidence = np.nan_to_num([test.confidence for test in tests]) * wrong
     num_right = (~wrong).sum(axis=0)
     available = np.isin(index, list(pixels))
 
     def make_picture(place: int, networks: Iterable[int]) -> Picture:
         predicted = {n: classes[tests[n].classes[place]] for n in networks}
         predictions = tuple(
-            WrongPrediction(recipes[n].first.label, name, float(confidence[n, place]))
+            WrongPrediction(recipes[n].first.label, name, float(tests[n].confidence[place]))
             for n, name in predicted.items()
         )
         number, true = int(index[place]), classes[labels[place]]
@@ -342,7 +362,8 @@ def compare_images(
         return Picture(name, pixels[number], true, predictions)
 
     by_all = _most_confident(available & (num_right == 0), confidence.mean(axis=0))
-    by_one = _most_confident(available & (num_right < len(recipes)), confidence.max(axis=0))
+    most = confidence.max(axis=0)
+    by_one = _most_confident(available & (most > 0), most)
     return ImageByImage(
         num_images=len(index),
         num_all_right=int((num_right == len(recipes)).sum()),

@@ -30,7 +30,7 @@ MUST_AGREE: dict[str, Callable[[TrainedNetwork], object]] = {
     "data": lambda run: run.metadata["data"],
     "number of classes": lambda run: run.test.num_classes,
     "test_hash": lambda run: run.metadata["test_hash"],
-    "split_hash": lambda run: run.metadata["split_hash"],
+    "split_hash": lambda run: run.metadata["split_hash"] or (),  # of a guest not known
     "classes": lambda run: tuple(run.metadata["classes"] or ()),
 }
 LEFT_OUT = {*NOT_THE_EXPERIMENT, "seed"}
@@ -140,17 +140,21 @@ class Recipe:
 def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
     """Recipes by model and label: an order that no result decides."""
     groups: dict[object, list[TrainedNetwork]] = {}
-    for run in sorted(runs, key=lambda run: run.metadata["seed"]):
+    for run in sorted(runs, key=lambda run: run.metadata["seed"] or 0):
         groups.setdefault(run.recipe, []).append(run)
     firsts = [same[0] for same in groups.values()]
     names = make_labels([(run.metadata["model"], list_settings(run)) for run in firsts])
     recipes = [
-        Recipe(
-            name, tuple(replace(run, label=f"{name} seed {run.metadata['seed']}") for run in same)
-        )
+        Recipe(name, tuple(replace(run, label=label_network(name, run)) for run in same))
         for name, same in zip(names, groups.values(), strict=True)
     ]
     return sorted(recipes, key=lambda recipe: (recipe.model, recipe.label))
+
+
+def label_network(name: str, run: TrainedNetwork) -> str:
+    """The recipe's name with the seed, where that is known."""
+    seed = run.metadata["seed"]
+    return name if seed is None else f"{name} seed {seed}"
 
 
 def make_labels(recipes: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
@@ -290,18 +294,21 @@ def list_environment(run: TrainedNetwork) -> dict[str, str]:
 def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
     """Settings, devices and libraries that are not the same for all runs: a value a recipe.
 
-    Where runs of a recipe differ, it has all their values.
+    Where runs of a recipe differ, it has all their values. Nothing is known of guests.
     """
     differing = {}
     for list_values in (list_settings, list_environment):
-        tables = [[list_values(network) for network in recipe.networks] for recipe in recipes]
+        tables = [
+            [list_values(network) for network in recipe.networks if not network.is_guest]
+            for recipe in recipes
+        ]
         names = [*dict.fromkeys(name for same in tables for table in same for name in table)]
         if len({recipe.model for recipe in recipes}) > 1:
             names = [name for name in names if not name.startswith(NETWORK)]
         for name in sorted(names, key=partial(_find_place, names)):
             each = [sorted({table.get(name, "not set") for table in same}) for same in tables]
             if len({value for options in each for value in options}) > 1:
-                differing[name] = tuple(" or ".join(options) for options in each)
+                differing[name] = tuple(" or ".join(options) or "not known" for options in each)
     return differing
 
 

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,7 @@ class TrainedNetwork:
     scores: Scores  # of `test`
     label: str  # the model, until a comparison gives every network a label of its own
     cost: dict[str, Any] | None = None  # `COST` and `HARDWARE`, where measured
+    is_guest: ClassVar[bool] = False  # whether nothing is known of its training
 
     @property
     def recipe(self) -> tuple[object, ...]:
@@ -152,7 +154,8 @@ class TrainedNetwork:
 
     @cached_property
     def ece(self) -> float:
-        return calibration_error(self.test)
+        """NaN where the classes alone are known."""
+        return calibration_error(self.test) if self.has_probabilities else math.nan
 
     @property
     def costs(self) -> dict[str, Any]:

@@ -169,12 +169,7 @@ def _average_cost(recipe: Recipe, name: str) -> float | None:
 
 def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:
     """What a reader must know before repeating the figures."""
-    sentences = [
-        "One split and one test set: no interval here covers how the figures would change with "
-        "another split, or with test images from elsewhere.",
-        "Validation images chose the epoch of each run, unless its recipe scores the last one; "
-        "test images chose nothing.",
-    ]
+    sentences = describe_choices([each for recipe in recipes for each in recipe.networks])
     if differing:
         names = join_words([*differing], MAX_WORDS)
         sentences.append(
@@ -203,6 +198,34 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     return tuple(sentences)
 
 
+def describe_choices(networks: Sequence[TrainedNetwork]) -> list[str]:
+    """What chose the networks, as far as that is known."""
+    guests = [network.label for network in networks if network.is_guest]
+    sentences = [
+        "One split and one test set: no interval here covers how the figures would change with "
+        "another split, or with test images from elsewhere."
+    ]
+    if len(guests) < len(networks):
+        sentences.append(
+            "Validation images chose the epoch of each run, unless its recipe scores the last one; "
+            "test images chose nothing."
+        )
+    if guests:
+        names = join_words(guests, MAX_WORDS) if len(guests) < len(networks) else "these networks"
+        sentences.append(
+            f"Of {names} only the answers are known: not which images trained them, nor whether "
+            "test images chose their epoch or settings."
+        )
+    alike: dict[bytes, list[TrainedNetwork]] = {}
+    for network in networks:
+        alike.setdefault(network.test.classes.tobytes(), []).append(network)
+    for same in alike.values():
+        if len(same) > 1 and any(network.is_guest for network in same):
+            names = join_words([network.label for network in same], MAX_WORDS)
+            sentences.append(f"{names} answer every image alike: one network under several names?")
+    return sentences
+
+
 def describe_code(recipes: Sequence[Recipe]) -> list[str]:
     """Where different code trained the runs of a recipe, or those of different recipes."""
     sentences, named = [], set[str]()
@@ -213,7 +236,7 @@ def describe_code(recipes: Sequence[Recipe]) -> list[str]:
                 f"Runs of {recipe.label} were trained by different code: "
                 f"{join_words(files, MAX_WORDS)}. What is said of the recipe mixes them."
             )
-    networks = [network for recipe in recipes for network in recipe.networks]
+    networks = [each for recipe in recipes for each in recipe.networks if not each.is_guest]
     if files := [name for name in find_other_code(networks) if name not in named]:
         sentences.append(
             f"Recipes were trained by different code: {join_words(files, MAX_WORDS)}. A difference "

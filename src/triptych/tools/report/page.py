@@ -52,6 +52,7 @@ CONTENTS = {  # sections of their own come after the pairs
     "study": "The reference study",
     "reproduce": "How to reproduce this",
 }
+OF_RUNS = ("learning", "cost", "image_types")
 OF_LABELS = {  # of runs with any number of labels an image
     "labels_verdict": "Verdict",
     "labels_runs": "The runs",
@@ -112,10 +113,17 @@ def render_page(comparison: BaseComparison) -> str:
 
 
 def list_contents(comparison: Comparison) -> dict[str, str]:
-    """The headings of a page's sections; those of its own come after the pairs."""
+    """The headings of a page's sections; those of its own come after the pairs.
+
+    What cannot be known of any of its networks is left out.
+    """
+    left_out = [] if comparison.runs else [*OF_RUNS]
+    left_out += [] if comparison.has_study else ["study"]
+    left_out += [] if comparison.has_probabilities else ["calibration"]
+    shared = {name: heading for name, heading in CONTENTS.items() if name not in left_out}
     own = {name: section.heading for name, section in comparison.sections.items()}
-    place = [*CONTENTS].index("pairs") + 1
-    return dict([*CONTENTS.items()][:place]) | own | CONTENTS
+    place = [*shared].index("pairs") + 1
+    return dict([*shared.items()][:place]) | own | shared
 
 
 def render_frame(contents: dict[str, str], **content: Any) -> str:

@@ -55,9 +55,7 @@ class Scores(NamedTuple):
 
 def score_predictions(predictions: Predictions) -> Scores:
     confusion = confusion_matrix(predictions)
-    logits, labels, index = predictions.logits, predictions.labels, predictions.index
-    last = slice(-last_batch(len(labels)), None)  # in the official order
-    at_last = Predictions(logits[last], labels[last], index[last])
+    last = slice(-last_batch(len(predictions.labels)), None)  # in the official order
     num_true, num_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     values = per_class(confusion)
     defined = [np.nan_to_num(value) for value in values]
@@ -69,16 +67,17 @@ def score_predictions(predictions: Predictions) -> Scores:
         nll=nll(predictions),
         brier=float(image_brier(predictions).mean()),
         top_k=top_k_accuracies(predictions),
-        paper=paper_averages(confusion_matrix(at_last)),
+        paper=paper_averages(confusion_matrix(predictions, last)),
         per_class=values,
         confusion=confusion,
     )
 
 
-def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
-    """Counts (C, C): a row for each true class, a column for each predicted one."""
+def confusion_matrix(predictions: Predictions, part: slice = slice(None)) -> NDArray[np.int64]:
+    """Counts (C, C) in a part of the images: a row for each true class, a column for each
+    predicted one."""
     num_classes = predictions.num_classes
-    pairs = predictions.labels * num_classes + predictions.classes
+    pairs = predictions.labels[part] * num_classes + predictions.classes[part]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -98,8 +97,11 @@ def average_present(scores: Scores) -> Averages:
 def top_k_accuracies(predictions: Predictions) -> dict[int, float]:
     """The share of images whose class is among the k most probable, by k of `TOP_K` up to C.
 
-    Of equal logits the first class comes first, as in `Predictions.classes`.
+    Of equal logits the first class comes first, as in `Predictions.classes`. Of classes alone the
+    first of them is known.
     """
+    if not predictions.has_probabilities:
+        return {1: float(predictions.correct.mean())}
     logits, labels = predictions.logits, predictions.labels[:, None]
     true_logit = np.take_along_axis(logits, labels, axis=1)
     earlier = np.arange(predictions.num_classes) < labels
@@ -113,13 +115,17 @@ def nll(predictions: Predictions) -> float:
 
 
 def image_nll(predictions: Predictions) -> NDArray[np.float64]:
-    """Negative log-likelihood of the true class, (N,), in nats, not clipped."""
+    """Negative log-likelihood of the true class, (N,), in nats, not clipped; NaN without logits."""
+    if not predictions.has_probabilities:
+        return np.full(len(predictions.labels), np.nan)
     log_p = log_softmax(predictions.logits.astype(np.float64), axis=1)
     return np.asarray(-log_p[np.arange(len(log_p)), predictions.labels])
 
 
 def image_brier(predictions: Predictions) -> NDArray[np.float64]:
-    """The sum over classes of (probability - truth)², (N,), 0 to 2."""
+    """The sum over classes of (probability - truth)², (N,), 0 to 2; NaN without logits."""
+    if not predictions.has_probabilities:
+        return np.full(len(predictions.labels), np.nan)
     p, rows = predictions.probabilities, np.arange(len(predictions.labels))
     return np.asarray((p**2).sum(axis=1) - 2 * p[rows, predictions.labels] + 1)
 
