@@ -108,7 +108,7 @@ PATHS = {
     **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "images"), False),
     **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
     **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir", "runs"), True),
-    **dict.fromkeys(("predictions", "labels"), True),
+    **dict.fromkeys(("predictions", "labels", "plan", "suspects"), True),
 }
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default
@@ -133,9 +133,8 @@ SLOTS = {
     **{name: name for name in ("loss", "metrics", "callbacks", "logger", "module")},
 }
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
-# Not in a run's config where they are null or empty.
-OPTIONAL = ("loss", "metrics", "module", "optim.layer_decay", "model.drop_path", "trainer.on_oom")
-# Not in a run's config where they are null.
+# Not in a run's config where they are null; nor, but for those of data, where they are empty.
+OPTIONAL = "plan loss metrics module optim.layer_decay model.drop_path trainer.on_oom".split()
 OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "folds", "fold")
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -146,6 +145,7 @@ RULES: dict[str, Rule] = {
         ("retry_failed", "fresh"), Rule("false, or true in a sweep (-m)", lambda v: v is False)
     ),
     "minutes": number(0, above=True).or_null(),
+    "plan": Rule("null, or in a sweep (-m) a file of `triptych plan`", lambda v: v is None),
     "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
     "checkpoint.monitor": TEXT,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from triptych.tools.statistics.crossed import summarize_trainings
+from triptych.tools.statistics.crossed import Estimate, summarize_trainings
 from triptych.tools.statistics.planning import (
     DrawnLooks,
     Scatter,
@@ -14,7 +14,7 @@ from triptych.tools.statistics.planning import (
     draw_looks,
     estimate_scatter,
     guess_scatter,
-    look_level,
+    join_looks,
     look_weights,
     sequential_p,
     smallest_difference,
@@ -65,7 +65,6 @@ def test_weights_of_looks_and_sequential_p_have_published_values() -> None:
     p = sequential_p([0.04, 0.002, 0.03, 0.0001], weights)
     expected = [0.17443006338617076, 0.015618197342874243, 0.015618197342874243]
     np.testing.assert_allclose(p, [*expected, 0.00026323721708693175], rtol=1e-12)
-    assert look_level(LOOKS, 2, 3) == pytest.approx(1 - 0.006402787581988437 / 3)
 
 
 @given(
@@ -78,6 +77,20 @@ def test_weights_sum_to_one_and_sequential_p_never_rises(looks: list[int], p: li
     assert (weights > 0).all()
     running = sequential_p(p[: len(looks)], weights)
     assert (np.diff(running) <= 0).all()
+
+
+def test_an_estimate_after_looks_has_their_p_and_the_interval_of_the_last() -> None:
+    weights = look_weights(LOOKS)
+    looks = [Estimate(c, c, v, 30) for c, v in ((2.0, 1.0), (3.0, 1.0), (-0.1, 0.5))]
+    two = join_looks(looks[1], looks[:2], weights)
+    p = [each.p() for each in looks[:2]]
+    assert two.p_value == pytest.approx(min(p[0] / weights[0], p[1] / weights[1]))
+    assert two.interval(1 - 0.05 / 3) == looks[1].interval(1 - 0.05 * weights[1] / 3)
+    other_side = join_looks(looks[2], looks, weights)
+    assert other_side.p_value == 1, "what was found before is not what it shows"
+    assert other_side.p_above(0) < 0.05, "the earlier looks found this"
+    none = join_looks(looks[0], [], weights)
+    assert (none.p_value, none.interval()) == (1, looks[0].interval())
 
 
 @pytest.fixture(scope="module")

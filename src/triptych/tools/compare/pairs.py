@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
 from triptych.tools.statistics.inference import Interval, PairedDifference, paired_difference
+from triptych.tools.statistics.planning import join_looks
 
 MAX_ALL_PAIRS = 20  # networks or recipes; of more, each is compared with one only
 BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(-2, 2)}
@@ -22,11 +24,11 @@ BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(
 
 def compare_networks(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
     """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
-    return _compare([recipe.take(0) for recipe in recipes], question)
+    return _compare([recipe.take(0) for recipe in recipes], replace(question, plan=None))
 
 
 def compare_recipes(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
-    """Recipes of three seeds or more."""
+    """Recipes of three seeds or more; of a plan, at its looks."""
     return _compare([recipe for recipe in recipes if recipe.has_enough_seeds], question)
 
 
@@ -34,12 +36,14 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
     metric, margin = question.metric, question.margin
     recipes = [recipe for recipe in recipes if has_metric(recipe, metric)]
     twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.val_accuracy)
-    differences = [measure_difference(a, b, metric) for a, b in twos]
-    tests = adjust(differences)
-    in_margin = adjust_in_margin(differences, margin, MEASURES[metric].sign)
-    level = inference.bonferroni_level(len(twos))
+    measured = [measure_looks(a, b, metric, question.plan) for a, b in twos]
+    differences = [found for *_, found in measured]
+    num_pairs = max(len(twos), question.plan.num_pairs if question.plan else 0)
+    tests = adjust(differences, num_pairs)
+    in_margin = adjust_in_margin(differences, margin, MEASURES[metric].sign, num_pairs)
+    level = inference.bonferroni_level(num_pairs)
     pairs = []
-    for n, ((a, b), found) in enumerate(zip(twos, differences, strict=True)):
+    for n, (a, b, found) in enumerate(measured):
         fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tests[n])
         pair = Pair(
             *fields,
@@ -69,8 +73,25 @@ def measure_difference(a: Recipe, b: Recipe, metric: str) -> PairedDifference | 
     return estimate_difference(a, b, metric)
 
 
+def measure_looks(
+    a: Recipe, b: Recipe, metric: str, plan: Any
+) -> tuple[Recipe, Recipe, PairedDifference | Estimate]:
+    """The difference, and of which networks: of recipes of a plan at the last look of both."""
+    if plan is None or not (plan.has(a) and plan.has(b)):
+        return a, b, measure_difference(a, b, metric)
+    looks = [*zip(plan.find_looks(a), plan.find_looks(b), strict=False)]
+    estimates = [estimate_difference(*look, metric) for look in looks]
+    if looks:
+        a, b = looks[-1]
+    shown = estimates[-1] if looks else estimate_difference(a, b, metric)
+    return a, b, join_looks(shown, estimates, plan.weights)
+
+
 def adjust_in_margin(
-    differences: Sequence[PairedDifference | Estimate], margin: float | None, sign: int
+    differences: Sequence[PairedDifference | Estimate],
+    margin: float | None,
+    sign: int,
+    num_pairs: int = 0,
 ) -> list[tuple[float, float]]:
     """That A, and that B, is not worse than the other by the margin: two-sided p, by Holm.
 
@@ -82,7 +103,9 @@ def adjust_in_margin(
     above = [each.p(-margin) if each.centre > -margin else 1.0 for each in differences]
     below = [each.p(margin) if each.centre < margin else 1.0 for each in differences]
     both = np.array([above, below][::sign]).reshape(2, len(differences))
-    smaller, larger = (inference.holm(p.tolist()) for p in (both.min(axis=0), both.max(axis=0)))
+    smaller, larger = (
+        inference.holm(p.tolist(), num_pairs) for p in (both.min(axis=0), both.max(axis=0))
+    )
     adjusted = np.where(both == both.min(axis=0), smaller, larger)
     return [(float(a), float(b)) for a, b in adjusted.T]
 
@@ -104,13 +127,16 @@ def measure(a: Recipe, b: Recipe, metric: str, level: float) -> inference.WithIn
 
 
 def adjust(
-    differences: Sequence[PairedDifference | Estimate],
+    differences: Sequence[PairedDifference | Estimate], num_pairs: int = 0
 ) -> list[tuple[inference.WithInterval, float, float]]:
-    """Each with its simultaneous interval, its p value, and that adjusted by Holm."""
-    level = inference.bonferroni_level(len(differences))
+    """Each with its simultaneous interval, its p value, and that adjusted by Holm.
+
+    `num_pairs`: of a plan, where some of its pairs are not there yet.
+    """
+    level = inference.bonferroni_level(max(num_pairs, len(differences)))
     p_values = [each.p_value for each in differences]
     values = [inference.WithInterval(each.value, *each.interval(level)) for each in differences]
-    return [*zip(values, p_values, inference.holm(p_values).tolist(), strict=True)]
+    return [*zip(values, p_values, inference.holm(p_values, num_pairs).tolist(), strict=True)]
 
 
 def choose_pairs(

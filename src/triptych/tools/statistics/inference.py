@@ -81,12 +81,13 @@ def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDiffe
     return PairedDifference(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
 
 
-def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
-    """Holm's adjusted p values, in the given order."""
+def holm(p_values: Sequence[float], num_tests: int = 0) -> NDArray[np.float64]:
+    """Holm's adjusted p values, in the given order; of more tests if not all have a p yet."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    most = max(num_tests, len(p))
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(most, most - len(p), -1))
     return np.minimum(adjusted, 1)
 
 

@@ -6,15 +6,15 @@ each recipe, K looks, m pairs. Variances are of the values of one image.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri, ndtri, stdtrit
 
-from triptych.tools.statistics.crossed import Trainings, crossed_difference
-from triptych.tools.statistics.inference import LEVEL, MIN_SEEDS
+from triptych.tools.statistics.crossed import Estimate, Trainings, crossed_difference
+from triptych.tools.statistics.inference import LEVEL, MIN_SEEDS, Interval
 
 ALPHA = 1 - LEVEL
 POWER = 0.8  # that a difference which "can be seen" has of being found
@@ -73,9 +73,36 @@ def sequential_p(p_values: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]
     return np.minimum(np.minimum.accumulate(p / shares, axis=0), 1.0)
 
 
-def look_level(looks: Sequence[int], num_done: int, num_pairs: int = 1) -> float:
-    """Of the simultaneous intervals after that many looks: 1 - 0.05 w / m."""
-    return 1 - ALPHA * float(look_weights(looks)[num_done - 1]) / max(num_pairs, 1)
+class LookedEstimate(Estimate):
+    """An estimate at the last of its looks, whose p values and intervals keep the level over all.
+
+    Where no look was done its interval is as usual, and every p is 1. A look on the other side of
+    the hypothesis counts for nothing: what it found is not what would be said.
+    """
+
+    looks: Sequence[Estimate] = ()
+    weights: NDArray[np.float64] = look_weights([1])
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        share = float(self.weights[len(self.looks) - 1]) if self.looks else 1.0
+        return super().interval(1 - (1 - level) * share)
+
+    def p(self, null: float = 0.0) -> float:
+        is_above = self.centre > null
+        return self._join(e.p(null) if (e.centre > null) == is_above else 1.0 for e in self.looks)
+
+    def p_above(self, null: float) -> float:
+        return self._join(each.p_above(null) for each in self.looks)
+
+    def _join(self, p_values: Iterable[float]) -> float:
+        return float(min([1.0, *sequential_p([*p_values], self.weights)]))
+
+
+def join_looks(shown: Estimate, looks: Sequence[Estimate], weights: ArrayLike) -> LookedEstimate:
+    """What is shown, tested by the looks done so far; weights (K,) are of all that are planned."""
+    joined = LookedEstimate(*shown)
+    joined.looks, joined.weights = looks, np.asarray(weights)
+    return joined
 
 
 class DrawnLooks(NamedTuple):
