@@ -109,6 +109,7 @@ PATHS = {
     **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
     **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir", "runs"), True),
     **dict.fromkeys(("predictions", "labels", "plan", "suspects"), True),
+    **dict.fromkeys(("require", "require_log"), True),  # a claim is typed as freely
 }
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default

@@ -64,10 +64,10 @@ def folder(ended: subprocess.CompletedProcess[str]) -> Path:
     return Path(ended.stdout.splitlines()[-2]).parent
 
 
-def test_a_comparison_is_three_files_beside_the_runs(logs: Path, folder: Path) -> None:
+def test_a_comparison_is_four_files_beside_the_runs(logs: Path, folder: Path) -> None:
     assert folder == logs / "comparison"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"index.html", "comparison.md", "comparison.csv"}
+    assert names == {"index.html", "comparison.md", "comparison.csv", "verdict.json"}
 
 
 def test_problems_verdict_settings_and_cautions_are_on_the_screen_and_no_torch_is_imported(

@@ -17,10 +17,18 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from matplotlib.image import imread
 
-from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.content import Comparison, Section
 from triptych.tools.compare.formats import percent
 from triptych.tools.report import page
-from triptych.tools.report.page import CONTENTS, find_scale, heat_png, locate, png, render_page
+from triptych.tools.report.page import (
+    CONTENTS,
+    find_scale,
+    heat_png,
+    list_contents,
+    locate,
+    png,
+    render_page,
+)
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.scores import per_class
 
@@ -115,10 +123,14 @@ def test_the_verdict_is_the_first_thing_after_the_title(html: str, comparison: C
     assert text.index("<h1>") < places[0] < places[-1] < text.index("<table")
 
 
-def test_sections_stand_in_the_order_of_the_contents(parsed: Parsed) -> None:
-    assert parsed.text("h2") == list(CONTENTS.values())
+def test_sections_stand_in_the_order_of_the_contents(
+    parsed: Parsed, comparison: Comparison
+) -> None:
+    contents = list_contents(comparison)
+    assert [name for name in contents if name in CONTENTS] == [*CONTENTS]
+    assert parsed.text("h2") == list(contents.values())
     links = [a["href"] for a in parsed.all("a")]
-    assert links == ["#main", *(f"#{anchor}" for anchor in CONTENTS)]
+    assert links == ["#main", *(f"#{anchor}" for anchor in contents)]
     assert {f"#{each.get('id')}" for _, each in parsed.elements} >= set(links)
 
 
@@ -173,7 +185,10 @@ def make_hostile(value: Any) -> Any:
         )
     if isinstance(value, dict):
         changed = {k: make_hostile(v) for k, v in value.items()}
-        return changed | ({HOSTILE: next(iter(value.values()))} if value else {})
+        first = next(iter(value.values()), None)  # sections have names of ours
+        return (
+            changed if first is None or isinstance(first, Section) else {**changed, HOSTILE: first}
+        )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(make_hostile, value))
     return tuple(map(make_hostile, value[:20])) if isinstance(value, tuple) else value
@@ -193,7 +208,7 @@ def test_whatever_a_run_calls_itself_is_text(comparison: Comparison) -> None:
 
 def test_a_section_without_data_names_the_command_that_measures_it(bare: str) -> None:
     found = Parsed(bare)
-    assert found.text("h2") == list(CONTENTS.values())
+    assert set(found.text("h2")) >= set(CONTENTS.values())
     missing = " ".join(found.text("p"))
     for command in (
         "python evaluate.py run=<folder> image_types=all",

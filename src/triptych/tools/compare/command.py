@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from triptych.errors import UserError
 from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare import labels, runs, sentences, shifts
+from triptych.tools.compare import labels, paired_scores, runs, sentences, shifts
+from triptych.tools.compare.claims import Answer, answer_claims
 from triptych.tools.compare.content import (
     AS_USUAL,
     MEASURES,
@@ -30,7 +32,12 @@ from triptych.tools.compare.content import (
     compare_images,
     write_csv,
 )
-from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
+from triptych.tools.compare.pairs import (
+    compare_losses,
+    compare_networks,
+    compare_recipes,
+    measure_difference,
+)
 from triptych.tools.compare.recipes import (
     Recipe,
     group_by_recipe,
@@ -39,20 +46,26 @@ from triptych.tools.compare.recipes import (
     split_comparable,
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
+from triptych.tools.compare.settings import parse_claims
+from triptych.tools.compare.verdict import write_verdict
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
 log = logging.getLogger(__name__)
 
 # The topics of a page besides, in order: each is shown by the templates of its name.
-SECTIONS: dict[str, Callable[[Tested], Section | None]] = {"shifts": shifts.build}
+SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
+    "scores": paired_scores.build,
+    "shifts": shifts.build,
+}
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 
 
 def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     """Compare every finished run below `config["runs"]`; the path of the page.
 
-    Raises UserError where no run is left, or where those left cannot be compared.
+    Raises UserError where no run is left, or where those left cannot be compared; SystemExit with 1
+    where a claim that is required does not hold.
     """
     out = Path(config["out"]) if config["out"] else None
     if out and (out / "run.json").exists():
@@ -68,7 +81,17 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     else:
         comparison = build_comparison(networks, problems, question)
     out = out or choose_folder(config["runs"] or config["predictions"], networks)
-    page = write_files(comparison, out)
+    answers = answer(config, comparison)
+    comparison = replace(comparison, verdict=(*comparison.verdict, *map(str, answers)))
+    page = write_files(comparison, out, answers)
+    print_lines(comparison, page)
+    if not all(each.tried.holds for each in answers):
+        raise SystemExit(1)
+    return page
+
+
+def print_lines(comparison: BaseComparison, page: Path) -> None:
+    """On the screen: what is wrong, what holds, what differs, and where the page is."""
     names = [recipe.label for recipe in comparison.recipes]
     lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
     lines += filter(None, (comparison.banner, *comparison.verdict))
@@ -76,7 +99,18 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
         lines.append(f"differs: {sentences.describe_setting(name, values, names)}")
     for line in (*lines, *comparison.cautions, page):
         log.info("%s", line)
-    return page
+
+
+def answer(config: Config, comparison: BaseComparison) -> list[Answer]:
+    """What is required of it, tested and counted by the log where there is one."""
+    claims = [claim for claim in parse_claims(config["require"]) if claim]
+    question, path = comparison.question, config["require_log"]
+    measure, metric = MEASURES.get(question.metric), question.metric
+    subtract = partial(measure_difference, metric=metric) if measure else labels.estimate
+    log = Path(path) if path else None
+    return answer_claims(
+        claims, comparison.recipes, question, measure or labels.MEASURE, subtract, log
+    )
 
 
 def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], bool]:
@@ -102,8 +136,7 @@ def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], 
 def ask(config: Config) -> Question:
     """What the settings ask; a margin is typed in points, or in the unit of a loss."""
     margin, metric = config["margin"], config["metric"]
-    if margin is not None and MEASURES[metric].unit == "points":
-        margin /= 100
+    margin = None if margin is None else margin / MEASURES[metric].per_unit
     return Question(metric, margin, config["suspects"])
 
 
@@ -184,9 +217,10 @@ def read_by_recipe(
     return tuple(content for content in contents if content)
 
 
-def write_files(comparison: BaseComparison, out: Path) -> Path:
-    """Put the three files into `out`, each whole; raises UserError where that cannot be."""
+def write_files(comparison: BaseComparison, out: Path, answers: Sequence[Answer] = ()) -> Path:
+    """Put the four files into `out`, each whole; raises UserError where that cannot be."""
     files = {
+        "verdict.json": write_verdict(comparison, answers),
         "comparison.csv": write_csv(comparison),
         "comparison.md": render_markdown(comparison),
         "index.html": render_page(comparison),

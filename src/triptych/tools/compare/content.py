@@ -87,6 +87,11 @@ class Measure(NamedTuple):
     unit: str = "points"  # or that of the score itself
     sign: int = 1  # -1 where less is better
 
+    @property
+    def per_unit(self) -> int:
+        """By which a margin is typed larger than it is."""
+        return 100 if self.unit == "points" else 1
+
     def write(self, value: float, digits: int = 2) -> str:
         """A difference with its sign, without its unit."""
         in_points = self.unit == "points"
@@ -97,7 +102,7 @@ class Measure(NamedTuple):
 
     def write_margin(self, margin: float) -> str:
         """0.5 points."""
-        return f"{100 * margin if self.unit == 'points' else margin:g} {self.unit}".strip()
+        return f"{self.per_unit * margin:g} {self.unit}".strip()
 
 
 ACCURACY = Measure("accuracy", ("better", "more accurate"), ("t test", "McNemar"))

@@ -20,7 +20,7 @@ from triptych.runs.predictions import MULTILABEL, MultilabelPredictions, read_pr
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare import content, formats, sentences
-from triptych.tools.compare.content import BaseComparison, Pair, Pairs
+from triptych.tools.compare.content import BaseComparison, Pair, Pairs, Question
 from triptych.tools.compare.formats import percent, pluralize
 from triptych.tools.compare.pairs import adjust, choose_pairs
 from triptych.tools.compare.recipes import Recipe, group_by_recipe, name_classes
@@ -106,6 +106,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     return LabelComparison(
         **sentences.describe_runs(read, recipes, problems),
         verdict=write_verdict(recipes, ap, tables),
+        question=Question("ap"),
         ap=ap,
         network_pairs=tables[0],
         recipe_pairs=tables[1],

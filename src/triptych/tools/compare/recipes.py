@@ -84,9 +84,12 @@ class Recipe:
         """What its networks scored, image by image, by one of `METRICS`."""
         if metric not in self._trainings:
             value, _ = METRICS[metric]
-            values = np.stack([value(network.test) for network in self.networks])
-            self._trainings[metric] = summarize_trainings(values, self.first.test.groups)
+            self.add_score(metric, [value(network.test) for network in self.networks])
         return self._trainings[metric]
+
+    def add_score(self, name: str, values: Sequence[NDArray[Any]]) -> None:
+        """What its networks scored (N,), by a name for `trainings`."""
+        self._trainings[name] = summarize_trainings(np.stack(values), self.first.test.groups)
 
     @property
     def has_enough_seeds(self) -> bool:

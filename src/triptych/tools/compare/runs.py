@@ -305,7 +305,8 @@ def read_optional(
     try:
         return read(network)
     except UserError as error:
-        problems.append(describe_problem(network.folder, error))
+        problem = describe_problem(network.folder, error)
+        problems += [problem] if problem not in problems else []
         return None
 
 

@@ -2,11 +2,58 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from triptych.config import CONFIGS, FLAG, FOLDERS, PATH, Config, Rule, number, one_of
 from triptych.errors import closest_matches
 
+MARGIN = number(0, 100, above=True)  # in points
+RELATIONS = ("better", "not_inferior", "equivalent")
+SENTENCE = re.compile(
+    rf"\s*(?P<a>\S.*?)\s+(?P<relation>{'|'.join(RELATIONS)})\s+(?P<b>.*?\S)"
+    r"(?:\s+margin=(?P<margin>\S+))?\s*"
+)
+
+
+class Claim(NamedTuple):
+    """What `require` says of two recipes or trained networks, by their labels."""
+
+    a: str
+    relation: str  # one of RELATIONS
+    b: str
+    margin: float | None  # points
+
+    def __str__(self) -> str:
+        margin = "" if self.margin is None else f" margin={self.margin:g}"
+        return f"{self.a} {self.relation} {self.b}{margin}"
+
+
+def parse_claim(sentence: Any) -> Claim | None:
+    """`a not_inferior b margin=0.5`, quotes around labels or none; None where it is no such."""
+    found = SENTENCE.fullmatch(sentence) if isinstance(sentence, str) else None
+    if not found:
+        return None
+    try:
+        margin = None if found["margin"] is None else float(found["margin"])
+    except ValueError:
+        return None
+    if margin is not None and not MARGIN.holds(margin):
+        return None
+    a, b = (re.sub(r"""^(["'])(.+)\1$""", r"\2", found[name]) for name in "ab")
+    return Claim(a, found["relation"], b, margin)
+
+
+def parse_claims(require: str | list[str] | None) -> list[Claim | None]:
+    sentences = [require] if isinstance(require, str) else require or []
+    return [parse_claim(sentence) for sentence in sentences]
+
+
+CLAIMS = Rule(
+    f"<label> {'|'.join(RELATIONS)} <label> margin=<points above 0>, or a list of such claims",
+    lambda value: type(value) in (str, list) and value != [] and all(parse_claims(value)),
+)
 RULES: dict[str, Rule] = {
     "runs": FOLDERS.or_null(),
     "predictions": FOLDERS._replace(says="a file, a folder, a glob in quotes, or a list").or_null(),
@@ -14,8 +61,10 @@ RULES: dict[str, Rule] = {
     "out": PATH.or_null(),
     "allow_mixed": FLAG,
     "metric": one_of("accuracy", "f1", "nll", "brier"),
-    "margin": number(0, 100, above=True).or_null(),
+    "margin": MARGIN.or_null(),
     "suspects": PATH.or_null(),
+    "require": CLAIMS.or_null(),
+    "require_log": PATH.or_null(),
 }
 
 
@@ -40,3 +89,13 @@ def find_contradictions(config: Config) -> Iterator[str]:
         if not os.path.exists(labels) and labels not in sets:
             known = f"nor a data set; nearest: {closest_matches(labels, sets)}"
             yield f"labels={labels}: no such file, {known}"
+    yield from find_unclear_claims(config)
+
+
+def find_unclear_claims(config: Config) -> Iterator[str]:
+    claims = [claim for claim in parse_claims(config["require"]) if claim]
+    for claim in claims:
+        if claim.relation != "better" and (claim.margin or config["margin"]) is None:
+            yield f"require={claim}: {claim.relation} by how much? add margin=<points>"
+    if config["require_log"] and not claims:
+        yield f"require_log={config['require_log']}: require=<a claim> must then be given"

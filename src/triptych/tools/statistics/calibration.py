@@ -60,8 +60,12 @@ def calibrate(test: Predictions, val: Predictions | None) -> Calibration:
     if val is None:
         return Calibration(before, None, None)
     temperature = best_temperature(val)
-    scaled = Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
-    return Calibration(before, temperature, reliability(scaled))
+    return Calibration(before, temperature, reliability(scale(test, temperature)))
+
+
+def scale(test: Predictions, temperature: float) -> Predictions:
+    """With logits divided by it."""
+    return Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
 
 
 def calibration_error(predictions: Predictions) -> float:

@@ -1,0 +1,150 @@
+"""Claims that a comparison bears out or does not: `require='a not_inferior b margin=0.5'`.
+
+Levels are two-sided, as everywhere on the page: a claim holds where the interval at 1 - level lies
+beyond its margin. Claims of one command are adjusted by Holm, those of a log by their numbers.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from triptych.errors import UserError, closest_matches
+from triptych.tools.compare import formats
+from triptych.tools.compare.content import SIGNIFICANT, Measure, Question
+from triptych.tools.compare.pairs import has_metric
+from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.compare.settings import Claim
+from triptych.tools.compare.tries import Try, open_tries
+from triptych.tools.statistics import inference
+from triptych.tools.statistics.crossed import Estimate
+from triptych.tools.statistics.inference import MIN_SEEDS, PairedDifference, WithInterval
+
+Difference = PairedDifference | Estimate
+
+
+class Tested(NamedTuple):
+    claim: Claim
+    key: dict[str, Any]  # what makes it the same as an earlier try, whatever labels are now
+    difference: Difference  # of A less B
+    p: float  # two-sided, of the nearest truth of which the claim would be wrong
+
+
+class Answer(NamedTuple):
+    """Whether a claim holds, and by which numbers; fractions, or the unit of a loss."""
+
+    claim: str
+    measure: Measure
+    difference: WithInterval  # of A less B
+    interval_level: float
+    p: float
+    tried: Try  # its p is that of the log, or else adjusted by Holm over the claims of one command
+    num_claims: int  # of that command
+
+    def __str__(self) -> str:
+        how = "one of unknown many tries: require_log=<file> counts them"
+        if self.num_claims > 1:
+            how = f"after Holm over {self.num_claims} claims; {how}"
+        if self.tried.number:
+            how = f"try {self.tried.number} of the log{', repeated' * self.tried.is_repeated}"
+        value = f"{self.measure.write(self.difference.value)} {self.measure.unit}".strip()
+        level = f"{100 * self.interval_level:.6g} % interval"
+        p = f"p = {formats.p_value(self.tried.p)}".replace("= <", "<")
+        return (
+            f"{'holds' if self.tried.holds else 'does not hold'}: {self.claim}: {value} "
+            f"({level} {self.measure.write_interval(self.difference)}; {p}, tested at "
+            f"{self.tried.level:.2g}; {how})"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For verdict.json."""
+        value, low, high = self.difference
+        numbers = {"difference": value, "low": low, "high": high, "level": self.interval_level}
+        return {"claim": self.claim, **numbers, "p": self.p, "tested": self.tried._asdict()}
+
+
+def answer_claims(
+    claims: Sequence[Claim],
+    recipes: Sequence[Recipe],
+    question: Question,
+    measure: Measure,
+    subtract: Callable[[Recipe, Recipe], Difference],
+    log: Path | None = None,
+) -> list[Answer]:
+    """Test claims, those without a margin by that of the question.
+
+    Raises UserError where one names what cannot be compared, or where the log is not whole.
+    """
+    tested = []
+    for claim in claims:
+        if claim.margin is None and claim.relation != "better" and question.margin:
+            claim = claim._replace(margin=question.margin * measure.per_unit)
+        a, b = find_pair(claim, recipes, question.metric)
+        difference = subtract(a, b)
+        p = find_p(claim.relation, (claim.margin or 0) / measure.per_unit, difference, measure.sign)
+        tested.append(Tested(claim, make_key(claim, question.metric, a, b), difference, p))
+    if log:
+        with open_tries(log) as tries:
+            tried = [tries.test(str(claim), key, p) for claim, key, _, p in tested]
+        levels = [1 - each.level for each in tried]
+    else:
+        adjusted = inference.holm([each.p for each in tested]).tolist()
+        tried = [Try(p, SIGNIFICANT, p < SIGNIFICANT) for p in adjusted]
+        levels = [inference.bonferroni_level(len(tested))] * len(tested)
+    answers = []
+    for (claim, _, difference, p), level, outcome in zip(tested, levels, tried, strict=True):
+        shown = WithInterval(difference.value, *difference.interval(level))
+        answers.append(Answer(str(claim), measure, shown, level, p, outcome, len(claims)))
+    return answers
+
+
+def find_p(relation: str, margin: float, difference: Difference, sign: int) -> float:
+    """Two-sided; the exact test where A is claimed to be better by any amount."""
+    if relation == "better" and not margin:
+        return difference.p_value if sign * difference.value > 0 else 1.0
+    least = margin if relation == "better" else -margin  # by how much A is better, if it is true
+    p = difference.p(sign * least) if sign * difference.centre > least else 1.0
+    if relation == "equivalent":
+        return max(p, difference.p(sign * margin) if sign * difference.centre < margin else 1.0)
+    return p
+
+
+def make_key(claim: Claim, metric: str, a: Recipe, b: Recipe) -> dict[str, Any]:
+    test = a.first.test
+    images = hashlib.sha256(test.index.tobytes() + test.labels.tobytes()).hexdigest()
+    digests = {name: [n.digest for n in each.networks] for name, each in (("a", a), ("b", b))}
+    asked = {"metric": metric, "relation": claim.relation, "margin": claim.margin}
+    return {**asked, **digests, "images": images}
+
+
+def find_pair(claim: Claim, recipes: Sequence[Recipe], metric: str) -> tuple[Recipe, Recipe]:
+    """Recipes of three seeds or more, or single networks by their labels.
+
+    Raises UserError where there are no such two, or where they cannot be compared.
+    """
+    a, b = (find_named(claim, label, recipes) for label in (claim.a, claim.b))
+    if a.label == b.label:
+        raise UserError(f"require={claim}: names {a.label} twice")
+    if len(split_comparable([a, b])) > 1:
+        raise UserError(f"require={claim}: the two have other test images, splits or classes")
+    if not (has_metric(a, metric) and has_metric(b, metric)):
+        raise UserError(f"require={claim}: of one only the classes are known, {metric} takes more")
+    return a, b
+
+
+def find_named(claim: Claim, label: str, recipes: Sequence[Recipe]) -> Recipe:
+    networks = {network.label: (r, n) for r in recipes for n, network in enumerate(r.networks)}
+    named = next((recipe for recipe in recipes if recipe.label == label), None)
+    if named and named.has_enough_seeds:
+        return named
+    if label in networks:
+        recipe, place = networks[label]
+        return recipe.take(place)
+    if named:
+        raise UserError(
+            f"require={claim}: {label} has {formats.pluralize(len(named.networks), 'seed')}, "
+            f"a claim about a recipe takes {MIN_SEEDS}\n"
+            f"its trained network has a name of its own: {named.first.label}"
+        )
+    nearest = closest_matches(label, [*networks, *(recipe.label for recipe in recipes)])
+    raise UserError(f"require={claim}: nothing here is called {label}; nearest: {nearest}")

@@ -1,0 +1,173 @@
+"""The section `scores`: recipes by every score that has a value an image, not by accuracy alone.
+
+The negative log-likelihood comes twice: as trained, where calibration counts, and after the
+temperature that suits each network's validation images best, where discrimination is left.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from triptych.tools.compare.content import MEASURES, SIGNIFICANT, Measure, Pair, Section, Tested
+from triptych.tools.compare.formats import fixed, join_words, percent, pluralize
+from triptych.tools.compare.pairs import adjust, estimate_difference, has_metric
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import Problem, read_optional, read_val_predictions
+from triptych.tools.statistics.calibration import best_temperature, scale
+from triptych.tools.statistics.crossed import crossed_mean
+from triptych.tools.statistics.inference import Interval, WithInterval
+from triptych.tools.statistics.scores import image_nll
+
+SCALED = "nll_after_temperature"
+FEW = 0.01  # of the images; they should not make most of the scatter
+MAX_PAIRS = 10  # on the page: of more, those that differ are counted
+MAX_SENTENCES = 3
+
+
+class Score(NamedTuple):
+    metric: str  # in verdict.json
+    name: str
+    measure: Measure
+    most: float = math.inf
+
+    def write(self, value: float) -> str:
+        """A share in percent, a loss as it is."""
+        return percent(value) if self.measure.unit == "points" else fixed(value, 4)
+
+
+SCORES = (
+    Score("accuracy", "accuracy, %", MEASURES["accuracy"], 1.0),
+    Score("f1", "macro F1, %", MEASURES["f1"], 1.0),
+    Score("nll", "NLL as trained", MEASURES["nll"]),
+    Score(SCALED, "NLL after the temperature", MEASURES["nll"]),
+    Score("brier", "Brier score", MEASURES["brier"], 2.0),
+)
+
+
+class ScorePair(NamedTuple):
+    """A score of recipe A less that of B; interval and Holm over the pairs of that score."""
+
+    score: Score
+    a: str
+    b: str
+    difference: WithInterval
+    p: float
+    p_adjusted: float
+    is_carried_by_few: bool  # of a loss, whose scatter over images a few make
+
+    @property
+    def better(self) -> str | None:
+        """Of the two, where they differ significantly."""
+        gain = self.score.measure.sign * self.difference.value
+        return (self.a if gain > 0 else self.b) if gain and self.p_adjusted < SIGNIFICANT else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresSection(Section):
+    heading: ClassVar[str] = "Other scores"
+    columns: Sequence[tuple[Score, Mapping[str, WithInterval]]]  # values by the recipe's label
+    pairs: Sequence[ScorePair]
+
+    @property
+    def visible(self) -> Sequence[ScorePair]:
+        """The pairs, where they are not too many."""
+        return self.pairs if len({(pair.a, pair.b) for pair in self.pairs}) <= MAX_PAIRS else ()
+
+    @property
+    def summary(self) -> str:
+        """How many pairs differ by each score, and of which of those shown a few images decide."""
+        parts = []
+        for score in dict.fromkeys(pair.score for pair in self.pairs):
+            same = [pair for pair in self.pairs if pair.score == score]
+            num = sum(pair.better is not None for pair in same)
+            name = score.name.removesuffix(", %")
+            parts.append(f"{num} of {pluralize(len(same), 'pair')} by {name}")
+        few = [f"{p.a} and {p.b} by {p.score.name}" for p in self.visible if p.is_carried_by_few]
+        carried = f" A few images carry the difference of {join_words(few, 5)}: 1 % of them make "
+        carried = f"{carried}more than half of its scatter." if few else ""
+        where = "" if self.visible else " verdict.json has each pair."
+        return f"Significant after Holm: {join_words(parts)}.{where}{carried}"
+
+    def describe(self) -> dict[str, Any]:
+        values = [
+            {"metric": score.metric, "recipe": label, **value._asdict()}
+            for score, by_recipe in self.columns
+            for label, value in by_recipe.items()
+        ]
+        pairs: list[dict[str, Any]] = []
+        for pair in self.pairs:
+            numbers = zip(("difference", "low", "high"), pair.difference, strict=True)
+            own = pair._asdict() | dict(numbers) | {"better": pair.better}
+            pairs.append({"metric": own.pop("score").metric} | own)
+        return {"values": values, "pairs": pairs}
+
+
+def build(tested: Tested) -> ScoresSection | None:
+    """Of recipes that are compared; None without such."""
+    table = tested.recipe_pairs.pairs
+    labels = {label for pair in table for label in (pair.a, pair.b)}
+    recipes = [recipe for recipe in tested.recipes if recipe.label in labels]
+    if not recipes:
+        return None
+    columns, pairs = [], []
+    for score in SCORES:
+        metric = score.metric
+        known = {r.label: r for r in recipes if has_score(r, metric, tested.problems)}
+        bounds = Interval(0, score.most)
+        means = {k: crossed_mean(r.trainings(metric), bounds) for k, r in known.items()}
+        columns.append((score, {k: WithInterval(m.value, *m.interval()) for k, m in means.items()}))
+        if metric != tested.question.metric:  # of which the pairs themselves are
+            twos = [(known[p.a], known[p.b]) for p in table if {p.a, p.b} <= known.keys()]
+            pairs += compare_scores(score, twos)
+    sentences = [*write_contradictions(table, pairs)][:MAX_SENTENCES]
+    return ScoresSection(columns=columns, pairs=pairs, sentences=tuple(sentences))
+
+
+def has_score(recipe: Recipe, metric: str, problems: list[Problem]) -> bool:
+    """Whether its networks have what a score takes: probabilities, and those in validation."""
+    if metric != SCALED:
+        return has_metric(recipe, metric)
+    values = []
+    for network in recipe.networks if has_metric(recipe, "nll") else ():
+        if val := read_optional(read_val_predictions, network, problems):
+            values.append(image_nll(scale(network.test, best_temperature(val))))
+    if len(values) < len(recipe.networks):
+        return False
+    recipe.add_score(SCALED, values)
+    return True
+
+
+def compare_scores(score: Score, twos: Sequence[tuple[Recipe, Recipe]]) -> list[ScorePair]:
+    tested = adjust([estimate_difference(a, b, score.metric) for a, b in twos])
+    is_loss = score.measure.sign < 0
+    return [
+        ScorePair(
+            *(score, a.label, b.label, *numbers),
+            is_carried_by_few=is_loss and is_carried_by_few(a, b, score.metric),
+        )
+        for (a, b), numbers in zip(twos, tested, strict=True)
+    ]
+
+
+def is_carried_by_few(a: Recipe, b: Recipe, metric: str) -> bool:
+    """Whether a hundredth of the images make more than half of the scatter of the difference."""
+    difference = a.trainings(metric).by_image - b.trainings(metric).by_image
+    squares = np.sort((difference - difference.mean()) ** 2)
+    return bool(squares[-math.ceil(FEW * len(squares)) :].sum() > squares.sum() / 2)
+
+
+def write_contradictions(pairs: Sequence[Pair], scores: Sequence[ScorePair]) -> Iterator[str]:
+    """Where another score says that the other recipe is better."""
+    verdicts = {(pair.a, pair.b): pair.verdict for pair in pairs}
+    for each in scores:
+        better = {"a_better": each.a, "b_better": each.b}.get(verdicts[each.a, each.b])
+        if better and each.better not in (better, None):
+            name, values = each.score.name.removesuffix(", %"), each.score.measure
+            yield (
+                f"By {name} it is the other way round, {each.better} is better than {better}: "
+                f"{each.a} − {each.b} is {values.write(each.difference.value)} "
+                f"(95 % CI {values.write_interval(each.difference)})."
+            )

@@ -1,0 +1,94 @@
+"""`verdict.json`: what a page says, for programs. docs/verdict.md describes each key.
+
+Fractions, never percent; null in place of NaN; the same runs give the same bytes, times apart.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from triptych.runs.reader import sanitize
+from triptych.runs.storage import replace_non_finite
+from triptych.tools.compare.claims import Answer
+from triptych.tools.compare.content import BaseComparison, Pairs, Question
+from triptych.tools.compare.pairs import has_metric
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.statistics.inference import LEVEL, bonferroni_level
+from triptych.tools.statistics.scores import METRICS
+
+SCHEMA = 1  # another once a key is gone or means something else; a new key changes nothing
+# The keys of sections, by the sections' names.
+SECTIONS = {
+    **{"ranks": "ranks", "components": "uncertainty", "scores": "scores", "tuning": "tuning"},
+    **{"suspects": "suspects", "shifts": "shifts"},
+}
+
+
+def write_verdict(comparison: BaseComparison, answers: Sequence[Answer] = ()) -> str:
+    content = replace_non_finite(describe_comparison(comparison, answers))
+    # Sections may describe themselves in numpy's numbers.
+    text = json.dumps(content, indent=1, allow_nan=False, default=lambda value: value.tolist())
+    return f"{text}\n"
+
+
+def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -> dict[str, Any]:
+    question = comparison.question
+    described = {name: section.describe() for name, section in comparison.sections.items()}
+    tables = {"recipes": comparison.recipe_pairs, "networks": comparison.network_pairs}
+    return {
+        "schema": SCHEMA,
+        "made_at": comparison.made_at,
+        "version": comparison.version,
+        "command": comparison.command,
+        "question": write_question(question),
+        "plan": described.get("plan"),
+        "level": LEVEL,
+        "metric": question.metric,
+        "margin": question.margin,
+        "runs": [each for recipe in comparison.recipes for each in list_runs(recipe, comparison)],
+        "pairs": [each for kind, table in tables.items() for each in list_pairs(kind, table)],
+        **{key: described.get(name) for key, name in SECTIONS.items()},
+        "claims": [answer.describe() for answer in answers],
+        "sentences": list(comparison.verdict),
+        "limits": [
+            *filter(None, [comparison.banner]),
+            *comparison.cautions,
+            *(f"{problem.folder}: {problem.what}" for problem in comparison.problems),
+        ],
+    }
+
+
+def write_question(question: Question) -> str:
+    """In one sentence: what a plan asked, or what the settings did."""
+    planned = getattr(question.plan, "question", None)
+    margin = "" if question.margin is None else f", by more than {100 * question.margin:g} points"
+    return planned or f"Which of these differ in {question.metric}{margin}?"
+
+
+def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, Any]]:
+    metric = comparison.question.metric
+    for network in recipe.networks:
+        value = comparison.list_scores(network).get(metric)
+        if metric in METRICS and has_metric(recipe, metric):
+            value = float(METRICS[metric][0](network.test).mean())
+        yield {
+            "name": network.label,
+            "recipe": recipe.label,
+            "seed": network.metadata["seed"],
+            "digest": network.digest,
+            "folder": sanitize(str(network.folder)),
+            "num_images": network.num_test,
+            "value": value,
+        }
+
+
+def list_pairs(kind: str, table: Pairs) -> Iterator[dict[str, Any]]:
+    level = bonferroni_level(len(table.pairs))
+    for pair in table.pairs:
+        value, low, high = pair.difference
+        yield {
+            **{"kind": kind, "a": pair.a, "b": pair.b},
+            **{"difference": value, "low": low, "high": high, "level": level},
+            **{"p": pair.p, "p_adjusted": pair.p_holm, "verdict": pair.verdict},
+            **{"num_seeds": list(pair.num_seeds), "num_images": pair.num_images},
+        }
