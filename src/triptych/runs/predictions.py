@@ -147,6 +147,8 @@ def read_npy(file: IO[bytes], num_bytes: int, name: str = "the array") -> Array:
     is_old = npy.read_magic(file) == (1, 0)
     read_head = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
     shape, _, dtype = read_head(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} is pickled, which may run code")
     size, least = math.prod(shape), min(shape, default=1)
     if size * dtype.itemsize != num_bytes - file.tell() or least < 0:
         raise ValueError(f"{name} is not as long as its head says, {dtype} {shape}")

@@ -1,7 +1,10 @@
 """Predictions of anybody's networks, in every format, alone and beside runs."""
 
+import csv
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,20 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.run_folders import draw_labels, draw_logits
-from triptych.tools.compare.guests import read_guests
+from tests.composing import composed
+from tests.run_folders import (
+    change_predictions,
+    change_record,
+    draw_labels,
+    draw_logits,
+    write_run,
+)
+from triptych.errors import UserError
+from triptych.tools.compare.command import build_comparison, compare, read_networks
+from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.guests import name_file, read_guests
+from triptych.tools.compare.settings import expand_arguments
+from triptych.tools.report.page import render_page
 
 LABELS = draw_labels(120)
 NAMES = ["bird", "cat", "dog", "fish"]
@@ -97,3 +112,270 @@ def test_columns_of_a_csv_are_classes_by_their_names_in_any_order(root: Path) ->
     assert notes == []
     assert guest.metadata["classes"] == NAMES
     np.testing.assert_allclose(guest.test.probabilities, shares, rtol=1e-9)
+
+
+def test_names_and_seeds_come_from_the_names_of_files_and_folders(root: Path) -> None:
+    for path, *expected in [
+        ("resnet50_seed3.npz", "resnet50", 3),
+        ("resnet50-seed3.json", "resnet50", 3),
+        ("ResNet 50 Seed=12 best.npy", "ResNet 50 best", 12),
+        ("vgg/seed4.csv", "vgg", 4),
+        ("wrn_28_10.json", "wrn_28_10", None),
+        ("seedling.json", "seedling", None),
+    ]:
+        assert [*name_file(Path(path))[1:]] == expected
+
+
+def test_a_table_names_files_that_lie_beside_it(root: Path) -> None:
+    for seed in range(3):
+        np.save(root / "answers" / f"{seed}.npy", LOGITS[seed])
+    lines = ["file;name;seed", *(f"answers/{seed}.npy;net, wide;{seed}" for seed in range(3))]
+    (root / "table.csv").write_text("\n".join([*lines, "answers/9.npy;gone;"]))
+    guests, problems = read_guests(str(root / "table.csv"), str(root / "labels.npy"), [])
+    names = [(guest.metadata["model"], guest.metadata["seed"]) for guest in guests]
+    assert names == [("net, wide", seed) for seed in range(3)]
+    assert [problem.what for problem in problems] == ["cannot be read (no such file)"]
+    (root / "table.csv").write_text("file,seed\nanswers/0.npy,many")
+    with pytest.raises(UserError, match=r"row 2 .*many"):
+        read_guests(str(root / "table.csv"), str(root / "labels.npy"), [])
+
+
+def shares() -> np.ndarray:
+    return softmax(LOGITS[0].astype(float), axis=1)
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "length": ("a.json", lambda p: p.write_text("[0, 1, 2]"), "3 answers for 120"),
+    "class": ("a.json", lambda p: p.write_text(str([*range(120)])), "class 119; there are 4"),
+    "negative": ("a.npy", lambda p: np.save(p, LABELS - 1), "image .* has -1"),
+    "fraction": ("a.npy", lambda p: np.save(p, LABELS + 0.5), "no class"),
+    "NaN": ("a.npy", lambda p: np.save(p, LOGITS[0] * np.nan), "image 0 .* not finite"),
+    "pickle": ("a.npy", lambda p: np.save(p, np.array([{}])), "pickled"),
+    "a pickle's bytes": ("a.npy", lambda p: p.write_bytes(b"\x80\x04."), "cannot be read"),
+    "nothing": ("a.npz", lambda p: p.write_bytes(b""), "cannot be read"),
+    "no answer": ("a.json", lambda p: p.write_text("[]"), "empty"),
+    "objects": ("a.json", lambda p: p.write_text('[{"id": 1}]'), "list of classes"),
+    "a mapping": ("a.json", lambda p: p.write_text('{"a": 1}'), "list of classes"),
+    "mixed": ("a.json", lambda p: p.write_text('["cat", 1]'), "mixes"),
+    "nested": ("a.json", lambda p: p.write_text("[" * 99_999), "cannot be read"),
+    "a long name": ("a.json", lambda p: p.write_text(json.dumps(["x" * 2000])), "2000|1000"),
+    "cut short": ("a.json", lambda p: p.write_text("[1,"), "cannot be read"),
+    "counts": ("a.npy", lambda p: np.save(p, np.full((120, 4), 9)), "whole numbers"),
+    "columns": ("a.npy", lambda p: np.save(p, np.hstack([LOGITS[0]] * 2)), "8 columns for 4"),
+    "a cube": ("a.npy", lambda p: np.save(p, np.zeros((2, 2, 2))), r"\(2, 2, 2\)"),
+    "compressed": (
+        *("a.npz", lambda p: np.savez_compressed(p, logits=np.zeros((120, 30_000)))),
+        "compressed",
+    ),
+    "names": ("a.npz", lambda p: np.savez(p, a=LABELS, b=LABELS), "holds a, b"),
+    "other labels": (
+        *("a.npz", lambda p: np.savez(p, preds=LABELS, labels=np.roll(LABELS, 1))),
+        "labels of .* images differ",
+    ),
+    "ids": ("a.csv", lambda p: write_csv(p, "id,label", range(1, 121), LABELS), "lacks 1 .*: 0"),
+    "ids twice": ("a.csv", lambda p: write_csv(p, "id,label", [1] * 120, LABELS), "id 1 120 times"),
+    "no head": ("a.csv", lambda p: write_csv(p, "5,1", LABELS, LABELS), "name the columns"),
+    "ragged": ("a.csv", lambda p: p.write_text("id,label\n1,2,3"), "row 2 has 3 cells"),
+    "a gap": ("a.csv", lambda p: p.write_text("id,label\n1,\n2,x"), "image 0 has no answer"),
+    "Latin 1": ("a.csv", lambda p: p.write_bytes(b"id,label\n1,caf\xe9"), "cannot be read"),
+    "a word": ("a.json", lambda p: p.write_text(json.dumps(["cat"] * 120)), "names of classes"),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_among_others_is_named_in_a_line(
+    root: Path, name: str, write: Callable[[Path], Any], reason: str
+) -> None:
+    np.save(root / "answers" / "good.npy", LOGITS[0])
+    write(root / "answers" / name)
+    guests, [problem] = read_guests(str(root / "answers"), str(root / "labels.npy"), [])
+    assert [guest.label for guest in guests] == ["good"]
+    assert problem.folder == str(root / "answers" / name)
+    assert "\n" not in problem.what
+    assert len(problem.what) < 300
+    assert re.search(reason, problem.what)
+
+
+@pytest.mark.parametrize(
+    ("write", "gave", "reason"),
+    [
+        (lambda p: np.savez(p, probs=shares() * 1.03), "probabilities", "sum to 1.03"),
+        (lambda p: np.savez(p, probs=shares() * 100), "classes", "sum to 100"),
+        (lambda p: np.savez(p, probs=LOGITS[0]), "logits", "negative"),
+        (lambda p: np.savez(p, logits=shares()), "probabilities", "its logits are probabilities"),
+        (lambda p: np.savez(p, probs=np.eye(4)[1 - LABELS % 2]), "probabilities", "infinite"),
+        (lambda p: np.savez(p, y_pred=np.roll(LABELS, 31)), "classes", "any order"),
+        (
+            lambda p: np.savez(p, pred=[*LABELS, 0, 0], ids=np.arange(122)),
+            *("classes", "2 of its 122 ids"),
+        ),
+    ],
+)
+def test_what_is_doubtful_goes_on_and_is_said(
+    root: Path, write: Callable[[Path], Any], gave: str, reason: str
+) -> None:
+    write(root / "answers" / "a.npz")
+    guest, notes = read_one(root, "a.npz")
+    assert guest.gave == gave
+    assert any(reason in note for note in notes), notes
+    assert 0 <= guest.accuracy.value <= 1
+
+
+def test_the_same_name_and_seed_twice_and_one_network_under_two_names_are_named(
+    root: Path,
+) -> None:
+    for name in ("net_seed1.npy", "net-seed1.npy", "other.npy"):
+        np.save(root / "answers" / name, LOGITS[0])
+    comparison = compare_files(root)
+    [problem] = comparison.problems
+    assert "same name and seed" in problem.what
+    alike = [line for line in comparison.cautions if "alike" in line]
+    assert len(alike) == 1
+    assert "net seed 1 and other" in alike[0]
+
+
+def compare_files(root: Path, **settings: Any) -> Comparison:
+    settings = {"labels": str(root / "labels.npy"), "runs": None} | settings
+    settings = {"predictions": str(root / "answers")} | settings
+    networks, problems, _ = read_networks(composed("compare", **settings))
+    return build_comparison(networks, problems)
+
+
+def test_seeds_of_a_name_are_one_recipe_that_is_tested_as_runs_are(tmp_path: Path) -> None:
+    """Against the same predictions in run folders."""
+    (tmp_path / "answers").mkdir()
+    for model, skill in {"alexnet": 1.0, "resnet50": 2.5}.items():
+        for seed in range(3):
+            run = write_run(tmp_path / "logs", model, seed, skill=skill)
+            path = tmp_path / "answers" / f"{model}_seed{seed}.npz"
+            path.write_bytes((run / "predictions" / "test.npz").read_bytes())
+    by_runs = compare_files(tmp_path, runs=str(tmp_path / "logs"), predictions=None, labels=None)
+    by_files = compare_files(tmp_path, labels=None)  # the files have labels
+    for pairs in ("recipe_pairs", "network_pairs"):
+        ours, its = getattr(by_files, pairs).pairs, getattr(by_runs, pairs).pairs
+        assert [each.difference for each in ours] == [each.difference for each in its]
+        assert [each.p for each in ours] == [each.p for each in its]
+    assert [n.scores.nll for n in by_files.networks] == [n.scores.nll for n in by_runs.networks]
+    assert [n.digest for n in by_files.networks] == [n.digest for n in by_runs.networks]
+
+
+def test_guests_stand_beside_runs_of_the_same_images(tmp_path: Path) -> None:
+    """By their ids, and by the run's names of classes; nothing unknown is said to differ."""
+    runs = [write_run(tmp_path / "logs", name, num_images=120) for name in ("alexnet", "vgg11")]
+    (tmp_path / "answers").mkdir()
+    names = [f"class {each}" for each in LOGITS[2].argmax(axis=1)]
+    order = np.random.default_rng(1).permutation(120)
+    write_csv(tmp_path / "answers" / "guest.csv", "id,prediction", range(120), names, order=order)
+    comparison = compare_files(tmp_path, runs=str(tmp_path / "logs"), labels=None)
+    assert (comparison.banner, comparison.problems) == (None, ())
+    assert [recipe.label for recipe in comparison.recipes] == ["alexnet", "guest", "vgg11"]
+    assert len(comparison.network_pairs.pairs) == 3
+    assert comparison.differing == {}
+    right = float((LOGITS[2].argmax(axis=1) == LABELS).mean())
+    assert comparison.recipes[1].accuracy.value == right
+    page = render_page(comparison)
+    assert all(text in page for text in ("Learning curves", "Accuracy and cost", "guest.csv"))
+    change_predictions(runs[0], labels=np.roll(LABELS, 1))
+    np.save(tmp_path / "labels.npy", np.roll(LABELS, 2))
+    with pytest.raises(UserError, match=r"cannot be compared.*labels\.npy"):
+        compare(config_beside(tmp_path))
+
+
+def config_beside(root: Path) -> dict[str, Any]:
+    places = {name: str(root / name) for name in ("answers", "logs", "out")}
+    chosen = {"predictions": places["answers"], "runs": places["logs"], "out": places["out"]}
+    return composed("compare", **chosen, labels=str(root / "labels.npy"))
+
+
+def test_runs_on_some_of_the_images_are_compared_on_these(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "logs", "vgg11", num_images=60)
+    places = np.arange(0, 120, 2)
+    change_predictions(run, index=places, labels=LABELS[places], logits=LOGITS[3][places])
+    accuracy = float((LOGITS[3][places].argmax(axis=1) == LABELS[places]).mean())
+    change_record(run, metrics={"test/accuracy": accuracy})
+    (tmp_path / "answers").mkdir()
+    np.save(tmp_path / "answers" / "guest.npy", LOGITS[3])
+    np.save(tmp_path / "labels.npy", LABELS)
+    comparison = compare_files(tmp_path, runs=str(tmp_path / "logs"))
+    guest, vgg11 = comparison.networks
+    assert (guest.num_test, guest.accuracy) == (60, vgg11.accuracy)
+    assert guest.metadata["classes"] == ["class 0", "class 1", "class 2", "class 3"]
+
+
+def test_a_page_of_guests_leaves_out_what_cannot_be_known(root: Path) -> None:
+    evil = "<script>alert(1)<x>" + "y" * 80
+    np.save(root / "answers" / f"{evil}_seed0.npy", LABELS)
+    np.save(root / "answers" / "b.npy", LOGITS[0].argmax(axis=1))
+    path = compare(config_of(root))
+    page, text = (path.with_name(name).read_text() for name in ("index.html", "comparison.md"))
+    for word in (
+        "Learning curves",
+        "Accuracy and cost",
+        "Calibration",
+        "Grad-CAM",
+        "commit",
+        "NLL",
+    ):
+        assert word.lower() not in page.lower()
+        assert word.lower() not in text.lower()
+    assert "The reference study" not in page
+    assert "<script>alert" not in page + text
+    [row, _] = csv.DictReader(path.with_name("comparison.csv").read_text().splitlines())
+    assert (row["nll"], row["ece"], row["num_params"], row["num_test"]) == ("", "", "", "120")
+
+
+def config_of(root: Path, **settings: Any) -> dict[str, Any]:
+    usual = {"predictions": str(root / "answers"), "labels": str(root / "labels.npy")}
+    return composed("compare", **(usual | {"runs": None, "out": str(root / "out")} | settings))
+
+
+def test_labels_may_be_a_data_set_on_disk_or_a_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "data").mkdir()
+    source = "_target_: triptych.data.shapes.Shapes\n  num_train: 20\n  num_test: 50\n  seed: 0"
+    (root / "data" / "shapes.yaml").write_text(f"source:\n  {source}")
+    monkeypatch.setattr("triptych.tools.compare.guests.CONFIGS", root)
+    np.save(root / "answers" / "a.npy", np.arange(50) % 10)
+    [guest], _ = read_guests(str(root / "answers"), "shapes", [])
+    assert (guest.accuracy.value, guest.metadata["data"]) == (1.0, "shapes")
+    assert len(guest.metadata["classes"]) == 10
+    np.save(root / "answers" / "a.npy", LABELS)
+    run = write_run(root / "logs", num_images=120)
+    [guest], _ = read_guests(str(root / "answers"), str(run), [])
+    assert (guest.accuracy.value, guest.metadata["data"]) == (1.0, "shapes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"predictions": "nowhere"}, "predictions=nowhere: no such file"),
+        ({"labels": "cifar"}, "labels=cifar: .*cifar10"),
+        ({"predictions": None}, "runs=null"),
+        ({"predictions": None, "runs": "logs"}, "labels=.*of predictions="),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_is_read(
+    root: Path, settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        config_of(root, **settings)
+
+
+def test_unusable_files_alone_and_unknown_labels_end_with_a_line(root: Path) -> None:
+    with pytest.raises(UserError, match="no file there ends with"):
+        compare(config_of(root))
+    (root / "answers" / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=r"none can be shown\n.*a\.json"):
+        compare(config_of(root))
+    np.save(root / "answers" / "b.npy", LABELS)
+    with pytest.raises(UserError, match="labels=null: must be given"):
+        compare(config_of(root, labels=None))
+    with pytest.raises(UserError, match="labels=folder: may be any images"):
+        compare(config_of(root, labels="folder"))
+
+
+def test_predictions_stand_beside_runs_only_where_these_are_typed() -> None:
+    assert expand_arguments(["predictions=a"]) == ["predictions=a", "runs=null"]
+    for typed in (["predictions=a", "runs=b"], ["out=c"]):
+        assert expand_arguments(typed) == typed

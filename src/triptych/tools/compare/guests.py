@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config import CONFIGS
 from triptych.errors import UserError, list_first
@@ -86,9 +87,10 @@ def read_guests(
     owners: dict[tuple[str, int | None], File] = {}
     for file in find_files(places, labels):
         try:
+            read = read_answers(file.path)
             if (owner := owners.setdefault(file[1:], file)) is not file:
                 raise UserError(f"left out: {owner.path} has the same name and seed")
-            answers[file] = read_answers(file.path)
+            answers[file] = read
         except UserError as error:
             problems.append(describe_problem(file.path, error))
     if not answers:
@@ -201,9 +203,11 @@ def read_data_set(word: str) -> Truth:
     from hydra.utils import instantiate  # it imports torch, with the source
 
     config = OmegaConf.create({"data": OmegaConf.load(CONFIGS / "data" / f"{word}.yaml")})
-    if OmegaConf.missing_keys(config):
-        raise UserError(f"labels={word}: may be any images; give a file of their true classes")
-    source = instantiate(config.data.source)
+    try:
+        source = instantiate(OmegaConf.to_container(config.data.source, resolve=True))
+    except OmegaConfBaseException:
+        reason = "may be any images; give a file of their true classes"
+        raise UserError(f"labels={word}: {reason}") from None
     if missing := source.missing():
         raise UserError(f"labels={word}: not on disk: {missing}\nDATA_DIR says where data lie")
     images = source.read()
@@ -259,7 +263,8 @@ def find_classes(truth: Truth, answers: Iterable[Answers]) -> tuple[Truth, int]:
         return truth, len(truth.classes)
     least = max(int(truth.labels.max()) + 1, 2)
     widths = Counter(each.values.shape[1] for each in answers if each.values.ndim == 2)
-    num_classes = max([least, *(width for width, _ in widths.most_common(1))])
+    usual = max(widths, key=lambda width: (widths[width], -width), default=least)
+    num_classes = max(least, usual)
     named = (each.columns for each in answers if len(each.columns) == num_classes)
     names = next((names for names in named if not any(map(str.isdecimal, names))), ())
     return replace(truth, classes=tuple(sanitize([*names]))), num_classes
@@ -292,7 +297,7 @@ def make_guest(
     else:
         test = Predictions(logits, *given)
     scores = score_predictions(test)
-    notes.append(find_guessing(scores))
+    notes += [find_guessing(scores), find_excluded(test)]
     metadata = dict.fromkeys(METADATA) | {
         "model": file.name,
         "data": truth.data,
@@ -372,6 +377,13 @@ def find_guessing(scores: Scores) -> str:
         f"right in {right:.1%} of images, as the same answers in any order would be "
         f"({by_chance:.1%}): is it the order of the labels?"
     )
+
+
+def find_excluded(test: Predictions) -> str:
+    """What must be said where a true class has the probability 0."""
+    num_images = int((test.probabilities[np.arange(len(test.labels)), test.labels] == 0).sum())
+    has = f"the true class of {num_images:,} of {len(test.labels):,} images has the probability 0"
+    return f"{has}: its NLL is infinite, and not compared" if num_images else ""
 
 
 def hash_truth(truth: Truth) -> str:

@@ -60,9 +60,11 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
 
 
 def has_metric(recipe: Recipe, metric: str) -> bool:
-    """Whether all of its networks answered with what the metric takes."""
-    needs = metric in ("nll", "brier")
-    return not needs or all(network.has_probabilities for network in recipe.networks)
+    """Whether all of its networks have it: classes alone give no loss, and an image whose class
+    has the probability 0 gives an infinite one."""
+    if metric not in ("nll", "brier"):
+        return True
+    return all(np.isfinite(getattr(network.scores, metric)) for network in recipe.networks)
 
 
 def measure_difference(a: Recipe, b: Recipe, metric: str) -> PairedDifference | Estimate:
