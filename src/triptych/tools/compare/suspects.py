@@ -1,0 +1,348 @@
+"""Test images of doubtful truth: the verdict with and without them, and whatever their labels.
+
+Both are always shown. The list must not come from errors of what is compared, which would make a
+result: of the images that A alone gets wrong, leaving any out favours A. Near-duplicates are found
+from images alone, so a compared network's features may have found them.
+
+Shapes: N images.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import UserError
+from triptych.runs.predictions import read_files, unescape_formula
+from triptych.runs.reader import sanitize
+from triptych.runs.storage import check_regular_file
+from triptych.tools.compare import runs
+from triptych.tools.compare.content import (
+    ACCURACY,
+    MEASURES,
+    Measure,
+    Pair,
+    Picture,
+    Section,
+    Tested,
+)
+from triptych.tools.compare.formats import MAX_WORDS, join_words, pluralize
+from triptych.tools.compare.pairs import compare_networks, compare_recipes, has_metric
+from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.statistics import inference
+from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
+from triptych.tools.statistics.inference import Interval, WithInterval
+from triptych.tools.statistics.scores import METRICS
+from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
+
+# How lists name the column of images, by their place in the official test set or by their file.
+COLUMNS = "index testid test_id test_index image image_id id file filename path".split()
+MAX_PICTURES = 12
+
+
+class SuspectList(NamedTuple):
+    """What a file says of test images."""
+
+    path: Path
+    digest: str  # SHA-256 of the file
+    images: set[int] | set[str]  # places in the official test set, or files
+    source: str  # in words
+    test_hashes: set[str]  # of the images it was made for, where it says so
+    made_by: set[str]  # recipes and predictions whose errors it was made from
+
+
+class Change(NamedTuple):
+    """A pair with and without the suspects; differences are of the metric of the question."""
+
+    pair: Pair
+    rest: Pair  # the same test on the images that are left
+    without: WithInterval  # simultaneous as in the table of pairs, and so is the shift
+    shift: WithInterval
+    by_labels: Interval | None  # of accuracies, whatever the suspects' labels
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the sign changes, or what can be told."""
+        signs = {np.sign(pair.difference.value) for pair in (self.pair, self.rest)}
+        return len(signs) > 1 or self.pair.verdict != self.rest.verdict
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether no labels of the suspects could turn the order."""
+        return self.by_labels is not None and not self.by_labels.low <= 0 <= self.by_labels.high
+
+    def describe(self) -> dict[str, Any]:
+        pair, (value, low, high) = self.pair, self.without
+        return {
+            **{"a": pair.a, "b": pair.b, "with": pair.difference.value},
+            **{"without": value, "without_low": low, "without_high": high},
+            **{f"shift_{name}": v for name, v in self.shift._asdict().items()},
+            **{"verdict": pair.verdict, "verdict_without": self.rest.verdict},
+            "any_labels": self.by_labels and [*self.by_labels],
+        }
+
+
+class Twice(NamedTuple):
+    """A recipe with and without the suspects."""
+
+    recipe: Recipe
+    rest: Recipe
+    without: Trainings  # values for all images, whose mean is that of the rest
+    shift: Trainings  # these less the values as they are
+
+    @classmethod
+    def measure(cls, recipe: Recipe, suspect: NDArray[np.bool_], metric: str) -> Self:
+        rest, (value, _) = leave_out(recipe, suspect), METRICS[metric]
+        values, of_rest = (
+            np.stack([value(network.test) for network in each.networks]).astype(np.float64)
+            for each in (recipe, rest)
+        )
+        without, groups = spread_over_all(of_rest, ~suspect), recipe.first.test.groups
+        each = (summarize_trainings(x, groups) for x in (without, without - values))
+        return cls(recipe, rest, *each)
+
+    @property
+    def means(self) -> tuple[str, float, float]:
+        """The recipe's label, and its mean with and without them."""
+        mean, shift = (float(each.by_seed.mean()) for each in (self.without, self.shift))
+        return self.recipe.label, mean - shift, mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspects(Section):
+    """The images that a list names, and what leaving them out changes."""
+
+    heading: ClassVar[str] = "Without doubtful test images"
+    listed: SuspectList
+    num_suspects: int
+    num_images: int
+    measure: Measure
+    means: tuple[tuple[str, float, float], ...]  # of recipes, with and without them
+    recipe_changes: tuple[Change, ...]
+    network_changes: tuple[Change, ...]
+    pictures: tuple[Picture, ...]
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the recipes are in the same order by their means."""
+        orders = [[*np.argsort([row[side] for row in self.means])] for side in (1, 2)]
+        return orders[0] == orders[1]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "file": self.listed.path.name,
+            "digest": self.listed.digest,
+            "source": self.listed.source,
+            "num_suspects": self.num_suspects,
+            "num_images": self.num_images,
+            "keeps_order": self.keeps_order,
+            "recipes": [dict(zip(("name", "with", "without"), m, strict=True)) for m in self.means],
+            "recipe_pairs": [change.describe() for change in self.recipe_changes],
+            "network_pairs": [change.describe() for change in self.network_changes],
+        }
+
+
+def build(tested: Tested) -> Suspects | None:
+    """The verdict with and without the suspects; None where no list is given.
+
+    Raises UserError where the list cannot be read, is of other images, leaves none, or was made
+    from errors of a compared recipe.
+    """
+    question, metric = tested.question, tested.question.metric
+    if question.suspects is None:
+        return None
+    if len(split_comparable(tested.recipes)) > 1:
+        raise UserError("suspects: of one test set; these runs have several, compare them apart")
+    listed = read_list(Path(question.suspects))
+    for recipe in tested.recipes:
+        check_source(listed, recipe)
+    suspect = find_suspects(listed, tested.recipes[0].first)
+    recipes = [recipe for recipe in tested.recipes if has_metric(recipe, metric)]
+    twice = [Twice.measure(recipe, suspect, metric) for recipe in recipes]
+    firsts = [Twice.measure(recipe.take(0), suspect, metric) for recipe in recipes]
+    rest = [each.rest for each in twice]
+    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, question).pairs
+    recipe_changes = find_changes(before, after, twice, suspect)
+    before, after = tested.network_pairs.pairs, compare_networks(rest, question).pairs
+    section = Suspects(
+        listed=listed,
+        num_suspects=int(suspect.sum()),
+        num_images=len(suspect),
+        measure=MEASURES[metric],
+        means=tuple(each.means for each in twice),
+        recipe_changes=recipe_changes,
+        network_changes=find_changes(before, after, firsts, suspect),
+        pictures=choose_pictures(tested.recipes[0], suspect),
+    )
+    return replace(section, sentences=tuple(write_sentences(section)))
+
+
+def leave_out(recipe: Recipe, suspect: NDArray[np.bool_]) -> Recipe:
+    """The recipe as if the test set had the other images alone."""
+    networks = []
+    for network in recipe.networks:
+        test = network.test
+        arrays = {
+            name: array[~suspect]
+            for name in ("logits", "labels", "index", "groups")
+            if (array := getattr(test, name)) is not None
+        }
+        networks.append(replace(network, test=replace(test, **arrays)))
+    return replace(recipe, networks=tuple(networks), _trainings={})
+
+
+def find_changes(
+    before: Sequence[Pair],
+    again: Sequence[Pair],
+    twice: Sequence[Twice],
+    suspect: NDArray[np.bool_],
+) -> tuple[Change, ...]:
+    """Of each pair, by the crossed formula without pseudo-images."""
+    by_label = {each.recipe.label: each for each in twice}
+    level = inference.bonferroni_level(len(before))
+    changes = []
+    for pair, rest in zip(before, again, strict=True):
+        a, b = by_label[pair.a], by_label[pair.b]
+        two = crossed_difference(a.without, b.without), crossed_difference(a.shift, b.shift)
+        without, shift = (WithInterval(each.value, *each.interval(level)) for each in two)
+        limits = find_limits(a.recipe, b.recipe, suspect) if pair.measure is ACCURACY else None
+        changes.append(Change(pair, rest, without, shift, limits))
+    return tuple(changes)
+
+
+def find_limits(a: Recipe, b: Recipe, suspect: NDArray[np.bool_]) -> Interval:
+    of_a, of_b = (np.stack([n.test.classes for n in each.networks]) for each in (a, b))
+    return bound_by_labels(of_a, of_b, a.first.test.labels, suspect, a.first.test.num_classes)
+
+
+def choose_pictures(recipe: Recipe, suspect: NDArray[np.bool_]) -> tuple[Picture, ...]:
+    """Of suspects whose pixels the first network of the recipe kept, the first ones."""
+    network = recipe.first
+    try:
+        pixels = runs.read_pixels(network) or {}
+    except UserError:  # which the page says where it shows errors
+        return ()
+    listed = zip(network.test.index[suspect].tolist(), network.test.labels[suspect], strict=True)
+    shown = [(place, label) for place, label in listed if place in pixels][:MAX_PICTURES]
+    classes = recipe.classes
+    return tuple(Picture(f"no. {n}", pixels[n], classes[label], ()) for n, label in shown)
+
+
+def read_list(path: Path) -> SuspectList:
+    """A CSV file with a column of `COLUMNS`, one column without a head, or JSON of either kind.
+
+    Raises UserError where it is none of these, and where it lists nothing.
+    """
+    try:
+        content = check_regular_file(path).read_bytes()
+        text = content.decode("utf-8-sig")
+        rows = json.loads(text) if path.suffix == ".json" else parse_csv(text)
+        rows = [row if isinstance(row, dict) else {"index": row} for row in rows]
+        present = dict.fromkeys(name for row in rows for name in row)
+        column = next((name for name in COLUMNS if name in present), "")
+        if rows and not column:
+            raise ValueError(f"its columns are {join_words([*present], MAX_WORDS)}")
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
+        raise UserError(
+            f"suspects={path}: cannot be read ({error})\n"
+            "a CSV file with a column index (or TestID, file) lists test images, or a JSON list"
+        ) from error
+    cells = (str(row.get(column, "")).strip() for row in rows)
+    names = {unescape_formula(cell) for cell in cells if cell}
+    if not names:
+        raise UserError(f"suspects={path}: lists no image")
+    are_places = all(name.isdecimal() and len(name) < 19 for name in names)
+    source, hashes, made_by = (
+        sorted({str(row[name]) for row in rows if row.get(name)})
+        for name in ("source", "test_hash", "made_by")
+    )
+    return SuspectList(
+        path=path,
+        digest=hashlib.sha256(content).hexdigest(),
+        images={*map(int, names)} if are_places else names,
+        source=join_words(sanitize(source), 3) or "a published list, or one of your own",
+        test_hashes={*hashes},
+        made_by={word for text in made_by for word in text.split()},
+    )
+
+
+def parse_csv(text: str) -> list[dict[str, str]]:
+    lines = [line for line in csv.reader(text.splitlines()) if line]
+    head = [name.strip().casefold() for name in lines[0]] if lines else []
+    if not {*head} & {*COLUMNS} and all(len(line) == 1 for line in lines):
+        head, lines = ["index"], [[], *lines]
+    return [dict(zip(head, line, strict=False)) for line in lines[1:]]
+
+
+def check_source(listed: SuspectList, recipe: Recipe) -> None:
+    """Raise UserError at a list of other images, or made from errors of this recipe."""
+    for network in recipe.networks:
+        group, test = (str(network.metadata[f"{name}_hash"]) for name in ("group", "test"))
+        if listed.made_by and listed.made_by & {group, network.digest}:
+            raise UserError(
+                f"suspects={listed.path}: was made from errors of {recipe.label}, which is "
+                "compared: leaving them out would favour it or its rivals\n"
+                "take a list from networks that are not compared, or a published one"
+            )
+        if listed.test_hashes - {test}:
+            others = join_words(sorted(sanitize([*listed.test_hashes])), 3)
+            raise UserError(
+                f"suspects={listed.path}: lists images of another test set, of test_hash {others}; "
+                f"that of {network.folder} is {test}"
+            )
+
+
+def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bool_]:
+    """Which test images (N,) are listed; raises UserError where none is, or hardly any is not."""
+    images: list[Any] = network.test.index.tolist()
+    if not all(isinstance(image, int) for image in listed.images):
+        files = read_files(network.folder, network.test) or {}
+        images = [files.get(place) for place in images]
+    suspect = np.array([image in listed.images for image in images])
+    if not suspect.any():
+        shown = join_words([str(image) for image in sorted(listed.images)], 3)
+        raise UserError(
+            f"suspects={listed.path}: none of its images ({sanitize(shown)}) is a test image of "
+            f"these runs, as {images[0] or network.test.index[0]}"
+        )
+    if (~suspect).sum() < 2:
+        raise UserError(f"suspects={listed.path}: lists all of the test images, none is left")
+    return suspect
+
+
+def write_sentences(section: Suspects) -> Iterator[str]:
+    """What changes without the suspects, and what could change with other labels of them."""
+    listed, num, measure = section.listed, section.num_suspects, section.measure
+    name, others = sanitize(listed.path.name), len(listed.images) - num
+    more = f"; {others:,} others that it lists are not among these" if others else ""
+    images = f"{num:,} of {pluralize(section.num_images, 'test image')}"
+    yield f"{name} lists {images} as doubtful (source: {listed.source}{more})."
+    if not (changes := section.recipe_changes or section.network_changes):
+        return
+    if len(changes) == 1:
+        [(pair, _, without, shift, _)] = changes
+        before, after, moved = (measure.write(e.value) for e in (pair.difference, without, shift))
+        yield (
+            f"Without them {pair.a} − {pair.b} is {after} instead of {before} {measure.unit} "
+            f"(change {moved}, 95 % interval {measure.write_interval(shift)})."
+        )
+    else:
+        ends = [measure.write(end(c.shift.value for c in changes)) for end in (min, max)]
+        yield f"Without them differences change by {' to '.join(ends)} {measure.unit}."
+    turned = [f"{change.pair.a} − {change.pair.b}" for change in changes if change.is_turned]
+    order = "the same" if section.keeps_order else "another"
+    what = f"what is said of {join_words(turned, MAX_WORDS)}" if turned else "no sign, no verdict"
+    yield f"Without them changes {what}; the order by {measure.name} is {order}."
+    if measure is ACCURACY:
+        num_open = sum(not change.is_certain for change in changes)
+        yield (
+            f"No labels of the {num:,} could turn the order of {len(changes) - num_open} of "
+            f"{pluralize(len(changes), 'pair')}, some could that of {num_open}."
+        )
