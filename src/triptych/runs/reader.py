@@ -50,7 +50,15 @@ OWN_FOLDERS = (
 )
 OWN_FILES = (
     *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", ".lock"),
-    *("evaluation", "cost.json", "image_types.csv", ".", "hpc_ckpt_"),
+    *(
+        "evaluation",
+        "cost.json",
+        "image_types.csv",
+        "duplicates.csv",
+        "suspect_labels.csv",
+        ".",
+        "hpc_ckpt_",
+    ),
 )
 STATUSES = ("running", "interrupted", "failed", "finished")
 SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run

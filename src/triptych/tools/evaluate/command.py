@@ -61,25 +61,30 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     """Evaluate every run at or below the folders; raises UserError where none could be.
 
     Writes into each folder `evaluation.json` (of the validation split `evaluation_val.json`),
-    `cost.json`, figures and, where asked for, `image_types.csv`; with `data=`, the scores on those
-    images into `external/<name>/`, and nothing else.
+    `cost.json`, figures and, where asked for, `image_types.csv` and `duplicates.csv`; for all
+    together `suspect_labels.csv`; with `data=`, the scores on those images into
+    `external/<name>/`, and nothing else.
     """
     silence_lightning()
     device = rebuild.find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
     harder = SharedImages(MAX_BYTES_KEPT if len(folders) > 1 else 0)
     shifted = read_sets(config)
-    num_failed = 0
+    evaluated = []
     for folder in folders:
         try:
             evaluate_run(folder, config, overrides, device, harder, shifted)
+            evaluated.append(folder)
         except UserError as error:
             if len(folders) == 1:
                 raise
             log.warning("left out: %s", " ".join(str(error).split()))
-            num_failed += 1
-    if num_failed == len(folders):
+    if not evaluated:
         raise UserError("run: none could be evaluated")
+    if config["suspect_labels"]:
+        from triptych.tools.evaluate.suspect_labels import report_suspect_labels  # few need it
+
+        report_suspect_labels(evaluated)
 
 
 def evaluate_run(
@@ -143,17 +148,25 @@ def evaluate_split(
         document["image_types"] = evaluate_image_types(run, predictions, images, config, harder)
     if shifted:
         document["shifts"] = evaluate_shifts(run, shifted, config)
-    path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
-    # What an earlier evaluation found besides stays, unless it was measured again.
-    with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
-        earlier = sanitize(json.loads(path.read_text()))
-        if shifted:
-            document["shifts"] = earlier.get("shifts", {}) | document["shifts"]
-        again = earlier.keys() & {"image_types", "tta", "shifts"}
-        document = {name: earlier[name] for name in again} | document
-    write_json(path, document)
+    if config["duplicates"]:
+        from triptych.tools.evaluate.duplicates import report_duplicates  # few need it
+
+        document["duplicates"] = report_duplicates(run, data, trainer)
+    write_evaluation(folder, split, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, files, config)
+
+
+def write_evaluation(folder: Path, split: str, document: dict[str, Any]) -> None:
+    """What an earlier evaluation found besides stays, unless it was measured again."""
+    path = folder / ("evaluation.json" if split == "test" else f"evaluation_{split}.json")
+    with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+        earlier = sanitize(json.loads(path.read_text()))
+        if "shifts" in document:
+            document["shifts"] = earlier.get("shifts", {}) | document["shifts"]
+        again = earlier.keys() & {"image_types", "tta", "shifts", "duplicates"}
+        document = {name: earlier[name] for name in again} | document
+    write_json(path, document)
 
 
 def rescore(

@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "grad_cam.num_images": count(1, MAX_MAPS),
     "shifts": Rule("all, or a list of sets", lambda v: type(v) is str or NAMES.holds(v)),
     "shift_images": count(2).or_null(),
+    **dict.fromkeys(("duplicates", "suspect_labels"), FLAG),
     "trusted_targets": NAMES,
 }
 
@@ -116,5 +117,6 @@ def find_problems_of_data(config: Config) -> Iterator[str]:
         "image_types": bool(config["image_types"]["types"]),
         "grad_cam.images": config["grad_cam"]["images"] != "none",
         "shifts": bool(config["shifts"]),
+        **{name: config[name] for name in ("duplicates", "suspect_labels")},
     }
     yield from (f"{name}: is of a run's own images; leave data= out" for name in own if own[name])
