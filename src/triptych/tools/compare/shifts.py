@@ -240,12 +240,10 @@ def count_sets(sets: Sequence[OtherSet], tested: Tested) -> list[Counted]:
     CIFAR-10-C has the test set's images, and a network's skill is the same on all of them.
     """
     judged = [each for each in sets if each.is_accuracy]
-    by_accuracy = tested.question.metric == AS_USUAL.metric
-    recipe_pairs, network_pairs = (
-        (tested.recipe_pairs, tested.network_pairs)
-        if by_accuracy
-        else (pairs.compare_recipes(tested.recipes), pairs.compare_networks(tested.recipes))
-    )
+    recipe_pairs, network_pairs = tested.recipe_pairs, tested.network_pairs
+    if tested.question.metric != AS_USUAL.metric:
+        recipe_pairs = pairs.compare_recipes(tested.recipes)
+        network_pairs = pairs.compare_networks(tested.recipes)
     on_test = recipe_pairs.pairs or network_pairs.pairs
     others = [each.recipe_pairs or each.network_pairs for each in judged]
     tables = [{(pair.a, pair.b): pair for pair in table} for table in (on_test, *others)]
