@@ -19,7 +19,7 @@ from triptych.errors import UserError
 from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare import labels, paired_scores, runs, sentences, shifts, suspects
+from triptych.tools.compare import labels, paired_scores, runs, sentences, shifts, suspects, tuning
 from triptych.tools.compare.claims import Answer, answer_claims
 from triptych.tools.compare.content import (
     AS_USUAL,
@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 # The topics of a page besides, in order: each is shown by the templates of its name.
 SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
     "scores": paired_scores.build,
+    "tuning": tuning.build,
     "suspects": suspects.build,
     "shifts": shifts.build,
 }

@@ -19,6 +19,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
 from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
+from triptych.tools.compare.searches import find_replicates, find_search
 from triptych.tools.statistics.calibration import Calibration
 from triptych.tools.statistics.crossed import Trainings, crossed_mean, summarize_trainings
 from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval
@@ -141,12 +142,16 @@ class Recipe:
 
 
 def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
-    """Recipes by model and label: an order that no result decides."""
+    """Recipes by model and label: an order that no result decides.
+
+    Of whole searches that were replicated a recipe has a network each, whatever settings won.
+    """
+    runs = sorted(runs, key=lambda run: run.metadata["seed"] or 0)
+    replicates = find_replicates(runs)
     groups: dict[object, list[TrainedNetwork]] = {}
-    for run in sorted(runs, key=lambda run: run.metadata["seed"] or 0):
-        groups.setdefault(run.recipe, []).append(run)
-    firsts = [same[0] for same in groups.values()]
-    names = make_labels([(run.metadata["model"], list_settings(run)) for run in firsts])
+    for run in runs:
+        groups.setdefault(replicates.get(run, run.recipe), []).append(run)
+    names = make_labels([describe_group(same, same[0] in replicates) for same in groups.values()])
     recipes = [
         Recipe(name, tuple(replace(run, label=label_network(name, run)) for run in same))
         for name, same in zip(names, groups.values(), strict=True)
@@ -158,6 +163,17 @@ def label_network(name: str, run: TrainedNetwork) -> str:
     """The recipe's name with the seed, where that is known."""
     seed = run.metadata["seed"]
     return name if seed is None else f"{name} seed {seed}"
+
+
+def describe_group(
+    same: Sequence[TrainedNetwork], are_replicates: bool
+) -> tuple[str, dict[str, str]]:
+    """Model and settings of a recipe; of one that is a budget of tuning, that budget."""
+    model, search = same[0].metadata["model"], find_search(same[0])
+    if not are_replicates or not search:
+        return model, list_settings(same[0])
+    budget = {"num_trials": search.num_trials, "sampler": search.sampler}
+    return f"{model}, tuned", {name: format_value(value) for name, value in budget.items()}
 
 
 def make_labels(recipes: Sequence[tuple[str, dict[str, str]]]) -> list[str]:

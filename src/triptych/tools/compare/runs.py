@@ -32,6 +32,7 @@ from triptych.runs.reader import (
     sanitize,
 )
 from triptych.tools.compare.formats import MAX_WORDS, join_words
+from triptych.tools.compare.searches import find_more_of_search
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
@@ -199,7 +200,7 @@ def read_runs(
             runs.append((read or read_run)(folder))
         except UserError as error:
             problems.append(describe_problem(folder, error))
-    for find in (find_other_images, find_repetitions):
+    for find in (find_other_images, find_repetitions, find_more_of_search):
         excluded = dict(find(runs))
         problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
         runs = [run for run in runs if run not in excluded]
@@ -312,7 +313,7 @@ def read_optional(
 
 def read_cost(network: TrainedNetwork) -> dict[str, Any] | None:
     """Every entry of `COST` and `HARDWARE`; None for what is not there."""
-    entries = _read_entries(network.folder / "cost.json", COST | HARDWARE)
+    entries = read_entries(network.folder / "cost.json", COST | HARDWARE)
     return entries[0] if entries else None
 
 
@@ -323,7 +324,7 @@ def read_val_predictions(network: TrainedNetwork) -> Predictions | None:
 
 def read_image_types(network: TrainedNetwork) -> ImageTypes | None:
     """Rows as `evaluate.py` left them; degradations from the images themselves."""
-    entries = _read_entries(network.folder / "image_types.csv", LEVEL)
+    entries = read_entries(network.folder / "image_types.csv", LEVEL)
     if entries is None:
         return None
     if len(entries) > degradation.MAX_VARIANTS:
@@ -337,7 +338,7 @@ def read_image_types(network: TrainedNetwork) -> ImageTypes | None:
 
 def read_curve(network: TrainedNetwork) -> Curve | None:
     """The last training loss and the validation metrics of every epoch."""
-    entries = _read_entries(network.folder / "metrics.csv", EPOCH)
+    entries = read_entries(network.folder / "metrics.csv", EPOCH)
     if entries is None:
         return None
     epochs: dict[int, dict[str, float]] = {}
@@ -368,7 +369,7 @@ def read_grad_cam(network: TrainedNetwork) -> tuple[str, bytes] | None:
     return (network.label, path.read_bytes()) if path.is_file() else None
 
 
-def _read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]] | None:
+def read_entries(path: Path, rules: Mapping[str, Rule]) -> list[dict[str, Any]] | None:
     """Of a JSON file its mapping, of a CSV file every line: the entries that have a rule.
 
     None where there is no file; raises UserError where it is broken or an entry breaks its rule.

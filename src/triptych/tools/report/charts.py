@@ -9,7 +9,7 @@ Shapes: K images of H x W pixels, white seams included in H' and W'.
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,15 @@ def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
         if line.marked is not None and line.style is not None:
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
             axes.plot(line.x[line.marked], line.y[line.marked], **_points(line.style) | ring)
+
+
+def draw_bands(axes: Axes, series: Sequence[Series]) -> None:
+    """Lines with their intervals as bands, which end where these are open."""
+    for line in series:
+        if line.low is not None and line.high is not None:
+            colour = _look(line.style)["color"]
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+    draw_lines(axes, [replace(line, low=None, high=None) for line in series])
 
 
 def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
