@@ -14,6 +14,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison, Question
+from triptych.tools.compare.guests import read_guests
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.compare.suspects import Suspects
 from triptych.tools.report.page import render_markdown, render_page
@@ -218,3 +219,24 @@ def test_a_list_from_errors_of_a_compared_recipe_is_refused(root: Path, tmp_path
 def test_a_list_of_another_test_set_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test_hash"):
         compare(root, write_list(tmp_path / "list.csv", LISTED, test_hash="f" * 16))
+
+
+def test_networks_of_known_answers_alone_are_shown_without_suspects_too(tmp_path: Path) -> None:
+    labels = np.arange(60) % 3
+    ids = [f"photo {n}" for n in range(60)]
+    answers = {"labels": labels, "a": labels, "b": np.where(np.arange(60) < 9, 2 - labels, labels)}
+    for name, values in answers.items():
+        rows = "".join(f"{each},{value}\n" for each, value in zip(ids, values, strict=True))
+        (tmp_path / f"{name}.csv").write_text(f"id,label\n{rows}")
+    guests, problems = read_guests(
+        [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], str(tmp_path / "labels.csv"), ()
+    )
+    assert not problems
+    for listed in ("index\n0\n2\n", "file\nphoto 0\nphoto 2\n"):
+        path = tmp_path / "suspects.csv"
+        path.write_text(listed)
+        question = Question(suspects=str(path))
+        section = get_section(build_comparison(guests, problems, question))
+        [change] = section.network_changes
+        assert change.pair.difference.value == pytest.approx(6 / 60)
+        assert change.without.value == pytest.approx(4 / 58)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from triptych.config import Config
 from triptych.errors import UserError
-from triptych.runs.predictions import read_files
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import labels, paired_scores, runs, sentences, shifts, suspects, tuning
@@ -202,7 +201,7 @@ def read_pictures(
     pixels: dict[int, NDArray[np.uint8]] = {}
     for network in networks:
         pixels |= read_optional(runs.read_pixels, network, problems) or {}
-    named = (read_optional(lambda n: read_files(n.folder, n.test), n, problems) for n in networks)
+    named = (read_optional(lambda n: n.read_files(), n, problems) for n in networks)
     return pixels, next(filter(None, named), {})
 
 

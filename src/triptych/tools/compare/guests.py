@@ -69,10 +69,14 @@ class Guest(TrainedNetwork):
 
     is_guest = True
     gave: str  # "classes", "probabilities" or "logits"
+    ids: Sequence[str] = ()  # of the test images, where they have some
 
     @property
     def predictions_file(self) -> Path:
         return self.folder
+
+    def read_files(self) -> dict[int, str] | None:
+        return dict(zip(self.test.index.tolist(), self.ids, strict=True)) if self.ids else None
 
 
 def read_guests(
@@ -308,7 +312,7 @@ def make_guest(
         "num_test": len(truth.labels),
         "metrics": {},
     }
-    guest = Guest(file.path, metadata, {}, test, scores, file.name, gave=gave)
+    guest = Guest(file.path, metadata, {}, test, scores, file.name, gave=gave, ids=truth.ids)
     return guest, [note for note in notes if note]
 
 

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 from triptych.config import TEXT, Config, Rule, count, format_value
 from triptych.errors import UserError
-from triptych.runs.predictions import Predictions, read_arrays, read_predictions, read_validation
+from triptych.runs.predictions import (
+    Predictions,
+    read_arrays,
+    read_files,
+    read_predictions,
+    read_validation,
+)
 from triptych.runs.reader import (
     FINITE,
     MEASURED,
@@ -146,6 +152,10 @@ class TrainedNetwork:
     @property
     def predictions_file(self) -> Path:
         return self.folder / "predictions" / "test.npz"
+
+    def read_files(self) -> dict[int, str] | None:
+        """The file of each test image, or its id, by its index; None where they have none."""
+        return read_files(self.folder, self.test)
 
     @cached_property
     def digest(self) -> str:

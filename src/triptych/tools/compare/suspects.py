@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
-from triptych.runs.predictions import read_files, unescape_formula
+from triptych.runs.predictions import unescape_formula
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import check_regular_file
 from triptych.tools.compare import runs
@@ -188,13 +188,9 @@ def leave_out(recipe: Recipe, suspect: NDArray[np.bool_]) -> Recipe:
     """The recipe as if the test set had the other images alone."""
     networks = []
     for network in recipe.networks:
-        test = network.test
-        arrays = {
-            name: array[~suspect]
-            for name in ("logits", "labels", "index", "groups")
-            if (array := getattr(test, name)) is not None
-        }
-        networks.append(replace(network, test=replace(test, **arrays)))
+        arrays = {each.name: getattr(network.test, each.name) for each in fields(network.test)}
+        rest = {name: array[~suspect] for name, array in arrays.items() if array is not None}
+        networks.append(replace(network, test=replace(network.test, **rest)))
     return replace(recipe, networks=tuple(networks), _trainings={})
 
 
@@ -291,7 +287,7 @@ def check_source(listed: SuspectList, recipe: Recipe) -> None:
                 "compared: leaving them out would favour it or its rivals\n"
                 "take a list from networks that are not compared, or a published one"
             )
-        if listed.test_hashes - {test}:
+        if listed.test_hashes - {test} and not network.is_guest:  # of whom labels alone are known
             others = join_words(sorted(sanitize([*listed.test_hashes])), 3)
             raise UserError(
                 f"suspects={listed.path}: lists images of another test set, of test_hash {others}; "
@@ -303,8 +299,8 @@ def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bo
     """Which test images (N,) are listed; raises UserError where none is, or hardly any is not."""
     images: list[Any] = network.test.index.tolist()
     if not all(isinstance(image, int) for image in listed.images):
-        files = read_files(network.folder, network.test) or {}
-        images = [files.get(place) for place in images]
+        names = network.read_files() or {}
+        images = [names.get(place) for place in images]
     suspect = np.array([image in listed.images for image in images])
     if not suspect.any():
         shown = join_words([str(image) for image in sorted(listed.images)], 3)
@@ -337,12 +333,13 @@ def write_sentences(section: Suspects) -> Iterator[str]:
         ends = [measure.write(end(c.shift.value for c in changes)) for end in (min, max)]
         yield f"Without them differences change by {' to '.join(ends)} {measure.unit}."
     turned = [f"{change.pair.a} − {change.pair.b}" for change in changes if change.is_turned]
+    what = (
+        f"what is said of {join_words(turned, MAX_WORDS)}" if turned else "no sign and no verdict"
+    )
     order = "the same" if section.keeps_order else "another"
-    what = f"what is said of {join_words(turned, MAX_WORDS)}" if turned else "no sign, no verdict"
-    yield f"Without them changes {what}; the order by {measure.name} is {order}."
+    yield f"Without them {what} changes; the order by {measure.name} is {order}."
     if measure is ACCURACY:
         num_open = sum(not change.is_certain for change in changes)
-        yield (
-            f"No labels of the {num:,} could turn the order of {len(changes) - num_open} of "
-            f"{pluralize(len(changes), 'pair')}, some could that of {num_open}."
-        )
+        pairs = f"{num_open} of {pluralize(len(changes), 'pair')}" if num_open else "any pair"
+        word = "Some" if num_open else "No"
+        yield f"{word} labels of the {num:,} could turn the order of {pairs}."
