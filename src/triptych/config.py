@@ -399,7 +399,7 @@ def fold_parts(settings: Config) -> None:
         trainer["callbacks"] = [*as_list(trainer.get("callbacks")), *callbacks.values()]
     if loggers := settings.pop("logger", None):
         trainer["logger"] = [*loggers.values()]
-    for node, name in (find_node(settings, key) for key in OPTIONAL):
+    for node, name in (find_node(settings, key) for key in OPTIONAL if trainer):
         if node.get(name, True) in (None, {}):
             del node[name]
 

@@ -23,7 +23,7 @@ class ProcessLauncher(Launcher):
     """Runs `num_jobs` jobs at a time, `jobs_per_gpu` of them on each GPU; one that fails does not
     stop the others."""
 
-    command = "train"
+    command, detach = "train", False
 
     def __init__(self, num_jobs: int | None = None, jobs_per_gpu: int = 1) -> None:
         self.num_jobs, self.jobs_per_gpu = num_jobs, jobs_per_gpu
@@ -45,11 +45,19 @@ class ProcessLauncher(Launcher):
             raise UserError("-m: no jobs to run; a glob(...) or range(...) matches nothing")
         if launcher := find_launcher(os.environ):
             raise UserError(f"-m: under {launcher} every rank would sweep; start it by python")
-        jobs = compose_jobs(
-            lambda overrides: self.compose(self.config, overrides), job_overrides, self.command
-        )
-        self.run(jobs)
-        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in jobs]
+
+        def compose(overrides: list[str]) -> DictConfig:
+            return self.compose(self.config, overrides)
+
+        if self.command == "train" and any(o.startswith("plan=") for o in job_overrides[0]):
+            from triptych.tools.sweep.planned import find_plan, follow
+
+            if self.detach:
+                raise UserError("hydra.launcher.detach=true: a plan waits, to look at its runs")
+            follow(find_plan(job_overrides), job_overrides[0], compose, self.run)
+        else:
+            self.run(compose_jobs(compose, job_overrides, self.command))
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=None) for _ in job_overrides]
 
     def check(self, **rules: "Rule") -> None:
         """Raise UserError at the first option that breaks its rule."""

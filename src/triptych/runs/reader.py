@@ -58,6 +58,7 @@ OWN_FILES = (
         "suspect_labels.csv",
         ".",
         "hpc_ckpt_",
+        "plan.yaml",
     ),
 )
 STATUSES = ("running", "interrupted", "failed", "finished")

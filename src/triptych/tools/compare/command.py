@@ -18,7 +18,16 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare import labels, paired_scores, runs, sentences, shifts, suspects, tuning
+from triptych.tools.compare import (
+    labels,
+    paired_scores,
+    planned,
+    runs,
+    sentences,
+    shifts,
+    suspects,
+    tuning,
+)
 from triptych.tools.compare.claims import Answer, answer_claims
 from triptych.tools.compare.content import (
     AS_USUAL,
@@ -54,6 +63,7 @@ log = logging.getLogger(__name__)
 
 # The topics of a page besides, in order: each is shown by the templates of its name.
 SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
+    "plan": planned.build,
     "scores": paired_scores.build,
     "tuning": tuning.build,
     "suspects": suspects.build,
@@ -74,9 +84,11 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     networks, problems, are_multilabel = read_networks(config)
     if not config["allow_mixed"]:
         require_comparable(networks)
-    question = ask(config)
+    question = ask(config, () if are_multilabel else networks, problems)
     if are_multilabel and question != AS_USUAL:
-        raise UserError("metric, margin, suspects: for runs of one label an image; leave them out")
+        raise UserError(
+            "metric, margin, suspects, plan: for runs of one label an image; leave them out"
+        )
     if are_multilabel:
         comparison: BaseComparison = labels.build_comparison(networks, problems)
     else:
@@ -134,11 +146,19 @@ def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], 
     return networks, problems, are_multilabel
 
 
-def ask(config: Config) -> Question:
-    """What the settings ask; a margin is typed in points, or in the unit of a loss."""
+def ask(
+    config: Config, networks: Sequence[TrainedNetwork] = (), problems: list[Problem] | None = None
+) -> Question:
+    """What the settings ask, or a plan that runs follow; a margin is typed in points, or in the
+    unit of a loss. `problems` gains what is wrong with plans."""
     margin, metric = config["margin"], config["metric"]
     margin = None if margin is None else margin / MEASURES[metric].per_unit
-    return Question(metric, margin, config["suspects"])
+    question = Question(metric, margin, config["suspects"])
+    plan = planned.find_plan(networks, config["plan"], [] if problems is None else problems)
+    if plan is None:
+        return question
+    folders = find_run_folders(config["runs"])
+    return planned.ask_by_plan(plan, folders, question)
 
 
 def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:

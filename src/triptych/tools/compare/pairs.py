@@ -29,7 +29,9 @@ def compare_networks(recipes: Sequence[Recipe], question: Question = AS_USUAL) -
 
 def compare_recipes(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
     """Recipes of three seeds or more; of a plan, at its looks."""
-    return _compare([recipe for recipe in recipes if recipe.has_enough_seeds], question)
+    plan = question.plan
+    repeated = [r for r in recipes if r.has_enough_seeds or (plan and plan.find_looks(r))]
+    return _compare(repeated, question)
 
 
 def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:

@@ -62,9 +62,9 @@ RULES: dict[str, Rule] = {
     "allow_mixed": FLAG,
     "metric": one_of("accuracy", "f1", "nll", "brier"),
     "margin": MARGIN.or_null(),
-    "suspects": PATH.or_null(),
     "require": CLAIMS.or_null(),
     "require_log": PATH.or_null(),
+    **dict.fromkeys(("suspects", "plan"), PATH.or_null()),
 }
 
 

@@ -83,6 +83,10 @@ class Plan:
         return self.digest == self.compute_digest()
 
     @property
+    def group_hashes(self) -> set[str]:
+        return {recipe.group_hash for recipe in self.recipes}
+
+    @property
     def num_pairs(self) -> int:
         return len([*combinations(self.recipes, 2)])
 

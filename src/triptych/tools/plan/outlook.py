@@ -178,8 +178,8 @@ def describe_cost(
             whole = num_train and trainer["max_epochs"] * num_train / rate
             ground = "rates of training alone"
         if not whole:
-            missing = " ".join(job.overrides) or name
-            return {"time": f"not known yet: {missing} was never trained nor benchmarked here"}
+            label = next(r.label for r in design.recipes if r.group_hash == name)
+            return {"time": f"not known yet: {label} was never trained nor benchmarked here"}
         seconds.append(whole)
         grounds[ground] = None
     devices = {str(each.metadata.get("device")) for each in records if each.metadata.get("device")}
