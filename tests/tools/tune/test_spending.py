@@ -91,6 +91,11 @@ def test_a_search_of_seconds_ends_when_its_trials_took_them(
     assert len(search(tmp_path, num_trials=None, seconds=0.18, **RANDOM)) == len(trials)
     assert 0.18 <= read_spent(tmp_path)[0]["seconds"] < 1
     assert len(search(tmp_path, num_trials=1, seconds=9, **RANDOM)) == len(trials)
+    recipe = tmp_path / "b" / "configs" / "experiment" / f"tuned_{NAME}.yaml"
+    search(tmp_path / "b", num_trials=9, timeout_minutes=0.001, **RANDOM)
+    assert not recipe.exists(), "the budget is not spent"
+    search(tmp_path / "b", num_trials=2, **RANDOM)
+    assert recipe.exists()
     with pytest.raises(UserError, match=r"num_trials=null: .*seconds="):
         search(tmp_path, num_trials=None)
 

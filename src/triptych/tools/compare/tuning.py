@@ -158,9 +158,10 @@ class Tuning(Section):
     heading: ClassVar[str] = "Tuning"
     about: ClassVar[str] = (
         "Scores of validation images, by which settings were chosen: the best of them promises too "
-        "much, so none is a result. Of random trials a line is the expected best of k of them, "
-        "drawn without replacement, and its band the exact 95 % interval of the median best, which "
-        "ends where the trials bound it no longer (beyond a fifth of them)."
+        "much, so none is a result. Of random trials, of all whole searches together, a line is "
+        "the expected best of k, drawn without replacement, and its band the exact 95 % interval "
+        "of the median best, which ends where the trials bound it no longer (beyond a fifth of "
+        "them). Hours are those of k trials of mean length."
     )
     tuned: Sequence[TunedRecipe]
     untuned: Sequence[str]
@@ -188,16 +189,15 @@ class Tuning(Section):
 def draw_curves(
     tuned: Sequence[TunedRecipe], monitor: str, x: str, styles: Mapping[str, int]
 ) -> Panel:
-    """Hours are those of k mean trials."""
     series = []
     for recipe in tuned:
         seconds = [study.seconds for study in recipe.studies]
         scale = np.mean(np.concatenate(seconds)) / 3600 if seconds and x == "hours" else 1.0
         style = styles.get(recipe.first)
         series += [Series(style, scale * curve.k, *curve[1:]) for curve in recipe.curves]
-    words = f"Best {monitor} by {x} of a search, of {pluralize(len(tuned), 'recipe')}"
+    words = f"Best {monitor} by {x}, of {pluralize(len(tuned), 'recipe')}"
     kind = "percent" if monitor.rpartition("/")[2] in IN_PERCENT else "number"
-    axes = Axis(f"{x} of a search", "count" if x == "trials" else "number"), Axis(monitor, kind)
+    axes = Axis(x, "count" if x == "trials" else "number"), Axis(monitor, kind)
     chart = render_chart(f"tuning {monitor} {x}", words, charts.draw_bands, series, *axes)
     return Panel(f"Best {monitor} by {x}", chart)
 
@@ -275,7 +275,7 @@ def compare_budgets(tuned: Sequence[TunedRecipe], untuned: Sequence[str]) -> Ite
     names = [recipe.label for recipe in tuned]
     if untuned:
         yield (
-            f"Tuned by a search: {join_words(names, MAX_NAMES)}; not tuned: "
+            f"Tuned by a search: {join_words(names, MAX_NAMES)}; not by one on record: "
             f"{join_words(untuned, MAX_NAMES)}. A difference between them may be one of tuning."
         )
     if len({recipe.budget for recipe in tuned}) > 1:
@@ -301,8 +301,8 @@ def claim(tuned: Sequence[TunedRecipe]) -> Iterator[str]:
     if single:
         yield (
             f"What is said of {join_words(single, MAX_NAMES)} is of the settings that were found, "
-            "not of the network so tuned: as a claim of networks it is wrong in 10 to 17 % of "
-            f"cases, and takes the winners of {MIN_SEEDS} searches (triptych tune searches=3)."
+            "not of the network so tuned: of equal ones it would tell 10 to 17 % apart. That takes "
+            f"the winners of {MIN_SEEDS} whole searches (triptych tune searches={MIN_SEEDS})."
         )
 
 

@@ -91,6 +91,8 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     log.info("%s", describe_progress(study, config))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")
+    elif not budget.is_spent(study.get_trials(deepcopy=False, states=studies.TAKEN)):
+        log.info("no recipe before the budget is spent; the same command goes on")
     else:
         write_recipe(study, config, training, overrides, description)
 
