@@ -22,11 +22,13 @@ from triptych.tools.compare import (
     labels,
     paired_scores,
     planned,
+    ranks,
     runs,
     sentences,
     shifts,
     suspects,
     tuning,
+    uncertainty,
 )
 from triptych.tools.compare.claims import Answer, answer_claims
 from triptych.tools.compare.content import (
@@ -65,6 +67,8 @@ log = logging.getLogger(__name__)
 SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
     "plan": planned.build,
     "scores": paired_scores.build,
+    "uncertainty": uncertainty.build,
+    "ranks": ranks.build,
     "tuning": tuning.build,
     "suspects": suspects.build,
     "shifts": shifts.build,

@@ -97,6 +97,10 @@ class Measure(NamedTuple):
         in_points = self.unit == "points"
         return formats.points(value, digits) if in_points else formats.signed(value, digits + 2)
 
+    def write_width(self, value: float) -> str:
+        """The size of a difference, without a sign."""
+        return self.write(value).removeprefix("+")
+
     def write_interval(self, estimate: WithInterval) -> str:
         return formats.interval(estimate.low, estimate.high, self.write)
 

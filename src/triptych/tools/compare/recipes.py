@@ -21,7 +21,12 @@ from triptych.runs.record import NOT_THE_EXPERIMENT
 from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 from triptych.tools.compare.searches import find_replicates, find_search
 from triptych.tools.statistics.calibration import Calibration
-from triptych.tools.statistics.crossed import Trainings, crossed_mean, summarize_trainings
+from triptych.tools.statistics.crossed import (
+    Trainings,
+    crossed_mean,
+    sum_by_group,
+    summarize_trainings,
+)
 from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval
 from triptych.tools.statistics.scores import METRICS
 
@@ -81,8 +86,16 @@ class Recipe:
         network = self.networks[place]
         return replace(self, label=network.label, networks=(network,), _trainings={})
 
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """What its networks scored by one of `METRICS`, (seeds, N): by group where images have
+        groups."""
+        value, _ = METRICS[metric]
+        values = np.stack([value(network.test) for network in self.networks]).astype(np.float64)
+        groups = self.first.test.groups
+        return values if groups is None else sum_by_group(values, groups)
+
     def trainings(self, metric: str = "accuracy") -> Trainings:
-        """What its networks scored, image by image, by one of `METRICS`."""
+        """The same, summarized."""
         if metric not in self._trainings:
             value, _ = METRICS[metric]
             self.add_score(metric, [value(network.test) for network in self.networks])

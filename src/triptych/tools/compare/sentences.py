@@ -303,7 +303,7 @@ def _write_claim(pair: Pair, one: str, other: str) -> str:
     if pair.verdict != "undecided":
         return f"{one} is not worse than {other} by more than {margin}"
     if margin:
-        return f"{one} and {other} are undecided, neither a difference nor equivalence is shown"
+        return f"Between {one} and {other} neither a difference nor equivalence is shown"
     in_what = "" if pair.measure is ACCURACY else f" in {pair.measure.name}"
     return f"{one} and {other} do not differ significantly{in_what}"
 

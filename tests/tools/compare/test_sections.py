@@ -1,0 +1,124 @@
+"""What a page says of uncertainty and ranks, and where it says nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.run_folders import write_run
+from triptych.tools.compare.content import MEASURES, Comparison
+from triptych.tools.compare.ranks import Ranks
+from triptych.tools.compare.uncertainty import Uncertainty, warn_of_unstable
+from triptych.tools.report.page import render_markdown, render_page
+
+Compare = Callable[[Path], Comparison]
+MODELS = {"alexnet": 2.0, "googlenet": 2.1, "resnet50": 2.0, "vgg11": 6.0}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory, compare_below: Compare) -> Comparison:
+    """Recipes of three seeds, the last of them far better than the others."""
+    root = tmp_path_factory.mktemp("four")
+    for model, skill in MODELS.items():
+        for seed in range(3):
+            write_run(root, model, seed, skill=skill)
+    return compare_below(root)
+
+
+def test_two_single_runs_have_no_section(tmp_path: Path, compare_below: Compare) -> None:
+    for model in ("alexnet", "googlenet"):
+        write_run(tmp_path, model)
+    assert not compare_below(tmp_path).sections
+
+
+def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: Comparison) -> None:
+    section = four.sections["uncertainty"]
+    assert isinstance(section, Uncertainty)
+    assert len(section.recipes) == 4
+    assert len(section.pairs) == 6
+    for parts in (*section.recipes, *section.pairs):
+        assert sum(share.value for share in parts.shares) == pytest.approx(1)
+        assert all(share.low <= share.value <= share.high for share in parts.shares)
+    for pair in section.pairs:
+        assert len(pair.row) == len(section.columns)
+        assert pair.now.num_seeds == (3, 3)
+        assert pair.designs[0].half_width < pair.now.half_width, "a seed more of each"
+        assert pair.designs[2] == pair.now, "three seeds and these images"
+        assert pair.any_seeds.half_width < pair.now.half_width
+        assert all(design.half_width <= design.at_skill_limit for design in pair.row)
+    undecided = [each for each in four.recipe_pairs.pairs if each.verdict == "undecided"]
+    assert len(undecided) == 3
+    for sentence in section.sentences[:3]:
+        assert "5 seeds each instead of 3 would narrow" in sentence
+        assert sentence in four.verdict
+
+
+def test_few_seeds_of_unstable_trainings_and_many_pairs_are_warned_of(four: Comparison) -> None:
+    section = four.sections["uncertainty"]
+    assert isinstance(section, Uncertainty)
+    [recipe, *_] = section.recipes
+    components = recipe.components._replace(skill=recipe.components.skill._replace(value=1e-4))
+    unstable = [recipe._replace(components=components)]
+    accuracy = MEASURES["accuracy"]
+    assert warn_of_unstable(unstable, 6, accuracy)
+    assert not warn_of_unstable(unstable, 3, accuracy)
+    assert not warn_of_unstable([unstable[0]._replace(num_seeds=5)], 6, accuracy)
+    assert not warn_of_unstable(unstable, 6, MEASURES["nll"])
+
+
+def test_ranks_agree_with_the_significant_pairs(four: Comparison) -> None:
+    section = four.sections["ranks"]
+    assert isinstance(section, Ranks)
+    [ranking] = section.rankings
+    assert ranking.kind == "recipe"
+    assert ranking.may_be_best == ["vgg11"]
+    assert {each.interval for each in ranking.ranks[1:]} == {(2, 4)}
+    assert sum(each.p_best for each in ranking.ranks) == pytest.approx(1)
+    assert len(section.wins) == 6
+    assert any("vgg11 is the best" in sentence for sentence in four.verdict)
+
+
+def test_trained_networks_are_ranked_where_recipes_have_too_few_seeds(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for model, skill in MODELS.items():
+        write_run(tmp_path, model, skill=skill)
+    section = compare_below(tmp_path).sections["ranks"]
+    assert isinstance(section, Ranks)
+    assert [each.kind for each in section.rankings] == ["trained network"]
+    assert not section.wins
+
+
+def test_networks_on_other_images_are_ranked_apart(tmp_path: Path, compare_below: Compare) -> None:
+    for model in MODELS:
+        write_run(tmp_path, model)
+    for model in ("alexnet", "googlenet", "resnet50"):
+        write_run(tmp_path, model, 1, num_images=100, settings={"data.batch_size": 32})
+    section = compare_below(tmp_path).sections["ranks"]
+    assert isinstance(section, Ranks)
+    assert sorted(len(each.ranks) for each in section.rankings) == [3, 4]
+
+
+def test_of_two_recipes_the_chance_of_a_new_training_is_said(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    for model in ("alexnet", "googlenet"):
+        for seed in range(3):
+            write_run(tmp_path, model, seed, skill=2.0 if model == "alexnet" else 3.0)
+    comparison = compare_below(tmp_path)
+    section = comparison.sections["ranks"]
+    assert isinstance(section, Ranks)
+    assert not section.rankings
+    assert any("A new training of googlenet would beat" in each for each in comparison.verdict)
+
+
+def test_sections_are_on_the_page_in_the_text_and_plain_numbers_for_programs(
+    four: Comparison,
+) -> None:
+    page, text = render_page(four), render_markdown(four)
+    for section in four.sections.values():
+        assert section.heading in page
+        assert f"## {section.heading}" in text
+        json.dumps(section.describe())
+    assert "\n\n\n" not in text
