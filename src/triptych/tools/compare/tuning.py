@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -55,12 +55,12 @@ class Study(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """The best of k trials; of random ones with the interval of its median, NaN where open."""
+    """The best of k trials, and the interval of its median, NaN where it is open or unknown."""
 
     k: Numbers
     best: Numbers
-    low: Numbers | None = None
-    high: Numbers | None = None
+    low: Numbers
+    high: Numbers
 
 
 @dataclass(frozen=True)
@@ -104,53 +104,24 @@ class TunedRecipe:
         sign, total = self.studies[0].sign, len(self.scores)
         if not self.is_random:
             best = [np.maximum.accumulate(study.scores) for study in self.studies]
-            return [Curve(np.arange(1.0, len(each) + 1), sign * each) for each in best]
+            unknown = [np.full(len(each), np.nan) for each in best]
+            lines = zip(best, unknown, strict=True)
+            return [Curve(np.arange(1.0, len(b) + 1), sign * b, none, none) for b, none in lines]
         k = np.unique(np.linspace(1, total, min(total, MAX_POINTS)).round())
         expected = np.array([expected_best(self.scores, int(each)) for each in k])
         bounds = np.array([median_best(self.scores, int(each))[1:] for each in k])
         bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
-        low, high = sign * bounds.T[::sign]
-        return [Curve(k, sign * expected, low, high)]
+        return [Curve(k, sign * expected, *(sign * bounds.T[::sign]))]
 
     @property
     def num_bounded(self) -> int:
         """The most random trials whose median best has an interval."""
-        closed = [c.k[np.isfinite(c.low)] for c in self.curves if c.low is not None]
-        return int(max((k for each in closed for k in each), default=0))
+        return int(max((c.k[np.isfinite(c.low)].max(initial=0) for c in self.curves), default=0))
 
     def describe(self) -> dict[str, Any]:
-        curves = [
-            {
-                name: values.tolist()
-                for name, values in curve._asdict().items()
-                if values is not None
-            }
-            for curve in self.curves
-        ]
-        about = {
-            "name": self.label,
-            "budget": self.budget,
-            "num_pruned": sum(study.num_pruned for study in self.studies),
-            "searches": [search._asdict() for search in self.searches],
-            "curves": curves,
-        }
-        described: dict[str, Any] = replace_non_finite(about)
-        return described
-
-
-class Chance(NamedTuple):
-    """That the best of k trials of a is better than that of k of b."""
-
-    a: str
-    b: str
-    k: int
-    chance: float
-
-    @property
-    def sentence(self) -> str:
-        best = f"the best of {pluralize(self.k, 'trial')}"
-        chance = f"beats that of {self.b} with chance {self.chance:.2f}"
-        return f"In validation {best} of {self.a} {chance}."
+        curves = [{n: v.tolist() for n, v in curve._asdict().items()} for curve in self.curves]
+        about = {"name": self.label, "budget": self.budget, "curves": replace_non_finite(curves)}
+        return about | {"searches": [search._asdict() for search in self.searches]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +137,6 @@ class Tuning(Section):
     tuned: Sequence[TunedRecipe]
     untuned: Sequence[str]
     notes: Sequence[str]
-    chances: Sequence[Chance]
 
     def draw(self, styles: Mapping[str, int]) -> list[Panel]:
         """A chart by trials and one by time, for each score that trials were chosen by."""
@@ -182,7 +152,6 @@ class Tuning(Section):
             "recipes": [recipe.describe() for recipe in self.tuned],
             "not_tuned": [*self.untuned],
             "equal_budgets": len({recipe.budget for recipe in self.tuned}) == 1,
-            "best_beats": [chance._asdict() for chance in self.chances],
         }
 
 
@@ -213,8 +182,7 @@ def build(tested: Tested) -> Tuning | None:
         sentences=(*compare_budgets(tuned, untuned), *claim(tuned)),
         tuned=tuned,
         untuned=untuned,
-        notes=[note for recipe in tuned for note in describe_curve(recipe)],
-        chances=list_chances(tuned),
+        notes=[*chain.from_iterable(map(describe_curve, tuned)), *compare_best(tuned)],
     )
 
 
@@ -334,12 +302,11 @@ def describe_curve(recipe: TunedRecipe) -> Iterator[str]:
             yield f"{label}: {number} of {total} trials {what}: its line is a bound, no estimate."
 
 
-def list_chances(tuned: Sequence[TunedRecipe]) -> list[Chance]:
+def compare_best(tuned: Sequence[TunedRecipe]) -> Iterator[str]:
     """Of pairs by random trials, each by as many as have an interval of their best."""
     random = [recipe for recipe in tuned if recipe.num_bounded]
     pairs = [(a, b) for a, b in combinations(random, 2) if a.search.monitor == b.search.monitor]
-    chances = []
     for a, b in pairs[:MAX_PAIRS]:
         k = min(a.num_bounded, b.num_bounded)
-        chances.append(Chance(a.label, b.label, k, best_beats(a.scores, b.scores, k)))
-    return chances
+        chance = f"beats that of {b.label} with chance {best_beats(a.scores, b.scores, k):.2f}"
+        yield f"In validation the best of {pluralize(k, 'trial')} of {a.label} {chance}."
