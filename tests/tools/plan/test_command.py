@@ -137,4 +137,9 @@ def test_three_earlier_runs_of_each_recipe_are_a_pilot(
     shown = capsys.readouterr().out
     assert "80 % limit" in shown
     assert "1 min 10 s to the first look (6 runs), at most 8 min (40 runs)" in shown, "12 s each"
-    assert len(make_plan(*typed, "churn=5", models=MODELS[:2]).promised) == 1, "what is typed holds"
+    assert piloted.seeds == [*range(3, 23)], "those of the pilot are seen already"
+    chosen = make_plan(*typed, "churn=5", models=MODELS[:2], seeds=(2, 3, 4))
+    assert len(chosen.promised) == 1, "what is typed holds"
+    assert "2 were trained before this plan" in capsys.readouterr().out
+    with pytest.raises(UserError, match="churn: "):
+        make_plan("churn=5", "metric=nll")

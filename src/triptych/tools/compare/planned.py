@@ -127,6 +127,10 @@ class Planned(Section):
 
     def describe(self) -> dict[str, Any]:
         declared: dict[str, Any] = sanitize(self.plan.declared) | {"digest": self.plan.digest}
+        per_unit = MEASURES[self.plan.metric].per_unit
+        for name in ("margin", "difference"):
+            declared[name] = declared[name] and declared[name] / per_unit
+        declared["recipes"] = [each["label"] for each in declared["recipes"]]
         looks = {label: [*done] for label, done in self.looks.items()}
         is_intact = self.plan.is_intact
         done = {"looks_done": looks, "is_intact": is_intact, "departures": [*self.departures]}

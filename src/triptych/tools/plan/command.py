@@ -5,7 +5,8 @@ Imports no torch.
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from triptych.cli.arguments import check_writable
 from triptych.config import Config, format_value, setting_name
 from triptych.errors import UserError, sanitize_text
 from triptych.runs.reader import read_records
-from triptych.runs.record import Record, config_hash
+from triptych.runs.record import config_hash
 from triptych.runs.storage import translate_write_errors
 from triptych.tools.compare.formats import join_words
 from triptych.tools.plan.document import Plan, PlannedRecipe, read_plan, write_plan
@@ -36,11 +37,17 @@ def plan(jobs: Sequence[Job]) -> None:
     jobs = [drop_settings(job) for job in jobs]
     recipes = list_recipes(jobs)
     firsts = {config_hash(job.config, less=("seed",)): job for job in reversed(jobs)}
-    looks, seeds = choose_looks(settings["looks"], jobs)
     records = [*read_records(Path(jobs[0].config["log_dir"]))]
-    images = find_images(settings, jobs[0].config["data"], [*firsts], records)
-    design = Design(tuple(looks), images["num_images"], tuple(recipes))
-    scatters, lines = assume(design, settings, records)
+    runs = [each.metadata for each in records if each.metadata.get("group_hash") in firsts]
+    used = {run.get("seed") for run in runs}
+    looks, seeds = choose_looks(settings["looks"], jobs, used)
+    images = find_images(settings, jobs[0].config["data"], runs)
+    design = Design(tuple(looks), images["num_images"], tuple(recipes), settings["metric"])
+    scatters, assumed = assume(design, settings, records)
+    lines = {"design": design.describe(), "assumed": assumed}
+    if early := [str(seed) for seed in seeds if seed in used]:
+        shown = join_words(early, 5)
+        lines["seeds"] = f"{shown} were trained before this plan, and the page will say so"
     promised: dict[str, Any] = {}
     for name, scatter in scatters.items():
         promised[name or "assumed"], said = foretell(design, scatter, settings)
@@ -91,31 +98,32 @@ def list_recipes(jobs: Sequence[Job]) -> list[PlannedRecipe]:
     return [*recipes.values()]
 
 
-def choose_looks(looks: list[int] | None, jobs: Sequence[Job]) -> tuple[list[int], list[int]]:
-    """The looks and the seeds; where no seed was typed, 0, 1, 2, ... up to the last look."""
+def choose_looks(
+    looks: list[int] | None, jobs: Sequence[Job], used: Collection[Any]
+) -> tuple[list[int], list[int]]:
+    """The looks and the seeds; where no seed was typed the first ones that no run has used."""
     is_typed = any(setting_name(o) == "seed" for o in jobs[0].overrides)
     seeds = [*dict.fromkeys(job.config["seed"] for job in jobs)] if is_typed else []
     if looks is None:
         last = len(seeds) or LOOKS[-1]
         looks = [n for n in LOOKS if n < last] + [last]
-    seeds = seeds or [*range(looks[-1])]
+    seeds = seeds or [*islice((seed for seed in count() if seed not in used), looks[-1])]
     if len(seeds) < looks[-1] or len(seeds) < LOOKS[0]:
         wanted = max(looks[-1], LOOKS[0])
         raise UserError(
             f"seed: {len(seeds)} of them, the last look takes {wanted}\n"
-            f"leave seed= out for 0 to {wanted - 1}, or end looks= sooner ({LOOKS[0]} at least)"
+            f"leave seed= out for {wanted} that are new, or end looks= sooner"
         )
     return looks, seeds[: looks[-1]]
 
 
 def find_images(
-    settings: Config, data: Config, recipes: Sequence[str], records: Sequence[Record]
+    settings: Config, data: Config, runs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """How many test images there are, and the hashes of split and test images as far as known.
 
-    Earlier runs of these recipes know them. Raises UserError where nothing says how many.
+    `runs`: metadata of earlier ones of these recipes. Raises UserError where nothing says how many.
     """
-    runs = [each.metadata for each in records if each.metadata.get("group_hash") in recipes]
     known = [{n: run.get(n) for n in ("num_test", "split_hash", "test_hash")} for run in runs]
     known = [each for each in known if type(each["num_test"]) is int and each["test_hash"]]
     num_images = settings["num_images"] or (known[-1]["num_test"] if known else None)

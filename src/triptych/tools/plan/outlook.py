@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from triptych.config import Config
+from triptych.errors import UserError
 from triptych.runs.durations import format_duration
 from triptych.runs.reader import MEASURED
 from triptych.runs.record import Record
+from triptych.tools.compare.content import MEASURES
 from triptych.tools.compare.formats import join_words, pluralize
 from triptych.tools.compare.recipes import Recipe, group_by_recipe, split_comparable
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.plan.document import PlannedRecipe
+from triptych.tools.statistics.crossed import Trainings
 from triptych.tools.statistics.inference import MIN_SEEDS
 from triptych.tools.statistics.planning import (
     SKILL_LIMIT,
-    DrawnLooks,
     Scatter,
     count_seeds,
     draw_looks,
@@ -33,69 +35,91 @@ from triptych.tools.sweep.jobs import Job
 # Of small networks on CIFAR-10 that learn from unlike images, 87 % right; percent and points.
 USUAL = {"churn": 6.0, "disagreement": 12.0, "skill_sd": 0.2}
 CHANCE = "80 % chance"
+UPPER = "skill at its upper 80 % limit"
 
 
 class Design(NamedTuple):
     looks: tuple[int, ...]
     num_images: int
     recipes: tuple[PlannedRecipe, ...]
+    metric: str
 
     @property
     def num_pairs(self) -> int:
         return comb(len(self.recipes), 2)
 
+    @property
+    def per_unit(self) -> int:
+        """Of a typed difference: 100 where it is in points."""
+        return MEASURES[self.metric].per_unit
+
+    def describe(self) -> str:
+        numbers = join_words([*map(str, self.looks)])
+        pairs = f"{len(self.recipes)} recipes, {pluralize(self.num_pairs, 'pair')} by Holm"
+        return f"{pairs}, {self.num_images:,} test images; looks at {numbers} seeds of each"
+
+    def write(self, value: float) -> str:
+        """A difference in its unit."""
+        return MEASURES[self.metric].write_margin(round(value, 4))
+
 
 def assume(
     design: Design, settings: Config, records: Sequence[Record]
-) -> tuple[dict[str, Scatter], dict[str, str]]:
-    """What pairs may scatter by, and lines that say on what ground; none where nothing is known.
+) -> tuple[dict[str, Scatter], str]:
+    """What pairs may scatter by, and on what ground; none where nothing is known.
 
-    A setting that was given comes first, then three earlier runs of every recipe, of which the pair
-    that scatters most is planned with, and then what is usual of accuracies.
+    Settings come first, then earlier runs of every recipe, whose pair that scatters most is planned
+    with, and then what is usual of accuracies.
     """
-    recipes, pairs = len(design.recipes), pluralize(design.num_pairs, "pair")
-    looks = f"looks at {join_words([*map(str, design.looks)])} seeds of each"
-    sizes = f"{recipes} recipes, {pairs} by Holm, {design.num_images:,} test images; {looks}"
-    given = {name: settings[name] for name in USUAL if settings[name] is not None}
-    pilot = [] if given else read_pilot(design, settings["metric"], records)
+    typed = {name: settings[name] for name in USUAL if settings[name] is not None}
+    if typed and design.metric != "accuracy":
+        raise UserError(f"{min(typed)}: of accuracies; of {design.metric} earlier runs must tell")
+    pilot = [] if typed else read_pilot(design, records)
     if pilot:
+        trainings = [recipe.trainings(design.metric) for recipe in pilot]
+        scatters = {
+            name: max(
+                (scatter_of(design, a, b, limit) for a, b in combinations(trainings, 2)),
+                key=lambda s: draw_looks(s, design.looks, design.num_images).detectable,
+            )
+            for name, limit in {"": None, UPPER: SKILL_LIMIT}.items()
+        }
         seeds = min(len(recipe.networks) for recipe in pilot)
-        ground = (
-            f"of {seeds} or more earlier runs of each recipe, for the pair that scatters most. "
-            "They plan; the test goes by looks, on seeds that nobody has seen"
+        return scatters, (
+            f"{describe(design, scatters[''])}: of {seeds} earlier runs of each recipe, for the "
+            "pair that scatters most; they plan, and the test is by looks, on other seeds"
         )
-        metric, images = settings["metric"], design.num_images
-        trainings = [recipe.trainings(metric) for recipe in pilot]
-
-        def scatter_most(limit: float | None) -> Scatter:
-            each = (estimate_scatter(a, b, limit) for a, b in combinations(trainings, 2))
-            return max(each, key=lambda s: draw_looks(s, design.looks, images).detectable)
-
-        limit = f"{SKILL_LIMIT:.0%}".replace("%", " %")
-        upper = f"skill at its upper {limit} limit"
-        scatters = {"": scatter_most(None), upper: scatter_most(SKILL_LIMIT)}
-        return scatters, {"design": sizes, "assumed": f"{describe(scatters[''], images)}, {ground}"}
-    if settings["metric"] != "accuracy" and not given:
-        return {}, {"design": sizes, "assumed": "nothing: three runs of each recipe would tell"}
-    churn, disagreement, skill_sd = (value / 100 for value in (USUAL | given).values())
+    if design.metric != "accuracy":
+        return {}, "nothing: three earlier runs of each recipe would tell"
+    churn, disagreement, skill_sd = (value / 100 for value in (USUAL | typed).values())
     scatter = guess_scatter(churn, disagreement, skill_sd, (settings["difference"] or 0) / 100)
-    ground = "as was typed" if given else "usual of small networks on CIFAR-10: churn=, skill_sd="
-    said = f"trainings of a recipe differ on {churn:.1%} of the images, of two on "
-    said += f"{disagreement:.1%}, and by {100 * skill_sd:.2g} points besides ({ground})"
-    return {"": scatter}, {"design": sizes, "assumed": said.replace("%", " %")}
+    ground = "as typed" if typed else "usual of small networks on CIFAR-10"
+    return {"": scatter}, (
+        f"two trainings of a recipe differ on {100 * churn:g} % of the images (churn=), of two "
+        f"recipes on {100 * disagreement:g} % (disagreement=), and by {100 * skill_sd:g} points "
+        f"besides (skill_sd=): {ground}"
+    )
 
 
-def describe(scatter: Scatter, num_images: int) -> str:
-    """The standard errors that a pair has, of one training each, in points."""
-    parts = {
-        "test images": scatter.image / num_images,
-        "skill": sum(scatter.skill) / 2,
-        "flips": sum(scatter.flips) / 2 / num_images,
+def scatter_of(design: Design, a: Trainings, b: Trainings, limit: float | None) -> Scatter:
+    """Of a pair; of images in groups, which are fewer, as if each image scattered by more."""
+    found, share = estimate_scatter(a, b, limit), design.num_images / a.num_images
+    flips = (found.flips[0] * share, found.flips[1] * share)
+    return Scatter(found.image * share, found.skill, flips)
+
+
+def describe(design: Design, scatter: Scatter) -> str:
+    """The standard deviations by which a pair of single trainings scatters."""
+    variances = {
+        "images": scatter.image / design.num_images,
+        "skill": sum(scatter.skill),
+        "flips": sum(scatter.flips) / design.num_images,
     }
-    return ", ".join(f"{name} {100 * value**0.5:.2g}" for name, value in parts.items()) + " points"
+    parts = [f"{name} {design.write(value**0.5)}" for name, value in variances.items()]
+    return f"one training each scatters by {join_words(parts)}"
 
 
-def read_pilot(design: Design, metric: str, records: Sequence[Record]) -> list[Recipe]:
+def read_pilot(design: Design, records: Sequence[Record]) -> list[Recipe]:
     """The recipes of earlier runs, where every one has three seeds, all on the same images."""
     wanted = {recipe.group_hash for recipe in design.recipes}
     folders = [
@@ -115,49 +139,43 @@ def read_pilot(design: Design, metric: str, records: Sequence[Record]) -> list[R
 def foretell(
     design: Design, scatter: Scatter, settings: Config
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the looks would show: figures (fractions, seeds), and lines in points."""
+    """What the looks would show: figures (fractions, seeds), and lines of text."""
     num_images, pairs = design.num_images, design.num_pairs
     drawn = draw_looks(scatter, design.looks, num_images, pairs)
     limit = smallest_difference(scatter, num_images, pairs)
-    by_look = [drawn.until(k).detectable for k in range(1, len(design.looks) + 1)]
     figures: dict[str, Any] = {"detectable": drawn.detectable, "limit": limit}
-    shown = [f"{100 * d:.2f} by {n} seeds" for d, n in zip(by_look, design.looks, strict=True)]
+    by_look = [drawn.until(k).detectable for k in range(1, len(design.looks) + 1)]
+    each = zip(map(design.write, by_look), design.looks, strict=True)
+    shown = ", ".join(f"{difference} by {n} seeds" for difference, n in each)
     lines = {
-        "detectable": f"{', '.join(shown)}: points that one pair shows with {CHANCE}",
-        "test images": f"are the limit: no number of seeds shows less than {100 * limit:.2f}",
+        "detectable": f"with {CHANCE}, {shown}",
+        "test images": f"are the limit: no number of seeds shows less than {design.write(limit)}",
     }
     if settings["difference"]:
-        more, lines["difference"] = foretell_difference(design, scatter, drawn, settings)
-        figures |= more
+        difference = settings["difference"] / design.per_unit
+        seeds = count_seeds(scatter, difference, num_images, pairs)
+        figures |= {"power": drawn.power(difference), "seeds": seeds}
+        figures["mean_seeds"] = drawn.mean_seeds(difference)
+        enough = f"without looks {seeds} of each give {CHANCE}"
+        if seeds is None:
+            enough = (
+                f"no number of seeds suffices for {CHANCE}: more test images or fewer pairs may"
+            )
+        lines["difference"] = (
+            f"of {design.write(difference)}: found with {100 * figures['power']:.0f} % chance, "
+            f"after {figures['mean_seeds']:.1f} seeds of each on average; {enough}"
+        )
     if settings["margin"]:
-        margin = settings["margin"] / 100
+        margin = settings["margin"] / design.per_unit
         equal, good = drawn.equivalence_power(margin), drawn.non_inferiority_power(margin)
         figures |= {"equivalence_power": equal, "non_inferiority_power": good}
         figures["smallest_margin"] = drawn.smallest_margin
         lines["margin"] = (
-            f"{settings['margin']:g} points: recipes that are equal are shown to be within it with "
-            f"{100 * equal:.0f} % chance, one not inferior with {100 * good:.0f} %; the smallest "
-            f"margin with {CHANCE} is {100 * drawn.smallest_margin:.2f} points"
+            f"of {design.write(margin)}: equal recipes are shown to be within it with "
+            f"{100 * equal:.0f} % chance, one not to be worse with {100 * good:.0f} %; with "
+            f"{CHANCE} the smallest margin is {design.write(drawn.smallest_margin)}"
         )
     return figures, lines
-
-
-def foretell_difference(
-    design: Design, scatter: Scatter, drawn: DrawnLooks, settings: Config
-) -> tuple[dict[str, Any], str]:
-    """The chance to find the difference that must not be missed, and the seeds it takes."""
-    difference = settings["difference"] / 100
-    seeds = count_seeds(scatter, difference, design.num_images, design.num_pairs)
-    figures = {"power": drawn.power(difference), "mean_seeds": drawn.mean_seeds(difference)}
-    text = (
-        f"{settings['difference']:g} points: found with {100 * figures['power']:.0f} % chance, "
-        f"after {figures['mean_seeds']:.1f} seeds of each on average; "
-    )
-    if seeds:
-        text += f"without looks {seeds} of each give {CHANCE}"
-    else:
-        text += f"no number of seeds suffices for {CHANCE}: take more test images, or fewer pairs"
-    return figures | {"seeds": seeds}, text
 
 
 def describe_cost(
