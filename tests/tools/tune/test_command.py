@@ -149,8 +149,11 @@ def test_train_takes_the_recipe_and_trains_what_the_best_trial_did(
     assert len(text.splitlines()) <= 25
 
 
-def test_a_recipe_has_what_its_data_require(tmp_path: Path) -> None:
-    typed = ["data=folder", f"data.root={tmp_path}/photos", "data.size=32", *SMALL[:4]]
+@pytest.mark.parametrize("network", [SMALL[:4], tiny.choose("Tiny")])
+def test_a_recipe_has_what_its_data_and_its_network_require(
+    network: list[str], tmp_path: Path
+) -> None:
+    typed = ["data=folder", f"data.root={tmp_path}/photos", "data.size=32", *network]
     config = composed("train", *typed)
     recipe = searching.format_recipe(config, {"optim.lr": 0.5}, typed, ["a head"])
     (tmp_path / "experiment").mkdir()

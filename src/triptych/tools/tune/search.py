@@ -262,7 +262,8 @@ def format_recipe(
     `overrides`: as typed, for the choices in them; `head`: lines of its comment.
     """
     choices = read_choices(overrides)
-    chosen = compose_training([f"{group}={choice}" for group, choice in choices.items()])
+    typed = [f"~{g}" if choice == "null" else f"{g}={choice}" for g, choice in choices.items()]
+    chosen = compose_training(typed)
     required = dict(find_required(config, chosen))
     for key, value in required.items():
         OmegaConf.update(chosen, key, value)
@@ -282,23 +283,26 @@ def format_recipe(
 def find_required(config: Config, chosen: DictConfig) -> Iterator[tuple[str, Any]]:
     """What the files of the choices leave to be given, as `data.root` of photos, by the config."""
     for group in GROUPS:
-        missing = (name for name in chosen[group] if OmegaConf.is_missing(chosen[group], name))
+        node = chosen.get(group, {})
+        missing = (name for name in node if OmegaConf.is_missing(node, name))
         yield from ((f"{group}.{name}", config[group][name]) for name in missing)
 
 
 def read_choices(overrides: Sequence[str]) -> dict[str, str]:
-    """The choice in each group of the config: typed, an experiment's or the default.
+    """The choice in each group of the config: typed, an experiment's or the default; null of one
+    that was taken out (`~model`).
 
     Raises UserError where it is not in the configs, so that train.py could not repeat it.
     """
-    typed = [o for o in overrides if o.partition("=")[0] in (*GROUPS, "experiment")]
+    groups = (*GROUPS, "experiment")
+    typed = [o for o in overrides if o.removeprefix("~").partition("=")[0] in groups]
     try:
         choices = compose_training(typed).hydra.runtime.choices
     except HydraException as error:
         raise UserError(
             f"{' '.join(typed)}: not all of it is in {CONFIGS}, which a recipe refers to"
         ) from error
-    return {group: choices[group] for group in GROUPS}
+    return {group: choices.get(group) or "null" for group in GROUPS}
 
 
 def compose_training(overrides: list[str]) -> DictConfig:
