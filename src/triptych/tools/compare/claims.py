@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from triptych.errors import UserError, closest_matches
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import SIGNIFICANT, Measure, Question
-from triptych.tools.compare.pairs import has_metric
+from triptych.tools.compare.pairs import has_metric, measure_looks
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.settings import Claim
 from triptych.tools.compare.tries import Try, open_tries
@@ -96,6 +96,13 @@ def answer_claims(
         shown = WithInterval(difference.value, *difference.interval(level))
         answers.append(Answer(str(claim), measure, shown, level, p, outcome, len(claims)))
     return answers
+
+
+def subtract_values(a: Recipe, b: Recipe, question: Question) -> Difference:
+    """By the metric that is asked for: of recipes of a plan at its looks."""
+    is_of_recipes = len(a.networks) > 1 or len(b.networks) > 1
+    *_, difference = measure_looks(a, b, question.metric, question.plan if is_of_recipes else None)
+    return difference
 
 
 def find_p(relation: str, margin: float, difference: Difference, sign: int) -> float:

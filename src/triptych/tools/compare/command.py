@@ -30,7 +30,7 @@ from triptych.tools.compare import (
     tuning,
     uncertainty,
 )
-from triptych.tools.compare.claims import Answer, answer_claims
+from triptych.tools.compare.claims import Answer, answer_claims, subtract_values
 from triptych.tools.compare.content import (
     AS_USUAL,
     MEASURES,
@@ -46,7 +46,6 @@ from triptych.tools.compare.pairs import (
     compare_losses,
     compare_networks,
     compare_recipes,
-    measure_difference,
 )
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -122,8 +121,8 @@ def answer(config: Config, comparison: BaseComparison) -> list[Answer]:
     """What is required of it, tested and counted by the log where there is one."""
     claims = [claim for claim in parse_claims(config["require"]) if claim]
     question, path = comparison.question, config["require_log"]
-    measure, metric = MEASURES.get(question.metric), question.metric
-    subtract = partial(measure_difference, metric=metric) if measure else labels.estimate
+    measure = MEASURES.get(question.metric)
+    subtract = partial(subtract_values, question=question) if measure else labels.estimate
     log = Path(path) if path else None
     return answer_claims(
         claims, comparison.recipes, question, measure or labels.MEASURE, subtract, log

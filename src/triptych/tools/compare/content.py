@@ -173,6 +173,16 @@ class Pair:
             return "a_not_inferior" if self.better == "a" else "b_not_inferior"
         return "undecided"
 
+    def describe(self) -> dict[str, Any]:
+        """For verdict.json."""
+        value, low, high = self.difference
+        return {
+            **{"a": self.a, "b": self.b, "difference": value, "low": low, "high": high},
+            **{"p": self.p, "p_adjusted": self.p_holm, "verdict": self.verdict},
+            "p_not_inferior": None if self.margin is None else self.p_not_inferior,
+            **{"num_seeds": self.num_seeds, "num_images": self.num_images},
+        }
+
 
 class Pairs(NamedTuple):
     """The pairs of one question, and how they were chosen among so many recipes."""

@@ -137,17 +137,13 @@ class Shifts(Section):
                 for s in each.scored
             ]
             tables = {"recipes": each.recipe_pairs, "networks": each.network_pairs}
-            described = {kind: [*map(describe_pair, table)] for kind, table in tables.items()}
+            described = {
+                kind: [pair.describe() for pair in table] for kind, table in tables.items()
+            }
             head = {"name": each.name, "num_images": each.num_images, "recipes": recipes}
             sets.append(head | {"pairs": described})
         counted = [each._asdict() for each in self.counted]
         return {"sets": replace_non_finite(sets), "counted": counted}
-
-
-def describe_pair(pair: Pair) -> dict[str, Any]:
-    value, low, high = pair.difference
-    names = {"a": pair.a, "b": pair.b, "difference": value, "low": low, "high": high}
-    return names | {"p": pair.p, "p_adjusted": pair.p_holm}
 
 
 def build(tested: Tested) -> Shifts | None:

@@ -10,7 +10,7 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare.claims import Answer
-from triptych.tools.compare.content import BaseComparison, Pairs, Question
+from triptych.tools.compare.content import MEASURES, BaseComparison, Question
 from triptych.tools.compare.pairs import has_metric
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import LEVEL, bonferroni_level
@@ -34,7 +34,6 @@ def write_verdict(comparison: BaseComparison, answers: Sequence[Answer] = ()) ->
 def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -> dict[str, Any]:
     question = comparison.question
     described = {name: section.describe() for name, section in comparison.sections.items()}
-    tables = {"recipes": comparison.recipe_pairs, "networks": comparison.network_pairs}
     return {
         "schema": SCHEMA,
         "made_at": comparison.made_at,
@@ -46,7 +45,7 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
         "metric": question.metric,
         "margin": question.margin,
         "runs": [each for recipe in comparison.recipes for each in list_runs(recipe, comparison)],
-        "pairs": [each for kind, table in tables.items() for each in list_pairs(kind, table)],
+        "pairs": [*list_pairs(comparison)],
         **{key: described.get(name) for key, name in SECTIONS.items()},
         "claims": [answer.describe() for answer in answers],
         "sentences": list(comparison.verdict),
@@ -59,10 +58,13 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
 
 
 def write_question(question: Question) -> str:
-    """In one sentence: what a plan asked, or what the settings did."""
-    planned = getattr(question.plan, "question", None)
-    margin = "" if question.margin is None else f", by more than {100 * question.margin:g} points"
-    return planned or f"Which of these differ in {question.metric}{margin}?"
+    """In one sentence: what a plan asked, or what the settings do."""
+    if planned := getattr(question.plan, "question", None):
+        return str(planned)
+    if question.margin is None:
+        return f"Which of these differ in {question.metric}?"
+    margin = MEASURES[question.metric].write_margin(question.margin)
+    return f"Which of these differ in {question.metric}, and which are within {margin}?"
 
 
 def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, Any]]:
@@ -82,13 +84,11 @@ def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, 
         }
 
 
-def list_pairs(kind: str, table: Pairs) -> Iterator[dict[str, Any]]:
-    level = bonferroni_level(len(table.pairs))
-    for pair in table.pairs:
-        value, low, high = pair.difference
-        yield {
-            **{"kind": kind, "a": pair.a, "b": pair.b},
-            **{"difference": value, "low": low, "high": high, "level": level},
-            **{"p": pair.p, "p_adjusted": pair.p_holm, "verdict": pair.verdict},
-            **{"num_seeds": list(pair.num_seeds), "num_images": pair.num_images},
-        }
+def list_pairs(comparison: BaseComparison) -> Iterator[dict[str, Any]]:
+    """Of recipes, then of networks, each with the level that its interval has over all looks."""
+    plan = comparison.question.plan
+    tables = {"recipes": comparison.recipe_pairs, "networks": comparison.network_pairs}
+    for kind, table in tables.items():
+        planned = plan.num_pairs if plan and kind == "recipes" else 0
+        level = bonferroni_level(max(len(table.pairs), planned))
+        yield from ({"kind": kind, **pair.describe(), "level": level} for pair in table.pairs)
