@@ -107,6 +107,9 @@ def test_lists_quotes_sweeps_home_and_variables_keep_their_meaning(
     assert read("run=[my runs,b=c,'d']".replace("'", "")) == ["my runs", "b=c", "d"]
     assert read("run=['a,b',c]") == ["a,b", "c"]
     assert read("images='a (1).jpg'") == "a (1).jpg"
+    claims = ["a, lr=0.1 better b margin=0.5", "'a b' equivalent c"]
+    assert read(f"require={claims[0]}") == claims[0]
+    assert read(f'require=["{claims[0]}","{claims[1]}"]') == claims
     assert read("log_dir=${oc.env:HOME}/my logs (1)") == "/home/me/my logs (1)"
     assert read("model.weights=null") is None
     sweep = OverridesParser.create().parse_override(

@@ -69,19 +69,21 @@ class Tries(NamedTuple):
 def read_lines(file: IO[str], path: Path) -> list[dict[str, Any]]:
     file.seek(0)
     lines: list[dict[str, Any]] = []
-    while text := file.readline():
+    while True:
         try:
+            if not (text := file.readline()):
+                return lines
             line = json.loads(text)
-            is_whole = text.endswith("\n") and line["digest"] == digest_line(line)
+            follows = line["previous"] == (lines[-1]["digest"] if lines else "")
+            is_whole = follows and text.endswith("\n") and line["digest"] == digest_line(line)
         except (ValueError, TypeError, KeyError, AttributeError):  # of no such line at all
             is_whole = False
-        if not is_whole or line["previous"] != (lines[-1]["digest"] if lines else ""):
+        if not is_whole:
             raise UserError(
                 f"require_log={path}: line {len(lines) + 1} is not as it was written, or follows "
                 "another one\nput back the file as it was; a new log counts from 1, and must say so"
             )
         lines.append(line)
-    return lines
 
 
 def digest_line(line: dict[str, Any]) -> str:
