@@ -136,7 +136,7 @@ SLOTS = {
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 # Not in a run's config where they are null; nor, but for those of data, where they are empty.
 OPTIONAL = "plan loss metrics module optim.layer_decay model.drop_path trainer.on_oom".split()
-OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "folds", "fold")
+OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "groups", "folds", "fold")
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
     "log_dir": OF_RUNS,
@@ -175,6 +175,7 @@ RULES: dict[str, Rule] = {
     **{"data.folds": count(2, 1000).or_null(), "data.fold": count(0, 999).or_null()},
     **dict.fromkeys(("data.labels", "data.separator"), TEXT.or_null()),
     "data.max_value": number(0, above=True).or_null(),
+    "data.groups": either(count(1, 99), TEXT).or_null(),
     "data.source": NODE,
     **dict.fromkeys(("model._target_", "model.name"), TEXT),
     "model.weights": PATH.or_null(),
@@ -272,6 +273,9 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if (tuned := config.get("tuned")) and tuned["seed"] == config["seed"]:
         yield f"seed={tuned['seed']}: trained the trials of {tuned.get('study')}; take another"
     yield from find_missing_images(data)
+    if groups := data.get("groups"):
+        module = import_module("triptych.data.group_names")
+        yield from module.find_problems(groups, data.get("labels"))
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"

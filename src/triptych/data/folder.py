@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from triptych.data.group_names import find_problems, name_groups, parse
+from triptych.data.groups import number_groups
 from triptych.data.label_table import read_labels, sort_labels, split_labels
 from triptych.data.names import ESCAPE, class_name, decode_name, escape_name, visible_part
 from triptych.data.photos import FITS, MAX_PIXELS
@@ -62,7 +64,7 @@ class Folder(Source):
     `fit` says how a photo becomes a square: `crop`, `pad` or `stretch`. Without `test/` a test set
     is split off the training photos, without `val/` a validation set. `splits` names the folders
     below `root` in place of these, `labels` a CSV file that names the photos and their classes, any
-    number for each where there is a `separator`.
+    number for each where there is a `separator`; `groups` is as in `group_names.parse`.
     Photos that cannot be read, or have more than `max_pixels`, are named and left out. `max_value`
     is that of `photos.decode_image`. Raises ValueError if `size` is not from 1 to 4096, or there is
     no such `fit`.
@@ -80,11 +82,15 @@ class Folder(Source):
         labels: str | None = None,
         max_value: float | None = None,
         separator: str | None = None,
+        groups: int | str | None = None,
     ) -> None:
         if type(size) is not int or not 1 <= size <= MAX_SIDE or fit not in FITS:
             raise ValueError(f"no square has size={size} and fit={fit}")
         self._root = Path(os.path.expanduser(root)).absolute()
+        for problem in find_problems(groups, labels) if groups else ():
+            raise UserError(problem)
         self._splits, self._labels, self._separator = splits, labels, separator
+        self._groups = groups
         self.square = SquareFormat(size, fit, max_pixels, max_value)
 
     def missing(self) -> str | None:
@@ -109,6 +115,7 @@ class Folder(Source):
             firsts = {squares.digests[i]: i for i in reversed(splits["train"])}
             splits["train"] = [*firsts.values()][::-1]
         images = LabelledImages(squares.images, labels)
+        groups = number_groups([photo.group for photo in photos]) if self._groups else None
         return ImageSet(
             train=images,
             test=images,
@@ -116,12 +123,13 @@ class Folder(Source):
             splits={split: torch.tensor(chosen) for split, chosen in splits.items()},
             notes=(*listing.notes, *describe_problems(listing, photos, squares)),
             files=[escape_name(photo.name) for photo in photos],
+            groups=None if groups is None else (groups, groups),
         )
 
     @cached_property
     def _listing(self) -> Listing:
         places = (self._splits, self._labels, self.least_classes, self._separator)
-        return list_photos(self._root, *places)
+        return list_photos(self._root, *places, self._groups)
 
 
 def list_photos(
@@ -130,6 +138,7 @@ def list_photos(
     labels: str | None = None,
     least_classes: int = 2,
     separator: str | None = None,
+    groups: int | str | None = None,
 ) -> Listing:
     """The photos of a root's folders, or those that a table with their `labels` names.
 
@@ -137,16 +146,27 @@ def list_photos(
     folder cannot be read.
     """
     try:
-        listing = list_table(root, labels, separator) if labels else list_folders(root, splits)
+        if labels:
+            column = parse(groups).column if groups else None
+            listing = list_table(root, labels, separator, column)
+        else:
+            listing = list_folders(root, splits)
     except OSError as error:
         raise UserError(f"{error.filename or root}: {error.strerror}") from error
     check_classes(listing, {}, least_classes)
-    return listing
+    if not groups:
+        return listing
+    levels = {s: 0 if labels else len(Path(f).parts) + 1 for s, f in listing.folders.items()}
+    names = name_groups(groups, listing.photos, levels)
+    pairs = zip(listing.photos, names, strict=True)
+    return listing._replace(photos=[photo._replace(group=name) for photo, name in pairs])
 
 
-def list_table(root: Path, labels: str, separator: str | None = None) -> Listing:
+def list_table(
+    root: Path, labels: str, separator: str | None = None, column: str | None = None
+) -> Listing:
     """The photos below a root that a table names, with its labels: see `label_table`."""
-    photos, notes = read_labels(root, labels, separator)
+    photos, notes = read_labels(root, labels, separator, column)
     splits = {photo.split: "." for photo in photos}
     trained = (split_labels(p.class_name, separator) for p in photos if p.split == "train")
     classes = sort_labels([name for names in trained for name in names])

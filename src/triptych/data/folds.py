@@ -6,6 +6,7 @@ Shapes: N images.
 import torch
 from torch import Tensor
 
+from triptych.data.groups import number_group_folds
 from triptych.data.rng import find_strata, hash64
 from triptych.data.source import ImageSet
 from triptych.errors import UserError
@@ -16,7 +17,7 @@ def hold_out_fold(data: ImageSet, folds: int, fold: int, seed: int) -> tuple[Ima
 
     Where the set has test images, they stay the test, and the parts are of all others: one
     validates, also in place of a validation set that it may have. Where it has none, the parts are
-    of its training images: one is the test. Raises UserError at more folds than images.
+    of its training images: one is the test. Raises UserError at more folds than images or groups.
     """
     splits = data.splits or {
         "train": torch.arange(len(data.train.labels)),
@@ -28,7 +29,12 @@ def hold_out_fold(data: ImageSet, folds: int, fold: int, seed: int) -> tuple[Ima
         pool = torch.cat([pool, splits[held_out]]).sort().values
     if folds > len(pool):
         raise UserError(f"data.folds={folds}: there are {len(pool)} images to share out")
-    is_held_out = number_folds(pool, data.train.labels[pool], folds, seed) == fold
+    if data.groups:
+        groups = data.groups[0][pool]
+        numbers = number_group_folds(data.train.labels[pool], groups, folds, seed)
+    else:
+        numbers = number_folds(pool, data.train.labels[pool], folds, seed)
+    is_held_out = numbers == fold
     parts = {"train": pool[~is_held_out], held_out: pool[is_held_out]}
     note = (
         f"fold {fold} of {folds} {use}: {len(parts[held_out])} of {len(pool)} images, "

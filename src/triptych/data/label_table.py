@@ -29,13 +29,16 @@ class Row(NamedTuple):
     file: str
     label: str
     split: str
+    group: str = ""
 
 
-def read_labels(root: Path, labels: str, separator: str | None) -> tuple[list[Photo], list[str]]:
+def read_labels(
+    root: Path, labels: str, separator: str | None, column: str | None = None
+) -> tuple[list[Photo], list[str]]:
     """The photos that a table names, by split, class and name, and notes on what it leaves out.
 
     With a `separator`, a photo has any number of labels: in a cell, or those of the columns that
-    have a 1; `class_name` has them joined, see `split_labels`.
+    have a 1; `class_name` has them joined, see `split_labels`. A `column` names each one's group.
 
     The table lies where `labels` says, else below the root. Raises UserError, with the line of the
     table, where it cannot be used.
@@ -43,17 +46,18 @@ def read_labels(root: Path, labels: str, separator: str | None) -> tuple[list[Ph
     table = find_table(root, labels)
     files: dict[str, Photo] = {}
     missing = []
-    for row in read_rows(table, separator):
+    for row in read_rows(table, separator, column):
         found = find_file(root, row, needs_label=separator is None)
         if found is None:
             missing.append(f"{escape_name(row.file)} ({row.place.rpartition(': ')[2]})")
             continue
         state = file_state(root / encode_name(found))
-        photo = Photo(found, state, SPLIT_NAMES[row.split.lower()], class_name(row.label))
+        split = SPLIT_NAMES[row.split.lower()]
+        photo = Photo(found, state, split, class_name(row.label), row.group)
         if (before := files.setdefault(found, photo)) != photo:
             raise UserError(
-                f"{row.place}: {escape_name(row.file)} is {photo.class_name} ({photo.split}), "
-                f"and in a line before {before.class_name} ({before.split})"
+                f"{row.place}: {escape_name(row.file)} is {describe(photo)}, "
+                f"and in a line before {describe(before)}"
             )
     if missing:
         raise UserError(
@@ -63,6 +67,10 @@ def read_labels(root: Path, labels: str, separator: str | None) -> tuple[list[Ph
     photos = sorted(files.values(), key=lambda p: (SPLITS.index(p.split), p.class_name, p.name))
     check_trained(table, photos, separator)
     return photos, describe_unlisted(root, files)
+
+
+def describe(photo: Photo) -> str:
+    return f"{photo.class_name} ({' '.join(filter(None, (photo.split, photo.group)))})"
 
 
 def find_table(root: Path, labels: str) -> Path:
@@ -121,7 +129,7 @@ def relative_name(file: str, root: Path, place: str) -> str:
     return below
 
 
-def read_rows(table: Path, separator: str | None = None) -> list[Row]:
+def read_rows(table: Path, separator: str | None = None, column: str | None = None) -> list[Row]:
     """Every row; the split is `train` where there is no such column."""
     try:
         text = table.read_bytes().decode("utf-8-sig")
@@ -129,7 +137,7 @@ def read_rows(table: Path, separator: str | None = None) -> list[Row]:
         raise UserError(f"data.labels={table}: not UTF-8; save it as CSV UTF-8") from error
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    columns = find_columns(table, reader.fieldnames or [], bool(separator))
+    columns = find_columns(table, reader.fieldnames or [], bool(separator), column)
     rows = []
     try:
         for cells in reader:
@@ -162,10 +170,12 @@ def find_marked(marks: dict[str, str | None], separator: str, place: str) -> str
     return separator.join(name for name, mark in marks.items() if MARKS[(mark or "").strip()])
 
 
-def find_columns(table: Path, header: Sequence[str], may_be_marked: bool = False) -> dict[str, str]:
+def find_columns(
+    table: Path, header: Sequence[str], may_be_marked: bool = False, group: str | None = None
+) -> dict[str, str]:
     """The column of each use that there is; raises UserError without one of files or of labels.
 
-    Labels `may_be_marked`, in all columns of no other use.
+    Labels `may_be_marked`, in all columns of no other use. `group` is the name of one more.
     """
     columns = {(name or "").strip().lower(): name for name in header}
     chosen = {
@@ -173,6 +183,11 @@ def find_columns(table: Path, header: Sequence[str], may_be_marked: bool = False
         for use, names in COLUMNS.items()
         if columns.keys() & names
     }
+    if group is not None:
+        if group.strip().lower() not in columns:
+            known = ", ".join(columns)
+            raise UserError(f"data.groups={group}: no such column in {table}, but {known}")
+        chosen["group"] = columns[group.strip().lower()]
     are_marked = may_be_marked and len(header) > len(chosen)
     for use in ("file",) if are_marked else ("file", "label"):
         if use not in chosen:

@@ -27,7 +27,8 @@ class ImageSet(NamedTuple):
     `splits` are indices, int64, of a set that comes split: of `train` and perhaps `val`, both into
     the training images, and perhaps of `test`. `notes` are lines for whoever trains on the set.
     `files`, by index, name the images of a set that has one list for `train` and `test`: text
-    without lone surrogates, each name once.
+    without lone surrogates, each name once. `groups`, int64 (N,) of `train` and of `test`, are
+    equal where images are not independent, as photos of one object.
     """
 
     train: LabelledImages
@@ -36,6 +37,7 @@ class ImageSet(NamedTuple):
     splits: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
     files: Sequence[str] | None = None
+    groups: tuple[Tensor, Tensor] | None = None
 
 
 class Source:
@@ -70,15 +72,27 @@ def split_indices(data: ImageSet, sizes: dict[str, int | None], seed: int) -> di
     pool = splits["train"]
     held_out = [name for name in ("test", "val") if name not in splits]
     nums = [sizes[name] or max(1, round(HELD_OUT_SHARE * len(pool))) for name in held_out]
-    parts = split_stratified(data.train.labels[pool], [*nums, sizes["train"]], seed)
-    indices = {name: pool[part] for name, part in zip([*held_out, "train"], parts, strict=True)}
+    parts = split_images(data, "train", pool, [*nums, sizes["train"]], seed)
+    indices = dict(zip([*held_out, "train"], parts, strict=True))
     for name in splits.keys() - indices.keys():
-        labels = (data.test if name == "test" else data.train).labels[splits[name]]
-        [part] = split_stratified(labels, [sizes[name]], seed)
-        indices[name] = splits[name][part]
+        [indices[name]] = split_images(data, name, splits[name], [sizes[name]], seed)
     if sizes["train"] is None:  # a quick run on a few images may lose a class
         check_classes_trained(data, indices)
     return indices
+
+
+def split_images(
+    data: ImageSet, split: str, index: Tensor, sizes: list[int | None], seed: int
+) -> list[Tensor]:
+    """Disjoint stratified parts of a split's index, of whole groups where there are any."""
+    labels = (data.test if split == "test" else data.train).labels[index]
+    if data.groups:
+        from triptych.data.groups import split_groups  # a default run needs nothing of it
+
+        parts = split_groups(labels, data.groups[split == "test"][index], sizes, seed)
+    else:
+        parts = split_stratified(labels, sizes, seed)
+    return [index[part] for part in parts]
 
 
 def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:

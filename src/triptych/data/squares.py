@@ -39,6 +39,7 @@ class Photo(NamedTuple):
     state: tuple[int, ...]  # what changes with the file, see `file_state`
     split: str  # train, val, test
     class_name: str
+    group: str = ""  # by its name: photos that belong together, as those of one object
 
 
 class SquareFormat(NamedTuple):

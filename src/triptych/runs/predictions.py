@@ -114,7 +114,9 @@ class ClassPredictions(Predictions):
         return self.answers
 
 
-def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
+def read_arrays(
+    path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Array]:
     """The arrays of those names in an npz file, of any shape and type; pickles are not loaded.
 
     Raises UserError in one line where the file is missing or broken, or lacks one of them.
@@ -122,7 +124,8 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
     try:
         with ZipFile(path) as archive:
             members = {*archive.namelist()}
-            arrays = {n: read_array(archive, n) for n in names if f"{n}.npy" in members}
+            present = [name for name in (*names, *optional) if f"{name}.npy" in members]
+            arrays = {name: read_array(archive, name) for name in present}
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except Exception as error:  # of numpy, of zipfile, of the system: many kinds
@@ -165,7 +168,7 @@ def read_predictions(path: Path, task: str | None = None) -> Predictions:
     """
     if task not in (None, MULTILABEL):
         raise UserError(f"{path}: of a task that is not read here, {format_value(task)}")
-    arrays = read_arrays(path, ("logits", "labels", "index"))
+    arrays = read_arrays(path, ("logits", "labels", "index"), ("groups",))
     if problem := (_find_multilabel_problem if task else _find_problem)(**arrays):
         raise UserError(f"{path}: {problem}")
     return (MultilabelPredictions if task else Predictions)(**arrays)
@@ -234,20 +237,25 @@ def unescape_formula(text: str) -> str:
     return text[1:] if text[:1] == "'" and FORMULA.match(text[1:]) else text
 
 
-def _find_multilabel_problem(logits: Array, labels: Array, index: Array) -> str | None:
-    if problem := _find_problem(logits, np.zeros(index.shape, np.int64), index):
+def _find_multilabel_problem(
+    logits: Array, labels: Array, index: Array, groups: Array | None = None
+) -> str | None:
+    if problem := _find_problem(logits, np.zeros(index.shape, np.int64), index, groups):
         return problem
     if labels.dtype != np.uint8 or labels.shape != logits.shape or labels.max() > 1:
         return f"labels must be 0 or 1, uint8 {logits.shape}; they are {labels.dtype}"
     return None
 
 
-def _find_problem(logits: Array, labels: Array, index: Array) -> str | None:
+def _find_problem(
+    logits: Array, labels: Array, index: Array, groups: Array | None = None
+) -> str | None:
     if logits.ndim != 2 or logits.dtype.kind != "f" or not 2 <= logits.shape[1] <= MAX_CLASSES:
         expected = f"floats (N, C) of 2 to {MAX_CLASSES:,} classes"
         return f"logits must be {expected}, they are {logits.dtype} {logits.shape}"
     num_images, num_classes = logits.shape
-    for name, values in (("labels", labels), ("index", index)):
+    groups = index if groups is None else groups
+    for name, values in (("labels", labels), ("index", index), ("groups", groups)):
         if values.dtype != np.int64 or values.shape != (num_images,):
             return f"{name} must be int64 ({num_images},), they are {values.dtype} {values.shape}"
     if not num_images:

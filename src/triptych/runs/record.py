@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -166,6 +166,7 @@ class Record:
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
         self.metadata = metadata
+        self.groups: Mapping[str, Any] = {}  # of all images that a split is of, where they have any
         self._started = read_start()
 
     @classmethod
@@ -313,8 +314,8 @@ class Record:
             writer.writerow(row)
 
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
-        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split; labels of any
-        number of classes an image are uint8 (N, C) of 0 and 1.
+        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split, with `groups`
+        where images have any; labels of any number of classes an image are uint8 (N, C), 0 and 1.
 
         A table of what they were before is deleted.
 
@@ -323,6 +324,10 @@ class Record:
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.csv").unlink(missing_ok=True)
+        if split in self.groups:
+            arrays["groups"] = np.asarray(self.groups[split])[arrays["index"]]
+            if split == "test":
+                self.update(num_groups=len(np.unique(arrays["groups"])))
         write_arrays(folder / f"{split}.npz", **arrays)
 
     def drop_predictions(self, split: str) -> None:
@@ -337,7 +342,8 @@ class Record:
             path = self.folder / "predictions" / f"{split}.csv"
             if path.with_suffix(".npz").exists():
                 with np.load(path.with_suffix(".npz")) as arrays:
-                    write(path, self.metadata["classes"], files, **arrays)
+                    shown = {name: arrays[name] for name in ("logits", "labels", "index")}
+                    write(path, self.metadata["classes"], files, **shown)
 
     @contextmanager
     def log_to_file(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SCORING = ("limit_test_batches", "limit_val_batches", "fast_dev_run", "deterministic", "benchmark")
 KEY_BYTES = 32
 # How to read photos and their labels, folders below their root, names of ours.
-HOW = ("fit", "splits", "separator", "set")
+HOW = ("fit", "splits", "separator", "set", "groups")
 PLACES = ("root", "labels")  # of photos: only their owner knows
 
 # The class that all of a slot are of, and the modules of libraries that have harmless ones: none

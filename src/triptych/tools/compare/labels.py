@@ -121,7 +121,8 @@ def estimate(*recipes: Recipe) -> Estimate:
     draws = [np.mean([network.draws for network in group], axis=0) for group in groups]
     value, drawn = (each[0] - each[1] if len(each) == 2 else each[0] for each in (means, draws))
     repeated = [each for each in seeds if len(each) >= MIN_SEEDS]
-    found = estimate_ap(float(value), drawn, recipes[0].first.num_test, repeated)
+    num_units = recipes[0].first.num_groups or recipes[0].first.num_test
+    found = estimate_ap(float(value), drawn, num_units, repeated)
     if any(len(each) == 2 for each in seeds):  # their scatter says too little
         found = found._replace(variance=np.inf)
     return found

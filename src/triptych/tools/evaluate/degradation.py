@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from triptych.errors import UserError
 from triptych.runs.predictions import read_arrays
 from triptych.runs.storage import atomic_write, write_csv
-from triptych.tools.statistics.inference import LEVEL, WithInterval, resample_counts, wilson
+from triptych.tools.statistics.groups import resample_images, share_interval
+from triptych.tools.statistics.inference import LEVEL, WithInterval
 
 UNMODIFIED = "unmodified"
 OVERALL = "all"  # the mean over the types
@@ -38,25 +39,31 @@ class Outcomes(NamedTuple):
     severities: NDArray[np.int64]  # (V,)
     index: NDArray[np.int64]  # type: ignore[assignment]  # (N,), place in the official set
     correct: NDArray[np.bool_]  # (V, N)
+    groups: NDArray[np.int64] | None = None  # (N,), of images that have any
 
 
 def accuracy_by_variant(outcomes: Outcomes) -> list[VariantAccuracy]:
-    """With Wilson's 95 % intervals."""
-    n, right = len(outcomes.index), outcomes.correct.sum(axis=1).tolist()
-    variants = zip(outcomes.types.tolist(), outcomes.severities.tolist(), right, strict=True)
-    return [VariantAccuracy(name, s, n, k / n, *wilson(k, n)) for name, s, k in variants]
+    """With 95 % intervals over images, or groups of them."""
+    types, severities, index, every, groups = outcomes
+    variants = zip(types.tolist(), severities.tolist(), every, strict=True)
+    return [
+        VariantAccuracy(
+            name, s, len(index), int(right.sum()) / len(index), *share_interval(right, groups)
+        )
+        for name, s, right in variants
+    ]
 
 
 def degradations(outcomes: Outcomes) -> dict[str, WithInterval]:
     """Accuracy unmodified less its mean over a type's severities: each type, then `all`."""
-    return _bootstrap_means(_losses_by_image(outcomes))
+    return _bootstrap_means(_losses_by_image(outcomes), outcomes.groups)
 
 
 def degradation_differences(one: Outcomes, other: Outcomes) -> dict[str, WithInterval]:
     """How much more the one network loses than the other on the same images, for types of both."""
     assert np.array_equal(one.index, other.index)
     a, b = _losses_by_image(one), _losses_by_image(other)
-    return _bootstrap_means({name: a[name] - b[name] for name in a if name in b})
+    return _bootstrap_means({name: a[name] - b[name] for name in a if name in b}, one.groups)
 
 
 def _losses_by_image(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
@@ -66,14 +73,17 @@ def _losses_by_image(outcomes: Outcomes) -> dict[str, NDArray[np.float64]]:
     return {name: outcomes.correct[0] - mean for name, mean in right.items()}
 
 
-def _bootstrap_means(losses: dict[str, NDArray[np.float64]]) -> dict[str, WithInterval]:
+def _bootstrap_means(
+    losses: dict[str, NDArray[np.float64]], groups: NDArray[np.int64] | None
+) -> dict[str, WithInterval]:
     """Means of each type's (N,) and of all types; percentiles over resamples that they share."""
     if not losses:
         return {}
     values = np.stack([*losses.values(), np.mean([*losses.values()], axis=0)])
     num_images = values.shape[1]
-    parts = np.array_split(resample_counts(num_images), max(1, num_images // IMAGES_AT_ONCE))
-    resampled = np.concatenate([part @ values.T for part in parts]) / num_images
+    counts = resample_images(num_images, groups)
+    parts = np.array_split(counts, max(1, num_images // IMAGES_AT_ONCE))
+    resampled = np.concatenate([part @ values.T / part.sum(axis=1)[:, None] for part in parts])
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     columns = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
     return dict(zip([*losses, OVERALL], map(WithInterval._make, columns), strict=True))
@@ -85,16 +95,19 @@ def write_outcomes(outcomes: Outcomes, folder: Path) -> None:
     write_csv(folder / "image_types.csv", rows)
     (folder / "predictions").mkdir(exist_ok=True)
     with atomic_write(folder / "predictions" / "image_types.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **outcomes._asdict())
+        arrays = {name: array for name, array in outcomes._asdict().items() if array is not None}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_outcomes(folder: Path) -> Outcomes:
     """What `write_outcomes` left there; raises UserError in one line where it is not that."""
     path = folder / "predictions" / "image_types.npz"
-    outcomes = Outcomes(**read_arrays(path, Outcomes._fields))
-    types, severities, index, correct = outcomes
+    outcomes = Outcomes(**read_arrays(path, Outcomes._fields[:-1], Outcomes._fields[-1:]))
+    types, severities, index, correct, groups = outcomes
+    groups = index if groups is None else groups
     if (
         [types.dtype.kind, severities.dtype, index.dtype, correct.dtype] != ["U", "i8", "i8", "?"]
+        or (groups.dtype, groups.shape) != ("i8", index.shape)
         or not types.ndim == index.ndim == 1
         or types.shape != severities.shape
         or correct.shape != (len(types), len(index))

@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from triptych.runs.multilabel import average_precision
 from triptych.runs.predictions import MultilabelPredictions
 from triptych.tools.statistics.crossed import Estimate, combine
-from triptych.tools.statistics.inference import NUM_RESAMPLES, resample_counts
+from triptych.tools.statistics.groups import resample_images
+from triptych.tools.statistics.inference import NUM_RESAMPLES
 
 
 def bootstrap_ap(
     predictions: MultilabelPredictions, num_resamples: int = NUM_RESAMPLES
 ) -> NDArray[np.float64]:
-    """The mean over classes of average precision (R,), the same resamples for every network.
+    """The mean over classes of average precision (R,), the same resamples for every network, of
+    whole groups where images have any.
 
     A class that a resample has no image of is left out of its mean.
     """
-    counts = resample_counts(len(predictions.index), num_resamples)
+    counts = resample_images(len(predictions.index), predictions.groups, num_resamples)
     total, num = np.zeros(num_resamples), np.zeros(num_resamples)
     for logits, labels in zip(predictions.logits.T, predictions.labels.T, strict=True):
         ap = average_precision(logits, labels > 0, counts)

@@ -4,14 +4,16 @@ Top-label calibration: the confidence is the probability of the predicted class.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from triptych.runs.predictions import Predictions
-from triptych.tools.statistics.inference import LEVEL, Interval, resample_counts, wilson
+from triptych.tools.statistics.groups import resample_images, share_interval
+from triptych.tools.statistics.inference import LEVEL, Interval
 from triptych.tools.statistics.scores import nll
 
 NUM_BINS = 15
@@ -22,7 +24,7 @@ TEMPERATURES = (0.05, 20.0)  # bounds: a validation set that is all right has no
 class Bin(NamedTuple):
     confidence: float  # mean
     accuracy: float
-    interval: Interval  # Wilson, of the accuracy
+    interval: Interval  # of the accuracy
     num_images: int
 
 
@@ -32,7 +34,8 @@ class Reliability(NamedTuple):
     That interval is a little narrow: it held the truth of 88 in 100 networks at 1,500 images, and
     of 92 and more at 10,000.
     `expected` and `expected_high` are the mean and the 95 % quantile of what a perfectly calibrated
-    network with these confidences would show at this number of images.
+    network with these confidences would show at this number of images. Where images have groups,
+    resamples are of whole ones, and that network is wrong about a group as this one is, up or down.
     """
 
     error: float
@@ -65,7 +68,7 @@ def calibrate(test: Predictions, val: Predictions | None) -> Calibration:
 
 def scale(test: Predictions, temperature: float) -> Predictions:
     """With logits divided by it."""
-    return Predictions(test.logits.astype(np.float64) / temperature, test.labels, test.index)
+    return replace(test, logits=test.logits.astype(np.float64) / temperature)
 
 
 def calibration_error(predictions: Predictions) -> float:
@@ -79,21 +82,28 @@ def reliability(predictions: Predictions) -> Reliability:
     """The calibration error, with what it is to be measured against."""
     order, bins = _equal_mass_bins(predictions)
     confidence, correct = predictions.confidence[order], predictions.correct[order]
+    groups = predictions.groups
     gaps, num_images, starts = confidence - correct, len(order), [bin[0] for bin in bins]
 
-    def error(gap_sums: NDArray[np.floating]) -> NDArray[np.float64]:
+    def error(gap_sums: NDArray[np.floating], num: Any = num_images) -> NDArray[np.float64]:
         """The calibration error, from sums of gaps by bin along the last axis."""
         total: NDArray[np.float64] = np.abs(gap_sums).sum(axis=-1, dtype=np.float64)
-        return total / num_images
+        return total / num
 
     value = float(error(np.add.reduceat(gaps, starts)))
     gaps_by_bin = np.zeros((num_images, len(bins)), dtype=np.float32)
     for i, bin in enumerate(bins):
         gaps_by_bin[order[bin], i] = gaps[bin]
-    parts = np.array_split(resample_counts(num_images), 20)  # a product makes floats of a part
-    resampled = np.concatenate([error(part @ gaps_by_bin) for part in parts])
-    hits = np.random.default_rng(0).random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
-    null = error(np.add.reduceat(hits - confidence, starts, axis=1))
+    counts = resample_images(num_images, groups)
+    parts = np.array_split(counts, 20)  # a product makes floats of a part
+    resampled = np.concatenate([error(part @ gaps_by_bin, part.sum(axis=1)) for part in parts])
+    random = np.random.default_rng(0)
+    if groups is None:
+        hits = random.random((NUM_NULL_DRAWS, num_images), np.float32) < confidence
+        null = error(np.add.reduceat(hits - confidence, starts, axis=1))
+    else:
+        names, group = np.unique(groups, return_inverse=True)
+        null = error(random.choice([-1, 1], (NUM_NULL_DRAWS, len(names)))[:, group] @ gaps_by_bin)
     null_high = float(np.quantile(null, LEVEL))
     # The basic bootstrap interval: resampled errors exceed `value` as much as it the truth; down
     # to 0 where a perfectly calibrated network may well show `value`, always up to `value`.
@@ -105,7 +115,7 @@ def reliability(predictions: Predictions) -> Reliability:
         expected=float(null.mean()),
         expected_high=null_high,
         nll=nll(predictions),
-        bins=[_summarize_bin(confidence[bin], correct[bin]) for bin in bins],
+        bins=[_summarize_bin(predictions, order[bin]) for bin in bins],
     )
 
 
@@ -115,8 +125,10 @@ def _equal_mass_bins(predictions: Predictions) -> tuple[NDArray[np.int64], list[
     return order, np.array_split(np.arange(len(order)), min(NUM_BINS, len(order)))
 
 
-def _summarize_bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Bin:
-    interval = wilson(int(correct.sum()), len(correct))
+def _summarize_bin(predictions: Predictions, places: NDArray[np.int64]) -> Bin:
+    confidence, correct = predictions.confidence[places], predictions.correct[places]
+    groups = None if predictions.groups is None else predictions.groups[places]
+    interval = share_interval(correct, groups)
     return Bin(float(confidence.mean()), float(correct.mean()), interval, len(correct))
 
 

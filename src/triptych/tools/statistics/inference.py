@@ -30,7 +30,7 @@ class WithInterval(NamedTuple):
     high: float = math.nan
 
 
-def wilson(correct: int, num_images: int, level: float = LEVEL) -> Interval:
+def wilson(correct: float, num_images: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval for a share; without images it is 0 to 1."""
     k, n, z2 = correct, num_images, float(ndtri((1 + level) / 2)) ** 2
     centre = (k + z2 / 2) / (n + z2)

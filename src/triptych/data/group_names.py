@@ -1,0 +1,86 @@
+"""Which photos belong together, as those of one object: what `data.groups` says. No torch."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from triptych.errors import UserError, list_first
+
+COLUMN = "column:"  # before the name of a column that would be taken for something else
+
+
+class Named(Protocol):
+    """A photo, as `squares.Photo`: its path below the root, and what a column says of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+
+
+class Grouping(NamedTuple):
+    """Where a group's name stands; one of the three, the others are None."""
+
+    level: int | None = None  # in so many folders below that of the class
+    pattern: str | None = None  # in the file's name, or its path where the pattern has a /
+    column: str | None = None  # in the table of labels
+
+
+def parse(groups: int | str) -> Grouping:
+    """`folder` or a number of folders, a text with a parenthesis, any other text."""
+    if isinstance(groups, int) or groups == "folder":
+        return Grouping(level=1 if groups == "folder" else int(groups))
+    if "(" in groups and not groups.startswith(COLUMN):
+        return Grouping(pattern=groups)
+    return Grouping(column=groups.removeprefix(COLUMN))
+
+
+def find_problems(groups: int | str, labels: str | None) -> Iterator[str]:
+    """What is wrong with the setting by itself, in a line."""
+    _, pattern, column = parse(groups)
+    if column and not labels:
+        yield (
+            f"data.groups={groups}: a column needs data.labels, the table that has it; photos in "
+            "folders take folder, a number, or a regular expression with a part in ( )"
+        )
+    try:
+        if pattern and not re.compile(pattern).groups:
+            yield f"data.groups={groups}: names no part in ( ), as '(.*)_\\d+' does"
+    except re.error as error:
+        yield f"data.groups={groups}: no regular expression ({error})"
+
+
+def name_groups(groups: int | str, photos: Sequence[Named], levels: Mapping[str, int]) -> list[str]:
+    """The name of each photo's group; equal names are one group, in whatever class and split.
+
+    `levels` are, by split, how many folders of a path lead to the photos of a class. Raises
+    UserError where a photo is in no group.
+    """
+    grouping = parse(groups)
+    names = [_name_group(grouping, photo, levels[photo.split]) for photo in photos]
+    if without := [photo.name for photo, name in zip(photos, names, strict=True) if not name]:
+        hint = "the whole name must match, without its ending"
+        if not grouping.pattern:
+            where = "column" if grouping.column else "folder below their class"
+            hint = f"they have none of it: a {where} names the group"
+        raise UserError(
+            f"data.groups={groups}: {len(without)} of {len(photos)} photos are in no group: "
+            f"{list_first(without, 5)}\n{hint}"
+        )
+    return names
+
+
+def _name_group(grouping: Grouping, photo: Named, level: int) -> str:
+    """Empty where it has none."""
+    *folders, file = photo.name.split("/")
+    if grouping.level:
+        below = folders[level : level + grouping.level]
+        return "/".join(below) if len(below) == grouping.level else ""
+    if not grouping.pattern:
+        return photo.group
+    name = photo.name if "/" in grouping.pattern else file
+    match = re.fullmatch(grouping.pattern, os.path.splitext(name)[0])
+    return "/".join(filter(None, match.groups())) if match else ""

@@ -1,0 +1,132 @@
+"""Splits and folds of images that belong together: a group is in one of them, whole.
+
+Shapes: N images, G groups, C classes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import combinations, groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.data.rng import find_strata, hash64
+from triptych.errors import UserError
+
+
+class Groups(NamedTuple):
+    """Of some images: whole groups, as they are dealt out."""
+
+    member: Tensor  # int64 (N,), the place of each image's group
+    sizes: list[int]  # (G,), images
+    strata: list[int]  # (G,), the rarest class of its images
+    order: list[int]  # (G,), strata one after another, each by a 64-bit hash of (seed, group)
+
+
+def number_groups(names: Sequence[str]) -> Tensor:
+    """The place of each name in the sorted list of names, int64 (N,)."""
+    number = {name: place for place, name in enumerate(sorted({*names}))}
+    return torch.tensor([number[name] for name in names])
+
+
+def find_groups(labels: Tensor, groups: Tensor, seed: int) -> Groups:
+    groups, member = torch.unique(groups, return_inverse=True)
+    classes = find_strata(labels).numpy()
+    rarest_last = np.lexsort((classes, -np.bincount(classes)[classes]))
+    strata = np.empty(len(groups), np.int64)
+    strata[member.numpy()[rarest_last]] = classes[rarest_last]  # of several the last stays
+    by_hash = torch.argsort(hash64(seed, groups), stable=True)
+    order = by_hash[torch.argsort(torch.from_numpy(strata)[by_hash], stable=True)]
+    return Groups(member, member.bincount().tolist(), strata.tolist(), order.tolist())
+
+
+def split_groups(
+    labels: Tensor, groups: Tensor, sizes: Sequence[int | None], seed: int
+) -> list[Tensor]:
+    """As `rng.split_stratified`, whole groups (N,): sizes and proportions as nearly as they allow.
+
+    Raises UserError where no group is small enough.
+    """
+    found = find_groups(labels, groups, seed)
+    left, parts = found.order, list[Tensor]()
+    for size in sizes:
+        chosen = {*(left if size is None else choose_groups(found, left, size))}
+        left = [group for group in left if group not in chosen]
+        is_chosen = torch.zeros(len(found.sizes), dtype=torch.bool)
+        is_chosen[[*chosen]] = True
+        parts.append(torch.nonzero(is_chosen[found.member])[:, 0])
+    return parts
+
+
+def choose_groups(groups: Groups, left: Sequence[int], size: int) -> list[int]:
+    """Those of the groups left that hold about `size` images.
+
+    A group is taken where that brings the images of its stratum nearer to its share; what a stratum
+    lacks, or has too many of, is made up for by the next.
+    """
+    sizes = [groups.sizes[group] for group in left]
+    if size > sum(sizes):
+        raise UserError(
+            f"{size} images are to be taken, {sum(sizes)} are left; "
+            "lower data.num_train, data.num_val or data.num_test"
+        )
+    chosen, lacking = [], 0.0
+    for _, same in groupby(left, lambda group: groups.strata[group]):
+        members = [*same]
+        lacking += size * sum(groups.sizes[group] for group in members) / sum(sizes)
+        for group in members:
+            if groups.sizes[group] < 2 * lacking:
+                chosen.append(group)
+                lacking -= groups.sizes[group]
+    if not chosen:
+        raise UserError(
+            f"data.groups: no part of about {size} images is made of whole groups; {len(sizes)} "
+            f"are left, of {min(sizes, default=0)} to {max(sizes, default=0)} images\n"
+            "let data.num_val and data.num_test be as large as a group, or add photos of others"
+        )
+    return chosen
+
+
+def number_group_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold of each image, int64 (N,): each group, large ones first, goes to the fold with the
+    fewest images of its stratum, and of these to that with the fewest of all."""
+    found = find_groups(labels, groups, seed)
+    if folds > len(found.sizes):
+        raise UserError(f"data.folds={folds}: there are {len(found.sizes)} groups to share out")
+    numbers, totals = torch.empty(len(found.sizes), dtype=torch.int64), [0] * folds
+    for _, same in groupby(found.order, lambda group: found.strata[group]):
+        fullness = [(0, total, fold) for fold, total in enumerate(totals)]
+        heapify(fullness)
+        for group in sorted(same, key=lambda group: -found.sizes[group]):
+            num, total, fold = heappop(fullness)
+            numbers[group], size = fold, found.sizes[group]
+            totals[fold] += size
+            heappush(fullness, (num + size, total + size, fold))
+    return numbers[found.member]
+
+
+def describe_groups(
+    groups: Mapping[str, Tensor], indices: Mapping[str, Tensor], files: Sequence[str] | None
+) -> Iterator[str]:
+    """Lines on how many groups each split has, and on those that are in two of them.
+
+    By split, the `groups` of all images that it is of, and the index of its own.
+    """
+    parts = {split: each[indices[split]].numpy() for split, each in groups.items()}
+    counts = (f"{len(np.unique(each))} in {split}" for split, each in parts.items())
+    yield f"groups of images: {', '.join(counts)}"
+    for one, other in combinations(parts, 2):
+        shared = np.intersect1d(parts[one], parts[other])
+        if not len(shared):
+            continue
+        num = int(np.isin(parts[other], shared).sum())
+        places = [
+            int(indices[split][np.argmax(parts[split] == shared[0])]) for split in (one, other)
+        ]
+        names = [files[place] if files else f"no. {place}" for place in places]
+        yield (
+            f"in {one} and in {other}: {len(shared)} groups, with {num} of {len(parts[other])} "
+            f"images of {other}, such as {' and '.join(names)}: its scores flatter the network"
+        )

@@ -1,0 +1,48 @@
+"""Images that belong together: intervals and resamples count groups of them, not images.
+
+Shapes: N images, R resamples. `groups` (N,) are equal within one; with None each image is one.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from triptych.tools.statistics.crossed import sum_by_group
+from triptych.tools.statistics.inference import (
+    LEVEL,
+    NUM_RESAMPLES,
+    Interval,
+    resample_counts,
+    wilson,
+)
+
+Groups = NDArray[np.int64] | None
+
+
+def count_groups(groups: Groups) -> int | None:
+    return None if groups is None else len(np.unique(groups))
+
+
+def share_interval(right: NDArray[np.bool_], groups: Groups, level: float = LEVEL) -> Interval:
+    """Of the share of images that are right, (N,): Wilson's, or a t interval over groups.
+
+    Where groups do not scatter, it is Wilson's of as many images as there are groups.
+    """
+    if groups is None or not len(right):
+        return wilson(int(right.sum()), len(right), level)
+    by_group = sum_by_group(right[None].astype(np.float64), groups)[0]
+    num, share, scatter = len(by_group), float(right.mean()), float(np.ptp(by_group))
+    if num < 2 or scatter < 1e-9:
+        return wilson(share * num, num, level)
+    half = float(stdtrit(num - 1, (1 + level) / 2)) * float(by_group.std(ddof=1)) / num**0.5
+    return Interval(max(share - half, 0.0), min(share + half, 1.0))
+
+
+def resample_images(
+    num_images: int, groups: Groups, num_resamples: int = NUM_RESAMPLES
+) -> NDArray[np.uint8]:
+    """How often each resample of whole groups holds each image, (R, N)."""
+    if groups is None:
+        return resample_counts(num_images, num_resamples)
+    names, group = np.unique(groups, return_inverse=True)
+    return resample_counts(len(names), num_resamples)[:, group]
