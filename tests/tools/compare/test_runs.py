@@ -79,7 +79,7 @@ def test_a_run_on_other_images_of_the_same_test_hash_is_named(tmp_path: Path, na
     change_record(other, metrics={"test/accuracy": accuracy})
     runs, problems = read(tmp_path)
     assert {run.folder for run in runs} == usable
-    assert "test.npz: index or labels differ" in problems[str(other)]
+    assert "test.npz: index, labels or groups differ" in problems[str(other)]
 
 
 def test_of_the_same_config_and_seed_the_newest_finished_run_counts(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ class Pair:
     margin: float | None = None
     # That a, and that b, is not worse by the margin; adjusted over the table's pairs, by Holm.
     p_not_inferior: tuple[float, float] = (1.0, 1.0)
+    num_groups: int | None = None  # of the images, where they belong together
     costs: tuple[str, str] = ("", "")  # those of a as shares of those of b, and the other way
 
     @property
@@ -298,6 +299,11 @@ class BaseComparison:
         return any(network.has_probabilities for network in self.networks)
 
     @property
+    def has_groups(self) -> bool:
+        """Whether test images of any network belong together."""
+        return any(network.num_groups for network in self.networks)
+
+    @property
     def own_metrics(self) -> list[str]:
         """The names of metrics besides, of any of the networks."""
         names = {name for network in self.networks for name in network.own_metrics}
@@ -334,6 +340,8 @@ def write_csv(comparison: BaseComparison) -> str:
     """A line a run, fractions; empty where not measured."""
     text = io.StringIO()
     names = [*comparison.columns, *comparison.own_metrics]
+    if comparison.has_groups:
+        names.insert(names.index("num_test") + 1, "num_groups")
     values = (_list_columns(each) | comparison.list_scores(each) for each in comparison.networks)
     rows = [[replace_non_finite(row.get(name)) for name in names] for row in values]
     csv.writer(text, lineterminator="\n").writerows([names, *map(escape_formulas, rows)])
@@ -346,6 +354,7 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
         **network.own_metrics,
         **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
         "num_test": network.num_test,
+        "num_groups": network.num_groups,
         "accuracy": accuracy.value,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,

@@ -50,6 +50,12 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def count_images(num_images: int, num_groups: int | None, noun: str = "test image") -> str:
+    """150 test images of 30 groups, where images belong together."""
+    of = f" of {pluralize(num_groups, 'group')}" if num_groups else ""
+    return f"{pluralize(num_images, noun)}{of}"
+
+
 def join_words(words: Sequence[str], most: int | None = None) -> str:
     """`a, b and c`; of more than `most` words the first, and how many more there are."""
     if most is not None and len(words) > most:

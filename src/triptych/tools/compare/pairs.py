@@ -52,6 +52,7 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
             f1_difference=measure(a, b, "f1", level) if metric == "accuracy" else None,
             measure=MEASURES[metric],
             margin=margin,
+            num_groups=a.first.num_groups,
             p_not_inferior=in_margin[n],
             costs=("", "") if margin is None else (compare_costs(a, b), compare_costs(b, a)),
         )

@@ -108,7 +108,8 @@ class Recipe:
     @property
     def has_enough_seeds(self) -> bool:
         """Whether a statement about the recipe itself is possible."""
-        return len(self.networks) >= MIN_SEEDS and self.correct.shape[1] > 1
+        num_images = self.first.num_groups or self.first.num_test
+        return len(self.networks) >= MIN_SEEDS and num_images > 1
 
     @property
     def val_accuracy(self) -> float | None:
@@ -119,7 +120,7 @@ class Recipe:
 
     @cached_property
     def accuracy(self) -> WithInterval:
-        """One network's with Wilson's interval; the mean of three seeds or more with a t interval.
+        """One network's with its own interval; the mean of three seeds or more with a t interval.
 
         Of two seeds the mean has no interval: their scatter says too little.
         """

@@ -42,7 +42,8 @@ from triptych.tools.compare.searches import find_more_of_search
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
-from triptych.tools.statistics.inference import WithInterval, wilson
+from triptych.tools.statistics.groups import count_groups, share_interval
+from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.scores import Scores, score_predictions
 
 # How far a logged metric may lie from that of the predictions.
@@ -132,9 +133,14 @@ class TrainedNetwork:
         return find_val_accuracy(self.metadata)
 
     @property
+    def num_groups(self) -> int | None:
+        """Of test images that belong together."""
+        return count_groups(self.test.groups)
+
+    @property
     def accuracy(self) -> WithInterval:
-        """With Wilson's interval."""
-        low, high = wilson(int(self.test.correct.sum()), self.num_test)
+        """With its interval over test images, Wilson's, or over groups of them."""
+        low, high = share_interval(self.test.correct, self.test.groups)
         return WithInterval(self.scores.accuracy, float(low), float(high))
 
     @property
@@ -210,6 +216,7 @@ def read_runs(
             runs.append((read or read_run)(folder))
         except UserError as error:
             problems.append(describe_problem(folder, error))
+    runs = share_groups(runs)
     for find in (find_other_images, find_repetitions, find_more_of_search):
         excluded = dict(find(runs))
         problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
@@ -269,16 +276,40 @@ def check_logged(
             )
 
 
+def share_groups(runs: list[TrainedNetwork]) -> list[TrainedNetwork]:
+    """With the groups that others of the same `test_hash` have: they are the images' own."""
+    groups = {
+        run.metadata["test_hash"]: run.test.groups for run in runs if run.test.groups is not None
+    }
+    shared = []
+    for run in runs:
+        known = groups.get(run.metadata["test_hash"])
+        if run.test.groups is None and known is not None and len(known) == run.num_test:
+            run = replace(run, test=replace(run.test, groups=known))
+        shared.append(run)
+    return shared
+
+
 def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
-    """Runs whose labels or index differ from those of most runs with the same `test_hash`."""
-    images = {run: run.test.index.tobytes() + run.test.labels.tobytes() for run in runs}
+    """Runs whose labels, index or groups differ from those of most with the same `test_hash`."""
+    images = {
+        run: b"".join(
+            array.tobytes()
+            for array in (run.test.index, run.test.labels, run.test.groups)
+            if array is not None
+        )
+        for run in runs
+    }
     counts: dict[str, Counter[bytes]] = defaultdict(Counter)
     for run in runs:
         counts[run.metadata["test_hash"]][images[run]] += 1
     for run in runs:
         [(most, _)] = counts[run.metadata["test_hash"]].most_common(1)
         if images[run] != most:
-            yield run, "test.npz: index or labels differ from most runs of the same test_hash"
+            yield (
+                run,
+                "test.npz: index, labels or groups differ from most runs of the same test_hash",
+            )
 
 
 def find_repetitions(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:

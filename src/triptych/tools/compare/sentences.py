@@ -57,8 +57,8 @@ def write_verdict(
     recipes: Sequence[Recipe], network_pairs: Pairs, recipe_pairs: Pairs, question: Question
 ) -> tuple[str, ...]:
     """What was compared, how accurate each is, and which differences are significant."""
-    num_tests = sorted({recipe.first.num_test for recipe in recipes})
-    sizes = join_words([pluralize(n, "test image") for n in num_tests])
+    counts = sorted({(recipe.first.num_test, recipe.first.num_groups or 0) for recipe in recipes})
+    sizes = join_words([formats.count_images(*each) for each in counts])
     num_networks = sum(len(recipe.networks) for recipe in recipes)
     trained = pluralize(num_networks, "trained network")
     of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < num_networks else ""
@@ -100,15 +100,18 @@ def _name_recipes(accuracy: float, recipes: Sequence[Recipe]) -> str:
 
 def _write_accuracy(recipe: Recipe) -> str:
     value, low, high = recipe.accuracy
-    images, seeds = pluralize(recipe.first.num_test, "image"), len(recipe.networks)
+    num_groups, seeds = recipe.first.num_groups, len(recipe.networks)
+    images = formats.count_images(recipe.first.num_test, num_groups, "image")
     claim = f"{recipe.label} classifies {percent(value)} % of {images} correctly"
     if math.isnan(low):
         mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
         return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
     bounds = f"{formats.interval(low, high)} %"
     if seeds == 1:
-        return f"{claim} (one seed; 95 % Wilson interval over images {bounds})."
-    return f"{claim}, mean of {seeds} seeds (95 % t interval over seeds and images {bounds})."
+        how = "t interval over groups" if num_groups else "Wilson interval over images"
+        return f"{claim} (one seed; 95 % {how} {bounds})."
+    what = "groups" if num_groups else "images"
+    return f"{claim}, mean of {seeds} seeds (95 % t interval over seeds and {what} {bounds})."
 
 
 def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
@@ -175,6 +178,11 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
         sentences.append(
             f"Besides the network, the runs differ in {names}: a difference between recipes is one "
             "of whole recipes, not of networks alone."
+        )
+    if any(recipe.first.num_groups for recipe in recipes):
+        sentences.append(
+            "Test images belong together in groups, as photos of one object: every interval and test "
+            "is over these groups, which may be few; scores and counts are of images."
         )
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
@@ -261,7 +269,7 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
         sides.reverse()
         value, low, high = -value, -high, -low
     (one, cost, n), (other, other_cost, m) = sides
-    images = pluralize(pair.num_images, "test image")
+    images = formats.count_images(pair.num_images, pair.num_groups)
     if pair.num_seeds != (1, 1):
         each = f"{n} seeds each" if n == m else f"{n} and {m} seeds"
         where, end = "", f"; {each}, {images})."
@@ -314,6 +322,8 @@ def _write_test(pair: Pair) -> str:
     if pair.verdict in ("equivalent", "a_not_inferior", "b_not_inferior"):
         p = max(pair.p_not_inferior) if pair.is_equivalent else min(pair.p_not_inferior)
         test = "t test" if pair.only_a is None else "adjusted Wald"
+    if pair.num_groups and test in ("McNemar", "t test"):
+        test = "t test over groups"
     return f"{test} p = {formats.p_value(p)}".replace("= <", "<")
 
 

@@ -189,7 +189,8 @@ def rescore(
     logged = {name: value for name, value in of_split.items() if FINITE.holds(value)}
     difference = find_largest_difference(metrics, logged)
     kind = MultilabelPredictions if run.task == MULTILABEL else Predictions
-    arrays = (tensor.cpu().numpy() for tensor in module.predictions)
+    logits, labels, index = (tensor.cpu().numpy() for tensor in module.predictions)
+    groups = data.groups[split].numpy()[index] if data.groups else None
     rescored = {
         "metrics": metrics,
         "logged": logged,
@@ -198,7 +199,7 @@ def rescore(
         "num_threads": num_threads,
         "largest_difference": difference and difference[1],
     }
-    return kind(*arrays), module.scores, rescored
+    return kind(logits, labels, index, groups), module.scores, rescored
 
 
 def find_largest_difference(
@@ -248,6 +249,8 @@ def evaluate_image_types(
     harder = shared.find(metadata["test_hash"], images, index)
     batch_size = run.batch_size(config["batch_size"])
     outcomes = score_image_types(run.logits, harder, labels, types, batch_size)
+    if predictions.groups is not None:
+        outcomes = outcomes._replace(groups=predictions.groups[chosen])
     write_outcomes(outcomes, folder)
     sheet = charts.type_sheet(make_examples(harder, labels, types))
     save_figure(sheet, folder, "image_types")

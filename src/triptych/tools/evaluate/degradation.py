@@ -107,7 +107,8 @@ def read_outcomes(folder: Path) -> Outcomes:
     groups = index if groups is None else groups
     if (
         [types.dtype.kind, severities.dtype, index.dtype, correct.dtype] != ["U", "i8", "i8", "?"]
-        or (groups.dtype, groups.shape) != ("i8", index.shape)
+        or groups.dtype != "i8"
+        or groups.shape != index.shape
         or not types.ndim == index.ndim == 1
         or types.shape != severities.shape
         or correct.shape != (len(types), len(index))

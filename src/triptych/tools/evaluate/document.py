@@ -17,6 +17,7 @@ from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.report import charts
 from triptych.tools.statistics.calibration import Reliability, calibrate
+from triptych.tools.statistics.groups import count_groups
 from triptych.tools.statistics.scores import last_batch, score_predictions
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ def evaluate_predictions(
     diagram = charts.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
     columns = {**scores.per_class._asdict(), "num": scores.confusion.sum(axis=1)}
+    num_groups = count_groups(predictions.groups)
     document = begin_document(split, num_images) | {
+        **({"num_groups": num_groups} if num_groups else {}),
         "nll": scores.nll,
         "brier": scores.brier,
         "top_k": {str(k): share for k, share in scores.top_k.items()},

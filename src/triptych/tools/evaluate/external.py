@@ -24,20 +24,19 @@ from torch import Tensor
 from triptych.build import device_name, instantiate
 from triptych.config import Config, setting_name
 from triptych.data.folder import Folder
-from triptych.data.rng import split_stratified
-from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors
+from triptych.data.source import ImageSet, LabelledImages, Source, hash_tensors, split_images
 from triptych.errors import UserError, shorten
 from triptych.runs.predictions import Predictions
 from triptych.runs.record import write_arrays, write_prediction_table
 from triptych.tools.evaluate.document import evaluate_predictions, write_json
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
 from triptych.tools.evaluate.tta import evaluate_mirrored
-from triptych.tools.statistics.inference import wilson
-from triptych.tools.statistics.scores import Scores, average_present, score_predictions
+from triptych.tools.statistics.groups import share_interval
+from triptych.tools.statistics.scores import average_present, score_predictions
 
 log = logging.getLogger(__name__)
 # Of which images they are, not how they are stored.
-OF_THE_SET = ("_target_", "set", "root", "splits", "labels", "max_pixels")
+OF_THE_SET = ("_target_", "set", "root", "splits", "labels", "max_pixels", "groups")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +48,7 @@ class ExternalImages:
     index: Tensor  # of those that are scored
     labels: Tensor
     files: Sequence[str] | None  # of all of the set, by index
+    groups: Tensor | None  # int64, of all of the set
     folder: Path  # where the results go
     about: dict[str, Any]  # what the results say of them
 
@@ -61,7 +61,7 @@ def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> 
     with use_threads(metadata["num_threads"]) as num_threads:
         predictions = predict_external(run, external, batch_size)
     document = evaluate_predictions(run, predictions, "external", external.folder, external.name)
-    document |= describe_present(score_predictions(predictions), run.classes) | external.about
+    document |= describe_present(predictions, run.classes) | external.about
     document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
     document |= {"device": device_name(run.device), "precision": run.precision}
     document["num_threads"] = num_threads
@@ -93,10 +93,11 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
     images = read_source(source, run.record.folder)
     if images.test.labels.ndim > 1:
         raise UserError("data.separator: the network gives one label an image; leave it out")
-    chosen, index, which = choose_images(images, config["split"])
+    images, index, which = choose_images(images, config["split"])
+    chosen = images.test
     if data["num_test"]:
-        [part] = split_stratified(chosen.labels[index], [data["num_test"]], data["split_seed"])
-        index, which = index[part], f"{which}, of which data.num_test={data['num_test']}"
+        [index] = split_images(images, "test", index, [data["num_test"]], data["split_seed"])
+        which = f"{which}, of which data.num_test={data['num_test']}"
     numbers = match_classes(run.classes, images.classes)
     counts = torch.bincount(chosen.labels[index], minlength=len(images.classes)).tolist()
     unknown = {c: n for c, n in zip(images.classes, counts, strict=True) if n and c not in numbers}
@@ -122,7 +123,8 @@ def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> 
     about = {"name": name, "source": settings, "images": which, "left_out": unknown}
     about |= {"test_hash": digest, "num_images": len(index)}
     place = run.record.folder / "external" / make_folder_name(data, config["split"])
-    return ExternalImages(name, chosen.images, index, labels, images.files, place, about)
+    groups = images.groups and images.groups[1]
+    return ExternalImages(name, chosen.images, index, labels, images.files, groups, place, about)
 
 
 def merge_settings(run: RebuiltRun, data: Config, overrides: Sequence[str]) -> Config:
@@ -190,7 +192,7 @@ def check_not_own(run: RebuiltRun, data: Config, source: Source) -> None:
 
 def identify_source(source: dict[str, Any]) -> dict[str, Any]:
     """What tells a source from others; of a folder of photos, whatever the way to it."""
-    less = {"size", "fit", "max_pixels", "max_value", "num_train", "num_test"}
+    less = {"size", "fit", "max_pixels", "max_value", "num_train", "num_test", "groups"}
     if "set" in source or "fit" not in source:  # of an official set the place says nothing
         less.add("root")
     kept = {name: value for name, value in source.items() if name not in less}
@@ -206,18 +208,20 @@ def make_folder_name(data: Config, split: str) -> str:
     return f"{name}-{digest}" + ("-all" if split == "all" else "")
 
 
-def choose_images(images: ImageSet, split: str) -> tuple[LabelledImages, Tensor, str]:
-    """The images to choose from, the index of those chosen, and in words which they are."""
+def choose_images(images: ImageSet, split: str) -> tuple[ImageSet, Tensor, str]:
+    """The set with the images to choose from as its test images, the index of those chosen, and in
+    words which they are."""
     has_test = images.splits is None or "test" in images.splits
     if split == "test" and has_test:
         test = images.splits["test"] if images.splits else torch.arange(len(images.test.labels))
-        return images.test, test, "its test images (split=all takes all)"
+        return images, test, "its test images (split=all takes all)"
     which = "all of them" if split == "all" else "all of them, as it has no test split"
     if images.train.images is images.test.images:
-        return images.test, torch.arange(len(images.test.labels)), which
+        return images, torch.arange(len(images.test.labels)), which
     both = (torch.cat([a, b]) for a, b in zip(images.train, images.test, strict=True))
-    chosen = LabelledImages(*both)
-    return chosen, torch.arange(len(chosen.labels)), which
+    groups = images.groups and (images.groups[0], torch.cat(images.groups))
+    images = images._replace(test=LabelledImages(*both), groups=groups)
+    return images, torch.arange(len(images.test.labels)), which
 
 
 def match_classes(own: Sequence[str], others: Sequence[str]) -> dict[str, int]:
@@ -246,17 +250,19 @@ def predict_external(run: RebuiltRun, external: ExternalImages, batch_size: int)
     """The network's predictions for the images, which are written beside the run's."""
     batches = torch.split(external.index, batch_size)
     logits = torch.cat([run.logits(external.images[some]).cpu() for some in batches]).numpy()
-    predictions = Predictions(logits, external.labels.numpy(), external.index.numpy())
+    arrays = {"logits": logits, "labels": external.labels.numpy(), "index": external.index.numpy()}
+    groups = None if external.groups is None else external.groups[external.index].numpy()
     external.folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: getattr(predictions, name) for name in ("logits", "labels", "index")}
-    write_arrays(external.folder / "predictions.npz", **arrays)
+    of_groups = {} if groups is None else {"groups": groups}
+    write_arrays(external.folder / "predictions.npz", **arrays, **of_groups)
     table = external.folder / "predictions.csv"
     write_prediction_table(table, run.classes, external.files, **arrays)
-    return predictions
+    return Predictions(**arrays, groups=groups)
 
 
-def describe_present(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
+def describe_present(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Accuracy with its interval, and means over the classes that have images; says which lack."""
+    scores = score_predictions(predictions)
     num_true = scores.confusion.sum(axis=1)
     present = num_true > 0
     absent = [name for name, there in zip(classes, present, strict=True) if not there]
@@ -266,8 +272,7 @@ def describe_present(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
             shorten(", ".join(absent), 200),
             present.sum(),
         )
-    total, correct = int(num_true.sum()), int(scores.confusion.diagonal().sum())
-    interval = wilson(correct, total)
+    interval = share_interval(predictions.correct, predictions.groups)
     never = scores.confusion.sum(axis=0) == 0
     return {
         "accuracy": scores.accuracy,

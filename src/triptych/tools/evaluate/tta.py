@@ -13,7 +13,7 @@ from torch import Tensor
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
-from triptych.tools.statistics.inference import paired_difference, wilson
+from triptych.tools.statistics.groups import network_difference, share_interval
 from triptych.tools.statistics.scores import Averages, average_present, score_predictions
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def evaluate_mirrored(
     """
     averaged = average_mirror(run, images, predictions, run.batch_size(batch_size))
     scores, correct = score_predictions(averaged), averaged.correct
-    interval = wilson(int(correct.sum()), len(correct))
-    gain = paired_difference(correct, predictions.correct)
+    interval = share_interval(correct, predictions.groups)
+    gain = network_difference(correct, predictions.correct, predictions.groups)
     macro = average_present(scores) if of_present else scores.macro
     entry = {
         **{"kind": "flip", "accuracy": scores.accuracy},

@@ -32,7 +32,7 @@ from triptych.tools.compare.runs import (
 )
 from triptych.tools.report.page import escape_markdown, make_environment
 from triptych.tools.statistics.calibration import calibrate
-from triptych.tools.statistics.inference import wilson
+from triptych.tools.statistics.groups import share_interval
 
 log = logging.getLogger(__name__)
 
@@ -126,15 +126,16 @@ def list_scores(record: dict[str, Any]) -> dict[str, Any]:
 
 def iterate_classes(network: TrainedNetwork, classes: list[str]) -> Iterator[dict[str, Any]]:
     """The class of lowest recall first, one without a test image last; NaN where undefined."""
-    confusion = network.scores.confusion
-    num_images, num_correct = confusion.sum(axis=1), confusion.diagonal()
+    test, num_images = network.test, network.scores.confusion.sum(axis=1)
     f1, precision, recall = network.scores.per_class
     for c in np.argsort(recall, kind="stable"):
+        of_class = test.labels == c
+        groups = None if test.groups is None else test.groups[of_class]
         yield {
             "name": classes[c],
             "num_images": int(num_images[c]),
             "recall": float(recall[c]),
-            "interval": wilson(int(num_correct[c]), int(num_images[c])),
+            "interval": share_interval(test.correct[of_class], groups),
             "precision": float(precision[c]),
             "f1": float(f1[c]),
         }

@@ -88,7 +88,7 @@ def reliability(predictions: Predictions) -> Reliability:
     def error(gap_sums: NDArray[np.floating], num: Any = num_images) -> NDArray[np.float64]:
         """The calibration error, from sums of gaps by bin along the last axis."""
         total: NDArray[np.float64] = np.abs(gap_sums).sum(axis=-1, dtype=np.float64)
-        return total / num
+        return np.asarray(total / num)
 
     value = float(error(np.add.reduceat(gaps, starts)))
     gaps_by_bin = np.zeros((num_images, len(bins)), dtype=np.float32)

@@ -139,7 +139,9 @@ def _cross(
     added: Sequence[float],
 ) -> Estimate:
     """The mean over images, with Satterthwaite's degrees of freedom over the mean squares."""
-    assert len(by_image) > 1
+    if len(by_image) < 2:  # one group: nothing says how others would do
+        value = float(by_image.mean())
+        return Estimate(value, value, math.inf, math.inf, bounds)
     num_images, sample = len(by_image), np.concatenate([by_image, added])
     seed = tuple(each.seed_variance / each.num_seeds for each in recipes)
     flips = tuple(each.flips / (num_images * each.num_seeds) for each in recipes)

@@ -7,11 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from triptych.tools.statistics.crossed import sum_by_group
+from triptych.tools.statistics.crossed import (
+    Estimate,
+    crossed_difference,
+    sum_by_group,
+    summarize_trainings,
+)
 from triptych.tools.statistics.inference import (
     LEVEL,
     NUM_RESAMPLES,
     Interval,
+    PairedDifference,
+    paired_difference,
     resample_counts,
     wilson,
 )
@@ -36,6 +43,16 @@ def share_interval(right: NDArray[np.bool_], groups: Groups, level: float = LEVE
         return wilson(share * num, num, level)
     half = float(stdtrit(num - 1, (1 + level) / 2)) * float(by_group.std(ddof=1)) / num**0.5
     return Interval(max(share - half, 0.0), min(share + half, 1.0))
+
+
+def network_difference(
+    a: NDArray[np.bool_], b: NDArray[np.bool_], groups: Groups
+) -> PairedDifference | Estimate:
+    """Of two networks' correctness (N,) on the same images."""
+    if groups is None:
+        return paired_difference(a, b)
+    one, other = (summarize_trainings(each[None], groups) for each in (a, b))
+    return crossed_difference(one, other, bounds=Interval(-1, 1))
 
 
 def resample_images(
