@@ -181,8 +181,8 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
         )
     if any(recipe.first.num_groups for recipe in recipes):
         sentences.append(
-            "Test images belong together in groups, as photos of one object: every interval and test "
-            "is over these groups, which may be few; scores and counts are of images."
+            "Test images belong together in groups, as photos of one object do: every interval and "
+            "test is over groups, which may be few; scores and counts are of images."
         )
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
