@@ -273,9 +273,6 @@ def find_contradictions(config: Config) -> Iterator[str]:
     if (tuned := config.get("tuned")) and tuned["seed"] == config["seed"]:
         yield f"seed={tuned['seed']}: trained the trials of {tuned.get('study')}; take another"
     yield from find_missing_images(data)
-    if groups := data.get("groups"):
-        module = import_module("triptych.data.group_names")
-        yield from module.find_problems(groups, data.get("labels"))
     is_endless = trainer["max_epochs"] == -1 and trainer.get("max_steps", -1) == -1
     if is_endless and not trainer.get("max_time"):
         yield "trainer.max_epochs=-1: trainer.max_steps or trainer.max_time must then be given"
@@ -298,7 +295,11 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 
 def find_missing_images(data: Config) -> Iterator[str]:
-    """Parts that are larger than a set whose size is known, and a fold that is none of its."""
+    """Parts that are larger than a set whose size is known, a fold that is none of its, groups
+    that nothing names."""
+    if groups := data.get("groups"):
+        names = import_module("triptych.data.group_names")
+        yield from names.find_problems(groups, data.get("labels"))
     folds, fold = data.get("folds"), data.get("fold")
     if folds and (fold is None or fold >= folds):
         yield f"data.fold={format_value(fold)}: of data.folds={folds} must be 0 to {folds - 1}"

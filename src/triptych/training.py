@@ -69,7 +69,6 @@ def train(
     metadata = collect_metadata(config, data, module, factory)
     record = resumed or ranks.create_on_rank_zero(lambda: Record.create(config, overrides))
     report(str(record.folder))
-    record.groups = data.groups
     with run_lifecycle(record, resumed=resumed is not None):
         trainer = make_trainer(config, record, module)
         if resumed:

@@ -45,6 +45,9 @@ class RunRecorder(Callback):
         if isinstance(spent, float) and spent > (known or 0.0):  # what saved it was killed
             self.record.update(seconds_total=spent)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.record.groups = trainer.datamodule.image_set.groups  # type: ignore[attr-defined]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one
         self._step = trainer.global_step

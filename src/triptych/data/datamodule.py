@@ -137,13 +137,10 @@ class ImageDataModule(pl.LightningDataModule):
         on_device = None if self.per_image else augment
         self.transforms = DeviceTransforms(self.preprocessing, on_device, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
-        self.groups = dict[str, Tensor]()  # of all images that a split is of, where they have any
         if data.groups:
-            of_train, of_test = data.groups
-            self.groups = {"train": of_train, "val": of_train, "test": of_test}
             from triptych.data.groups import describe_groups
 
-            self.notes = (*self.notes, *describe_groups(self.groups, index, data.files))
+            self.notes = (*self.notes, *describe_groups(data.groups, index, data.files))
         if self.sampler:
             from triptych.data.balance import describe_draws  # a default run needs nothing of it
 

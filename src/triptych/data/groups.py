@@ -108,13 +108,14 @@ def number_group_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) ->
 
 
 def describe_groups(
-    groups: Mapping[str, Tensor], indices: Mapping[str, Tensor], files: Sequence[str] | None
+    groups: tuple[Tensor, Tensor], indices: Mapping[str, Tensor], files: Sequence[str] | None
 ) -> Iterator[str]:
     """Lines on how many groups each split has, and on those that are in two of them.
 
-    By split, the `groups` of all images that it is of, and the index of its own.
+    `groups` and `files` are as of an `ImageSet`, `indices` of each split's images.
     """
-    parts = {split: each[indices[split]].numpy() for split, each in groups.items()}
+    splits = ("train", "val", "test")
+    parts = {split: groups[split == "test"][indices[split]].numpy() for split in splits}
     counts = (f"{len(np.unique(each))} in {split}" for split, each in parts.items())
     yield f"groups of images: {', '.join(counts)}"
     for one, other in combinations(parts, 2):

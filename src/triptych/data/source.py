@@ -27,8 +27,8 @@ class ImageSet(NamedTuple):
     `splits` are indices, int64, of a set that comes split: of `train` and perhaps `val`, both into
     the training images, and perhaps of `test`. `notes` are lines for whoever trains on the set.
     `files`, by index, name the images of a set that has one list for `train` and `test`: text
-    without lone surrogates, each name once. `groups`, int64 (N,) of `train` and of `test`, are
-    equal where images are not independent, as photos of one object.
+    without lone surrogates, each name once. `groups`, int64 (N,) of `train` and of `test`: equal
+    where images are not independent, as photos of one object.
     """
 
     train: LabelledImages
@@ -86,13 +86,12 @@ def split_images(
 ) -> list[Tensor]:
     """Disjoint stratified parts of a split's index, of whole groups where there are any."""
     labels = (data.test if split == "test" else data.train).labels[index]
-    if data.groups:
-        from triptych.data.groups import split_groups  # a default run needs nothing of it
+    if not data.groups:
+        return [index[part] for part in split_stratified(labels, sizes, seed)]
+    from triptych.data.groups import split_groups  # a default run needs nothing of it
 
-        parts = split_groups(labels, data.groups[split == "test"][index], sizes, seed)
-    else:
-        parts = split_stratified(labels, sizes, seed)
-    return [index[part] for part in parts]
+    groups = data.groups[split == "test"][index]
+    return [index[part] for part in split_groups(labels, groups, sizes, seed)]
 
 
 def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -166,7 +166,7 @@ class Record:
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
         self.metadata = metadata
-        self.groups: Mapping[str, Any] = {}  # of all images that a split is of, where they have any
+        self.groups: tuple[Any, Any] | None = None  # of all images, as of an `ImageSet`
         self._started = read_start()
 
     @classmethod
@@ -324,10 +324,10 @@ class Record:
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.csv").unlink(missing_ok=True)
-        if split in self.groups:
-            arrays["groups"] = np.asarray(self.groups[split])[arrays["index"]]
-            if split == "test":
-                self.update(num_groups=len(np.unique(arrays["groups"])))
+        if self.groups and split in ("val", "test"):
+            arrays["groups"] = np.asarray(self.groups[split == "test"])[arrays["index"]]
+        if "groups" in arrays and split == "test":
+            self.update(num_groups=len(np.unique(arrays["groups"])))
         write_arrays(folder / f"{split}.npz", **arrays)
 
     def drop_predictions(self, split: str) -> None:

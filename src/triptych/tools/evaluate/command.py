@@ -190,7 +190,8 @@ def rescore(
     difference = find_largest_difference(metrics, logged)
     kind = MultilabelPredictions if run.task == MULTILABEL else Predictions
     logits, labels, index = (tensor.cpu().numpy() for tensor in module.predictions)
-    groups = data.groups[split].numpy()[index] if data.groups else None
+    of_all = data.image_set.groups
+    groups = of_all and of_all[split == "test"].numpy()[index]
     rescored = {
         "metrics": metrics,
         "logged": logged,
