@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from tests.tools.tune.test_command import (
     search,
     states,
 )
+from triptych import cli
 from triptych.config import Config, check_config
 from triptych.errors import UserError
 from triptych.runs.record import config_hash
-from triptych.tools.sweep.jobs import compose_job
+from triptych.tools.sweep.jobs import Job, compose_job
 from triptych.tools.tune import search as searching
 from triptych.tools.tune.command import tune, tune_each
 from triptych.tools.tune.space import with_settings
@@ -128,6 +130,20 @@ def test_a_winner_is_the_same_experiment_and_not_trained_with_the_seed_of_its_tr
     for tuned, says in (({"study": "mine", "seed": 0}, "seed=0: .*mine"), ("mine", "tuned=mine")):
         with pytest.raises(UserError, match=says):
             check_config(plain | {"tuned": tuned})
+
+
+def test_a_sweep_over_networks_has_a_study_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("triptych.tools.tune.command.tune_each", jobs.extend)
+    typed = ["model.name=squeezenet1_1,alexnet", "searches=3", f"log_dir={tmp_path}"]
+    others = [setting for setting in SMALL if not setting.startswith("model.name")]
+    monkeypatch.setattr(sys, "argv", ["triptych", "-m", *others, *typed])
+    cli.main("tune")
+    assert [job.config["study"] for job in jobs] == [NAME, "alexnet_shapes"]
+    assert {job.config["searches"] for job in jobs} == {3}
+    assert jobs[1].overrides[-2:] == ["searches=3", f"log_dir={tmp_path}"]
 
 
 def test_a_sweep_tunes_each_network_in_turn_and_refuses_two_jobs_of_one_study(
