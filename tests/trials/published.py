@@ -3,8 +3,8 @@
 `python -m tests.trials.published FOLDER LABELS [--without LIST]`: a folder of JSON lists of
 predicted classes, the file `test_batch` of CIFAR-10 or a JSON list of true classes, and perhaps a
 CSV file of suspects whose first column is an image's index. Accuracies, exact McNemar tests,
-Holm's p values, and the intervals of Bonett and Price are counted anew here, with Python's own
-arithmetic alone, image by image. Exits with 1 where one differs.
+Holm's p values, the intervals of Bonett and Price, and what changes without the suspects are
+counted anew here, with Python's own arithmetic, image by image. Exits with 1 where one differs.
 """
 
 import argparse
@@ -19,11 +19,12 @@ import tempfile
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t
 
 
 class Counted(NamedTuple):
@@ -75,18 +76,24 @@ def compare(folder: Path, labels: Path, room: Path, suspects: Path | None) -> di
     return verdict
 
 
-def list_differing(right: dict[str, list[bool]], verdict: dict[str, Any]) -> list[str]:
-    """A line for each figure of the verdict that is not counted here."""
-    num_images = len(next(iter(right.values())))
-    lines = []
+class Checked:
+    """Figures counted here beside those of the verdict; a line for each that differs."""
 
-    def check(name: str, ours: float, theirs: float) -> None:
+    def __init__(self) -> None:
+        self.num_figures = 0
+        self.lines: list[str] = []
+
+    def __call__(self, name: str, ours: float, theirs: float) -> None:
+        self.num_figures += 1
         if not math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-15):
-            lines.append(f"{name}: {theirs!r}, counted {ours!r}")
+            self.lines.append(f"{name}: {theirs!r}, counted {ours!r}")
 
+
+def check_verdict(right: dict[str, list[bool]], verdict: dict[str, Any], check: Checked) -> None:
+    """Accuracies, and every pair."""
+    num_images = len(next(iter(right.values())))
     shown = {run["name"]: run["value"] for run in verdict["runs"]}
-    if shown.keys() != right.keys():
-        return [f"networks: {sorted(shown.keys() ^ right.keys())} are in one alone"]
+    assert shown.keys() == right.keys()
     for name, each in right.items():
         check(f"accuracy of {name}", sum(each) / num_images, shown[name])
     pairs = {(p["a"], p["b"]): p for p in verdict["pairs"] if p["kind"] == "networks"}
@@ -105,7 +112,42 @@ def list_differing(right: dict[str, list[bool]], verdict: dict[str, Any]) -> lis
         check(f"high end of {two}", each.high, high)
         check(f"p of {two}", each.p, pair["p"])
         check(f"adjusted p of {two}", p_adjusted, pair["p_adjusted"])
-    return lines
+
+
+def check_suspects(
+    answers: dict[str, list[int]],
+    right: dict[str, list[bool]],
+    suspects: set[int],
+    verdict: dict[str, Any],
+    check: Checked,
+) -> None:
+    """Every pair without the suspects, and what any labels of these could make of it."""
+    pairs, num_images = verdict["suspects"]["network_pairs"], len(next(iter(right.values())))
+    assert len(pairs) == math.comb(len(right), 2)
+    kept = [place not in suspects for place in range(num_images)]
+    share = sum(kept) / num_images
+    quantile = float(t.ppf(1 - 0.025 / len(pairs), num_images - 1))
+    for pair in pairs:
+        a, b = (pair[side] for side in "ab")
+        differences = [int(x) - int(y) for x, y in zip(right[a], right[b], strict=True)]
+        without = sum(d for d, keep in zip(differences, kept, strict=True) if keep) / sum(kept)
+        values = [
+            (d - without) * keep / share + without
+            for d, keep in zip(differences, kept, strict=True)
+        ]
+        check(f"{a} less {b} without suspects", without, pair["without"])
+        check("its low end", without - quantile * error(values), pair["without_low"])
+        changes = [value - d for value, d in zip(values, differences, strict=True)]
+        check(f"change of {a} less {b}", fmean(changes), pair["shift_value"])
+        check("its high end", fmean(changes) + quantile * error(changes), pair["shift_high"])
+        unlike = sum(answers[a][place] != answers[b][place] for place in suspects)
+        rest = sum(d for d, keep in zip(differences, kept, strict=True) if keep)
+        for sign, end in zip((-1, 1), pair["any_labels"], strict=True):
+            check("an end by any labels", (rest + sign * unlike) / num_images, end)
+
+
+def error(values: list[float]) -> float:
+    return stdev(values) / math.sqrt(len(values))
 
 
 def main() -> int:
@@ -115,27 +157,33 @@ def main() -> int:
     parser.add_argument("--without", type=Path)
     options = parser.parse_args()
     labels = read_labels(options.labels)
-    right = {}
-    for path in sorted(options.folder.glob("*.json")):
-        answers = json.loads(path.read_text())
-        right[path.stem] = [a == label for a, label in zip(answers, labels, strict=True)]
+    paths = sorted(options.folder.glob("*.json"))
+    answers = {path.stem: json.loads(path.read_text()) for path in paths}
+    right = {
+        name: [a == label for a, label in zip(each, labels, strict=True)]
+        for name, each in answers.items()
+    }
     with tempfile.TemporaryDirectory() as room:
         verdict = compare(options.folder, options.labels, Path(room), options.without)
-    suspects = set()
+    check = Checked()
+    check_verdict(right, verdict, check)
+    columns = {"accuracy, %": right}
     if options.without:
-        rows = list(csv.reader(options.without.read_text().splitlines()))
-        suspects = {int(row[0]) for row in rows[1:]}
-    kept = [place for place in range(len(labels)) if place not in suspects]
-    columns = ("network", "accuracy, %", f"without {len(suspects)}, %")
-    table = Table(*(columns if suspects else columns[:2]))
-    for name, each in right.items():
-        shares = [sum(each) / len(each), sum(each[place] for place in kept) / len(kept)]
-        table.add_row(name, *(f"{100 * s:.2f}" for s in shares[: 1 + bool(suspects)]))
+        rows = csv.reader(options.without.read_text().splitlines()[1:])
+        suspects = {int(row[0]) for row in rows}
+        check_suspects(answers, right, suspects, verdict, check)
+        columns[f"without {len(suspects)}, %"] = {
+            name: [each[place] for place in range(len(each)) if place not in suspects]
+            for name, each in right.items()
+        }
+    table = Table("network", *columns)
+    for name in right:
+        table.add_row(name, *(f"{100 * fmean(each[name]):.2f}" for each in columns.values()))
     Console().print(table)
-    lines = list_differing(right, verdict)
-    num_pairs = math.comb(len(right), 2)
-    print(*lines, f"{len(right)} networks, {num_pairs} pairs, {len(lines)} differ", sep="\n")
-    return 1 if lines or num_pairs == 0 else 0
+    num_pairs, num_differing = math.comb(len(right), 2), len(check.lines)
+    counted = f"{len(right)} networks, {num_pairs} pairs, {check.num_figures} figures"
+    print(*check.lines, f"{counted}: {num_differing} differ", sep="\n")
+    return 1 if check.lines or num_pairs == 0 else 0
 
 
 if __name__ == "__main__":
