@@ -3,8 +3,8 @@
 `python -m tests.trials.published FOLDER LABELS [--without LIST]`: a folder of JSON lists of
 predicted classes, the file `test_batch` of CIFAR-10 or a JSON list of true classes, and perhaps a
 CSV file of suspects whose first column is an image's index. Accuracies, exact McNemar tests,
-Holm's p values, the intervals of Bonett and Price, and what changes without the suspects are
-counted anew here, with Python's own arithmetic, image by image. Exits with 1 where one differs.
+Holm's p values, the intervals of Bonett and Price, ranks, and what changes without the suspects
+are counted anew here, with Python's own arithmetic, image by image. Exits with 1 where one differs.
 """
 
 import argparse
@@ -112,6 +112,17 @@ def check_verdict(right: dict[str, list[bool]], verdict: dict[str, Any], check: 
         check(f"high end of {two}", each.high, high)
         check(f"p of {two}", each.p, pair["p"])
         check(f"adjusted p of {two}", p_adjusted, pair["p_adjusted"])
+    told = [
+        two if each.difference > 0 else two[::-1]
+        for two, each, p in zip(twos, counted, adjusted, strict=True)
+        if p < 0.05 and each.difference
+    ]
+    [ranking] = verdict["ranks"]["rankings"]
+    for rank in ranking["ranks"]:
+        name = rank["label"]
+        check(f"best rank of {name}", 1 + sum(worse == name for _, worse in told), rank["best"])
+        worst = len(right) - sum(better == name for better, _ in told)
+        check(f"worst rank of {name}", worst, rank["worst"])
 
 
 def check_suspects(

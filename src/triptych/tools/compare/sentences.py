@@ -172,7 +172,7 @@ def _average_cost(recipe: Recipe, name: str) -> float | None:
 
 def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:
     """What a reader must know before repeating the figures."""
-    sentences = describe_choices([each for recipe in recipes for each in recipe.networks])
+    sentences = describe_choices(recipes)
     if differing:
         names = join_words([*differing], MAX_WORDS)
         sentences.append(
@@ -206,26 +206,26 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     return tuple(sentences)
 
 
-def describe_choices(networks: Sequence[TrainedNetwork]) -> list[str]:
+def describe_choices(recipes: Sequence[Recipe]) -> list[str]:
     """What chose the networks, as far as that is known."""
-    guests = [network.label for network in networks if network.is_guest]
+    guests = [recipe.label for recipe in recipes if recipe.first.is_guest]
     sentences = [
         "One split and one test set: no interval here covers how the figures would change with "
         "another split, or with test images from elsewhere."
     ]
-    if len(guests) < len(networks):
+    if len(guests) < len(recipes):
         sentences.append(
             "Validation images chose the epoch of each run, unless its recipe scores the last one; "
             "test images chose nothing."
         )
     if guests:
-        names = join_words(guests, MAX_WORDS) if len(guests) < len(networks) else "these networks"
+        names = join_words(guests, MAX_WORDS) if len(guests) < len(recipes) else "these networks"
         sentences.append(
             f"Of {names} only the answers are known: not which images trained them, nor whether "
             "test images chose their epoch or settings."
         )
     alike: dict[bytes, list[TrainedNetwork]] = {}
-    for network in networks:
+    for network in (network for recipe in recipes for network in recipe.networks):
         alike.setdefault(network.test.classes.tobytes(), []).append(network)
     for same in alike.values():
         if len(same) > 1 and any(network.is_guest for network in same):

@@ -121,6 +121,7 @@ def list_contents(comparison: Comparison) -> dict[str, str]:
     left_out += [] if comparison.has_study else ["study"]
     left_out += [] if comparison.has_probabilities else ["calibration"]
     shared = {name: heading for name, heading in CONTENTS.items() if name not in left_out}
+    shared["runs"] = shared["runs"] if comparison.runs else "The networks"
     own = {name: section.heading for name, section in comparison.sections.items()}
     place = [*shared].index("pairs") + 1
     return dict([*shared.items()][:place]) | own | shared
