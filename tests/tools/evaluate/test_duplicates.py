@@ -92,7 +92,10 @@ def test_the_nearest_in_blocks_are_those_of_all_at_once(
 
 
 def test_a_run_lists_duplicates_with_a_figure_and_keeps_its_features(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     folder = tmp_path / "run"
@@ -100,7 +103,9 @@ def test_a_run_lists_duplicates_with_a_figure_and_keeps_its_features(
     overrides = [f"run={folder}", "cost=false", "duplicates=true", "device=cpu"]
     overrides.append(f"trusted_targets=[{','.join(TARGETS)}]")
     monkeypatch.setattr(duplicates, "MIN_CORRELATION", 0.4)  # drawings of a class are this alike
-    evaluate(composed("evaluate", *overrides), overrides)
+    with caplog.at_level("INFO"):
+        evaluate(composed("evaluate", *overrides), overrides)
+    assert "data.groups" in caplog.text
     with (folder / "duplicates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     record = json.loads((folder / "run.json").read_text())

@@ -246,8 +246,9 @@ def read_list(path: Path) -> SuspectList:
         if rows and not column:
             raise ValueError(f"its columns are {join_words([*present], MAX_WORDS)}")
     except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
+        reason = "it is no text" if isinstance(error, UnicodeError) else error
         raise UserError(
-            f"suspects={path}: cannot be read ({error})\n"
+            f"suspects={path}: cannot be read ({reason})\n"
             "a CSV file with a column index (or TestID, file) lists test images, or a JSON list"
         ) from error
     cells = (str(row.get(column, "")).strip() for row in rows)

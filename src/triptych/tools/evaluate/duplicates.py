@@ -34,7 +34,7 @@ SIDE, SHIFT, WINDOW = 32, 4, 9  # pixels: of a thumbnail; of alignment; of what 
 # EfficientNet-Lite0 at 96 pixels this lists 488 test images with a duplicate in training: 77 % of
 # ciFAIR's 286, 82 % of the near ones of these; of 96 others, looked at, about 80 were duplicates.
 MIN_CORRELATION = 0.7
-QUERIES, KEYS, PAIRS = 1024, 16384, 512  # at once
+QUERIES, KEYS, PAIRS = 1024, 16384, 128  # at once: large photos take memory
 MANY = 0.01  # of the test images: more hint at several photos of an object
 
 

@@ -47,6 +47,7 @@ def report_suspect_labels(folders: Sequence[Path]) -> None:
         write_list(out / "suspect_labels.csv", networks, p, rows, guesses)
         draw_suspects(out, first, rows, guesses)
     log.info("%d of %d labels are doubted: %s", len(rows), len(p), out / "suspect_labels.csv")
+    log.info("most may be errors of these networks: look at the images before a label is changed")
 
 
 def find_suspect_labels(
