@@ -190,7 +190,7 @@ def test_tpe_has_its_best_so_far_and_no_interval(tmp_path: Path) -> None:
     assert curve["best"] == [0.5, 0.7, 0.7, 0.8]
     assert curve["low"] == curve["high"] == [None] * 4
     assert "sampler=random" in section.notes[0]
-    assert "tuning" in render_page(comparison)
+    assert "one search, without an interval" in render_page(comparison)
 
 
 def test_losses_are_least_and_trials_without_a_score_count_as_the_worst(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_study_that_is_gone_or_was_changed_is_named_and_the_page_goes_on(
     assert [says in problem.what for problem in problems] == [True]
     section = tuning_of(comparison)
     assert section.describe()["recipes"][0]["curves"] == []
-    assert "6 trials" in render_page(comparison)
+    assert "6 trials" in render_markdown(comparison)
 
 
 def test_without_a_tuned_run_there_is_no_section(tmp_path: Path) -> None:
