@@ -85,8 +85,9 @@ FILES = """
     hpc_ckpt_1.ckpt traceback.txt predictions/val.csv predictions/test.csv predictions/mistakes.csv
     predictions/image_types.npz predictions/test_images.npz figures/grad_cam.png figures export
     figures/image_types.png figures/evaluated_test_confusion.png export/squeezenet1_1.pt2 external
-    external/photos/evaluation.json comparison/index.html earlier predictions checkpoints
+    external/photos/evaluation.json comparison/index.html earlier predictions checkpoints shifts
     tensorboard tensorboard/events.out.tfevents.1.x checkpoints/last.ckpt checkpoints/best.ckpt
+    shifts/svhn.npz
 """.split()
 PLANTED = ["\0", "\x1b", "a" * 10**6, "[" * 10**5, '{"a":' * 10**4, "1" * 10**5, "1e999", "NaN"]
 PLANTED += ["a: &a [x,x]\nb: &b [*a,*a]\n", "\n<<: *a\n", "\ufeff", "\\ud800", '"seed": 1,', "&x"]

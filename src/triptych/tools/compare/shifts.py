@@ -17,7 +17,7 @@ from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare import pairs
 from triptych.tools.compare.content import AS_USUAL, Pair, Section, Tested
-from triptych.tools.compare.formats import percent, pluralize
+from triptych.tools.compare.formats import interval, p_value, percent, pluralize, points
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
 from triptych.tools.evaluate.settings import SHIFTS
@@ -114,11 +114,11 @@ class Counted(NamedTuple):
         if worse > better:
             a, b, better, worse = b, a, worse, better
         if not better:
-            return f"On none of {self.num_sets} test sets can {a} and {b} be told apart."
-        others = f"on {worse} at least" if worse else "on none that can be told"
+            return f"{a} and {b} differ significantly on none of {self.num_sets} test sets."
+        others = f"on at least {worse}" if worse else "on none"
         return (
             f"{a} is better than {b} on at least {better} of {self.num_sets} test sets (95 %), "
-            f"worse {others}."
+            f"significantly worse {others}."
         )
 
 
@@ -262,9 +262,21 @@ def write_summary(each: OtherSet) -> str:
     span = f"{percent(low)} % ({worst})"
     if len(shares) > 1:
         span = f"{span} to {percent(high)} % ({best})"
-    told = ""
-    for table, kind in ((each.recipe_pairs, "recipe"), (each.network_pairs, "trained network")):
-        if table and not told:
-            num = sum(pair.is_significant for pair in table)
-            told = f"; {num} of {pluralize(len(table), 'pair')} of {kind}s can be told apart"
-    return f"Of {each.num_images:,} images of {each.title} {span} are {verb}{told}."
+    table, kind = each.recipe_pairs, "recipes"
+    if not table:
+        table, kind = each.network_pairs, "trained networks"
+    return (
+        f"Of {each.num_images:,} images of {each.title} {span} are {verb}{summarize(table, kind)}."
+    )
+
+
+def summarize(table: Sequence[Pair], kind: str) -> str:
+    if not table:
+        return ""
+    if len(table) > 1:
+        num = sum(pair.is_significant for pair in table)
+        return f"; of {len(table)} pairs of {kind} {num} differ significantly"
+    [pair] = table
+    value, low, high = pair.difference
+    evidence = f"95 % CI {interval(low, high, points)}; p = {p_value(pair.p)}".replace("= <", "<")
+    return f"; {pair.a} less {pair.b} is {points(value)} points ({evidence})"

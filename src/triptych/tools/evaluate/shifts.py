@@ -60,8 +60,8 @@ def read_shifted(folder: Path, name: str, num_classes: int) -> Shifted | None:
         return None
     predictions, [md5] = read_predictions(path), read_arrays(path, ("md5",)).values()
     num_versions = NUM_VERSIONS.get(name, 1)
-    num_rows = len(predictions.labels)
-    is_whole = num_rows % num_versions == 0 and predictions.num_classes == num_classes
+    num_images, rest = divmod(len(predictions.labels), num_versions)
+    is_whole = num_images > 1 and not rest and predictions.num_classes == num_classes
     if is_whole:
         labels = predictions.labels.reshape(num_versions, -1)
         is_whole = bool((labels == labels[0]).all())
