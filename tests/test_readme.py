@@ -83,9 +83,12 @@ def test_a_command_of_the_readme_composes(command: str, followed: Path) -> None:
     name, *words = shlex.split(command)
     assert name in list_commands() or (ROOT / name).is_file()
     words = expand_arguments(name.removesuffix(".py"), words)
-    overrides = [w for w in words if not w.startswith(("-", "resume="))]
+    overrides = [w for w in words if not w.startswith(("-", "resume=", "plan="))]
     sweep = [
-        [f"{key}={value}" for value in (values.split(",") if "-m" in words else [values])]
+        [
+            f"{key}={value}"
+            for value in (values.split(",") if "-m" in words and values[0] != "[" else [values])
+        ]
         for key, _, values in (override.partition("=") for override in overrides)
     ]
     for job in itertools.product(*sweep):

@@ -1,10 +1,12 @@
 """What is foretold is what the statistics say, and a plan is one that nobody changed since."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from tests.run_folders import write_run
 from triptych.config import CONFIGS
@@ -16,6 +18,12 @@ from triptych.tools.sweep.jobs import compose_jobs
 
 MODELS = ("alexnet", "googlenet", "resnet50")
 Planner = Callable[..., Plan]
+
+
+@cache
+def compose_once(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("plan", [*overrides])
 
 
 @pytest.fixture
@@ -30,9 +38,7 @@ def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
             for model in models
             for chosen in ([(seed,) for seed in seeds] or [()])
         ]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            jobs = compose_jobs(lambda each: compose("plan", each), overrides, "plan")
-        plan(jobs)
+        plan(compose_jobs(lambda each: compose_once(*each), overrides, "plan"))
         return read_plan(Path("plan.yaml"))
 
     return make

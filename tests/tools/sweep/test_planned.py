@@ -4,14 +4,18 @@ Jobs are imitated: each writes the run folder that it would leave, of a recipe's
 """
 
 import logging
+import re
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.triptych.launchers import SlurmLauncher
+from tests.composing import composed
 from tests.run_folders import change_record, write_run
 from triptych.config import CONFIGS
 from triptych.errors import UserError
@@ -109,6 +113,7 @@ def imitate(job: Job, skill: float, status: str) -> None:
         return
     folder = write_run(
         Path("logs"),
+        job.config["model"]["name"],
         seed=job.config["seed"],
         skill=skill,
         num_images=1000,
@@ -252,3 +257,46 @@ def test_departures_from_a_plan_are_said_on_the_page(
     described = compare()[0].describe()
     assert described["looks"] == [3, 4]
     assert described["departures"]
+
+
+def test_the_commands_of_the_guide_plan_sweep_and_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/plan.md, whose trainings are imitated; what it shows is what is printed."""
+    guide = (CONFIGS.parent / "docs" / "plan.md").read_text()
+    commands = re.findall("^    (?:triptych |python )([^ \n]+)(.*)$", guide, re.MULTILINE)
+    assert [name for name, _ in commands] == ["plan", "train.py", "compare.py"]
+    [(_, typed), (_, sweep), _] = commands
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOG_DIR", "logs")
+    models, *rest = typed.split()
+    each = [[f"model={model}", *rest] for model in models.partition("=")[2].split(",")]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plan(compose_jobs(partial(compose, "plan"), each, "plan"))
+        shown = capsys.readouterr().out
+        assert shown in guide
+
+        def run(jobs: Sequence[Job]) -> None:
+            for job in jobs:
+                imitate(job, 1.0 + len(job.config["model"]["name"]), "")
+
+        @cache
+        def compose_model(model: str) -> DictConfig:
+            return compose("train", [model])
+
+        def compose_each(each: list[str]) -> Any:
+            model, seed = each
+            return OmegaConf.merge(compose_model(model), OmegaConf.from_dotlist([seed]))
+
+        follow(find_plan([sweep.split()[1:]]), [], compose_each, run)
+    section, _ = compare()
+    assert section.describe()["looks"] == [3, 5, 10, 20]
+    assert [*section.departures] == []
+
+
+def test_a_single_run_and_a_sweep_that_does_not_wait_take_no_plan() -> None:
+    with pytest.raises(UserError, match=r"plan=plan\.yaml: must be null"):
+        composed("train", "data=shapes", plan="plan.yaml")
+    launcher = SlurmLauncher("local", "logs", 1, OmegaConf.create({}), 1, detach=True)
+    with pytest.raises(UserError, match="detach=true: a plan"):
+        launcher.launch([["plan=plan.yaml"]], 0)

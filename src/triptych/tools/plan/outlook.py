@@ -185,39 +185,35 @@ def describe_cost(
 
     `jobs`: one of each recipe, by its hash.
     """
-    forecast, seconds, grounds = Forecast([*jobs.values()]), list[float](), dict[str, None]()
-    for name, job in jobs.items():
-        whole = forecast.whole.get(name)
-        ground = "runs of these recipes"
-        if whole is None and (rate := find_rate(job, records)):
-            data, trainer = job.config["data"], job.config["trainer"]
-            of_source = data["source"].get("num_train")
-            num_train = data["num_train"] or (of_source and of_source - (data["num_val"] or 0))
-            whole = num_train and trainer["max_epochs"] * num_train / rate
-            ground = "rates of training alone"
-        if not whole:
-            label = next(r.label for r in design.recipes if r.group_hash == name)
-            return {"time": f"not known yet: {label} was never trained nor benchmarked here"}
-        seconds.append(whole)
-        grounds[ground] = None
+    forecast, seconds, missing = Forecast([*jobs.values()]), list[float](), list[str]()
+    for recipe in design.recipes:
+        job = jobs[recipe.group_hash]
+        whole = forecast.whole.get(recipe.group_hash) or estimate_seconds(job, records)
+        missing += [] if whole else [recipe.label]
+        seconds.append(whole or 0.0)
+    if missing:
+        names = join_words(missing, 5)
+        return {"time": f"not known yet: none of {names} was trained or benchmarked here"}
     devices = {str(each.metadata.get("device")) for each in records if each.metadata.get("device")}
     first, last = (sum(seconds) * n for n in (design.looks[0], design.looks[-1]))
     runs = [len(jobs) * n for n in (design.looks[0], design.looks[-1])]
     return {
         "time": f"{format_duration(first)} to the first look ({runs[0]} runs), at most "
-        f"{format_duration(last)} ({runs[1]} runs), one at a time, by {join_words([*grounds])}"
+        f"{format_duration(last)} ({runs[1]} runs), one at a time, as before"
         + (f" on {join_words(sorted(devices))}" if devices else "")
     }
 
 
-def find_rate(job: Job, records: Sequence[Record]) -> float | None:
-    """Images a second of the newest benchmark, or else run, of a job's model and batch size."""
-    wanted = {"model": job.config["model"]["name"], "batch_size": job.config["data"]["batch_size"]}
-    found = [
-        rate for entries, rate in list_rates(job, records) if wanted.items() <= entries.items()
-    ]
-    rates = [rate for rate in found if MEASURED.holds(rate) and rate > 0]
-    return rates[-1] if rates else None
+def estimate_seconds(job: Job, records: Sequence[Record]) -> float | None:
+    """What training alone takes at the rate of the newest benchmark, or else run, of a job's model
+    and batch size; None where there is none, or nobody knows how many images there are."""
+    data, epochs = job.config["data"], job.config["trainer"]["max_epochs"]
+    wanted = {"model": job.config["model"]["name"], "batch_size": data["batch_size"]}
+    each = [rate for found, rate in list_rates(job, records) if wanted.items() <= found.items()]
+    rates = [rate for rate in each if MEASURED.holds(rate) and rate > 0]
+    of_source = data["source"].get("num_train")
+    num_train = data["num_train"] or (of_source and of_source - (data["num_val"] or 0))
+    return epochs * num_train / rates[-1] if rates and num_train and epochs > 0 else None
 
 
 def list_rates(job: Job, records: Sequence[Record]) -> Iterator[tuple[Mapping[str, Any], Any]]:
