@@ -379,3 +379,16 @@ def test_predictions_stand_beside_runs_only_where_these_are_typed() -> None:
     assert expand_arguments(["predictions=a"]) == ["predictions=a", "runs=null"]
     for typed in (["predictions=a", "runs=b"], ["out=c"]):
         assert expand_arguments(typed) == typed
+
+
+def test_a_column_of_groups_beside_the_labels_counts_for_every_network(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "runs", seed=seed, num_images=120) for seed in range(3)]
+    labels = draw_labels(120)
+    groups = [f"object {n // 4}" for n in range(120)]
+    write_csv(tmp_path / "labels.csv", "id,label,group", range(120), labels, groups)
+    (tmp_path / "answers").mkdir()
+    np.save(tmp_path / "answers" / "other.npy", np.roll(labels, 1))
+    settings = {"predictions": str(tmp_path / "answers"), "labels": str(tmp_path / "labels.csv")}
+    networks, _, _ = read_networks(config_of(tmp_path, runs=str(tmp_path / "runs"), **settings))
+    assert [network.num_groups for network in networks] == [30] * (len(runs) + 1)
+    assert np.array_equal(networks[0].test.groups, np.unique(groups, return_inverse=True)[1])

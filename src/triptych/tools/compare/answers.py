@@ -29,8 +29,10 @@ ROLES = {
     "classes": "predictions prediction predicted preds pred classes y_pred",
     "": "scores outputs output",  # of a kind that their values tell
     "truth": "labels label targets target y_true truth class y",
+    "groups": "groups group",  # of images that belong together; of the file of true classes
     "ids": "ids id index indices idx files file filenames filename image image_id path names name",
 }
+NO_ANSWERS = {"groups", "ids"}
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names.split()}
 BESIDE = {"probability", "confidence", "label_probability", "split"}  # columns that are no class's
 NEAR_ONE = 1e-3  # of a sum of probabilities that were rounded
@@ -46,6 +48,7 @@ class Answers(NamedTuple):
     ids: list[str] | None = None
     truth: NDArray[Any] | None = None  # int64 (N,), or names of classes
     columns: tuple[str, ...] = ()  # their names, of a CSV file's values (N, C)
+    groups: NDArray[np.int64] | None = None  # (N,)
 
 
 def read_answers(path: Path) -> Answers:
@@ -67,7 +70,7 @@ def read_answers(path: Path) -> Answers:
 
 def assemble(arrays: dict[str, Any]) -> Answers:
     """Arrays by their role, checked; the first of `ROLES` that there is answers."""
-    role = next((role for role in ROLES if role in arrays and role != "ids"), None)
+    role = next((role for role in ROLES if role in arrays and role not in NO_ANSWERS), None)
     if role is None:
         raise UserError("holds no answers; name what answers prediction or label")
     values = check_values(arrays[role], role)
@@ -78,6 +81,7 @@ def assemble(arrays: dict[str, Any]) -> Answers:
         check_ids(arrays["ids"], len(values)) if "ids" in arrays else None,
         None if truth is None else check_truth(truth, len(values)),
         tuple(arrays.get("columns", ())),
+        number_groups(arrays["groups"], len(values)) if "groups" in arrays else None,
     )
 
 
@@ -122,6 +126,16 @@ def check_truth(values: NDArray[Any], num_images: int) -> NDArray[Any]:
     return truth
 
 
+def number_groups(names: Any, num_images: int) -> NDArray[np.int64]:
+    """By their sorted names."""
+    if np.ndim(names) != 1 or len(names) != num_images:
+        raise UserError(f"has {num_images:,} answers and groups of shape {np.shape(names)}")
+    texts = [str(name).strip() for name in names]
+    if "" in texts:
+        raise UserError(f"image {texts.index('')} has no group, and others have")
+    return np.unique(as_texts(texts), return_inverse=True)[1].astype(np.int64)
+
+
 def check_ids(ids: Any, num_images: int) -> list[str]:
     """One of each; numbers as they are usually written."""
     if np.ndim(ids) != 1 or len(ids) != num_images:
@@ -157,11 +171,11 @@ def read_archive(path: Path) -> dict[str, Any]:
         chosen = {ROLE_OF[name.lower()]: name for name in names if name.lower() in ROLE_OF}
         if len(names) == 1:
             chosen = chosen or {"": names[0]}
-        if not chosen.keys() - {"ids"}:
+        if not chosen.keys() - NO_ANSWERS:
             known = "logits, probabilities, predictions"
             raise UserError(f"holds {list_first(names)}; name an array one of {known}")
-        answering = next(role for role in ROLES if role in chosen and role != "ids")
-        read = {answering, "truth", "ids"} & chosen.keys()
+        answering = next(role for role in ROLES if role in chosen and role not in NO_ANSWERS)
+        read = {answering, "truth", *NO_ANSWERS} & chosen.keys()
         return {role: read_array(archive, chosen[role]) for role in read}
 
 
@@ -176,8 +190,9 @@ def read_csv(path: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for place, role in enumerate(roles):
         if role and role not in arrays:
-            is_id = role == "ids"
-            arrays[role] = [line[place] for line in lines] if is_id else parse_column(lines, place)
+            is_text = role in NO_ANSWERS
+            texts = [line[place] for line in lines] if is_text else ()
+            arrays[role] = texts if is_text else parse_column(lines, place)
     places = [n for n, role in enumerate(roles) if role is None and header[n].lower() not in BESIDE]
     if len(places) > 1 and "classes" not in arrays:
         values = [np.array([line[n] for n in places], dtype=np.float64) for line in lines]

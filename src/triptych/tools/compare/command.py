@@ -141,7 +141,8 @@ def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], 
         from triptych.tools.compare.guests import read_guests
 
         guests, more = read_guests(config["predictions"], config["labels"], networks)
-        networks, problems = [*networks, *guests], [*problems, *more]
+        networks = runs.share_groups([*networks, *guests])
+        problems = [*problems, *more]
     if not networks:
         reason = f"{problems[0].folder}: {problems[0].what}"
         kind = f"runs: none of {len(folders)}" if folders else "predictions: none"

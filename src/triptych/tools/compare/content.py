@@ -182,6 +182,7 @@ class Pair:
             **{"p": self.p, "p_adjusted": self.p_holm, "verdict": self.verdict},
             "p_not_inferior": None if self.margin is None else self.p_not_inferior,
             **{"num_seeds": self.num_seeds, "num_images": self.num_images},
+            "num_groups": self.num_groups,
         }
 
 

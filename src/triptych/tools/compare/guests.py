@@ -246,7 +246,9 @@ def order_truth(answers: Answers, data: str, names: tuple[str, ...]) -> Truth:
         listed = np.argsort(numbers)
         index = numbers[listed]
     ids = [ids[place] for place in listed] if ids else ()
-    return Truth(labels[listed], index, sanitize(data), classes, listed, len(labels), ids)
+    groups = None if answers.groups is None else answers.groups[listed]
+    truth = Truth(labels[listed], index, sanitize(data), classes, listed, len(labels), ids)
+    return replace(truth, groups=groups)
 
 
 def stand_beside(truth: Truth, run: TrainedNetwork) -> Truth | None:
@@ -257,6 +259,8 @@ def stand_beside(truth: Truth, run: TrainedNetwork) -> Truth | None:
             return None
     beside = take_truth(run)
     ids = [truth.ids[place] for place in places] if truth.ids else beside.ids
+    if beside.groups is None and truth.groups is not None:
+        beside = replace(beside, groups=truth.groups[places])
     return replace(beside, ids=ids, listed=truth.listed[places], num_listed=truth.num_listed)
 
 

@@ -152,7 +152,8 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
         difference = give_interval(found, -1.0, bounds[1:])
         num_seeds = (len(a.networks), len(b.networks))
         fields = (a.label, b.label, a.first.num_test, num_seeds, difference)
-        pairs.append(Pair(*fields, p, p_holm, measure=MEASURE))
+        num_groups = a.first.num_groups
+        pairs.append(Pair(*fields, p, p_holm, measure=MEASURE, num_groups=num_groups))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
@@ -160,8 +161,8 @@ def write_verdict(
     recipes: Sequence[Recipe], ap: Mapping[str, WithInterval], tables: Sequence[Pairs]
 ) -> tuple[str, ...]:
     """What was compared, how well each ranks its labels, and which differences are significant."""
-    sizes = sorted({recipe.first.num_test for recipe in recipes})
-    images = formats.join_words([pluralize(n, "image") for n in sizes])
+    sizes = sorted({(recipe.first.num_test, recipe.first.num_groups or 0) for recipe in recipes})
+    images = formats.join_words([formats.count_images(*each, "image") for each in sizes])
     lines = [f"Evaluated on {images} with any number of labels; every image counts once."]
     for recipe in recipes[: sentences.MAX_SENTENCES]:
         value, low, high = ap[recipe.label]

@@ -72,7 +72,8 @@ class PairParts(NamedTuple):
 class Uncertainty(Section):
     heading = "Where the uncertainty comes from"
     measure: Measure
-    num_images: int
+    num_images: int  # or groups, where images belong together
+    unit: str  # "images", or "groups" of them
     recipes: tuple[RecipeParts, ...]
     pairs: tuple[PairParts, ...]
 
@@ -83,9 +84,9 @@ class Uncertainty(Section):
 
     @property
     def columns(self) -> list[str]:
-        grid = [f"{n} seeds, {k * self.num_images:,} images" for k in (1, 4) for n in SEEDS]
-        bought = ["as now", "a seed more each", "twice the images"]
-        return [*bought, *grid, "any number of seeds", "any number of images"]
+        grid = [f"{n} seeds, {k * self.num_images:,} {self.unit}" for k in (1, 4) for n in SEEDS]
+        bought = ["as now", "a seed more each", f"twice the {self.unit}"]
+        return [*bought, *grid, "any number of seeds", f"any number of {self.unit}"]
 
     def describe(self) -> dict[str, Any]:
         recipes = [
@@ -109,7 +110,7 @@ class Uncertainty(Section):
             }
             for each in self.pairs
         ]
-        return {"num_images": self.num_images, "recipes": recipes, "pairs": pairs}
+        return {f"num_{self.unit}": self.num_images, "recipes": recipes, "pairs": pairs}
 
 
 def _describe(shares: Shares) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def build(tested: Tested) -> Uncertainty | None:
     return Uncertainty(
         measure=measure,
         num_images=samples[enough[0].label].trainings.num_images,
+        unit="groups" if enough[0].first.num_groups else "images",
         recipes=tuple(recipes),
         pairs=tuple(parts),
         sentences=(
@@ -188,7 +190,8 @@ def share_parts(
 
 def write_sentence(parts: PairParts, measure: Measure) -> str:
     """What would narrow the interval of a pair that is not decided."""
-    words = zip(("test images", "seeds", "flips"), parts.shares, strict=True)
+    images = "groups of test images" if parts.pair.num_groups else "test images"
+    words = zip((images, "seeds", "flips"), parts.shares, strict=True)
     shares = join_words([f"{percent(share.value, 0)} % is {word}" for word, share in words])
     pair, now = parts.pair, measure.write_width(parts.now.half_width)
     sentence = f"Of the uncertainty of {pair.a} − {pair.b} {shares}: "

@@ -80,6 +80,7 @@ def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, 
             "digest": network.digest,
             "folder": sanitize(str(network.folder)),
             "num_images": network.num_test,
+            "num_groups": network.num_groups,
             "value": value,
         }
 
