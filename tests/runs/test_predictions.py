@@ -302,7 +302,7 @@ def member(descr: object, shape: tuple[int, ...], data: bytes = b"") -> bytes:
         (member("<f8", (-5, -3), bytes(120)), "not as long"),
         (member("<f8", (-5, 3), bytes(120)), "not as long"),
         (member("<f8", (5, 3), bytes(119)), "not as long"),
-        (member("|O", (5, 3), bytes(120)), "Object arrays"),
+        (member("|O", (5, 3), bytes(120)), "pickled"),
         (member([("a", "<f4"), ("b", "<f4")], (5, 3), bytes(120)), "logits must be floats"),
         (member("|V8", (5, 3), bytes(120)), "logits must be floats"),
         (member("<U0", (10**12, 3)), "larger than is read"),

@@ -140,7 +140,7 @@ def read_array(archive: ZipFile, name: str) -> Array:
     """An array of an npz file, read where its head and the archive's index are within bounds."""
     info = archive.getinfo(f"{name}.npy")
     if info.file_size > info.compress_size + MAX_INFLATED:
-        raise ValueError(f"{name} is compressed to less than is read; save it as it is")
+        raise ValueError(f"{name} is larger than is read compressed; save it as it is")
     with archive.open(info) as file:
         return read_npy(file, info.file_size, name)
 

@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a cube": ("a.npy", lambda p: np.save(p, np.zeros((2, 2, 2))), r"\(2, 2, 2\)"),
     "compressed": (
         *("a.npz", lambda p: np.savez_compressed(p, logits=np.zeros((120, 30_000)))),
-        "compressed",
+        "larger than is read compressed",
     ),
     "names": ("a.npz", lambda p: np.savez(p, a=LABELS, b=LABELS), "holds a, b"),
     "other labels": (
