@@ -13,6 +13,7 @@ import pytest
 
 from tests.run_folders import write_run
 from tests.test_multilabel import write_multilabel_run
+from tests.tools.compare.test_claims import answer
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare import labels
 from triptych.tools.compare.command import build_comparison
@@ -25,10 +26,11 @@ DOCS = Path(__file__).parents[3] / "docs"
 SCHEMA = json.loads((DOCS / "verdict.schema.json").read_text())
 
 
-def check(comparison: BaseComparison) -> dict[str, Any]:
+def check(comparison: BaseComparison, *claims: str) -> dict[str, Any]:
     """The verdict as a program reads it, by the schema."""
     jsonschema = pytest.importorskip("jsonschema")
-    verdict: dict[str, Any] = json.loads(write_verdict(comparison))
+    answers = answer(comparison, *claims) if isinstance(comparison, Comparison) else ()
+    verdict: dict[str, Any] = json.loads(write_verdict(comparison, answers))
     jsonschema.Draft202012Validator(SCHEMA).validate(verdict)
     return verdict
 
@@ -40,7 +42,8 @@ def asked(root: Path) -> Comparison:
 
 
 def test_verdicts_are_as_their_schema_has_them(comparison: Comparison, asked: Comparison) -> None:
-    verdict = check(comparison)
+    verdict = check(comparison, "googlenet not_inferior alexnet margin=1")
+    assert {*verdict["claims"][0]} == {*SCHEMA["$defs"]["claim"]["properties"]}
     assert (verdict["schema"], verdict["metric"], verdict["margin"]) == (1, "accuracy", None)
     assert [run["seed"] for run in verdict["runs"]] == [0, 1, 2, 0, 1, 2, 5]
     assert [pair["kind"] for pair in verdict["pairs"]] == ["recipes", *["networks"] * 3]

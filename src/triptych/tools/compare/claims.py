@@ -7,7 +7,7 @@ beyond its margin. Claims of one command are adjusted by Holm, those of a log by
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from triptych.errors import UserError, closest_matches
 from triptych.tools.compare import formats
@@ -25,21 +25,33 @@ Difference = PairedDifference | Estimate
 
 class Tested(NamedTuple):
     claim: Claim
-    key: dict[str, Any]  # what makes it the same as an earlier try, whatever labels are now
+    a: Recipe
+    b: Recipe
     difference: Difference  # of A less B
     p: float  # two-sided, of the nearest truth of which the claim would be wrong
+
+    @property
+    def kind(self) -> Literal["recipes", "networks"]:
+        """Networks where both are single ones."""
+        return "recipes" if is_of_recipes(self.a, self.b) else "networks"
 
 
 class Answer(NamedTuple):
     """Whether a claim holds, and by which numbers; fractions, or the unit of a loss."""
 
-    claim: str
-    measure: Measure
-    difference: WithInterval  # of A less B
-    interval_level: float
-    p: float
+    tested: Tested
     tried: Try  # its p is that of the log, or else adjusted by Holm over the claims of one command
+    measure: Measure
     num_claims: int  # of that command
+
+    @property
+    def interval_level(self) -> float:
+        return 1 - self.tried.level / (1 if self.tried.number else self.num_claims)
+
+    @property
+    def difference(self) -> WithInterval:
+        found = self.tested.difference
+        return WithInterval(found.value, *found.interval(self.interval_level))
 
     def __str__(self) -> str:
         how = "one of unknown many tries: require_log=<file> counts them"
@@ -47,11 +59,12 @@ class Answer(NamedTuple):
             how = f"after Holm over {self.num_claims} claims; {how}"
         if self.tried.number:
             how = f"try {self.tried.number} of the log{', repeated' * self.tried.is_repeated}"
+        of = " (of these trained networks)" if self.tested.kind == "networks" else ""
         value = f"{self.measure.write(self.difference.value)} {self.measure.unit}".strip()
         level = f"{100 * self.interval_level:.6g} % interval"
         p = f"p = {formats.p_value(self.tried.p)}".replace("= <", "<")
         return (
-            f"{'holds' if self.tried.holds else 'does not hold'}: {self.claim}: {value} "
+            f"{'holds' if self.tried.holds else 'does not hold'}: {self.tested.claim}{of}: {value} "
             f"({level} {self.measure.write_interval(self.difference)}; {p}, tested at "
             f"{self.tried.level:.2g}; {how})"
         )
@@ -59,8 +72,11 @@ class Answer(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """For verdict.json."""
         value, low, high = self.difference
-        numbers = {"difference": value, "low": low, "high": high, "level": self.interval_level}
-        return {"claim": self.claim, **numbers, "p": self.p, "tested": self.tried._asdict()}
+        return {
+            **{"claim": str(self.tested.claim), "kind": self.tested.kind, "difference": value},
+            **{"low": low, "high": high, "level": self.interval_level, "p": self.tested.p},
+            "tested": self.tried._asdict(),
+        }
 
 
 def answer_claims(
@@ -82,27 +98,27 @@ def answer_claims(
         a, b = find_pair(claim, recipes, question.metric)
         difference = subtract(a, b)
         p = find_p(claim.relation, (claim.margin or 0) / measure.per_unit, difference, measure.sign)
-        tested.append(Tested(claim, make_key(claim, question.metric, a, b), difference, p))
+        tested.append(Tested(claim, a, b, difference, p))
     if log:
+        keys = [make_key(question.metric, each) for each in tested]
         with open_tries(log) as tries:
-            tried = [tries.test(str(claim), key, p) for claim, key, _, p in tested]
-        levels = [1 - each.level for each in tried]
+            tried = [tries.test(str(t.claim), k, t.p) for t, k in zip(tested, keys, strict=True)]
     else:
         adjusted = inference.holm([each.p for each in tested]).tolist()
         tried = [Try(p, SIGNIFICANT, p < SIGNIFICANT) for p in adjusted]
-        levels = [inference.bonferroni_level(len(tested))] * len(tested)
-    answers = []
-    for (claim, _, difference, p), level, outcome in zip(tested, levels, tried, strict=True):
-        shown = WithInterval(difference.value, *difference.interval(level))
-        answers.append(Answer(str(claim), measure, shown, level, p, outcome, len(claims)))
-    return answers
+    return [Answer(*each, measure, len(claims)) for each in zip(tested, tried, strict=True)]
 
 
 def subtract_values(a: Recipe, b: Recipe, question: Question) -> Difference:
     """By the metric that is asked for: of recipes of a plan at its looks."""
-    is_of_recipes = len(a.networks) > 1 or len(b.networks) > 1
-    *_, difference = measure_looks(a, b, question.metric, question.plan if is_of_recipes else None)
+    plan = question.plan if is_of_recipes(a, b) else None
+    *_, difference = measure_looks(a, b, question.metric, plan)
     return difference
+
+
+def is_of_recipes(a: Recipe, b: Recipe) -> bool:
+    """Whether what is said is of training again, at least of one of them."""
+    return len(a.networks) > 1 or len(b.networks) > 1
 
 
 def find_p(relation: str, margin: float, difference: Difference, sign: int) -> float:
@@ -116,7 +132,9 @@ def find_p(relation: str, margin: float, difference: Difference, sign: int) -> f
     return p
 
 
-def make_key(claim: Claim, metric: str, a: Recipe, b: Recipe) -> dict[str, Any]:
+def make_key(metric: str, tested: Tested) -> dict[str, Any]:
+    """What makes it the same as an earlier try, whatever its networks are called now."""
+    claim, a, b, *_ = tested
     test = a.first.test
     images = hashlib.sha256(test.index.tobytes() + test.labels.tobytes()).hexdigest()
     digests = {name: [n.digest for n in each.networks] for name, each in (("a", a), ("b", b))}
