@@ -15,8 +15,10 @@ from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison, Question
 from triptych.tools.compare.guests import read_guests
+from triptych.tools.compare.planned import Followed
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.compare.suspects import Suspects
+from triptych.tools.plan.document import Plan, PlannedRecipe
 from triptych.tools.report.page import render_markdown, render_page
 
 LISTED = [3, 17, 40, 41, 42, 43, 44, 45, 130]
@@ -240,3 +242,28 @@ def test_networks_of_known_answers_alone_are_shown_without_suspects_too(tmp_path
         [change] = section.network_changes
         assert change.pair.difference.value == pytest.approx(6 / 60)
         assert change.without.value == pytest.approx(4 / 58)
+
+
+def test_recipes_of_a_plan_are_shown_at_their_last_look_with_and_without(tmp_path: Path) -> None:
+    for model, seed in product(("alexnet", "googlenet"), range(4)):
+        write_run(tmp_path / "logs", model, seed, num_images=120)
+    networks, problems = read_runs(find_run_folders([str(tmp_path / "logs")]))
+    hashes = {str(network.metadata["group_hash"]) for network in networks}
+    plan = Plan(
+        **{"question": "Which?", "metric": "accuracy", "margin": None, "difference": None},
+        **{"looks": [3, 5], "seeds": [*range(5)], "data": "shapes", "num_images": 120},
+        recipes=[PlannedRecipe(each, [], each) for each in hashes],
+        **{"split_hash": None, "test_hash": None, "promised": {}},
+    )
+    path = write_list(tmp_path / "list.csv", LISTED)
+    question = Question(suspects=str(path), plan=Followed(plan))
+    section = get_section(build_comparison(networks, problems, question))
+    [change] = section.recipe_changes
+    alone = Question(suspects=str(path))
+    kept = [network for network in networks if network.metadata["seed"] < 3]
+    [plain] = get_section(build_comparison(kept, [], alone)).recipe_changes
+    for mine, usual in ((change.without, plain.without), (change.shift, plain.shift)):
+        assert mine.value == pytest.approx(usual.value)
+        assert mine.low < usual.low < usual.high < mine.high  # for all of the looks
+    assert change.rest.difference.value == pytest.approx(change.without.value)
+    assert change.rest.p > plain.rest.p

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,23 @@ from triptych.tools.compare.content import (
     Measure,
     Pair,
     Picture,
+    Question,
     Section,
     Tested,
 )
 from triptych.tools.compare.formats import MAX_WORDS, join_words, pluralize
-from triptych.tools.compare.pairs import compare_networks, compare_recipes, has_metric
+from triptych.tools.compare.pairs import (
+    compare_networks,
+    compare_recipes,
+    has_metric,
+    measure_looks,
+)
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
 from triptych.tools.statistics.inference import Interval, WithInterval
+from triptych.tools.statistics.planning import LookedEstimate, join_looks
 from triptych.tools.statistics.scores import METRICS
 from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
 
@@ -87,32 +94,6 @@ class Change(NamedTuple):
             **{"verdict": pair.verdict, "verdict_without": self.rest.verdict},
             "any_labels": self.by_labels and [*self.by_labels],
         }
-
-
-class Twice(NamedTuple):
-    """A recipe with and without the suspects."""
-
-    recipe: Recipe
-    rest: Recipe
-    without: Trainings  # values for all images, whose mean is that of the rest
-    shift: Trainings  # these less the values as they are
-
-    @classmethod
-    def measure(cls, recipe: Recipe, suspect: NDArray[np.bool_], metric: str) -> Self:
-        rest, (value, _) = leave_out(recipe, suspect), METRICS[metric]
-        values, of_rest = (
-            np.stack([value(network.test) for network in each.networks]).astype(np.float64)
-            for each in (recipe, rest)
-        )
-        without, groups = spread_over_all(of_rest, ~suspect), recipe.first.test.groups
-        each = (summarize_trainings(x, groups) for x in (without, without - values))
-        return cls(recipe, rest, *each)
-
-    @property
-    def means(self) -> tuple[str, float, float]:
-        """The recipe's label, and its mean with and without them."""
-        mean, shift = (float(each.by_seed.mean()) for each in (self.without, self.shift))
-        return self.recipe.label, mean - shift, mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,20 +146,26 @@ def build(tested: Tested) -> Suspects | None:
         check_source(listed, recipe)
     suspect = find_suspects(listed, tested.recipes[0].first)
     recipes = [recipe for recipe in tested.recipes if has_metric(recipe, metric)]
-    twice = [Twice.measure(recipe, suspect, metric) for recipe in recipes]
-    firsts = [Twice.measure(recipe.take(0), suspect, metric) for recipe in recipes]
-    rest = [each.rest for each in twice]
-    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, question).pairs
-    recipe_changes = find_changes(before, after, twice, suspect)
-    before, after = tested.network_pairs.pairs, compare_networks(rest, question).pairs
+    rest = [leave_out(recipe, suspect) for recipe in recipes]
+    anew = question
+    if question.plan:  # which has kept the networks of each look
+        anew = replace(question, plan=replace(question.plan, _looks={}))
+    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, anew).pairs
+    by_recipe = find_changes(before, after, recipes, suspect, question)
+    before, after = tested.network_pairs.pairs, compare_networks(rest, anew).pairs
+    firsts = [recipe.take(0) for recipe in recipes]
+    by_network = find_changes(before, after, firsts, suspect, replace(question, plan=None))
     section = Suspects(
         listed=listed,
         num_suspects=int(suspect.sum()),
         num_images=len(suspect),
         measure=MEASURES[metric],
-        means=tuple(each.means for each in twice),
-        recipe_changes=recipe_changes,
-        network_changes=find_changes(before, after, firsts, suspect),
+        means=tuple(
+            (one.label, average(one, metric), average(other, metric))
+            for one, other in zip(recipes, rest, strict=True)
+        ),
+        recipe_changes=by_recipe,
+        network_changes=by_network,
         pictures=choose_pictures(tested.recipes[0], suspect),
     )
     return replace(section, sentences=tuple(write_sentences(section)))
@@ -194,23 +181,52 @@ def leave_out(recipe: Recipe, suspect: NDArray[np.bool_]) -> Recipe:
     return replace(recipe, networks=tuple(networks), _trainings={})
 
 
+def stack_values(recipe: Recipe, metric: str) -> NDArray[np.float64]:
+    """(seeds, N)."""
+    value, _ = METRICS[metric]
+    return np.stack([value(network.test) for network in recipe.networks]).astype(np.float64)
+
+
+def average(recipe: Recipe, metric: str) -> float:
+    return float(stack_values(recipe, metric).mean())
+
+
 def find_changes(
     before: Sequence[Pair],
     again: Sequence[Pair],
-    twice: Sequence[Twice],
+    recipes: Sequence[Recipe],
     suspect: NDArray[np.bool_],
+    question: Question,
 ) -> tuple[Change, ...]:
-    """Of each pair, by the crossed formula without pseudo-images."""
-    by_label = {each.recipe.label: each for each in twice}
-    level = inference.bonferroni_level(len(before))
+    """Of each pair, by the crossed formula without pseudo-images; of a plan at its last look."""
+    metric, plan = question.metric, question.plan
+    by_label = {recipe.label: recipe for recipe in recipes}
+    level = inference.bonferroni_level(max(len(before), plan.num_pairs if plan else 0))
+    summaries: dict[tuple[str, int], tuple[Trainings, Trainings]] = {}
     changes = []
     for pair, rest in zip(before, again, strict=True):
-        a, b = by_label[pair.a], by_label[pair.b]
-        two = crossed_difference(a.without, b.without), crossed_difference(a.shift, b.shift)
-        without, shift = (WithInterval(each.value, *each.interval(level)) for each in two)
-        limits = find_limits(a.recipe, b.recipe, suspect) if pair.measure is ACCURACY else None
+        a, b, found = measure_looks(by_label[pair.a], by_label[pair.b], metric, plan)
+        for each in (a, b):
+            if (key := (each.label, len(each.networks))) not in summaries:
+                summaries[key] = summarize_twice(each, suspect, metric)
+        two = (summaries[each.label, len(each.networks)] for each in (a, b))
+        estimates = [crossed_difference(*each) for each in zip(*two, strict=True)]
+        if isinstance(found, LookedEstimate):
+            looks, weights = len(found.looks), found.weights
+            estimates = [join_looks(each, [each] * looks, weights) for each in estimates]
+        without, shift = (WithInterval(each.value, *each.interval(level)) for each in estimates)
+        limits = find_limits(a, b, suspect) if pair.measure is ACCURACY else None
         changes.append(Change(pair, rest, without, shift, limits))
     return tuple(changes)
+
+
+def summarize_twice(
+    recipe: Recipe, suspect: NDArray[np.bool_], metric: str
+) -> tuple[Trainings, Trainings]:
+    """Without the suspects, by values for all images, and of these less the values as they are."""
+    values, groups = stack_values(recipe, metric), recipe.first.test.groups
+    without = spread_over_all(stack_values(leave_out(recipe, suspect), metric), ~suspect)
+    return summarize_trainings(without, groups), summarize_trainings(without - values, groups)
 
 
 def find_limits(a: Recipe, b: Recipe, suspect: NDArray[np.bool_]) -> Interval:
