@@ -41,12 +41,12 @@ def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: 
         assert sum(share.value for share in parts.shares) == pytest.approx(1)
         assert all(share.low <= share.value <= share.high for share in parts.shares)
     for pair in section.pairs:
-        assert len(pair.row) == len(section.columns)
-        assert pair.now.num_seeds == (3, 3)
-        assert pair.designs[0].half_width < pair.now.half_width, "a seed more of each"
-        assert pair.designs[2] == pair.now, "three seeds and these images"
-        assert pair.any_seeds.half_width < pair.now.half_width
-        assert all(design.half_width <= design.at_skill_limit for design in pair.row)
+        now, one_more, _, any_seeds, _, three, *_ = pair.designs
+        assert len(pair.designs) == len(section.names)
+        assert now.num_seeds == (3, 3)
+        assert now == three
+        assert any_seeds.half_width < one_more.half_width < now.half_width
+        assert all(each.half_width <= each.at_skill_limit for each in pair.designs)
     undecided = [each for each in four.recipe_pairs.pairs if each.verdict == "undecided"]
     assert len(undecided) == 3
     for sentence in section.sentences[:3]:
@@ -84,10 +84,12 @@ def test_trained_networks_are_ranked_where_recipes_have_too_few_seeds(
 ) -> None:
     for model, skill in MODELS.items():
         write_run(tmp_path, model, skill=skill)
-    section = compare_below(tmp_path).sections["ranks"]
+    comparison = compare_below(tmp_path)
+    section = comparison.sections["ranks"]
     assert isinstance(section, Ranks)
     assert [each.kind for each in section.rankings] == ["trained network"]
     assert not section.wins
+    assert "\n\n\n" not in render_markdown(comparison)
 
 
 def test_networks_on_other_images_are_ranked_apart(tmp_path: Path, compare_below: Compare) -> None:

@@ -134,7 +134,7 @@ class Pair:
     p_holm: float  # adjusted over the table's pairs: the words of a difference follow it alone
     only_a: int | None = None  # images that a alone classifies correctly; None for recipes
     only_b: int | None = None
-    f1_difference: WithInterval | None = None  # macro, beside accuracy
+    f1_difference: WithInterval | None = None  # macro; None for recipes
     sentence: str = ""
     measure: Measure = ACCURACY
     margin: float | None = None

@@ -49,7 +49,6 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
         fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tests[n])
         pair = Pair(
             *fields,
-            f1_difference=measure(a, b, "f1", level) if metric == "accuracy" else None,
             measure=MEASURES[metric],
             margin=margin,
             num_groups=a.first.num_groups,
@@ -57,7 +56,8 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
             costs=("", "") if margin is None else (compare_costs(a, b), compare_costs(b, a)),
         )
         if isinstance(found, PairedDifference):
-            pair = replace(pair, only_a=found.only_a, only_b=found.only_b)
+            f1 = measure(a, b, "f1", level)
+            pair = replace(pair, only_a=found.only_a, only_b=found.only_b, f1_difference=f1)
         pairs.append(pair)
     return Pairs(add_sentences(pairs), len(recipes), limit, is_validated)
 

@@ -63,7 +63,7 @@ class Ranks(Section):
             for ranking in self.rankings
         ]
         wins = [{"a": pair.a, "b": pair.b, **chance._asdict()} for pair, chance in self.wins]
-        return {"rankings": rankings, "a_new_training_of_a_beats_one_of_b": wins}
+        return {"rankings": rankings, "new_trainings": wins}
 
 
 def build(tested: Tested) -> Ranks | None:

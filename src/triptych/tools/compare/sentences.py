@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -72,6 +73,11 @@ def write_verdict(
     sentences += _select_sentences(pairs, "trained networks")
     if len(recipes) == 1:
         sentences.append("One recipe: there is nothing to compare it with.")
+    elif network_pairs.num_recipes < 2:
+        name = MEASURES[question.metric].name
+        sentences.append(
+            f"No pair is tested: two recipes at least must have probabilities for {name}."
+        )
     elif not network_pairs.pairs:
         sentences.append("No two recipes can be compared: no pair is tested.")
     if network_pairs.pairs and question.margin is not None and question.plan is None:
@@ -118,10 +124,19 @@ def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     """Those of all pairs; of many pairs the number of significant ones."""
     if len(pairs) <= MAX_SENTENCES:
         return [pair.sentence for pair in pairs]
-    num_significant = sum(pair.is_significant for pair in pairs)
+    counts = Counter("better" if pair.is_significant else pair.verdict for pair in pairs)
+    measure, margin = pairs[0].measure, pairs[0].margin
+    others = f"{len(pairs) - counts['better']} do not"
+    if margin is not None:
+        inferior = counts["a_not_inferior"] + counts["b_not_inferior"]
+        others = (
+            f"of the others {counts['equivalent']} are equivalent within ±"
+            f"{measure.write_margin(margin)}, in {inferior} one is not worse by more, and "
+            f"{counts['undecided']} are undecided"
+        )
     return [
-        f"Of {len(pairs)} pairs of {kind}, {num_significant} differ significantly in accuracy and "
-        f"{len(pairs) - num_significant} do not; the table of pairs has each with its interval."
+        f"Of {len(pairs)} pairs of {kind}, {counts['better']} differ significantly in "
+        f"{measure.name} and {others}; the table of pairs has each with its interval."
     ]
 
 

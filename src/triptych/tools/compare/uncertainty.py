@@ -20,6 +20,11 @@ from triptych.tools.statistics.inference import WithInterval, bonferroni_level
 from triptych.tools.statistics.planning import Scatter
 
 SEEDS = (3, 5, 10, 20)
+DESIGNS = (  # what could be bought, then what infinitely many would leave
+    *("as now", "a seed more each", "twice the images", "any number of seeds"),
+    *("any number of images", *(f"{n} seeds" for n in SEEDS)),
+    *(f"{n} seeds, 4 times the images" for n in SEEDS),
+)
 MAX_SENTENCES = 3
 # Of trainings as unstable as this, the error over many pairs of few seeds was seen to exceed 5 %.
 UNSTABLE, FEW_SEEDS, MANY_PAIRS = 0.003, 5, 3
@@ -55,25 +60,15 @@ class RecipeParts(NamedTuple):
 
 class PairParts(NamedTuple):
     pair: Pair
-    image: WithInterval
     shares: Shares
-    now: Design
-    designs: tuple[Design, ...]  # a seed more of each, twice the images, SEEDS with N and 4 N
-    any_seeds: Design  # what infinitely many leave
-    any_images: Design
-
-    @property
-    def row(self) -> tuple[Design, ...]:
-        """Of the table of what to buy, by its `columns`."""
-        return (self.now, *self.designs, self.any_seeds, self.any_images)
+    designs: tuple[Design, ...]  # by DESIGNS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty(Section):
     heading = "Where the uncertainty comes from"
     measure: Measure
-    num_images: int  # or groups, where images belong together
-    unit: str  # "images", or "groups" of them
+    unit: str  # "images", or "groups" of them, where these belong together
     recipes: tuple[RecipeParts, ...]
     pairs: tuple[PairParts, ...]
 
@@ -83,34 +78,22 @@ class Uncertainty(Section):
         return min(self.recipes, key=lambda each: (each.num_seeds, -each.skill_sd.high))
 
     @property
-    def columns(self) -> list[str]:
-        grid = [f"{n} seeds, {k * self.num_images:,} {self.unit}" for k in (1, 4) for n in SEEDS]
-        bought = ["as now", "a seed more each", f"twice the {self.unit}"]
-        return [*bought, *grid, "any number of seeds", f"any number of {self.unit}"]
+    def names(self) -> list[str]:
+        return [name.replace("images", self.unit) for name in DESIGNS]
 
     def describe(self) -> dict[str, Any]:
         recipes = [
-            {
-                "recipe": each.label,
-                "num_seeds": each.num_seeds,
-                "shares": _describe(each.shares),
-                "skill_sd": each.skill_sd._asdict(),
-                "p_flips_alone": each.components.p_flips_alone,
-            }
+            {"recipe": each.label, "num_seeds": each.num_seeds, **_describe(each.shares)}
+            | {"skill_sd": each.skill_sd._asdict()}
+            | {"p_flips_alone": each.components.p_flips_alone}
             for each in self.recipes
         ]
         pairs = [
-            {
-                "a": each.pair.a,
-                "b": each.pair.b,
-                "shares": _describe(each.shares),
-                "half_width_any_seeds": each.any_seeds.half_width,
-                "half_width_any_images": each.any_images.half_width,
-                "designs": [design._asdict() for design in (each.now, *each.designs)],
-            }
+            {"a": each.pair.a, "b": each.pair.b, **_describe(each.shares)}
+            | {"designs": {n: d._asdict() for n, d in zip(DESIGNS, each.designs, strict=True)}}
             for each in self.pairs
         ]
-        return {f"num_{self.unit}": self.num_images, "recipes": recipes, "pairs": pairs}
+        return {"of": self.unit, "recipes": recipes, "pairs": pairs}
 
 
 def _describe(shares: Shares) -> dict[str, Any]:
@@ -132,7 +115,6 @@ def build(tested: Tested) -> Uncertainty | None:
     undecided.sort(key=lambda each: each.pair.p_holm)
     return Uncertainty(
         measure=measure,
-        num_images=samples[enough[0].label].trainings.num_images,
         unit="groups" if enough[0].first.num_groups else "images",
         recipes=tuple(recipes),
         pairs=tuple(parts),
@@ -161,16 +143,12 @@ def split_pair(pair: Pair, a: Jackknife, b: Jackknife, level: float) -> PairPart
         return Design(num_seeds, num_images, *(each.interval(level).high for each in estimates))
 
     (n, m), num_images = pair.num_seeds, a.trainings.num_images
-    grid = [expect((each, each), k * num_images) for k in (1, 4) for each in SEEDS]
-    return PairParts(
-        pair=pair,
-        image=image,
-        shares=share_parts(image, list(zip(both, (n, m), strict=True)), a),
-        now=expect((n, m), num_images),
-        designs=(expect((n + 1, m + 1), num_images), expect((n, m), 2 * num_images), *grid),
-        any_seeds=expect((math.inf, math.inf), num_images),
-        any_images=expect((n, m), math.inf),
-    )
+    bought = [((n, m), 1.0), ((n + 1, m + 1), 1.0), ((n, m), 2.0)]
+    limits = [((math.inf, math.inf), 1.0), ((n, m), math.inf)]
+    grid = [((each, each), k) for k in (1.0, 4.0) for each in SEEDS]
+    designs = (expect(seeds, k * num_images) for seeds, k in (*bought, *limits, *grid))
+    shares = share_parts(image, list(zip(both, (n, m), strict=True)), a)
+    return PairParts(pair, shares, tuple(designs))
 
 
 def share_parts(
@@ -193,17 +171,18 @@ def write_sentence(parts: PairParts, measure: Measure) -> str:
     images = "groups of test images" if parts.pair.num_groups else "test images"
     words = zip((images, "seeds", "flips"), parts.shares, strict=True)
     shares = join_words([f"{percent(share.value, 0)} % is {word}" for word, share in words])
-    pair, now = parts.pair, measure.write_width(parts.now.half_width)
-    sentence = f"Of the uncertainty of {pair.a} − {pair.b} {shares}: "
-    most = max(pair.num_seeds)
-    better = [each for each in parts.designs[2 : 2 + len(SEEDS)] if each.num_seeds[0] > most]
-    if better:
-        narrow = measure.write_width(better[0].half_width)
-        seeds = f"{better[0].num_seeds[0]} seeds each instead of {most}"
-        sentence += f"{seeds} would narrow the expected ±{now} to ±{narrow} {measure.unit}, "
-    else:
-        sentence += f"expect ±{now} {measure.unit}, "
-    return f"{sentence}more seeds never below ±{measure.write_width(parts.any_seeds.half_width)}."
+    widths = [measure.write_width(each.half_width) for each in parts.designs]
+    by_design = dict(zip(DESIGNS, widths, strict=True))
+    most = max(parts.pair.num_seeds)
+    expected = f"expect ±{widths[0]} {measure.unit}"
+    if more := next((n for n in SEEDS if n > most), None):
+        expected = (
+            f"{more} seeds each instead of {most} would narrow the expected ±{widths[0]} to "
+            f"±{by_design[f'{more} seeds']} {measure.unit}"
+        )
+    least = by_design["any number of seeds"]
+    of = f"{parts.pair.a} − {parts.pair.b}"
+    return f"Of the uncertainty of {of} {shares}: {expected}, more seeds never below ±{least}."
 
 
 def warn_of_unstable(recipes: Sequence[RecipeParts], num_pairs: int, measure: Measure) -> list[str]:
