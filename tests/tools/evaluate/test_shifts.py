@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,13 @@ def test_a_network_of_other_classes_is_refused_by_name(
     with pytest.raises(UserError, match=f"{folder}.*ten classes"):
         evaluate(folder, "shifts=cifar10_1")
     assert not (folder / "shifts").exists()
+
+
+@pytest.mark.parametrize("classes", [shifted_sets.CLASSES[:9], [*shifted_sets.CLASSES, "person"]])
+def test_a_network_of_fewer_or_more_classes_is_refused(classes: list[str]) -> None:
+    run: Any = SimpleNamespace(classes=classes, record=SimpleNamespace(folder="a run"))
+    with pytest.raises(UserError, match="ten classes"):
+        shifted_sets.number_classes(run)
 
 
 @pytest.mark.parametrize(

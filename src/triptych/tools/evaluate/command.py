@@ -47,7 +47,12 @@ from triptych.tools.evaluate.image_types import (
     score_image_types,
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.evaluate.shifted_sets import ShiftedSet, evaluate_shifts, read_sets
+from triptych.tools.evaluate.shifted_sets import (
+    ShiftedSet,
+    evaluate_shifts,
+    number_classes,
+    read_sets,
+)
 from triptych.tools.evaluate.tasks import check_settings, describe_scores
 from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.report import charts
@@ -100,6 +105,8 @@ def evaluate_run(
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     if run.task:
         check_settings(run, config)
+    if shifted:
+        number_classes(run)  # before anything is scored
     try:
         trainer = rebuild.build_scorer(run, device)
         if config["data"]:

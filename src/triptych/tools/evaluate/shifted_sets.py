@@ -149,16 +149,20 @@ def are_published(parts: Sequence[NDArray[Any]], labels: NDArray[Any], num_versi
     return are_classes and bool((by_version == by_version[0]).all())
 
 
-def evaluate_shifts(run: RebuiltRun, sets: Sequence[ShiftedSet], config: Config) -> dict[str, Any]:
-    """What `evaluation.json` says of each set; writes the predictions into `shifts/`."""
-    folder = run.record.folder
+def number_classes(run: RebuiltRun) -> NDArray[np.int64]:
+    """The network's number of each of `CLASSES`; raises UserError where its classes are others."""
     numbers = match_classes(run.classes, CLASSES)
-    if sorted(numbers.values()) != [*range(len(run.classes))]:
+    if len(numbers) < len(CLASSES) or len(run.classes) > len(CLASSES):
         raise UserError(
-            f"{folder}: shifts: takes a network of CIFAR-10's ten classes; its own are "
+            f"{run.record.folder}: shifts: takes a network of CIFAR-10's ten classes; its own are "
             f"{shorten(', '.join(run.classes), 100)}"
         )
-    own = np.array([numbers[name] for name in CLASSES])
+    return np.array([numbers[name] for name in CLASSES])
+
+
+def evaluate_shifts(run: RebuiltRun, sets: Sequence[ShiftedSet], config: Config) -> dict[str, Any]:
+    """What `evaluation.json` says of each set; writes the predictions into `shifts/`."""
+    folder, own = run.record.folder, number_classes(run)
     (folder / "shifts").mkdir(exist_ok=True)
     documents = {}
     for shifted in sets:
