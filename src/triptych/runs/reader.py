@@ -44,22 +44,13 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     "code": MAPPING,
 }
 # What a run and its evaluation write; all else in its folder is a logger's or a callback's.
-OWN_FOLDERS = (
-    *("checkpoints", "predictions", "figures", "tensorboard", "external", "export"),
-    *("earlier", "model_checkpoints", "shifts"),
-)
+OWN_FOLDERS = """
+    checkpoints predictions figures tensorboard external shifts export earlier model_checkpoints
+""".split()
 OWN_FILES = (
-    *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", ".lock"),
-    *(
-        "evaluation",
-        "cost.json",
-        "image_types.csv",
-        "duplicates.csv",
-        "suspect_labels.csv",
-        ".",
-        "hpc_ckpt_",
-        "plan.yaml",
-    ),
+    *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", "plan.yaml", ".lock"),
+    *("evaluation", "cost.json", "image_types.csv", "duplicates.csv", "suspect_labels.csv"),
+    *(".", "hpc_ckpt_"),
 )
 STATUSES = ("running", "interrupted", "failed", "finished")
 SCORES: dict[str, Rule] = {  # what a sweep shows of a finished run
