@@ -135,6 +135,13 @@ def test_a_table_names_files_that_lie_beside_it(root: Path) -> None:
     names = [(guest.metadata["model"], guest.metadata["seed"]) for guest in guests]
     assert names == [("net, wide", seed) for seed in range(3)]
     assert [problem.what for problem in problems] == ["cannot be read (no such file)"]
+    (root / "comparison").mkdir()  # of an earlier comparison, and of no network
+    for name in ("comparison.md", "comparison.csv", "verdict.json"):
+        (root / "comparison" / name).write_text("{}")
+    assert len(read_guests(str(root), str(root / "labels.npy"), [])[0]) == len(names)
+    write_run(root / "logs")
+    with pytest.raises(UserError, match="holds runs"):
+        read_guests(str(root), str(root / "labels.npy"), [])
     (root / "table.csv").write_text("file,seed\nanswers/0.npy,many")
     with pytest.raises(UserError, match=r"row 2 .*many"):
         read_guests(str(root / "table.csv"), str(root / "labels.npy"), [])

@@ -128,16 +128,16 @@ def find_files(places: str | Sequence[str], labels: str | None) -> list[File]:
 
 
 def expand(path: Path) -> Iterator[File]:
-    """The files of answers at or below a path, or in a table."""
+    """The files at or below a path, those of tables first; not those of an earlier comparison."""
+    paths = [path]
     if path.is_dir():
-        if (path / "run.json").exists():
-            raise UserError(f"predictions={path}: is a run's own folder; name it with runs=")
-        below = (each for each in sorted(path.rglob("*")) if each.suffix.lower() in READERS)
-        yield from (file for each in below if each.is_file() for file in expand(each))
-    elif path.suffix.lower() == ".csv" and (table := read_table(path)):
-        yield from table
-    else:
-        yield name_file(path)
+        paths = [each for each in sorted(path.rglob("*")) if each.suffix.lower() in READERS]
+        paths = [each for each in paths if not (each.parent / "comparison.md").exists()]
+        if any(each.name == "run.json" for each in paths):
+            raise UserError(f"predictions={path}: holds runs; name them with runs=")
+    tables = {each: read_table(each) for each in paths if each.is_file()}
+    yield from (file for rows in tables.values() for file in rows)
+    yield from (name_file(each) for each, rows in tables.items() if not rows)
 
 
 def name_file(path: Path) -> File:
@@ -149,6 +149,8 @@ def name_file(path: Path) -> File:
 
 def read_table(path: Path) -> list[File]:
     """Of a CSV file with the column `file`, and `name` or `seed`, its rows; else nothing."""
+    if path.suffix.lower() != ".csv":
+        return []
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         head = {*re.split("[,;\t]", file.readline(MAX_HEAD).strip().lower().replace('"', ""))}
     if not {"file"} < head <= TABLE:
@@ -196,9 +198,12 @@ def read_truth(labels: str, names: tuple[str, ...]) -> Truth:
     path = Path(labels)
     if (path / "run.json").is_file():
         return take_truth(read_run(path))
-    if path.is_file():
+    if not path.is_file():
+        return read_data_set(labels)
+    try:
         return order_truth(read_answers(path), path.name, names)
-    return read_data_set(labels)
+    except UserError as error:
+        raise UserError(f"labels={error}") from error
 
 
 def read_data_set(word: str) -> Truth:
@@ -232,7 +237,7 @@ def order_truth(answers: Answers, data: str, names: tuple[str, ...]) -> Truth:
     """Of a file; where its ids are numbers, by them. `names` of classes are those of the runs."""
     values = answers.values if answers.truth is None else answers.truth
     if values.ndim != 1:
-        raise UserError(f"labels: {data} has values {values.shape}; must be true classes (N,)")
+        raise UserError(f"{data}: has values {values.shape}; must be true classes (N,)")
     if values.dtype.kind == "U":
         present = {*values.tolist()}
         classes = names if present <= {*names} else tuple(sorted(present))
@@ -274,7 +279,7 @@ def find_classes(truth: Truth, answers: Iterable[Answers]) -> tuple[Truth, int]:
     num_classes = max(least, usual)
     named = (each.columns for each in answers if len(each.columns) == num_classes)
     names = next((names for names in named if not any(map(str.isdecimal, names))), ())
-    return replace(truth, classes=tuple(sanitize([*names]))), num_classes
+    return replace(truth, classes=names), num_classes
 
 
 def make_guest(
@@ -311,7 +316,7 @@ def make_guest(
         "seed": file.seed,
         "test_hash": truth.test_hash or truth.data,
         "group_hash": f"{file.name}, {'seeds' if file.seed is not None else 'one network'}",
-        "classes": [*truth.classes] or None,
+        "classes": sanitize([*truth.classes]) or None,
         "num_test": len(truth.labels),
         "metrics": {},
     }
