@@ -294,6 +294,8 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     claim = _write_claim(pair, one, other)
     if cost and pair.verdict != "undecided":
         claim += f" at {cost}"
+    if pair.verdict in ("a_not_inferior", "b_not_inferior"):
+        end += " Whether it is better stays open."
     if pair.is_significant and pair.is_equivalent:
         end += " The difference is there and does not matter."
         if other_cost:
@@ -321,13 +323,13 @@ def _write_claim(pair: Pair, one: str, other: str) -> str:
         if pair.exceeds_margin:
             return f"{claim} by more than {margin}"
         return f"{claim}, by less than the margin of {margin}" if pair.is_equivalent else claim
-    if pair.is_equivalent:
-        return f"{one} is equivalent to {other} within ±{margin}"
-    if pair.verdict != "undecided":
-        return f"{one} is not worse than {other} by more than {margin}"
-    if margin:
-        return f"Between {one} and {other} neither a difference nor equivalence is shown"
     in_what = "" if pair.measure is ACCURACY else f" in {pair.measure.name}"
+    if pair.is_equivalent:
+        return f"{one} is equivalent to {other} within ±{margin}{in_what}"
+    if pair.verdict != "undecided":
+        return f"{one} is not worse than {other} by more than {margin}{in_what}"
+    if margin:
+        return f"Between {one} and {other} neither a difference nor equivalence{in_what} is shown"
     return f"{one} and {other} do not differ significantly{in_what}"
 
 
