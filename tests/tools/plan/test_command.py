@@ -120,7 +120,13 @@ def test_an_edit_by_hand_shows_and_a_broken_plan_is_refused(make_plan: Planner) 
     text = path.read_text()
     path.write_text(text.replace("margin: 0.5", "margin: 5"))
     assert not read_plan(path).is_intact
-    for broken in ("recipes: [", text.replace("looks: [3", "looks: [30"), "a: &a 1\nb: *a", "[]"):
+    for broken in (
+        "recipes: [",
+        "a: 2020-01-01",
+        text.replace("looks: [3", "looks: [30"),
+        "a: &a 1\nb: *a",
+        "[]",
+    ):
         path.write_text(broken)
         with pytest.raises(UserError, match=r"plan\.yaml"):
             read_plan(path)

@@ -210,7 +210,9 @@ def find_other_runs(followed: Followed, here: Sequence[Recipe]) -> Iterator[str]
     early = sum(is_before(each.metadata["started_at"], plan.written_at) for each in networks)
     if early:
         yield f"{early} of its {len(networks)} runs began before it was written."
-    metadata = here[0].first.metadata
+    metadata, num_images = here[0].first.metadata, here[0].first.num_test
+    if num_images != plan.num_images:
+        yield f"{num_images:,} test images, {plan.num_images:,} were planned."
     if changed := plan.find_changed_data(metadata["split_hash"], metadata["test_hash"]):
         yield f"The data changed: {sanitize(changed)}."
     labels = {recipe.first.metadata["group_hash"]: recipe.label for recipe in here}
@@ -224,10 +226,12 @@ def find_unplanned_looks(
     """Recipes with other seeds than those of their last look, and what all their seeds show."""
     changed = set()
     for recipe in recipes:
-        looks = followed.find_looks(recipe)
-        if len(recipe.networks) != len(looks[-1].networks if looks else ()):
-            seeds = join_words([str(each.metadata["seed"]) for each in recipe.networks], 20)
-            yield f"{recipe.label} has seeds {seeds}: not a planned look."
+        *_, last = [(), *(look.networks for look in followed.find_looks(recipe))]
+        looked = {network.metadata["seed"] for network in last}
+        seeds = [network.metadata["seed"] for network in recipe.networks]
+        if not looked.issuperset(seeds):
+            shown = join_words([*map(str, seeds)], 20)
+            yield f"{recipe.label} has seeds {shown}: not a planned look."
             changed.add(recipe.label)
     level = bonferroni_level(followed.num_pairs)
     twos = [(a, b) for a, b in combinations(recipes, 2) if {a.label, b.label} & changed]

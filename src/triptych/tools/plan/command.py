@@ -16,6 +16,7 @@ from triptych.errors import UserError, sanitize_text
 from triptych.runs.reader import read_records
 from triptych.runs.record import config_hash
 from triptych.runs.storage import translate_write_errors
+from triptych.tools.compare.content import MEASURES
 from triptych.tools.compare.formats import join_words
 from triptych.tools.plan.document import Plan, PlannedRecipe, read_plan, write_plan
 from triptych.tools.plan.outlook import Design, assume, describe_cost, foretell
@@ -88,9 +89,8 @@ def list_recipes(jobs: Sequence[Job]) -> list[PlannedRecipe]:
         group_hash = config_hash(job.config, less=("seed",))
         recipes[group_hash] = PlannedRecipe(label.removeprefix("model="), overrides, group_hash)
         for name in OF_IMAGES:
-            if (value := job.config["data"].get(name)) != (
-                first := jobs[0].config["data"].get(name)
-            ):
+            first, value = (each.config["data"].get(name) for each in (jobs[0], job))
+            if first != value:
                 both = f"{format_value(first)} and {format_value(value)}"
                 raise UserError(f"data.{name}: {both} make other images, which cannot be compared")
     if len(recipes) < 2:
@@ -136,12 +136,10 @@ def find_images(
 
 def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
     """What the runs must answer."""
-    names, metric = join_words([recipe.label for recipe in recipes]), settings["metric"]
-    word = {"accuracy": "more accurate", "f1": "better in macro F1"}.get(
-        metric, f"lower in {metric}"
-    )
-    good = f", or good enough within {settings['margin']:g} points" if settings["margin"] else ""
-    return f"Which of {names} is {word}{good}, trained again with other seeds?"
+    names, measure = join_words([recipe.label for recipe in recipes]), MEASURES[settings["metric"]]
+    margin = settings["margin"] and measure.write_margin(settings["margin"] / measure.per_unit)
+    good = f", or good enough within {margin}" if margin else ""
+    return f"Which of {names} is {measure.better[0]}{good}, trained again with other seeds?"
 
 
 def put(plan: Plan, path: Path, *, overwrite: bool) -> str:

@@ -112,7 +112,8 @@ def read_plan(path: Path, setting: str = "plan") -> Plan:
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError("no mapping")
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        json.dumps(content, sort_keys=True)  # refuses what no plan has: dates, numbers as names
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{setting}={path}: cannot be read ({reason})") from error
     check_entries(path, content, RULES)

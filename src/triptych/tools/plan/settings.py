@@ -28,4 +28,5 @@ RULES: dict[str, Rule] = {
 
 def expand_arguments(arguments: list[str]) -> list[str]:
     """Commas mean several recipes and seeds, as in the sweep that is planned."""
-    return ["-m", *arguments]
+    is_shown = any(argument.startswith(("--cfg", "-c", "--info")) for argument in arguments)
+    return arguments if is_shown else ["-m", *arguments]

@@ -14,6 +14,7 @@ from triptych.cli import prepare, restore
 from triptych.config import setting_name
 from triptych.errors import UserError
 from triptych.runs.record import Record, config_hash
+from triptych.runs.storage import translate_write_errors
 from triptych.tools.compare.content import AS_USUAL, Pair
 from triptych.tools.compare.pairs import compare_recipes
 from triptych.tools.compare.planned import ask_by_plan, has_diverged
@@ -110,12 +111,15 @@ def complete(jobs: Sequence[Job], run: Callable[[Sequence[Job]], None]) -> bool:
         try:
             run(missing)
         except SystemExit as stop:
-            if stop.code != 1:
+            records = [find_run_of_job(job) for job in missing]
+            is_lost = any(
+                not r or r.metadata["status"] in ("running", "interrupted") for r in records
+            )
+            if stop.code != 1 or not (is_lost or len(find_ended(jobs)) == len(jobs)):
                 raise
         else:
             return len(find_ended(jobs)) == len(jobs)
     if len(find_ended(jobs)) < len(jobs):
-        log.info("a look takes all of its runs: mend these, and give the same command again")
         raise SystemExit(1)
     return True
 
@@ -136,7 +140,8 @@ def note_data(plan: Plan, path: Path, records: Sequence[Record]) -> Plan:
             elif not plan.noted:
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 plan = replace(plan, noted=hashes | {"noted_at": at})
-                write_plan(plan, path)
+                with translate_write_errors(f"plan={path}"):
+                    write_plan(plan, path)
             break
     for record in records:
         if not (record.folder / FILE).exists():
