@@ -87,6 +87,12 @@ def test_groups_of_a_size_are_dealt_out_in_the_proportions_of_classes() -> None:
     few = split_groups(torch.arange(300) // 15, groups, [60, None], 0)[0]  # of 20 classes 3 groups
     assert len(few) == 60
     assert not torch.equal(val, split_groups(labels, groups, [60, None], 1)[0])
+    held_out = {  # of 20 classes a few each time
+        int(g) // 3
+        for seed in range(12)
+        for g in groups[split_groups(groups // 3, groups, [30, None], seed)[0]]
+    }
+    assert held_out == {*range(20)}
     folds = number_group_folds(labels, groups, 5, 0)
     assert torch.bincount(folds * 2 + labels).tolist() == [20, 40] * 5
     assert all(len({*folds[groups == g].tolist()}) == 1 for g in range(60))
@@ -104,7 +110,7 @@ def test_a_group_of_several_classes_is_dealt_out_by_the_rarest_of_them() -> None
 
 def test_what_groups_do_not_allow_is_said_with_numbers() -> None:
     groups, labels = torch.tensor([0] * 95 + [1] * 5), torch.arange(100) % 2
-    with pytest.raises(UserError, match=r"about 2 images.* 2 are left, of 5 to 95 images"):
+    with pytest.raises(UserError, match=r"about 2 images.* 2 groups of 5 to 95 images"):
         split_groups(labels, groups, [2, None], 0)
     with pytest.raises(UserError, match=r"101 images are to be taken, 100 are left"):
         split_groups(labels, groups, [101, None], 0)

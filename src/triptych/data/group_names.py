@@ -62,10 +62,11 @@ def name_groups(groups: int | str, photos: Sequence[Named], levels: Mapping[str,
     grouping = parse(groups)
     names = [_name_group(grouping, photo, levels[photo.split]) for photo in photos]
     if without := [photo.name for photo, name in zip(photos, names, strict=True) if not name]:
-        hint = "the whole name must match, without its ending"
-        if not grouping.pattern:
-            where = "column" if grouping.column else "folder below their class"
-            hint = f"they have none of it: a {where} names the group"
+        hint = "they lie in no folder, or in too few, below that of their class"
+        if grouping.pattern:
+            hint = "the pattern must match the whole name, without its ending"
+        elif grouping.column:
+            hint = "their cells in that column are empty"
         raise UserError(
             f"data.groups={groups}: {len(without)} of {len(photos)} photos are in no group: "
             f"{list_first(without, 5)}\n{hint}"

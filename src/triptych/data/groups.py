@@ -22,7 +22,7 @@ class Groups(NamedTuple):
     member: Tensor  # int64 (N,), the place of each image's group
     sizes: list[int]  # (G,), images
     strata: list[int]  # (G,), the rarest class of its images
-    order: list[int]  # (G,), strata one after another, each by a 64-bit hash of (seed, group)
+    order: list[int]  # (G,), by 64-bit hashes of (seed, stratum), and in each of (seed, group)
 
 
 def number_groups(names: Sequence[str]) -> Tensor:
@@ -38,7 +38,8 @@ def find_groups(labels: Tensor, groups: Tensor, seed: int) -> Groups:
     strata = np.empty(len(groups), np.int64)
     strata[member.numpy()[rarest_last]] = classes[rarest_last]  # of several the last stays
     by_hash = torch.argsort(hash64(seed, groups), stable=True)
-    order = by_hash[torch.argsort(torch.from_numpy(strata)[by_hash], stable=True)]
+    stratum = hash64(seed, torch.from_numpy(strata))[by_hash]
+    order = by_hash[torch.argsort(stratum, stable=True)]
     return Groups(member, member.bincount().tolist(), strata.tolist(), order.tolist())
 
 
@@ -81,9 +82,12 @@ def choose_groups(groups: Groups, left: Sequence[int], size: int) -> list[int]:
                 chosen.append(group)
                 lacking -= groups.sizes[group]
     if not chosen:
+        smallest, largest = min(sizes, default=0), max(sizes, default=0)
+        are_left = f"{len(sizes)} groups of {smallest} to {largest} images are left"
+        if len(sizes) == 1:
+            are_left = f"one group of {largest} images is left"
         raise UserError(
-            f"data.groups: no part of about {size} images is made of whole groups; {len(sizes)} "
-            f"are left, of {min(sizes, default=0)} to {max(sizes, default=0)} images\n"
+            f"data.groups: no part of about {size} images is made of whole groups: {are_left}\n"
             "let data.num_val and data.num_test be as large as a group, or add photos of others"
         )
     return chosen
