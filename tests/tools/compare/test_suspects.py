@@ -144,7 +144,8 @@ def test_a_page_without_a_list_says_nothing_of_suspects(comparison: Comparison) 
         ("cifair.csv", "TestID,TrainID,Distance,Judgment\n17,3,0.1,1\n3,9,0.2,2\n3,9,0.2,2\n"),
         ("plain.txt", "3\n17\n"),
         ("places.json", "[3, 17]"),
-        ("rows.json", '[{"id": 3, "votes": 5}, {"id": 17}]'),
+        ("rows.json", '[{"TestID": 3, "votes": 5}, {"TestID": 17}]'),
+        ("tabs.csv", "note\tIndex\nblurred\t3\n\t17\n"),
         ("bom.csv", "\ufeffindex\r\n3\r\n17\r\n"),
     ],
 )

@@ -257,6 +257,7 @@ def read_list(path: Path) -> SuspectList:
         text = content.decode("utf-8-sig")
         rows = json.loads(text) if path.suffix == ".json" else parse_csv(text)
         rows = [row if isinstance(row, dict) else {"index": row} for row in rows]
+        rows = [{str(k).strip().casefold(): v for k, v in row.items()} for row in rows]
         present = dict.fromkeys(name for row in rows for name in row)
         column = next((name for name in COLUMNS if name in present), "")
         if rows and not column:
@@ -287,9 +288,10 @@ def read_list(path: Path) -> SuspectList:
 
 
 def parse_csv(text: str) -> list[dict[str, str]]:
-    lines = [line for line in csv.reader(text.splitlines()) if line]
-    head = [name.strip().casefold() for name in lines[0]] if lines else []
-    if not {*head} & {*COLUMNS} and all(len(line) == 1 for line in lines):
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+    head = lines[0] if lines else []
+    if len(head) == 1 and head[0].strip().casefold() not in COLUMNS:
         head, lines = ["index"], [[], *lines]
     return [dict(zip(head, line, strict=False)) for line in lines[1:]]
 
