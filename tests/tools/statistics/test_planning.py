@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from triptych.tools.statistics.crossed import Estimate, summarize_trainings
+from triptych.tools.statistics.crossed import Estimate, crossed_difference, summarize_trainings
 from triptych.tools.statistics.planning import (
     DrawnLooks,
     Scatter,
@@ -154,3 +154,24 @@ def test_a_pilot_gives_back_what_its_trainings_were_drawn_from() -> None:
     assert scatter.flips == pytest.approx((0.25, 0.25), rel=0.02)
     upper = estimate_scatter(a, b, skill_limit=0.8)
     assert upper.skill[0] / scatter.skill[0] == pytest.approx(78 / stats.chi2.ppf(0.2, 78), rel=0.1)
+
+
+def test_looks_at_equal_recipes_err_less_often_than_one_test_and_than_looking_without_shares() -> (
+    None
+):
+    rng, looks, num_images = np.random.default_rng(0), [3, 5, 10], 400
+    weights, found, found_without = look_weights(looks), 0, 0
+    for _ in range(400):
+        hard = rng.normal(size=num_images)
+        ability = [
+            hard + rng.normal(0, 0.3, num_images) + rng.normal(1.2, 0.1, (10, 1)) for _ in "ab"
+        ]
+        right = [each + rng.normal(0, 0.3, each.shape) > 0 for each in ability]
+        estimates = [
+            crossed_difference(*(summarize_trainings(x[:n]) for x in right), pseudo_images=True)
+            for n in looks
+        ]
+        found += join_looks(estimates[-1], estimates, weights).p_value < 0.05
+        found_without += min(each.p_value for each in estimates) < 0.05
+    assert found / 400 < 0.05
+    assert found_without / 400 > 0.06

@@ -34,7 +34,7 @@ class Followed:
     plan: Plan
     diverged: frozenset[tuple[Any, Any]] = frozenset()
     undeclared: Sequence[str] = ()
-    _looks: dict[str, list[Recipe]] = field(default_factory=dict, repr=False)
+    _looks: dict[Recipe, list[Recipe]] = field(default_factory=dict, repr=False)
 
     @property
     def num_pairs(self) -> int:
@@ -52,17 +52,17 @@ class Followed:
 
         A run that diverged counts as it is: no image is right.
         """
-        name = str(recipe.first.metadata.get("group_hash"))
-        if name not in self._looks:
+        if recipe not in self._looks:
+            name, here = recipe.first.metadata.get("group_hash"), self.has(recipe)
             by_seed = {s: fail(recipe.first, s) for group, s in self.diverged if group == name}
             by_seed |= {network.metadata["seed"]: network for network in recipe.networks}
             seeds = [by_seed.get(seed) for seed in self.plan.seeds]
-            self._looks[name] = [
+            self._looks[recipe] = [
                 replace(recipe, networks=tuple(filter(None, seeds[:look])), _trainings={})
                 for look in self.plan.looks
-                if None not in seeds[:look]
+                if here and None not in seeds[:look]
             ]
-        return self._looks[name]
+        return self._looks[recipe]
 
 
 def fail(network: TrainedNetwork, seed: int) -> TrainedNetwork:
