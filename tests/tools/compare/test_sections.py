@@ -1,15 +1,16 @@
 """What a page says of uncertainty and ranks, and where it says nothing."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.run_folders import write_run
+from tests.verdict_schema import check_verdict
 from triptych.tools.compare.content import MEASURES, Comparison
 from triptych.tools.compare.ranks import Ranks
 from triptych.tools.compare.uncertainty import Uncertainty, warn_of_unstable
+from triptych.tools.compare.verdict import SECTIONS
 from triptych.tools.report.page import render_markdown, render_page
 
 Compare = Callable[[Path], Comparison]
@@ -119,8 +120,9 @@ def test_sections_are_on_the_page_in_the_text_and_plain_numbers_for_programs(
     four: Comparison,
 ) -> None:
     page, text = render_page(four), render_markdown(four)
-    for section in four.sections.values():
+    keys = {name: key for key, name in SECTIONS.items()}
+    for name, section in four.sections.items():
         assert section.heading in page
         assert f"## {section.heading}" in text
-        json.dumps(section.describe())
+        check_verdict(section.describe(), keys[name])
     assert "\n\n\n" not in text

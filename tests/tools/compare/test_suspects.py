@@ -1,7 +1,6 @@
 """The verdict with and without test images of doubtful truth."""
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.run_folders import change_predictions, change_record, write_run
+from tests.verdict_schema import check_verdict
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
@@ -128,7 +128,7 @@ def test_both_verdicts_are_on_the_page_in_the_text_and_for_machines(
         assert section.listed.digest[:16] in shown
         value = section.measure.write(section.recipe_changes[0].without.value)
         assert value.replace("+", "\\+") in shown or value in shown
-    described = json.loads(json.dumps(section.describe(), allow_nan=False))
+    described = check_verdict(section.describe(), "suspects")
     assert described["num_suspects"] == 9
     assert len(described["network_pairs"]) == 3
     assert set(section.sentences) <= set(with_and_without.verdict)

@@ -1,6 +1,5 @@
 """The section on tuning: studies as `tune` writes them, runs that name them, without training."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from tests.run_folders import write_run
+from tests.verdict_schema import check_verdict
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import Problem, read_runs
@@ -71,7 +71,7 @@ def compare(root: Path) -> tuple[Comparison, list[Problem]]:
 def tuning_of(comparison: Comparison) -> Tuning:
     section = comparison.sections["tuning"]
     assert isinstance(section, Tuning)
-    assert section.describe() == json.loads(json.dumps(section.describe(), allow_nan=False))
+    assert section.describe() == check_verdict(section.describe(), "tuning")
     return section
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.run_folders import write_run
 from tests.test_multilabel import write_multilabel_run
 from tests.tools.compare.test_claims import answer
+from tests.verdict_schema import SCHEMA, check_verdict
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare import labels
 from triptych.tools.compare.command import build_comparison
@@ -22,16 +23,13 @@ from triptych.tools.compare.runs import read_runs
 from triptych.tools.compare.verdict import describe_comparison, write_verdict
 from triptych.tools.statistics.inference import WithInterval, bonferroni_level
 
-DOCS = Path(__file__).parents[3] / "docs"
-SCHEMA = json.loads((DOCS / "verdict.schema.json").read_text())
+PAGE = Path(__file__).parents[3] / "docs" / "verdict.md"
 
 
 def check(comparison: BaseComparison, *claims: str) -> dict[str, Any]:
     """The verdict as a program reads it, by the schema."""
-    jsonschema = pytest.importorskip("jsonschema")
     answers = answer(comparison, *claims) if isinstance(comparison, Comparison) else ()
-    verdict: dict[str, Any] = json.loads(write_verdict(comparison, answers))
-    jsonschema.Draft202012Validator(SCHEMA).validate(verdict)
+    verdict: dict[str, Any] = check_verdict(json.loads(write_verdict(comparison, answers)))
     return verdict
 
 
@@ -51,10 +49,15 @@ def test_verdicts_are_as_their_schema_has_them(comparison: Comparison, asked: Co
     assert (verdict["metric"], verdict["margin"]) == ("nll", 0.02)
     assert verdict["pairs"][0]["verdict"] == "b_better"  # the lower loss
     assert verdict["pairs"][0]["difference"] > 0
+
+
+def test_the_schema_is_one_and_refuses_what_is_not_as_it_says(comparison: Comparison) -> None:
     jsonschema = pytest.importorskip("jsonschema")
+    verdict = check(comparison)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(verdict | {"level": 95}, SCHEMA)
+    for wrong in ({"level": 95}, {"schema": 2}, {"pairs": [{}]}, {"margin": "0.5"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(verdict | wrong, SCHEMA)
 
 
 def test_keys_are_those_of_the_schema_and_of_its_description(comparison: Comparison) -> None:
@@ -64,7 +67,7 @@ def test_keys_are_those_of_the_schema_and_of_its_description(comparison: Compari
     assert {*verdict["runs"][0]} == {*parts["run"]["properties"]}
     assert {*verdict["scores"]["pairs"][0]} == {*parts["score_pair"]["properties"]}
     assert {*verdict["scores"]["values"][0]} == {*parts["value"]["properties"]}
-    named = {*re.findall(r"`([a-z_]+)`", (DOCS / "verdict.md").read_text())}
+    named = {*re.findall(r"`([a-z_]+)`", PAGE.read_text())}
     keys = {
         *SCHEMA["properties"],
         *(key for part in parts.values() for key in part.get("properties", ())),

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.triptych.launchers import SlurmLauncher
 from tests.composing import composed
 from tests.run_folders import change_record, write_run
+from tests.verdict_schema import check_verdict
 from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
@@ -255,7 +256,7 @@ def test_departures_from_a_plan_are_said_on_the_page(
     said = " ".join(compare("edited.yaml")[0].departures)
     assert "edited" in said
     assert "test_hash" in said
-    described = compare()[0].describe()
+    described = check_verdict(compare()[0].describe(), "plan")
     assert described["looks"] == [3, 4]
     assert described["departures"]
 

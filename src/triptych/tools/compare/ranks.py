@@ -56,7 +56,7 @@ class Ranks(Section):
                 "of": f"{ranking.kind}s",
                 "may_be_best": ranking.may_be_best,
                 "ranks": [
-                    {"label": each.label, **each.interval._asdict(), "p_best": each.p_best}
+                    {"name": each.label, **each.interval._asdict(), "p_best": each.p_best}
                     for each in ranking.ranks
                 ],
             }

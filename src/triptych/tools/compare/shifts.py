@@ -133,7 +133,7 @@ class Shifts(Section):
         sets = []
         for each in self.sets:
             recipes = [
-                {"label": s.recipe.label, **s.share._asdict(), "by_corruption": s.by_corruption}
+                {"recipe": s.recipe.label, **s.share._asdict(), "by_corruption": s.by_corruption}
                 for s in each.scored
             ]
             tables = {"recipes": each.recipe_pairs, "networks": each.network_pairs}

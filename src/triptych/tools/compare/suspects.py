@@ -124,7 +124,7 @@ class Suspects(Section):
             "num_suspects": self.num_suspects,
             "num_images": self.num_images,
             "keeps_order": self.keeps_order,
-            "recipes": [dict(zip(("name", "with", "without"), m, strict=True)) for m in self.means],
+            "recipes": [{"recipe": name, "with": w, "without": o} for name, w, o in self.means],
             "recipe_pairs": [change.describe() for change in self.recipe_changes],
             "network_pairs": [change.describe() for change in self.network_changes],
         }

@@ -122,7 +122,7 @@ class TunedRecipe:
         curves = [{n: v.tolist() for n, v in curve._asdict().items()} for curve in self.curves]
         for curve in curves:
             curve["k"] = [*map(int, curve["k"])]
-        about = {"name": self.label, "budget": self.budget, "curves": replace_non_finite(curves)}
+        about = {"recipe": self.label, "budget": self.budget, "curves": replace_non_finite(curves)}
         return about | {"searches": [search._asdict() for search in self.searches]}
 
 

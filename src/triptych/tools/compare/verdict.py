@@ -59,8 +59,8 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
 
 def write_question(question: Question) -> str:
     """In one sentence: what a plan asked, or what the settings do."""
-    if planned := getattr(question.plan, "question", None):
-        return str(planned)
+    if question.plan:
+        return str(sanitize(question.plan.plan.question))
     if question.margin is None:
         return f"Which of these differ in {question.metric}?"
     margin = MEASURES[question.metric].write_margin(question.margin)
