@@ -142,6 +142,10 @@ def test_page_text_and_json_show_every_set(comparison: Comparison) -> None:
         for word in ("Other test sets", "CIFAR-10.1", "CIFAR-10-C", "SVHN", "zoom blur"):
             assert word in shown
     assert [each["name"] for each in described["sets"]] == list(NUM)
+    assert [each["measure"] for each in described["sets"]] == ["accuracy", "accuracy", "rejected"]
+    drops = [each["recipes"][0]["drop"] for each in described["sets"]]
+    assert [drop is None for drop in drops] == [False, False, True]
+    assert len(described["sets"][1]["recipes"][0]["by_corruption"]) == 15
 
 
 def test_networks_scored_on_other_images_or_on_none_are_left_out_and_named(tmp_path: Path) -> None:

@@ -132,18 +132,29 @@ class Shifts(Section):
     def describe(self) -> dict[str, Any]:
         sets = []
         for each in self.sets:
-            recipes = [
-                {"recipe": s.recipe.label, **s.share._asdict(), "by_corruption": s.by_corruption}
-                for s in each.scored
-            ]
             tables = {"recipes": each.recipe_pairs, "networks": each.network_pairs}
-            described = {
-                kind: [pair.describe() for pair in table] for kind, table in tables.items()
-            }
-            head = {"name": each.name, "num_images": each.num_images, "recipes": recipes}
-            sets.append(head | {"pairs": described})
+            sets.append(
+                {
+                    "name": each.name,
+                    "num_images": each.num_images,
+                    "measure": "accuracy" if each.is_accuracy else "rejected",
+                    "recipes": [describe_scored(scored, each) for scored in each.scored],
+                    "pairs": {
+                        kind: [p.describe() for p in table] for kind, table in tables.items()
+                    },
+                }
+            )
         counted = [each._asdict() for each in self.counted]
         return {"sets": replace_non_finite(sets), "counted": counted}
+
+
+def describe_scored(scored: Scored, on: OtherSet) -> dict[str, Any]:
+    described = {"recipe": scored.recipe.label, **scored.share._asdict()}
+    described["drop"] = scored.drop if on.is_accuracy else None
+    means = scored.by_corruption
+    return described | {
+        "by_corruption": dict(zip(CORRUPTIONS, means, strict=True)) if means else None
+    }
 
 
 def build(tested: Tested) -> Shifts | None:
