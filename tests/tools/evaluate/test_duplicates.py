@@ -105,7 +105,7 @@ def test_a_run_lists_duplicates_with_a_figure_and_keeps_its_features(
     monkeypatch.setattr(duplicates, "MIN_CORRELATION", 0.4)  # drawings of a class are this alike
     with caplog.at_level("INFO"):
         evaluate(composed("evaluate", *overrides), overrides)
-    assert "data.groups" in caplog.text
+    assert "independent" in caplog.text
     with (folder / "duplicates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     record = json.loads((folder / "run.json").read_text())

@@ -72,11 +72,12 @@ def report_duplicates(
     shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "none"
     log.info("%d of %d test images are duplicates (%s)", num_images, len(data.test), shown)
     log.info("compare.py suspects=%s shows what they change", path)
-    if num_images > MANY * len(data.test) and not run.config["data"].get("groups"):
-        log.info(
-            "so many near-duplicates may be photos of the same objects, which are not independent: "
-            "data.groups= keeps them in one split, and intervals count groups"
+    settings = run.config["data"]
+    if num_images > MANY * len(data.test) and not settings.get("groups"):
+        hint = (
+            "; data.groups= keeps them together and counts groups" if "groups" in settings else ""
         )
+        log.info("so many may be photos of one object, taken here for independent%s", hint)
     return {"num_images": num_images, **{f"in_{split}": n for split, n in counts.items()}}
 
 
