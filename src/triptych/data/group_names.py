@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from triptych.errors import UserError, list_first
 
+LEAK = "in train and in test: "  # begins what is said of groups there
 COLUMN = "column:"  # before the name of a column that would be taken for something else
 
 

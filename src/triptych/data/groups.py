@@ -131,7 +131,8 @@ def describe_groups(
             int(indices[split][np.argmax(parts[split] == shared[0])]) for split in (one, other)
         ]
         names = [files[place] if files else f"no. {place}" for place in places]
+        counted = f"{len(shared)} group{'s' * (len(shared) > 1)}, with {num} of {len(parts[other])}"
         yield (
-            f"in {one} and in {other}: {len(shared)} groups, with {num} of {len(parts[other])} "
-            f"images of {other}, such as {' and '.join(names)}: its scores flatter the network"
+            f"in {one} and in {other}: {counted} images of {other}, "
+            f"such as {' and '.join(names)}: its scores flatter the network"
         )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.run_folders import change_predictions, write_run
+from tests.run_folders import change_predictions, change_record, write_run
+from triptych.data.group_names import LEAK
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
 from triptych.runs.reader import find_run_folders
@@ -30,6 +31,7 @@ def grouped(
             folder = write_run(root, model, seed, skill=skill)
             if seed:  # the first knows its groups from the others
                 change_predictions(folder, groups=GROUPS)
+                change_record(folder, notes=["2 classes", f"{LEAK}3 groups, with 9 of 200 images"])
     return compare_below(root)
 
 
@@ -58,6 +60,7 @@ def test_recipes_are_compared_over_groups(grouped: Comparison) -> None:
 def test_page_and_table_count_groups(grouped: Comparison) -> None:
     text, page = render_markdown(grouped), render_page(grouped)
     assert "200 test images of 40 groups" in text
+    assert text.count("in train and in test: 3 groups, with 9 of 200 images") == 1
     assert "95 % Wilson interval |" not in text
     assert "with Wilson's" not in page
     rows = [*csv.DictReader(io.StringIO(write_csv(grouped)))]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from triptych.data.group_names import LEAK
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import ACCURACY, COSTS, MEASURES, Pair, Pairs, Question
@@ -199,6 +200,9 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
             "Test images belong together in groups, as photos of one object do: every interval and "
             "test is over groups, which may be few; scores and counts are of images."
         )
+    notes = [n for r in recipes for each in r.networks for n in each.metadata["notes"] or ()]
+    leaks = dict.fromkeys(note for note in notes if note.startswith(LEAK))
+    sentences += [f"Of the groups that images belong to, {leak}." for leak in leaks]
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
     if few:
