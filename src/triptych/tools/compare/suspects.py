@@ -147,12 +147,9 @@ def build(tested: Tested) -> Suspects | None:
     suspect = find_suspects(listed, tested.recipes[0].first)
     recipes = [recipe for recipe in tested.recipes if has_metric(recipe, metric)]
     rest = [leave_out(recipe, suspect) for recipe in recipes]
-    anew = question
-    if question.plan:  # which has kept the networks of each look
-        anew = replace(question, plan=replace(question.plan, _looks={}))
-    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, anew).pairs
+    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, question).pairs
     by_recipe = find_changes(before, after, recipes, suspect, question)
-    before, after = tested.network_pairs.pairs, compare_networks(rest, anew).pairs
+    before, after = tested.network_pairs.pairs, compare_networks(rest, question).pairs
     firsts = [recipe.take(0) for recipe in recipes]
     by_network = find_changes(before, after, firsts, suspect, replace(question, plan=None))
     section = Suspects(

@@ -65,19 +65,17 @@ def report_duplicates(
     duplicates = find_duplicates(data, features, run.device)
     path = run.record.folder / "duplicates.csv"
     write_duplicates(path, data, duplicates, run.record.metadata)
-    if duplicates:
-        draw_pairs(data, duplicates, run.record.folder)
     counts = Counter(each.split for each in duplicates)
     num_images = len({each.image for each in duplicates})
     shown = ", ".join(f"{n} in {split}" for split, n in counts.items()) or "none"
     log.info("%d of %d test images are duplicates (%s)", num_images, len(data.test), shown)
-    log.info("compare.py suspects=%s shows what they change", path)
+    if duplicates:
+        draw_pairs(data, duplicates, run.record.folder)
+        log.info("compare.py suspects=%s shows what they change", path)
     settings = run.config["data"]
     if num_images > MANY * len(data.test) and not settings.get("groups"):
-        hint = (
-            "; data.groups= keeps them together and counts groups" if "groups" in settings else ""
-        )
-        log.info("so many may be photos of one object, taken here for independent%s", hint)
+        hint = "; data.groups= names them and counts groups" if "groups" in settings else ""
+        log.info("so many may show the same objects; intervals take images as independent%s", hint)
     return {"num_images": num_images, **{f"in_{split}": n for split, n in counts.items()}}
 
 
@@ -122,9 +120,9 @@ def find_among(
         best = int(correlations[row].argmax())
         place, correlation = int(candidates[row, best]), float(correlations[row, best])
         copy = first.get(hash_image(test.data.images[number]))
-        is_exact = copy is not None and not (is_same and copy >= row)
-        if is_exact:
-            place, correlation = copy or 0, 1.0
+        is_exact = False
+        if copy is not None and not (is_same and copy >= row):
+            place, correlation, is_exact = copy, 1.0, True
         if correlation > MIN_CORRELATION:
             distance = max(0.0, 1 - correlation)
             found = Duplicate(number, names[place], int(index[place]), distance, is_exact)
