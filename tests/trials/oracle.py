@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import nct
+from scipy.stats import beta, nct
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.compare.pairs import adjust_in_margin
@@ -31,10 +31,8 @@ from triptych.tools.statistics.components import (
     split_variance,
 )
 from triptych.tools.statistics.crossed import (
-    UNBOUNDED,
     Estimate,
     Trainings,
-    _cross,
     combine,
     crossed_difference,
     crossed_mean,
@@ -62,14 +60,22 @@ def describe(estimate: Estimate) -> Case:
     }
 
 
+def estimate_unbiased(by_image: NDArray[np.float64], *recipes: Trainings) -> float:
+    """The variance without a part held at 0: it may be negative."""
+    repeated = [each for each in recipes if each.num_seeds > 1]
+    parts = [(r.seed_variance - r.flips / r.num_images) / r.num_seeds for r in repeated]
+    return float(by_image.var(ddof=1)) / len(by_image) + sum(parts)
+
+
 def crossed(case: Case) -> Case:
-    estimate = crossed_difference(*summarize(case), pseudo_images=case["pseudo_images"] > 0)
+    a, b = summarize(case)
+    estimate = crossed_difference(a, b, pseudo_images=case["pseudo_images"] > 0)
     return describe(estimate) | {
         "centre": estimate.centre,
         "image": estimate.image,
         "seed": estimate.seed,
         "floor": estimate.flips,
-        "unbiased_variance": estimate.unbiased,
+        "unbiased_variance": estimate_unbiased(a.by_image - b.by_image, a, b),
         "interval_99": estimate.interval(0.99),
         "p": estimate.p(),
         "p_above_minus_0_1": estimate.p_above(-0.1),
@@ -85,12 +91,8 @@ def enumerate_population(case: Case) -> Case:
     population = np.array(case["population"])
     seeds, images = ([*product(range(len(population)), repeat=case[name])] for name in ("n", "N"))
     drawn = [population[np.ix_(some, others)] for some in seeds for others in images]
-    unbiased = []
-    for values in drawn:
-        trainings = summarize_trainings(values)
-        # The public function takes three seeds.
-        estimate = _cross(trainings.by_image, (trainings,), UNBOUNDED, ())
-        unbiased.append(estimate.unbiased)
+    trainings = [summarize_trainings(values) for values in drawn]
+    unbiased = [estimate_unbiased(each.by_image, each) for each in trainings]
     variance = np.var([values.mean() for values in drawn])
     return {"variance_of_mean": variance, "mean_of_unbiased_variance": np.mean(unbiased)}
 
@@ -204,11 +206,13 @@ def expected_best(case: Case) -> Case:
 def median_best(case: Case) -> Case:
     rows = []
     for row in case["rows"]:
-        order = best_of_trials.bound_quantile(len(case["values"]), row["k"])
+        num_trials = len(case["values"])
+        order_low, order_high = best_of_trials.bound_median(num_trials, row["k"])
         value, low, high = best_of_trials.median_best(case["values"], row["k"])
         rows.append(
             {"median": value, "low": low, "high": high}
-            | {"order_low": order.low, "order_high": order.high}
+            | {"order_low": order_low or None}
+            | {"order_high": order_high if order_high <= num_trials else None}
         )
     return {"rows": rows}
 
@@ -269,15 +273,15 @@ def sets(case: Case) -> Case:
     p, labels, u, new_p, new_u = (np.array(case[name]) for name in names)
     settings = case["raps"]["lam"], case["raps"]["kreg"]
 
-    def find_threshold(scores: NDArray[np.float64]) -> float:
-        return conformal.find_threshold(conformal.take_labels(scores, labels), case["alpha"])
-
-    lac = find_threshold(conformal.lac_scores(p))
-    raps = find_threshold(conformal.raps_scores(p, u, *settings))
+    of_labels = np.arange(len(labels)), labels
+    lac = conformal.find_threshold(1 - p[of_labels], case["alpha"])
+    raps = conformal.find_threshold(
+        conformal.raps_scores(p, u, *settings)[of_labels], case["alpha"]
+    )
     new_scores = conformal.raps_scores(new_p, new_u, *settings)
     return {
         "lac_threshold": lac,
-        "lac_sets": conformal.lac_scores(new_p) <= lac,
+        "lac_sets": 1 - new_p <= lac,
         "raps": {"threshold": raps},
         "raps_scores": new_scores,
         "raps_sets": new_scores <= raps,
@@ -285,8 +289,9 @@ def sets(case: Case) -> Case:
 
 
 def coverage_law(case: Case) -> Case:
-    law = conformal.coverage_law(case["n"], case["alpha"])
-    return {"beta": law, "mean": law.mean, "low_5_percent": law.quantile(0.05)}
+    rank = conformal.find_rank(case["n"], case["alpha"])
+    law = rank, case["n"] + 1 - rank
+    return {"beta": law, "mean": beta(*law).mean(), "low_5_percent": beta(*law).ppf(0.05)}
 
 
 def slack(case: Case) -> Case:
@@ -295,8 +300,8 @@ def slack(case: Case) -> Case:
 
 def selective(case: Case) -> Case:
     counts = case["errors"], case["accepted"]
-    bound, interval = conformal.bound_share(*counts), conformal.clopper_pearson(*counts)
-    return {"upper_one_sided_95": bound, "interval": interval}
+    bound = conformal.clopper_pearson(*counts, level=0.9).high
+    return {"upper_one_sided_95": bound, "interval": conformal.clopper_pearson(*counts)}
 
 
 # Of each group the inputs of a case, and what computes the rest.

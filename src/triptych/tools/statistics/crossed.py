@@ -66,7 +66,7 @@ class Estimate(NamedTuple):
 
     `centre` is that of the interval, `value` what is shown. `image`, `seed` and `flips` are the
     parts of the variance: of images, of each recipe's seeds as they scatter, and the flips in each
-    of these. `unbiased` is the variance without a part held at 0; it may be negative.
+    of these.
     """
 
     value: float
@@ -77,7 +77,6 @@ class Estimate(NamedTuple):
     image: float = math.nan
     seed: tuple[float, ...] = ()
     flips: tuple[float, ...] = ()
-    unbiased: float = math.nan
 
     @property
     def standard_error(self) -> float:
@@ -159,7 +158,6 @@ def _cross(
         image=image,
         seed=seed,
         flips=flips,
-        unbiased=float(by_image.var(ddof=1)) / num_images + sum(seed) - sum(flips),
     )
 
 

@@ -35,17 +35,9 @@ def bound_by_labels(
     `a` and `b` are classes (n, N) that the seeds of each predicted, `labels` (N,) those given,
     `suspect` (N,) says whose label may be any of the classes. Exact, not an interval of chance.
     """
-    certain = ~suspect
+    certain, classes = ~suspect, np.arange(num_classes)
     right = ((each[:, certain] == labels[certain]).mean(axis=0) for each in (a, b))
-    votes_a, votes_b = (_share_votes(each[:, suspect], num_classes) for each in (a, b))
-    known, gain = float(np.subtract(*right).sum()), votes_a - votes_b
+    votes = ((each[:, suspect, None] == classes).mean(axis=0) for each in (a, b))
+    known, gain = float(np.subtract(*right).sum()), np.subtract(*votes)
     low, high = (float(best(axis=1).sum()) for best in (gain.min, gain.max))
     return Interval((known + low) / len(labels), (known + high) / len(labels))
-
-
-def _share_votes(classes: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """(images, C): the share of seeds that said the class, of classes (n, images)."""
-    num_seeds, num_images = classes.shape
-    cells = (np.arange(num_images) * num_classes + classes).ravel()
-    counts = np.bincount(cells, minlength=num_images * num_classes)
-    return np.asarray(counts.reshape(num_images, num_classes) / num_seeds)
