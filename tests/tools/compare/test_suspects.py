@@ -268,3 +268,15 @@ def test_recipes_of_a_plan_are_shown_at_their_last_look_with_and_without(tmp_pat
         assert mine.low < usual.low < usual.high < mine.high  # for all of the looks
     assert change.rest.difference.value == pytest.approx(change.without.value)
     assert change.rest.p > plain.rest.p
+
+
+def test_suspects_whose_pixels_a_run_kept_are_shown(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "logs", model) for model in ("alexnet", "googlenet")]
+    images = np.random.default_rng(0).integers(255, size=(3, 3, 8, 8), dtype=np.uint8)
+    kept = {"index": np.array([3, 5, 17]), "images": images}
+    np.savez(folders[1] / "predictions" / "test_images.npz", **kept)
+    comparison = compare(tmp_path / "logs", write_list(tmp_path / "list.csv", LISTED))
+    pictures = get_section(comparison).pictures
+    assert [picture.name for picture in pictures] == ["no. 3", "no. 17"]
+    assert np.array_equal(pictures[1].pixels, images[2])
+    assert "Test image no. 17" in render_page(comparison)

@@ -22,7 +22,6 @@ from triptych.errors import UserError
 from triptych.runs.predictions import unescape_formula
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import check_regular_file
-from triptych.tools.compare import runs
 from triptych.tools.compare.content import (
     ACCURACY,
     MEASURES,
@@ -41,7 +40,7 @@ from triptych.tools.compare.pairs import (
     measure_looks,
 )
 from triptych.tools.compare.recipes import Recipe, split_comparable
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import TrainedNetwork, read_optional, read_pixels
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
 from triptych.tools.statistics.inference import Interval, WithInterval
@@ -163,7 +162,7 @@ def build(tested: Tested) -> Suspects | None:
         ),
         recipe_changes=by_recipe,
         network_changes=by_network,
-        pictures=choose_pictures(tested.recipes[0], suspect),
+        pictures=choose_pictures(tested, suspect),
     )
     return replace(section, sentences=tuple(write_sentences(section)))
 
@@ -231,16 +230,14 @@ def find_limits(a: Recipe, b: Recipe, suspect: NDArray[np.bool_]) -> Interval:
     return bound_by_labels(of_a, of_b, a.first.test.labels, suspect, a.first.test.num_classes)
 
 
-def choose_pictures(recipe: Recipe, suspect: NDArray[np.bool_]) -> tuple[Picture, ...]:
-    """Of suspects whose pixels the first network of the recipe kept, the first ones."""
-    network = recipe.first
-    try:
-        pixels = runs.read_pixels(network) or {}
-    except UserError:  # which the page says where it shows errors
-        return ()
-    listed = zip(network.test.index[suspect].tolist(), network.test.labels[suspect], strict=True)
+def choose_pictures(tested: Tested, suspect: NDArray[np.bool_]) -> tuple[Picture, ...]:
+    """Of suspects whose pixels the first network of a recipe kept, the first ones."""
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for recipe in tested.recipes:
+        pixels |= read_optional(read_pixels, recipe.first, tested.problems) or {}
+    test, classes = tested.recipes[0].first.test, tested.recipes[0].classes
+    listed = zip(test.index[suspect].tolist(), test.labels[suspect], strict=True)
     shown = [(place, label) for place, label in listed if place in pixels][:MAX_PICTURES]
-    classes = recipe.classes
     return tuple(Picture(f"no. {n}", pixels[n], classes[label], ()) for n, label in shown)
 
 
