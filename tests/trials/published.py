@@ -4,11 +4,10 @@
 predicted classes, the file `test_batch` of CIFAR-10 or a JSON list of true classes, and perhaps a
 CSV file of suspects whose first column is an image's index. Accuracies, exact McNemar tests,
 Holm's p values, the intervals of Bonett and Price, ranks, and what changes without the suspects
-are counted anew here, with Python's own arithmetic, image by image. Exits with 1 where one differs.
+are counted anew here. Exits with 1 where one differs.
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -17,63 +16,15 @@ import subprocess
 import sys
 import tempfile
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
-from typing import Any, NamedTuple
+from statistics import NormalDist
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
 
-
-class Counted(NamedTuple):
-    """A pair: fractions, and exact p."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
-
-
-def read_labels(path: Path) -> list[int]:
-    """Of a file that the user names; `test_batch` is a pickle, as CIFAR-10 is published."""
-    if path.suffix == ".json":
-        return list(json.loads(path.read_text()))
-    return list(pickle.loads(path.read_bytes(), encoding="latin1")["labels"])
-
-
-def count_pair(only_a: int, only_b: int, num_images: int, level: float) -> Counted:
-    discordant, fewer = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
-    p = min(Fraction(1), Fraction(2 * tail, 2**discordant))
-    share_a, share_b = (Fraction(n + 1, num_images + 2) for n in (only_a, only_b))
-    centre = share_a - share_b
-    variance = (share_a + share_b - centre**2) / (num_images + 2)
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance)
-    low, high = float(centre) - half, float(centre) + half
-    return Counted((only_a - only_b) / num_images, low, high, float(p))
-
-
-def adjust(p_values: list[float]) -> list[float]:
-    """Holm, step by step."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, p_values[place] * (len(p_values) - step)))
-        adjusted[place] = highest
-    return adjusted
-
-
-def compare(folder: Path, labels: Path, room: Path, suspects: Path | None) -> dict[str, Any]:
-    """What `verdict.json` says."""
-    named, environment = str(labels), dict(os.environ)
-    if labels.suffix != ".json":
-        named, environment["DATA_DIR"] = "cifar10", str(labels.resolve().parents[1])
-    command = [sys.executable, "-m", "triptych", "compare", f"predictions={folder}/*.json"]
-    settings = [f"labels={named}", f"out={room}", *([f"suspects={suspects}"] if suspects else [])]
-    subprocess.run([*command, *settings], env=environment, check=True, stdout=subprocess.DEVNULL)
-    verdict: dict[str, Any] = json.loads((room / "verdict.json").read_text())
-    return verdict
+Array = NDArray[Any]
 
 
 class Checked:
@@ -89,36 +40,66 @@ class Checked:
             self.lines.append(f"{name}: {theirs!r}, counted {ours!r}")
 
 
-def check_verdict(right: dict[str, list[bool]], verdict: dict[str, Any], check: Checked) -> None:
-    """Accuracies, and every pair."""
-    num_images = len(next(iter(right.values())))
+def read_labels(path: Path) -> Array:
+    """Of a file that the user names; `test_batch` is a pickle, as CIFAR-10 is published."""
+    if path.suffix == ".json":
+        return np.array(json.loads(path.read_text()))
+    return np.array(pickle.loads(path.read_bytes(), encoding="latin1")["labels"])
+
+
+def compare(folder: Path, labels: Path, suspects: Path | None) -> dict[str, Any]:
+    """What `verdict.json` says."""
+    named, environment = str(labels), dict(os.environ)
+    if labels.suffix != ".json":
+        named, environment["DATA_DIR"] = "cifar10", str(labels.resolve().parents[1])
+    command = [sys.executable, "-m", "triptych", "compare", f"predictions={folder}/*.json"]
+    with tempfile.TemporaryDirectory() as out:
+        settings = [f"labels={named}", f"out={out}", f"suspects={suspects or 'null'}"]
+        subprocess.run([*command, *settings], env=environment, check=True, stdout=sys.stderr)
+        verdict: dict[str, Any] = json.loads(Path(out, "verdict.json").read_text())
+    return verdict
+
+
+def count_p(only_a: int, only_b: int) -> float:
+    """Exact, of a fair coin."""
+    discordant = only_a + only_b
+    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**discordant)))
+
+
+def adjust(p_values: list[float]) -> list[float]:
+    """Holm, step by step."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, p_values[place] * (len(p_values) - step)))
+        adjusted[place] = highest
+    return adjusted
+
+
+def check_verdict(right: dict[str, Array], verdict: dict[str, Any], check: Checked) -> None:
+    """Accuracies, every pair, and ranks."""
     shown = {run["name"]: run["value"] for run in verdict["runs"]}
     assert shown.keys() == right.keys()
     for name, each in right.items():
-        check(f"accuracy of {name}", sum(each) / num_images, shown[name])
-    pairs = {(p["a"], p["b"]): p for p in verdict["pairs"] if p["kind"] == "networks"}
-    twos = [*combinations(sorted(right), 2)]
-    counted = []
-    for a, b in twos:
-        both = [*zip(right[a], right[b], strict=True)]
-        counts = both.count((True, False)), both.count((False, True))
-        counted.append(count_pair(*counts, num_images, 1 - 0.05 / len(twos)))
-    adjusted = adjust([each.p for each in counted])
-    for two, each, p_adjusted in zip(twos, counted, adjusted, strict=True):
-        sign, pair = (1, pairs[two]) if two in pairs else (-1, pairs[two[::-1]])
-        check(f"difference of {two}", each.difference, sign * pair["difference"])
-        low, high = sorted((sign * pair["low"], sign * pair["high"]))
-        check(f"low end of {two}", each.low, low)
-        check(f"high end of {two}", each.high, high)
-        check(f"p of {two}", each.p, pair["p"])
-        check(f"adjusted p of {two}", p_adjusted, pair["p_adjusted"])
-    told = [
-        two if each.difference > 0 else two[::-1]
-        for two, each, p in zip(twos, counted, adjusted, strict=True)
-        if p < 0.05 and each.difference
-    ]
-    [ranking] = verdict["ranks"]["rankings"]
-    for rank in ranking["ranks"]:
+        check(f"accuracy of {name}", each.mean(), shown[name])
+    pairs = [pair for pair in verdict["pairs"] if pair["kind"] == "networks"]
+    assert len(pairs) == math.comb(len(right), 2) > 0
+    p_values, told = [], []
+    for pair in pairs:
+        a, b = right[pair["a"]], right[pair["b"]]
+        only_a, only_b, n = int((a & ~b).sum()), int((b & ~a).sum()), len(a) + 2
+        p_values.append(count_p(only_a, only_b))
+        centre = (only_a - only_b) / n
+        variance = ((only_a + only_b + 2) / n - centre**2) / n
+        half = NormalDist().inv_cdf(1 - 0.025 / len(pairs)) * math.sqrt(variance)
+        counted = ((only_a - only_b) / len(a), centre - half, centre + half, p_values[-1])
+        for name, value in zip(("difference", "low", "high", "p"), counted, strict=True):
+            check(f"{name} of {pair['a']} less {pair['b']}", value, pair[name])
+    for pair, p in zip(pairs, adjust(p_values), strict=True):
+        check(f"adjusted p of {pair['a']} less {pair['b']}", p, pair["p_adjusted"])
+        if p < 0.05:
+            told.append((pair["a"], pair["b"])[:: 1 if pair["difference"] > 0 else -1])
+    for rank in verdict["ranks"]["rankings"][0]["ranks"]:
         name = rank["label"]
         check(f"best rank of {name}", 1 + sum(worse == name for _, worse in told), rank["best"])
         worst = len(right) - sum(better == name for better, _ in told)
@@ -126,39 +107,25 @@ def check_verdict(right: dict[str, list[bool]], verdict: dict[str, Any], check: 
 
 
 def check_suspects(
-    answers: dict[str, list[int]],
-    right: dict[str, list[bool]],
-    suspects: set[int],
-    verdict: dict[str, Any],
-    check: Checked,
+    answers: dict[str, Array], right: dict[str, Array], kept: Array, pairs: Any, check: Checked
 ) -> None:
     """Every pair without the suspects, and what any labels of these could make of it."""
-    pairs, num_images = verdict["suspects"]["network_pairs"], len(next(iter(right.values())))
-    assert len(pairs) == math.comb(len(right), 2)
-    kept = [place not in suspects for place in range(num_images)]
-    share = sum(kept) / num_images
-    quantile = float(t.ppf(1 - 0.025 / len(pairs), num_images - 1))
+    n, error = len(kept), lambda values: values.std(ddof=1) / math.sqrt(len(values))
+    quantile = float(t.ppf(1 - 0.025 / len(pairs), n - 1))
     for pair in pairs:
-        a, b = (pair[side] for side in "ab")
-        differences = [int(x) - int(y) for x, y in zip(right[a], right[b], strict=True)]
-        without = sum(d for d, keep in zip(differences, kept, strict=True) if keep) / sum(kept)
-        values = [
-            (d - without) * keep / share + without
-            for d, keep in zip(differences, kept, strict=True)
-        ]
+        a, b = pair["a"], pair["b"]
+        difference = right[a].astype(float) - right[b]
+        without = difference[kept].mean()
+        values = (difference - without) * kept / kept.mean() + without
+        change = values - difference
+        unlike = (answers[a] != answers[b])[~kept].sum()
+        ends = [(difference[kept].sum() + sign * unlike) / n for sign in (-1, 1)]
         check(f"{a} less {b} without suspects", without, pair["without"])
         check("its low end", without - quantile * error(values), pair["without_low"])
-        changes = [value - d for value, d in zip(values, differences, strict=True)]
-        check(f"change of {a} less {b}", fmean(changes), pair["shift_value"])
-        check("its high end", fmean(changes) + quantile * error(changes), pair["shift_high"])
-        unlike = sum(answers[a][place] != answers[b][place] for place in suspects)
-        rest = sum(d for d, keep in zip(differences, kept, strict=True) if keep)
-        for sign, end in zip((-1, 1), pair["any_labels"], strict=True):
-            check("an end by any labels", (rest + sign * unlike) / num_images, end)
-
-
-def error(values: list[float]) -> float:
-    return stdev(values) / math.sqrt(len(values))
+        check("its change", change.mean(), pair["shift_value"])
+        check("its high end", change.mean() + quantile * error(change), pair["shift_high"])
+        check("its lowest by any labels", ends[0], pair["any_labels"][0])
+        check("its highest by any labels", ends[1], pair["any_labels"][1])
 
 
 def main() -> int:
@@ -167,34 +134,21 @@ def main() -> int:
     parser.add_argument("labels", type=Path)
     parser.add_argument("--without", type=Path)
     options = parser.parse_args()
-    labels = read_labels(options.labels)
+    labels, check = read_labels(options.labels), Checked()
     paths = sorted(options.folder.glob("*.json"))
-    answers = {path.stem: json.loads(path.read_text()) for path in paths}
-    right = {
-        name: [a == label for a, label in zip(each, labels, strict=True)]
-        for name, each in answers.items()
-    }
-    with tempfile.TemporaryDirectory() as room:
-        verdict = compare(options.folder, options.labels, Path(room), options.without)
-    check = Checked()
+    answers = {path.stem: np.array(json.loads(path.read_text())) for path in paths}
+    right = {name: each == labels for name, each in answers.items()}
+    verdict = compare(options.folder, options.labels, options.without)
     check_verdict(right, verdict, check)
-    columns = {"accuracy, %": right}
+    kept = np.ones(len(labels), dtype=bool)
     if options.without:
-        rows = csv.reader(options.without.read_text().splitlines()[1:])
-        suspects = {int(row[0]) for row in rows}
-        check_suspects(answers, right, suspects, verdict, check)
-        columns[f"without {len(suspects)}, %"] = {
-            name: [each[place] for place in range(len(each)) if place not in suspects]
-            for name, each in right.items()
-        }
-    table = Table("network", *columns)
-    for name in right:
-        table.add_row(name, *(f"{100 * fmean(each[name]):.2f}" for each in columns.values()))
-    Console().print(table)
-    num_pairs, num_differing = math.comb(len(right), 2), len(check.lines)
-    counted = f"{len(right)} networks, {num_pairs} pairs, {check.num_figures} figures"
-    print(*check.lines, f"{counted}: {num_differing} differ", sep="\n")
-    return 1 if check.lines or num_pairs == 0 else 0
+        rows = options.without.read_text().splitlines()[1:]
+        kept[[int(row.partition(",")[0]) for row in rows]] = False
+        check_suspects(answers, right, kept, verdict["suspects"]["network_pairs"], check)
+    for name, each in right.items():
+        print(f"{name:30} {each.mean():8.2%}, without suspects {each[kept].mean():8.2%}")
+    print(*check.lines, f"{check.num_figures} figures, {len(check.lines)} differ", sep="\n")
+    return 1 if check.lines else 0
 
 
 if __name__ == "__main__":
