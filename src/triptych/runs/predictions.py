@@ -53,9 +53,9 @@ class Predictions:
     def num_classes(self) -> int:
         return int(self.logits.shape[1])
 
-    @cached_property
+    @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Softmax of the logits, (N, C)."""
+        """Softmax of the logits, (N, C); not kept: of 60 networks it would fill the memory."""
         return np.asarray(softmax(self.logits.astype(np.float64), axis=1))
 
     @cached_property
@@ -105,7 +105,7 @@ class ClassPredictions(Predictions):
     answers: NDArray[np.int64] = field(kw_only=True)
     has_probabilities = False
 
-    @cached_property
+    @property
     def probabilities(self) -> NDArray[np.float64]:
         return np.asarray(self.logits, dtype=np.float64)
 

@@ -70,6 +70,7 @@ class ScoresSection(Section):
     heading: ClassVar[str] = "Other scores"
     columns: Sequence[tuple[Score, Mapping[str, WithInterval]]]  # values by the recipe's label
     pairs: Sequence[ScorePair]
+    is_planned: bool  # by a plan, whose looks adjust its own metric alone
 
     @property
     def visible(self) -> Sequence[ScorePair]:
@@ -89,7 +90,8 @@ class ScoresSection(Section):
         carried = f" A few images carry the difference of {join_words(few, 5)}: 1 % of them make "
         carried = f"{carried}more than half of its scatter." if few else ""
         where = "" if self.visible else " verdict.json has each pair."
-        return f"Significant after Holm: {join_words(parts)}.{where}{carried}"
+        looks = " These are not adjusted for the looks of the plan." if self.is_planned else ""
+        return f"Significant after Holm: {join_words(parts)}.{looks}{where}{carried}"
 
     def describe(self) -> dict[str, Any]:
         values = [
@@ -118,12 +120,16 @@ def build(tested: Tested) -> ScoresSection | None:
         known = {r.label: r for r in recipes if has_score(r, metric, tested.problems)}
         bounds = Interval(0, score.most)
         means = {k: crossed_mean(r.trainings(metric), bounds) for k, r in known.items()}
-        columns.append((score, {k: WithInterval(m.value, *m.interval()) for k, m in means.items()}))
+        values = {label: WithInterval(m.value, *m.interval()) for label, m in means.items()}
+        columns += [(score, values)] if values else []
         if metric != tested.question.metric:  # of which the pairs themselves are
             twos = [(known[p.a], known[p.b]) for p in table if {p.a, p.b} <= known.keys()]
             pairs += compare_scores(score, twos)
     sentences = [*write_contradictions(table, pairs)][:MAX_SENTENCES]
-    return ScoresSection(columns=columns, pairs=pairs, sentences=tuple(sentences))
+    is_planned = tested.question.plan is not None
+    return ScoresSection(
+        columns=columns, pairs=pairs, is_planned=is_planned, sentences=tuple(sentences)
+    )
 
 
 def has_score(recipe: Recipe, metric: str, problems: list[Problem]) -> bool:
