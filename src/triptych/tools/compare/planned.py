@@ -211,7 +211,7 @@ def find_other_runs(followed: Followed, here: Sequence[Recipe]) -> Iterator[str]
     if early:
         yield f"{early} of its {len(networks)} runs began before it was written."
     metadata, num_images = here[0].first.metadata, here[0].first.num_test
-    if num_images != plan.num_images:
+    if plan.num_images not in (num_images, here[0].trainings().num_images):  # of groups
         yield f"{num_images:,} test images, {plan.num_images:,} were planned."
     if changed := plan.find_changed_data(metadata["split_hash"], metadata["test_hash"]):
         yield f"The data changed: {sanitize(changed)}."

@@ -46,6 +46,8 @@ def plan(jobs: Sequence[Job]) -> None:
     design = Design(tuple(looks), images["num_images"], tuple(recipes), settings["metric"])
     scatters, assumed = assume(design, settings, records)
     lines = {"design": design.describe(), "assumed": assumed}
+    if jobs[0].config["data"].get("groups"):
+        lines["groups"] = "count, not images: num_images=<groups of the test images> plans by them"
     if early := [str(seed) for seed in seeds if seed in used]:
         shown = join_words(early, 5)
         lines["seeds"] = f"{shown} were trained before this plan, and the page will say so"
@@ -83,6 +85,8 @@ def list_recipes(jobs: Sequence[Job]) -> list[PlannedRecipe]:
     for job in jobs:
         if counts[job.config_hash] > 1:
             raise UserError(f"{' '.join(job.overrides)}: one recipe and seed under two names")
+    if separator := jobs[0].config["data"].get("separator"):
+        raise UserError(f"data.separator={separator}: plans are of one label an image")
     recipes = {}
     for job, label in zip(jobs, label_recipes(jobs), strict=True):
         overrides = [o for o in job.overrides if setting_name(o) != "seed"]
