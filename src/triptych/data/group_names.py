@@ -3,23 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from triptych.data.names import escape_name
 from triptych.errors import UserError, list_first
 
 LEAK = "in train and in test: "  # begins what is said of groups there
 COLUMN = "column:"  # before the name of a column that would be taken for something else
-
-
-class Named(Protocol):
-    """A photo, as `squares.Photo`: its path below the root, and what a column says of it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def group(self) -> str: ...
 
 
 class Grouping(NamedTuple):
@@ -54,15 +44,16 @@ def find_problems(groups: int | str, labels: str | None) -> Iterator[str]:
         yield f"data.groups={groups}: no regular expression ({error})"
 
 
-def name_groups(groups: int | str, photos: Sequence[Named], levels: Mapping[str, int]) -> list[str]:
+def name_groups(groups: int | str, photos: Sequence[Any], levels: Mapping[str, int]) -> list[str]:
     """The name of each photo's group; equal names are one group, in whatever class and split.
 
-    `levels` are, by split, how many folders of a path lead to the photos of a class. Raises
-    UserError where a photo is in no group.
+    `photos` are as `squares.Photo`, with `group` where a column says it; `levels`, by split,
+    are how many folders lead to the photos of a class. Raises UserError where a photo is in no group.
     """
     grouping = parse(groups)
     names = [_name_group(grouping, photo, levels[photo.split]) for photo in photos]
-    if without := [photo.name for photo, name in zip(photos, names, strict=True) if not name]:
+    pairs = zip(photos, names, strict=True)
+    if without := [escape_name(photo.name) for photo, name in pairs if not name]:
         hint = "they lie in no folder, or in too few, below that of their class"
         if grouping.pattern:
             hint = "the pattern must match the whole name, without its ending"
@@ -75,14 +66,14 @@ def name_groups(groups: int | str, photos: Sequence[Named], levels: Mapping[str,
     return names
 
 
-def _name_group(grouping: Grouping, photo: Named, level: int) -> str:
+def _name_group(grouping: Grouping, photo: Any, level: int) -> str:
     """Empty where it has none."""
     *folders, file = photo.name.split("/")
     if grouping.level:
         below = folders[level : level + grouping.level]
         return "/".join(below) if len(below) == grouping.level else ""
     if not grouping.pattern:
-        return photo.group
+        return str(photo.group)
     name = photo.name if "/" in grouping.pattern else file
     match = re.fullmatch(grouping.pattern, os.path.splitext(name)[0])
     return "/".join(filter(None, match.groups())) if match else ""

@@ -4,7 +4,6 @@ Shapes: N images, G groups, C classes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from itertools import combinations, groupby
 from typing import NamedTuple
 
@@ -101,13 +100,12 @@ def number_group_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) ->
         raise UserError(f"data.folds={folds}: there are {len(found.sizes)} groups to share out")
     numbers, totals = torch.empty(len(found.sizes), dtype=torch.int64), [0] * folds
     for _, same in groupby(found.order, lambda group: found.strata[group]):
-        fullness = [(0, total, fold) for fold, total in enumerate(totals)]
-        heapify(fullness)
+        nums = [0] * folds
         for group in sorted(same, key=lambda group: -found.sizes[group]):
-            num, total, fold = heappop(fullness)
-            numbers[group], size = fold, found.sizes[group]
-            totals[fold] += size
-            heappush(fullness, (num + size, total + size, fold))
+            fold = min(zip(nums, totals, range(folds), strict=True))[2]
+            numbers[group] = fold
+            nums[fold] += found.sizes[group]
+            totals[fold] += found.sizes[group]
     return numbers[found.member]
 
 

@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tests.run_folders import draw_labels, draw_logits
-from triptych.runs.predictions import Predictions
+from triptych.runs.predictions import MultilabelPredictions, Predictions
 from triptych.tools.evaluate.degradation import Outcomes, accuracy_by_variant, degradations
+from triptych.tools.statistics.average_precision import bootstrap_ap
 from triptych.tools.statistics.calibration import reliability
 from triptych.tools.statistics.crossed import crossed_difference, summarize_trainings
 from triptych.tools.statistics.groups import (
@@ -98,6 +99,14 @@ def test_copies_of_images_in_their_groups_widen_no_interval_and_narrow_none(copi
     assert found.error == pytest.approx(expected.error, abs=0.01)
     assert np.ptp(found.interval) == pytest.approx(np.ptp(expected.interval), abs=0.02)
     assert found.expected_high == pytest.approx(expected.expected_high, abs=0.02)
+    marked = (labels[:, None] == np.arange(4)).astype(np.uint8)
+    ap, again = (
+        bootstrap_ap(
+            MultilabelPredictions(logits[rows], marked[rows], np.arange(len(rows)), each), 50
+        )
+        for rows, each in ((np.arange(300), None), (groups, groups))
+    )
+    assert again == pytest.approx(ap)
     right = np.stack([one.correct, one.correct & (np.arange(300) % 3 > 0)])
     names = (np.array(["unmodified", "noise"]), np.array([0, 1]))
     lost = [
