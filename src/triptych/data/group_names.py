@@ -48,7 +48,7 @@ def name_groups(groups: int | str, photos: Sequence[Any], levels: Mapping[str, i
     """The name of each photo's group; equal names are one group, in whatever class and split.
 
     `photos` are as `squares.Photo`, with `group` where a column says it; `levels`, by split,
-    are how many folders lead to the photos of a class. Raises UserError where a photo is in no group.
+    are how many folders lead to the photos of a class. Raises UserError where one is in no group.
     """
     grouping = parse(groups)
     names = [_name_group(grouping, photo, levels[photo.split]) for photo in photos]

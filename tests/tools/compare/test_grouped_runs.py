@@ -99,3 +99,16 @@ def test_groups_that_are_none_are_refused(tmp_path: Path, groups: np.ndarray) ->
     change_predictions(folder, groups=groups)
     with pytest.raises(UserError, match="groups must be int64"):
         read_predictions(folder / "predictions" / "test.npz")
+
+
+def test_networks_that_agree_on_every_image_of_few_groups_are_not_certainly_equal(
+    tmp_path: Path, compare_below: Callable[[Path], Comparison]
+) -> None:
+    arrays = dict(np.load(write_run(tmp_path, "alexnet") / "predictions" / "test.npz"))
+    folder = write_run(tmp_path, "googlenet")
+    change_predictions(folder, **arrays, groups=np.arange(200) // 20)
+    right = float((arrays["logits"].argmax(axis=1) == arrays["labels"]).mean())
+    change_record(folder, metrics={"test/accuracy": right})
+    [pair] = compare_below(tmp_path).network_pairs.pairs
+    half = stats.t.ppf(0.975, 11) * np.sqrt(2 / 11 / 12)  # of ten groups and two
+    assert (pair.p, pair.difference.high) == (1, pytest.approx(half))
