@@ -54,7 +54,10 @@ def plan(jobs: Sequence[Job]) -> None:
     promised: dict[str, Any] = {}
     for name, scatter in scatters.items():
         promised[name or "assumed"], said = foretell(design, scatter, settings)
-        lines |= {f"{name}: {head}" if name else head: text for head, text in said.items()}
+        if name:  # the same once more, less certain
+            del said["test images"]
+            said = {name: ""} | {f"- {head}": text for head, text in said.items()}
+        lines |= said
     lines |= describe_cost(design, firsts, records)
     content: dict[str, Any] = {n: settings[n] for n in ("metric", "margin", "difference")} | images
     content |= {"looks": looks, "seeds": seeds, "recipes": recipes, "promised": promised}
@@ -165,6 +168,5 @@ def put(plan: Plan, path: Path, *, overwrite: bool) -> str:
 
 def show(lines: Mapping[str, str]) -> None:
     for head, text in lines.items():
-        first = f"{head:{INDENT - 1}} " if len(head) < INDENT else f"{head}\n{' ' * INDENT}"
         wrapped = textwrap.fill(text, WIDTH - INDENT).replace("\n", f"\n{' ' * INDENT}")
-        print(sanitize_text(f"{first}{wrapped}"))
+        print(sanitize_text(f"{head:{INDENT - 1}} {wrapped}".rstrip()))

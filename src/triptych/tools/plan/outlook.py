@@ -147,9 +147,10 @@ def foretell(
     by_look = [drawn.until(k).detectable for k in range(1, len(design.looks) + 1)]
     each = zip(map(design.write, by_look), design.looks, strict=True)
     shown = ", ".join(f"{difference} by {n} seeds" for difference, n in each)
+    least = f"are the limit: no number of seeds shows less than {design.write(limit)}"
     lines = {
         "detectable": f"with {CHANCE}, {shown}",
-        "test images": f"are the limit: no number of seeds shows less than {design.write(limit)}",
+        "test images": least if limit > 0 else "are no limit, by what these runs show",
     }
     if settings["difference"]:
         difference = settings["difference"] / design.per_unit
