@@ -100,7 +100,7 @@ def check_verdict(right: dict[str, Array], verdict: dict[str, Any], check: Check
         if p < 0.05:
             told.append((pair["a"], pair["b"])[:: 1 if pair["difference"] > 0 else -1])
     for rank in verdict["ranks"]["rankings"][0]["ranks"]:
-        name = rank["label"]
+        name = rank["name"]
         check(f"best rank of {name}", 1 + sum(worse == name for _, worse in told), rank["best"])
         worst = len(right) - sum(better == name for better, _ in told)
         check(f"worst rank of {name}", worst, rank["worst"])
