@@ -339,13 +339,14 @@ def test_recipes_and_networks_are_compared_by_mean_average_precision(tmp_path: P
     for seed in range(3):
         write_multilabel_run(tmp_path / "logs", "good", seed, skill=2.0)
         write_multilabel_run(tmp_path / "logs", "poor", seed, skill=0.3)
-    page = compare(composed("compare", runs=str(tmp_path / "logs")))
+    page = compare(composed("compare", runs=str(tmp_path / "logs"), require="good better poor"))
     rows = read_csv(page.parent / "comparison.csv")
     assert [row["model"] for row in rows] == ["good"] * 3 + ["poor"] * 3
     for row in rows:
         assert 0 <= float(row["ap_low"]) < float(row["ap"]) < float(row["ap_high"]) <= 1
     text = (page.parent / "comparison.md").read_text()
     assert "good is higher in mean average precision than poor" in text
+    assert "holds: good better poor" in text
     assert "good seed 0 is higher in mean average precision than poor seed 0" in text
     assert "bootstrap" in page.read_text()
     write_run(tmp_path / "logs", "other")  # one label an image: they are not mixed
