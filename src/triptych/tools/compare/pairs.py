@@ -15,6 +15,7 @@ from triptych.tools.compare.sentences import add_sentences, compare_costs
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
+from triptych.tools.statistics.groups import difference_over_groups
 from triptych.tools.statistics.inference import Interval, PairedDifference, paired_difference
 from triptych.tools.statistics.planning import join_looks
 
@@ -116,17 +117,12 @@ def adjust_in_margin(
 
 
 def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
-    """A's mean of a metric less B's, over the same images and the seeds of each.
-
-    Two pseudo-images keep the interval of a difference of accuracies open; where images have
-    groups, two pseudo-groups do, if nothing scatters else.
-    """
+    """A's mean of a metric less B's, over the same images and the seeds of each."""
     two = a.trainings(metric), b.trainings(metric)
-    bounds, is_accuracy = BOUNDS.get(metric, UNBOUNDED), metric == "accuracy"
-    if is_accuracy and a.first.test.groups is not None:
-        found = crossed_difference(*two, bounds=bounds)
-        is_accuracy = not found.variance
-    return crossed_difference(*two, bounds=bounds, pseudo_images=is_accuracy)
+    if metric == "accuracy" and a.first.test.groups is not None:
+        return difference_over_groups(*two)
+    bounds = BOUNDS.get(metric, UNBOUNDED)
+    return crossed_difference(*two, bounds=bounds, pseudo_images=metric == "accuracy")
 
 
 def measure(a: Recipe, b: Recipe, metric: str, level: float) -> inference.WithInterval:

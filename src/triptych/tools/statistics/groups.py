@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 
 from triptych.tools.statistics.crossed import (
     Estimate,
+    Trainings,
     crossed_difference,
     sum_by_group,
     summarize_trainings,
@@ -51,8 +52,16 @@ def network_difference(
     """Of two networks' correctness (N,) on the same images."""
     if groups is None:
         return paired_difference(a, b)
-    one, other = (summarize_trainings(each[None], groups) for each in (a, b))
-    return crossed_difference(one, other, bounds=Interval(-1, 1))
+    return difference_over_groups(*(summarize_trainings(each[None], groups) for each in (a, b)))
+
+
+def difference_over_groups(a: Trainings, b: Trainings) -> Estimate:
+    """Of accuracies by group, with two pseudo-groups only where nothing scatters else: few groups
+    that agree would be certain to be all."""
+    found = crossed_difference(a, b, bounds=Interval(-1, 1))
+    if found.variance:
+        return found
+    return crossed_difference(a, b, bounds=found.bounds, pseudo_images=True)
 
 
 def resample_images(
