@@ -244,7 +244,7 @@ class Section:
     sentences: tuple[str, ...] = ()  # of the verdict, after those of pairs
 
     def describe(self) -> dict[str, Any]:
-        """For verdict.json: fractions, no NaN."""
+        """For verdict.json: fractions; NaN becomes null."""
         raise NotImplementedError
 
 

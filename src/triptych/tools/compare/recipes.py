@@ -186,8 +186,7 @@ def describe_group(
     model, search = same[0].metadata["model"], find_search(same[0])
     if not are_replicates or not search:
         return model, list_settings(same[0])
-    budget = {"num_trials": search.num_trials, "sampler": search.sampler}
-    return f"{model}, tuned", {name: format_value(value) for name, value in budget.items()}
+    return f"{model}, tuned", {"budget": search.budget, "sampler": search.sampler}
 
 
 def make_labels(recipes: Sequence[tuple[str, dict[str, str]]]) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TUNED: dict[str, Rule] = {
     "study": FILE_NAME,
-    **dict.fromkeys(("search_hash", "space_hash", "sampler", "monitor"), TEXT),
+    **dict.fromkeys(("search_hash", "space_hash", "budget", "sampler", "monitor"), TEXT),
     **{"sampler_seed": count(0), "num_trials": count(1), "seconds": MEASURED},
 }
 
@@ -29,6 +29,7 @@ class Search(NamedTuple):
     study: str
     search_hash: str
     space_hash: str
+    budget: str  # in words
     sampler: str
     monitor: str
     sampler_seed: int

@@ -1,12 +1,12 @@
 """How networks were tuned: what each search spent, and what such a budget gives in validation.
 
-Inside, scores of trials are negated where less is better. They chose settings: nobody's results.
+Scores of trials chose settings, so they are nobody's results.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, combinations
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from triptych.config import TEXT, Rule, one_of
 from triptych.errors import UserError
 from triptych.runs.reader import FINITE, MAPPING, MEASURED
-from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare.content import Section, Tested
 from triptych.tools.compare.formats import fixed, interval, join_words, percent, pluralize
 from triptych.tools.compare.recipes import Recipe
@@ -31,33 +30,30 @@ from triptych.tools.statistics.inference import MIN_SEEDS
 Numbers = NDArray[np.float64]
 SPENT: dict[str, Rule] = {
     **dict.fromkeys(("search_hash", "trials_sha256"), TEXT),
-    **{"direction": one_of("maximize", "minimize"), "budget": MAPPING, "space": MAPPING},
+    **{"direction": one_of("maximize", "minimize"), "space": MAPPING},
 }
-TRIAL: dict[str, Rule] = {"state": TEXT, "score": FINITE.or_null(), "seconds": MEASURED.or_null()}
-ENDED = ("complete", "pruned")
+TRIAL: dict[str, Rule] = {"state": TEXT, "score": FINITE.or_null(), "seconds": MEASURED}
 IN_PERCENT = ("accuracy", "f1", "precision", "recall", "ap")
-MAX_POINTS = 200  # of a curve
 MAX_NAMES = 4  # of recipes in a sentence
 MAX_PAIRS = 10
 
 
 class Study(NamedTuple):
-    """What a search left: (B,) of its trials in order. One that was ended early has its last score,
-    one that never had any the worst of the others."""
+    """What a search left: (B,) of its trials that ended, in order. One that was ended early has its
+    last score, one that never had any the worst of the others."""
 
-    scores: Numbers
+    scores: Numbers  # negated where less is better
     seconds: Numbers
     num_pruned: int
-    num_unknown: int
     sign: int  # -1 where less is better
     space: tuple[str, ...]  # the settings that it varied
-    budget_seconds: float | None
 
 
 class Curve(NamedTuple):
     """The best of k trials, and the interval of its median, NaN where it is open or unknown."""
 
-    k: Numbers
+    k: NDArray[np.int64]
+    hours: Numbers  # that k trials take
     best: Numbers
     low: Numbers
     high: Numbers
@@ -65,12 +61,12 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class TunedRecipe:
-    """A recipe whose settings were searched: the searches of its networks, and their studies."""
+    """A recipe whose settings were searched: its searches of one kind, and their studies."""
 
     label: str
     first: str  # the label of its first network
     searches: tuple[Search, ...]
-    studies: tuple[Study, ...]  # those that can be read; together their trials are of one kind
+    studies: tuple[Study, ...]  # those that can be read
 
     @property
     def search(self) -> Search:
@@ -81,16 +77,12 @@ class TunedRecipe:
         return self.search.sampler == "random"
 
     @property
-    def hours(self) -> float:
-        return sum(search.seconds for search in self.searches) / 3600
+    def in_percent(self) -> bool:
+        return self.search.monitor.rpartition("/")[2] in IN_PERCENT
 
     @property
-    def budget(self) -> str:
-        """Of each search: the seconds that it was given, or else the trials that it took."""
-        seconds = {s.budget_seconds for s in self.studies if s.budget_seconds}
-        trials = sorted({search.num_trials for search in self.searches})
-        numbers = " or ".join(f"{each:g}" for each in (sorted(seconds) or trials))
-        return f"{numbers} {'seconds' if seconds else 'trials'}"
+    def hours(self) -> float:
+        return sum(search.seconds for search in self.searches) / 3600
 
     @cached_property
     def scores(self) -> Numbers:
@@ -99,42 +91,52 @@ class TunedRecipe:
     @cached_property
     def curves(self) -> list[Curve]:
         """One of all random trials; of others the best so far of each search."""
+        if not self.is_random:
+            return [trace_best(study) for study in self.studies]
         if not self.studies:
             return []
-        sign, total = self.studies[0].sign, len(self.scores)
-        if not self.is_random:
-            best = [np.maximum.accumulate(study.scores) for study in self.studies]
-            unknown = [np.full(len(each), np.nan) for each in best]
-            lines = zip(best, unknown, strict=True)
-            return [Curve(np.arange(1.0, len(b) + 1), sign * b, none, none) for b, none in lines]
-        k = np.unique(np.linspace(1, total, min(total, MAX_POINTS)).round())
-        expected = np.array([expected_best(self.scores, int(each)) for each in k])
-        bounds = np.array([median_best(self.scores, int(each))[1:] for each in k])
-        bounds[~np.isfinite(bounds).all(axis=1)] = np.nan
-        return [Curve(k, sign * expected, *(sign * bounds.T[::sign]))]
+        seconds = float(np.concatenate([study.seconds for study in self.studies]).mean())
+        return [expect_best(self.scores, self.studies[0].sign, seconds)]
 
     @property
     def num_bounded(self) -> int:
         """The most random trials whose median best has an interval."""
-        return int(max((c.k[np.isfinite(c.low)].max(initial=0) for c in self.curves), default=0))
+        return sum(int(np.isfinite(curve.low).sum()) for curve in self.curves)
 
     def describe(self) -> dict[str, Any]:
-        curves = [{n: v.tolist() for n, v in curve._asdict().items()} for curve in self.curves]
-        for curve in curves:
-            curve["k"] = [*map(int, curve["k"])]
-        about = {"recipe": self.label, "budget": self.budget, "curves": replace_non_finite(curves)}
-        return about | {"searches": [search._asdict() for search in self.searches]}
+        return {
+            "recipe": self.label,
+            "budget": self.search.budget,
+            "curves": [{n: v.tolist() for n, v in each._asdict().items()} for each in self.curves],
+            "searches": [search._asdict() for search in self.searches],
+        }
+
+
+def trace_best(study: Study) -> Curve:
+    best = study.sign * np.maximum.accumulate(study.scores)
+    k, unknown = np.arange(1, len(best) + 1), np.full(len(best), np.nan)
+    return Curve(k, study.seconds.cumsum() / 3600, best, unknown, unknown)
+
+
+def expect_best(scores: Numbers, sign: int, seconds: float) -> Curve:
+    """Of random trials, of which one takes so long on average."""
+    k = np.arange(1, len(scores) + 1)
+    best = np.array([expected_best(scores, each) for each in k.tolist()])
+    bounds = np.array([median_best(scores, each)[1:] for each in k.tolist()])
+    bounds[np.isinf(bounds).any(axis=1)] = np.nan
+    low, high = np.sort(sign * bounds).T
+    return Curve(k, k * seconds / 3600, sign * best, low, high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Section):
     heading: ClassVar[str] = "Tuning"
     about: ClassVar[str] = (
-        "Scores of validation images, by which settings were chosen: the best of them promises too "
-        "much, so none is a result. Of random trials, of all whole searches together, a line is "
-        "the expected best of k, drawn without replacement, and its band the exact 95 % interval "
-        "of the median best, which ends where the trials bound it no longer (beyond a fifth of "
-        "them). Hours are those of k trials of mean length."
+        "Settings were chosen by these scores of validation images, so the best of them promises "
+        "too much: none is a result. The line of random trials (of all whole searches together) "
+        "is the expected best of k trials, drawn without replacement. Its band is the exact 95 % "
+        "interval of the median best; it ends at about a fifth of the trials, for they do not "
+        "bound the best of more. Its hours are those of k trials of mean length."
     )
     tuned: Sequence[TunedRecipe]
     untuned: Sequence[str]
@@ -153,7 +155,7 @@ class Tuning(Section):
         return {
             "recipes": [recipe.describe() for recipe in self.tuned],
             "not_tuned": [*self.untuned],
-            "equal_budgets": len({recipe.budget for recipe in self.tuned}) == 1,
+            "equal_budgets": len({recipe.search.budget for recipe in self.tuned}) == 1,
         }
 
 
@@ -162,12 +164,12 @@ def draw_curves(
 ) -> Panel:
     series = []
     for recipe in tuned:
-        seconds = [study.seconds for study in recipe.studies]
-        scale = np.mean(np.concatenate(seconds)) / 3600 if seconds and x == "hours" else 1.0
         style = styles.get(recipe.first)
-        series += [Series(style, scale * curve.k, *curve[1:]) for curve in recipe.curves]
+        for curve in recipe.curves:
+            along = curve.hours if x == "hours" else curve.k.astype(np.float64)
+            series.append(Series(style, along, curve.best, curve.low, curve.high))
     words = f"Best {monitor} by {x}, of {pluralize(len(tuned), 'recipe')}"
-    kind = "percent" if monitor.rpartition("/")[2] in IN_PERCENT else "number"
+    kind = "percent" if tuned[0].in_percent else "number"
     axes = Axis(x, "count" if x == "trials" else "number"), Axis(monitor, kind)
     chart = render_chart(f"tuning {monitor} {x}", words, charts.draw_bands, series, *axes)
     return Panel(f"Best {monitor} by {x}", chart)
@@ -189,24 +191,17 @@ def build(tested: Tested) -> Tuning | None:
 
 
 def find_tuned(recipe: Recipe, problems: list[Problem]) -> TunedRecipe | None:
-    """The searches of its networks, and their studies where `tune` left them."""
-    found: dict[Search, TrainedNetwork] = {}
-    for network in recipe.networks:
-        if search := find_search(network):
-            found.setdefault(search, network)
-    if not found:
-        return None
-    alike = [search for search in found if search.search_hash == next(iter(found)).search_hash]
-    studies = [read_optional(read_study, found[search], problems) for search in alike]
+    """The searches of its networks that are like the first, and the studies that `tune` left."""
+    found = {search: run for run in recipe.networks if (search := find_search(run))}
+    alike = {s: run for s, run in found.items() if s.search_hash == next(iter(found)).search_hash}
+    studies = (read_optional(partial(read_study, s), run, problems) for s, run in alike.items())
     known = tuple(study for study in studies if study)
-    return TunedRecipe(recipe.label, recipe.first.label, tuple(alike), known)
+    return TunedRecipe(recipe.label, recipe.first.label, (*alike,), known) if alike else None
 
 
-def read_study(network: TrainedNetwork) -> Study | None:
+def read_study(search: Search, network: TrainedNetwork) -> Study | None:
     """Of `tune/<study>` beside the folders of runs; None without a score. Raises UserError where it
     is gone, broken, or of another search."""
-    search = find_search(network)
-    assert search
     places = [parent / "tune" / search.study for parent in network.folder.absolute().parents[:5]]
     folder = next((place for place in places if (place / "spent.json").is_file()), None)
     if folder is None:
@@ -217,26 +212,17 @@ def read_study(network: TrainedNetwork) -> Study | None:
     rows = read_entries(table := folder / "trials.csv", TRIAL)
     if rows is None or hashlib.sha256(table.read_bytes()).hexdigest() != spent["trials_sha256"]:
         raise UserError(f"{table}: is not as tune wrote it: no curve of it")
-    return make_study(spent, [row for row in rows if row["state"] in ENDED])
-
-
-def make_study(spent: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Study | None:
+    ended = [row for row in rows if row["state"] in ("complete", "pruned")]
     sign = -1 if spent["direction"] == "minimize" else 1
-    columns = ([row[name] for row in rows] for name in ("score", "seconds"))
-    scores, seconds = (np.array(column, dtype=np.float64) for column in columns)
-    unknown = np.isnan(scores)
-    if unknown.all():
+    scores = sign * np.array([row["score"] for row in ended], dtype=np.float64)
+    if np.isnan(scores).all():
         return None
-    scores[unknown] = sign * (sign * scores[~unknown]).min()
-    budget = spent["budget"].get("seconds")
     return Study(
-        scores=sign * scores,
-        seconds=np.nan_to_num(seconds),
-        num_pruned=sum(row["state"] == "pruned" for row in rows),
-        num_unknown=int(unknown.sum()),
+        scores=np.nan_to_num(scores, nan=np.nanmin(scores)),
+        seconds=np.array([row["seconds"] for row in ended]),
+        num_pruned=sum(row["state"] == "pruned" for row in ended),
         sign=sign,
-        space=tuple(map(str, spent["space"])),
-        budget_seconds=budget if MEASURED.holds(budget) else None,
+        space=tuple(spent["space"]),
     )
 
 
@@ -245,14 +231,14 @@ def compare_budgets(tuned: Sequence[TunedRecipe], untuned: Sequence[str]) -> Ite
     names = [recipe.label for recipe in tuned]
     if untuned:
         yield (
-            f"Tuned by a search: {join_words(names, MAX_NAMES)}; not by one on record: "
-            f"{join_words(untuned, MAX_NAMES)}. A difference between them may be one of tuning."
+            f"Tuned by a search: {join_words(names, MAX_NAMES)}. No search is on record of "
+            f"{join_words(untuned, MAX_NAMES)}: a difference between them may be one of tuning."
         )
-    if len({recipe.budget for recipe in tuned}) > 1:
-        spent = [f"{recipe.label} by {recipe.budget}" for recipe in tuned]
-        yield f"The budgets of tuning are unequal: {join_words(spent, MAX_NAMES)} a search."
+    if len({recipe.search.budget for recipe in tuned}) > 1:
+        budgets = [f"{recipe.search.budget} ({recipe.label})" for recipe in tuned]
+        yield f"The budgets of tuning are unequal, a search: {join_words(budgets, MAX_NAMES)}."
     if len({recipe.search.space_hash for recipe in tuned}) > 1:
-        yield "The searches varied other settings, or the same ones within other ranges."
+        yield "The searches did not vary the same settings within the same ranges."
     if len({(recipe.search.sampler, recipe.search.monitor) for recipe in tuned}) > 1:
         yield "The searches differ in their sampler, or in the score that they went by."
 
@@ -262,46 +248,44 @@ def claim(tuned: Sequence[TunedRecipe]) -> Iterator[str]:
     several = [recipe for recipe in tuned if len(recipe.searches) >= MIN_SEEDS]
     single = [recipe.label for recipe in tuned if recipe not in several]
     if several:
-        budgets = join_words([*dict.fromkeys(recipe.budget for recipe in several)])
+        budgets = join_words([*dict.fromkeys(recipe.search.budget for recipe in several)])
         yield (
-            f"Each network of {join_words([each.label for each in several], MAX_NAMES)} is the "
-            "winner of a whole search, trained anew: what is said of them is of networks tuned "
-            f"with {budgets}, not of one setting."
+            f"Each run of {join_words([each.label for each in several], MAX_NAMES)} is the winner "
+            "of a whole search, trained anew: what is said of them holds for networks tuned with "
+            f"{budgets}, not for one setting."
         )
     if single:
         yield (
-            f"What is said of {join_words(single, MAX_NAMES)} is of the settings that were found, "
-            "not of the network so tuned: of equal ones it would tell 10 to 17 % apart. That takes "
-            f"the winners of {MIN_SEEDS} whole searches (triptych tune searches={MIN_SEEDS})."
+            f"What is said of {join_words(single, MAX_NAMES)} holds for the settings that were "
+            "found, not for the network tuned with this budget: read so, it finds a difference "
+            "between equal networks in 10 to 17 % of comparisons instead of 5 %. Claims of "
+            f"networks take {MIN_SEEDS} whole searches (triptych tune searches={MIN_SEEDS})."
         )
 
 
 def describe_curve(recipe: TunedRecipe) -> Iterator[str]:
     """What a recipe's line says, and what it leaves out."""
-    if not recipe.studies:
-        return
-    label, monitor, total = recipe.label, recipe.search.monitor, len(recipe.scores)
-    if not recipe.is_random:
+    label, monitor = recipe.label, recipe.search.monitor
+    if recipe.studies and not recipe.is_random:
         yield (
-            f"{label}: its sampler chose each trial by those before, so a line is the best so far "
-            "of one search, without an interval; sampler=random gives one."
+            f"{label}: the sampler chose each trial by those before it, so a line is the best so "
+            "far of one search, without an interval; sampler=random gives one."
         )
-    elif k := recipe.num_bounded:
-        median = median_best(recipe.scores, k)
-        in_percent = monitor.rpartition("/")[2] in IN_PERCENT
-        write, unit = (percent, " %") if in_percent else (fixed, "")
+    if k := recipe.num_bounded:
         sign = recipe.studies[0].sign
-        low, high = sorted(sign * each for each in median[1:])
+        value, *bounds = median_best(recipe.scores, k)
+        low, high = sorted(sign * each for each in bounds)
+        write, unit = (percent, " %") if recipe.in_percent else (fixed, "")
         yield (
             f"With {pluralize(k, 'random trial')} the median best {monitor} of {label} is "
-            f"{write(sign * median.value)}{unit} (95 % {interval(low, high, write)})."
+            f"{write(sign * value)}{unit} (95 % {interval(low, high, write)})."
         )
-    for number, what in (
-        (sum(study.num_pruned for study in recipe.studies), "were ended early, with their last"),
-        (sum(study.num_unknown for study in recipe.studies), "had no score, with the worst"),
-    ):
-        if number:
-            yield f"{label}: {number} of {total} trials {what}: its line is a bound, no estimate."
+    if num_pruned := sum(study.num_pruned for study in recipe.studies):
+        yield (
+            f"{label}: {num_pruned} of {len(recipe.scores)} trials were ended early. They count "
+            "with their last score, or the worst of all where they had none: trained to its end, "
+            "a trial may have been better, and so may the line."
+        )
 
 
 def compare_best(tuned: Sequence[TunedRecipe]) -> Iterator[str]:

@@ -29,11 +29,6 @@ def tune(config: Config, overrides: list[str]) -> None:
 
     Raises UserError where the search cannot be started or resumed as requested.
     """
-    is_short = "method" in config["search"]
-    if is_short:
-        check_method(config["search"])
-    elif find_spec("optuna") is None:
-        raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")
     if config["minutes"]:
         raise UserError("minutes: a search takes timeout_minutes=")
     if config["num_trials"] is None and config["seconds"] is None:
@@ -41,15 +36,18 @@ def tune(config: Config, overrides: list[str]) -> None:
     if config["resume"]:
         raise UserError("resume: a search is resumed by its own command, given again")
     training = {name: value for name, value in config.items() if name not in RULES}
-    if is_short:
+    # What imports torch comes after the settings are checked.
+    if "method" in config["search"]:
+        check_method(config["search"])
         from triptych.tools.tune.finders import find
 
         return find(config, training, overrides)
+    if find_spec("optuna") is None:
+        raise UserError("tune: Optuna is not installed; pip install 'optuna>=4'")
     from triptych.tools.tune.space import read_space
 
     space = read_space(config["search"], training)
-
-    from triptych.tools.tune.search import search  # imports torch: after the settings are checked
+    from triptych.tools.tune.search import search
 
     for each in list_searches(config):
         search(each, training, space, overrides)

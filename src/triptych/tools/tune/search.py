@@ -75,20 +75,20 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     if changed := studies.record_code(study, hash_code(training)):
         log.warning("the code has changed since this study began: %s", ", ".join(changed))
     prepare_sampling(study, config, training, space)
-    log.info("%s, in %s", describe_progress(study, config), mask_password(address))
-    objective = partial(run_trial, training, space, config, folder)
     budget = studies.Budget(config["num_trials"], config["seconds"])
+    log.info("%s, in %s", describe_progress(study, budget), mask_password(address))
+    objective = partial(run_trial, training, space, config, folder)
     description = describe_search(config, training, settings)
     write = partial(write_spent, folder, description)
+    limits = budget, config["timeout_minutes"]
     try:
         with signal_handlers(exit_on_signal):
-            options = config["timeout_minutes"], [write]
-            studies.run_trials(study, objective, workers, budget, *options)
+            studies.run_trials(study, objective, workers, *limits, [write])
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise
     write(study)
-    log.info("%s", describe_progress(study, config))
+    log.info("%s", describe_progress(study, budget))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")
     elif not budget.is_spent(study.get_trials(deepcopy=False, states=studies.TAKEN)):
@@ -102,22 +102,21 @@ def list_settings(config: Config, training: Config, space: Space) -> Config:
     varied = {f"search.{key}": entry for key, entry in read_entries(config["search"])}
     fixed = dict(iterate_settings(experiment_settings(training, less=space), load_rules("train")))
     drawn = {name: config[name] for name in ("pruner", "sampler", "sampler_seed")}
-    settings: Config = json.loads(json.dumps({**drawn, **varied, **fixed}))
+    settings: Config = json.loads(json.dumps(drawn | varied | fixed))  # as a study stores them
     return settings
 
 
 def prepare_sampling(study: optuna.Study, config: Config, training: Config, space: Space) -> None:
     """Have TPE begin with the config as it stands; random trials are all drawn."""
-    if config["sampler"] == "random":
-        if config["pruner"]:
-            log.info(
-                "sampler=random: a trial that the pruner ends counts with its last score, a lower "
-                "bound; pruner=null trains every one to its end"
-            )
-        return
+    if config["sampler"] == "random" and config["pruner"]:
+        log.info(
+            "sampler=random: a trial that the pruner ends counts with its last score, so less than "
+            "a budget gives is shown; pruner=null trains every one to its end"
+        )
     plain = OmegaConf.create(training)
     defaults = {key: OmegaConf.select(plain, key) for key in space}
-    if not study.trials and all(contains(space[key], value) for key, value in defaults.items()):
+    fits = all(contains(space[key], value) for key, value in defaults.items())
+    if config["sampler"] == "tpe" and not study.trials and fits:
         study.enqueue_trial(defaults, skip_if_exists=True)
 
 
@@ -130,15 +129,12 @@ def find_direction(training: Config, source: Source, network: BackboneFactory) -
     return StudyDirection.MAXIMIZE if is_max else StudyDirection.MINIMIZE
 
 
-def describe_progress(study: optuna.Study, config: Config) -> str:
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    num_done, num_running = sum(map(states.count, studies.DONE)), states.count(TrialState.RUNNING)
+def describe_progress(study: optuna.Study, budget: studies.Budget) -> str:
+    spent = count_spent(study)
+    num_running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
     running = f", {num_running} running" if num_running else ""
-    seconds = studies.sum_seconds(study.get_trials(deepcopy=False))
-    of_all = "" if config["num_trials"] is None else f" of {config['num_trials']}"
-    of_time = f" of {config['seconds']:.0f}" if config["seconds"] else ""
-    done = f"{num_done}{of_all} trials done in {seconds:.0f}{of_time} s"
-    return f"study {study.study_name}: {done}{running}"
+    done = f"{spent['num_trials']} trials done in {spent['seconds']:.0f} s"
+    return f"study {study.study_name}: {done}{running}; its budget is {budget}"
 
 
 def run_trial(training: Config, space: Space, config: Config, folder: Path, trial: Trial) -> float:
@@ -231,7 +227,7 @@ def write_recipe(
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
     monitor = training["checkpoint"]["monitor"]
-    spent, best = count_spent(study.get_trials(deepcopy=False)), study.best_trial
+    spent, best = count_spent(study), study.best_trial
     head = [
         f"{training['model']['name']} on {training['data']['name']}, {date.today()}: the best of "
         f"{spent['num_trials']} trials, which had seed={training['seed']}: take others.",

@@ -6,7 +6,6 @@ Searches of one `search_hash` differ in `sampler_seed` alone: they are replicate
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from triptych.config import Config
 from triptych.runs.storage import atomic_write, translate_write_errors, write_csv
-from triptych.tools.tune.study import DONE, sum_seconds
+from triptych.tools.tune.study import DONE, Budget, sum_seconds
 
-SCHEMA = 1
 COLUMNS = ("number", "state", "score", "seconds", "epochs", "error")
 # Of `describe_search`, what a recipe repeats, so that runs trained from it have it.
-OF_RECIPE = ("study", "search_hash", "space_hash", "sampler", "sampler_seed", "monitor", "seed")
+OF_RECIPE = """
+    study search_hash space_hash budget sampler sampler_seed monitor seed
+""".split()
 
 
 def describe_search(
@@ -28,10 +28,8 @@ def describe_search(
 ) -> dict[str, Any]:
     """What a search is; `settings` are all that its trials have in common, by dotted keys."""
     space = {k.removeprefix("search."): v for k, v in settings.items() if k.startswith("search.")}
-    budget = {name: config[name] for name in ("num_trials", "seconds")}
-    replicated = {key: value for key, value in settings.items() if key != "sampler_seed"}
+    budget = str(Budget(config["num_trials"], config["seconds"]))
     return {
-        "schema": SCHEMA,
         "study": config["study"],
         "model": training["model"]["name"],
         "data": training["data"]["name"],
@@ -43,18 +41,18 @@ def describe_search(
         "budget": budget,
         "space": space,
         "space_hash": hash_settings(space),
-        "search_hash": hash_settings({**replicated, "budget": budget}),
+        "search_hash": hash_settings({**settings, "sampler_seed": None, "budget": budget}),
     }
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """The first 16 hex digits of SHA-256 over canonical JSON."""
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    """The first 16 hex digits of SHA-256 over JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def count_spent(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def count_spent(study: optuna.Study) -> dict[str, Any]:
     """The trials that ended, and what all of them took, those that failed included."""
+    trials = study.get_trials(deepcopy=False)
     states = [trial.state for trial in trials]
     return {
         "num_trials": sum(map(states.count, DONE)),
@@ -73,10 +71,9 @@ def write_spent(
     rows = [(*COLUMNS, *keys), *(list_cells(trial, keys) for trial in trials)]
     content = {
         **description,
-        **count_spent(trials),
+        **count_spent(study),
         "direction": study.direction.name.lower(),
         "code": study.user_attrs.get("code", {}),
-        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with translate_write_errors(f"log_dir={folder}"):
         write_csv(folder / "trials.csv", rows)
@@ -87,7 +84,8 @@ def write_spent(
 
 def list_cells(trial: FrozenTrial, keys: Sequence[str]) -> tuple[Any, ...]:
     """A line of the table; the score of a pruned trial is its last, empty where it had none."""
-    seconds = round(sum_seconds([trial]), 3)
-    values = (trial.number, trial.state.name.lower(), trial.value, seconds)
-    attributes = (trial.user_attrs.get(name) for name in ("epochs", "error"))
-    return (*values, *attributes, *(trial.params.get(key) for key in keys))
+    return (
+        *(trial.number, trial.state.name.lower(), trial.value, round(sum_seconds([trial]), 3)),
+        *(trial.user_attrs.get(name) for name in ("epochs", "error")),
+        *(trial.params.get(key) for key in keys),
+    )

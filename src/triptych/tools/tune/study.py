@@ -1,6 +1,6 @@
 """A study as Optuna keeps it: trials that any number of workers take from one storage."""
 
-import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -41,10 +41,17 @@ class Budget(NamedTuple):
     num_trials: int | None = None  # pruned ones included
     seconds: float | None = None  # of all trials that ended, by whatever worker
 
+    def __str__(self) -> str:
+        """30 trials within 7200 seconds, or one of the two."""
+        words = [f"{self.num_trials} trials"] if self.num_trials else []
+        words += [f"{self.seconds} seconds"] if self.seconds else []
+        return " within ".join(words)
+
     def is_spent(self, trials: Iterable[FrozenTrial]) -> bool:
+        """By those of the trials that did not fail; one that waits will be run."""
         taken = [trial for trial in trials if trial.state != TrialState.FAIL]
-        has_trials = self.num_trials is None or len(taken) < self.num_trials
-        return not has_trials or (self.seconds is not None and sum_seconds(taken) >= self.seconds)
+        num_trials, seconds = (math.inf if most is None else most for most in self)
+        return len(taken) >= num_trials or sum_seconds(taken) >= seconds
 
 
 def sum_seconds(trials: Iterable[FrozenTrial]) -> float:
@@ -116,7 +123,6 @@ def repeats_password(message: str, address: str) -> bool:
 
 def check_same_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
     """Raise UserError where the study was begun with other settings than these, by dotted keys."""
-    settings = json.loads(json.dumps(settings))
     if not study.trials and not study.user_attrs:
         study.set_user_attr("settings", settings)
     earlier = EARLIER | study.user_attrs.get("settings", {})
