@@ -180,11 +180,12 @@ def new_training_beats(case: Case) -> Case:
 
 def rank_intervals(case: Case) -> Case:
     adjusted = holm(case["p"])
-    winners = [
-        None if p >= planning.ALPHA else (a if d > 0 else b)
+    wins = [
+        (a, b) if d > 0 else (b, a)
         for (a, b), d, p in zip(case["pairs"], case["differences"], adjusted, strict=True)
+        if p < planning.ALPHA
     ]
-    intervals = ranks.find_rank_intervals(case["recipes"], case["pairs"], winners)
+    intervals = ranks.find_rank_intervals(case["recipes"], wins)
     best = [place for place, interval in enumerate(intervals) if interval.best == 1]
     return {"p_holm": adjusted, "intervals": intervals, "may_be_best": best}
 

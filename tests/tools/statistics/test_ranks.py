@@ -1,5 +1,7 @@
 """Ranks, and chances of new trainings, against values worked out elsewhere and scipy."""
 
+from itertools import combinations, compress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,22 +63,19 @@ def test_where_scipy_has_no_limit_it_is_integrated(monkeypatch: pytest.MonkeyPat
     assert estimate_win(a, b) == pytest.approx(expected, abs=1e-6)
 
 
-PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-
-
 def test_ranks_follow_from_the_pairs_that_differ() -> None:
-    assert find_rank_intervals(4, PAIRS, [0, None, 0, None, None, 2]) == [
-        *((1, 2), (2, 4), (1, 3), (3, 4))
-    ]
+    wins = [(0, 1), (0, 3), (2, 3)]
+    assert find_rank_intervals(4, wins) == [(1, 2), (2, 4), (1, 3), (3, 4)]
+    assert find_rank_intervals(2, []) == [(1, 2), (1, 2)]
 
 
 @given(st.permutations(range(4)), st.lists(st.booleans(), min_size=6, max_size=6))
 def test_a_true_order_is_inside_whichever_of_its_pairs_are_significant(
     order: list[int], significant: list[bool]
 ) -> None:
-    better = [a if order[a] < order[b] else b for a, b in PAIRS]
-    winners = [each if told else None for each, told in zip(better, significant, strict=True)]
-    for true, (best, worst) in zip(order, find_rank_intervals(4, PAIRS, winners), strict=True):
+    pairs = ((a, b) if order[a] < order[b] else (b, a) for a, b in combinations(range(4), 2))
+    wins = [*compress(pairs, significant)]
+    for true, (best, worst) in zip(order, find_rank_intervals(4, wins), strict=True):
         assert best <= true + 1 <= worst
 
 

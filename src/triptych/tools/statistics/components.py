@@ -25,8 +25,7 @@ class Jackknife(NamedTuple):
     """What a recipe's trainings scored, and the same without each of its seeds."""
 
     trainings: Trainings
-    by_image: NDArray[np.float64]  # (n, N), mean over the other seeds
-    flips: NDArray[np.float64]  # (n,), of the other seeds
+    without: tuple[Trainings, ...]
 
 
 class Components(NamedTuple):
@@ -38,12 +37,13 @@ class Components(NamedTuple):
     p_flips_alone: float  # of trainings that scatter by flips and nothing else
 
 
-def leave_out_seeds(values: ArrayLike) -> Jackknife:
-    """Of values (n, N), three seeds at least."""
+def leave_out_seeds(values: ArrayLike, groups: NDArray[np.int64] | None = None) -> Jackknife:
+    """Of values (n, N), three seeds at least; of images that belong to `groups` by group."""
     x = np.asarray(values, dtype=np.float64)
-    by_image = (x.sum(axis=0) - x) / (len(x) - 1)
-    flips = [summarize_trainings(np.delete(x, seed, axis=0)).flips for seed in range(len(x))]
-    return Jackknife(summarize_trainings(x), by_image, np.array(flips))
+    without = (np.delete(x, seed, axis=0) for seed in range(len(x)))
+    return Jackknife(
+        summarize_trainings(x, groups), tuple(summarize_trainings(each, groups) for each in without)
+    )
 
 
 def split_variance(recipe: Jackknife) -> Components:
@@ -51,7 +51,8 @@ def split_variance(recipe: Jackknife) -> Components:
     trainings, df = recipe.trainings, recipe.trainings.num_seeds - 1
     num_images, spread = trainings.num_images, (trainings.flips, trainings.seed_variance)
     flips, seed_variance = (each if each > ROUNDING else 0.0 for each in spread)
-    scatter = trainings.flips_by_image.var(ddof=1) / num_images + _jackknife(recipe.flips)
+    scatter = trainings.flips_by_image.var(ddof=1) / num_images
+    scatter += _jackknife([each.flips for each in recipe.without])
     skill, squares = seed_variance - flips / num_images, df * seed_variance
     # chdtri is of the upper tail
     limits = [squares / float(chdtri(df, p)) - flips / num_images for p in (TAIL, 1 - TAIL)]
@@ -69,30 +70,26 @@ def estimate_image(*recipes: Jackknife) -> WithInterval:
 
     Its interval has the scatter of images and, by leaving out one at a time, that of seeds.
     """
-    trainings, num_images = [each.trainings for each in recipes], recipes[0].trainings.num_images
-    means = [each.by_image for each in trainings]
-    by_image = _subtract(means)
-    squares = (by_image - by_image.mean()) ** 2 * num_images / (num_images - 1)
-    noise = sum(each.flips_by_image / each.num_seeds for each in trainings)
-    scatter = float((squares - noise).var(ddof=1)) / num_images
-    flips = [each.flips / each.num_seeds for each in trainings]
+    trainings = [each.trainings for each in recipes]
+    by_image = _image_variances(*trainings)
+    scatter = float(by_image.var(ddof=1)) / len(by_image)
     for k, recipe in enumerate(recipes):
-        others = sum(flips) - flips[k]
-        without = [
-            _subtract([*means[:k], mean, *means[k + 1 :]]).var(ddof=1) for mean in recipe.by_image
-        ]
-        noise_without = recipe.flips / (recipe.trainings.num_seeds - 1) + others
-        scatter += _jackknife(np.array(without) - noise_without)
-    return _add_interval(float(by_image.var(ddof=1)) - sum(flips), scatter)
+        without = ([*trainings[:k], each, *trainings[k + 1 :]] for each in recipe.without)
+        scatter += _jackknife([_image_variances(*each).mean() for each in without])
+    return _add_interval(float(by_image.mean()), scatter)
 
 
-def _subtract(means: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return means[0] if len(means) == 1 else means[0] - means[1]
+def _image_variances(*recipes: Trainings) -> NDArray[np.float64]:
+    """(N,), whose mean is the variance over images, beyond the flips that means have in them."""
+    means = [each.by_image for each in recipes]
+    by_image = means[0] if len(means) == 1 else means[0] - means[1]
+    squares = (by_image - by_image.mean()) ** 2 * len(by_image) / (len(by_image) - 1)
+    return np.asarray(squares - sum(each.flips_by_image / each.num_seeds for each in recipes))
 
 
-def _jackknife(without: NDArray[np.float64]) -> float:
+def _jackknife(without: Sequence[float]) -> float:
     """The variance of a statistic, from its values without each seed."""
-    return float(((without - without.mean()) ** 2).sum()) * (len(without) - 1) / len(without)
+    return float(np.var(without)) * (len(without) - 1)
 
 
 def _add_interval(value: float, variance: float) -> WithInterval:

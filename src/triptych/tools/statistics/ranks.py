@@ -26,17 +26,18 @@ class RankInterval(NamedTuple):
     worst: int
 
 
-def find_rank_intervals(
-    num_recipes: int, pairs: Sequence[tuple[int, int]], winners: Sequence[int | None]
-) -> list[RankInterval]:
-    """From all pairs, and which of each is significantly better (None: neither); all ranks are
-    inside at the level at which the pairs were adjusted (Mohamad, Goeman and van Zwet, 2022)."""
-    lost, won = np.zeros(num_recipes, int), np.zeros(num_recipes, int)
-    for (a, b), winner in zip(pairs, winners, strict=True):
-        if winner is not None:
-            won[winner] += 1
-            lost[b if winner == a else a] += 1
-    return [RankInterval(1 + int(n), num_recipes - int(m)) for n, m in zip(lost, won, strict=True)]
+def find_rank_intervals(num_recipes: int, wins: Sequence[tuple[int, int]]) -> list[RankInterval]:
+    """From the pairs, of all, that differ significantly, each the better and the worse one.
+
+    All ranks are inside at the level at which the pairs were adjusted (Mohamad, Goeman and van
+    Zwet, 2022).
+    """
+    better, worse = np.array(wins, dtype=np.int64).reshape(-1, 2).T
+    won, lost = (np.bincount(each, minlength=num_recipes) for each in (better, worse))
+    return [
+        RankInterval(1 + n, num_recipes - m)
+        for n, m in zip(lost.tolist(), won.tolist(), strict=True)
+    ]
 
 
 def estimate_best(recipes: Sequence[Trainings], sign: int = 1) -> NDArray[np.float64]:
@@ -48,30 +49,26 @@ def estimate_best(recipes: Sequence[Trainings], sign: int = 1) -> NDArray[np.flo
     k, rng = len(recipes), np.random.default_rng(0)
     means = sign * np.stack([each.by_image for each in recipes])
     y, covariance = means.mean(axis=1), np.cov(means) / means.shape[1]
-    skill = [_skill_variance(each) for each in recipes]
-    seeds = [
-        math.sqrt(each) * rng.standard_t(recipe.num_seeds - 1, NUM_DRAWS)
-        if each
-        else np.zeros(NUM_DRAWS)
-        for each, recipe in zip(skill, recipes, strict=True)
-    ]
-    noise = rng.multivariate_normal(np.zeros(k), covariance, NUM_DRAWS, method="eigh")
+    skill, df = np.array([_skill_variance(each) for each in recipes]).T
     total = covariance + np.diag(skill)
     own = np.trace(total) / k - (total.sum() - np.trace(total)) / (k * (k - 1))
     spread = max(float(y.var(ddof=1)) - own, 0.0)
     if not spread:
         return np.full(k, 1 / k)
+    noise = rng.multivariate_normal(np.zeros(k), covariance, NUM_DRAWS, method="eigh")
+    noise += np.sqrt(skill) * rng.standard_t(df, (NUM_DRAWS, k))
     shrink = spread / (spread + own)
-    drawn = y.mean() + shrink * (y - y.mean()) + math.sqrt(shrink) * (noise + np.stack(seeds, 1))
+    drawn = y.mean() + shrink * (y - y.mean()) + math.sqrt(shrink) * noise
     return np.bincount(drawn.argmax(axis=1), minlength=k) / NUM_DRAWS
 
 
-def _skill_variance(recipe: Trainings) -> float:
-    """Of its mean over seeds, beyond the flips that images' means have in them already."""
+def _skill_variance(recipe: Trainings) -> tuple[float, int]:
+    """Of its mean over seeds, beyond the flips that images' means have in them already, and its
+    degrees of freedom; none of one training."""
     if recipe.num_seeds == 1:
-        return 0.0
+        return 0.0, 1
     flips = recipe.flips / recipe.num_images
-    return max(recipe.seed_variance - flips, 0.0) / recipe.num_seeds
+    return max(recipe.seed_variance - flips, 0.0) / recipe.num_seeds, recipe.num_seeds - 1
 
 
 def estimate_win(a: ArrayLike, b: ArrayLike) -> WithInterval:
