@@ -39,19 +39,18 @@ def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: 
     assert len(section.recipes) == 4
     assert len(section.pairs) == 6
     for parts in (*section.recipes, *section.pairs):
-        assert sum(share.value for share in parts.shares) == pytest.approx(1)
-        assert all(share.low <= share.value <= share.high for share in parts.shares)
+        assert sum(share.value for share in parts.shares.values()) == pytest.approx(1)
+        assert all(share.low <= share.value <= share.high for share in parts.shares.values())
     for pair in section.pairs:
-        now, one_more, _, any_seeds, _, three, *_ = pair.designs
-        assert len(pair.designs) == len(section.names)
+        now, one_more, _, any_seeds, _, three, *_ = pair.designs.values()
         assert now.num_seeds == (3, 3)
         assert now == three
         assert any_seeds.half_width < one_more.half_width < now.half_width
-        assert all(each.half_width <= each.at_skill_limit for each in pair.designs)
-    undecided = [each for each in four.recipe_pairs.pairs if each.verdict == "undecided"]
-    assert len(undecided) == 3
-    for sentence in section.sentences[:3]:
-        assert "5 seeds each instead of 3 would narrow" in sentence
+        assert all(each.half_width <= each.at_skill_limit for each in pair.designs.values())
+    undecided = [each for each in section.pairs if each.pair.verdict == "undecided"]
+    for pair, sentence in zip(undecided, section.sentences[:3], strict=True):
+        width = MEASURES["accuracy"].write_width(pair.designs["5 seeds"].half_width)
+        assert f"with 5 seeds expect ±{width} points" in sentence
         assert sentence in four.verdict
 
 

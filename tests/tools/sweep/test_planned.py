@@ -22,7 +22,7 @@ from triptych.config import CONFIGS
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
 from triptych.runs.record import Record, config_hash
-from triptych.tools.compare import content
+from triptych.tools.compare import content, uncertainty
 from triptych.tools.compare.command import ask
 from triptych.tools.compare.pairs import compare_recipes
 from triptych.tools.compare.planned import Planned, build
@@ -131,15 +131,20 @@ def imitate(job: Job, skill: float, status: str) -> None:
         change_record(folder, status="failed", error=status)
 
 
-def compare(path: str | None = None) -> tuple[Planned, dict[str, float]]:
-    """The section of a page of all runs, and p by pair, adjusted."""
+def compare_pairs(path: str | None = None) -> content.Tested:
     networks, problems = read_runs(p.parent for p in sorted(Path("logs").rglob("run.json")))
     config = {"metric": "accuracy", "margin": None, "suspects": None, "plan": path, "runs": "logs"}
     recipes, question = group_by_recipe(networks), ask(config, networks, problems)
     pairs = compare_recipes(recipes, question)
-    section = build(content.Tested(recipes, pairs, pairs, question, problems))
+    return content.Tested(recipes, pairs, pairs, question, problems)
+
+
+def compare(path: str | None = None) -> tuple[Planned, dict[str, float]]:
+    """The section of a page of all runs, and p by pair, adjusted."""
+    tested = compare_pairs(path)
+    section = build(tested)
     assert section is not None
-    return section, {f"{p.a}, {p.b}": p.p_holm for p in pairs.pairs}
+    return section, {f"{p.a}, {p.b}": p.p_holm for p in tested.recipe_pairs.pairs}
 
 
 def test_a_clear_case_stops_at_the_first_look(
@@ -250,6 +255,12 @@ def test_departures_from_a_plan_are_said_on_the_page(
     for words in ("alexnet: not in the plan", "1 of its 10 runs began before", "0, 1, 2 and 9"):
         assert words in said
     assert said.count("without a p") == 2, "two pairs have that recipe"
+    tested = compare_pairs()
+    parts = uncertainty.build(tested)
+    assert parts is not None
+    assert {each.num_seeds for each in parts.recipes} == {3}, "those of the look"
+    share = sweep.plan.weights[0]
+    assert [each.pair.level for each in parts.pairs] == pytest.approx([1 - 0.05 / 3 * share] * 3)
     made = sweep.plan
     edited = made.__class__(**{**vars(made), "margin": 5, "noted": {"test_hash": "other"}})
     write_plan(edited, Path("edited.yaml"))

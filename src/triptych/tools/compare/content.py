@@ -18,7 +18,7 @@ from triptych.runs.storage import escape_formulas, replace_non_finite
 from triptych.tools.compare import formats
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
-from triptych.tools.statistics.inference import WithInterval
+from triptych.tools.statistics.inference import LEVEL, WithInterval
 
 SIGNIFICANT = 0.05
 COLUMNS = """
@@ -73,6 +73,10 @@ class Question:
     margin: float | None = None  # differences within it do not matter; points as a fraction
     suspects: str | None = None  # a file that lists test images of doubtful truth
     plan: Any = None
+
+    @property
+    def measure(self) -> "Measure":
+        return MEASURES[self.metric]
 
 
 AS_USUAL = Question()
@@ -132,6 +136,7 @@ class Pair:
     difference: WithInterval  # value of a less that of b; simultaneous over the table's pairs
     p: float  # of accuracies of networks exact McNemar, else t
     p_holm: float  # adjusted over the table's pairs: the words of a difference follow it alone
+    level: float = LEVEL  # of the interval by itself, over the table's pairs and a plan's looks
     only_a: int | None = None  # images that a alone classifies correctly; None for recipes
     only_b: int | None = None
     f1_difference: WithInterval | None = None  # macro; None for recipes
@@ -182,7 +187,7 @@ class Pair:
             **{"p": self.p, "p_adjusted": self.p_holm, "verdict": self.verdict},
             "p_not_inferior": None if self.margin is None else self.p_not_inferior,
             **{"num_seeds": self.num_seeds, "num_images": self.num_images},
-            "num_groups": self.num_groups,
+            **{"num_groups": self.num_groups, "level": self.level},
         }
 
 

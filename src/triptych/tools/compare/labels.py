@@ -148,12 +148,12 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     twos, limit, is_validated = choose_pairs(recipes, read_val_ap)
     estimates = [estimate(*two) for two in twos]
     pairs = []
-    for (a, b), found, (bounds, p, p_holm) in zip(twos, estimates, adjust(estimates), strict=True):
-        difference = give_interval(found, -1.0, bounds[1:])
+    for (a, b), found, test in zip(twos, estimates, adjust(estimates), strict=True):
+        difference = give_interval(found, -1.0, test.difference[1:])
         num_seeds = (len(a.networks), len(b.networks))
         fields = (a.label, b.label, a.first.num_test, num_seeds, difference)
         num_groups = a.first.num_groups
-        pairs.append(Pair(*fields, p, p_holm, measure=MEASURE, num_groups=num_groups))
+        pairs.append(Pair(*fields, *test[1:], measure=MEASURE, num_groups=num_groups))
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 

@@ -151,7 +151,7 @@ def compare_scores(score: Score, twos: Sequence[tuple[Recipe, Recipe]]) -> list[
     is_loss = score.measure.sign < 0
     return [
         ScorePair(
-            *(score, a.label, b.label, *numbers),
+            *(score, a.label, b.label, *numbers[:3]),
             is_carried_by_few=is_loss and is_carried_by_few(a, b, score.metric),
         )
         for (a, b), numbers in zip(twos, tested, strict=True)

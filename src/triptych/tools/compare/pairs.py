@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.content import AS_USUAL, MEASURES, LossDifference, Pair, Pairs, Question
+from triptych.tools.compare.content import AS_USUAL, LossDifference, Pair, Pairs, Question
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.compare.sentences import add_sentences, compare_costs
@@ -16,11 +16,27 @@ from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
 from triptych.tools.statistics.groups import difference_over_groups
-from triptych.tools.statistics.inference import Interval, PairedDifference, paired_difference
-from triptych.tools.statistics.planning import join_looks
+from triptych.tools.statistics.inference import (
+    Interval,
+    PairedDifference,
+    WithInterval,
+    paired_difference,
+)
+from triptych.tools.statistics.planning import LookedEstimate, join_looks
 
 MAX_ALL_PAIRS = 20  # networks or recipes; of more, each is compared with one only
 BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(-2, 2)}
+
+Difference = PairedDifference | Estimate
+
+
+class Adjusted(NamedTuple):
+    """What is said of a difference among others, as the fields of a `Pair`."""
+
+    difference: WithInterval  # simultaneous
+    p: float
+    p_holm: float
+    level: float  # of the interval by itself
 
 
 def compare_networks(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
@@ -36,28 +52,26 @@ def compare_recipes(recipes: Sequence[Recipe], question: Question = AS_USUAL) ->
 
 
 def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
-    metric, margin = question.metric, question.margin
+    metric, margin, plan = question.metric, question.margin, question.plan
     recipes = [recipe for recipe in recipes if has_metric(recipe, metric)]
     twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.val_accuracy)
-    measured = [measure_looks(a, b, metric, question.plan) for a, b in twos]
+    measured = [measure_looks(a, b, metric, plan) for a, b in twos]
     differences = [found for *_, found in measured]
-    num_pairs = max(len(twos), question.plan.num_pairs if question.plan else 0)
+    num_pairs = max(len(twos), plan.num_pairs if plan else 0)
     tests = adjust(differences, num_pairs)
-    in_margin = adjust_in_margin(differences, margin, MEASURES[metric].sign, num_pairs)
-    level = inference.bonferroni_level(num_pairs)
+    not_inferior = adjust_in_margin(differences, margin, question.measure.sign, num_pairs)
     pairs = []
-    for n, (a, b, found) in enumerate(measured):
-        fields = (a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *tests[n])
+    for (a, b, found), test, p in zip(measured, tests, not_inferior, strict=True):
         pair = Pair(
-            *fields,
-            measure=MEASURES[metric],
+            *(a.label, b.label, a.first.num_test, (len(a.networks), len(b.networks)), *test),
+            measure=question.measure,
             margin=margin,
             num_groups=a.first.num_groups,
-            p_not_inferior=in_margin[n],
+            p_not_inferior=p,
             costs=("", "") if margin is None else (compare_costs(a, b), compare_costs(b, a)),
         )
         if isinstance(found, PairedDifference):
-            f1 = measure(a, b, "f1", level)
+            f1 = measure(a, b, "f1", pair.level)
             pair = replace(pair, only_a=found.only_a, only_b=found.only_b, f1_difference=f1)
         pairs.append(pair)
     return Pairs(add_sentences(pairs), len(recipes), limit, is_validated)
@@ -69,79 +83,6 @@ def has_metric(recipe: Recipe, metric: str) -> bool:
     if metric not in ("nll", "brier"):
         return True
     return all(np.isfinite(getattr(network.scores, metric)) for network in recipe.networks)
-
-
-def measure_difference(a: Recipe, b: Recipe, metric: str) -> PairedDifference | Estimate:
-    """Of two networks' accuracies on images that do not belong together, by their counts."""
-    ones = len(a.networks) == len(b.networks) == 1
-    if ones and metric == "accuracy" and a.first.test.groups is None:
-        return paired_difference(a.first.test.correct, b.first.test.correct)
-    return estimate_difference(a, b, metric)
-
-
-def measure_looks(
-    a: Recipe, b: Recipe, metric: str, plan: Any
-) -> tuple[Recipe, Recipe, PairedDifference | Estimate]:
-    """The difference, and of which networks: of recipes of a plan at the last look of both."""
-    if plan is None or not (plan.has(a) and plan.has(b)):
-        return a, b, measure_difference(a, b, metric)
-    looks = [*zip(plan.find_looks(a), plan.find_looks(b), strict=False)]
-    estimates = [estimate_difference(*look, metric) for look in looks]
-    if looks:
-        a, b = looks[-1]
-    shown = estimates[-1] if looks else estimate_difference(a, b, metric)
-    return a, b, join_looks(shown, estimates, plan.weights)
-
-
-def adjust_in_margin(
-    differences: Sequence[PairedDifference | Estimate],
-    margin: float | None,
-    sign: int,
-    num_pairs: int = 0,
-) -> list[tuple[float, float]]:
-    """That A, and that B, is not worse than the other by the margin: two-sided p, by Holm.
-
-    At most one of a pair's two hypotheses is true. So the smaller p of each pair is adjusted over
-    the pairs; so is the larger, which says that neither is worse. `sign` is -1 of losses.
-    """
-    if margin is None:
-        return [(1.0, 1.0)] * len(differences)
-    above = [each.p(-margin) if each.centre > -margin else 1.0 for each in differences]
-    below = [each.p(margin) if each.centre < margin else 1.0 for each in differences]
-    both = np.array([above, below][::sign]).reshape(2, len(differences))
-    smaller, larger = (
-        inference.holm(p.tolist(), num_pairs) for p in (both.min(axis=0), both.max(axis=0))
-    )
-    adjusted = np.where(both == both.min(axis=0), smaller, larger)
-    return [(float(a), float(b)) for a, b in adjusted.T]
-
-
-def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
-    """A's mean of a metric less B's, over the same images and the seeds of each."""
-    two = a.trainings(metric), b.trainings(metric)
-    if metric == "accuracy" and a.first.test.groups is not None:
-        return difference_over_groups(*two)
-    bounds = BOUNDS.get(metric, UNBOUNDED)
-    return crossed_difference(*two, bounds=bounds, pseudo_images=metric == "accuracy")
-
-
-def measure(a: Recipe, b: Recipe, metric: str, level: float) -> inference.WithInterval:
-    """The same with its interval, at that level."""
-    estimate = estimate_difference(a, b, metric)
-    return inference.WithInterval(estimate.value, *estimate.interval(level))
-
-
-def adjust(
-    differences: Sequence[PairedDifference | Estimate], num_pairs: int = 0
-) -> list[tuple[inference.WithInterval, float, float]]:
-    """Each with its simultaneous interval, its p value, and that adjusted by Holm.
-
-    `num_pairs`: of a plan, where some of its pairs are not there yet.
-    """
-    level = inference.bonferroni_level(max(num_pairs, len(differences)))
-    p_values = [each.p_value for each in differences]
-    values = [inference.WithInterval(each.value, *each.interval(level)) for each in differences]
-    return [*zip(values, p_values, inference.holm(p_values, num_pairs).tolist(), strict=True)]
 
 
 def choose_pairs(
@@ -161,6 +102,78 @@ def choose_pairs(
         twos += [(best, recipe) for recipe in block if recipe is not best]
         limit, is_validated = MAX_ALL_PAIRS, is_validated and bool(get_accuracy(best))
     return twos, limit, is_validated
+
+
+def measure_looks(
+    a: Recipe, b: Recipe, metric: str, plan: Any
+) -> tuple[Recipe, Recipe, Difference]:
+    """The difference, and of which networks: of recipes of a plan at the last look of both."""
+    if plan is None or not (plan.has(a) and plan.has(b)):
+        return a, b, measure_difference(a, b, metric)
+    looks = zip(plan.find_looks(a), plan.find_looks(b), strict=False)
+    estimates = [estimate_difference(*look, metric) for look in looks]
+    a, b = take_last_look(plan, a, b)
+    return a, b, join_looks(estimate_difference(a, b, metric), estimates, plan.weights)
+
+
+def take_last_look(plan: Any, *recipes: Recipe) -> tuple[Recipe, ...]:
+    """As they were at the last look of a plan that all of them have the seeds of; without such a
+    look, as they are."""
+    looks = [*zip(*map(plan.find_looks, recipes), strict=False)] if plan else []
+    return looks[-1] if looks else recipes
+
+
+def measure_difference(a: Recipe, b: Recipe, metric: str) -> Difference:
+    """Of two networks' accuracies on images that do not belong together, by their counts."""
+    ones = len(a.networks) == len(b.networks) == 1
+    if ones and metric == "accuracy" and a.first.test.groups is None:
+        return paired_difference(a.first.test.correct, b.first.test.correct)
+    return estimate_difference(a, b, metric)
+
+
+def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
+    """A's mean of a metric less B's, over the same images and the seeds of each."""
+    two = a.trainings(metric), b.trainings(metric)
+    if metric == "accuracy" and a.first.test.groups is not None:
+        return difference_over_groups(*two)
+    bounds = BOUNDS.get(metric, UNBOUNDED)
+    return crossed_difference(*two, bounds=bounds, pseudo_images=metric == "accuracy")
+
+
+def measure(a: Recipe, b: Recipe, metric: str, level: float) -> WithInterval:
+    """The same with its interval, at that level."""
+    estimate = estimate_difference(a, b, metric)
+    return WithInterval(estimate.value, *estimate.interval(level))
+
+
+def adjust(differences: Sequence[Difference], num_pairs: int = 0) -> list[Adjusted]:
+    """`num_pairs`: of a plan, where some of its pairs are not there yet."""
+    over_all = inference.bonferroni_level(max(num_pairs, len(differences)))
+    adjusted = inference.holm([each.p_value for each in differences], num_pairs).tolist()
+    rows = []
+    for each, p_holm in zip(differences, adjusted, strict=True):
+        interval = WithInterval(each.value, *each.interval(over_all))
+        level = each.level_at_look(over_all) if isinstance(each, LookedEstimate) else over_all
+        rows.append(Adjusted(interval, each.p_value, p_holm, level))
+    return rows
+
+
+def adjust_in_margin(
+    differences: Sequence[Difference], margin: float | None, sign: int, num_pairs: int = 0
+) -> list[tuple[float, float]]:
+    """That A, and that B, is not worse than the other by the margin: two-sided p, by Holm.
+
+    At most one of a pair's two hypotheses is true. So the smaller p of each pair is adjusted over
+    the pairs; so is the larger, which says that neither is worse. `sign` is -1 of losses.
+    """
+    if margin is None:
+        return [(1.0, 1.0)] * len(differences)
+    above = [each.p(-margin) if each.centre > -margin else 1.0 for each in differences]
+    below = [each.p(margin) if each.centre < margin else 1.0 for each in differences]
+    both = np.array([above, below][::sign])
+    smaller, larger = (inference.holm(p.tolist(), num_pairs) for p in np.sort(both, axis=0))
+    adjusted = np.where(both == both.min(axis=0), smaller, larger)
+    return [(float(a), float(b)) for a, b in adjusted.T]
 
 
 def compare_losses(

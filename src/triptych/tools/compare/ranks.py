@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from triptych.tools.compare.content import MEASURES, Measure, Pair, Pairs, Section, Tested
+from triptych.tools.compare.content import Measure, Pair, Pairs, Question, Section, Tested
 from triptych.tools.compare.formats import MAX_WORDS, fixed, join_words
-from triptych.tools.compare.pairs import has_metric
+from triptych.tools.compare.pairs import take_last_look
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.ranks import (
@@ -18,6 +18,8 @@ from triptych.tools.statistics.ranks import (
 
 MIN_RANKED = 3  # of two the pair says it all
 
+Kind = Literal["recipe", "trained network"]
+
 
 class Rank(NamedTuple):
     label: str
@@ -28,7 +30,7 @@ class Rank(NamedTuple):
 class Ranking(NamedTuple):
     """Of recipes, or of trained networks, that were all tested against each other; best first."""
 
-    kind: Literal["recipe", "trained network"]
+    kind: Kind
     ranks: tuple[Rank, ...]
 
     @property
@@ -39,7 +41,8 @@ class Ranking(NamedTuple):
 class Win(NamedTuple):
     """The chance that one new training of A scores better than one of B on these test images."""
 
-    pair: Pair
+    a: str  # the better one
+    b: str
     chance: WithInterval
 
 
@@ -47,8 +50,8 @@ class Win(NamedTuple):
 class Ranks(Section):
     heading = "Ranks, and new trainings"
     measure: Measure
-    rankings: tuple[Ranking, ...]
-    wins: tuple[Win, ...]
+    rankings: Sequence[Ranking]
+    wins: Sequence[Win]
 
     def describe(self) -> dict[str, Any]:
         rankings = [
@@ -62,73 +65,64 @@ class Ranks(Section):
             }
             for ranking in self.rankings
         ]
-        wins = [{"a": pair.a, "b": pair.b, **chance._asdict()} for pair, chance in self.wins]
+        wins = [{"a": a, "b": b, **chance._asdict()} for a, b, chance in self.wins]
         return {"rankings": rankings, "new_trainings": wins}
 
 
 def build(tested: Tested) -> Ranks | None:
     """Of recipes; of trained networks where some recipe has too few seeds."""
-    metric, recipes = tested.question.metric, tested.recipes
-    measure = MEASURES[metric]
-    rankings = rank(recipes, tested.recipe_pairs, metric, "recipe")
+    question, by_label = tested.question, {each.label: each for each in tested.recipes}
+    recipes = [take_last_look(question.plan, each)[0] for each in tested.recipes]
+    rankings = rank(recipes, tested.recipe_pairs, question, "recipe")
     if sum(len(each.ranks) for each in rankings) < len(recipes):
-        firsts = [recipe.take(0) for recipe in recipes]
-        rankings += rank(firsts, tested.network_pairs, metric, "trained network")
-    scores = {
-        recipe.label: measure.sign * recipe.trainings(metric).by_seed
-        for recipe in recipes
-        if recipe.has_enough_seeds and has_metric(recipe, metric)
-    }
-    wins = [
-        Win(pair, estimate_win(scores[pair.a], scores[pair.b]))
-        for pair in tested.recipe_pairs.pairs
-        if {pair.a, pair.b} <= {*scores}
-    ]
+        firsts = [recipe.take(0) for recipe in tested.recipes]
+        rankings += rank(firsts, tested.network_pairs, question, "trained network")
+    wins = []
+    for pair in tested.recipe_pairs.pairs:
+        looked = take_last_look(question.plan, by_label[pair.a], by_label[pair.b])
+        wins.append(estimate_chance(looked, question))
     if not rankings and not wins:
         return None
-    sentences = [write_sentence(ranking, measure) for ranking in rankings]
+    sentences = [write_sentence(ranking, question.measure) for ranking in rankings]
     if len(wins) == 1:
         sentences.append(write_win(wins[0]))
-    return Ranks(
-        measure=measure,
-        rankings=tuple(rankings),
-        wins=tuple(wins),
-        sentences=tuple(sentences),
-    )
+    return Ranks(measure=question.measure, rankings=rankings, wins=wins, sentences=tuple(sentences))
 
 
-def rank(
-    recipes: Sequence[Recipe], pairs: Pairs, metric: str, kind: Literal["recipe", "trained network"]
-) -> list[Ranking]:
+def rank(recipes: Sequence[Recipe], pairs: Pairs, question: Question, kind: Kind) -> list[Ranking]:
     """Those that can be compared, in blocks; none of so many that not all pairs were tested."""
-    if pairs.limit:
-        return []
     tested = {label for pair in pairs.pairs for label in (pair.a, pair.b)}
-    rankings = []
-    for block in split_comparable([recipe for recipe in recipes if recipe.label in tested]):
-        if len(block) >= MIN_RANKED:
-            rankings.append(rank_block(block, pairs.pairs, metric, kind))
-    return rankings
+    blocks = split_comparable([recipe for recipe in recipes if recipe.label in tested])
+    return [
+        Ranking(kind, rank_block(block, pairs.pairs, question))
+        for block in blocks
+        if len(block) >= MIN_RANKED and not pairs.limit
+    ]
 
 
 def rank_block(
-    block: Sequence[Recipe],
-    pairs: Sequence[Pair],
-    metric: str,
-    kind: Literal["recipe", "trained network"],
-) -> Ranking:
+    block: Sequence[Recipe], pairs: Sequence[Pair], question: Question
+) -> tuple[Rank, ...]:
     places = {recipe.label: place for place, recipe in enumerate(block)}
-    inside = [pair for pair in pairs if pair.a in places]
-    winners = [
-        places[getattr(pair, pair.better)] if pair.is_significant else None for pair in inside
+    wins = [
+        (places[pair.a], places[pair.b]) if pair.better == "a" else (places[pair.b], places[pair.a])
+        for pair in pairs
+        if pair.is_significant and pair.a in places
     ]
-    twos = [(places[pair.a], places[pair.b]) for pair in inside]
-    trainings = [recipe.trainings(metric) for recipe in block]
-    p_best = estimate_best(trainings, MEASURES[metric].sign)
-    intervals = find_rank_intervals(len(block), twos, winners)
-    order = sorted(places, key=lambda label: (intervals[places[label]], -p_best[places[label]]))
-    ranks = (Rank(each, intervals[places[each]], float(p_best[places[each]])) for each in order)
-    return Ranking(kind, tuple(ranks))
+    intervals = find_rank_intervals(len(block), wins)
+    trainings = [recipe.trainings(question.metric) for recipe in block]
+    p_best = estimate_best(trainings, question.measure.sign).tolist()
+    ranks = map(Rank, places, intervals, p_best)
+    return tuple(sorted(ranks, key=lambda each: (each.interval, -each.p_best)))
+
+
+def estimate_chance(recipes: Sequence[Recipe], question: Question) -> Win:
+    scores = {
+        each.label: question.measure.sign * each.trainings(question.metric).by_seed
+        for each in recipes
+    }
+    better, worse = sorted(scores, key=lambda label: -scores[label].mean())
+    return Win(better, worse, estimate_win(scores[better], scores[worse]))
 
 
 def write_sentence(ranking: Ranking, measure: Measure) -> str:
@@ -144,11 +138,8 @@ def write_sentence(ranking: Ranking, measure: Measure) -> str:
 
 
 def write_win(win: Win) -> str:
-    """The better one first."""
-    (one, other), (value, low, high) = (win.pair.a, win.pair.b), win.chance
-    if value < 0.5:
-        one, other, value, low, high = other, one, 1 - value, 1 - high, 1 - low
+    value, low, high = (fixed(each, 2) for each in win.chance)
     return (
-        f"A new training of {one} would beat a new one of {other} on these test images with "
-        f"chance {fixed(value, 2)} (95 % {fixed(low, 2)} to {fixed(high, 2)})."
+        f"A new training of {win.a} would beat a new one of {win.b} on these test images with "
+        f"chance {value} (95 % {low} to {high})."
     )

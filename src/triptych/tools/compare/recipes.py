@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from triptych.config import SLOTS, format_value, is_node
 from triptych.errors import UserError
@@ -24,7 +24,6 @@ from triptych.tools.statistics.calibration import Calibration
 from triptych.tools.statistics.crossed import (
     Trainings,
     crossed_mean,
-    sum_by_group,
     summarize_trainings,
 )
 from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval
@@ -76,34 +75,25 @@ class Recipe:
     def model(self) -> str:
         return str(self.first.metadata["model"])
 
-    @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """(seeds, N)."""
-        return np.stack([network.test.correct for network in self.networks])
-
     def take(self, place: int) -> "Recipe":
         """One of its networks as a recipe of its own, whose label is the network's."""
         network = self.networks[place]
         return replace(self, label=network.label, networks=(network,), _trainings={})
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """What its networks scored by one of `METRICS`, (seeds, N): by group where images have
-        groups."""
+        """What its networks scored by one of `METRICS`, (seeds, N)."""
         value, _ = METRICS[metric]
-        values = np.stack([value(network.test) for network in self.networks]).astype(np.float64)
-        groups = self.first.test.groups
-        return values if groups is None else sum_by_group(values, groups)
+        return np.stack([value(network.test) for network in self.networks]).astype(np.float64)
 
     def trainings(self, metric: str = "accuracy") -> Trainings:
-        """The same, summarized."""
+        """The same, summarized: by group where images have groups."""
         if metric not in self._trainings:
-            value, _ = METRICS[metric]
-            self.add_score(metric, [value(network.test) for network in self.networks])
+            self.add_score(metric, self.values(metric))
         return self._trainings[metric]
 
-    def add_score(self, name: str, values: Sequence[NDArray[Any]]) -> None:
-        """What its networks scored (N,), by a name for `trainings`."""
-        self._trainings[name] = summarize_trainings(np.stack(values), self.first.test.groups)
+    def add_score(self, name: str, values: ArrayLike) -> None:
+        """What its networks scored (seeds, N), by a name for `trainings`."""
+        self._trainings[name] = summarize_trainings(values, self.first.test.groups)
 
     @property
     def has_enough_seeds(self) -> bool:
@@ -126,7 +116,7 @@ class Recipe:
         """
         if len(self.networks) == 1:
             return self.first.accuracy
-        value = float(self.correct.mean())
+        value = float(self.values("accuracy").mean())
         if not self.has_enough_seeds:
             return WithInterval(value)
         return WithInterval(value, *crossed_mean(self.trainings(), Interval(0, 1)).interval())

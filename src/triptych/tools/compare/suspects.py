@@ -45,7 +45,6 @@ from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
 from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.planning import LookedEstimate, join_looks
-from triptych.tools.statistics.scores import METRICS
 from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
 
 # How lists name the column of images, by their place in the official test set or by their file.
@@ -177,14 +176,8 @@ def leave_out(recipe: Recipe, suspect: NDArray[np.bool_]) -> Recipe:
     return replace(recipe, networks=tuple(networks), _trainings={})
 
 
-def stack_values(recipe: Recipe, metric: str) -> NDArray[np.float64]:
-    """(seeds, N)."""
-    value, _ = METRICS[metric]
-    return np.stack([value(network.test) for network in recipe.networks]).astype(np.float64)
-
-
 def average(recipe: Recipe, metric: str) -> float:
-    return float(stack_values(recipe, metric).mean())
+    return float(recipe.values(metric).mean())
 
 
 def find_changes(
@@ -220,8 +213,8 @@ def summarize_twice(
     recipe: Recipe, suspect: NDArray[np.bool_], metric: str
 ) -> tuple[Trainings, Trainings]:
     """Without the suspects, by values for all images, and of these less the values as they are."""
-    values, groups = stack_values(recipe, metric), recipe.first.test.groups
-    without = spread_over_all(stack_values(leave_out(recipe, suspect), metric), ~suspect)
+    values, groups = recipe.values(metric), recipe.first.test.groups
+    without = spread_over_all(leave_out(recipe, suspect).values(metric), ~suspect)
     return summarize_trainings(without, groups), summarize_trainings(without - values, groups)
 
 

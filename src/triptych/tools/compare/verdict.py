@@ -13,7 +13,7 @@ from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import MEASURES, BaseComparison, Question
 from triptych.tools.compare.pairs import has_metric
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.statistics.inference import LEVEL, bonferroni_level
+from triptych.tools.statistics.inference import LEVEL
 from triptych.tools.statistics.scores import METRICS
 
 SCHEMA = 1  # another once a key is gone or means something else; a new key changes nothing
@@ -86,10 +86,7 @@ def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, 
 
 
 def list_pairs(comparison: BaseComparison) -> Iterator[dict[str, Any]]:
-    """Of recipes, then of networks, each with the level that its interval has over all looks."""
-    plan = comparison.question.plan
+    """Of recipes, then of networks."""
     tables = {"recipes": comparison.recipe_pairs, "networks": comparison.network_pairs}
     for kind, table in tables.items():
-        planned = plan.num_pairs if plan and kind == "recipes" else 0
-        level = bonferroni_level(max(len(table.pairs), planned))
-        yield from ({"kind": kind, **pair.describe(), "level": level} for pair in table.pairs)
+        yield from ({"kind": kind, **pair.describe()} for pair in table.pairs)

@@ -83,9 +83,13 @@ class LookedEstimate(Estimate):
     looks: Sequence[Estimate] = ()
     weights: NDArray[np.float64] = look_weights([1])
 
-    def interval(self, level: float = LEVEL) -> Interval:
+    def level_at_look(self, level: float) -> float:
+        """Of an interval by itself, at which those of all looks hold together."""
         share = float(self.weights[len(self.looks) - 1]) if self.looks else 1.0
-        return super().interval(1 - (1 - level) * share)
+        return 1 - (1 - level) * share
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        return super().interval(self.level_at_look(level))
 
     def p(self, null: float = 0.0) -> float:
         is_above = self.centre > null
