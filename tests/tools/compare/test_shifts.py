@@ -16,6 +16,7 @@ from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.compare.shifts import OtherSet, Shifts
+from triptych.tools.evaluate.shifts import CORRUPTIONS
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.crossed import crossed_difference, summarize_trainings
 
@@ -117,7 +118,8 @@ def test_corruptions_are_averaged_over_severities_and_seeds_and_drops_are_from_t
     scored = {each.recipe.label: each for each in sets["cifar10_c"].scored}
     right = read_right(root, "googlenet", "cifar10_c").reshape(3, 15, 5, -1)
     expected = right.mean(axis=(0, 2, 3)).tolist()
-    assert scored["googlenet"].by_corruption == pytest.approx(expected)
+    assert [*scored["googlenet"].by_corruption] == list(CORRUPTIONS)
+    assert [*scored["googlenet"].by_corruption.values()] == pytest.approx(expected)
     of_test = {recipe.label: recipe.accuracy.value for recipe in comparison.recipes}
     assert scored["googlenet"].drop == pytest.approx(of_test["googlenet"] - right.mean())
 
@@ -135,8 +137,7 @@ def test_sets_on_which_one_is_better_are_counted_without_the_digits(
 
 
 def test_page_text_and_json_show_every_set(comparison: Comparison) -> None:
-    described = comparison.sections["shifts"].describe()
-    assert check_verdict(described, "shifts") == described
+    described = check_verdict(comparison.sections["shifts"].describe(), "shifts")
     page, text = render_page(comparison), render_markdown(comparison)
     for shown in (page, text):
         for word in ("Other test sets", "CIFAR-10.1", "CIFAR-10-C", "SVHN", "zoom blur"):
@@ -172,14 +173,13 @@ def test_without_other_sets_the_page_has_no_section(
     assert "shifts" not in compare_below(tmp_path).sections
 
 
-@pytest.mark.parametrize("num_rows", [75, 2999])
 def test_a_broken_file_is_a_problem_and_no_more(
-    num_rows: int, tmp_path: Path, compare_below: Callable[[Path], Comparison]
+    tmp_path: Path, compare_below: Callable[[Path], Comparison]
 ) -> None:
     folder = write_run(tmp_path)
     write_shifted(folder, "cifar10_c", 1.0, 0)
     with np.load(folder / "shifts" / "cifar10_c.npz") as file:
-        arrays = {name: file[name][:num_rows] for name in file.files}
+        arrays = {name: file[name][:2999] for name in file.files}
     write_arrays(folder / "shifts" / "cifar10_c.npz", **arrays)
     comparison = compare_below(tmp_path)
     assert "shifts" not in comparison.sections

@@ -6,28 +6,22 @@ over the pairs of a table. Shapes: n seeds, N images.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
-from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare import pairs
-from triptych.tools.compare.content import AS_USUAL, Pair, Section, Tested
-from triptych.tools.compare.formats import interval, p_value, percent, pluralize, points
+from triptych.tools.compare.content import ACCURACY, AS_USUAL, Measure, Pair, Section, Tested
+from triptych.tools.compare.formats import percent, pluralize
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
+from triptych.tools.compare.runs import Problem, read_optional
+from triptych.tools.compare.sentences import add_sentences
 from triptych.tools.evaluate.settings import SHIFTS
-from triptych.tools.evaluate.shifts import (
-    CORRUPTIONS,
-    OTHER_CLASSES,
-    SEVERITIES,
-    Shifted,
-    read_shifted,
-)
+from triptych.tools.evaluate.shifts import CORRUPTIONS, OTHER_CLASSES, SEVERITIES, read_shifted
 from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import (
     Estimate,
@@ -41,13 +35,18 @@ from triptych.tools.statistics.inference import Interval, PairedDifference, With
 from triptych.tools.statistics.several_sets import count_better
 
 MAX_SENTENCES = 10
-SHARES = Interval(-1, 1)  # within which two of them differ
 ABOUT = {
     "cifar10_1": "New photos, gathered as those of CIFAR-10 were (Recht et al., 2019).",
     "cifar10_c": "CIFAR-10's test images under 15 corruptions at five severities (Hendrycks and "
     "Dietterich, 2019). An image counts once, by the mean over its 75 versions.",
-    "svhn": "House numbers (Netzer et al., 2011), of no class that the networks know: the share "
-    "that each rejects, its confidence being below what 95 % of its own validation images reach.",
+    "svhn": "House numbers (Netzer et al., 2011): of no class that the networks know, so each "
+    "should reject them. It rejects an image where its confidence is below that of 95 % of its "
+    "own validation images.",
+}
+MEASURES = {
+    "cifar10_1": ACCURACY,
+    "cifar10_c": Measure("accuracy", ACCURACY.better),  # of means, which McNemar's test is not for
+    "svhn": Measure("share rejected", ("better at rejecting",) * 2, ACCURACY.tests),
 }
 
 
@@ -57,10 +56,15 @@ class Scored:
 
     recipe: Recipe
     values: NDArray[Any]  # (n, N), booleans or fractions
-    by_corruption: tuple[float, ...] = ()  # of CIFAR-10-C
+    by_corruption: dict[str, float] = field(default_factory=dict)  # of CIFAR-10-C
 
     def take_first(self) -> "Scored":
         return Scored(self.recipe.take(0), self.values[:1])
+
+    @property
+    def are_counts(self) -> bool:
+        """Whether an image is right or wrong, not a mean over versions."""
+        return self.values.dtype == np.bool_
 
     @cached_property
     def trainings(self) -> Trainings:
@@ -74,7 +78,7 @@ class Scored:
             return WithInterval(value, *crossed_mean(self.trainings, Interval(0, 1)).interval())
         if n > 1:
             return WithInterval(value)
-        if self.values.dtype == np.bool_:
+        if self.are_counts:
             return WithInterval(value, *inference.wilson(int(self.values.sum()), num_images))
         variance = float(self.values.var(ddof=1)) / num_images
         return WithInterval(value, *combine(value, [variance], [num_images - 1]).interval())
@@ -89,7 +93,7 @@ class OtherSet(NamedTuple):
     name: str
     title: str
     about: str
-    num_images: int
+    measure: Measure
     scored: Sequence[Scored]
     recipe_pairs: Sequence[Pair]
     network_pairs: Sequence[Pair]
@@ -97,6 +101,46 @@ class OtherSet(NamedTuple):
     @property
     def is_accuracy(self) -> bool:
         return self.name != OTHER_CLASSES
+
+    @property
+    def num_images(self) -> int:
+        return int(self.scored[0].values.shape[1])
+
+    def write_sentences(self) -> list[str]:
+        """The least and the greatest share, and what the pairs say."""
+        shares = sorted((each.share.value, each.recipe.label) for each in self.scored)
+        ends = shares if len(shares) == 1 else (shares[0], shares[-1])
+        span = " to ".join(f"{percent(share)} % ({label})" for share, label in ends)
+        images = f"{self.title} ({pluralize(self.num_images, 'image')})"
+        sentences = [f"On {images} the {self.measure.name} is {span}."]
+        kind = "recipes" if self.recipe_pairs else "trained networks"
+        table = self.recipe_pairs or self.network_pairs
+        num = sum(pair.is_significant for pair in table)
+        if len(table) == 1:
+            sentences.append(f"On {self.title}, {table[0].sentence}")
+        elif table:
+            sentences.append(
+                f"On {self.title}, {num} of {len(table)} pairs of {kind} differ significantly."
+            )
+        return sentences
+
+    def describe(self) -> dict[str, Any]:
+        """For verdict.json."""
+        tables = {"recipes": self.recipe_pairs, "networks": self.network_pairs}
+        return {
+            "name": self.name,
+            "num_images": self.num_images,
+            "measure": "accuracy" if self.is_accuracy else "rejected",
+            "recipes": [
+                {
+                    **{"recipe": each.recipe.label, **each.share._asdict()},
+                    "drop": each.drop if self.is_accuracy else None,
+                    "by_corruption": each.by_corruption or None,
+                }
+                for each in self.scored
+            ],
+            "pairs": {kind: [pair.describe() for pair in two] for kind, two in tables.items()},
+        }
 
 
 class Counted(NamedTuple):
@@ -125,81 +169,51 @@ class Counted(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Shifts(Section):
     heading: ClassVar[str] = "Other test sets"
-    corruptions: ClassVar[Sequence[str]] = CORRUPTIONS
     sets: Sequence[OtherSet]
     counted: Sequence[Counted]
 
     def describe(self) -> dict[str, Any]:
-        sets = []
-        for each in self.sets:
-            tables = {"recipes": each.recipe_pairs, "networks": each.network_pairs}
-            sets.append(
-                {
-                    "name": each.name,
-                    "num_images": each.num_images,
-                    "measure": "accuracy" if each.is_accuracy else "rejected",
-                    "recipes": [describe_scored(scored, each) for scored in each.scored],
-                    "pairs": {
-                        kind: [p.describe() for p in table] for kind, table in tables.items()
-                    },
-                }
-            )
         counted = [each._asdict() for each in self.counted]
-        return {"sets": replace_non_finite(sets), "counted": counted}
-
-
-def describe_scored(scored: Scored, on: OtherSet) -> dict[str, Any]:
-    described = {"recipe": scored.recipe.label, **scored.share._asdict()}
-    described["drop"] = scored.drop if on.is_accuracy else None
-    means = scored.by_corruption
-    return described | {
-        "by_corruption": dict(zip(CORRUPTIONS, means, strict=True)) if means else None
-    }
+        return {"sets": [each.describe() for each in self.sets], "counted": counted}
 
 
 def build(tested: Tested) -> Shifts | None:
     """Of the sets that `evaluate` scored; None without any."""
-    sets = [each for name in SHIFTS if (each := compare_on(name, tested))]
+    sets = []
+    for name, title in SHIFTS.items():
+        if scored := read_scored(name, tested):
+            repeated = [each for each in scored if each.recipe.has_enough_seeds]
+            ones = [each.take_first() for each in scored]
+            about, measure = ABOUT[name], MEASURES[name]
+            both = (compare_pairs(each, measure) for each in (repeated, ones))
+            sets.append(OtherSet(name, title, about, measure, scored, *both))
     if not sets:
         return None
     counted = count_sets(sets, tested)
-    said = [c.sentence for c in counted] if len(counted) <= MAX_SENTENCES else []
-    return Shifts(sentences=(*map(write_summary, sets), *said), sets=sets, counted=counted)
-
-
-def compare_on(name: str, tested: Tested) -> OtherSet | None:
-    scored = read_scored(name, tested)
-    if not scored:
-        return None
-    repeated = [each for each in scored if each.recipe.has_enough_seeds]
-    return OtherSet(
-        name=name,
-        title=SHIFTS[name],
-        about=ABOUT[name],
-        num_images=scored[0].values.shape[1],
-        scored=scored,
-        recipe_pairs=compare_pairs(repeated),
-        network_pairs=compare_pairs([each.take_first() for each in scored]),
-    )
+    said = [sentence for each in sets for sentence in each.write_sentences()]
+    if len(counted) <= MAX_SENTENCES:
+        said += [each.sentence for each in counted]
+    return Shifts(sentences=tuple(said), sets=sets, counted=counted)
 
 
 def read_scored(name: str, tested: Tested) -> list[Scored]:
     """Recipes of which every network was scored, on the images that most were scored on."""
-
-    def read(network: TrainedNetwork) -> Shifted | None:
-        return read_shifted(network.folder, name, network.test.num_classes)
-
-    read_one = partial(read_optional, read, problems=tested.problems)
     found = {
-        recipe: [read_one(network) for network in recipe.networks] for recipe in tested.recipes
+        recipe: [
+            read_optional(
+                lambda n: read_shifted(n.folder, name, n.test.num_classes), network, tested.problems
+            )
+            for network in recipe.networks
+        ]
+        for recipe in tested.recipes
     }
     images = Counter(each.images for row in found.values() for each in row if each)
     [(most, _)] = images.most_common(1) or [("", 0)]
     scored = []
     for recipe, row in found.items():
-        same = [each for each in row if each and each.images == most]
+        same = [each.values for each in row if each and each.images == most]
         if len(same) == len(row):
-            scored.append(Scored(recipe, *average_versions([each.values for each in same])))
+            scored.append(average_versions(recipe, np.stack(same)))
         elif any(row):
             what = f"left out on {SHIFTS[name]}: {len(same)} of {pluralize(len(row), 'run')} of "
             what += f"{recipe.label} were evaluated there on the images of most others"
@@ -207,37 +221,35 @@ def read_scored(name: str, tested: Tested) -> list[Scored]:
     return scored
 
 
-def average_versions(
-    values: Sequence[NDArray[np.bool_]],
-) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """Of (V, N) a network the values (n, N), and means by corruption where there are versions."""
-    if len(values[0]) == 1:
-        return np.concatenate(values), ()
-    by_corruption = np.mean([each.mean(axis=1) for each in values], axis=0)
-    means = by_corruption.reshape(-1, SEVERITIES).mean(axis=1)
-    return np.stack([each.mean(axis=0) for each in values]), tuple(means.tolist())
+def average_versions(recipe: Recipe, right: NDArray[np.bool_]) -> Scored:
+    """Of (n, V, N) the values by image, and by corruption where there are versions."""
+    if right.shape[1] == 1:
+        return Scored(recipe, right[:, 0])
+    means = right.mean(axis=2).mean(axis=0).reshape(-1, SEVERITIES).mean(axis=1).tolist()
+    return Scored(recipe, right.mean(axis=1), dict(zip(CORRUPTIONS, means, strict=True)))
 
 
-def compare_pairs(scored: Sequence[Scored]) -> list[Pair]:
+def compare_pairs(scored: Sequence[Scored], measure: Measure) -> Sequence[Pair]:
     """The pairs that can be compared, and were on the test set."""
     by_label = {each.recipe.label: each for each in scored}
     twos, *_ = pairs.choose_pairs([s.recipe for s in scored], lambda recipe: recipe.val_accuracy)
     both = [(by_label[a.label], by_label[b.label]) for a, b in twos]
     tests = pairs.adjust([estimate_difference(a, b) for a, b in both])
     rows = []
-    for (a, b), tested in zip(both, tests, strict=True):
-        (num_a, num_images), (num_b, _) = a.values.shape, b.values.shape
-        fields = (a.recipe.label, b.recipe.label, num_images, (num_a, num_b))
-        rows.append(Pair(*fields, *tested))
-    return rows
+    for (a, b), test in zip(both, tests, strict=True):
+        (n, num_images), m = a.values.shape, len(b.values)
+        pair = Pair(a.recipe.label, b.recipe.label, num_images, (n, m), *test, measure=measure)
+        rows.append(pair)
+    return add_sentences(rows)
 
 
 def estimate_difference(a: Scored, b: Scored) -> Estimate | PairedDifference:
     """Two networks by their images that one alone gets right, if these are right or wrong."""
-    is_counted = a.values.dtype == np.bool_
-    if is_counted and len(a.values) == len(b.values) == 1:
+    if a.are_counts and len(a.values) == len(b.values) == 1:
         return inference.paired_difference(a.values[0], b.values[0])
-    return crossed_difference(a.trainings, b.trainings, bounds=SHARES, pseudo_images=is_counted)
+    return crossed_difference(
+        a.trainings, b.trainings, bounds=pairs.BOUNDS["accuracy"], pseudo_images=a.are_counts
+    )
 
 
 def count_sets(sets: Sequence[OtherSet], tested: Tested) -> list[Counted]:
@@ -246,14 +258,13 @@ def count_sets(sets: Sequence[OtherSet], tested: Tested) -> list[Counted]:
     SVHN is not among them: to reject is another question than to classify. No mean over the sets:
     CIFAR-10-C has the test set's images, and a network's skill is the same on all of them.
     """
-    judged = [each for each in sets if each.is_accuracy]
     recipe_pairs, network_pairs = tested.recipe_pairs, tested.network_pairs
     if tested.question.metric != AS_USUAL.metric:
         recipe_pairs = pairs.compare_recipes(tested.recipes)
         network_pairs = pairs.compare_networks(tested.recipes)
+    judged = [each.recipe_pairs or each.network_pairs for each in sets if each.is_accuracy]
     on_test = recipe_pairs.pairs or network_pairs.pairs
-    others = [each.recipe_pairs or each.network_pairs for each in judged]
-    tables = [{(pair.a, pair.b): pair for pair in table} for table in (on_test, *others)]
+    tables = [{(pair.a, pair.b): pair for pair in table} for table in (on_test, *judged)]
     twos = [names for names in tables[0] if all(names in table for table in tables)]
     if not judged or not twos:
         return []
@@ -263,31 +274,3 @@ def count_sets(sets: Sequence[OtherSet], tested: Tested) -> list[Counted]:
         [[pair.difference.value for pair in row] for row in rows],
     )
     return [Counted(*two, len(tables), *count) for two, count in zip(twos, counts, strict=True)]
-
-
-def write_summary(each: OtherSet) -> str:
-    """A sentence on a set."""
-    shares = sorted((s.share.value, s.recipe.label) for s in each.scored)
-    (low, worst), (high, best) = shares[0], shares[-1]
-    verb = "classified correctly" if each.is_accuracy else "rejected"
-    span = f"{percent(low)} % ({worst})"
-    if len(shares) > 1:
-        span = f"{span} to {percent(high)} % ({best})"
-    table, kind = each.recipe_pairs, "recipes"
-    if not table:
-        table, kind = each.network_pairs, "trained networks"
-    return (
-        f"Of {each.num_images:,} images of {each.title} {span} are {verb}{summarize(table, kind)}."
-    )
-
-
-def summarize(table: Sequence[Pair], kind: str) -> str:
-    if not table:
-        return ""
-    if len(table) > 1:
-        num = sum(pair.is_significant for pair in table)
-        return f"; of {len(table)} pairs of {kind} {num} differ significantly"
-    [pair] = table
-    value, low, high = pair.difference
-    evidence = f"95 % CI {interval(low, high, points)}; p = {p_value(pair.p)}".replace("= <", "<")
-    return f"; {pair.a} less {pair.b} is {points(value)} points ({evidence})"

@@ -98,7 +98,7 @@ def evaluate_run(
     overrides: list[str],
     device: torch.device,
     harder: SharedImages,
-    shifted: Sequence[ShiftedSet] = (),
+    shifted: Sequence[ShiftedSet],
 ) -> None:
     """One run; raises UserError where its folder, its images or this machine do not allow it."""
     check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
@@ -132,7 +132,7 @@ def evaluate_split(
     config: Config,
     trainer: pl.Trainer,
     harder: SharedImages,
-    shifted: Sequence[ShiftedSet] = (),
+    shifted: Sequence[ShiftedSet],
 ) -> None:
     """Score a split again, compare with what was logged, and show where the network fails."""
     split, folder = config["split"], run.record.folder

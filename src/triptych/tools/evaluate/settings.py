@@ -76,28 +76,28 @@ def find_contradictions(config: Config) -> Iterator[str]:
         yield from find_problems_of_data(config)
     elif config["split"] == "all":
         yield "split=all: of other images, with data=; of a run's own it is test or val"
-    if config["split"] == "val" and types:
-        yield "image_types: made of test images; leave split=test"
-    if config["split"] == "val" and config["protocol"] == "paper":
-        yield "protocol=paper: over the last test images; leave split=test"
-    yield from find_problems_of_shifts(config)
-    for name in types:
-        if name not in LEVELS:
-            nearest = closest_matches(name, LEVELS)
-            yield f"image_types.types={name}: no type of images; nearest: {nearest}"
+    of_test = {
+        "image_types: made of test images": types,
+        "protocol=paper: over the last test images": config["protocol"] == "paper",
+        "shifts: compared with test images": config["shifts"],
+    }
+    if config["split"] == "val":
+        yield from (f"{what}; leave split=test" for what, asked in of_test.items() if asked)
+    for name in sorted({*types} - {*LEVELS}):
+        nearest = closest_matches(name, LEVELS)
+        yield f"image_types.types={name}: no type of images; nearest: {nearest}"
     if len(set(types)) < len(types):
         yield f"image_types.types={types}: each once"
+    for name in sorted({*list_shifts(config)} - {*SHIFTS}):
+        yield f"shifts={name}: no such set; all, or of {', '.join(SHIFTS)}"
 
 
-def find_problems_of_shifts(config: Config) -> Iterator[str]:
-    asked = config["shifts"]
-    names = [asked] if isinstance(asked, str) else asked
-    if asked != "all":
-        for name in names:
-            if name not in SHIFTS:
-                yield f"shifts={name}: no such set; all, or of {', '.join(SHIFTS)}"
-    if config["split"] != "test" and names:
-        yield "shifts: compared with test images; leave split=test"
+def list_shifts(config: Config) -> list[str]:
+    """The sets that are asked for, in words, or one in a word."""
+    asked: str | list[str] = config["shifts"]
+    if asked == "all":
+        return [*SHIFTS]
+    return [asked] if isinstance(asked, str) else asked
 
 
 def find_problems_of_data(config: Config) -> Iterator[str]:

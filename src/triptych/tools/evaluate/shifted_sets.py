@@ -6,7 +6,6 @@ Nothing is downloaded. Shapes: N images of 32x32 pixels, V versions of each.
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.record import write_arrays
 from triptych.tools.evaluate.external import match_classes
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
-from triptych.tools.evaluate.settings import SHIFTS
+from triptych.tools.evaluate.settings import SHIFTS, list_shifts
 from triptych.tools.evaluate.shifts import (
     CORRUPTIONS,
     NUM_VERSIONS,
@@ -37,7 +36,6 @@ from triptych.tools.statistics.inference import wilson
 
 log = logging.getLogger(__name__)
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-SIDE = 32
 
 
 class Origin(NamedTuple):
@@ -67,8 +65,7 @@ ORIGINS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class ShiftedSet:
+class ShiftedSet(NamedTuple):
     """`parts`: uint8 (rows, 32, 32, 3), one a file, each of as many versions of the N images."""
 
     name: str
@@ -84,36 +81,31 @@ def read_sets(config: Config) -> list[ShiftedSet]:
     says which are not.
     """
     root = Path(config["data_root"] or data_dir()).expanduser().absolute()
-    asked = config["shifts"]
-    names = [asked] if isinstance(asked, str) else asked
-    places = {name: find_folder(root, name) for name in (SHIFTS if asked == "all" else names)}
-    missing = [describe_missing(root, name) for name, folder in places.items() if folder is None]
-    if missing and (asked != "all" or len(missing) == len(SHIFTS)):
-        raise UserError("\n".join(missing))
-    for line in missing:
+    sets, problems = [], []
+    for name in list_shifts(config):
+        try:
+            sets.append(read_set(name, find_folder(root, name)))
+        except UserError as error:
+            problems.append(str(error))
+    if problems and (config["shifts"] != "all" or not sets):
+        raise UserError("\n".join(problems))
+    for line in problems:
         log.warning("left out: %s", line)
-    return [read_set(name, folder) for name, folder in places.items() if folder]
+    return sets
 
 
-def find_folder(root: Path, name: str) -> Path | None:
-    """The folder that holds all files of a set."""
-    folders = [root / folder for folder in ORIGINS[name].folders]
-    return next((f for f in folders if not find_absent(f, name)), None)
-
-
-def find_absent(folder: Path, name: str) -> list[str]:
-    return [file for file in ORIGINS[name].files if not (folder / file).is_file()]
-
-
-def describe_missing(root: Path, name: str) -> str:
-    origin = ORIGINS[name]
-    [*_, best] = sorted(
-        (root / f for f in origin.folders), key=lambda f: -len(find_absent(f, name))
-    )
-    first, *others = find_absent(best, name)
+def find_folder(root: Path, name: str) -> Path:
+    """The folder that holds all files of a set; raises UserError without."""
+    origin, absent = ORIGINS[name], []
+    folders = [root / folder for folder in origin.folders]
+    for folder in folders:
+        absent.append([file for file in origin.files if not (folder / file).is_file()])
+        if not absent[-1]:
+            return folder
+    first, *others = min(absent, key=len)
     more = f" and {len(others)} more of its files" if others else ""
-    places = ", ".join(str(root / folder) for folder in origin.folders)
-    return f"shifts={name}: no {first}{more} in {places}; from {origin.address}"
+    places = ", ".join(map(str, folders))
+    raise UserError(f"shifts={name}: no {first}{more} in {places}; from {origin.address}")
 
 
 def read_set(name: str, folder: Path) -> ShiftedSet:
@@ -131,28 +123,18 @@ def read_set(name: str, folder: Path) -> ShiftedSet:
     except Exception as error:  # of numpy, of scipy, of the system: many kinds
         raise UserError(f"shifts={name}: {folder}: {summarize_error(error)}") from error
     num_versions = NUM_VERSIONS.get(name, 1) // len(parts)  # in a file
-    if not are_published(parts, labels, num_versions):
+    of_one, shape = labels[: len(labels) // num_versions], (len(labels), 32, 32, 3)
+    are_images = all(part.shape == shape and part.dtype == np.uint8 for part in parts)
+    are_classes = np.isin(labels, range(len(CLASSES))).all()
+    if not are_images or not are_classes or (labels != np.tile(of_one, num_versions)).any():
         raise UserError(f"shifts={name}: {folder}: not the images and labels that were published")
-    of_one = labels[: len(labels) // num_versions].astype(np.int64)
-    return ShiftedSet(name, parts, of_one, md5)
-
-
-def are_published(parts: Sequence[NDArray[Any]], labels: NDArray[Any], num_versions: int) -> bool:
-    """Whether these are images and labels, as many of each version, the labels always the same."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % num_versions:
-        return False
-    shape = (len(labels), SIDE, SIDE, 3)
-    if any(part.shape != shape or part.dtype != np.uint8 for part in parts):
-        return False
-    by_version = labels.reshape(num_versions, -1)
-    are_classes = by_version.shape[1] > 1 and set(np.unique(labels)) <= {*range(len(CLASSES))}
-    return are_classes and bool((by_version == by_version[0]).all())
+    return ShiftedSet(name, parts, of_one.astype(np.int64), md5)
 
 
 def number_classes(run: RebuiltRun) -> NDArray[np.int64]:
     """The network's number of each of `CLASSES`; raises UserError where its classes are others."""
     numbers = match_classes(run.classes, CLASSES)
-    if len(numbers) < len(CLASSES) or len(run.classes) > len(CLASSES):
+    if not len(numbers) == len(run.classes) == len(CLASSES):
         raise UserError(
             f"{run.record.folder}: shifts: takes a network of CIFAR-10's ten classes; its own are "
             f"{shorten(', '.join(run.classes), 100)}"
@@ -189,25 +171,22 @@ def predict_shifted(
             images = torch.from_numpy(np.array(part[some.numpy()])).permute(0, 3, 1, 2)
             logits.append(run.logits(images).cpu())
         index.append(place * len(part) + rows)
-    num_versions = sum(map(len, index)) // len(chosen)
-    repeated = np.tile(labels[chosen.numpy()], num_versions)
-    return Predictions(torch.cat(logits).numpy(), repeated, np.concatenate(index))
+    places = np.concatenate(index)
+    return Predictions(torch.cat(logits).numpy(), labels[places % num_images], places)
 
 
 def describe_shifted(
     run: RebuiltRun, shifted: ShiftedSet, predictions: Predictions
 ) -> dict[str, Any]:
     """Fractions, with Wilson's interval; of CIFAR-10-C by corruption and severity."""
-    name, metadata, val = shifted.name, run.record.metadata, None
-    document: dict[str, Any] = {"num_images": len(predictions.labels), "md5": shifted.md5}
+    name, folder, metadata = shifted.name, run.record.folder, run.record.metadata
+    values, word = judge(name, predictions, folder), "accuracy"
+    document: dict[str, Any] = {"num_images": values.shape[1], "md5": shifted.md5}
     if name == OTHER_CLASSES:
-        val = read_validation(run.record.folder, predictions.num_classes)
+        word, val = "rejected", read_validation(folder, predictions.num_classes)
         document["lowest_confidence"] = find_lowest_confidence(val)
-    values = judge(name, predictions, val)
-    word = "accuracy" if val is None else "rejected"
     document[word] = float(values.mean())
     if len(values) > 1:
-        document["num_images"] //= len(values)
         means = values.mean(axis=1).reshape(-1, SEVERITIES).tolist()
         document["by_corruption"] = dict(zip(CORRUPTIONS, means, strict=True))
     else:

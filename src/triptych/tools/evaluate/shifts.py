@@ -30,26 +30,6 @@ class Shifted(NamedTuple):
     images: str  # the same for networks that were scored on the same images
 
 
-def find_lowest_confidence(val: Predictions) -> float:
-    """The confidence that 95 % of validation images reach, and at most one in 20 does not."""
-    return float(np.sort(val.confidence)[len(val.labels) // 20])
-
-
-def judge(name: str, predictions: Predictions, val: Predictions | None) -> NDArray[np.bool_]:
-    """Whether each image is classified correctly; of digits, whether it is rejected, (V, N).
-
-    A digit is of no class that the network knows, so there is nothing to be right about but to
-    abstain: an image counts as rejected where its confidence is below what 95 % of the run's own
-    validation images reach (one less the false positive rate at 95 % true positives). The
-    threshold is the run's own, so seeds scatter by theirs too; from validation, so no test image
-    chooses it; at one place, as an area under all thresholds has no value an image.
-    """
-    if name == OTHER_CLASSES:
-        assert val is not None
-        return np.less(predictions.confidence, find_lowest_confidence(val))[None]
-    return predictions.correct.reshape(NUM_VERSIONS.get(name, 1), -1)
-
-
 def read_shifted(folder: Path, name: str, num_classes: int) -> Shifted | None:
     """What `evaluate` left there of a set; None without.
 
@@ -59,14 +39,30 @@ def read_shifted(folder: Path, name: str, num_classes: int) -> Shifted | None:
     if not path.exists():
         return None
     predictions, [md5] = read_predictions(path), read_arrays(path, ("md5",)).values()
-    num_versions = NUM_VERSIONS.get(name, 1)
-    num_images, rest = divmod(len(predictions.labels), num_versions)
-    is_whole = num_images > 1 and not rest and predictions.num_classes == num_classes
-    if is_whole:
-        labels = predictions.labels.reshape(num_versions, -1)
-        is_whole = bool((labels == labels[0]).all())
-    if not is_whole or md5.dtype.kind != "U":
+    is_whole = len(predictions.labels) % NUM_VERSIONS.get(name, 1) == 0
+    if not is_whole or predictions.num_classes != num_classes:
         raise UserError(f"{path}: its arrays do not belong together; run evaluate.py again")
-    val = read_validation(folder, num_classes) if name == OTHER_CLASSES else None
-    parts = (predictions.index.tobytes(), predictions.labels.tobytes(), md5.tobytes())
-    return Shifted(judge(name, predictions, val), hashlib.sha256(b"".join(parts)).hexdigest())
+    images = hashlib.sha256()
+    for array in (predictions.index, predictions.labels, md5):
+        images.update(array.tobytes())
+    return Shifted(judge(name, predictions, folder), images.hexdigest())
+
+
+def judge(name: str, predictions: Predictions, folder: Path) -> NDArray[np.bool_]:
+    """Whether each image is classified correctly; of digits, whether it is rejected, (V, N).
+
+    A digit is of no class that the network knows, so there is nothing to be right about but to
+    abstain: an image counts as rejected where its confidence is below what 95 % of the run's own
+    validation images reach (one less the false positive rate at 95 % true positives). The
+    threshold is the run's own, so seeds scatter by theirs too; from validation, so no test image
+    chooses it; at one place, as an area under all thresholds has no value an image.
+    """
+    if name == OTHER_CLASSES:
+        val = read_validation(folder, predictions.num_classes)
+        return np.less(predictions.confidence, find_lowest_confidence(val))[None]
+    return predictions.correct.reshape(NUM_VERSIONS.get(name, 1), -1)
+
+
+def find_lowest_confidence(val: Predictions) -> float:
+    """The confidence that 95 % of validation images reach, and at most one in 20 does not."""
+    return float(np.sort(val.confidence)[len(val.labels) // 20])
