@@ -30,7 +30,7 @@ from triptych.tools.tune.space import Space
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 FIRST = b'{"op_code"'  # of a journal
 TAKEN = (*DONE, TrialState.RUNNING)  # a failed trial does not count
-SAMPLERS: dict[str, type[BaseSampler]] = {"tpe": TPESampler, "random": RandomSampler}
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": TPESampler, "random": RandomSampler}
 AfterTrial = Callable[[optuna.Study, FrozenTrial], None]
 EARLIER = {"sampler": "tpe", "sampler_seed": 0}  # of studies that did not note it
 
@@ -185,7 +185,7 @@ def suggest(trial: Trial, space: Space, sampler: str, seed: int) -> dict[str, An
     """Values for a trial. The draws are keyed by its number, not taken in sequence: so workers
     draw differently, and a search that was stopped continues as if it had not been."""
     [key] = np.random.SeedSequence((seed, trial.number)).generate_state(1)
-    trial.study.sampler = SAMPLERS[sampler](seed=int(key))  # type: ignore[call-arg]
+    trial.study.sampler = SAMPLERS[sampler](seed=int(key))
     values: dict[str, Any] = {}
     for name, d in space.items():
         if isinstance(d, CategoricalDistribution):
@@ -199,9 +199,11 @@ def suggest(trial: Trial, space: Space, sampler: str, seed: int) -> dict[str, An
 
 def retry(study: optuna.Study, number: int) -> None:
     """Mark a trial that did not come to its end as failed; its values are queued again, once."""
-    trial = study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-    retried = [t.user_attrs.get("retry_of") for t in study.get_trials(deepcopy=False)]
-    if trial.params and "retry_of" not in trial.user_attrs and number not in retried:
+    try:
+        trial = study.tell(number, state=TrialState.FAIL)
+    except (ValueError, RuntimeError):  # another worker did so before, or at the same moment
+        return
+    if trial.params and "retry_of" not in trial.user_attrs:
         study.enqueue_trial(trial.params, user_attrs={"retry_of": number})
 
 
