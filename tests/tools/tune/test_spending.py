@@ -29,7 +29,7 @@ from triptych.errors import UserError
 from triptych.runs.record import config_hash
 from triptych.tools.sweep.jobs import Job, compose_job
 from triptych.tools.tune import search as searching
-from triptych.tools.tune.command import tune, tune_each
+from triptych.tools.tune.command import tune_each
 from triptych.tools.tune.space import with_settings
 from triptych.tools.tune.study import Budget
 
@@ -63,12 +63,15 @@ def test_random_trials_are_drawn_each_by_its_number_and_none_is_the_config_s(
 
 @pytest.mark.usefixtures("_pretending")
 def test_whole_searches_are_studies_of_their_own_whose_winners_have_other_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     written: list[dict[str, Any]] = []
     monkeypatch.setattr(searching, "format_recipe", lambda *a: written.append(a[1]) or "ours")
     search(tmp_path, num_trials=2, searches=3, **RANDOM)
     names = [NAME, f"{NAME}_search1", f"{NAME}_search2"]
+    recipes = ",".join(f"tuned_{name}" for name in names)
+    assert caplog.messages[-1] == f"python train.py -m experiment={recipes}"
     spent = [read_spent(tmp_path, name)[0] for name in names]
     assert [each["sampler_seed"] for each in spent] == [0, 1, 2]
     assert len({each["search_hash"] for each in spent}) == 1
@@ -149,9 +152,8 @@ def test_a_sweep_over_networks_has_a_study_for_each(
 
 
 def test_a_sweep_tunes_each_network_in_turn_and_refuses_two_jobs_of_one_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level("INFO")
     commands: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -160,15 +162,11 @@ def test_a_sweep_tunes_each_network_in_turn_and_refuses_two_jobs_of_one_study(
 
     monkeypatch.setattr(subprocess, "run", run)
     config = config_of(tmp_path)
-    one, two = (
-        compose_job(with_settings(config, {"study": name}), [name], "tune") for name in "ab"
-    )
+    jobs = [
+        compose_job(with_settings(config, {"study": name}), [name], "tune") for name in ("a", "b")
+    ]
     with pytest.raises(SystemExit, match="1"):
-        tune_each([one, two])
+        tune_each(jobs)
     assert [command[-1] for command in commands] == ["a", "b"]
     with pytest.raises(UserError, match="study=a: two jobs"):
-        tune_each([one, one])
-    tune_each([two])
-    monkeypatch.setattr(searching, "search", lambda *_: None)
-    tune(with_settings(config, {"searches": 2}), SMALL)
-    assert f"experiment=tuned_{NAME},tuned_{NAME}_search1" in caplog.text
+        tune_each(jobs[:1] * 2)

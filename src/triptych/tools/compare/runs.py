@@ -38,7 +38,7 @@ from triptych.runs.reader import (
     sanitize,
 )
 from triptych.tools.compare.formats import MAX_WORDS, join_words
-from triptych.tools.compare.searches import find_more_of_search
+from triptych.tools.compare.searches import find_repeated_winners
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
@@ -217,7 +217,7 @@ def read_runs(
         except UserError as error:
             problems.append(describe_problem(folder, error))
     runs = share_groups(runs)
-    for find in (find_other_images, find_repetitions, find_more_of_search):
+    for find in (find_other_images, find_repetitions, find_repeated_winners):
         excluded = dict(find(runs))
         problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
         runs = [run for run in runs if run not in excluded]

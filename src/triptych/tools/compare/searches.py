@@ -47,26 +47,22 @@ def find_search(run: "TrainedNetwork") -> Search | None:
 
 def find_replicates(runs: Iterable["TrainedNetwork"]) -> dict["TrainedNetwork", tuple[object, ...]]:
     """The runs from winners of three whole searches or more, and what those of a recipe share."""
-    searches = {run: search for run in runs if (search := find_search(run))}
-    families: dict[tuple[object, ...], list[TrainedNetwork]] = defaultdict(list)
-    for run, search in searches.items():
-        families[search.search_hash, *run.recipe[1:]].append(run)
-    return {
-        run: family
-        for family, same in families.items()
-        for run in same
-        if len({searches[each].sampler_seed for each in same}) >= MIN_SEEDS
-    }
+    families: dict[tuple[object, ...], dict[TrainedNetwork, int]] = defaultdict(dict)
+    for run in runs:
+        if search := find_search(run):
+            families[search.search_hash, *run.recipe[1:]][run] = search.sampler_seed
+    replicated = {f: seeds for f, seeds in families.items() if len({*seeds.values()}) >= MIN_SEEDS}
+    return {run: family for family, seeds in replicated.items() for run in seeds}
 
 
-def find_more_of_search(runs: list["TrainedNetwork"]) -> Iterator[tuple["TrainedNetwork", str]]:
-    """Runs of replicated searches for which another run stands, that of the lowest seed."""
-    standing: dict[tuple[object, ...], TrainedNetwork] = {}
+def find_repeated_winners(runs: list["TrainedNetwork"]) -> Iterator[tuple["TrainedNetwork", str]]:
+    """Runs of replicated searches beside another of the same search, which has a lower seed."""
+    first: dict[tuple[object, ...], TrainedNetwork] = {}
     families = find_replicates(runs)
     for run in sorted(families, key=lambda run: int(run.metadata["seed"])):
         search = find_search(run)
         assert search
-        first = standing.setdefault((*families[run], search.sampler_seed), run)
-        if first is not run:
-            what = f"seed {first.metadata['seed']} of the winner of study {search.study}"
+        other = first.setdefault((families[run], search.sampler_seed), run)
+        if other is not run:
+            what = f"seed {other.metadata['seed']} of the winner of study {search.study}"
             yield run, f"left out: {what} stands for that search, one network each"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from triptych.config import Config
 from triptych.distributed.processes import copy_env
 from triptych.errors import UserError
-from triptych.tools.tune.settings import RULES, check_method
+from triptych.tools.tune.settings import RULES, check_method, recipe_path
 
 if TYPE_CHECKING:
     from triptych.tools.sweep.jobs import Job
@@ -81,8 +81,8 @@ def tune_each(jobs: "Sequence[Job]") -> None:
 
 
 def log_command(configs: Sequence[Config]) -> None:
-    """Say how the winners of all searches are trained, each with its fresh seed."""
-    searches = [each for config in configs for each in list_searches(config)]
-    if len(searches) > 1 and "method" not in configs[0]["search"]:
-        names = ",".join(f"tuned_{each['study']}" for each in searches)
-        log.info("python train.py -m experiment=%s", names)
+    """Say how the winners of several searches are trained, those that have a recipe."""
+    searches = [s for c in configs if "method" not in c["search"] for s in list_searches(c)]
+    names = [path.stem for path in map(recipe_path, searches) if path.exists()]
+    if len(names) > 1:
+        log.info("python train.py -m experiment=%s", ",".join(names))

@@ -45,7 +45,7 @@ from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.slots import find_mode
 from triptych.tools.tune import study as studies
 from triptych.tools.tune.finders import ShortTraining, StopAtOnce, check_trainable
-from triptych.tools.tune.settings import mask_password
+from triptych.tools.tune.settings import mask_password, recipe_path
 from triptych.tools.tune.space import Space, contains, read_entries, with_settings
 from triptych.tools.tune.spending import OF_RECIPE, count_spent, describe_search, write_spent
 from triptych.training import prepare
@@ -206,10 +206,6 @@ class PruningCallback(StopAtOnce):
             raise optuna.TrialPruned(f"the training loss is {loss.mean} in epoch {epoch}")
         if self.trial.should_prune() and epoch != trainer.max_epochs:
             raise optuna.TrialPruned
-
-
-def recipe_path(config: Config) -> Path:
-    return Path(config["recipe_dir"] or CONFIGS / "experiment", f"tuned_{config['study']}.yaml")
 
 
 def write_recipe(

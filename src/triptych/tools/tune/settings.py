@@ -1,9 +1,11 @@
 """The settings of this command, besides those of a training."""
 
 import re
+from pathlib import Path
 
 from triptych.cli import STORAGE
 from triptych.config import (
+    CONFIGS,
     FLAG,
     NODE,
     PATH,
@@ -69,6 +71,10 @@ def check_method(search: Config) -> None:
             raise UserError(f"search.{name}={format_value(value)}: must be {rule.says}")
     if search["method"] == "range" and search["low"] >= search["high"]:
         raise UserError(f"search.low={search['low']}: must be below search.high={search['high']}")
+
+
+def recipe_path(config: Config) -> Path:
+    return Path(config["recipe_dir"] or CONFIGS / "experiment", f"tuned_{config['study']}.yaml")
 
 
 def mask_password(text: str) -> str:
