@@ -96,6 +96,10 @@ class Measure(NamedTuple):
         """By which a margin is typed larger than it is."""
         return 100 if self.unit == "points" else 1
 
+    def write_score(self, value: float) -> str:
+        """A share in percent, without its sign; a loss as it is."""
+        return formats.percent(value) if self.unit == "points" else formats.fixed(value, 4)
+
     def write(self, value: float, digits: int = 2) -> str:
         """A difference with its sign, without its unit."""
         in_points = self.unit == "points"

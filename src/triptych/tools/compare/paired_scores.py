@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from triptych.tools.compare.content import MEASURES, SIGNIFICANT, Measure, Pair, Section, Tested
-from triptych.tools.compare.formats import fixed, join_words, percent, pluralize
+from triptych.tools.compare.formats import join_words, pluralize
 from triptych.tools.compare.pairs import adjust, estimate_difference, has_metric
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, read_optional, read_val_predictions
@@ -32,10 +32,6 @@ class Score(NamedTuple):
     name: str
     measure: Measure
     most: float = math.inf
-
-    def write(self, value: float) -> str:
-        """A share in percent, a loss as it is."""
-        return percent(value) if self.measure.unit == "points" else fixed(value, 4)
 
 
 SCORES = (

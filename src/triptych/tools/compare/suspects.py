@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,14 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.errors import UserError
-from triptych.runs.predictions import unescape_formula
+from triptych.runs.predictions import Predictions, unescape_formula
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import check_regular_file
+from triptych.tools.compare.answers import split_csv
 from triptych.tools.compare.content import (
     ACCURACY,
     MEASURES,
     Measure,
     Pair,
+    Pairs,
     Picture,
     Question,
     Section,
@@ -41,10 +44,8 @@ from triptych.tools.compare.pairs import (
 )
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import TrainedNetwork, read_optional, read_pixels
-from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
 from triptych.tools.statistics.inference import Interval, WithInterval
-from triptych.tools.statistics.planning import LookedEstimate, join_looks
 from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
 
 # How lists name the column of images, by their place in the official test set or by their file.
@@ -145,18 +146,18 @@ def build(tested: Tested) -> Suspects | None:
     suspect = find_suspects(listed, tested.recipes[0].first)
     recipes = [recipe for recipe in tested.recipes if has_metric(recipe, metric)]
     rest = [leave_out(recipe, suspect) for recipe in recipes]
-    before, after = tested.recipe_pairs.pairs, compare_recipes(rest, question).pairs
-    by_recipe = find_changes(before, after, recipes, suspect, question)
-    before, after = tested.network_pairs.pairs, compare_networks(rest, question).pairs
-    firsts = [recipe.take(0) for recipe in recipes]
-    by_network = find_changes(before, after, firsts, suspect, replace(question, plan=None))
+    after = compare_recipes(rest, question)
+    by_recipe = find_changes(tested.recipe_pairs, after, recipes, suspect, question)
+    firsts, after = [recipe.take(0) for recipe in recipes], compare_networks(rest, question)
+    alone = replace(question, plan=None)
+    by_network = find_changes(tested.network_pairs, after, firsts, suspect, alone)
     section = Suspects(
         listed=listed,
         num_suspects=int(suspect.sum()),
         num_images=len(suspect),
         measure=MEASURES[metric],
         means=tuple(
-            (one.label, average(one, metric), average(other, metric))
+            (one.label, float(one.values(metric).mean()), float(other.values(metric).mean()))
             for one, other in zip(recipes, rest, strict=True)
         ),
         recipe_changes=by_recipe,
@@ -166,44 +167,115 @@ def build(tested: Tested) -> Suspects | None:
     return replace(section, sentences=tuple(write_sentences(section)))
 
 
+def read_list(path: Path) -> SuspectList:
+    """A CSV file with a column of `COLUMNS`, one column without a head, or JSON of either kind.
+
+    Raises UserError where it is none of these, and where it lists nothing.
+    """
+    try:
+        content = check_regular_file(path).read_bytes()
+        rows = json.loads(content) if path.suffix == ".json" else parse_csv(path)
+        rows = [row if isinstance(row, dict) else {"index": row} for row in rows]
+        rows = [{str(name).casefold(): cell for name, cell in row.items()} for row in rows]
+        present = dict.fromkeys(name for row in rows for name in row)
+        column = next((name for name in COLUMNS if name in present), "")
+        if rows and not column:
+            raise ValueError(f"its columns are {join_words([*present], MAX_WORDS)}")
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
+        reason = "it is no text" if isinstance(error, UnicodeError) else error
+        raise UserError(
+            f"suspects={path}: cannot be read ({reason})\n"
+            "a CSV file with a column index (or TestID, file) lists test images, or a JSON list"
+        ) from error
+    names = {unescape_formula(str(row[column]).strip()) for row in rows if column in row} - {""}
+    if not names:
+        raise UserError(f"suspects={path}: lists no image")
+    source, hashes, made_by = (
+        sorted({str(row[name]) for row in rows if row.get(name)})
+        for name in ("source", "test_hash", "made_by")
+    )
+    return SuspectList(
+        path=path,
+        digest=hashlib.sha256(content).hexdigest(),
+        images={*map(int, names)} if all(map(str.isdecimal, names)) else names,
+        source=join_words(sanitize(source), 3) or "not named in the file",
+        test_hashes={*hashes},
+        made_by={*" ".join(made_by).split()},
+    )
+
+
+def parse_csv(path: Path) -> list[dict[str, str]]:
+    head, lines = split_csv(path)
+    if len(head) == 1 and head[0].casefold() not in COLUMNS:
+        head, lines = ["index"], [head, *lines]
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def check_source(listed: SuspectList, recipe: Recipe) -> None:
+    """Raise UserError at a list of other images, or made from errors of this recipe."""
+    for network in recipe.networks:
+        group, test = (str(network.metadata[f"{name}_hash"]) for name in ("group", "test"))
+        if listed.made_by and listed.made_by & {group, network.digest}:
+            raise UserError(
+                f"suspects={listed.path}: was made from errors of {recipe.label}, which is "
+                "compared: leaving them out would favour it or its rivals\n"
+                "take a list from networks that are not compared, or a published one"
+            )
+        if listed.test_hashes - {test} and not network.is_guest:  # of whom labels alone are known
+            others = join_words(sorted(sanitize([*listed.test_hashes])), 3)
+            raise UserError(
+                f"suspects={listed.path}: lists images of another test set, of test_hash {others}; "
+                f"that of {network.folder} is {test}"
+            )
+
+
+def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bool_]:
+    """Which test images (N,) are listed; raises UserError where none is, or hardly any is not."""
+    images: list[Any] = network.test.index.tolist()
+    if any(isinstance(image, str) for image in listed.images):
+        names = network.read_files() or {}
+        images = [names.get(place) for place in images]
+    suspect = np.array([image in listed.images for image in images])
+    if not suspect.any():
+        shown = join_words([str(image) for image in sorted(listed.images)], 3)
+        raise UserError(
+            f"suspects={listed.path}: none of its images ({sanitize(shown)}) is a test image of "
+            f"these runs, as {images[0] or network.test.index[0]}"
+        )
+    if (~suspect).sum() < 2:
+        raise UserError(f"suspects={listed.path}: lists all of the test images, none is left")
+    return suspect
+
+
 def leave_out(recipe: Recipe, suspect: NDArray[np.bool_]) -> Recipe:
     """The recipe as if the test set had the other images alone."""
-    networks = []
-    for network in recipe.networks:
-        arrays = {each.name: getattr(network.test, each.name) for each in fields(network.test)}
-        rest = {name: array[~suspect] for name, array in arrays.items() if array is not None}
-        networks.append(replace(network, test=replace(network.test, **rest)))
+
+    def take_rest(test: Predictions) -> Predictions:
+        arrays = {each.name: getattr(test, each.name) for each in fields(test)}
+        return replace(test, **{k: v[~suspect] for k, v in arrays.items() if v is not None})
+
+    networks = (replace(network, test=take_rest(network.test)) for network in recipe.networks)
     return replace(recipe, networks=tuple(networks), _trainings={})
 
 
-def average(recipe: Recipe, metric: str) -> float:
-    return float(recipe.values(metric).mean())
-
-
 def find_changes(
-    before: Sequence[Pair],
-    again: Sequence[Pair],
+    before: Pairs,
+    after: Pairs,
     recipes: Sequence[Recipe],
     suspect: NDArray[np.bool_],
     question: Question,
 ) -> tuple[Change, ...]:
-    """Of each pair, by the crossed formula without pseudo-images; of a plan at its last look."""
+    """Of each pair, by the crossed formula without pseudo-images; of a plan at the last look
+    of both."""
     metric, plan = question.metric, question.plan
+    summarize = cache(lambda recipe: summarize_twice(recipe, suspect, metric))
     by_label = {recipe.label: recipe for recipe in recipes}
-    level = inference.bonferroni_level(max(len(before), plan.num_pairs if plan else 0))
-    summaries: dict[tuple[str, int], tuple[Trainings, Trainings]] = {}
     changes = []
-    for pair, rest in zip(before, again, strict=True):
-        a, b, found = measure_looks(by_label[pair.a], by_label[pair.b], metric, plan)
-        for each in (a, b):
-            if (key := (each.label, len(each.networks))) not in summaries:
-                summaries[key] = summarize_twice(each, suspect, metric)
-        two = (summaries[each.label, len(each.networks)] for each in (a, b))
-        estimates = [crossed_difference(*each) for each in zip(*two, strict=True)]
-        if isinstance(found, LookedEstimate):
-            looks, weights = len(found.looks), found.weights
-            estimates = [join_looks(each, [each] * looks, weights) for each in estimates]
-        without, shift = (WithInterval(each.value, *each.interval(level)) for each in estimates)
+    for pair, rest in zip(before.pairs, after.pairs, strict=True):
+        a, b, _ = measure_looks(by_label[pair.a], by_label[pair.b], metric, plan)
+        summaries = zip(summarize(a), summarize(b), strict=True)
+        estimates = [crossed_difference(*two) for two in summaries]
+        without, shift = (WithInterval(e.value, *e.interval(pair.level)) for e in estimates)
         limits = find_limits(a, b, suspect) if pair.measure is ACCURACY else None
         changes.append(Change(pair, rest, without, shift, limits))
     return tuple(changes)
@@ -234,97 +306,13 @@ def choose_pictures(tested: Tested, suspect: NDArray[np.bool_]) -> tuple[Picture
     return tuple(Picture(f"no. {n}", pixels[n], classes[label], ()) for n, label in shown)
 
 
-def read_list(path: Path) -> SuspectList:
-    """A CSV file with a column of `COLUMNS`, one column without a head, or JSON of either kind.
-
-    Raises UserError where it is none of these, and where it lists nothing.
-    """
-    try:
-        content = check_regular_file(path).read_bytes()
-        text = content.decode("utf-8-sig")
-        rows = json.loads(text) if path.suffix == ".json" else parse_csv(text)
-        rows = [row if isinstance(row, dict) else {"index": row} for row in rows]
-        rows = [{str(k).strip().casefold(): v for k, v in row.items()} for row in rows]
-        present = dict.fromkeys(name for row in rows for name in row)
-        column = next((name for name in COLUMNS if name in present), "")
-        if rows and not column:
-            raise ValueError(f"its columns are {join_words([*present], MAX_WORDS)}")
-    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
-        reason = "it is no text" if isinstance(error, UnicodeError) else error
-        raise UserError(
-            f"suspects={path}: cannot be read ({reason})\n"
-            "a CSV file with a column index (or TestID, file) lists test images, or a JSON list"
-        ) from error
-    cells = (str(row.get(column, "")).strip() for row in rows)
-    names = {unescape_formula(cell) for cell in cells if cell}
-    if not names:
-        raise UserError(f"suspects={path}: lists no image")
-    are_places = all(name.isdecimal() and len(name) < 19 for name in names)
-    source, hashes, made_by = (
-        sorted({str(row[name]) for row in rows if row.get(name)})
-        for name in ("source", "test_hash", "made_by")
-    )
-    return SuspectList(
-        path=path,
-        digest=hashlib.sha256(content).hexdigest(),
-        images={*map(int, names)} if are_places else names,
-        source=join_words(sanitize(source), 3) or "a published list, or one of your own",
-        test_hashes={*hashes},
-        made_by={word for text in made_by for word in text.split()},
-    )
-
-
-def parse_csv(text: str) -> list[dict[str, str]]:
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
-    head = lines[0] if lines else []
-    if len(head) == 1 and head[0].strip().casefold() not in COLUMNS:
-        head, lines = ["index"], [[], *lines]
-    return [dict(zip(head, line, strict=False)) for line in lines[1:]]
-
-
-def check_source(listed: SuspectList, recipe: Recipe) -> None:
-    """Raise UserError at a list of other images, or made from errors of this recipe."""
-    for network in recipe.networks:
-        group, test = (str(network.metadata[f"{name}_hash"]) for name in ("group", "test"))
-        if listed.made_by and listed.made_by & {group, network.digest}:
-            raise UserError(
-                f"suspects={listed.path}: was made from errors of {recipe.label}, which is "
-                "compared: leaving them out would favour it or its rivals\n"
-                "take a list from networks that are not compared, or a published one"
-            )
-        if listed.test_hashes - {test} and not network.is_guest:  # of whom labels alone are known
-            others = join_words(sorted(sanitize([*listed.test_hashes])), 3)
-            raise UserError(
-                f"suspects={listed.path}: lists images of another test set, of test_hash {others}; "
-                f"that of {network.folder} is {test}"
-            )
-
-
-def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bool_]:
-    """Which test images (N,) are listed; raises UserError where none is, or hardly any is not."""
-    images: list[Any] = network.test.index.tolist()
-    if not all(isinstance(image, int) for image in listed.images):
-        names = network.read_files() or {}
-        images = [names.get(place) for place in images]
-    suspect = np.array([image in listed.images for image in images])
-    if not suspect.any():
-        shown = join_words([str(image) for image in sorted(listed.images)], 3)
-        raise UserError(
-            f"suspects={listed.path}: none of its images ({sanitize(shown)}) is a test image of "
-            f"these runs, as {images[0] or network.test.index[0]}"
-        )
-    if (~suspect).sum() < 2:
-        raise UserError(f"suspects={listed.path}: lists all of the test images, none is left")
-    return suspect
-
-
 def write_sentences(section: Suspects) -> Iterator[str]:
     """What changes without the suspects, and what could change with other labels of them."""
     listed, num, measure = section.listed, section.num_suspects, section.measure
-    name, others = sanitize(listed.path.name), len(listed.images) - num
+    others = len(listed.images) - num
     more = f"; {others:,} others that it lists are not among these" if others else ""
     images = f"{num:,} of {pluralize(section.num_images, 'test image')}"
+    name = sanitize(listed.path.name)
     yield f"{name} lists {images} as doubtful (source: {listed.source}{more})."
     if not (changes := section.recipe_changes or section.network_changes):
         return
@@ -339,13 +327,14 @@ def write_sentences(section: Suspects) -> Iterator[str]:
         ends = [measure.write(end(c.shift.value for c in changes)) for end in (min, max)]
         yield f"Without them differences change by {' to '.join(ends)} {measure.unit}."
     turned = [f"{change.pair.a} − {change.pair.b}" for change in changes if change.is_turned]
-    what = (
-        f"what is said of {join_words(turned, MAX_WORDS)}" if turned else "no sign and no verdict"
-    )
+    what = f"the sign or the verdict of {join_words(turned, MAX_WORDS)} changes"
     order = "the same" if section.keeps_order else "another"
-    yield f"Without them {what} changes; the order by {measure.name} is {order}."
+    yield (
+        f"Without them {what if turned else 'no sign and no verdict changes'}; "
+        f"the order by {measure.name} is {order}."
+    )
     if measure is ACCURACY:
         num_open = sum(not change.is_certain for change in changes)
         pairs = f"{num_open} of {pluralize(len(changes), 'pair')}" if num_open else "any pair"
-        word = "Some" if num_open else "No"
-        yield f"{word} labels of the {num:,} could turn the order of {pairs}."
+        labels = "Other labels" if num_open else "No other labels"
+        yield f"{labels} of these images could turn the order of {pairs}."
