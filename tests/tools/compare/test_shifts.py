@@ -112,7 +112,7 @@ def test_networks_are_tested_by_mcnemar_and_holm_and_means_over_versions_by_t(
     assert single.share == pytest.approx((x.mean(), *interval))
 
 
-def test_corruptions_are_averaged_over_severities_and_seeds_and_drops_are_from_the_test_set(
+def test_corruptions_are_averaged_over_severities_and_seeds_and_changes_are_from_the_test_set(
     root: Path, sets: dict[str, OtherSet], comparison: Comparison
 ) -> None:
     scored = {each.recipe.label: each for each in sets["cifar10_c"].scored}
@@ -121,7 +121,7 @@ def test_corruptions_are_averaged_over_severities_and_seeds_and_drops_are_from_t
     assert [*scored["googlenet"].by_corruption] == list(CORRUPTIONS)
     assert [*scored["googlenet"].by_corruption.values()] == pytest.approx(expected)
     of_test = {recipe.label: recipe.accuracy.value for recipe in comparison.recipes}
-    assert scored["googlenet"].drop == pytest.approx(of_test["googlenet"] - right.mean())
+    assert scored["googlenet"].change == pytest.approx(right.mean() - of_test["googlenet"])
 
 
 def test_sets_on_which_one_is_better_are_counted_without_the_digits(
@@ -144,8 +144,8 @@ def test_page_text_and_json_show_every_set(comparison: Comparison) -> None:
             assert word in shown
     assert [each["name"] for each in described["sets"]] == list(NUM)
     assert [each["measure"] for each in described["sets"]] == ["accuracy", "accuracy", "rejected"]
-    drops = [each["recipes"][0]["drop"] for each in described["sets"]]
-    assert [drop is None for drop in drops] == [False, False, True]
+    changes = [each["recipes"][0]["change"] for each in described["sets"]]
+    assert [change is None for change in changes] == [False, False, True]
     assert len(described["sets"][1]["recipes"][0]["by_corruption"]) == 15
 
 

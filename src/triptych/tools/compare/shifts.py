@@ -39,9 +39,9 @@ ABOUT = {
     "cifar10_1": "New photos, gathered as those of CIFAR-10 were (Recht et al., 2019).",
     "cifar10_c": "CIFAR-10's test images under 15 corruptions at five severities (Hendrycks and "
     "Dietterich, 2019). An image counts once, by the mean over its 75 versions.",
-    "svhn": "House numbers (Netzer et al., 2011): of no class that the networks know, so each "
-    "should reject them. It rejects an image where its confidence is below that of 95 % of its "
-    "own validation images.",
+    "svhn": "House numbers (Netzer et al., 2011), of no class that the networks know: a network "
+    "should reject them. It does so where its confidence is below the one that 95 % of its own "
+    "validation images reach.",
 }
 MEASURES = {
     "cifar10_1": ACCURACY,
@@ -84,9 +84,9 @@ class Scored:
         return WithInterval(value, *combine(value, [variance], [num_images - 1]).interval())
 
     @property
-    def drop(self) -> float:
+    def change(self) -> float:
         """From the accuracy on the test set."""
-        return self.recipe.accuracy.value - self.share.value
+        return self.share.value - self.recipe.accuracy.value
 
 
 class OtherSet(NamedTuple):
@@ -134,7 +134,7 @@ class OtherSet(NamedTuple):
             "recipes": [
                 {
                     **{"recipe": each.recipe.label, **each.share._asdict()},
-                    "drop": each.drop if self.is_accuracy else None,
+                    "change": each.change if self.is_accuracy else None,
                     "by_corruption": each.by_corruption or None,
                 }
                 for each in self.scored
