@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from scipy.stats import beta, nct
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.compare.pairs import adjust_in_margin
-from triptych.tools.statistics import best_of_trials, conformal, planning, ranks, suspects
+from triptych.tools.statistics import best_of_trials, conformal, planning, ranks
 from triptych.tools.statistics.components import (
     estimate_image,
     expect_estimate,
@@ -41,23 +42,17 @@ from triptych.tools.statistics.crossed import (
 from triptych.tools.statistics.inference import holm
 from triptych.tools.statistics.scores import image_brier, image_f1, image_nll
 from triptych.tools.statistics.several_sets import count_better, mean_over_sets
+from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
 
 Case = dict[str, Any]
 RELATIVE, ABSOLUTE = 1e-10, 1e-14
-LOOSER = {"df": 1e-9, "shift_df": 1e-9} | dict.fromkeys(
-    ("p", "p_above_minus_0_1", "p_flips_alone"), 1e-9
-)
+LOOSER = dict.fromkeys("df shift_df p p_above_minus_0_1 p_flips_alone".split(), 1e-9)
 NUM_DRAWS = 1_000_000
 
 
-def summarize(case: Case) -> tuple[Trainings, Trainings]:
-    return summarize_trainings(case["a"]), summarize_trainings(case["b"])
-
-
 def describe(estimate: Estimate) -> Case:
-    return {"value": estimate.value, "variance": estimate.variance, "df": estimate.df} | {
-        "interval": estimate.interval()
-    }
+    numbers = {name: getattr(estimate, name) for name in ("value", "variance", "df")}
+    return numbers | {"interval": estimate.interval()}
 
 
 def estimate_unbiased(by_image: NDArray[np.float64], *recipes: Trainings) -> float:
@@ -67,9 +62,9 @@ def estimate_unbiased(by_image: NDArray[np.float64], *recipes: Trainings) -> flo
     return float(by_image.var(ddof=1)) / len(by_image) + sum(parts)
 
 
-def crossed(case: Case) -> Case:
-    a, b = summarize(case)
-    estimate = crossed_difference(a, b, pseudo_images=case["pseudo_images"] > 0)
+def crossed(a: Any, b: Any, pseudo_images: int) -> Case:
+    a, b = map(summarize_trainings, (a, b))
+    estimate = crossed_difference(a, b, pseudo_images=pseudo_images > 0)
     return describe(estimate) | {
         "centre": estimate.centre,
         "image": estimate.image,
@@ -82,24 +77,19 @@ def crossed(case: Case) -> Case:
     }
 
 
-def one_recipe(case: Case) -> Case:
-    return describe(crossed_mean(summarize_trainings(case["correct"])))
-
-
-def enumerate_population(case: Case) -> Case:
+def enumerate_population(population: Any, n: int, N: int) -> Case:
     """Two seeds and images drawn with replacement, in every way."""
-    population = np.array(case["population"])
-    seeds, images = ([*product(range(len(population)), repeat=case[name])] for name in ("n", "N"))
-    drawn = [population[np.ix_(some, others)] for some in seeds for others in images]
-    trainings = [summarize_trainings(values) for values in drawn]
+    values = np.array(population)
+    seeds, images = ([*product(range(len(values)), repeat=number)] for number in (n, N))
+    drawn = [values[np.ix_(some, others)] for some in seeds for others in images]
+    trainings = [summarize_trainings(each) for each in drawn]
     unbiased = [estimate_unbiased(each.by_image, each) for each in trainings]
-    variance = np.var([values.mean() for values in drawn])
+    variance = np.var([each.mean() for each in drawn])
     return {"variance_of_mean": variance, "mean_of_unbiased_variance": np.mean(unbiased)}
 
 
-def components(case: Case) -> Case:
-    parts = split_variance(leave_out_seeds(case["correct"]))
-    trainings = summarize_trainings(case["correct"])
+def components(correct: Any) -> Case:
+    parts = split_variance(leave_out_seeds(correct))
     return {
         "seed_variance": parts.skill.value,
         "seed_interval": parts.skill[1:],
@@ -108,12 +98,12 @@ def components(case: Case) -> Case:
         "p_flips_alone": parts.p_flips_alone,
         "image_interval": parts.image[1:],
         "residual_interval": parts.flips[1:],
-        "mean_square_seeds": trainings.seed_variance,
+        "mean_square_seeds": summarize_trainings(correct).seed_variance,
     }
 
 
-def pair(case: Case) -> Case:
-    both = [leave_out_seeds(case[name]) for name in "ab"]
+def pair(a: Any, b: Any) -> Case:
+    both = [leave_out_seeds(each) for each in (a, b)]
     parts = [split_variance(each) for each in both]
     return {
         "image": estimate_image(*both).value,
@@ -122,23 +112,22 @@ def pair(case: Case) -> Case:
     }
 
 
-def read_scatter(case: Case) -> planning.Scatter:
-    skill, flips = (np.broadcast_to(case[name], 2).tolist() for name in ("seed", "residual"))
-    return planning.Scatter(case["image"], tuple(skill), tuple(flips))
+def read_scatter(image: float, seed: Any, residual: Any) -> planning.Scatter:
+    skill, flips = (np.broadcast_to(each, 2).tolist() for each in (seed, residual))
+    return planning.Scatter(image, tuple(skill), tuple(flips))
 
 
-def what_to_buy(case: Case) -> Case:
-    estimate = expect_estimate(read_scatter(case), case["n"], case["N"])
+def what_to_buy(image: float, seed: Any, residual: Any, n: Any, N: int) -> Case:
+    estimate = expect_estimate(read_scatter(image, seed, residual), n, N)
     low, high = estimate.interval()
     return {"variance": estimate.variance, "df": estimate.df, "half_width": (high - low) / 2}
 
 
-def detectable(case: Case) -> Case:
+def detectable(image: float, seed: Any, residual: Any, n: int, N: int, alpha: float) -> Case:
     """As drawn for a plan; and by the closed form, too hopeful, of the same variance and df."""
-    scatter, n, alpha = read_scatter(case), case["n"], case["alpha"]
-    num_pairs = round(planning.ALPHA / alpha)
-    drawn = planning.draw_looks(scatter, [n], case["N"], num_pairs, NUM_DRAWS).detectable
-    expected = expect_estimate(scatter, (n, n), case["N"])
+    scatter, num_pairs = read_scatter(image, seed, residual), round(planning.ALPHA / alpha)
+    drawn = planning.draw_looks(scatter, [n], N, num_pairs, NUM_DRAWS).detectable
+    expected = expect_estimate(scatter, (n, n), N)
     t = expected.interval(1 - alpha).high / expected.standard_error
 
     def miss(noncentral: float) -> float:
@@ -148,86 +137,68 @@ def detectable(case: Case) -> Case:
     return {"detectable_drawn": drawn, "detectable_formula": formula}
 
 
-def look_weights(case: Case) -> Case:
-    weights = planning.look_weights(case["looks"])
+def look_weights(looks: Any) -> Case:
+    weights = planning.look_weights(looks)
     return {"weights": weights, "nominal_at_5_percent": planning.ALPHA * weights}
 
 
-def sequential_p(case: Case) -> Case:
-    running = planning.sequential_p(case["p"], planning.look_weights(case["looks"]))
+def sequential_p(looks: Any, p: Any) -> Case:
+    running = planning.sequential_p(p, planning.look_weights(looks))
     return {"running": running, "told_at_5_percent": running < planning.ALPHA}
 
 
-def margin(case: Case) -> Case:
-    estimate = combine(case["centre"], [case["variance"]], [case["df"]])
+def decide_margin(centre: float, variance: float, df: float, margin: float) -> Case:
+    estimate = combine(centre, [variance], [df])
     low, high = estimate.interval()
-    [(not_inferior, other)] = adjust_in_margin([estimate], case["margin"], 1)
-    within = case["margin"]
+    [(not_inferior, other)] = adjust_in_margin([estimate], margin, 1)
+    p_equivalent = max(not_inferior, other)
     return {
         "interval": (low, high),
         "p_noninferior_two_sided": not_inferior,
-        "p_equivalent_two_sided": max(not_inferior, other),
+        "p_equivalent_two_sided": p_equivalent,
         "noninferior": not_inferior < planning.ALPHA,
-        "equivalent": max(not_inferior, other) < planning.ALPHA and -within < low < high < within,
+        "equivalent": p_equivalent < planning.ALPHA and -margin < low < high < margin,
         "better": estimate.p() < planning.ALPHA and low > 0,
     }
 
 
-def new_training_beats(case: Case) -> Case:
-    value, low, high = ranks.estimate_win(case["a"], case["b"])
-    return {"p": value, "low": low, "high": high}
-
-
-def rank_intervals(case: Case) -> Case:
-    adjusted = holm(case["p"])
+def rank_intervals(recipes: int, pairs: Any, differences: Any, p: Any) -> Case:
+    adjusted = holm(p)
     wins = [
         (a, b) if d > 0 else (b, a)
-        for (a, b), d, p in zip(case["pairs"], case["differences"], adjusted, strict=True)
-        if p < planning.ALPHA
+        for (a, b), d, each in zip(pairs, differences, adjusted, strict=True)
+        if each < planning.ALPHA
     ]
-    intervals = ranks.find_rank_intervals(case["recipes"], wins)
+    intervals = ranks.find_rank_intervals(recipes, wins)
     best = [place for place, interval in enumerate(intervals) if interval.best == 1]
     return {"p_holm": adjusted, "intervals": intervals, "may_be_best": best}
 
 
-def best(case: Case) -> Case:
+def best() -> Case:
     """Of accuracies that are drawn as the case says."""
     random = np.random.default_rng(5)
     drawn = [random.random((3, 400)) < p for p in (0.80, 0.86, 0.87)]
     return {"p": ranks.estimate_best([summarize_trainings(each) for each in drawn])}
 
 
-def expected_best(case: Case) -> Case:
-    rows = [
-        {"expected": best_of_trials.expected_best(case["values"], r["k"])} for r in case["rows"]
-    ]
-    return {"rows": rows}
-
-
-def median_best(case: Case) -> Case:
-    rows = []
-    for row in case["rows"]:
-        num_trials = len(case["values"])
-        order_low, order_high = best_of_trials.bound_median(num_trials, row["k"])
-        value, low, high = best_of_trials.median_best(case["values"], row["k"])
-        rows.append(
+def median_best(values: Any, rows: Any) -> Case:
+    computed = []
+    for row in rows:
+        order_low, order_high = best_of_trials.bound_median(len(values), row["k"])
+        value, low, high = best_of_trials.median_best(values, row["k"])
+        computed.append(
             {"median": value, "low": low, "high": high}
             | {"order_low": order_low or None}
-            | {"order_high": order_high if order_high <= num_trials else None}
+            | {"order_high": order_high if order_high <= len(values) else None}
         )
-    return {"rows": rows}
+    return {"rows": computed}
 
 
-def best_beats(case: Case) -> Case:
-    return {"p": best_of_trials.best_beats(case["a"], case["b"], case["k"])}
-
-
-def scores(case: Case) -> Case:
-    labels, predicted = np.array(case["labels"]), np.array(case["predicted"])
-    one_hot = np.eye(case["classes"])[predicted]
-    f1 = image_f1(Predictions(one_hot, labels, np.arange(len(labels))))
-    logits, logit_labels = np.array(case["logits"]), np.array(case["logit_labels"])
-    predictions = Predictions(logits, logit_labels, np.arange(len(logits)))
+def scores(labels: Any, predicted: Any, classes: int, logits: Any, logit_labels: Any) -> Case:
+    one_hot = np.eye(classes)[predicted]
+    f1 = image_f1(Predictions(one_hot, np.array(labels), np.arange(len(labels))))
+    places = np.arange(len(logits))
+    predictions = Predictions(np.array(logits), np.array(logit_labels), places)
     return {
         "macro_f1": f1.mean(),
         "macro_f1_values": f1,
@@ -236,104 +207,110 @@ def scores(case: Case) -> Case:
     }
 
 
-def count(case: Case) -> Case:
-    [counted] = count_better([case["p"]], [case["differences"]])
-    return {"holm": holm(case["p"]), "better_and_worse": counted}
+def count(p: Any, differences: Any) -> Case:
+    [counted] = count_better([p], [differences])
+    return {"holm": holm(p), "better_and_worse": counted}
 
 
-def mean(case: Case) -> Case:
-    columns = zip(case["differences"], case["variances"], case["dfs"], strict=True)
+def mean(differences: Any, variances: Any, dfs: Any) -> Case:
+    columns = zip(differences, variances, dfs, strict=True)
     return describe(mean_over_sets([combine(d, [v], [df]) for d, v, df in columns]))
 
 
-def without_suspects(case: Case) -> Case:
-    keep = np.array(case["keep"], dtype=bool)
-    whole = [np.array(case[name], dtype=np.float64) for name in "ab"]
-    kept = [suspects.spread_over_all(values[:, keep], keep) for values in whole]
+def without_suspects(a: Any, b: Any, keep: Any) -> Case:
+    keep = np.array(keep, dtype=bool)
+    whole = [np.array(values, dtype=np.float64) for values in (a, b)]
+    kept = [spread_over_all(values[:, keep], keep) for values in whole]
     shifts = [one - other for one, other in zip(kept, whole, strict=True)]
-    left = describe(crossed_difference(*map(summarize_trainings, kept)))
+    left = crossed_difference(*map(summarize_trainings, kept))
     shift = describe(crossed_difference(*map(summarize_trainings, shifts)))
-    del left["interval"]
-    left["difference"] = left.pop("value")
-    return left | {f"shift_{n}".removesuffix("_value"): each for n, each in shift.items()}
-
-
-def any_relabelling(case: Case) -> Case:
-    a, b, labels = (np.array(case[n]) for n in ("predicted_a", "predicted_b", "labels"))
-    suspect = np.isin(np.arange(len(labels)), case["suspects"])
-    low, high = suspects.bound_by_labels(a, b, labels, suspect, case["classes"])
-    return {"low": low, "high": high}
-
-
-def rank(case: Case) -> Case:
-    return {"rank": conformal.find_rank(case["n"], case["alpha"])}
-
-
-def sets(case: Case) -> Case:
-    names = ("probabilities", "labels", "u", "new_probabilities", "new_u")
-    p, labels, u, new_p, new_u = (np.array(case[name]) for name in names)
-    settings = case["raps"]["lam"], case["raps"]["kreg"]
-
-    of_labels = np.arange(len(labels)), labels
-    lac = conformal.find_threshold(1 - p[of_labels], case["alpha"])
-    raps = conformal.find_threshold(
-        conformal.raps_scores(p, u, *settings)[of_labels], case["alpha"]
-    )
-    new_scores = conformal.raps_scores(new_p, new_u, *settings)
     return {
-        "lac_threshold": lac,
-        "lac_sets": 1 - new_p <= lac,
-        "raps": {"threshold": raps},
-        "raps_scores": new_scores,
-        "raps_sets": new_scores <= raps,
+        **{"difference": left.value, "variance": left.variance, "df": left.df},
+        **{"shift": shift.pop("value")},
+        **{f"shift_{name}": each for name, each in shift.items()},
     }
 
 
-def coverage_law(case: Case) -> Case:
-    rank = conformal.find_rank(case["n"], case["alpha"])
-    law = rank, case["n"] + 1 - rank
-    return {"beta": law, "mean": beta(*law).mean(), "low_5_percent": beta(*law).ppf(0.05)}
+def any_relabelling(
+    predicted_a: Any, predicted_b: Any, labels: Any, suspects: Any, classes: int
+) -> Case:
+    a, b, of_images = map(np.array, (predicted_a, predicted_b, labels))
+    suspect = np.isin(np.arange(len(of_images)), suspects)
+    low, high = bound_by_labels(a, b, of_images, suspect, classes)
+    return {"low": low, "high": high}
 
 
-def slack(case: Case) -> Case:
-    return {"slack": conformal.selection_slack(case["n"], case["checkpoints"])}
+def sets(
+    probabilities: Any,
+    labels: Any,
+    u: Any,
+    alpha: float,
+    raps: Any,
+    new_probabilities: Any,
+    new_u: Any,
+) -> Case:
+    p, of_labels = np.array(probabilities), (np.arange(len(labels)), np.array(labels))
+    new_p, settings = np.array(new_probabilities), (raps["lam"], raps["kreg"])
+    lac = conformal.find_threshold(1 - p[of_labels], alpha)
+    scores = conformal.raps_scores(p, np.array(u), *settings)
+    threshold = conformal.find_threshold(scores[of_labels], alpha)
+    new_scores = conformal.raps_scores(new_p, np.array(new_u), *settings)
+    return {
+        "lac_threshold": lac,
+        "lac_sets": 1 - new_p <= lac,
+        "raps": {"threshold": threshold},
+        "raps_scores": new_scores,
+        "raps_sets": new_scores <= threshold,
+    }
 
 
-def selective(case: Case) -> Case:
-    counts = case["errors"], case["accepted"]
-    bound = conformal.clopper_pearson(*counts, level=0.9).high
-    return {"upper_one_sided_95": bound, "interval": conformal.clopper_pearson(*counts)}
+def coverage_law(n: int, alpha: float) -> Case:
+    k = conformal.find_rank(n, alpha)
+    law = beta(k, n + 1 - k)
+    return {"beta": law.args, "mean": law.mean(), "low_5_percent": law.ppf(0.05)}
 
 
-# Of each group the inputs of a case, and what computes the rest.
-GROUPS: dict[str, tuple[str, Callable[[Case], Case]]] = {
-    "1_crossed": ("name a b pseudo_images", crossed),
-    "1_one_recipe": ("correct", one_recipe),
-    "1_unbiased_by_enumeration": ("population n N", enumerate_population),
-    "2_components": ("correct", components),
-    "2_pair": ("a b", pair),
-    "2_what_to_buy": ("image seed residual n N", what_to_buy),
-    "3_detectable": ("image seed residual n N alpha drawn_tolerance", detectable),
-    "3_look_weights": ("looks", look_weights),
-    "3_sequential_p": ("looks p", sequential_p),
-    "4_margin": ("centre variance df margin", margin),
-    "5_new_training_beats": ("a b tolerance", new_training_beats),
-    "5_rank_intervals": ("recipes pairs differences p", rank_intervals),
-    "5_best": ("how tolerance", best),
-    "6_expected_best": ("values k", expected_best),
-    "6_median_best": ("values k", median_best),
-    "6_best_beats": ("a b k", best_beats),
-    "7_scores": ("labels predicted classes logits logit_labels", scores),
-    "8_count": ("p differences", count),
-    "8_mean": ("differences variances dfs", mean),
-    "9_without_suspects": ("a b keep", without_suspects),
-    "9_any_relabelling": ("predicted_a predicted_b labels suspects classes", any_relabelling),
-    "10_rank": ("n alpha", rank),
-    "10_sets": ("probabilities labels u alpha lam kreg new_probabilities new_u", sets),
-    "10_coverage_law": ("n alpha", coverage_law),
-    "10_slack": ("n checkpoints", slack),
-    "10_selective": ("errors accepted", selective),
+def selective(errors: int, accepted: int) -> Case:
+    bound = conformal.clopper_pearson(errors, accepted, level=0.9).high
+    interval = conformal.clopper_pearson(errors, accepted)
+    return {"upper_one_sided_95": bound, "interval": interval}
+
+
+# What computes the results of a group's cases; its parameters are their inputs, by name.
+GROUPS: dict[str, Callable[..., Case]] = {
+    "1_crossed": crossed,
+    "1_one_recipe": lambda correct: describe(crossed_mean(summarize_trainings(correct))),
+    "1_unbiased_by_enumeration": enumerate_population,
+    "2_components": components,
+    "2_pair": pair,
+    "2_what_to_buy": what_to_buy,
+    "3_detectable": detectable,
+    "3_look_weights": look_weights,
+    "3_sequential_p": sequential_p,
+    "4_margin": decide_margin,
+    "5_new_training_beats": lambda a, b: dict(
+        zip(("p", "low", "high"), ranks.estimate_win(a, b), strict=True)
+    ),
+    "5_rank_intervals": rank_intervals,
+    "5_best": best,
+    "6_expected_best": lambda values, rows: {
+        "rows": [{"expected": best_of_trials.expected_best(values, row["k"])} for row in rows]
+    },
+    "6_median_best": median_best,
+    "6_best_beats": lambda a, b, k: {"p": best_of_trials.best_beats(a, b, k)},
+    "7_scores": scores,
+    "8_count": count,
+    "8_mean": mean,
+    "9_without_suspects": without_suspects,
+    "9_any_relabelling": any_relabelling,
+    "10_rank": lambda n, alpha: {"rank": conformal.find_rank(n, alpha)},
+    "10_sets": sets,
+    "10_coverage_law": coverage_law,
+    "10_slack": lambda n, checkpoints: {"slack": conformal.selection_slack(n, checkpoints)},
+    "10_selective": selective,
 }
+# Of a case, besides: words, tolerances, and inputs within others.
+BESIDES = {"name", "how", "tolerance", "drawn_tolerance", "k", "lam", "kreg"}
 # Values that no function gives: an estimate that is biased, and what others are computed from,
 # which are compared.
 LEFT_OUT = {
@@ -370,11 +347,12 @@ def find_tolerance(group: str, case: Case, name: str) -> tuple[float, float]:
 
 def check_case(group: str, case: Case) -> tuple[int, list[str]]:
     """How many values agree, and what is wrong with the others, in a line each."""
-    inputs, compute = GROUPS[group]
-    ours, num_equal, wrong = dict(iterate_leaves(compute(case))), 0, []
+    compute = GROUPS[group]
+    inputs = {name: case[name] for name in signature(compute).parameters}
+    ours, num_equal, wrong = dict(iterate_leaves(compute(**inputs))), 0, []
     for place, expected in iterate_leaves(case):
-        names = [part.partition("[")[0] for part in place.split(".")[1:]]
-        if {*names} & {*inputs.split(), LEFT_OUT.get(group)}:
+        name = place.rpartition(".")[2].partition("[")[0]
+        if name in {*inputs, *BESIDES, LEFT_OUT.get(group)}:
             continue
         if place not in ours:
             wrong.append(f"{place}: nothing computes it")
@@ -383,7 +361,7 @@ def check_case(group: str, case: Case) -> tuple[int, list[str]]:
         if expected is None or found is None:
             is_equal = expected is found
         else:
-            relative, absolute = find_tolerance(group, case, names[-1])
+            relative, absolute = find_tolerance(group, case, name)
             is_equal = math.isclose(found, expected, rel_tol=relative, abs_tol=absolute)
         num_equal += is_equal
         if not is_equal:
