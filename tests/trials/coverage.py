@@ -25,7 +25,6 @@ from scipy.special import ndtri
 from triptych.tools.compare.pairs import adjust_in_margin
 from triptych.tools.statistics.crossed import (
     Estimate,
-    Trainings,
     crossed_difference,
     crossed_mean,
     summarize_trainings,
@@ -47,22 +46,18 @@ class Setting(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A share of repetitions, and the bounds within which the true share is."""
+    """In how many repetitions it was so, and between which shares, in percent, the truth is."""
 
     name: str
     num_hits: int
-    num_tries: int
     low: float
     high: float
 
-    @property
-    def share(self) -> float:
-        return self.num_hits / self.num_tries
-
-    @property
-    def is_within(self) -> bool:
-        slack = [3 * math.sqrt(p * (1 - p) / self.num_tries) for p in (self.low, self.high)]
-        return self.low - slack[0] <= self.share <= self.high + slack[1]
+    def is_within(self, repetitions: int) -> bool:
+        """By three standard errors."""
+        share, ends = self.num_hits / repetitions, (self.low / 100, self.high / 100)
+        low, high = (3 * math.sqrt(p * (1 - p) / repetitions) for p in ends)
+        return ends[0] - low <= share <= ends[1] + high
 
 
 # With the least and the greatest share, in percent, of intervals of 3, 5 and 10 seeds that may hold
@@ -118,7 +113,7 @@ def holds(estimate: Estimate, truth: float) -> bool:
 
 def cover(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
     """Intervals of a difference and of one recipe."""
-    for setting, (low, high) in COVERED.items():
+    for setting, bounds in COVERED.items():
         hits, hits_of_one = dict.fromkeys((3, 5, 10), 0), 0
         for _ in range(repetitions):
             a, b = draw(random, setting, 10, (ACCURACY, ACCURACY))
@@ -127,12 +122,8 @@ def cover(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
             hits_of_one += holds(crossed_mean(summarize_trainings(a[:3])), ACCURACY)
         name = f"{setting.num_images:,} images, {setting.name}"
         for n, hit in hits.items():
-            yield Result(
-                f"interval holds, {n} seeds, {name}", hit, repetitions, low / 100, high / 100
-            )
-        yield Result(
-            f"one recipe's interval holds, 3 seeds, {name}", hits_of_one, repetitions, 0.93, 0.97
-        )
+            yield Result(f"interval holds, {n} seeds, {name}", hit, *bounds)
+        yield Result(f"one recipe's interval holds, 3 seeds, {name}", hits_of_one, 93, 97)
 
 
 def look(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
@@ -145,8 +136,8 @@ def look(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
             p = [compare(a[:n], b[:n]).p() for n in LOOKS]
             planned += sequential_p(p, weights)[-1] < ALPHA
             uncorrected += min(p) < ALPHA
-        yield Result(f"error over looks, {setting.name}", planned, repetitions, 0.0, 0.05)
-        yield Result(f"the same, not adjusted, {setting.name}", uncorrected, repetitions, 0.0, 0.14)
+        yield Result(f"error over looks, {setting.name}", planned, 0, 5)
+        yield Result(f"the same, not adjusted, {setting.name}", uncorrected, 0, 14)
 
 
 def err_in_families(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
@@ -155,12 +146,11 @@ def err_in_families(random: np.random.Generator, repetitions: int) -> Iterator[R
         setting, wrong = Setting("", 10_000, 0.8, skill), 0
         for _ in range(repetitions):
             drawn = draw(random, setting, n, [ACCURACY] * num_recipes)
-            recipes: list[Trainings] = [summarize_trainings(each) for each in drawn]
-            pairs = combinations(recipes, 2)
+            pairs = combinations(map(summarize_trainings, drawn), 2)
             p = [crossed_difference(a, b, pseudo_images=True).p() for a, b in pairs]
             wrong += holm(p).min() < ALPHA
         name = f"any error of {math.comb(num_recipes, 2)} pairs, {n} seeds, skill {100 * skill:.1f}"
-        yield Result(name, wrong, repetitions, 0.0, most / 100)
+        yield Result(name, wrong, 0, most)
 
 
 def err_at_margins(random: np.random.Generator, repetitions: int) -> Iterator[Result]:
@@ -173,8 +163,8 @@ def err_at_margins(random: np.random.Generator, repetitions: int) -> Iterator[Re
             not_inferior += p[0] < ALPHA
             equivalent += max(p) < ALPHA
         name = f"5 seeds, {setting.num_images:,} images, {setting.name}"
-        yield Result(f"not inferior at the margin, {name}", not_inferior, repetitions, 0.0, 0.028)
-        yield Result(f"equivalent at the margin, {name}", equivalent, repetitions, 0.0, 0.028)
+        yield Result(f"not inferior at the margin, {name}", not_inferior, 0, 2.8)
+        yield Result(f"equivalent at the margin, {name}", equivalent, 0, 2.8)
 
 
 def main() -> int:
@@ -184,15 +174,15 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    num_outside, num_results = 0, 0
+    num_outside, num_results, num_tries = 0, 0, options.repetitions
     for trial in (cover, look, err_in_families, err_at_margins):
-        for result in trial(np.random.default_rng(options.seed), options.repetitions):
-            bounds = f"{100 * result.low:5.1f} to {100 * result.high:5.1f}"
-            mark = "" if result.is_within else "  OUTSIDE"
-            print(f"{result.name:75} {100 * result.share:6.2f} %   {bounds}{mark}", flush=True)
-            num_outside += not result.is_within
+        for result in trial(np.random.default_rng(options.seed), num_tries):
+            is_within, share = result.is_within(num_tries), 100 * result.num_hits / num_tries
+            line = f"{result.name:75} {share:6.2f} %   {result.low:5.1f} to {result.high:5.1f}"
+            print(line if is_within else f"{line}  OUTSIDE", flush=True)
+            num_outside += not is_within
             num_results += 1
-    print(f"{num_results} shares of {options.repetitions} repetitions, {num_outside} out of bounds")
+    print(f"{num_results} shares of {num_tries} repetitions, {num_outside} out of bounds")
     return 1 if num_outside else 0
 
 
