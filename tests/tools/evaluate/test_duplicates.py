@@ -39,11 +39,6 @@ def make_data(test: Tensor, train: Tensor, num_val: int = 10) -> ImageDataModule
     )
 
 
-def flatten(*images: Tensor) -> Tensor:
-    """Pixels as features."""
-    return torch.cat([each.flatten(1).float() for each in images])
-
-
 @pytest.fixture(scope="module")
 def drawings() -> ImageSet:
     return Shapes(num_train=50, num_test=20, seed=0).read()
@@ -80,7 +75,6 @@ def test_the_nearest_in_blocks_are_those_of_all_at_once(
     only_before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "QUERIES", 4)
-    monkeypatch.setattr(duplicates, "KEYS", 3)
     features = torch.randn(11, 5, generator=torch.Generator().manual_seed(0))
     alike = torch.nn.functional.normalize(features)
     alike = alike @ alike.T

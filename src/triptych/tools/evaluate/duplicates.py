@@ -6,10 +6,9 @@ at, so a list of duplicates favours no network, not even the one whose features 
 Shapes: N images, F features, K candidates of an image, P pairs, S pixels a side of a thumbnail.
 """
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from triptych.callbacks.feature_cache import FrozenBackbone
 from triptych.callbacks.figures import image_grid
-from triptych.data.datamodule import ImageDataModule, ImageSubset
+from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError
 from triptych.runs.storage import write_csv
 from triptych.tools.evaluate.document import save_figure
@@ -34,7 +33,7 @@ SIDE, SHIFT, WINDOW = 32, 4, 9  # pixels: of a thumbnail; of alignment; of what 
 # EfficientNet-Lite0 at 96 pixels this lists 488 test images with a duplicate in training: 77 % of
 # ciFAIR's 286, 82 % of the near ones of these; of 96 others, looked at, about 80 were duplicates.
 MIN_CORRELATION = 0.7
-QUERIES, KEYS, PAIRS = 1024, 16384, 128  # at once: large photos take memory
+QUERIES, PAIRS = 256, 128  # at once: many images, and large ones, take memory
 MANY = 0.01  # of the test images: more hint at several photos of an object
 
 
@@ -74,8 +73,8 @@ def report_duplicates(
         log.info("compare.py suspects=%s shows what they change", path)
     settings = run.config["data"]
     if num_images > MANY * len(data.test) and not settings.get("groups"):
-        hint = "; data.groups= names them and counts groups" if "groups" in settings else ""
-        log.info("so many may show the same objects; intervals take images as independent%s", hint)
+        mend = ": data.groups= says which belong together" if "groups" in settings else ""
+        log.info("many may show one object, and intervals count images as independent%s", mend)
     return {"num_images": num_images, **{f"in_{split}": n for split, n in counts.items()}}
 
 
@@ -89,75 +88,54 @@ def find_duplicates(
     """
     num_others = len(data.train) + len(data.val)
     others, test = features[:num_others], features[num_others:]
-    duplicates = find_among({"train": data.train, "val": data.val}, data.test, others, test, device)
-    duplicates += find_among({"test": data.test}, data.test, test, test, device)
+    splits = ("train", "val", "test")
+    places = [(split, n) for split in splits for n in getattr(data, split).index.tolist()]
+    duplicates = choose_closest(data, find_nearest(test, others, device), places[:num_others])
+    within = find_nearest(test, test, device, only_before=True)
+    duplicates += choose_closest(data, within, places[num_others:])
     return sorted(duplicates, key=lambda each: (not each.is_exact, each.distance, each.image))
-
-
-def find_among(
-    splits: Mapping[str, ImageSubset],
-    test: ImageSubset,
-    keys: Tensor,
-    queries: Tensor,
-    device: torch.device,
-) -> list[Duplicate]:
-    """Duplicates of test images among the images of splits that share one list of images."""
-    is_same = "test" in splits
-    names = [name for name, split in splits.items() for _ in range(len(split))]
-    index = torch.cat([split.index for split in splits.values()])
-    images = next(iter(splits.values())).data.images
-    first: dict[bytes, int] = {}
-    for place, number in enumerate(index.tolist()):
-        first.setdefault(hash_image(images[number]), place)
-    candidates = find_nearest(queries, keys, device, only_before=is_same)
-    correlations = torch.full(candidates.shape, -1.0)
-    for pairs in torch.split((candidates >= 0).nonzero(), PAIRS):
-        row, column = pairs.T
-        two = test.data.images[test.index[row]], images[index[candidates[row, column]]]
-        correlations[row, column] = correlate_details(*two)
-    duplicates = []
-    for row, number in enumerate(test.index.tolist()):
-        best = int(correlations[row].argmax())
-        place, correlation = int(candidates[row, best]), float(correlations[row, best])
-        copy = first.get(hash_image(test.data.images[number]))
-        is_exact = False
-        if copy is not None and not (is_same and copy >= row):
-            place, correlation, is_exact = copy, 1.0, True
-        if correlation > MIN_CORRELATION:
-            distance = max(0.0, 1 - correlation)
-            found = Duplicate(number, names[place], int(index[place]), distance, is_exact)
-            duplicates.append(found)
-    return duplicates
-
-
-def hash_image(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
 
 
 def find_nearest(
     queries: Tensor, keys: Tensor, device: torch.device, *, only_before: bool = False
 ) -> Tensor:
-    """Places (N, K) of the keys most alike each query by cosine, a block at a time.
+    """Places (N, K) of the keys most alike each query by cosine.
 
     With `only_before` those before the query's own place alone count; -1 where there is none.
     """
-    nearest = []
+    keys, nearest = F.normalize(keys.to(device)), []
     for start in range(0, len(queries), QUERIES):
-        block = F.normalize(queries[start : start + QUERIES].to(device))
-        values = torch.full((len(block), 1), -torch.inf, device=device)
-        places = torch.full((len(block), 1), -1, device=device)
-        for begin in range(0, len(keys), KEYS):
-            some = F.normalize(keys[begin : begin + KEYS].to(device))
-            numbers = torch.arange(begin, begin + len(some), device=device).expand(len(block), -1)
-            alike = block @ some.T
-            if only_before:
-                own = torch.arange(start, start + len(block), device=device)[:, None]
-                alike[numbers >= own] = -torch.inf
-            values, places = torch.cat([values, alike], 1), torch.cat([places, numbers], 1)
-            values, chosen = values.topk(min(NUM_CANDIDATES, values.shape[1]))
-            places = places.gather(1, chosen).where(values > -torch.inf, -1)
-        nearest.append(places.cpu())
+        alike = F.normalize(queries[start : start + QUERIES].to(device)) @ keys.T
+        if only_before:
+            later = torch.ones_like(alike, dtype=torch.bool).triu(start)
+            alike = alike.masked_fill(later, -torch.inf)
+        values, places = alike.topk(min(NUM_CANDIDATES, len(keys)))
+        nearest.append(places.where(values > -torch.inf, -1).cpu())
     return torch.cat(nearest)
+
+
+def choose_closest(
+    data: ImageDataModule, candidates: Tensor, places: Sequence[tuple[str, int]]
+) -> list[Duplicate]:
+    """Of each test image that of its candidates whose details are most alike, if they are enough.
+
+    The candidates (N, K) are among images of these `places`, which one list of images holds.
+    """
+    test, others = data.test.data.images, getattr(data, places[0][0]).data.images
+    numbers = torch.tensor([number for _, number in places])
+    correlations = torch.full(candidates.shape, -1.0)
+    for pairs in torch.split((candidates >= 0).nonzero(), PAIRS):
+        row, column = pairs.T
+        two = test[data.test.index[row]], others[numbers[candidates[row, column]]]
+        correlations[row, column] = correlate_details(*two)
+    best, column = correlations.max(dim=1)
+    duplicates = []
+    for row in (best > MIN_CORRELATION).nonzero().flatten().tolist():
+        image, (split, partner) = int(data.test.index[row]), places[candidates[row, column[row]]]
+        is_exact = torch.equal(test[image], others[partner])
+        distance = 0.0 if is_exact else max(0.0, 1 - float(best[row]))
+        duplicates.append(Duplicate(image, split, partner, distance, is_exact))
+    return duplicates
 
 
 def correlate_details(a: Tensor, b: Tensor) -> Tensor:
@@ -195,8 +173,8 @@ def write_duplicates(
     files: Sequence[str] | None = data.image_set.files
     source = f"near-duplicates by features of {metadata['model']}, from images alone"
     for image, split, partner, distance, is_exact in duplicates:
-        labels = (data.test if split == "test" else data.train).data.labels[partner]
-        is_same = bool((labels == data.test.data.labels[image]).all())
+        labels = getattr(data, split).data.labels[partner]
+        is_same = torch.equal(labels, data.test.data.labels[image])
         file, other = (files[n] if files else "" for n in (image, partner))
         pair = (split, partner, other, f"{distance:.4f}", "yes" if is_same else "no")
         kind = "exact" if is_exact else "near"
@@ -210,7 +188,7 @@ def draw_pairs(data: ImageDataModule, duplicates: Sequence[Duplicate], folder: P
     shown = [duplicates[place] for place in places.tolist()]
     pairs = []
     for each in shown:
-        partner = (data.test if each.split == "test" else data.train).data.images[each.partner]
+        partner = getattr(data, each.split).data.images[each.partner]
         image = data.test.data.images[each.image]
         pairs.append(torch.cat([image, torch.full_like(image[..., :2], 255), partner], dim=-1))
     titles = [f"{each.image} {each.split} {each.partner}" for each in shown]
