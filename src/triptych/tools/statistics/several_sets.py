@@ -20,15 +20,13 @@ class Count(NamedTuple):
 
 
 def count_better(
-    p_values: Sequence[Sequence[float]],
-    differences: Sequence[Sequence[float]],
-    level: float = LEVEL,
+    p_values: Sequence[Sequence[float]], differences: Sequence[Sequence[float]]
 ) -> list[Count]:
     """Of each pair, a row, on how many sets A is better than B, and on how many worse: lower limits
-    that all hold together at `level` (Dror et al., 2017)."""
+    that all hold together at 95 % (Dror et al., 2017)."""
     ends = np.cumsum([len(row) for row in p_values])[:-1]
     adjusted = np.split(holm(np.concatenate(p_values).tolist()), ends)
-    signs = [np.sign(d)[p < 1 - level] for p, d in zip(adjusted, differences, strict=True)]
+    signs = [np.sign(d)[p < 1 - LEVEL] for p, d in zip(adjusted, differences, strict=True)]
     return [Count(int((each > 0).sum()), int((each < 0).sum())) for each in signs]
 
 

@@ -79,15 +79,14 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
     log.info("%s, in %s", describe_progress(study, budget), mask_password(address))
     objective = partial(run_trial, training, space, config, folder)
     description = describe_search(config, training, settings)
-    write = partial(write_spent, folder, description)
-    limits = budget, config["timeout_minutes"]
     try:
         with signal_handlers(exit_on_signal):
-            studies.run_trials(study, objective, workers, *limits, [write])
+            studies.run_trials(study, objective, workers, budget, config["timeout_minutes"])
     except SystemExit:
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise
-    write(study)
+    finally:
+        write_spent(folder, description, study)
     log.info("%s", describe_progress(study, budget))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")

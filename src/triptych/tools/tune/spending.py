@@ -62,10 +62,8 @@ def count_spent(study: optuna.Study) -> dict[str, Any]:
     }
 
 
-def write_spent(
-    folder: Path, description: Mapping[str, Any], study: optuna.Study, _: FrozenTrial | None = None
-) -> None:
-    """Write both files, each whole, over those of before; also a callback of Optuna's."""
+def write_spent(folder: Path, description: Mapping[str, Any], study: optuna.Study) -> None:
+    """Write both files, each whole, over those of before."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.params]
     keys = [*description["space"]]
     rows = [(*COLUMNS, *keys), *(list_cells(trial, keys) for trial in trials)]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,6 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 FIRST = b'{"op_code"'  # of a journal
 TAKEN = (*DONE, TrialState.RUNNING)  # a failed trial does not count
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": TPESampler, "random": RandomSampler}
-AfterTrial = Callable[[optuna.Study, FrozenTrial], None]
 EARLIER = {"sampler": "tpe", "sampler_seed": 0}  # of studies that did not note it
 
 
@@ -149,7 +148,6 @@ def run_trials(
     workers: Path,
     budget: Budget,
     timeout_minutes: float | None = None,
-    after_each: Sequence[AfterTrial] = (),
 ) -> None:
     """Run trials until the budget of the study is spent, whoever ran them.
 
@@ -173,11 +171,11 @@ def run_trials(
         if budget.is_spent(study.get_trials(deepcopy=False, states=TAKEN)):
             study.stop()
 
-    callbacks: list[AfterTrial] = [partial(retry_lost, workers=workers), *after_each, stop]
     retry_lost(study, workers=workers)
     if not budget.is_spent(study.get_trials(deepcopy=False, states=TAKEN)):
         timeout = 60 * timeout_minutes if timeout_minutes else None
         with TemporaryDirectory(dir=workers) as worker, lock_run(Path(worker)):
+            callbacks = partial(retry_lost, workers=workers), stop
             study.optimize(run, timeout=timeout, catch=BudgetUsed, callbacks=callbacks)
 
 
