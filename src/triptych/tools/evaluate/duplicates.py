@@ -131,7 +131,8 @@ def choose_closest(
     best, column = correlations.max(dim=1)
     duplicates = []
     for row in (best > MIN_CORRELATION).nonzero().flatten().tolist():
-        image, (split, partner) = int(data.test.index[row]), places[candidates[row, column[row]]]
+        image, place = int(data.test.index[row]), int(candidates[row, column[row]])
+        split, partner = places[place]
         is_exact = torch.equal(test[image], others[partner])
         distance = 0.0 if is_exact else max(0.0, 1 - float(best[row]))
         duplicates.append(Duplicate(image, split, partner, distance, is_exact))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from triptych.callbacks.figures import image_grid
 from triptych.errors import UserError
-from triptych.runs.predictions import read_files
 from triptych.runs.storage import translate_write_errors, write_csv
+from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.compare.runs import TrainedNetwork, read_pixels, read_run
 from triptych.tools.evaluate.document import save_figure
 
@@ -76,15 +76,14 @@ def write_list(
     guesses: NDArray[np.int64],
 ) -> None:
     first = networks[0]
-    test, classes, files = first.test, list_classes(first), read_files(first.folder, first.test)
-    names = ", ".join(network.label for network in networks)
-    source = f"labels doubted by {names}" if len(names) < 200 else f"by {len(networks)} networks"
-    made_by = " ".join({str(n.metadata["group_hash"]): None for n in networks})
-    made_by += "".join(f" {network.digest}" for network in networks)
+    test, classes, files = first.test, list_classes(first), first.read_files() or {}
+    source = f"labels doubted by {join_words([network.label for network in networks], MAX_WORDS)}"
+    groups = sorted({str(network.metadata["group_hash"]) for network in networks})
+    made_by = " ".join([*groups, *(network.digest for network in networks)])
     lines: list[Sequence[object]] = [COLUMNS]
     for row, guess in zip(rows.tolist(), guesses.tolist(), strict=True):
         label, place = int(test.labels[row]), int(test.index[row])
-        named = (place, (files or {}).get(place, ""), "label", classes[label], classes[guess])
+        named = (place, files.get(place, ""), "label", classes[label], classes[guess])
         p = (f"{probabilities[row, each]:.4f}" for each in (label, guess))
         lines.append((*named, *p, first.metadata["test_hash"], source, made_by))
     write_csv(path, lines)
