@@ -42,11 +42,7 @@ from triptych.tools.compare.content import (
     compare_images,
     write_csv,
 )
-from triptych.tools.compare.pairs import (
-    compare_losses,
-    compare_networks,
-    compare_recipes,
-)
+from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
 from triptych.tools.compare.recipes import (
     Recipe,
     group_by_recipe,
@@ -88,14 +84,13 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     if not config["allow_mixed"]:
         require_comparable(networks)
     question = ask(config, () if are_multilabel else networks, problems)
-    if are_multilabel and question != AS_USUAL:
-        raise UserError(
-            "metric, margin, suspects, plan: for runs of one label an image; leave them out"
-        )
-    if are_multilabel:
-        comparison: BaseComparison = labels.build_comparison(networks, problems)
+    if not are_multilabel:
+        comparison: BaseComparison = build_comparison(networks, problems, question)
+    elif question == AS_USUAL:
+        comparison = labels.build_comparison(networks, problems)
     else:
-        comparison = build_comparison(networks, problems, question)
+        what = "for runs of one label an image; leave them out"
+        raise UserError(f"metric, margin, suspects, plan: {what}")
     out = out or choose_folder(config["runs"] or config["predictions"], networks)
     answers = answer(config, comparison)
     comparison = replace(comparison, verdict=(*comparison.verdict, *map(str, answers)))
@@ -120,12 +115,12 @@ def print_lines(comparison: BaseComparison, page: Path) -> None:
 def answer(config: Config, comparison: BaseComparison) -> list[Answer]:
     """What is required of it, tested and counted by the log where there is one."""
     claims = [claim for claim in parse_claims(config["require"]) if claim]
-    question, path = comparison.question, config["require_log"]
-    measure = MEASURES.get(question.metric)
-    subtract = partial(subtract_values, question=question) if measure else labels.estimate
-    log = Path(path) if path else None
+    question, log = comparison.question, config["require_log"]
+    is_usual = isinstance(comparison, Comparison)
+    subtract = partial(subtract_values, question=question) if is_usual else labels.estimate
     return answer_claims(
-        claims, comparison.recipes, question, measure or labels.MEASURE, subtract, log
+        *(claims, comparison.recipes, question, question.measure, subtract),
+        log=Path(log) if log else None,
     )
 
 

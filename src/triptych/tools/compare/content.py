@@ -113,16 +113,21 @@ class Measure(NamedTuple):
         return formats.interval(estimate.low, estimate.high, self.write)
 
     def write_margin(self, margin: float) -> str:
-        """0.5 points."""
-        return f"{self.per_unit * margin:g} {self.unit}".strip()
+        """0.5 points, 1 point."""
+        number = f"{self.per_unit * margin:g}"
+        return f"{number} {self.unit if number != '1' else self.unit.removesuffix('s')}".strip()
 
 
 ACCURACY = Measure("accuracy", ("better", "more accurate"), ("t test", "McNemar"))
-MEASURES = {  # by the names of METRICS
+MEASURES = {  # by the names of METRICS, and of several labels an image
     "accuracy": ACCURACY,
     "f1": Measure("macro F1", ("better in macro F1",) * 2),
     "nll": Measure("NLL", ("better in NLL (lower)",) * 2, unit="nats", sign=-1),
     "brier": Measure("Brier score", ("better in Brier score (lower)",) * 2, unit="", sign=-1),
+    "ap": Measure(
+        *("mean average precision", ("higher in mean average precision",) * 2),
+        tests=("paired bootstrap", "paired bootstrap"),
+    ),
 }
 Verdict = Literal[
     "a_better", "b_better", "equivalent", "a_not_inferior", "b_not_inferior", "undecided"

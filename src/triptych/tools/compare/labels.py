@@ -29,10 +29,6 @@ from triptych.tools.statistics.average_precision import bootstrap_ap, estimate_a
 from triptych.tools.statistics.crossed import Estimate
 from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval
 
-MEASURE = content.Measure(
-    *("mean average precision", ("higher in mean average precision",) * 2),
-    tests=("paired bootstrap", "paired bootstrap"),
-)
 OF_ONE_LABEL = ("ece", "paper_f1", "paper_precision", "paper_recall")
 COLUMNS = [name for name in content.COLUMNS if name not in OF_ONE_LABEL]  # of comparison.csv
 COLUMNS[COLUMNS.index("accuracy") : COLUMNS.index("accuracy")] = ["ap", "ap_low", "ap_high"]
@@ -48,6 +44,12 @@ class LabelNetwork(TrainedNetwork):
     @property
     def ap(self) -> float:
         return self.scores.values["ap"]
+
+    @property
+    def val_score(self) -> float | None:
+        """Its mean average precision in validation."""
+        value = self.metadata["metrics"].get("val/ap")
+        return value if FRACTION.holds(value) else None
 
     @cached_property
     def draws(self) -> NDArray[np.float64]:
@@ -137,15 +139,9 @@ def give_interval(estimate: Estimate, least: float, bounds: Sequence[float] = ()
     return WithInterval(estimate.value, max(low, least), min(high, 1.0))
 
 
-def read_val_ap(recipe: Recipe) -> float | None:
-    """Mean over seeds; None where it was not measured for each."""
-    values = [network.metadata["metrics"].get("val/ap") for network in recipe.networks]
-    return sum(values) / len(values) if all(map(FRACTION.holds, values)) else None
-
-
 def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     """All that can be compared, or of many each with the best in validation."""
-    twos, limit, is_validated = choose_pairs(recipes, read_val_ap)
+    twos, limit, is_validated = choose_pairs(recipes)
     estimates = [estimate(*two) for two in twos]
     pairs = []
     for (a, b), found, test in zip(twos, estimates, adjust(estimates), strict=True):
@@ -153,7 +149,9 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
         num_seeds = (len(a.networks), len(b.networks))
         fields = (a.label, b.label, a.first.num_test, num_seeds, difference)
         num_groups = a.first.num_groups
-        pairs.append(Pair(*fields, *test[1:], measure=MEASURE, num_groups=num_groups))
+        pairs.append(
+            Pair(*fields, *test[1:], measure=content.MEASURES["ap"], num_groups=num_groups)
+        )
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 

@@ -1,6 +1,6 @@
 """Which pairs are compared, and what the statistics say. Two questions, never mixed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.content import AS_USUAL, LossDifference, Pair, Pairs, Question
+from triptych.tools.compare.content import AS_USUAL, LossDifference, Pair, Pairs, Question, Tested
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.compare.sentences import add_sentences, compare_costs
@@ -54,7 +54,7 @@ def compare_recipes(recipes: Sequence[Recipe], question: Question = AS_USUAL) ->
 def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
     metric, margin, plan = question.metric, question.margin, question.plan
     recipes = [recipe for recipe in recipes if has_metric(recipe, metric)]
-    twos, limit, is_validated = choose_pairs(recipes, lambda recipe: recipe.val_accuracy)
+    twos, limit, is_validated = choose_pairs(recipes)
     measured = [measure_looks(a, b, metric, plan) for a, b in twos]
     differences = [found for *_, found in measured]
     num_pairs = max(len(twos), plan.num_pairs if plan else 0)
@@ -86,7 +86,7 @@ def has_metric(recipe: Recipe, metric: str) -> bool:
 
 
 def choose_pairs(
-    recipes: Sequence[Recipe], get_accuracy: Callable[[Recipe], float | None]
+    recipes: Sequence[Recipe],
 ) -> tuple[list[tuple[Recipe, Recipe]], int | None, bool]:
     """All pairs that can be compared; of many recipes each with the best on validation data.
 
@@ -98,9 +98,10 @@ def choose_pairs(
         if len(block) <= MAX_ALL_PAIRS:
             twos += combinations(block, 2)
             continue
-        best = max(block, key=lambda recipe: get_accuracy(recipe) or 0)
+        scores = [recipe.average(lambda network: network.val_score) or 0 for recipe in block]
+        best = block[int(np.argmax(scores))]
         twos += [(best, recipe) for recipe in block if recipe is not best]
-        limit, is_validated = MAX_ALL_PAIRS, is_validated and bool(get_accuracy(best))
+        limit, is_validated = MAX_ALL_PAIRS, is_validated and max(scores) > 0
     return twos, limit, is_validated
 
 
@@ -121,6 +122,13 @@ def take_last_look(plan: Any, *recipes: Recipe) -> tuple[Recipe, ...]:
     look, as they are."""
     looks = [*zip(*map(plan.find_looks, recipes), strict=False)] if plan else []
     return looks[-1] if looks else recipes
+
+
+def find_tested(tested: Tested) -> list[tuple[Recipe, ...]]:
+    """The two recipes of each pair, as they were tested."""
+    by_label, plan = {each.label: each for each in tested.recipes}, tested.question.plan
+    pairs = tested.recipe_pairs.pairs
+    return [take_last_look(plan, by_label[pair.a], by_label[pair.b]) for pair in pairs]
 
 
 def measure_difference(a: Recipe, b: Recipe, metric: str) -> Difference:
@@ -191,7 +199,7 @@ def compare_losses(
         if network.label in outcomes
     }
     pairs = []
-    twos, *_ = choose_pairs([*labels], lambda recipe: recipe.val_accuracy)
+    twos, *_ = choose_pairs([*labels])
     for a, b in twos:
         one, other = outcomes[labels[a]], outcomes[labels[b]]
         if np.array_equal(one.index, other.index):

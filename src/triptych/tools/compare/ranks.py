@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from triptych.tools.compare.content import Measure, Pair, Pairs, Question, Section, Tested
 from triptych.tools.compare.formats import MAX_WORDS, fixed, join_words
-from triptych.tools.compare.pairs import take_last_look
+from triptych.tools.compare.pairs import find_tested, take_last_look
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.ranks import (
@@ -71,16 +71,13 @@ class Ranks(Section):
 
 def build(tested: Tested) -> Ranks | None:
     """Of recipes; of trained networks where some recipe has too few seeds."""
-    question, by_label = tested.question, {each.label: each for each in tested.recipes}
+    question = tested.question
     recipes = [take_last_look(question.plan, each)[0] for each in tested.recipes]
     rankings = rank(recipes, tested.recipe_pairs, question, "recipe")
     if sum(len(each.ranks) for each in rankings) < len(recipes):
         firsts = [recipe.take(0) for recipe in tested.recipes]
         rankings += rank(firsts, tested.network_pairs, question, "trained network")
-    wins = []
-    for pair in tested.recipe_pairs.pairs:
-        looked = take_last_look(question.plan, by_label[pair.a], by_label[pair.b])
-        wins.append(estimate_chance(looked, question))
+    wins = [estimate_chance(two, question) for two in find_tested(tested)]
     if not rankings and not wins:
         return None
     sentences = [write_sentence(ranking, question.measure) for ranking in rankings]

@@ -82,8 +82,8 @@ class Recipe:
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """What its networks scored by one of `METRICS`, (seeds, N)."""
-        value, _ = METRICS[metric]
-        return np.stack([value(network.test) for network in self.networks]).astype(np.float64)
+        values = [METRICS[metric](network.test) for network in self.networks]
+        return np.stack(values).astype(np.float64)
 
     def trainings(self, metric: str = "accuracy") -> Trainings:
         """The same, summarized: by group where images have groups."""
@@ -101,12 +101,10 @@ class Recipe:
         num_images = self.first.num_groups or self.first.num_test
         return len(self.networks) >= MIN_SEEDS and num_images > 1
 
-    @property
-    def val_accuracy(self) -> float | None:
-        """Mean over seeds; None where it was not measured for each."""
-        values = [network.val_accuracy for network in self.networks]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+    def average(self, get: Callable[[TrainedNetwork], float | None]) -> float | None:
+        """Mean over seeds; None where it is not known of each."""
+        values = [value for network in self.networks if (value := get(network)) is not None]
+        return sum(values) / len(values) if len(values) == len(self.networks) else None
 
     @cached_property
     def accuracy(self) -> WithInterval:

@@ -129,7 +129,8 @@ class TrainedNetwork:
         return len(self.test.labels)
 
     @property
-    def val_accuracy(self) -> float | None:
+    def val_score(self) -> float | None:
+        """Its accuracy in validation; None where it was not measured."""
         return find_val_accuracy(self.metadata)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 from triptych.data.group_names import LEAK
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import ACCURACY, COSTS, MEASURES, Pair, Pairs, Question
+from triptych.tools.compare.content import ACCURACY, COSTS, Pair, Pairs, Question
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
 from triptych.tools.compare.runs import Problem, TrainedNetwork, find_other_code
@@ -75,14 +75,14 @@ def write_verdict(
     if len(recipes) == 1:
         sentences.append("One recipe: there is nothing to compare it with.")
     elif network_pairs.num_recipes < 2:
-        name = MEASURES[question.metric].name
         sentences.append(
-            f"No pair is tested: two recipes at least must have probabilities for {name}."
+            "No pair is tested: two recipes at least must have probabilities for "
+            f"{question.measure.name}."
         )
     elif not network_pairs.pairs:
         sentences.append("No two recipes can be compared: no pair is tested.")
     if network_pairs.pairs and question.margin is not None and question.plan is None:
-        margin = MEASURES[question.metric].write_margin(question.margin)
+        margin = question.measure.write_margin(question.margin)
         sentences.append(
             f"The margin of {margin} was given with this comparison, not declared before the runs "
             "by a plan: if any result was known by then, read it as a description."
@@ -180,10 +180,7 @@ def compare_costs(a: Recipe, b: Recipe) -> str:
 
 
 def _average_cost(recipe: Recipe, name: str) -> float | None:
-    """Over its networks, if it is known of each."""
-    values = [(each.metadata | each.costs).get(name) for each in recipe.networks]
-    known = [value for value in values if value]
-    return sum(known) / len(known) if len(known) == len(values) else None
+    return recipe.average(lambda network: (network.metadata | network.costs).get(name))
 
 
 def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:

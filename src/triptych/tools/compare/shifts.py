@@ -232,7 +232,7 @@ def average_versions(recipe: Recipe, right: NDArray[np.bool_]) -> Scored:
 def compare_pairs(scored: Sequence[Scored], measure: Measure) -> Sequence[Pair]:
     """The pairs that can be compared, and were on the test set."""
     by_label = {each.recipe.label: each for each in scored}
-    twos, *_ = pairs.choose_pairs([s.recipe for s in scored], lambda recipe: recipe.val_accuracy)
+    twos, *_ = pairs.choose_pairs([s.recipe for s in scored])
     both = [(by_label[a.label], by_label[b.label]) for a, b in twos]
     tests = pairs.adjust([estimate_difference(a, b) for a, b in both])
     rows = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from triptych.tools.compare.content import Measure, Pair, Section, Tested
 from triptych.tools.compare.formats import join_words, percent
-from triptych.tools.compare.pairs import has_metric, take_last_look
+from triptych.tools.compare.pairs import find_tested, has_metric, take_last_look
 from triptych.tools.statistics.components import (
     Components,
     Jackknife,
@@ -100,17 +100,14 @@ class Uncertainty(Section):
 
 def build(tested: Tested) -> Uncertainty | None:
     """Of recipes of three seeds or more, by the metric of the question; of a plan at its looks."""
-    question, by_label = tested.question, {each.label: each for each in tested.recipes}
-    metric, plan = question.metric, question.plan
-    recipes = [take_last_look(plan, each)[0] for each in tested.recipes]
+    question, metric = tested.question, tested.question.metric
+    recipes = [take_last_look(question.plan, each)[0] for each in tested.recipes]
     recipes = [each for each in recipes if each.has_enough_seeds and has_metric(each, metric)]
     if not recipes:
         return None
     sample = cache(lambda each: leave_out_seeds(each.values(metric), each.first.test.groups))
-    pairs = []
-    for pair in tested.recipe_pairs.pairs:
-        looked = take_last_look(plan, by_label[pair.a], by_label[pair.b])
-        pairs.append(split_pair(pair, *map(sample, looked)))
+    table = zip(tested.recipe_pairs.pairs, find_tested(tested), strict=True)
+    pairs = [split_pair(pair, *map(sample, two)) for pair, two in table]
     parts = [split_recipe(each.label, sample(each)) for each in recipes]
     undecided = [each for each in pairs if each.pair.verdict == "undecided"]
     shown = undecided if len(undecided) <= MAX_SENTENCES else []

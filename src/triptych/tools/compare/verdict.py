@@ -10,7 +10,7 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare.claims import Answer
-from triptych.tools.compare.content import MEASURES, BaseComparison, Question
+from triptych.tools.compare.content import BaseComparison, Question
 from triptych.tools.compare.pairs import has_metric
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import LEVEL
@@ -63,7 +63,7 @@ def write_question(question: Question) -> str:
         return str(sanitize(question.plan.plan.question))
     if question.margin is None:
         return f"Which of these differ in {question.metric}?"
-    margin = MEASURES[question.metric].write_margin(question.margin)
+    margin = question.measure.write_margin(question.margin)
     return f"Which of these differ in {question.metric}, and which are within {margin}?"
 
 
@@ -72,7 +72,7 @@ def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, 
     for network in recipe.networks:
         value = comparison.list_scores(network).get(metric)
         if metric in METRICS and has_metric(recipe, metric):
-            value = float(METRICS[metric][0](network.test).mean())
+            value = float(METRICS[metric](network.test).mean())
         yield {
             "name": network.label,
             "recipe": recipe.label,

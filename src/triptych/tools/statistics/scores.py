@@ -141,12 +141,10 @@ def image_f1(predictions: Predictions) -> NDArray[np.float64]:
     return np.asarray(f1.mean() - loss[labels] - loss[classes] + right)
 
 
-# What recipes can be compared by: a value an image, and whether more of it is better.
-METRICS: dict[str, tuple[Callable[[Predictions], NDArray[Any]], bool]] = {
-    "accuracy": (lambda predictions: predictions.correct, True),
-    "f1": (image_f1, True),
-    "nll": (image_nll, False),
-    "brier": (image_brier, False),
+# What recipes can be compared by: a value an image, (N,).
+METRICS: dict[str, Callable[[Predictions], NDArray[Any]]] = {
+    "accuracy": lambda predictions: predictions.correct,
+    **{"f1": image_f1, "nll": image_nll, "brier": image_brier},
 }
 
 
