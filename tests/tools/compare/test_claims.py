@@ -114,12 +114,12 @@ def test_recipes_and_networks_are_compared_by_their_names(comparison: Comparison
         f"{pair.a} seed 1 better resnet50 seed 5",
         f"{pair.b} not_inferior resnet50 seed 5",
     )
-    assert (better.tested.p, worse.tested.p) == (pytest.approx(pair.p), 1)
+    assert (better.p, worse.p) == (pytest.approx(pair.p), 1)
     assert better.tried.p == pytest.approx(min(4 * pair.p, 1))  # Holm: the smallest of four
     assert worse.difference.value == pair.difference.value == -better.difference.value
     assert (better.tried.holds, worse.tried.holds, network.tried.holds) == (True, False, False)
-    assert crossed.tested.claim.margin == 2  # the comparison's
-    assert (network.tested.kind, crossed.tested.kind) == ("networks", "recipes")
+    assert crossed.claim.margin == 2  # the comparison's
+    assert (network.kind, crossed.kind) == ("networks", "recipes")
 
 
 @pytest.mark.parametrize(

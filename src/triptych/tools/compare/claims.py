@@ -12,46 +12,25 @@ from typing import Any, Literal, NamedTuple
 from triptych.errors import UserError, closest_matches
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import SIGNIFICANT, Measure, Question
-from triptych.tools.compare.pairs import has_metric, measure_looks
+from triptych.tools.compare.pairs import Difference, adjust_in_margin, has_metric, measure_looks
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.settings import Claim
 from triptych.tools.compare.tries import Try, open_tries
 from triptych.tools.statistics import inference
-from triptych.tools.statistics.crossed import Estimate
-from triptych.tools.statistics.inference import MIN_SEEDS, PairedDifference, WithInterval
-
-Difference = PairedDifference | Estimate
-
-
-class Tested(NamedTuple):
-    claim: Claim
-    a: Recipe
-    b: Recipe
-    difference: Difference  # of A less B
-    p: float  # two-sided, of the nearest truth of which the claim would be wrong
-
-    @property
-    def kind(self) -> Literal["recipes", "networks"]:
-        """Networks where both are single ones."""
-        return "recipes" if is_of_recipes(self.a, self.b) else "networks"
+from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval
 
 
 class Answer(NamedTuple):
     """Whether a claim holds, and by which numbers; fractions, or the unit of a loss."""
 
-    tested: Tested
+    claim: Claim
+    kind: Literal["recipes", "networks"]  # networks where both are single ones
+    difference: WithInterval  # of A less B, at the level that is tested
+    level: float
+    p: float  # two-sided, of the nearest truth of which the claim would be wrong
     tried: Try  # its p is that of the log, or else adjusted by Holm over the claims of one command
     measure: Measure
     num_claims: int  # of that command
-
-    @property
-    def interval_level(self) -> float:
-        return 1 - self.tried.level / (1 if self.tried.number else self.num_claims)
-
-    @property
-    def difference(self) -> WithInterval:
-        found = self.tested.difference
-        return WithInterval(found.value, *found.interval(self.interval_level))
 
     def __str__(self) -> str:
         how = "one of unknown many tries: require_log=<file> counts them"
@@ -59,22 +38,21 @@ class Answer(NamedTuple):
             how = f"after Holm over {self.num_claims} claims; {how}"
         if self.tried.number:
             how = f"try {self.tried.number} of the log{', repeated' * self.tried.is_repeated}"
-        of = " (of these trained networks)" if self.tested.kind == "networks" else ""
+        of = " (of these trained networks)" if self.kind == "networks" else ""
         value = f"{self.measure.write(self.difference.value)} {self.measure.unit}".strip()
-        level = f"{100 * self.interval_level:.6g} % interval"
         p = f"p = {formats.p_value(self.tried.p)}".replace("= <", "<")
         return (
-            f"{'holds' if self.tried.holds else 'does not hold'}: {self.tested.claim}{of}: {value} "
-            f"({level} {self.measure.write_interval(self.difference)}; {p}, tested at "
-            f"{self.tried.level:.2g}; {how})"
+            f"{'holds' if self.tried.holds else 'does not hold'}: {self.claim}{of}: {value} "
+            f"({100 * self.level:.6g} % interval {self.measure.write_interval(self.difference)}; "
+            f"{p}, tested at {self.tried.level:.2g}; {how})"
         )
 
     def describe(self) -> dict[str, Any]:
         """For verdict.json."""
         value, low, high = self.difference
         return {
-            **{"claim": str(self.tested.claim), "kind": self.tested.kind, "difference": value},
-            **{"low": low, "high": high, "level": self.interval_level, "p": self.tested.p},
+            **{"claim": str(self.claim), "kind": self.kind, "difference": value},
+            **{"low": low, "high": high, "level": self.level, "p": self.p},
             "tested": self.tried._asdict(),
         }
 
@@ -96,17 +74,25 @@ def answer_claims(
         if claim.margin is None and claim.relation != "better" and question.margin:
             claim = claim._replace(margin=question.margin * measure.per_unit)
         a, b = find_pair(claim, recipes, question.metric)
-        difference = subtract(a, b)
-        p = find_p(claim.relation, (claim.margin or 0) / measure.per_unit, difference, measure.sign)
-        tested.append(Tested(claim, a, b, difference, p))
+        found, margin = subtract(a, b), (claim.margin or 0) / measure.per_unit
+        p = find_p(claim.relation, margin, found, measure.sign)
+        tested.append((claim, a, b, found, p))
     if log:
-        keys = [make_key(question.metric, each) for each in tested]
         with open_tries(log) as tries:
-            tried = [tries.test(str(t.claim), k, t.p) for t, k in zip(tested, keys, strict=True)]
+            tried = [
+                tries.test(str(claim), make_key(question.metric, claim, a, b), p)
+                for claim, a, b, _, p in tested
+            ]
     else:
-        adjusted = inference.holm([each.p for each in tested]).tolist()
+        adjusted = inference.holm([p for *_, p in tested]).tolist()
         tried = [Try(p, SIGNIFICANT, p < SIGNIFICANT) for p in adjusted]
-    return [Answer(*each, measure, len(claims)) for each in zip(tested, tried, strict=True)]
+    answers = []
+    for (claim, a, b, found, p), each in zip(tested, tried, strict=True):
+        level = 1 - each.level / (1 if log else len(claims))
+        difference = WithInterval(found.value, *found.interval(level))
+        kind: Literal["recipes", "networks"] = "recipes" if is_of_recipes(a, b) else "networks"
+        answers.append(Answer(claim, kind, difference, level, p, each, measure, len(claims)))
+    return answers
 
 
 def subtract_values(a: Recipe, b: Recipe, question: Question) -> Difference:
@@ -125,16 +111,13 @@ def find_p(relation: str, margin: float, difference: Difference, sign: int) -> f
     """Two-sided; the exact test where A is claimed to be better by any amount."""
     if relation == "better" and not margin:
         return difference.p_value if sign * difference.value > 0 else 1.0
-    least = margin if relation == "better" else -margin  # by how much A is better, if it is true
-    p = difference.p(sign * least) if sign * difference.centre > least else 1.0
-    if relation == "equivalent":
-        return max(p, difference.p(sign * margin) if sign * difference.centre < margin else 1.0)
-    return p
+    margin = -margin if relation == "better" else margin
+    [(a, b)] = adjust_in_margin([difference], margin, sign)
+    return max(a, b) if relation == "equivalent" else a
 
 
-def make_key(metric: str, tested: Tested) -> dict[str, Any]:
+def make_key(metric: str, claim: Claim, a: Recipe, b: Recipe) -> dict[str, Any]:
     """What makes it the same as an earlier try, whatever its networks are called now."""
-    claim, a, b, *_ = tested
     test = a.first.test
     images = hashlib.sha256(test.index.tobytes() + test.labels.tobytes()).hexdigest()
     digests = {name: [n.digest for n in each.networks] for name, each in (("a", a), ("b", b))}
