@@ -12,6 +12,7 @@ from triptych.tools.compare.ranks import Ranks
 from triptych.tools.compare.uncertainty import Uncertainty, warn_of_unstable
 from triptych.tools.compare.verdict import SECTIONS
 from triptych.tools.report.page import render_markdown, render_page
+from triptych.tools.statistics.inference import WithInterval
 
 Compare = Callable[[Path], Comparison]
 MODELS = {"alexnet": 2.0, "googlenet": 2.1, "resnet50": 2.0, "vgg11": 6.0}
@@ -39,15 +40,17 @@ def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: 
     assert len(section.recipes) == 4
     assert len(section.pairs) == 6
     for parts in (*section.recipes, *section.pairs):
-        assert sum(share.value for share in parts.shares.values()) == pytest.approx(1)
-        assert all(share.low <= share.value <= share.high for share in parts.shares.values())
+        shares = (parts.images, parts.seeds, parts.flips)
+        assert sum(share.value for share in shares) == pytest.approx(1)
+        assert all(share.low <= share.value <= share.high for share in shares)
     for pair in section.pairs:
         now, one_more, _, any_seeds, _, three, *_ = pair.designs.values()
         assert now.num_seeds == (3, 3)
         assert now == three
         assert any_seeds.half_width < one_more.half_width < now.half_width
         assert all(each.half_width <= each.at_skill_limit for each in pair.designs.values())
-    undecided = [each for each in section.pairs if each.pair.verdict == "undecided"]
+    table = zip(section.pairs, four.recipe_pairs.pairs, strict=True)
+    undecided = [parts for parts, pair in table if pair.verdict == "undecided"]
     for pair, sentence in zip(undecided, section.sentences[:3], strict=True):
         width = MEASURES["accuracy"].write_width(pair.designs["5 seeds"].half_width)
         assert f"with 5 seeds expect ±{width} points" in sentence
@@ -57,9 +60,7 @@ def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: 
 def test_few_seeds_of_unstable_trainings_and_many_pairs_are_warned_of(four: Comparison) -> None:
     section = four.sections["uncertainty"]
     assert isinstance(section, Uncertainty)
-    [recipe, *_] = section.recipes
-    components = recipe.components._replace(skill=recipe.components.skill._replace(value=1e-4))
-    unstable = [recipe._replace(components=components)]
+    unstable = [section.recipes[0]._replace(skill_sd=WithInterval(0.01))]
     accuracy = MEASURES["accuracy"]
     assert warn_of_unstable(unstable, 6, accuracy)
     assert not warn_of_unstable(unstable, 3, accuracy)
@@ -71,9 +72,9 @@ def test_ranks_agree_with_the_significant_pairs(four: Comparison) -> None:
     section = four.sections["ranks"]
     assert isinstance(section, Ranks)
     [ranking] = section.rankings
-    assert ranking.kind == "recipe"
+    assert ranking.of == "recipes"
     assert ranking.may_be_best == ["vgg11"]
-    assert {each.interval for each in ranking.ranks[1:]} == {(2, 4)}
+    assert {(each.best, each.worst) for each in ranking.ranks[1:]} == {(2, 4)}
     assert sum(each.p_best for each in ranking.ranks) == pytest.approx(1)
     assert len(section.wins) == 6
     assert any("vgg11 is the best" in sentence for sentence in four.verdict)
@@ -87,7 +88,7 @@ def test_trained_networks_are_ranked_where_recipes_have_too_few_seeds(
     comparison = compare_below(tmp_path)
     section = comparison.sections["ranks"]
     assert isinstance(section, Ranks)
-    assert [each.kind for each in section.rankings] == ["trained network"]
+    assert [each.of for each in section.rankings] == ["trained networks"]
     assert not section.wins
     assert "\n\n\n" not in render_markdown(comparison)
 

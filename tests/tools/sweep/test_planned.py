@@ -260,7 +260,9 @@ def test_departures_from_a_plan_are_said_on_the_page(
     assert parts is not None
     assert {each.num_seeds for each in parts.recipes} == {3}, "those of the look"
     share = sweep.plan.weights[0]
-    assert [each.pair.level for each in parts.pairs] == pytest.approx([1 - 0.05 / 3 * share] * 3)
+    assert [pair.level for pair in tested.recipe_pairs.pairs] == pytest.approx(
+        [1 - 0.05 / 3 * share] * 3
+    )
     made = sweep.plan
     edited = made.__class__(**{**vars(made), "margin": 5, "noted": {"test_hash": "other"}})
     write_plan(edited, Path("edited.yaml"))

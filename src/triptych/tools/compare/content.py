@@ -262,6 +262,15 @@ class Section:
         raise NotImplementedError
 
 
+def describe(value: Any) -> Any:
+    """Named tuples as mappings, for verdict.json."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: describe(each) for name, each in value.items()}
+    return [*map(describe, value)] if isinstance(value, list | tuple) else value
+
+
 class Tested(NamedTuple):
     """Recipes and pairs after their tests: what a section is made of.
 

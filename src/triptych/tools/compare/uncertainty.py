@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from triptych.tools.compare.content import Measure, Pair, Section, Tested
+from triptych.tools.compare.content import Measure, Pair, Section, Tested, describe
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.pairs import find_tested, has_metric, take_last_look
 from triptych.tools.statistics.components import (
@@ -28,14 +28,10 @@ STEPS = {
     **{"as now": (0, 1), "a seed more each": (1, 1), "twice the images": (0, 2)},
     **{"any number of seeds": (math.inf, 1), "any number of images": (0, math.inf)},
 }
-PARTS = ("images", "seeds", "flips")
 SEEDS, TIMES = (3, 5, 10, 20), (1, 4)  # the same by numbers of seeds
 MAX_SENTENCES = 3  # in the verdict
 # Of trainings as unstable as this, the error over many pairs of few seeds was seen to exceed 5 %.
 UNSTABLE, FEW_SEEDS, MANY_PAIRS = 0.003, 5, 3
-
-
-Shares = dict[str, WithInterval]  # of a variance: images, seeds, flips
 
 
 class Design(NamedTuple):
@@ -48,19 +44,21 @@ class Design(NamedTuple):
 
 
 class RecipeParts(NamedTuple):
-    label: str
+    recipe: str
     num_seeds: int
-    components: Components
-    shares: Shares
-
-    @property
-    def skill_sd(self) -> WithInterval:
-        return WithInterval(*map(math.sqrt, self.components.skill))
+    images: WithInterval  # share of the variance
+    seeds: WithInterval
+    flips: WithInterval
+    skill_sd: WithInterval
+    p_flips_alone: float
 
 
 class PairParts(NamedTuple):
-    pair: Pair
-    shares: Shares
+    a: str
+    b: str
+    images: WithInterval
+    seeds: WithInterval
+    flips: WithInterval
     designs: dict[str, Design]  # those of `STEPS`, then those of `SEEDS`
 
 
@@ -78,24 +76,7 @@ class Uncertainty(Section):
         return [name for name in self.pairs[0].designs if name not in STEPS]
 
     def describe(self) -> dict[str, Any]:
-        recipes = [
-            {
-                **{"recipe": each.label, "num_seeds": each.num_seeds},
-                **{name: share._asdict() for name, share in each.shares.items()},
-                "skill_sd": each.skill_sd._asdict(),
-                "p_flips_alone": each.components.p_flips_alone,
-            }
-            for each in self.recipes
-        ]
-        pairs = [
-            {
-                **{"a": each.pair.a, "b": each.pair.b},
-                **{name: share._asdict() for name, share in each.shares.items()},
-                "designs": {name: design._asdict() for name, design in each.designs.items()},
-            }
-            for each in self.pairs
-        ]
-        return {"of": self.unit, "recipes": recipes, "pairs": pairs}
+        return {"of": self.unit, "recipes": describe(self.recipes), "pairs": describe(self.pairs)}
 
 
 def build(tested: Tested) -> Uncertainty | None:
@@ -106,10 +87,13 @@ def build(tested: Tested) -> Uncertainty | None:
     if not recipes:
         return None
     sample = cache(lambda each: leave_out_seeds(each.values(metric), each.first.test.groups))
-    table = zip(tested.recipe_pairs.pairs, find_tested(tested), strict=True)
-    pairs = [split_pair(pair, *map(sample, two)) for pair, two in table]
     parts = [split_recipe(each.label, sample(each)) for each in recipes]
-    undecided = [each for each in pairs if each.pair.verdict == "undecided"]
+    table = tested.recipe_pairs.pairs
+    pairs = [
+        split_pair(pair, *map(sample, two))
+        for pair, two in zip(table, find_tested(tested), strict=True)
+    ]
+    undecided = [n for n, pair in enumerate(table) if pair.verdict == "undecided"]
     shown = undecided if len(undecided) <= MAX_SENTENCES else []
     return Uncertainty(
         measure=question.measure,
@@ -117,16 +101,17 @@ def build(tested: Tested) -> Uncertainty | None:
         recipes=parts,
         pairs=pairs,
         sentences=(
-            *(write_sentence(each) for each in shown),
+            *(write_sentence(table[n], pairs[n]) for n in shown),
             *warn_of_unstable(parts, len(pairs), question.measure),
         ),
     )
 
 
 def split_recipe(label: str, sample: Jackknife) -> RecipeParts:
-    components, num_seeds = split_variance(sample), sample.trainings.num_seeds
-    shares = share_parts(components.image, [(components, num_seeds)], sample.trainings.num_images)
-    return RecipeParts(label, num_seeds, components, shares)
+    parts, n = split_variance(sample), sample.trainings.num_seeds
+    shares = share_parts(parts.image, [(parts, n)], sample.trainings.num_images)
+    skill_sd = WithInterval(*map(math.sqrt, parts.skill))
+    return RecipeParts(label, n, *shares, skill_sd, parts.p_flips_alone)
 
 
 def split_pair(pair: Pair, a: Jackknife, b: Jackknife) -> PairParts:
@@ -142,7 +127,7 @@ def split_pair(pair: Pair, a: Jackknife, b: Jackknife) -> PairParts:
         expected = (expect_estimate(each, *bought) for each in (scatter, at_limit))
         designs[name] = Design(*bought, *(each.interval(pair.level).high for each in expected))
     shares = share_parts(image, [*zip(both, pair.num_seeds, strict=True)], num_images)
-    return PairParts(pair, shares, designs)
+    return PairParts(pair.a, pair.b, *shares, designs)
 
 
 def list_designs(num_seeds: tuple[int, int]) -> dict[str, tuple[tuple[float, float], float]]:
@@ -157,33 +142,33 @@ def list_designs(num_seeds: tuple[int, int]) -> dict[str, tuple[tuple[float, flo
 
 def share_parts(
     image: WithInterval, repeated: Sequence[tuple[Components, int]], num_images: int
-) -> Shares:
-    """Of the variance of a mean over seeds and images, or of a difference of two; the limits of a
-    share are those with that part alone at the ends of its interval."""
+) -> tuple[WithInterval, WithInterval, WithInterval]:
+    """What images, seeds and flips are of the variance of a mean, or of a difference of two; the
+    limits of a share are those with that part alone at the ends of its interval."""
     seeds = sum(np.array(each.skill) / n for each, n in repeated)
     flips = sum(np.array(each.flips) / n for each, n in repeated) / num_images
     parts = np.array([np.array(image) / num_images, seeds, flips])  # value, low, high of each
     value = parts[:, :1]
     total = parts + value.sum() - value
-    shares = np.divide(parts, total, out=np.zeros_like(parts), where=total > 0).tolist()
-    return {name: WithInterval(*each) for name, each in zip(PARTS, shares, strict=True)}
+    shares = np.divide(parts, total, out=np.zeros_like(parts), where=total > 0)
+    of_images, of_seeds, of_flips = (WithInterval(*each) for each in shares.tolist())
+    return of_images, of_seeds, of_flips
 
 
-def write_sentence(parts: PairParts) -> str:
+def write_sentence(pair: Pair, parts: PairParts) -> str:
     """What would narrow the interval of a pair that is not decided."""
-    pair, measure = parts.pair, parts.pair.measure
-    by_size = sorted(parts.shares, key=lambda name: -parts.shares[name].value)
-    first, *others = (f"{percent(parts.shares[name].value, 0)} %" for name in by_size)
-    rest = [f"{share} from {name}" for share, name in zip(others, by_size[1:], strict=True)]
+    shares = {"images": parts.images, "seeds": parts.seeds, "flips": parts.flips}
+    first, *others = sorted(shares, key=lambda name: -shares[name].value)
+    rest = [f"{percent(shares[name].value, 0)} % from {name}" for name in others]
     more = next((f"{n} seeds" for n in SEEDS if n > max(pair.num_seeds)), "twice the images")
     width, now, least = (
-        f"±{measure.write_width(parts.designs[name].half_width)}"
+        f"±{pair.measure.write_width(parts.designs[name].half_width)}"
         for name in (more, "as now", "any number of seeds")
     )
     return (
-        f"{first} of the uncertainty of {pair.a} − {pair.b} comes from {by_size[0]}, "
-        f"{join_words(rest)}: with {more} expect {width} {measure.unit} instead of {now}; more "
-        f"seeds alone never give less than {least}."
+        f"{percent(shares[first].value, 0)} % of the uncertainty of {pair.a} − {pair.b} comes from "
+        f"{first}, {join_words(rest)}: with {more} expect {width} {pair.measure.unit} instead of "
+        f"{now}; more seeds alone never give less than {least}."
     )
 
 
@@ -196,6 +181,6 @@ def warn_of_unstable(recipes: Sequence[RecipeParts], num_pairs: int, measure: Me
         return []
     return [
         f"With {min(each.num_seeds for each in unstable)} seeds and trainings as unstable as those "
-        f"of {join_words([each.label for each in unstable], 3)}, the chance of a wrong claim among "
-        f"all {num_pairs} pairs may reach 10 %; with {FEW_SEEDS} seeds it stays near 5 %."
+        f"of {join_words([each.recipe for each in unstable], 3)}, the chance of a wrong claim "
+        f"among all {num_pairs} pairs may reach 10 %; with {FEW_SEEDS} seeds it stays near 5 %."
     ]
