@@ -37,11 +37,11 @@ def get_section(comparison: Comparison) -> ScoresSection:
 
 
 def get_values(comparison: Comparison, metric: str) -> dict[str, tuple[float, float, float]]:
-    return next(dict(v) for s, v in get_section(comparison).columns if s.metric == metric)
+    return dict(get_section(comparison).values[metric])
 
 
 def get_pair(comparison: Comparison, metric: str) -> ScorePair:
-    [pair] = [pair for pair in get_section(comparison).pairs if pair.score.metric == metric]
+    [pair] = [pair for pair in get_section(comparison).pairs if pair.metric == metric]
     return pair
 
 
@@ -94,7 +94,7 @@ def test_a_pair_differs_just_where_its_interval_excludes_zero(comparison: Compar
         low, high = pair.difference[1:]
         assert (pair.p_adjusted < 0.05) == (low > 0 or high < 0)
         assert pair.better == "googlenet"  # by a higher F1, and by lower losses
-    assert [pair.score.metric for pair in get_section(comparison).pairs].count("accuracy") == 0
+    assert [pair.metric for pair in get_section(comparison).pairs].count("accuracy") == 0
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_without_validation_or_probabilities_a_score_is_left_out(
         path.write_bytes(b"")
     comparison = compare_below(sharpened)
     assert {*get_values(comparison, SCALED)} == {"googlenet"}
-    assert [pair.score.metric for pair in get_section(comparison).pairs] == ["f1", "nll", "brier"]
+    assert [pair.metric for pair in get_section(comparison).pairs] == ["f1", "nll", "brier"]
     assert sum("val.npz" in problem.what for problem in comparison.problems) == 1
     assert "| – |" in render_markdown(comparison)
 

@@ -96,6 +96,11 @@ class Measure(NamedTuple):
         """By which a margin is typed larger than it is."""
         return 100 if self.unit == "points" else 1
 
+    @property
+    def column(self) -> str:
+        """The head of a column of scores: accuracy, %."""
+        return f"{self.name}, %" if self.unit == "points" else self.name
+
     def write_score(self, value: float) -> str:
         """A share in percent, without its sign; a loss as it is."""
         return formats.percent(value) if self.unit == "points" else formats.fixed(value, 4)

@@ -13,11 +13,11 @@ import numpy as np
 
 from triptych.tools.compare.content import MEASURES, SIGNIFICANT, Measure, Pair, Section, Tested
 from triptych.tools.compare.formats import join_words, pluralize
-from triptych.tools.compare.pairs import adjust, estimate_difference, has_metric
+from triptych.tools.compare.pairs import BOUNDS, adjust, estimate_difference, has_metric
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, read_optional, read_val_predictions
 from triptych.tools.statistics.calibration import best_temperature, scale
-from triptych.tools.statistics.crossed import crossed_mean
+from triptych.tools.statistics.crossed import UNBOUNDED, crossed_mean
 from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.scores import image_nll
 
@@ -27,26 +27,18 @@ MAX_PAIRS = 10  # on the page: of more, those that differ are counted
 MAX_SENTENCES = 3
 
 
-class Score(NamedTuple):
-    metric: str  # in verdict.json
-    name: str
-    measure: Measure
-    most: float = math.inf
-
-
-SCORES = (
-    Score("accuracy", "accuracy, %", MEASURES["accuracy"], 1.0),
-    Score("f1", "macro F1, %", MEASURES["f1"], 1.0),
-    Score("nll", "NLL as trained", MEASURES["nll"]),
-    Score(SCALED, "NLL after the temperature", MEASURES["nll"]),
-    Score("brier", "Brier score", MEASURES["brier"], 2.0),
-)
+SCORES = {
+    **{metric: MEASURES[metric] for metric in ("accuracy", "f1")},
+    "nll": MEASURES["nll"]._replace(name="NLL as trained"),
+    SCALED: MEASURES["nll"]._replace(name="NLL after the temperature"),
+    "brier": MEASURES["brier"],
+}
 
 
 class ScorePair(NamedTuple):
     """A score of recipe A less that of B; interval and Holm over the pairs of that score."""
 
-    score: Score
+    metric: str  # of SCORES
     a: str
     b: str
     difference: WithInterval
@@ -55,18 +47,26 @@ class ScorePair(NamedTuple):
     is_carried_by_few: bool  # of a loss, whose scatter over images a few make
 
     @property
+    def measure(self) -> Measure:
+        return SCORES[self.metric]
+
+    @property
     def better(self) -> str | None:
         """Of the two, where they differ significantly."""
-        gain = self.score.measure.sign * self.difference.value
+        gain = self.measure.sign * self.difference.value
         return (self.a if gain > 0 else self.b) if gain and self.p_adjusted < SIGNIFICANT else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresSection(Section):
     heading: ClassVar[str] = "Other scores"
-    columns: Sequence[tuple[Score, Mapping[str, WithInterval]]]  # values by the recipe's label
+    values: Mapping[str, Mapping[str, WithInterval]]  # by metric and the recipe's label
     pairs: Sequence[ScorePair]
     is_planned: bool  # by a plan, whose looks adjust its own metric alone
+
+    @property
+    def columns(self) -> Sequence[tuple[Measure, Mapping[str, WithInterval]]]:
+        return [(SCORES[metric], by_recipe) for metric, by_recipe in self.values.items()]
 
     @property
     def visible(self) -> Sequence[ScorePair]:
@@ -77,12 +77,11 @@ class ScoresSection(Section):
     def summary(self) -> str:
         """How many pairs differ by each score, and of which of those shown a few images decide."""
         parts = []
-        for score in dict.fromkeys(pair.score for pair in self.pairs):
-            same = [pair for pair in self.pairs if pair.score == score]
+        for metric in dict.fromkeys(pair.metric for pair in self.pairs):
+            same = [pair for pair in self.pairs if pair.metric == metric]
             num = sum(pair.better is not None for pair in same)
-            name = score.name.removesuffix(", %")
-            parts.append(f"{num} of {pluralize(len(same), 'pair')} by {name}")
-        few = [f"{p.a} and {p.b} by {p.score.name}" for p in self.visible if p.is_carried_by_few]
+            parts.append(f"{num} of {pluralize(len(same), 'pair')} by {SCORES[metric].name}")
+        few = [f"{p.a} and {p.b} by {p.measure.name}" for p in self.visible if p.is_carried_by_few]
         carried = f" A few images carry the difference of {join_words(few, 5)}: 1 % of them make "
         carried = f"{carried}more than half of its scatter." if few else ""
         where = "" if self.visible else " verdict.json has each pair."
@@ -91,15 +90,15 @@ class ScoresSection(Section):
 
     def describe(self) -> dict[str, Any]:
         values = [
-            {"metric": score.metric, "recipe": label, **value._asdict()}
-            for score, by_recipe in self.columns
+            {"metric": metric, "recipe": label, **value._asdict()}
+            for metric, by_recipe in self.values.items()
             for label, value in by_recipe.items()
         ]
-        pairs: list[dict[str, Any]] = []
+        pairs = []
         for pair in self.pairs:
-            numbers = zip(("difference", "low", "high"), pair.difference, strict=True)
-            own = pair._asdict() | dict(numbers) | {"better": pair.better}
-            pairs.append({"metric": own.pop("score").metric} | own)
+            value, low, high = pair.difference
+            difference = {"difference": value, "low": low, "high": high, "better": pair.better}
+            pairs.append(pair._asdict() | difference)
         return {"values": values, "pairs": pairs}
 
 
@@ -110,21 +109,20 @@ def build(tested: Tested) -> ScoresSection | None:
     recipes = [recipe for recipe in tested.recipes if recipe.label in labels]
     if not recipes:
         return None
-    columns, pairs = [], []
-    for score in SCORES:
-        metric = score.metric
+    values, pairs = {}, []
+    for metric in SCORES:
         known = {r.label: r for r in recipes if has_score(r, metric, tested.problems)}
-        bounds = Interval(0, score.most)
+        bounds = Interval(0, BOUNDS.get(metric, UNBOUNDED).high)
         means = {k: crossed_mean(r.trainings(metric), bounds) for k, r in known.items()}
-        values = {label: WithInterval(m.value, *m.interval()) for label, m in means.items()}
-        columns += [(score, values)] if values else []
+        if means:
+            values[metric] = {k: WithInterval(m.value, *m.interval()) for k, m in means.items()}
         if metric != tested.question.metric:  # of which the pairs themselves are
             twos = [(known[p.a], known[p.b]) for p in table if {p.a, p.b} <= known.keys()]
-            pairs += compare_scores(score, twos)
+            pairs += compare_scores(metric, twos)
     sentences = [*write_contradictions(table, pairs)][:MAX_SENTENCES]
     is_planned = tested.question.plan is not None
     return ScoresSection(
-        columns=columns, pairs=pairs, is_planned=is_planned, sentences=tuple(sentences)
+        values=values, pairs=pairs, is_planned=is_planned, sentences=tuple(sentences)
     )
 
 
@@ -142,15 +140,15 @@ def has_score(recipe: Recipe, metric: str, problems: list[Problem]) -> bool:
     return True
 
 
-def compare_scores(score: Score, twos: Sequence[tuple[Recipe, Recipe]]) -> list[ScorePair]:
-    tested = adjust([estimate_difference(a, b, score.metric) for a, b in twos])
-    is_loss = score.measure.sign < 0
+def compare_scores(metric: str, twos: Sequence[tuple[Recipe, Recipe]]) -> list[ScorePair]:
+    tested = adjust([estimate_difference(a, b, metric) for a, b in twos])
+    is_loss = SCORES[metric].sign < 0
     return [
         ScorePair(
-            *(score, a.label, b.label, *numbers[:3]),
-            is_carried_by_few=is_loss and is_carried_by_few(a, b, score.metric),
+            *(metric, a.label, b.label, found.difference, found.p, found.p_holm),
+            is_carried_by_few=is_loss and is_carried_by_few(a, b, metric),
         )
-        for (a, b), numbers in zip(twos, tested, strict=True)
+        for (a, b), found in zip(twos, tested, strict=True)
     ]
 
 
@@ -167,9 +165,10 @@ def write_contradictions(pairs: Sequence[Pair], scores: Sequence[ScorePair]) -> 
     for each in scores:
         better = {"a_better": each.a, "b_better": each.b}.get(verdicts[each.a, each.b])
         if better and each.better not in (better, None):
-            name, values = each.score.name.removesuffix(", %"), each.score.measure
+            measure = each.measure
+            difference = f"{measure.write(each.difference.value)} {measure.unit}".strip()
             yield (
-                f"By {name} it is the other way round, {each.better} is better than {better}: "
-                f"{each.a} − {each.b} is {values.write(each.difference.value)} "
-                f"(95 % CI {values.write_interval(each.difference)})."
+                f"By {measure.name} it is the other way round, {each.better} is better than "
+                f"{better}: {each.a} − {each.b} is {difference} "
+                f"(95 % CI {measure.write_interval(each.difference)})."
             )
