@@ -22,8 +22,7 @@ from triptych.tools.compare.command import compare
 from triptych.tools.compare.content import MEASURES, Comparison, Question
 from triptych.tools.compare.settings import Claim, parse_claim, parse_claims
 from triptych.tools.compare.tries import level_of_try, open_tries
-from triptych.tools.statistics.crossed import Estimate
-from triptych.tools.statistics.inference import PairedDifference
+from triptych.tools.statistics.crossed import Estimate, subtract_counts
 
 CLAIM = "googlenet better alexnet"
 ESTIMATES = st.builds(
@@ -88,7 +87,7 @@ def test_a_claim_holds_just_where_the_interval_lies_beyond_its_margin(
 
 
 def test_networks_are_tested_by_mcnemar_at_zero_and_by_their_interval_elsewhere() -> None:
-    found = PairedDifference(30, 12, 500)
+    found = subtract_counts(30, 12, 500)
     exact = stats.binomtest(12, 42).pvalue
     assert find_p("better", 0, found, 1) == pytest.approx(exact)
     assert find_p("better", 0, found, -1) == 1

@@ -10,14 +10,18 @@ from triptych.runs.predictions import MultilabelPredictions, Predictions
 from triptych.tools.evaluate.degradation import Outcomes, accuracy_by_variant, degradations
 from triptych.tools.statistics.average_precision import bootstrap_ap
 from triptych.tools.statistics.calibration import reliability
-from triptych.tools.statistics.crossed import crossed_difference, summarize_trainings
+from triptych.tools.statistics.crossed import (
+    PairedDifference,
+    crossed_difference,
+    summarize_trainings,
+)
 from triptych.tools.statistics.groups import (
     count_groups,
     network_difference,
     resample_images,
     share_interval,
 )
-from triptych.tools.statistics.inference import PairedDifference, resample_counts, wilson
+from triptych.tools.statistics.inference import resample_counts, wilson
 
 GROUPS = np.arange(2000) // 10  # 200 of 10
 

@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from triptych.tools.statistics.crossed import paired_difference, subtract_counts
 from triptych.tools.statistics.inference import (
-    PairedDifference,
     bonferroni_level,
     holm,
-    paired_difference,
     wilson,
 )
 
@@ -30,7 +29,7 @@ def test_a_pair_counts_the_images_that_only_one_gets_right() -> None:
     a = np.array([True, True, True, False, False, True])
     b = np.array([True, False, False, True, False, True])
     pair, reversed_pair = paired_difference(a, b), paired_difference(b, a)
-    assert pair == PairedDifference(only_a=2, only_b=1, num_images=6)
+    assert pair == subtract_counts(only_a=2, only_b=1, num_images=6)
     assert pair.value == -reversed_pair.value == pytest.approx(a.mean() - b.mean())
     assert pair.p_value == reversed_pair.p_value
 
@@ -39,7 +38,7 @@ def test_a_pair_counts_the_images_that_only_one_gets_right() -> None:
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_exact_binomial_test_of_the_images_they_disagree_on(a: int, b: int) -> None:
     expected = binomtest(a, a + b).pvalue if a + b else 1
-    assert PairedDifference(a, b, 1000).p_value == pytest.approx(expected)
+    assert subtract_counts(a, b, 1000).p_value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_images", [1_000, 10_000])
@@ -51,7 +50,7 @@ def test_a_paired_95_percent_interval_holds_the_difference_in_93_to_97_percent(
 ) -> None:
     shares = [only_a, only_b, 1 - only_a - only_b]
     samples = np.random.default_rng(0).multinomial(num_images, shares, size=5000)
-    intervals = [PairedDifference(int(a), int(b), num_images).interval() for a, b, _ in samples]
+    intervals = [subtract_counts(int(a), int(b), num_images).interval() for a, b, _ in samples]
     assert 0.93 <= np.mean([low <= only_a - only_b <= high for low, high in intervals]) <= 0.97
 
 
@@ -60,13 +59,13 @@ def test_a_paired_95_percent_interval_holds_the_difference_in_93_to_97_percent(
 def test_a_paired_interval_widens_with_its_level_and_stays_a_difference(
     only_a: int, only_b: int, both_or_none: int
 ) -> None:
-    pair = PairedDifference(only_a, only_b, only_a + only_b + both_or_none + 1)
+    pair = subtract_counts(only_a, only_b, only_a + only_b + both_or_none + 1)
     narrow, wide = pair.interval(0.9), pair.interval(0.9999)
     assert -1 <= wide.low <= narrow.low < narrow.high <= wide.high <= 1
 
 
 def test_networks_that_agree_on_every_image_have_an_interval_around_zero() -> None:
-    pair = PairedDifference(0, 0, 1000)
+    pair = subtract_counts(0, 0, 1000)
     assert (pair.value, pair.p_value) == (0, 1)
     assert pair.interval() == pytest.approx((-0.0028, 0.0028), abs=1e-4)
 

@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 from triptych.errors import UserError, closest_matches
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import SIGNIFICANT, Measure, Question
-from triptych.tools.compare.pairs import Difference, adjust_in_margin, has_metric, measure_looks
+from triptych.tools.compare.pairs import adjust_in_margin, has_metric, measure_looks
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.settings import Claim
 from triptych.tools.compare.tries import Try, open_tries
 from triptych.tools.statistics import inference
+from triptych.tools.statistics.crossed import Estimate
 from triptych.tools.statistics.inference import MIN_SEEDS, WithInterval
 
 
@@ -62,7 +63,7 @@ def answer_claims(
     recipes: Sequence[Recipe],
     question: Question,
     measure: Measure,
-    subtract: Callable[[Recipe, Recipe], Difference],
+    subtract: Callable[[Recipe, Recipe], Estimate],
     log: Path | None = None,
 ) -> list[Answer]:
     """Test claims, those without a margin by that of the question.
@@ -95,7 +96,7 @@ def answer_claims(
     return answers
 
 
-def subtract_values(a: Recipe, b: Recipe, question: Question) -> Difference:
+def subtract_values(a: Recipe, b: Recipe, question: Question) -> Estimate:
     """By the metric that is asked for: of recipes of a plan at its looks."""
     plan = question.plan if is_of_recipes(a, b) else None
     *_, difference = measure_looks(a, b, question.metric, plan)
@@ -107,7 +108,7 @@ def is_of_recipes(a: Recipe, b: Recipe) -> bool:
     return len(a.networks) > 1 or len(b.networks) > 1
 
 
-def find_p(relation: str, margin: float, difference: Difference, sign: int) -> float:
+def find_p(relation: str, margin: float, difference: Estimate, sign: int) -> float:
     """Two-sided; the exact test where A is claimed to be better by any amount."""
     if relation == "better" and not margin:
         return difference.p_value if sign * difference.value > 0 else 1.0

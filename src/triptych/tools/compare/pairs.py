@@ -14,20 +14,19 @@ from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.compare.sentences import add_sentences, compare_costs
 from triptych.tools.evaluate.degradation import degradation_differences
 from triptych.tools.statistics import inference
-from triptych.tools.statistics.crossed import UNBOUNDED, Estimate, crossed_difference
-from triptych.tools.statistics.groups import difference_over_groups
-from triptych.tools.statistics.inference import (
-    Interval,
+from triptych.tools.statistics.crossed import (
+    UNBOUNDED,
+    Estimate,
     PairedDifference,
-    WithInterval,
+    crossed_difference,
     paired_difference,
 )
+from triptych.tools.statistics.groups import difference_over_groups
+from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.planning import LookedEstimate, join_looks
 
 MAX_ALL_PAIRS = 20  # networks or recipes; of more, each is compared with one only
 BOUNDS = {"accuracy": Interval(-1, 1), "f1": Interval(-1, 1), "brier": Interval(-2, 2)}
-
-Difference = PairedDifference | Estimate
 
 
 class Adjusted(NamedTuple):
@@ -105,9 +104,7 @@ def choose_pairs(
     return twos, limit, is_validated
 
 
-def measure_looks(
-    a: Recipe, b: Recipe, metric: str, plan: Any
-) -> tuple[Recipe, Recipe, Difference]:
+def measure_looks(a: Recipe, b: Recipe, metric: str, plan: Any) -> tuple[Recipe, Recipe, Estimate]:
     """The difference, and of which networks: of recipes of a plan at the last look of both."""
     if plan is None or not (plan.has(a) and plan.has(b)):
         return a, b, measure_difference(a, b, metric)
@@ -131,7 +128,7 @@ def find_tested(tested: Tested) -> list[tuple[Recipe, ...]]:
     return [take_last_look(plan, by_label[pair.a], by_label[pair.b]) for pair in pairs]
 
 
-def measure_difference(a: Recipe, b: Recipe, metric: str) -> Difference:
+def measure_difference(a: Recipe, b: Recipe, metric: str) -> Estimate:
     """Of two networks' accuracies on images that do not belong together, by their counts."""
     ones = len(a.networks) == len(b.networks) == 1
     if ones and metric == "accuracy" and a.first.test.groups is None:
@@ -154,7 +151,7 @@ def measure(a: Recipe, b: Recipe, metric: str, level: float) -> WithInterval:
     return WithInterval(estimate.value, *estimate.interval(level))
 
 
-def adjust(differences: Sequence[Difference], num_pairs: int = 0) -> list[Adjusted]:
+def adjust(differences: Sequence[Estimate], num_pairs: int = 0) -> list[Adjusted]:
     """`num_pairs`: of a plan, where some of its pairs are not there yet."""
     over_all = inference.bonferroni_level(max(num_pairs, len(differences)))
     adjusted = inference.holm([each.p_value for each in differences], num_pairs).tolist()
@@ -167,7 +164,7 @@ def adjust(differences: Sequence[Difference], num_pairs: int = 0) -> list[Adjust
 
 
 def adjust_in_margin(
-    differences: Sequence[Difference], margin: float | None, sign: int, num_pairs: int = 0
+    differences: Sequence[Estimate], margin: float | None, sign: int, num_pairs: int = 0
 ) -> list[tuple[float, float]]:
     """That A, and that B, is not worse than the other by the margin: two-sided p, by Holm.
 

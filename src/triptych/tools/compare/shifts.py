@@ -29,9 +29,10 @@ from triptych.tools.statistics.crossed import (
     combine,
     crossed_difference,
     crossed_mean,
+    paired_difference,
     summarize_trainings,
 )
-from triptych.tools.statistics.inference import Interval, PairedDifference, WithInterval
+from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.several_sets import count_better
 
 MAX_SENTENCES = 10
@@ -243,10 +244,10 @@ def compare_pairs(scored: Sequence[Scored], measure: Measure) -> Sequence[Pair]:
     return add_sentences(rows)
 
 
-def estimate_difference(a: Scored, b: Scored) -> Estimate | PairedDifference:
+def estimate_difference(a: Scored, b: Scored) -> Estimate:
     """Two networks by their images that one alone gets right, if these are right or wrong."""
     if a.are_counts and len(a.values) == len(b.values) == 1:
-        return inference.paired_difference(a.values[0], b.values[0])
+        return paired_difference(a.values[0], b.values[0])
     return crossed_difference(
         a.trainings, b.trainings, bounds=pairs.BOUNDS["accuracy"], pseudo_images=a.are_counts
     )

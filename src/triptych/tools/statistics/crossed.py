@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 from triptych.tools.statistics.inference import LEVEL, MIN_SEEDS, Interval
 
@@ -72,7 +72,7 @@ class Estimate(NamedTuple):
     value: float
     centre: float
     variance: float
-    df: float  # infinite where nothing scatters
+    df: float  # infinite: the normal law
     bounds: Interval = UNBOUNDED  # that no such value exceeds
     image: float = math.nan
     seed: tuple[float, ...] = ()
@@ -103,6 +103,34 @@ class Estimate(NamedTuple):
     @property
     def p_value(self) -> float:
         return self.p()
+
+
+class PairedDifference(Estimate):
+    """Of the accuracies of two networks, by the images that only one of them gets right."""
+
+    only_a: int
+    only_b: int
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided McNemar test; 1 where the two agree on every image."""
+        fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
+        return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
+
+
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
+    """Of two networks' correctness (N,) on the same images."""
+    return subtract_counts(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
+
+
+def subtract_counts(only_a: int, only_b: int, num_images: int) -> PairedDifference:
+    """With the adjusted Wald interval of Bonett and Price (2012) for paired shares: as if each had
+    got one image more right that the other does not."""
+    n, more = num_images + 2, only_a - only_b
+    variance = ((only_a + only_b + 2) / n - (more / n) ** 2) / n
+    found = PairedDifference(more / num_images, more / n, variance, math.inf, Interval(-1, 1))
+    found.only_a, found.only_b = only_a, only_b
+    return found
 
 
 def crossed_mean(trainings: Trainings, bounds: Interval = UNBOUNDED) -> Estimate:

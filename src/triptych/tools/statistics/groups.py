@@ -11,6 +11,7 @@ from triptych.tools.statistics.crossed import (
     Estimate,
     Trainings,
     crossed_difference,
+    paired_difference,
     sum_by_group,
     summarize_trainings,
 )
@@ -18,8 +19,6 @@ from triptych.tools.statistics.inference import (
     LEVEL,
     NUM_RESAMPLES,
     Interval,
-    PairedDifference,
-    paired_difference,
     resample_counts,
     wilson,
 )
@@ -46,9 +45,7 @@ def share_interval(right: NDArray[np.bool_], groups: Groups, level: float = LEVE
     return Interval(max(share - half, 0.0), min(share + half, 1.0))
 
 
-def network_difference(
-    a: NDArray[np.bool_], b: NDArray[np.bool_], groups: Groups
-) -> PairedDifference | Estimate:
+def network_difference(a: NDArray[np.bool_], b: NDArray[np.bool_], groups: Groups) -> Estimate:
     """Of two networks' correctness (N,) on the same images."""
     if groups is None:
         return paired_difference(a, b)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtr, ndtri
+from scipy.special import ndtri
 
 LEVEL = 0.95
 MIN_SEEDS = 3
@@ -36,49 +36,6 @@ def wilson(correct: float, num_images: int, level: float = LEVEL) -> Interval:
     centre = (k + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (k * (n - k) / max(n, 1) + z2 / 4)) / (n + z2)
     return Interval(centre - half if k else 0.0, centre + half if k < n else 1.0)
-
-
-class PairedDifference(NamedTuple):
-    """Two trained networks A and B on the same images: how many only one of them gets right."""
-
-    only_a: int
-    only_b: int
-    num_images: int
-
-    @property
-    def value(self) -> float:
-        """Accuracy of A less that of B."""
-        return (self.only_a - self.only_b) / self.num_images
-
-    def interval(self, level: float = LEVEL) -> Interval:
-        """The adjusted Wald interval of Bonett and Price (2012) for paired shares."""
-        half = float(ndtri((1 + level) / 2)) * self.standard_error
-        return Interval(max(self.centre - half, -1.0), min(self.centre + half, 1.0))
-
-    @property
-    def centre(self) -> float:
-        """Of the interval: with an image more for each that it alone gets right."""
-        return (self.only_a - self.only_b) / (self.num_images + 2)
-
-    @property
-    def standard_error(self) -> float:
-        n = self.num_images + 2
-        return math.sqrt(((self.only_a + self.only_b + 2) / n - self.centre**2) / n)
-
-    def p(self, null: float) -> float:
-        """Two-sided, of the hypothesis that the truth is `null`, as the interval has it."""
-        return 2 * float(ndtr(-abs(self.centre - null) / self.standard_error))
-
-    @property
-    def p_value(self) -> float:
-        """Exact two-sided McNemar test; 1 where the two agree on every image."""
-        fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
-        return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
-
-
-def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
-    """Of two networks' correctness (N,) on the same images."""
-    return PairedDifference(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
 
 
 def holm(p_values: Sequence[float], num_tests: int = 0) -> NDArray[np.float64]:
