@@ -336,13 +336,14 @@ def _write_claim(pair: Pair, one: str, other: str) -> str:
 
 def _write_test(pair: Pair) -> str:
     """The test that the claim rests on, and its p."""
-    p, test = pair.p_holm, pair.measure.tests[pair.num_seeds == (1, 1)]
+    p, test, against = pair.p_holm, pair.measure.tests[pair.num_seeds == (1, 1)], ""
     if pair.verdict in ("equivalent", "a_not_inferior", "b_not_inferior"):
         p = max(pair.p_not_inferior) if pair.is_equivalent else min(pair.p_not_inferior)
-        test = "t test" if pair.only_a is None else "adjusted Wald"
+        test = "t test" if pair.only_a is None else "adjusted Wald test"
+        against = " against the margin"
     if pair.num_groups and test in ("McNemar", "t test"):
         test = "t test over groups"
-    return f"{test} p = {formats.p_value(p)}".replace("= <", "<")
+    return f"{test}{against} p = {formats.p_value(p)}".replace("= <", "<")
 
 
 def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:
