@@ -8,8 +8,9 @@ PROGRESS_FILE = ".progress"  # of a run at work: when it ends (seconds), and wha
 
 
 def format_left(seconds: float, word: str = "about") -> str:
-    """As `about 1 h 20 min left, ends 14:10`."""
-    return f"{word} {format_duration(seconds)} left{format_end(seconds)}"
+    """As `about 1 h 20 min left, ends 14:10`; of at least so much nobody knows when it ends."""
+    end = "" if word == "at least" else format_end(seconds)
+    return f"{word} {format_duration(seconds)} left{end}"
 
 
 def format_end(seconds: float) -> str:
