@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from triptych.callbacks.loop import current_step, is_accumulating, is_last_batch
 from triptych.callbacks.time_left import describe_left
 from triptych.data.datamodule import Batch
+from triptych.data.source import ImageSet
 from triptych.errors import RunFailed
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record
@@ -44,9 +45,6 @@ class RunRecorder(Callback):
         spent, known = state.get("seconds_total"), self.record.metadata.get("seconds_total")
         if isinstance(spent, float) and spent > (known or 0.0):  # what saved it was killed
             self.record.update(seconds_total=spent)
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.record.groups = trainer.datamodule.image_set.groups  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._clock = time.monotonic()  # a run resumed within an epoch does not start one
@@ -96,9 +94,10 @@ class RunRecorder(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._log_scores(trainer, pl_module, "test", self.record.metadata["best_epoch"])
         logits, labels, index = (tensor.cpu().numpy() for tensor in pl_module.predictions)
-        self.record.add_predictions("test", logits=logits, labels=labels, index=index)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        self.record.write_prediction_tables(data.image_set.files, pl_module.write_table)
+        data: ImageSet = trainer.datamodule.image_set  # type: ignore[attr-defined]
+        groups = {"groups": data.groups[1].numpy()[index]} if data.groups else {}
+        self.record.add_predictions("test", logits=logits, labels=labels, index=index, **groups)
+        self.record.write_prediction_tables(data.files, pl_module.write_table)
         metrics = self.record.metadata["metrics"] | pl_module.scores.named("test")
         self.record.update(metrics=metrics, num_test=len(labels))
 

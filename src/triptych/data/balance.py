@@ -6,7 +6,6 @@ images in turn as often as that goes, then a part of them, keyed by seed and epo
 Shapes: n training images, M draws, B images of a batch.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from triptych.data.rng import count_classes, permutation
-from triptych.errors import UserError
+from triptych.data.rng import permutation
 
 if TYPE_CHECKING:
     from triptych.data.datamodule import Batch, ImageSubset, KeyedBatchSampler
@@ -61,20 +59,3 @@ def draw_balanced(labels: Tensor, n: int, seed: int, epoch: int) -> Tensor:
     repeat = torch.arange(n) - (times.cumsum(0) - times).repeat_interleave(times)
     drawn: Tensor = images.repeat_interleave(times) + n * repeat
     return drawn[permutation(n, seed, epoch, 1)]
-
-
-def describe_draws(classes: Sequence[str], labels: Tensor) -> str:
-    """In a line, what balanced sampling makes of training images with labels (n,).
-
-    Raises UserError where an image has any number of classes.
-    """
-    if labels.ndim > 1:
-        raise UserError("data.sampler=balanced: takes one label an image; leave it out")
-    num_per_class = count_classes(labels, len(classes)).tolist()
-    trained = [num for num in num_per_class if num]
-    rarest, draws = min(trained), sum(trained) / len(trained)
-    name, times = classes[num_per_class.index(rarest)], draws / rarest
-    return (
-        f"data.sampler=balanced: an epoch has {draws:.4g} images of each class; "
-        f"each of the rarest ({name}) comes {times:.3g} times"
-    )

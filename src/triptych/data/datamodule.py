@@ -137,15 +137,10 @@ class ImageDataModule(pl.LightningDataModule):
         on_device = None if self.per_image else augment
         self.transforms = DeviceTransforms(self.preprocessing, on_device, mix)
         self._resume_at = {"epoch": 0, "batch": 0}
-        if data.groups:
-            from triptych.data.groups import describe_groups
+        if data.groups or self.sampler:
+            from triptych.data.notes import describe_splits  # a default run needs nothing of it
 
-            self.notes = (*self.notes, *describe_groups(data.groups, index, data.files))
-        if self.sampler:
-            from triptych.data.balance import describe_draws  # a default run needs nothing of it
-
-            labels = self.train.data.labels[self.train.index]
-            self.notes = (*self.notes, describe_draws(self.classes, labels))
+            self.notes = (*self.notes, *describe_splits(data, index, self.sampler))
 
     @property
     def split_hash(self) -> str:

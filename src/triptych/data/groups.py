@@ -3,8 +3,8 @@
 Shapes: N images, G groups, C classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, groupby
+from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -107,30 +107,3 @@ def number_group_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) ->
             nums[fold] += found.sizes[group]
             totals[fold] += found.sizes[group]
     return numbers[found.member]
-
-
-def describe_groups(
-    groups: tuple[Tensor, Tensor], indices: Mapping[str, Tensor], files: Sequence[str] | None
-) -> Iterator[str]:
-    """Lines on how many groups each split has, and on those that are in two of them.
-
-    `groups` and `files` are as of an `ImageSet`, `indices` of each split's images.
-    """
-    splits = ("train", "val", "test")
-    parts = {split: groups[split == "test"][indices[split]].numpy() for split in splits}
-    counts = (f"{len(np.unique(each))} in {split}" for split, each in parts.items())
-    yield f"groups of images: {', '.join(counts)}"
-    for one, other in combinations(parts, 2):
-        shared = np.intersect1d(parts[one], parts[other])
-        if not len(shared):
-            continue
-        num = int(np.isin(parts[other], shared).sum())
-        places = [
-            int(indices[split][np.argmax(parts[split] == shared[0])]) for split in (one, other)
-        ]
-        names = [files[place] if files else f"no. {place}" for place in places]
-        counted = f"{len(shared)} group{'s' * (len(shared) > 1)}, with {num} of {len(parts[other])}"
-        yield (
-            f"in {one} and in {other}: {counted} images of {other}, "
-            f"such as {' and '.join(names)}: its scores flatter the network"
-        )

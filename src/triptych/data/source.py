@@ -25,19 +25,17 @@ class ImageSet(NamedTuple):
     """All images of a set. An image's index in `train` or `test` names it in every run.
 
     `splits` are indices, int64, of a set that comes split: of `train` and perhaps `val`, both into
-    the training images, and perhaps of `test`. `notes` are lines for whoever trains on the set.
-    `files`, by index, name the images of a set that has one list for `train` and `test`: text
-    without lone surrogates, each name once. `groups`, int64 (N,) of `train` and of `test`: equal
-    where images are not independent, as photos of one object.
+    the training images, and perhaps of `test`. `files`, by index, name the images of a set that has
+    one list for `train` and `test`: text without lone surrogates, each name once.
     """
 
     train: LabelledImages
     test: LabelledImages
     classes: tuple[str, ...]
     splits: dict[str, Tensor] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines for whoever trains on the set
     files: Sequence[str] | None = None
-    groups: tuple[Tensor, Tensor] | None = None
+    groups: tuple[Tensor, Tensor] | None = None  # of train and test, (N,): equal in one group
 
 
 class Source:

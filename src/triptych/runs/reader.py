@@ -31,7 +31,7 @@ OPTIONAL_METADATA: dict[str, Rule] = {
     **dict.fromkeys(("weights", "git_commit", "device", "precision", "task"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
     **dict.fromkeys(("num_train", "num_val"), count(0)),
-    **dict.fromkeys(("input_size", "num_test", "num_groups"), count(1)),
+    **dict.fromkeys(("input_size", "num_test"), count(1)),
     **dict.fromkeys(("images_per_second", "train_seconds", "feature_seconds"), MEASURED),
     "seconds_total": MEASURED,
     "command": Rule("a text", lambda value: type(value) is str),

@@ -166,7 +166,6 @@ class Record:
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
         self.folder = folder
         self.metadata = metadata
-        self.groups: tuple[Any, Any] | None = None  # of all images, as of an `ImageSet`
         self._started = read_start()
 
     @classmethod
@@ -314,8 +313,8 @@ class Record:
             writer.writerow(row)
 
     def add_predictions(self, split: str, **arrays: np.ndarray) -> None:
-        """Write `logits` float32 (N, C), `labels` and `index` int64 (N,) of a split, with `groups`
-        where images have any; labels of any number of classes an image are uint8 (N, C), 0 and 1.
+        """Write `logits` float32 (N, C), `labels`, `index`, perhaps `groups` int64 (N,) of a split;
+        labels of any number of classes an image are uint8 (N, C) of 0 and 1.
 
         A table of what they were before is deleted.
 
@@ -324,10 +323,6 @@ class Record:
         folder = self.folder / "predictions"
         folder.mkdir(exist_ok=True)
         (folder / f"{split}.csv").unlink(missing_ok=True)
-        if self.groups and split in ("val", "test"):
-            arrays["groups"] = np.asarray(self.groups[split == "test"])[arrays["index"]]
-        if "groups" in arrays and split == "test":
-            self.update(num_groups=len(np.unique(arrays["groups"])))
         write_arrays(folder / f"{split}.npz", **arrays)
 
     def drop_predictions(self, split: str) -> None:
@@ -342,7 +337,7 @@ class Record:
             path = self.folder / "predictions" / f"{split}.csv"
             if path.with_suffix(".npz").exists():
                 with np.load(path.with_suffix(".npz")) as arrays:
-                    shown = {name: arrays[name] for name in ("logits", "labels", "index")}
+                    shown = {name: array for name, array in arrays.items() if name != "groups"}
                     write(path, self.metadata["classes"], files, **shown)
 
     @contextmanager
