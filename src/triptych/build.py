@@ -177,9 +177,8 @@ def build_optim(config: Config) -> Optim:
     if on_cuda(config) and node["_target_"].endswith(".Adagrad"):
         takes_fused = False  # torch 2.11 has that kernel for a CPU alone
     fused = {"fused": True} if takes_fused else {}
-    return Optim(
-        optimizer=instantiate("optim.optimizer", node, **fused, _partial_=True), **settings
-    )
+    optimizer = instantiate("optim.optimizer", node, **fused, _partial_=True)
+    return Optim(optimizer=optimizer, **settings)
 
 
 def check_step(optim: Optim) -> None:
@@ -313,22 +312,14 @@ def find_parts(
     config: Config, overrides: Sequence[str], *, has_weights: bool = False
 ) -> tuple[Source, BackboneFactory]:
     """The source of images and the network; raises UserError unless what they need is on disk or
-    can be downloaded, weights only where the run has none (`has_weights`)."""
+    can be downloaded, weights only where the run has none (`has_weights`). Downloads nothing."""
     check_parts(config)
     source: Source = instantiate("data.source", config["data"]["source"])
     factory: BackboneFactory = instantiate("model", config["model"])
-    check_available([source] if has_weights else [source, factory], overrides)
-    return source, factory
-
-
-def check_available(needed: Sequence[Source | BackboneFactory], overrides: Sequence[str]) -> None:
-    """Raise UserError unless images and weights are on disk or can be downloaded.
-
-    Downloads nothing. The message ends with commands that run without what is missing.
-    """
+    needed: list[Source | BackboneFactory] = [source] if has_weights else [source, factory]
     missing = [what for part in needed if (what := part.missing()) and not part.can_download()]
-    if not missing:
-        return
-    from triptych.cli.help import describe_missing
+    if missing:
+        from triptych.cli.help import describe_missing  # and what runs without it
 
-    raise UserError(describe_missing(missing, overrides))
+        raise UserError(describe_missing(missing, overrides))
+    return source, factory

@@ -98,19 +98,15 @@ SPLITS = Rule(
     ),
 )
 
-TUNED = Rule("what triptych tune writes", lambda v: type(v) is dict and "seed" in v)
 FOLDERS = Rule(
     "a folder, a glob in quotes, or a list of them",
     lambda value: TEXT.holds(value) or (value and NAMES.holds(value)),
 )
-# Every setting of every command that is a path, and whether it may be null instead.
-PATHS = {
-    **dict.fromkeys(("log_dir", "data.root", "data.source.root", "run", "images"), False),
-    **dict.fromkeys(("resume", "model.weights", "data.labels", "data_root", "storage"), True),
-    **dict.fromkeys(("out", "grid", "recipe_dir", "trainer.default_root_dir", "runs"), True),
-    **dict.fromkeys(("predictions", "labels", "plan", "suspects"), True),
-    **dict.fromkeys(("require", "require_log"), True),  # a claim is typed as freely
-}
+# Every setting of every command that is a path, and `require`, as freely typed; if it may be null.
+PATHS = dict.fromkeys("log_dir data.root data.source.root run images".split(), False)
+PATHS |= dict.fromkeys("resume model.weights data.labels data_root storage out grid".split(), True)
+PATHS |= dict.fromkeys("recipe_dir trainer.default_root_dir runs predictions labels".split(), True)
+PATHS |= dict.fromkeys("plan suspects require require_log".split(), True)
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default
 # What is logged after every validation, and what is best of it.
@@ -189,8 +185,7 @@ RULES: dict[str, Rule] = {
     "optim.name": TEXT,
     "optim.optimizer": NODE,
     "optim.lr": number(0, above=True),
-    "optim.backbone_lr": number(0, above=True).or_null(),
-    "optim.layer_decay": number(0, above=True).or_null(),
+    **dict.fromkeys(("optim.backbone_lr", "optim.layer_decay"), number(0, above=True).or_null()),
     "optim.weight_decay": number(0),
     "optim.schedule": either(one_of(*SCHEDULES), NODE),
     "optim.warmup_epochs": number(0),
@@ -200,7 +195,7 @@ RULES: dict[str, Rule] = {
     "metrics": NAMED_NODES,
     "module": NODE._replace(says="what module=<choice> or module._target_=<class> makes"),
     "trainer.on_oom": one_of("halve").or_null(),
-    "tuned": TUNED.or_null(),
+    "tuned": Rule("what triptych tune writes", lambda v: type(v) is dict and "seed" in v),
 }
 
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
@@ -295,8 +290,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 
 def find_missing_images(data: Config) -> Iterator[str]:
-    """Parts that are larger than a set whose size is known, a fold that is none of its, groups
-    that nothing names."""
+    """Parts larger than a set whose size is known, a fold that is none, groups without a name."""
     if groups := data.get("groups"):
         names = import_module("triptych.data.group_names")
         yield from names.find_problems(groups, data.get("labels"))

