@@ -19,7 +19,7 @@ from triptych.errors import UserError
 from triptych.tools.compare import command
 from triptych.tools.compare.claims import Answer, answer_claims, find_p, subtract_values
 from triptych.tools.compare.command import compare
-from triptych.tools.compare.content import MEASURES, Comparison, Question
+from triptych.tools.compare.content import Comparison, Question
 from triptych.tools.compare.settings import Claim, parse_claim, parse_claims
 from triptych.tools.compare.tries import level_of_try, open_tries
 from triptych.tools.statistics.crossed import Estimate, subtract_counts
@@ -101,7 +101,7 @@ def answer(comparison: Comparison, *sentences: str, log: Path | None = None) -> 
     claims = [claim for claim in parse_claims([*sentences]) if claim]
     question = Question("accuracy", 0.02)
     subtract = partial(subtract_values, question=question)
-    return answer_claims(claims, comparison.recipes, question, MEASURES["accuracy"], subtract, log)
+    return answer_claims(claims, comparison.recipes, question, subtract, log)
 
 
 def test_recipes_and_networks_are_compared_by_their_names(comparison: Comparison) -> None:
@@ -140,7 +140,7 @@ def test_of_a_loss_the_lower_is_better(comparison: Comparison) -> None:
     claims = [Claim("googlenet", "better", "alexnet", None)]
     question = Question("nll")
     subtract = partial(subtract_values, question=question)
-    [found] = answer_claims(claims, comparison.recipes, question, MEASURES["nll"], subtract)
+    [found] = answer_claims(claims, comparison.recipes, question, subtract)
     assert found.tried.holds
     assert found.difference.high < 0
 

@@ -62,7 +62,6 @@ def answer_claims(
     claims: Sequence[Claim],
     recipes: Sequence[Recipe],
     question: Question,
-    measure: Measure,
     subtract: Callable[[Recipe, Recipe], Estimate],
     log: Path | None = None,
 ) -> list[Answer]:
@@ -70,7 +69,7 @@ def answer_claims(
 
     Raises UserError where one names what cannot be compared, or where the log is not whole.
     """
-    tested = []
+    measure, tested = question.measure, []
     for claim in claims:
         if claim.margin is None and claim.relation != "better" and question.margin:
             claim = claim._replace(margin=question.margin * measure.per_unit)

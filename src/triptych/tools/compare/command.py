@@ -118,10 +118,8 @@ def answer(config: Config, comparison: BaseComparison) -> list[Answer]:
     question, log = comparison.question, config["require_log"]
     is_usual = isinstance(comparison, Comparison)
     subtract = partial(subtract_values, question=question) if is_usual else labels.estimate
-    return answer_claims(
-        *(claims, comparison.recipes, question, question.measure, subtract),
-        log=Path(log) if log else None,
-    )
+    path = Path(log) if log else None
+    return answer_claims(claims, comparison.recipes, question, subtract, path)
 
 
 def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], bool]:

@@ -11,7 +11,6 @@ from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import BaseComparison, Question
-from triptych.tools.compare.pairs import has_metric
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import LEVEL
 from triptych.tools.statistics.scores import METRICS
@@ -70,9 +69,10 @@ def write_question(question: Question) -> str:
 def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, Any]]:
     metric = comparison.question.metric
     for network in recipe.networks:
-        value = comparison.list_scores(network).get(metric)
-        if metric in METRICS and has_metric(recipe, metric):
+        if metric in METRICS:
             value = float(METRICS[metric](network.test).mean())
+        else:
+            value = comparison.list_scores(network)[metric]
         yield {
             "name": network.label,
             "recipe": recipe.label,
