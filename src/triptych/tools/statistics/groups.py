@@ -5,7 +5,6 @@ Shapes: N images, R resamples. `groups` (N,) are equal within one; with None eac
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from triptych.tools.statistics.crossed import (
     Estimate,
@@ -41,8 +40,8 @@ def share_interval(right: NDArray[np.bool_], groups: Groups, level: float = LEVE
     num, share, scatter = len(by_group), float(right.mean()), float(np.ptp(by_group))
     if num < 2 or scatter < 1e-9:
         return wilson(share * num, num, level)
-    half = float(stdtrit(num - 1, (1 + level) / 2)) * float(by_group.std(ddof=1)) / num**0.5
-    return Interval(max(share - half, 0.0), min(share + half, 1.0))
+    variance = float(by_group.var(ddof=1)) / num
+    return Estimate(share, share, variance, num - 1, Interval(0, 1)).interval(level)
 
 
 def network_difference(a: NDArray[np.bool_], b: NDArray[np.bool_], groups: Groups) -> Estimate:
