@@ -17,7 +17,7 @@ from triptych.build import build_datamodule
 from triptych.data.folder import Folder
 from triptych.data.folds import hold_out_fold
 from triptych.data.group_names import LEAK
-from triptych.data.groups import number_group_folds, number_groups, split_groups
+from triptych.data.groups import number_group_folds, split_groups
 from triptych.data.source import ImageSet, LabelledImages
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
@@ -111,19 +111,10 @@ def test_a_group_of_several_classes_is_dealt_out_by_the_rarest_of_them() -> None
 
 def test_what_groups_do_not_allow_is_said_with_numbers() -> None:
     groups, labels = torch.tensor([0] * 95 + [1] * 5), torch.arange(100) % 2
-    with pytest.raises(UserError, match=r"about 2 images.* 2 groups of 5 to 95 images"):
+    with pytest.raises(UserError, match=r"about 2 images.* 2 are left, of 5 to 95 images"):
         split_groups(labels, groups, [2, None], 0)
     with pytest.raises(UserError, match=r"101 images are to be taken, 100 are left"):
         split_groups(labels, groups, [101, None], 0)
-    with pytest.raises(UserError, match=r"data.folds=3: there are 2 groups"):
-        number_group_folds(labels, groups, 3, 0)
-
-
-def test_a_group_an_image_is_no_grouping() -> None:
-    labels = torch.arange(60) % 3
-    val, train = split_groups(labels, torch.arange(60), [12, None], 0)
-    assert labels[val].bincount().tolist() == [4, 4, 4]
-    assert len(train) == 48
 
 
 def test_folders_patterns_and_columns_name_the_same_groups(tmp_path: Path) -> None:
@@ -141,7 +132,6 @@ def test_folders_patterns_and_columns_name_the_same_groups(tmp_path: Path) -> No
     assert read_groups(root, groups=r"(.*)_\d+") == [0, 0, 1, 1, 2, 2, 3, 3]  # a1, a2, b1, b2
     assert read_groups(root, groups=r"[ab](\d)_.*", **table) == in_both_classes
     assert read_groups(root, groups=r"(.)/p(\d)/.*") == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert number_groups(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from triptych.data.group_names import find_problems, name_groups, parse
-from triptych.data.groups import number_groups
 from triptych.data.label_table import read_labels, sort_labels, split_labels
 from triptych.data.names import ESCAPE, class_name, decode_name, escape_name, visible_part
 from triptych.data.photos import FITS, MAX_PIXELS
@@ -115,7 +115,7 @@ class Folder(Source):
             firsts = {squares.digests[i]: i for i in reversed(splits["train"])}
             splits["train"] = [*firsts.values()][::-1]
         images = LabelledImages(squares.images, labels)
-        groups = number_groups([photo.group for photo in photos]) if self._groups else None
+        _, group = np.unique([photo.group for photo in photos], return_inverse=True)
         return ImageSet(
             train=images,
             test=images,
@@ -123,7 +123,7 @@ class Folder(Source):
             splits={split: torch.tensor(chosen) for split, chosen in splits.items()},
             notes=(*listing.notes, *describe_problems(listing, photos, squares)),
             files=[escape_name(photo.name) for photo in photos],
-            groups=None if groups is None else (groups, groups),
+            groups=(torch.from_numpy(group),) * 2 if self._groups else None,
         )
 
     @cached_property
@@ -157,9 +157,7 @@ def list_photos(
     if not groups:
         return listing
     levels = {s: 0 if labels else len(Path(f).parts) + 1 for s, f in listing.folders.items()}
-    names = name_groups(groups, listing.photos, levels)
-    pairs = zip(listing.photos, names, strict=True)
-    return listing._replace(photos=[photo._replace(group=name) for photo, name in pairs])
+    return listing._replace(photos=name_groups(groups, listing.photos, levels))
 
 
 def list_table(

@@ -29,11 +29,11 @@ def hold_out_fold(data: ImageSet, folds: int, fold: int, seed: int) -> tuple[Ima
         pool = torch.cat([pool, splits[held_out]]).sort().values
     if folds > len(pool):
         raise UserError(f"data.folds={folds}: there are {len(pool)} images to share out")
+    labels = data.train.labels[pool]
     if data.groups:
-        groups = data.groups[0][pool]
-        numbers = number_group_folds(data.train.labels[pool], groups, folds, seed)
+        numbers = number_group_folds(labels, data.groups[0][pool], folds, seed)
     else:
-        numbers = number_folds(pool, data.train.labels[pool], folds, seed)
+        numbers = number_folds(pool, labels, folds, seed)
     is_held_out = numbers == fold
     parts = {"train": pool[~is_held_out], held_out: pool[is_held_out]}
     note = (

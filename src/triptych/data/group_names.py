@@ -2,11 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from triptych.data.names import escape_name
 from triptych.errors import UserError, list_first
+
+if TYPE_CHECKING:
+    from triptych.data.squares import Photo
 
 LEAK = "in train and in test: "  # begins what is said of groups there
 COLUMN = "column:"  # before the name of a column that would be taken for something else
@@ -44,36 +47,37 @@ def find_problems(groups: int | str, labels: str | None) -> Iterator[str]:
         yield f"data.groups={groups}: no regular expression ({error})"
 
 
-def name_groups(groups: int | str, photos: Sequence[Any], levels: Mapping[str, int]) -> list[str]:
-    """The name of each photo's group; equal names are one group, in whatever class and split.
+def name_groups(
+    groups: int | str, photos: Iterable["Photo"], levels: Mapping[str, int]
+) -> list["Photo"]:
+    """The photos with their groups' names; equal names are one group, in whatever class and split.
 
-    `photos` are as `squares.Photo`, with `group` where a column says it; `levels`, by split,
-    are how many folders lead to the photos of a class. Raises UserError where one is in no group.
+    `levels`, by split, are how many folders lead to the photos of a class. Raises UserError where
+    a photo is in no group.
     """
     grouping = parse(groups)
-    names = [_name_group(grouping, photo, levels[photo.split]) for photo in photos]
-    pairs = zip(photos, names, strict=True)
-    if without := [escape_name(photo.name) for photo, name in pairs if not name]:
+    named = [p._replace(group=_name_group(grouping, p, levels[p.split])) for p in photos]
+    if without := [escape_name(photo.name) for photo in named if not photo.group]:
         hint = "they lie in no folder, or in too few, below that of their class"
         if grouping.pattern:
             hint = "the pattern must match the whole name, without its ending"
         elif grouping.column:
             hint = "their cells in that column are empty"
         raise UserError(
-            f"data.groups={groups}: {len(without)} of {len(photos)} photos are in no group: "
+            f"data.groups={groups}: {len(without)} of {len(named)} photos are in no group: "
             f"{list_first(without, 5)}\n{hint}"
         )
-    return names
+    return named
 
 
-def _name_group(grouping: Grouping, photo: Any, level: int) -> str:
+def _name_group(grouping: Grouping, photo: "Photo", level: int) -> str:
     """Empty where it has none."""
     *folders, file = photo.name.split("/")
     if grouping.level:
         below = folders[level : level + grouping.level]
         return "/".join(below) if len(below) == grouping.level else ""
     if not grouping.pattern:
-        return str(photo.group)
+        return photo.group
     name = photo.name if "/" in grouping.pattern else file
     match = re.fullmatch(grouping.pattern, os.path.splitext(name)[0])
     return "/".join(filter(None, match.groups())) if match else ""

@@ -24,12 +24,6 @@ class Groups(NamedTuple):
     order: list[int]  # (G,), by 64-bit hashes of (seed, stratum), and in each of (seed, group)
 
 
-def number_groups(names: Sequence[str]) -> Tensor:
-    """The place of each name in the sorted list of names, int64 (N,)."""
-    number = {name: place for place, name in enumerate(sorted({*names}))}
-    return torch.tensor([number[name] for name in names])
-
-
 def find_groups(labels: Tensor, groups: Tensor, seed: int) -> Groups:
     groups, member = torch.unique(groups, return_inverse=True)
     classes = find_strata(labels).numpy()
@@ -81,12 +75,9 @@ def choose_groups(groups: Groups, left: Sequence[int], size: int) -> list[int]:
                 chosen.append(group)
                 lacking -= groups.sizes[group]
     if not chosen:
-        smallest, largest = min(sizes, default=0), max(sizes, default=0)
-        are_left = f"{len(sizes)} groups of {smallest} to {largest} images are left"
-        if len(sizes) == 1:
-            are_left = f"one group of {largest} images is left"
         raise UserError(
-            f"data.groups: no part of about {size} images is made of whole groups: {are_left}\n"
+            f"data.groups: no part of about {size} images is made of whole groups: "
+            f"{len(sizes)} are left, of {min(sizes)} to {max(sizes)} images\n"
             "let data.num_val and data.num_test be as large as a group, or add photos of others"
         )
     return chosen
