@@ -6,6 +6,7 @@ each recipe, K looks, m pairs. Variances are of the values of one image.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -99,7 +100,7 @@ class LookedEstimate(Estimate):
         return self._join(each.p_above(null) for each in self.looks)
 
     def _join(self, p_values: Iterable[float]) -> float:
-        return float(min([1.0, *sequential_p([*p_values], self.weights)]))
+        return float(min(sequential_p([*p_values], self.weights), default=1.0))
 
 
 def join_looks(shown: Estimate, looks: Sequence[Estimate], weights: ArrayLike) -> LookedEstimate:
@@ -116,15 +117,15 @@ class DrawnLooks(NamedTuple):
     error: NDArray[np.float64]  # (K, R)
     half_width: NDArray[np.float64]  # (K, R)
 
-    def until(self, num_looks: int) -> "DrawnLooks":
-        """The first looks alone, each at its share."""
-        looks, error, half_width = self
-        return DrawnLooks(looks[:num_looks], error[:num_looks], half_width[:num_looks])
+    @property
+    def detectable_by_look(self) -> list[float]:
+        """The smallest difference that each look, or one before it, finds with 80 % chance."""
+        found = np.minimum.accumulate(self.half_width - self.error, axis=0)
+        return [float(each) for each in np.quantile(found, POWER, axis=1)]
 
     @property
     def detectable(self) -> float:
-        """The smallest difference that one look or another finds with 80 % chance."""
-        return float(np.quantile((self.half_width - self.error).min(axis=0), POWER))
+        return self.detectable_by_look[-1]
 
     @property
     def smallest_margin(self) -> float:
@@ -135,11 +136,13 @@ class DrawnLooks(NamedTuple):
         """The chance to find a difference, in its direction."""
         return self._share(self.error + difference > self.half_width)
 
-    def equivalence_power(self, margin: float, difference: float = 0.0) -> float:
-        return self._share(np.abs(self.error + difference) + self.half_width < margin)
+    def equivalence_power(self, margin: float) -> float:
+        """The chance that two equal recipes are shown to be within a margin."""
+        return self._share(np.abs(self.error) + self.half_width < margin)
 
-    def non_inferiority_power(self, margin: float, difference: float = 0.0) -> float:
-        return self._share(self.error + difference - self.half_width > -margin)
+    def non_inferiority_power(self, margin: float) -> float:
+        """The chance that one of two equal recipes is shown not to be worse by it."""
+        return self._share(self.error - self.half_width > -margin)
 
     def mean_seeds(self, difference: float) -> float:
         """Of each recipe, until a difference is found or the last look is over."""
@@ -207,12 +210,6 @@ def count_seeds(
 
     if smallest_difference(scatter, num_images, num_pairs) >= difference:
         return None
-    few, enough = MIN_SEEDS - 1, MIN_SEEDS
-    while not suffice(enough):
-        few, enough = enough, 2 * enough
-        if enough > MAX_SEEDS:
-            return None
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if suffice(middle) else (middle, enough)
-    return enough
+    numbers = range(MIN_SEEDS, MAX_SEEDS + 1)
+    place = bisect_left(numbers, True, key=suffice)
+    return numbers[place] if place < len(numbers) else None
