@@ -124,7 +124,7 @@ def test_an_edit_by_hand_shows_and_a_broken_plan_is_refused(make_plan: Planner) 
     for broken in (
         "recipes: [",
         "a: 2020-01-01",
-        text.replace("looks: [3", "looks: [30"),
+        text.replace("looks:\n- 3", "looks:\n- 30"),
         "a: &a 1\nb: *a",
         "[]",
     ):

@@ -30,6 +30,7 @@ from triptych.tools.compare.recipes import group_by_recipe
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.plan.command import plan
 from triptych.tools.plan.document import FILE, Plan, read_plan, write_plan
+from triptych.tools.statistics.planning import look_weights
 from triptych.tools.statistics.scores import score_predictions
 from triptych.tools.sweep.jobs import Job, compose_jobs, find_run_of_job
 from triptych.tools.sweep.planned import find_plan, follow
@@ -199,21 +200,25 @@ def test_a_run_that_diverged_counts_and_one_that_was_lost_is_repeated(sweep: Swe
     assert min(p.values()) > 0.05, "a recipe that diverges is not told to be better"
 
 
-def test_a_run_that_failed_otherwise_stops_the_plan_until_it_is_mended(sweep: Sweep) -> None:
+def test_a_run_that_failed_otherwise_stops_the_plan_until_it_is_mended(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(SystemExit):
-        sweep.go(skills=CLEAR, ends={1: "out of memory", 2: "killed"})
-    assert sweep.plan.noted == {}
+        sweep.go(skills=CLEAR, ends={1: "out of memory"})
+    assert "further seeds" not in caplog.text
     [failed] = [p.parent for p in Path("logs").rglob("run.json") if "memory" in p.read_text()]
     change_record(failed, status="finished", error=None)
     sweep.started.clear()
     sweep.go(skills=CLEAR)
     assert sweep.count_seeds() == [0, 0, 0], "all had ended"
-    assert "split_hash" in sweep.plan.noted
+    assert "further seeds are not needed" in caplog.text
 
 
 def test_a_budget_that_is_over_leaves_the_rest_to_the_same_command(sweep: Sweep) -> None:
     sweep.go(skills=CLEAR, ends={0: "out of time"})
-    assert sweep.plan.noted == {}, "no look was complete"
+    section, p = compare()
+    assert sorted(map(len, section.looks.values())) == [0, 1, 1], "the page knows of the plan"
+    assert len(p) == 1, "of three pairs"
     sweep.go(skills=CLEAR)
     assert sweep.started == [*sweep.started[:9], (0.1, 0)]
 
@@ -259,7 +264,7 @@ def test_departures_from_a_plan_are_said_on_the_page(
     parts = uncertainty.build(tested)
     assert parts is not None
     assert {each.num_seeds for each in parts.recipes} == {3}, "those of the look"
-    share = sweep.plan.weights[0]
+    share = look_weights([3, 4])[0]
     assert [pair.level for pair in tested.recipe_pairs.pairs] == pytest.approx(
         [1 - 0.05 / 3 * share] * 3
     )

@@ -6,6 +6,7 @@ Imports no torch.
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,21 @@ def plan(jobs: Sequence[Job]) -> None:
     """
     settings = read_settings(jobs)
     jobs = [drop_settings(job) for job in jobs]
+    data = jobs[0].config["data"]
     recipes = list_recipes(jobs)
     firsts = {config_hash(job.config, less=("seed",)): job for job in reversed(jobs)}
     records = [*read_records(Path(jobs[0].config["log_dir"]))]
     runs = [each.metadata for each in records if each.metadata.get("group_hash") in firsts]
     used = {run.get("seed") for run in runs}
     looks, seeds = choose_looks(settings["looks"], jobs, used)
-    images = find_images(settings, jobs[0].config["data"], runs)
-    design = Design(tuple(looks), images["num_images"], tuple(recipes), settings["metric"])
+    images = find_images(settings, data, runs)
+    design = Design(recipes, looks, images["num_images"], settings["metric"])
     scatters, assumed = assume(design, settings, records)
     lines = {"design": design.describe(), "assumed": assumed}
-    if jobs[0].config["data"].get("groups"):
-        lines["groups"] = "count, not images: num_images=<groups of the test images> plans by them"
+    if data.get("groups"):
+        lines["groups"] = (
+            "count, not images: num_images= is how many groups of test images there are"
+        )
     if early := [str(seed) for seed in seeds if seed in used]:
         shown = join_words(early, 5)
         lines["seeds"] = f"{shown} were trained before this plan, and the page will say so"
@@ -58,12 +62,12 @@ def plan(jobs: Sequence[Job]) -> None:
             del said["test images"]
             said = {name: ""} | {f"- {head}": text for head, text in said.items()}
         lines |= said
-    lines |= describe_cost(design, firsts, records)
     content: dict[str, Any] = {n: settings[n] for n in ("metric", "margin", "difference")} | images
     content |= {"looks": looks, "seeds": seeds, "recipes": recipes, "promised": promised}
-    data = str(jobs[0].config["data"]["name"])
-    new = Plan(question=ask(recipes, settings), data=data, **content)
-    show(lines | {"plan": put(new, Path(settings["out"]), overwrite=settings["overwrite"])})
+    new = Plan(question=ask(recipes, settings), data=str(data["name"]), **content)
+    lines["time"] = describe_cost(design, firsts, records)
+    lines["plan"] = put(new, Path(settings["out"]), overwrite=settings["overwrite"])
+    show(lines)
 
 
 def read_settings(jobs: Sequence[Job]) -> Config:
@@ -127,25 +131,29 @@ def choose_looks(
 def find_images(
     settings: Config, data: Config, runs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """How many test images there are, and the hashes of split and test images as far as known.
+    """How many test images, or groups of them, there are, and the hashes of split and test images.
 
-    `runs`: metadata of earlier ones of these recipes. Raises UserError where nothing says how many.
+    `runs`: metadata of earlier ones of these recipes; without one the hashes are not known. Raises
+    UserError where nothing says how many.
     """
-    known = [{n: run.get(n) for n in ("num_test", "split_hash", "test_hash")} for run in runs]
-    known = [each for each in known if type(each["num_test"]) is int and each["test_hash"]]
-    num_images = settings["num_images"] or (known[-1]["num_test"] if known else None)
-    num_images = num_images or data.get("num_test") or data["source"].get("num_test")
+    scored = [run for run in runs if type(run.get("num_test")) is int]
+    run = scored[-1] if scored else {}
+    num_images = (
+        settings["num_images"]
+        or (run.get("num_groups") or run.get("num_test"))
+        or (data.get("num_test") or data["source"].get("num_test"))
+    )
     if num_images is None:
         raise UserError("num_images: must be given: nothing says how many test images there are")
-    hashes = [str(known[-1][f"{n}_hash"]) if known else None for n in ("split", "test")]
-    return {"num_images": num_images, "split_hash": hashes[0], "test_hash": hashes[1]}
+    hashes = {name: run.get(name) for name in ("split_hash", "test_hash")}
+    return {"num_images": num_images} | hashes
 
 
 def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
     """What the runs must answer."""
     names, measure = join_words([recipe.label for recipe in recipes]), MEASURES[settings["metric"]]
-    margin = settings["margin"] and measure.write_margin(settings["margin"] / measure.per_unit)
-    good = f", or good enough within {margin}" if margin else ""
+    margin = settings["margin"]
+    good = f", or good enough within {margin:g} {measure.unit}".rstrip() if margin else ""
     return f"Which of {names} is {measure.better[0]}{good}, trained again with other seeds?"
 
 
@@ -153,9 +161,8 @@ def put(plan: Plan, path: Path, *, overwrite: bool) -> str:
     """Write a plan and say so; raises UserError where another one, or another file, is there."""
     check_writable(f"out={path}", path)
     if path.exists() and not overwrite:
-        earlier = read_plan(path, "out")
-        is_same = plan.declared | {"written_at": ""} == earlier.declared | {"written_at": ""}
-        if not (is_same and earlier.is_intact):
+        earlier = read_plan(path)
+        if plan != replace(earlier, written_at=plan.written_at, digest="", noted={}):
             raise UserError(
                 f"out={path}: another plan, of {earlier.written_at}, is there\n"
                 "out=<another file> keeps both; overwrite=true replaces it"

@@ -2,27 +2,25 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
 
 from triptych.config import NAMES, TEXT, Rule, count
 from triptych.errors import UserError
-from triptych.runs.reader import check_entries
-from triptych.runs.storage import atomic_write, check_regular_file
+from triptych.runs.reader import FINITE, MAPPING, check_entries
+from triptych.runs.record import read_yaml
+from triptych.runs.storage import atomic_write
 from triptych.tools.plan.settings import FIRST_LOOK, LOOKS
 from triptych.tools.plan.settings import RULES as SETTINGS
-from triptych.tools.statistics.planning import look_weights
 
 FILE = "plan.yaml"  # as it is called in the folders of its runs
 HEAD = "# Declared before its runs; python train.py -m plan={} follows it. An edit shows.\n"
-HASH = TEXT.or_null()
 RECIPE = {"label": TEXT, "overrides": NAMES, "group_hash": TEXT}
-RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {  # by the fields of a plan
     **{name: SETTINGS[name] for name in ("metric", "difference", "margin")},
     **dict.fromkeys(("question", "data", "written_at", "digest"), TEXT),
     "looks": LOOKS,
@@ -32,15 +30,23 @@ RULES: dict[str, Rule] = {
     ),
     "recipes": Rule(
         "two recipes or more",
-        lambda v: type(v) is list and len(v) > 1 and all(type(each) is dict for each in v),
+        lambda v: type(v) is list and len(v) > 1 and all(map(MAPPING.holds, v)),
     ),
     "num_images": count(2),
-    **dict.fromkeys(("split_hash", "test_hash"), HASH),
-    **dict.fromkeys(("promised", "noted"), Rule("a mapping", lambda v: type(v) is dict)),
+    **dict.fromkeys(("split_hash", "test_hash"), TEXT.or_null()),
+    "promised": Rule(
+        "figures by what is assumed",
+        lambda v: (
+            (type(v) is dict and all(map(MAPPING.holds, v.values())))
+            and all(FINITE.or_null().holds(each) for known in v.values() for each in known.values())
+        ),
+    ),
+    "noted": MAPPING,
 }
 
 
-class PlannedRecipe(NamedTuple):
+@dataclass(frozen=True)
+class PlannedRecipe:
     label: str
     overrides: list[str]
     group_hash: str  # of its runs
@@ -61,18 +67,14 @@ class Plan:
     num_images: int
     split_hash: str | None  # None: not known before the first run
     test_hash: str | None
-    promised: dict[str, Any]  # as it was printed: fractions, numbers of seeds, sentences
+    promised: dict[str, Any]  # by what is assumed, as it was printed: fractions, numbers of seeds
     written_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     digest: str = ""  # of all the above
     noted: dict[str, Any] = field(default_factory=dict)  # the hashes, at the first runs
 
     @property
     def declared(self) -> dict[str, Any]:
-        recipes = [recipe._asdict() for recipe in self.recipes]
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {n: v for n, v in content.items() if n not in ("digest", "noted")} | {
-            "recipes": recipes
-        }
+        return {n: v for n, v in asdict(self).items() if n not in ("digest", "noted")}
 
     def compute_digest(self) -> str:
         return hashlib.sha256(json.dumps(self.declared, sort_keys=True).encode()).hexdigest()
@@ -86,15 +88,6 @@ class Plan:
     def group_hashes(self) -> set[str]:
         return {recipe.group_hash for recipe in self.recipes}
 
-    @property
-    def num_pairs(self) -> int:
-        return len([*combinations(self.recipes, 2)])
-
-    @property
-    def weights(self) -> list[float]:
-        """The share of the level that each look spends."""
-        return [float(weight) for weight in look_weights(self.looks)]
-
     def find_changed_data(self, split_hash: str, test_hash: str) -> str:
         """In what runs are of other data, as words; empty where they are of the plan's."""
         now = {"split_hash": split_hash, "test_hash": test_hash}
@@ -103,35 +96,21 @@ class Plan:
         return ", ".join(f"{name} is {now[name]}, {known[name]} was planned" for name in changed)
 
 
-def read_plan(path: Path, setting: str = "plan") -> Plan:
-    """The plan in a file that a setting names; raises UserError where it is none."""
-    try:
-        text = check_regular_file(path).read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("has aliases, which unfold into any size")
-        content = yaml.safe_load(text)
-        if not isinstance(content, dict):
-            raise ValueError("no mapping")
-        json.dumps(content, sort_keys=True)  # refuses what no plan has: dates, numbers as names
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{setting}={path}: cannot be read ({reason})") from error
+def read_plan(path: Path) -> Plan:
+    """The plan in a file; raises UserError where it is none."""
+    content = read_yaml(path)
     check_entries(path, content, RULES)
     for recipe in content["recipes"]:
         check_entries(path, recipe, RECIPE)
     if len(content["seeds"]) < content["looks"][-1]:
         raise UserError(f"{path}: seeds must be as many as the last look, {content['looks'][-1]}")
-    if unknown := content.keys() - {each.name for each in fields(Plan)}:
-        raise UserError(f"{path}: {min(map(str, unknown))}: no such entry of a plan")
     recipes = [PlannedRecipe(**{n: recipe[n] for n in RECIPE}) for recipe in content["recipes"]]
-    return Plan(**content | {"recipes": recipes})
+    known: dict[str, Any] = {name: content.get(name) for name in RULES}
+    return Plan(**known | {"recipes": recipes})
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write it with its digest, whole."""
     content = plan.declared | {"digest": plan.digest or plan.compute_digest(), "noted": plan.noted}
-    text = yaml.safe_dump(
-        content, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
-    )
     with atomic_write(path) as temporary:
-        temporary.write_text(HEAD.format(path.name) + text, encoding="utf-8")
+        temporary.write_text(HEAD.format(path.name) + OmegaConf.to_yaml(content), encoding="utf-8")

@@ -13,13 +13,11 @@ from triptych.errors import UserError
 from triptych.runs.durations import format_duration
 from triptych.runs.reader import MEASURED
 from triptych.runs.record import Record
-from triptych.tools.compare.content import MEASURES
+from triptych.tools.compare.content import MEASURES, Measure
 from triptych.tools.compare.formats import join_words, pluralize
 from triptych.tools.compare.recipes import Recipe, group_by_recipe, split_comparable
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.plan.document import PlannedRecipe
-from triptych.tools.statistics.crossed import Trainings
-from triptych.tools.statistics.inference import MIN_SEEDS
 from triptych.tools.statistics.planning import (
     SKILL_LIMIT,
     Scatter,
@@ -39,9 +37,9 @@ UPPER = "skill at its upper 80 % limit"
 
 
 class Design(NamedTuple):
-    looks: tuple[int, ...]
+    recipes: Sequence[PlannedRecipe]
+    looks: Sequence[int]
     num_images: int
-    recipes: tuple[PlannedRecipe, ...]
     metric: str
 
     @property
@@ -49,9 +47,8 @@ class Design(NamedTuple):
         return comb(len(self.recipes), 2)
 
     @property
-    def per_unit(self) -> int:
-        """Of a typed difference: 100 where it is in points."""
-        return MEASURES[self.metric].per_unit
+    def measure(self) -> Measure:
+        return MEASURES[self.metric]
 
     def describe(self) -> str:
         numbers = join_words([*map(str, self.looks)])
@@ -60,7 +57,7 @@ class Design(NamedTuple):
 
     def write(self, value: float) -> str:
         """A difference in its unit."""
-        return MEASURES[self.metric].write_margin(round(value, 4))
+        return self.measure.write_margin(round(value, 4))
 
 
 def assume(
@@ -76,18 +73,11 @@ def assume(
         raise UserError(f"{min(typed)}: of accuracies; of {design.metric} earlier runs must tell")
     pilot = [] if typed else read_pilot(design, records)
     if pilot:
-        trainings = [recipe.trainings(design.metric) for recipe in pilot]
-        scatters = {
-            name: max(
-                (scatter_of(design, a, b, limit) for a, b in combinations(trainings, 2)),
-                key=lambda s: draw_looks(s, design.looks, design.num_images).detectable,
-            )
-            for name, limit in {"": None, UPPER: SKILL_LIMIT}.items()
-        }
         seeds = min(len(recipe.networks) for recipe in pilot)
+        scatters = estimate_by_pilot(design, pilot)
         return scatters, (
-            f"{describe(design, scatters[''])}: of {seeds} earlier runs of each recipe, for the "
-            "pair that scatters most; they plan, and the test is by looks, on other seeds"
+            f"{describe_scatter(design, scatters[''])}: of {seeds} earlier runs of each recipe, "
+            "for the pair that scatters most; they plan, and the test is by looks, on other seeds"
         )
     if design.metric != "accuracy":
         return {}, "nothing: three earlier runs of each recipe would tell"
@@ -101,14 +91,33 @@ def assume(
     )
 
 
-def scatter_of(design: Design, a: Trainings, b: Trainings, limit: float | None) -> Scatter:
-    """Of a pair; of images in groups, which are fewer, as if each image scattered by more."""
-    found, share = estimate_scatter(a, b, limit), design.num_images / a.num_images
-    flips = (found.flips[0] * share, found.flips[1] * share)
-    return Scatter(found.image * share, found.skill, flips)
+def read_pilot(design: Design, records: Sequence[Record]) -> list[Recipe]:
+    """The recipes of earlier runs, where every one has three seeds, all on the same images."""
+    wanted = {recipe.group_hash for recipe in design.recipes}
+    folders = [
+        each.folder
+        for each in records
+        if each.metadata.get("status") == "finished" and each.metadata.get("group_hash") in wanted
+    ]
+    recipes = [r for r in group_by_recipe(read_runs(folders)[0]) if r.has_enough_seeds]
+    found = [recipe.first.metadata["group_hash"] for recipe in recipes]
+    is_whole = sorted(found) == sorted(wanted) and len(split_comparable(recipes)) == 1
+    return recipes if is_whole else []
 
 
-def describe(design: Design, scatter: Scatter) -> str:
+def estimate_by_pilot(design: Design, pilot: Sequence[Recipe]) -> dict[str, Scatter]:
+    """Of the pair that scatters most, and the same at the upper limit of skill."""
+    trainings = [recipe.trainings(design.metric) for recipe in pilot]
+    a, b = max(
+        combinations(trainings, 2),
+        key=lambda two: (
+            draw_looks(estimate_scatter(*two), design.looks, design.num_images).detectable
+        ),
+    )
+    return {"": estimate_scatter(a, b), UPPER: estimate_scatter(a, b, SKILL_LIMIT)}
+
+
+def describe_scatter(design: Design, scatter: Scatter) -> str:
     """The standard deviations by which a pair of single trainings scatters."""
     variances = {
         "images": scatter.image / design.num_images,
@@ -119,23 +128,6 @@ def describe(design: Design, scatter: Scatter) -> str:
     return f"one training each scatters by {join_words(parts)}"
 
 
-def read_pilot(design: Design, records: Sequence[Record]) -> list[Recipe]:
-    """The recipes of earlier runs, where every one has three seeds, all on the same images."""
-    wanted = {recipe.group_hash for recipe in design.recipes}
-    folders = [
-        each.folder
-        for each in records
-        if each.metadata.get("status") == "finished" and each.metadata.get("group_hash") in wanted
-    ]
-    if len(folders) < MIN_SEEDS * len(wanted):
-        return []
-    recipes = group_by_recipe(read_runs(folders)[0])
-    repeated = [recipe for recipe in recipes if len(recipe.networks) >= MIN_SEEDS]
-    found = {recipe.first.metadata["group_hash"] for recipe in repeated}
-    is_whole = found == wanted and len(split_comparable(repeated)) == 1
-    return repeated if is_whole and len(repeated) == len(wanted) else []
-
-
 def foretell(
     design: Design, scatter: Scatter, settings: Config
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -144,8 +136,7 @@ def foretell(
     drawn = draw_looks(scatter, design.looks, num_images, pairs)
     limit = smallest_difference(scatter, num_images, pairs)
     figures: dict[str, Any] = {"detectable": drawn.detectable, "limit": limit}
-    by_look = [drawn.until(k).detectable for k in range(1, len(design.looks) + 1)]
-    each = zip(map(design.write, by_look), design.looks, strict=True)
+    each = zip(map(design.write, drawn.detectable_by_look), design.looks, strict=True)
     shown = ", ".join(f"{difference} by {n} seeds" for difference, n in each)
     least = f"are the limit: no number of seeds shows less than {design.write(limit)}"
     lines = {
@@ -153,75 +144,76 @@ def foretell(
         "test images": least if limit > 0 else "are no limit, by what these runs show",
     }
     if settings["difference"]:
-        difference = settings["difference"] / design.per_unit
+        difference = settings["difference"] / design.measure.per_unit
         seeds = count_seeds(scatter, difference, num_images, pairs)
-        figures |= {"power": drawn.power(difference), "seeds": seeds}
-        figures["mean_seeds"] = drawn.mean_seeds(difference)
+        power, mean_seeds = drawn.power(difference), drawn.mean_seeds(difference)
+        figures |= {"power": power, "seeds": seeds, "mean_seeds": mean_seeds}
         enough = f"without looks {seeds} of each give {CHANCE}"
         if seeds is None:
             enough = (
                 f"no number of seeds suffices for {CHANCE}: more test images or fewer pairs may"
             )
         lines["difference"] = (
-            f"of {design.write(difference)}: found with {100 * figures['power']:.0f} % chance, "
-            f"after {figures['mean_seeds']:.1f} seeds of each on average; {enough}"
+            f"of {design.write(difference)}: found with {100 * power:.0f} % chance, after "
+            f"{mean_seeds:.1f} seeds of each on average; {enough}"
         )
     if settings["margin"]:
-        margin = settings["margin"] / design.per_unit
+        margin = settings["margin"] / design.measure.per_unit
         equal, good = drawn.equivalence_power(margin), drawn.non_inferiority_power(margin)
+        smallest = drawn.smallest_margin
         figures |= {"equivalence_power": equal, "non_inferiority_power": good}
-        figures["smallest_margin"] = drawn.smallest_margin
+        figures["smallest_margin"] = smallest
         lines["margin"] = (
             f"of {design.write(margin)}: equal recipes are shown to be within it with "
             f"{100 * equal:.0f} % chance, one not to be worse with {100 * good:.0f} %; with "
-            f"{CHANCE} the smallest margin is {design.write(drawn.smallest_margin)}"
+            f"{CHANCE} the smallest margin is {design.write(smallest)}"
         )
     return figures, lines
 
 
-def describe_cost(
-    design: Design, jobs: Mapping[str, Job], records: Sequence[Record]
-) -> dict[str, str]:
-    """The hours of all runs to the first look and to the last, by what one took here before.
+def describe_cost(design: Design, jobs: Mapping[str, Job], records: Sequence[Record]) -> str:
+    """The time of all runs to the first look and to the last, by what one took here before.
 
     `jobs`: one of each recipe, by its hash.
     """
-    forecast, seconds, missing = Forecast([*jobs.values()]), list[float](), list[str]()
+    whole, seconds, missing = Forecast([*jobs.values()]).whole, 0.0, list[str]()
+    devices = set[str]()
     for recipe in design.recipes:
         job = jobs[recipe.group_hash]
-        whole = forecast.whole.get(recipe.group_hash) or estimate_seconds(job, records)
-        missing += [] if whole else [recipe.label]
-        seconds.append(whole or 0.0)
+        measured = [*list_measured(job, records)]
+        found = whole.get(recipe.group_hash) or estimate_seconds(job, measured)
+        missing += [] if found else [recipe.label]
+        seconds += found or 0.0
+        devices |= {str(each["device"]) for each, _ in measured if each.get("device")}
     if missing:
-        names = join_words(missing, 5)
-        return {"time": f"not known yet: none of {names} was trained or benchmarked here"}
-    devices = {str(each.metadata.get("device")) for each in records if each.metadata.get("device")}
-    first, last = (sum(seconds) * n for n in (design.looks[0], design.looks[-1]))
-    runs = [len(jobs) * n for n in (design.looks[0], design.looks[-1])]
-    return {
-        "time": f"{format_duration(first)} to the first look ({runs[0]} runs), at most "
-        f"{format_duration(last)} ({runs[1]} runs), one at a time, as before"
-        + (f" on {join_words(sorted(devices))}" if devices else "")
-    }
+        return f"not known yet: there is no run or benchmark of {join_words(missing, 5)} here"
+    first, last = design.looks[0], design.looks[-1]
+    return (
+        f"{format_duration(seconds * first)} to the first look ({len(jobs) * first} runs), at most "
+        f"{format_duration(seconds * last)} ({len(jobs) * last} runs), one at a time, as before"
+        + (f" on {join_words(sorted(devices), 5)}" if devices else "")
+    )
 
 
-def estimate_seconds(job: Job, records: Sequence[Record]) -> float | None:
-    """What training alone takes at the rate of the newest benchmark, or else run, of a job's model
-    and batch size; None where there is none, or nobody knows how many images there are."""
+def list_measured(job: Job, records: Sequence[Record]) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Trainings of a job's model and batch size with their images per second: runs in the order of
+    their start, then benchmarks."""
+    wanted = {"model": job.config["model"]["name"], "batch_size": job.config["data"]["batch_size"]}
+    for record in sorted(records, key=lambda each: str(each.metadata.get("started_at"))):
+        if wanted.items() <= record.metadata.items():
+            yield record.metadata, record.metadata.get("images_per_second")
+    for path in sorted(Path(job.config["log_dir"], "benchmark").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if wanted.items() <= found.items():
+                yield found, found["images_per_second"]["ours"]["median"]
+
+
+def estimate_seconds(job: Job, measured: Sequence[tuple[Mapping[str, Any], Any]]) -> float | None:
+    """What training alone takes at the newest rate; None where there is none, or nobody knows how
+    many images there are."""
     data, epochs = job.config["data"], job.config["trainer"]["max_epochs"]
-    wanted = {"model": job.config["model"]["name"], "batch_size": data["batch_size"]}
-    each = [rate for found, rate in list_rates(job, records) if wanted.items() <= found.items()]
-    rates = [rate for rate in each if MEASURED.holds(rate) and rate > 0]
+    rates = [rate for _, rate in measured if MEASURED.holds(rate) and rate > 0]
     of_source = data["source"].get("num_train")
     num_train = data["num_train"] or (of_source and of_source - (data["num_val"] or 0))
     return epochs * num_train / rates[-1] if rates and num_train and epochs > 0 else None
-
-
-def list_rates(job: Job, records: Sequence[Record]) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """What was trained and how fast: runs in the order of their start, then benchmarks."""
-    for record in sorted(records, key=lambda each: str(each.metadata.get("started_at"))):
-        yield record.metadata, record.metadata.get("images_per_second")
-    for path in sorted(Path(job.config["log_dir"], "benchmark").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            measured = json.loads(path.read_text(encoding="utf-8"))
-            yield measured, measured["images_per_second"]["ours"]["median"]

@@ -1,7 +1,5 @@
 """The settings of this command, besides those of a training."""
 
-from typing import Any
-
 from triptych.config import FLAG, PATH, Rule, count, number, one_of
 
 EXTENDS_TRAINING = True
@@ -9,12 +7,12 @@ FIRST_LOOK = 3  # seeds: two say too little of their scatter
 PERCENT = number(0, 100, above=True)
 
 
-def are_looks(value: Any) -> bool:
-    is_list = type(value) is list and value and all(map(count(FIRST_LOOK).holds, value))
-    return bool(is_list) and sorted(set(value)) == value
-
-
-LOOKS = Rule(f"numbers of seeds that ascend, of at least {FIRST_LOOK}: [3,5,10]", are_looks)
+LOOKS = Rule(
+    f"numbers of seeds that ascend, of at least {FIRST_LOOK}: [3,5,10]",
+    lambda v: (
+        (type(v) is list and v != [] and all(map(count(FIRST_LOOK).holds, v))) and sorted({*v}) == v
+    ),
+)
 RULES: dict[str, Rule] = {
     "metric": one_of("accuracy", "f1", "nll", "brier"),
     **dict.fromkeys(("difference", "margin", "churn", "disagreement"), PERCENT.or_null()),

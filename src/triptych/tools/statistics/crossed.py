@@ -94,12 +94,6 @@ class Estimate(NamedTuple):
             return float(self.centre == null)
         return 2 * float(stdtr(self.df, -abs(self.centre - null) / self.standard_error))
 
-    def p_above(self, null: float) -> float:
-        """One-sided, of the hypothesis that the truth is `null` or less."""
-        if not self.variance:
-            return float(self.centre <= null)
-        return float(stdtr(self.df, (null - self.centre) / self.standard_error))
-
     @property
     def p_value(self) -> float:
         return self.p()

@@ -7,7 +7,7 @@ each recipe, K looks, m pairs. Variances are of the values of one image.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,13 +94,8 @@ class LookedEstimate(Estimate):
 
     def p(self, null: float = 0.0) -> float:
         is_above = self.centre > null
-        return self._join(e.p(null) if (e.centre > null) == is_above else 1.0 for e in self.looks)
-
-    def p_above(self, null: float) -> float:
-        return self._join(each.p_above(null) for each in self.looks)
-
-    def _join(self, p_values: Iterable[float]) -> float:
-        return float(min(sequential_p([*p_values], self.weights), default=1.0))
+        each = [e.p(null) if (e.centre > null) == is_above else 1.0 for e in self.looks]
+        return float(min(sequential_p(each, self.weights), default=1.0))
 
 
 def join_looks(shown: Estimate, looks: Sequence[Estimate], weights: ArrayLike) -> LookedEstimate:

@@ -2,7 +2,7 @@
 stops what is decided."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
@@ -25,8 +25,8 @@ from triptych.tools.sweep.jobs import Job, compose_jobs, find_run_of_job
 
 log = logging.getLogger(__name__)
 Compose = Callable[[list[str]], DictConfig]
+Run = Callable[[Sequence[Job]], None]
 Jobs = dict[tuple[str, int], Job]  # by group_hash and seed
-ATTEMPTS = 2  # of a run that its machine lost, before the command ends
 
 
 def find_plan(job_overrides: Sequence[Sequence[str]]) -> Path:
@@ -39,9 +39,7 @@ def find_plan(job_overrides: Sequence[Sequence[str]]) -> Path:
     return Path(each[0]["plan"])
 
 
-def follow(
-    path: Path, overrides: Sequence[str], compose: Compose, run: Callable[[Sequence[Job]], None]
-) -> None:
+def follow(path: Path, overrides: Sequence[str], compose: Compose, run: Run) -> None:
     """Run the first look of all recipes, and further ones of those that are in an undecided pair.
 
     `overrides` are for every job; they may not change a recipe. `run` runs jobs, and exits with 1
@@ -54,12 +52,15 @@ def follow(
     undecided = plan.group_hashes
     for number, look in enumerate(plan.looks, 1):
         looked = {key: job for key, job in jobs.items() if key[1] in plan.seeds[:look]}
-        if not complete([job for (r, _), job in looked.items() if r in undecided], run):
+        try:
+            is_whole = complete([job for (r, _), job in looked.items() if r in undecided], run)
+        finally:  # the page of a look that was interrupted knows the plan, too
+            records = [record for job in looked.values() if (record := find_ended(job))]
+            plan = note_data(plan, path, records)
+        if not is_whole:
             return
-        records = find_ended(looked.values())
-        plan = note_data(plan, path, records)
-        pairs, undecided = decide(plan, records)
         log.info("look %d of %d, at %d seeds:", number, len(plan.looks), look)
+        pairs, undecided = decide(plan, records)
         for pair in pairs:
             log.info("- %s", pair.sentence)
         if not undecided:
@@ -84,65 +85,59 @@ def compose_planned(plan: Plan, overrides: Sequence[str], compose: Compose) -> J
     keys = [*product(plan.recipes, plan.seeds)]
     each = [[*map(prepare, r.overrides), *typed, f"seed={seed}"] for r, seed in keys]
     jobs = compose_jobs(compose, each)
-    for (recipe, seed), job in zip(keys, jobs, strict=True):
+    for (recipe, _), job in zip(keys, jobs, strict=True):
         if config_hash(job.config, less=("seed",)) != recipe.group_hash:
-            raise UserError(explain_other(recipe, seed, typed, compose))
+            raise UserError(explain_other(recipe, typed, compose))
     return {(r.group_hash, seed): job for (r, seed), job in zip(keys, jobs, strict=True)}
 
 
-def explain_other(recipe: PlannedRecipe, seed: int, typed: Sequence[str], compose: Compose) -> str:
+def explain_other(recipe: PlannedRecipe, typed: Sequence[str], compose: Compose) -> str:
     """Which of the overrides makes a recipe another one; or that the configs do."""
-    own = [*map(prepare, recipe.overrides), f"seed={seed}"]
     for override in typed:
-        [job] = compose_jobs(compose, [[*own, override]])
+        [job] = compose_jobs(compose, [[*map(prepare, recipe.overrides), override]])
         if config_hash(job.config, less=("seed",)) != recipe.group_hash:
             [shown] = restore([override])
             return f"{shown}: makes other recipes than were planned\nplan these: triptych plan"
     return f"plan: the settings of {recipe.label} have changed since; plan again: triptych plan"
 
 
-def complete(jobs: Sequence[Job], run: Callable[[Sequence[Job]], None]) -> bool:
+def complete(jobs: Sequence[Job], run: Run) -> bool:
     """Run what has not ended, once more what its machine lost; whether all has ended: else time is
     over. Exits with 1 where a run failed, or was lost again."""
-    for _ in range(ATTEMPTS):
-        missing = [job for job in jobs if not find_ended([job])]
-        if not missing:
-            return True
-        try:
+    try:
+        if missing := [job for job in jobs if not find_ended(job)]:
             run(missing)
-        except SystemExit as stop:
-            records = [find_run_of_job(job) for job in missing]
-            is_lost = any(
-                not r or r.metadata["status"] in ("running", "interrupted") for r in records
-            )
-            if stop.code != 1 or not (is_lost or len(find_ended(jobs)) == len(jobs)):
-                raise
-        else:
-            return len(find_ended(jobs)) == len(jobs)
-    if len(find_ended(jobs)) < len(jobs):
-        raise SystemExit(1)
-    return True
+    except SystemExit as stop:
+        left = [job for job in jobs if not find_ended(job)]
+        records = filter(None, map(find_run_of_job, left))
+        if stop.code != 1 or any(record.metadata["status"] == "failed" for record in records):
+            raise
+        if left:
+            run(left)
+    return all(map(find_ended, jobs))
 
 
-def find_ended(jobs: Iterable[Job]) -> list[Record]:
-    """The runs that count: those that finished, and those that diverged."""
-    records = [record for job in jobs if (record := find_run_of_job(job))]
-    return [r for r in records if r.metadata["status"] == "finished" or has_diverged(r)]
+def find_ended(job: Job) -> Record | None:
+    """Its run, if that counts: where it finished, or diverged."""
+    record = find_run_of_job(job)
+    is_over = record and (record.metadata["status"] == "finished" or has_diverged(record))
+    return record if is_over else None
 
 
 def note_data(plan: Plan, path: Path, records: Sequence[Record]) -> Plan:
     """The plan with the hashes of its data, which its first runs know; a copy goes to each run."""
-    for record in records:
-        hashes = {name: record.metadata.get(name) for name in ("split_hash", "test_hash")}
-        if record.metadata["status"] == "finished":
-            if changed := plan.find_changed_data(**hashes):  # type: ignore[arg-type]
-                log.info("plan=%s: the data changed since: %s", path, changed)
-            elif not plan.noted:
-                at = datetime.now(UTC).isoformat(timespec="seconds")
-                plan = replace(plan, noted=hashes | {"noted_at": at})
-                with translate_write_errors(f"plan={path}"):
-                    write_plan(plan, path)
-            break
+    each = [
+        {name: str(record.metadata.get(name)) for name in ("split_hash", "test_hash")}
+        for record in records
+        if record.metadata["status"] == "finished"
+    ]
+    if each and not plan.noted:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        plan = replace(plan, noted=each[0] | {"noted_at": at})
+        with translate_write_errors(f"plan={path}"):
+            write_plan(plan, path)
+    for changed in {plan.find_changed_data(**hashes) for hashes in each} - {""}:
+        log.info("plan=%s: the data changed since: %s", path, changed)
     for record in records:
         if not (record.folder / FILE).exists():
             write_plan(plan, record.folder / FILE)
@@ -154,12 +149,15 @@ def decide(plan: Plan, records: Sequence[Record]) -> tuple[Sequence[Pair], set[s
 
     Raises UserError where a run cannot be read.
     """
-    folders = [record.folder for record in records]
     networks, problems = read_runs(r.folder for r in records if not has_diverged(r))
     for folder, what in problems:
         raise UserError(f"{folder}: {what}")
     recipes = group_by_recipe(networks)
     hashes = {recipe.label: recipe.first.metadata["group_hash"] for recipe in recipes}
-    pairs = compare_recipes(recipes, ask_by_plan(plan, folders, AS_USUAL)).pairs
+    for planned in plan.recipes:
+        if planned.group_hash not in hashes.values():
+            log.info("- %s: every run diverged, so it is in no pair", planned.label)
+    question = ask_by_plan(plan, [record.folder for record in records], AS_USUAL)
+    pairs = compare_recipes(recipes, question).pairs
     undecided = [pair for pair in pairs if pair.verdict == "undecided"]
     return pairs, {hashes[label] for pair in undecided for label in (pair.a, pair.b)}
