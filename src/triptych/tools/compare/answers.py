@@ -73,15 +73,19 @@ def assemble(arrays: dict[str, Any]) -> Answers:
     role = next((role for role in ROLES if role in arrays and role not in NO_ANSWERS), None)
     if role is None:
         raise UserError("holds no answers; name what answers prediction or label")
-    values = check_values(arrays[role], role)
-    truth = arrays.get("truth") if role != "truth" else None
+    values = check_values(arrays.pop(role), role)
+    if "truth" in arrays:
+        arrays["truth"] = check_values(arrays["truth"], "truth")
+    for name in sorted({"truth", *NO_ANSWERS} & arrays.keys()):
+        if (shape := np.shape(arrays[name])) != (len(values),):
+            raise UserError(f"has {len(values):,} answers and {name} of shape {shape}")
     return Answers(
         values,
         role if values.ndim == 2 else "",
-        check_ids(arrays["ids"], len(values)) if "ids" in arrays else None,
-        None if truth is None else check_truth(truth, len(values)),
+        check_ids(arrays["ids"]) if "ids" in arrays else None,
+        arrays.get("truth"),
         tuple(arrays.get("columns", ())),
-        number_groups(arrays["groups"], len(values)) if "groups" in arrays else None,
+        number_groups(arrays["groups"]) if "groups" in arrays else None,
     )
 
 
@@ -119,27 +123,16 @@ def check_classes(values: NDArray[Any]) -> NDArray[Any]:
     return classes.astype(np.int64)
 
 
-def check_truth(values: NDArray[Any], num_images: int) -> NDArray[Any]:
-    truth = check_values(values, "truth")
-    if truth.shape != (num_images,):
-        raise UserError(f"has {num_images:,} answers and labels of shape {truth.shape}")
-    return truth
-
-
-def number_groups(names: Any, num_images: int) -> NDArray[np.int64]:
+def number_groups(names: Sequence[object]) -> NDArray[np.int64]:
     """By their sorted names."""
-    if np.ndim(names) != 1 or len(names) != num_images:
-        raise UserError(f"has {num_images:,} answers and groups of shape {np.shape(names)}")
     texts = [str(name).strip() for name in names]
     if "" in texts:
         raise UserError(f"image {texts.index('')} has no group, and others have")
     return np.unique(as_texts(texts), return_inverse=True)[1].astype(np.int64)
 
 
-def check_ids(ids: Any, num_images: int) -> list[str]:
+def check_ids(ids: Sequence[object]) -> list[str]:
     """One of each; numbers as they are usually written."""
-    if np.ndim(ids) != 1 or len(ids) != num_images:
-        raise UserError(f"has {num_images:,} answers and ids of shape {np.shape(ids)}")
     texts = [each.strip() for each in map(str, ids)]
     texts = [str(int(each)) if each.isdecimal() and len(each) < 20 else each for each in texts]
     [(most, times)] = Counter(texts).most_common(1)
@@ -174,9 +167,7 @@ def read_archive(path: Path) -> dict[str, Any]:
         if not chosen.keys() - NO_ANSWERS:
             known = "logits, probabilities, predictions"
             raise UserError(f"holds {list_first(names)}; name an array one of {known}")
-        answering = next(role for role in ROLES if role in chosen and role not in NO_ANSWERS)
-        read = {answering, "truth", *NO_ANSWERS} & chosen.keys()
-        return {role: read_array(archive, chosen[role]) for role in read}
+        return {role: read_array(archive, name) for role, name in chosen.items()}
 
 
 def read_csv(path: Path) -> dict[str, Any]:
@@ -259,9 +250,10 @@ def find_logits(values: NDArray[Any], what: str) -> tuple[NDArray[Any] | None, s
     if off > ALMOST_ONE:
         note = f"holds no probabilities ({where}), and is not named logits: its classes alone count"
         return None, "classes", note
-    note = f"its probabilities do not sum to one ({where}): divided by their sums"
+    note = ""
     if what == "logits":
         note = "its logits are probabilities, and read as such"
+    elif off > NEAR_ONE:
+        note = f"its probabilities do not sum to one ({where}): divided by their sums"
     with np.errstate(divide="ignore"):  # the logit of a probability of 0
-        logits = np.log(values)
-    return logits, "probabilities", note if what == "logits" or off > NEAR_ONE else ""
+        return np.log(values), "probabilities", note

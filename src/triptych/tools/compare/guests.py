@@ -87,13 +87,12 @@ def read_guests(
     """
     answers: dict[File, Answers] = {}
     problems: list[Problem] = []
-    owners: dict[tuple[str, int | None], File] = {}
     for file in find_files(places, labels):
         try:
-            read = read_answers(file.path)
-            if (owner := owners.setdefault(file[1:], file)) is not file:
-                raise UserError(f"left out: {owner.path} has the same name and seed")
-            answers[file] = read
+            for other in answers:
+                if (other.name, other.seed) == (file.name, file.seed):
+                    raise UserError(f"left out: {other.path} has the same name and seed")
+            answers[file] = read_answers(file.path)
         except UserError as error:
             problems.append(describe_problem(file.path, error))
     if not answers:
@@ -113,18 +112,19 @@ def read_guests(
 
 def find_files(places: str | Sequence[str], labels: str | None) -> list[File]:
     """Each file of answers once: those named, in a table, in a folder or below it; not `labels`."""
-    files: dict[str, File] = {os.path.realpath(labels or ""): File(Path(), "", None)}
+    files: dict[str, File] = {}
     for place in [places] if isinstance(places, str) else places:
         for path in [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True)):
             for file in expand(Path(path)):
                 files.setdefault(os.path.realpath(file.path), file)
-    chosen = [file for file in files.values() if file.name]
-    if not chosen or len(chosen) > MAX_FILES:
+    if labels:
+        files.pop(os.path.realpath(labels), None)
+    if not 0 < len(files) <= MAX_FILES:
         shown = places if isinstance(places, str) else ",".join(places)
         usual = f"no file there ends with {', '.join(READERS)}"
-        reason = f"more than {MAX_FILES} files" if chosen else usual
+        reason = f"more than {MAX_FILES} files" if files else usual
         raise UserError(f"predictions={shown}: {reason}")
-    return chosen
+    return [*files.values()]
 
 
 def expand(path: Path) -> Iterator[File]:
