@@ -65,11 +65,12 @@ def estimate_unbiased(by_image: NDArray[np.float64], *recipes: Trainings) -> flo
 def crossed(a: Any, b: Any, pseudo_images: int) -> Case:
     a, b = map(summarize_trainings, (a, b))
     estimate = crossed_difference(a, b, pseudo_images=pseudo_images > 0)
+    repeated = [each for each in (a, b) if each.num_seeds > 1]
     return describe(estimate) | {
         "centre": estimate.centre,
         "image": estimate.image,
-        "seed": estimate.seed,
-        "floor": estimate.flips,
+        "seed": [each.seed_variance / each.num_seeds for each in repeated],
+        "floor": [each.flips / each.num_seeds / each.num_images for each in repeated],
         "unbiased_variance": estimate_unbiased(a.by_image - b.by_image, a, b),
         "interval_99": estimate.interval(0.99),
         "p": estimate.p(),

@@ -64,9 +64,7 @@ def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDAr
 class Estimate(NamedTuple):
     """A mean, or a difference of two, with its variance and degrees of freedom.
 
-    `centre` is that of the interval, `value` what is shown. `image`, `seed` and `flips` are the
-    parts of the variance: of images, of each recipe's seeds as they scatter, and the flips in each
-    of these.
+    `centre` is that of the interval, `value` what is shown.
     """
 
     value: float
@@ -74,9 +72,7 @@ class Estimate(NamedTuple):
     variance: float
     df: float  # infinite: the normal law
     bounds: Interval = UNBOUNDED  # that no such value exceeds
-    image: float = math.nan
-    seed: tuple[float, ...] = ()
-    flips: tuple[float, ...] = ()
+    image: float = math.nan  # the part of the variance that is of images
 
     @property
     def standard_error(self) -> float:
@@ -178,8 +174,6 @@ def _cross(
         df=variance**2 / squares if squares > 0 else math.inf,
         bounds=bounds,
         image=image,
-        seed=seed,
-        flips=flips,
     )
 
 
