@@ -62,7 +62,7 @@ def build(tested: Tested) -> Ranks | None:
         return None
     sentences = [write_sentence(ranking, question.measure) for ranking in rankings]
     if len(wins) == 1:
-        sentences.append(write_win(wins[0]))
+        sentences.append(write_win(wins[0], question.measure))
     return Ranks(measure=question.measure, rankings=rankings, wins=wins, sentences=tuple(sentences))
 
 
@@ -112,9 +112,9 @@ def write_sentence(ranking: Ranking, measure: Measure) -> str:
     return f"{of} one of {names} is the best by {measure.name}, none of the others (95 %)."
 
 
-def write_win(win: Win) -> str:
+def write_win(win: Win, measure: Measure) -> str:
     value, low, high = (fixed(each, 2) for each in win[2:])
     return (
-        f"A new training of {win.a} would beat a new one of {win.b} on these test images with "
-        f"chance {value} (95 % {low} to {high})."
+        f"A new training of {win.a} would beat a new one of {win.b} in {measure.name} on these "
+        f"test images with chance {value} (95 % {low} to {high})."
     )

@@ -203,10 +203,10 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
     if few:
-        have = "has" if few == 1 else "have"
+        have, their = ("has", "its") if few == 1 else ("have", "their")
         sentences.append(
             f"{few} of {pluralize(len(recipes), 'recipe')} {have} fewer than {MIN_SEEDS} seeds: "
-            "their figures say nothing about retraining."
+            f"{their} figures say nothing about retraining."
         )
     undefined = [
         f"{network.label} ({network.scores.undefined_classes})"

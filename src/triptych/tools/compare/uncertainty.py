@@ -157,18 +157,22 @@ def share_parts(
 
 def write_sentence(pair: Pair, parts: PairParts) -> str:
     """What would narrow the interval of a pair that is not decided."""
-    shares = {"images": parts.images, "seeds": parts.seeds, "flips": parts.flips}
-    first, *others = sorted(shares, key=lambda name: -shares[name].value)
-    rest = [f"{percent(shares[name].value, 0)} % from {name}" for name in others]
+    unit = "groups" if pair.num_groups else "images"
+    shares = [
+        (parts.images.value, unit),
+        (parts.seeds.value, "seeds"),
+        (parts.flips.value, "flips"),
+    ]
+    made_of = [f"{percent(value, 0)} % from {name}" for value, name in sorted(shares, reverse=True)]
     more = next((f"{n} seeds" for n in SEEDS if n > max(pair.num_seeds)), "twice the images")
     width, now, least = (
         f"±{pair.measure.write_width(parts.designs[name].half_width)}"
         for name in (more, "as now", "any number of seeds")
     )
     return (
-        f"{percent(shares[first].value, 0)} % of the uncertainty of {pair.a} − {pair.b} comes from "
-        f"{first}, {join_words(rest)}: with {more} expect {width} {pair.measure.unit} instead of "
-        f"{now}; more seeds alone never give less than {least}."
+        f"The uncertainty of {pair.a} − {pair.b} comes to {join_words(made_of)}: with "
+        f"{more.replace('images', unit)} expect {width} {pair.measure.unit} instead of {now}; "
+        f"more seeds alone never give less than {least}."
     )
 
 
