@@ -253,6 +253,10 @@ class Record:
         return (before if number(0).holds(before) else 0.0) + here  # type: ignore[operator]
 
     @property
+    def config_yaml(self) -> str:
+        return (self.folder / "config.yaml").read_text()
+
+    @property
     def weights_metadata(self) -> dict[str, Any]:
         """What a checkpoint says of its weights: the images they expect, the head's classes."""
         return {name: self.metadata.get(name) for name in ("preprocessing", "classes")}
