@@ -178,16 +178,14 @@ def find_columns(
     Labels `may_be_marked`, in all columns of no other use. `group` is the name of one more.
     """
     columns = {(name or "").strip().lower(): name for name in header}
+    uses = COLUMNS | ({"group": [group.strip().lower()]} if group else {})
     chosen = {
         use: columns[next(name for name in names if name in columns)]
-        for use, names in COLUMNS.items()
+        for use, names in uses.items()
         if columns.keys() & names
     }
-    if group is not None:
-        if group.strip().lower() not in columns:
-            known = ", ".join(columns)
-            raise UserError(f"data.groups={group}: no such column in {table}, but {known}")
-        chosen["group"] = columns[group.strip().lower()]
+    if group and "group" not in chosen:
+        raise UserError(f"data.groups={group}: no such column in {table}, but {', '.join(columns)}")
     are_marked = may_be_marked and len(header) > len(chosen)
     for use in ("file",) if are_marked else ("file", "label"):
         if use not in chosen:
