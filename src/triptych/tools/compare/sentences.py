@@ -199,7 +199,7 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
         )
     notes = [n for r in recipes for each in r.networks for n in each.metadata["notes"] or ()]
     leaks = dict.fromkeys(note for note in notes if note.startswith(LEAK))
-    sentences += [f"Of the groups that images belong to, {leak}." for leak in leaks]
+    sentences += [f"Groups of images {leak}." for leak in leaks]
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
     if few:
