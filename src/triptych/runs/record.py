@@ -163,22 +163,20 @@ def write_prediction_table(
 def read_yaml(path: Path) -> Config:
     """The mapping in anybody's file; raises UserError where it cannot be read."""
     try:
-        text = storage.check_regular_file(path).read_text()
-        depth = 0
+        text, depth = storage.check_regular_file(path).read_text(), 0
         for event in yaml.parse(text):  # aliases unfold into any size, depth exhausts OmegaConf
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            is_more = isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None)
-            if is_more or depth > MAX_DEPTH:
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", "") or depth > MAX_DEPTH:
                 raise ValueError(f"has aliases or tags, or is nested deeper than {MAX_DEPTH}")
         config = OmegaConf.to_container(OmegaConf.create(text))
         json.dumps(config)  # refuses numbers of thousands of digits
+        if not isinstance(config, dict):
+            raise ValueError("no mapping")
+        return {str(key): value for key, value in config.items()}
     except Exception as error:  # yaml, omegaconf and the system raise many types
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: cannot be read ({reason})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: cannot be read (no mapping)")
-    return {str(key): value for key, value in config.items()}
 
 
 class Record:
