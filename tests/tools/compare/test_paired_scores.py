@@ -37,7 +37,7 @@ def get_section(comparison: Comparison) -> ScoresSection:
 
 
 def get_values(comparison: Comparison, metric: str) -> dict[str, tuple[float, float, float]]:
-    return dict(get_section(comparison).values[metric])
+    return next(dict(v) for name, _, v in get_section(comparison).columns if name == metric)
 
 
 def get_pair(comparison: Comparison, metric: str) -> ScorePair:

@@ -11,9 +11,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
@@ -190,7 +187,7 @@ def build_comparison(
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]
-    pixels, files = read_pictures(networks if is_comparable else (), problems)
+    pixels, files = runs.read_pictures(networks if is_comparable else (), problems)
     return Comparison(
         question=question,
         sections=sections,
@@ -209,17 +206,6 @@ def build_comparison(
         grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
         **sentences.describe_runs(read, recipes, problems),  # the last to read `problems`
     )
-
-
-def read_pictures(
-    networks: Sequence[TrainedNetwork], problems: list[Problem]
-) -> tuple[dict[int, NDArray[np.uint8]], dict[int, str]]:
-    """Pixels and files of the same test images by their index, of the networks that have them."""
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    for network in networks:
-        pixels |= read_optional(runs.read_pixels, network, problems) or {}
-    named = (read_optional(lambda n: n.read_files(), n, problems) for n in networks)
-    return pixels, next(filter(None, named), {})
 
 
 def read_by_recipe(

@@ -39,16 +39,13 @@ class ScorePair(NamedTuple):
     """A score of recipe A less that of B; interval and Holm over the pairs of that score."""
 
     metric: str  # of SCORES
+    measure: Measure
     a: str
     b: str
     difference: WithInterval
     p: float
     p_adjusted: float
     is_carried_by_few: bool  # of a loss, whose scatter over images a few make
-
-    @property
-    def measure(self) -> Measure:
-        return SCORES[self.metric]
 
     @property
     def better(self) -> str | None:
@@ -60,13 +57,9 @@ class ScorePair(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class ScoresSection(Section):
     heading: ClassVar[str] = "Other scores"
-    values: Mapping[str, Mapping[str, WithInterval]]  # by metric and the recipe's label
+    columns: Sequence[tuple[str, Measure, Mapping[str, WithInterval]]]  # by the recipe's label
     pairs: Sequence[ScorePair]
     is_planned: bool  # by a plan, whose looks adjust its own metric alone
-
-    @property
-    def columns(self) -> Sequence[tuple[Measure, Mapping[str, WithInterval]]]:
-        return [(SCORES[metric], by_recipe) for metric, by_recipe in self.values.items()]
 
     @property
     def visible(self) -> Sequence[ScorePair]:
@@ -80,7 +73,7 @@ class ScoresSection(Section):
         for metric in dict.fromkeys(pair.metric for pair in self.pairs):
             same = [pair for pair in self.pairs if pair.metric == metric]
             num = sum(pair.better is not None for pair in same)
-            parts.append(f"{num} of {pluralize(len(same), 'pair')} by {SCORES[metric].name}")
+            parts.append(f"{num} of {pluralize(len(same), 'pair')} by {same[0].measure.name}")
         few = [f"{p.a} and {p.b} by {p.measure.name}" for p in self.visible if p.is_carried_by_few]
         carried = f" A few images carry the difference of {join_words(few, 5)}: 1 % of them make "
         carried = f"{carried}more than half of its scatter." if few else ""
@@ -91,14 +84,15 @@ class ScoresSection(Section):
     def describe(self) -> dict[str, Any]:
         values = [
             {"metric": metric, "recipe": label, **value._asdict()}
-            for metric, by_recipe in self.values.items()
+            for metric, _, by_recipe in self.columns
             for label, value in by_recipe.items()
         ]
         pairs = []
         for pair in self.pairs:
             value, low, high = pair.difference
-            difference = {"difference": value, "low": low, "high": high, "better": pair.better}
-            pairs.append(pair._asdict() | difference)
+            own = pair._asdict() | {"difference": value, "low": low, "high": high}
+            del own["measure"]
+            pairs.append(own | {"better": pair.better})
         return {"values": values, "pairs": pairs}
 
 
@@ -109,20 +103,21 @@ def build(tested: Tested) -> ScoresSection | None:
     recipes = [recipe for recipe in tested.recipes if recipe.label in labels]
     if not recipes:
         return None
-    values, pairs = {}, []
-    for metric in SCORES:
+    columns, pairs = [], []
+    for metric, measure in SCORES.items():
         known = {r.label: r for r in recipes if has_score(r, metric, tested.problems)}
         bounds = Interval(0, BOUNDS.get(metric, UNBOUNDED).high)
         means = {k: crossed_mean(r.trainings(metric), bounds) for k, r in known.items()}
         if means:
-            values[metric] = {k: WithInterval(m.value, *m.interval()) for k, m in means.items()}
+            values = {k: WithInterval(m.value, *m.interval()) for k, m in means.items()}
+            columns.append((metric, measure, values))
         if metric != tested.question.metric:  # of which the pairs themselves are
             twos = [(known[p.a], known[p.b]) for p in table if {p.a, p.b} <= known.keys()]
             pairs += compare_scores(metric, twos)
     sentences = [*write_contradictions(table, pairs)][:MAX_SENTENCES]
     is_planned = tested.question.plan is not None
     return ScoresSection(
-        values=values, pairs=pairs, is_planned=is_planned, sentences=tuple(sentences)
+        columns=columns, pairs=pairs, is_planned=is_planned, sentences=tuple(sentences)
     )
 
 
@@ -142,11 +137,11 @@ def has_score(recipe: Recipe, metric: str, problems: list[Problem]) -> bool:
 
 def compare_scores(metric: str, twos: Sequence[tuple[Recipe, Recipe]]) -> list[ScorePair]:
     tested = adjust([estimate_difference(a, b, metric) for a, b in twos])
-    is_loss = SCORES[metric].sign < 0
+    measure = SCORES[metric]
     return [
         ScorePair(
-            *(metric, a.label, b.label, found.difference, found.p, found.p_holm),
-            is_carried_by_few=is_loss and is_carried_by_few(a, b, metric),
+            *(metric, measure, a.label, b.label, found.difference, found.p, found.p_holm),
+            is_carried_by_few=measure.sign < 0 and is_carried_by_few(a, b, metric),
         )
         for (a, b), found in zip(twos, tested, strict=True)
     ]

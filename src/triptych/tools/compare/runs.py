@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -403,6 +403,17 @@ def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
     if not is_rgb or 0 in images.shape[2:] or index.shape != images.shape[:1]:
         raise UserError(f"{path}: must have images uint8 (K, 3, H, W) and index (K,)")
     return dict(zip(index.tolist(), images, strict=True))
+
+
+def read_pictures(
+    networks: Sequence[TrainedNetwork], problems: list[Problem]
+) -> tuple[dict[int, NDArray[np.uint8]], dict[int, str]]:
+    """Pixels and files of the same test images by their index, of the networks that have them."""
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for network in networks:
+        pixels |= read_optional(read_pixels, network, problems) or {}
+    named = (read_optional(lambda n: n.read_files(), n, problems) for n in networks)
+    return pixels, next(filter(None, named), {})
 
 
 def read_grad_cam(network: TrainedNetwork) -> tuple[str, bytes] | None:

@@ -43,7 +43,7 @@ from triptych.tools.compare.pairs import (
     measure_looks,
 )
 from triptych.tools.compare.recipes import Recipe, split_comparable
-from triptych.tools.compare.runs import TrainedNetwork, read_optional, read_pixels
+from triptych.tools.compare.runs import TrainedNetwork, read_pictures
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
 from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
@@ -297,13 +297,12 @@ def find_limits(a: Recipe, b: Recipe, suspect: NDArray[np.bool_]) -> Interval:
 
 def choose_pictures(tested: Tested, suspect: NDArray[np.bool_]) -> tuple[Picture, ...]:
     """Of suspects whose pixels the first network of a recipe kept, the first ones."""
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    for recipe in tested.recipes:
-        pixels |= read_optional(read_pixels, recipe.first, tested.problems) or {}
-    test, classes = tested.recipes[0].first.test, tested.recipes[0].classes
+    firsts = [recipe.first for recipe in tested.recipes]
+    pixels, files = read_pictures(firsts, tested.problems)
+    test, classes = firsts[0].test, tested.recipes[0].classes
     listed = zip(test.index[suspect].tolist(), test.labels[suspect], strict=True)
-    shown = [(place, label) for place, label in listed if place in pixels][:MAX_PICTURES]
-    return tuple(Picture(f"no. {n}", pixels[n], classes[label], ()) for n, label in shown)
+    shown = [(n, classes[label]) for n, label in listed if n in pixels][:MAX_PICTURES]
+    return tuple(Picture(files.get(n, f"no. {n}"), pixels[n], name, ()) for n, name in shown)
 
 
 def write_sentences(section: Suspects) -> Iterator[str]:
