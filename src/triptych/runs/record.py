@@ -167,7 +167,8 @@ def read_yaml(path: Path) -> Config:
         for event in yaml.parse(text):  # aliases unfold into any size, depth exhausts OmegaConf
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", "") or depth > MAX_DEPTH:
+            is_more = isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None)
+            if is_more or depth > MAX_DEPTH:
                 raise ValueError(f"has aliases or tags, or is nested deeper than {MAX_DEPTH}")
         config = OmegaConf.to_container(OmegaConf.create(text))
         json.dumps(config)  # refuses numbers of thousands of digits
@@ -239,8 +240,7 @@ class Record:
 
     @property
     def config(self) -> Config:
-        """The run's resolved config; raises UserError where it cannot be read."""
-        return read_yaml(self.folder / "config.yaml")
+        return read_yaml(self.folder / "config.yaml")  # as it was resolved
 
     @property
     def seconds_total(self) -> float:
