@@ -86,14 +86,14 @@ def search(config: Config, training: Config, space: Space, overrides: list[str])
         log.info("stopped; to resume: %s", os.environ.get("TRIPTYCH_COMMAND", ""))
         raise
     finally:
-        write_spent(folder, description, study)
+        spent = write_spent(folder, description, study)
     log.info("%s", describe_progress(study, budget))
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         log.info("the worker that ends last writes the recipe")
     elif not budget.is_spent(study.get_trials(deepcopy=False, states=studies.TAKEN)):
         log.info("no recipe before the budget is spent; the same command goes on")
     else:
-        write_recipe(study, config, training, overrides, description)
+        write_recipe(study, config, training, overrides, spent)
 
 
 def list_settings(config: Config, training: Config, space: Space) -> Config:
@@ -212,30 +212,31 @@ def write_recipe(
     config: Config,
     training: Config,
     overrides: Sequence[str],
-    description: Mapping[str, Any],
+    spent: Mapping[str, Any],
 ) -> None:
-    """Write `tuned_<study>.yaml`; an existing one stays unless `overwrite` says otherwise."""
+    """Write `tuned_<study>.yaml`; an existing one stays unless `overwrite` says otherwise.
+
+    `spent` is what `write_spent` has written.
+    """
     path = recipe_path(config)
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         raise UserError(f"study={config['study']}: no trial was completed, so none is the best")
     if path.exists() and not config["overwrite"]:
         log.info("%s exists and stays as it is; overwrite=true replaces it", path)
         return
-    monitor = training["checkpoint"]["monitor"]
-    spent, best = count_spent(study), study.best_trial
+    monitor, best = spent["monitor"], study.best_trial
     head = [
-        f"{training['model']['name']} on {training['data']['name']}, {date.today()}: the best of "
-        f"{spent['num_trials']} trials, which had seed={training['seed']}: take others.",
+        f"{spent['model']} on {spent['data']}, {date.today()}: the best of {spent['num_trials']} "
+        f"trials, which had seed={spent['seed']}: take others.",
         f"Best {monitor} {best.value:.4f} (trial {best.number}), which is no result: it was chosen "
         "on validation",
         "images; no trial has seen a test image. From the command:",
         sanitize(os.environ.get("TRIPTYCH_COMMAND", "")),
         f"python train.py experiment={path.stem}",
     ]
-    tuned = {name: description[name] for name in OF_RECIPE}
-    tuned |= {name: spent[name] for name in ("num_trials", "seconds")}
     # Other searches' winners have other seeds: so no two of their networks are one training.
-    fresh = (training["seed"] + 1 + config["sampler_seed"]) % 2**32
+    fresh = (spent["seed"] + 1 + spent["sampler_seed"]) % 2**32
+    tuned = {name: spent[name] for name in OF_RECIPE}
     values = {"seed": fresh, **best.params, "tuned": tuned}
     recipe = format_recipe(training, values, overrides, head)
     with translate_write_errors(f"recipe_dir={path.parent}"):

@@ -17,9 +17,9 @@ from triptych.runs.storage import atomic_write, translate_write_errors, write_cs
 from triptych.tools.tune.study import DONE, Budget, sum_seconds
 
 COLUMNS = ("number", "state", "score", "seconds", "epochs", "error")
-# Of `describe_search`, what a recipe repeats, so that runs trained from it have it.
+# What a recipe repeats of `spent.json`, so that runs trained from it have it.
 OF_RECIPE = """
-    study search_hash space_hash budget sampler sampler_seed monitor seed
+    study search_hash space_hash budget sampler sampler_seed monitor seed num_trials seconds
 """.split()
 
 
@@ -62,8 +62,8 @@ def count_spent(study: optuna.Study) -> dict[str, Any]:
     }
 
 
-def write_spent(folder: Path, description: Mapping[str, Any], study: optuna.Study) -> None:
-    """Write both files, each whole, over those of before."""
+def write_spent(folder: Path, description: Mapping[str, Any], study: optuna.Study) -> Config:
+    """Write both files, each whole, over those of before; what is in `spent.json`."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.params]
     keys = [*description["space"]]
     rows = [(*COLUMNS, *keys), *(list_cells(trial, keys) for trial in trials)]
@@ -78,6 +78,7 @@ def write_spent(folder: Path, description: Mapping[str, Any], study: optuna.Stud
         digest = hashlib.sha256((folder / "trials.csv").read_bytes()).hexdigest()
         with atomic_write(folder / "spent.json") as temporary:
             temporary.write_text(json.dumps(content | {"trials_sha256": digest}, indent=2) + "\n")
+    return content
 
 
 def list_cells(trial: FrozenTrial, keys: Sequence[str]) -> tuple[Any, ...]:
