@@ -195,7 +195,7 @@ RULES: dict[str, Rule] = {
     "metrics": NAMED_NODES,
     "module": NODE._replace(says="what module=<choice> or module._target_=<class> makes"),
     "trainer.on_oom": one_of("halve").or_null(),
-    "tuned": Rule("what triptych tune writes", lambda v: type(v) is dict and "seed" in v),
+    "tuned": Rule("what tune writes", lambda v: v is None or (type(v) is dict and "seed" in v)),
 }
 
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
