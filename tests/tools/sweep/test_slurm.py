@@ -63,7 +63,7 @@ def test_a_sweep_that_is_left_to_slurm_finishes_and_typed_again_shows_it(
 
 
 def test_a_requeued_run_goes_on_in_its_folder(slurm: dict[str, str], tmp_path: Path) -> None:
-    settings = (*RUN, f"log_dir={tmp_path}", "trainer.max_epochs=40")
+    settings = (*RUN, f"log_dir={tmp_path}", "trainer.max_epochs=20")
     script = f"#!/bin/bash\nsrun {subprocess.list2cmdline([*TRAIN, *settings])}\n"
     (tmp_path / "job.sh").write_text(script)
     options = ("--parsable", "--requeue", f"--output={tmp_path}/log", "--open-mode=append")
@@ -79,7 +79,7 @@ def test_a_requeued_run_goes_on_in_its_folder(slurm: dict[str, str], tmp_path: P
     assert after.folder == before.folder
     with (after.folder / "metrics.csv").open() as file:
         epochs = [int(row["epoch"]) for row in csv.DictReader(file) if row.get("val/loss")]
-    assert epochs == list(range(1, 41))
+    assert epochs == list(range(1, 21))
 
 
 def submit(
