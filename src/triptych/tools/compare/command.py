@@ -36,10 +36,10 @@ from triptych.tools.compare.content import (
     Question,
     Section,
     Tested,
-    compare_images,
     write_csv,
 )
 from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
+from triptych.tools.compare.pictures import compare_images
 from triptych.tools.compare.recipes import (
     Recipe,
     group_by_recipe,

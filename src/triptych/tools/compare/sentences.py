@@ -3,19 +3,19 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from triptych.data.group_names import LEAK
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
+from triptych.tools.compare.cautions import write_cautions
 from triptych.tools.compare.content import ACCURACY, COSTS, Pair, Pairs, Question
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
-from triptych.tools.compare.runs import Problem, TrainedNetwork, find_other_code
+from triptych.tools.compare.runs import Problem, TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
@@ -181,96 +181,6 @@ def compare_costs(a: Recipe, b: Recipe) -> str:
 
 def _average_cost(recipe: Recipe, name: str) -> float | None:
     return recipe.average(lambda network: (network.metadata | network.costs).get(name))
-
-
-def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tuple[str, ...]:
-    """What a reader must know before repeating the figures."""
-    sentences = describe_choices(recipes)
-    if differing:
-        names = join_words([*differing], MAX_WORDS)
-        sentences.append(
-            f"Besides the network, the runs differ in {names}: a difference between recipes is one "
-            "of whole recipes, not of networks alone."
-        )
-    if any(recipe.first.num_groups for recipe in recipes):
-        sentences.append(
-            "Test images belong together in groups, as photos of one object do: every interval and "
-            "test is over groups, which may be few; scores and counts are of images."
-        )
-    notes = [n for r in recipes for each in r.networks for n in each.metadata["notes"] or ()]
-    leaks = dict.fromkeys(note for note in notes if note.startswith(LEAK))
-    sentences += [f"Groups of images {leak}." for leak in leaks]
-    sentences += describe_code(recipes)
-    few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
-    if few:
-        have, their = ("has", "its") if few == 1 else ("have", "their")
-        sentences.append(
-            f"{few} of {pluralize(len(recipes), 'recipe')} {have} fewer than {MIN_SEEDS} seeds: "
-            f"{their} figures say nothing about retraining."
-        )
-    undefined = [
-        f"{network.label} ({network.scores.undefined_classes})"
-        for recipe in recipes
-        for network in recipe.networks
-        if network.scores.undefined_classes
-    ]
-    if undefined:
-        sentences.append(
-            "A class without test images or predictions has no precision or recall. It counts as 0 "
-            f"in macro averages, as in scikit-learn: {join_words(undefined, MAX_WORDS)}."
-        )
-    return tuple(sentences)
-
-
-def describe_choices(recipes: Sequence[Recipe]) -> list[str]:
-    """What chose the networks, as far as that is known."""
-    guests = [recipe.label for recipe in recipes if recipe.first.is_guest]
-    sentences = [
-        "One split and one test set: no interval here covers how the figures would change with "
-        "another split, or with test images from elsewhere."
-    ]
-    if len(guests) < len(recipes):
-        sentences.append(
-            "Validation images chose the epoch of each run, unless its recipe scores the last one; "
-            "test images chose nothing."
-        )
-    if guests:
-        names = join_words(guests, MAX_WORDS) if len(guests) < len(recipes) else "these networks"
-        sentences.append(
-            f"Of {names} only the answers are known: not which images trained them, nor whether "
-            "test images chose their epoch or settings."
-        )
-    alike: dict[bytes, list[TrainedNetwork]] = {}
-    for network in (network for recipe in recipes for network in recipe.networks):
-        alike.setdefault(network.test.classes.tobytes(), []).append(network)
-    for same in alike.values():
-        if len(same) > 1 and any(network.is_guest for network in same):
-            names = join_words([network.label for network in same], MAX_WORDS)
-            sentences.append(f"{names} answer every image alike: one network under several names?")
-    return sentences
-
-
-def describe_code(recipes: Sequence[Recipe]) -> list[str]:
-    """Where different code trained the runs of a recipe, or those of different recipes."""
-    sentences, named = [], set[str]()
-    for recipe in recipes:
-        if files := find_other_code(recipe.networks):
-            named.update(files)
-            sentences.append(
-                f"Runs of {recipe.label} were trained by different code: "
-                f"{join_words(files, MAX_WORDS)}. What is said of the recipe mixes them."
-            )
-    networks = [each for recipe in recipes for each in recipe.networks if not each.is_guest]
-    if files := [name for name in find_other_code(networks) if name not in named]:
-        sentences.append(
-            f"Recipes were trained by different code: {join_words(files, MAX_WORDS)}. A difference "
-            "between them may be one of the code."
-        )
-    unknown = sum(network.metadata["code"] is None for network in networks)
-    if 0 < unknown < len(networks):
-        runs = f"{unknown} of {pluralize(len(networks), 'run')}"
-        sentences.append(f"The code that trained {runs} is not recorded.")
-    return sentences
 
 
 def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

@@ -30,7 +30,6 @@ from triptych.tools.compare.content import (
     Measure,
     Pair,
     Pairs,
-    Picture,
     Question,
     Section,
     Tested,
@@ -42,6 +41,7 @@ from triptych.tools.compare.pairs import (
     has_metric,
     measure_looks,
 )
+from triptych.tools.compare.pictures import Picture
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.compare.runs import TrainedNetwork, read_pictures
 from triptych.tools.statistics.crossed import Trainings, crossed_difference, summarize_trainings
