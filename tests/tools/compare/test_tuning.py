@@ -28,7 +28,6 @@ def write_study(
     study: str,
     scores: Sequence[float | None],
     *,
-    budget: str = "",
     direction: str = "maximize",
     num_pruned: int = 0,
     space: str = "optim.lr",
@@ -37,9 +36,9 @@ def write_study(
     """A study in `tune/`, the last trials pruned; what a run trained from it says of it."""
     about = {
         "study": study,
-        "search_hash": study.partition("_search")[0] + budget,
+        "search_hash": study.partition("_search")[0],
         "space_hash": space,
-        "budget": budget or f"{len(scores)} trials",
+        "budget": f"{len(scores)} trials",
         "sampler": "random",
         "sampler_seed": 0,
         "monitor": "val/accuracy",
@@ -172,14 +171,6 @@ def test_unequal_budgets_other_spaces_and_untuned_networks_are_said_to_be_so(
     assert "6 trials (alexnet) and 9 trials (googlenet)" in unequal
     assert "ranges" in spaces
     assert "searches=3" in single
-
-
-def test_searches_of_as_many_seconds_have_equal_budgets_whatever_trials_fit(tmp_path: Path) -> None:
-    for number, model in enumerate(("alexnet", "googlenet"), 6):
-        tuned = write_study(tmp_path, model, draw_scores(number, number), budget="60 seconds")
-        write_run(tmp_path, model, 1, settings={"tuned": tuned})
-    section = tuning_of(compare(tmp_path)[0])
-    assert describe(section)["equal_budgets"]
 
 
 def test_tpe_has_its_best_so_far_and_no_interval(tmp_path: Path) -> None:
