@@ -141,7 +141,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("retry_failed", "fresh"), Rule("false, or true in a sweep (-m)", lambda v: v is False)
     ),
-    "minutes": number(0, above=True).or_null(),
+    **dict.fromkeys(("minutes", "checkpoint.every_minutes"), number(0, above=True).or_null()),
     "plan": Rule("null, or in a sweep (-m) a file of `triptych plan`", lambda v: v is None),
     "same_code": Rule("required, or ignore in a sweep (-m)", lambda v: v == "required"),
     "checkpoint.score": one_of("best", "last"),
@@ -149,7 +149,6 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep_last": FLAG.or_null(),
     "speed.cache_features": FLAG,
     "checkpoint.every_n_steps": count(1).or_null(),
-    "checkpoint.every_minutes": number(0, above=True).or_null(),
     "speed.compile": one_of("none", "default", "reduce-overhead", "max-autotune"),
     "data.name": TEXT,
     "data.root": PATH,
@@ -284,9 +283,9 @@ def find_contradictions(config: Config) -> Iterator[str]:
     weights, known = model.get("weights"), model.get("known_weights")
     is_name = weights is not None and not is_weights_path(weights)
     if is_name and known and weights not in ["DEFAULT", *known]:
-        choices = f"{', '.join(known)}, null, or a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /)"
-        choices += ", or a run's folder"
-        yield f"model.weights={format_value(weights)}: must be DEFAULT, {choices}"
+        file = f"a file ({' '.join(WEIGHT_SUFFIXES)}, or with a /), or a run's folder"
+        names = f"DEFAULT, {', '.join(known)}, null, or {file}"
+        yield f"model.weights={format_value(weights)}: must be {names}"
 
 
 def find_missing_images(data: Config) -> Iterator[str]:

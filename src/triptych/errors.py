@@ -36,9 +36,7 @@ def closest_matches(word: str, words: Iterable[str], n: int = 3, cutoff: float =
 
 def sanitize_text(text: str) -> str:
     """The text with a mark in place of each control character, which a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text
-    )
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def hide_secrets(typed: str) -> str:

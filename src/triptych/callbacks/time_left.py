@@ -105,8 +105,7 @@ class RunClock(Callback):
         self.on_validation_batch_end(trainer)
 
     def estimate_left(self, trainer: Any) -> float | None:
-        """Seconds until the run ends, its test and its process included; None where nobody
-        knows."""
+        """Seconds until the run ends, with its test and process; None where nobody knows."""
         if self.pace.seconds("train") is None and self.pace.seconds("val") is None:
             return None
         left, val = 0.0, self.val_seconds()

@@ -26,9 +26,8 @@ MIRRORS = {
 class Cifar(Source):
     """The official Python files below `root`, as a folder, or as an archive to be unpacked.
 
-    torchvision knows their names and md5 sums, and checks all files before it unpickles one.
-    `num_train` and `num_test` let a config be checked before the images are read.
-    `num_classes` is 10 or 100.
+    torchvision knows names and md5 sums, and checks all files before it unpickles one. `num_train`
+    and `num_test` let a config be checked before images are read. `num_classes` is 10 or 100.
     """
 
     def __init__(self, root: str, num_train: int, num_test: int, num_classes: int) -> None:

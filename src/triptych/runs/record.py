@@ -233,9 +233,8 @@ class Record:
             if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
                 raise ValueError(f"no record of schema {SCHEMA}")
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"{folder}: no run folder, its run.json cannot be read ({error})"
-            ) from error
+            problem = f"no run folder, its run.json cannot be read ({error})"
+            raise UserError(f"{folder}: {problem}") from error
         return cls(folder, metadata)
 
     @property
