@@ -191,7 +191,7 @@ def make_hostile(value: Any) -> Any:
         )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(make_hostile, value))
-    return tuple(map(make_hostile, value[:20])) if isinstance(value, tuple) else value
+    return tuple(map(make_hostile, value[:20])) if isinstance(value, tuple | list) else value
 
 
 @pytest.mark.usefixtures("without_charts")
