@@ -322,10 +322,14 @@ def write_sentences(section: Suspects) -> Iterator[str]:
             f"Without them {pair.a} − {pair.b} is {after} instead of {before} {measure.unit} "
             f"(change {moved}, 95 % interval {measure.write_interval(shift)})."
         )
-    else:
+    kind = "recipes" if section.recipe_changes else "trained networks"
+    pairs = f"{pluralize(len(changes), 'pair')} of {kind}"
+    if len(changes) > 1:
         ends = [measure.write(end(c.shift.value for c in changes)) for end in (min, max)]
-        yield f"Without them differences change by {' to '.join(ends)} {measure.unit}."
-    turned = [f"{change.pair.a} − {change.pair.b}" for change in changes if change.is_turned]
+        span = f"{' to '.join(ends)} {measure.unit}".strip()
+        yield f"Without them the differences of {pairs} change by {span}."
+    both = section.recipe_changes + section.network_changes
+    turned = [f"{change.pair.a} − {change.pair.b}" for change in both if change.is_turned]
     what = f"the sign or the verdict of {join_words(turned, MAX_WORDS)} changes"
     order = "the same" if section.keeps_order else "another"
     yield (
@@ -334,6 +338,6 @@ def write_sentences(section: Suspects) -> Iterator[str]:
     )
     if measure is ACCURACY:
         num_open = sum(not change.is_certain for change in changes)
-        pairs = f"{num_open} of {pluralize(len(changes), 'pair')}" if num_open else "any pair"
         labels = "Other labels" if num_open else "No other labels"
-        yield f"{labels} of these images could turn the order of {pairs}."
+        turn = f"{num_open} of {pairs}" if num_open else f"any of {pairs}"
+        yield f"{labels} of these images could turn the order of {turn}."
