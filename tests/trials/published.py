@@ -84,7 +84,7 @@ def check_verdict(right: dict[str, Array], verdict: dict[str, Any], check: Check
         check(f"accuracy of {name}", each.mean(), shown[name])
     pairs = [pair for pair in verdict["pairs"] if pair["kind"] == "networks"]
     assert len(pairs) == math.comb(len(right), 2) > 0
-    p_values, told = [], []
+    p_values, won = [], []
     for pair in pairs:
         a, b = right[pair["a"]], right[pair["b"]]
         only_a, only_b, n = int((a & ~b).sum()), int((b & ~a).sum()), len(a) + 2
@@ -98,11 +98,11 @@ def check_verdict(right: dict[str, Array], verdict: dict[str, Any], check: Check
     for pair, p in zip(pairs, adjust(p_values), strict=True):
         check(f"adjusted p of {pair['a']} less {pair['b']}", p, pair["p_adjusted"])
         if p < 0.05:
-            told.append((pair["a"], pair["b"])[:: 1 if pair["difference"] > 0 else -1])
+            won.append((pair["a"], pair["b"])[:: 1 if pair["difference"] > 0 else -1])
     for rank in verdict["ranks"]["rankings"][0]["ranks"]:
         name = rank["name"]
-        check(f"best rank of {name}", 1 + sum(worse == name for _, worse in told), rank["best"])
-        worst = len(right) - sum(better == name for better, _ in told)
+        check(f"best rank of {name}", 1 + sum(worse == name for _, worse in won), rank["best"])
+        worst = len(right) - sum(better == name for better, _ in won)
         check(f"worst rank of {name}", worst, rank["worst"])
 
 
