@@ -1,12 +1,12 @@
-"""Plans against the closed form, an independent program's values, and each other."""
+"""Plans against an independent program's values, and each other."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import stats
 
-from triptych.tools.statistics.crossed import Estimate, crossed_difference, summarize_trainings
+from triptych.tools.statistics.crossed import Estimate, summarize_trainings
 from triptych.tools.statistics.planning import (
     DrawnLooks,
     Scatter,
@@ -21,19 +21,6 @@ from triptych.tools.statistics.planning import (
 )
 
 LOOKS = [3, 5, 10, 20]
-
-
-def find_by_noncentral_t(scatter: Scatter, n: int, num_images: int, alpha: float) -> float:
-    """The closed form, which knows nothing of how an estimated variance scatters."""
-    flips = [each / num_images / n for each in scatter.flips]
-    parts = [s / n + f for s, f in zip(scatter.skill, flips, strict=True)]
-    image = scatter.image / num_images
-    variance = image + sum(parts)
-    squares = sum(part**2 for part in parts) / (n - 1) + (image + sum(flips)) ** 2 / num_images
-    df = variance**2 / squares
-    t = stats.t.ppf(1 - alpha / 2, df)
-    root = optimize.brentq(lambda nc: stats.nct.sf(t, df, nc) - 0.8, 0, 50)
-    return float(root * variance**0.5)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +40,6 @@ def test_detectable_differences_are_those_of_an_independent_program(
     drawn = draw_looks(scatter, [n], num_images, num_pairs)
     assert drawn.detectable == pytest.approx(expected, rel=0.03)
     assert drawn.power(drawn.detectable) == pytest.approx(0.8, abs=1e-3)
-    closed = find_by_noncentral_t(scatter, n, num_images, 0.05 / num_pairs)
-    assert 0.985 < drawn.detectable / closed < 1.10
 
 
 def test_weights_of_looks_and_sequential_p_have_published_values() -> None:
@@ -153,24 +138,3 @@ def test_a_pilot_gives_back_what_its_trainings_were_drawn_from() -> None:
     assert scatter.flips == pytest.approx((0.25, 0.25), rel=0.02)
     upper = estimate_scatter(a, b, skill_limit=0.8)
     assert upper.skill[0] / scatter.skill[0] == pytest.approx(78 / stats.chi2.ppf(0.2, 78), rel=0.1)
-
-
-def test_looks_at_equal_recipes_err_less_often_than_one_test_and_than_looking_without_shares() -> (
-    None
-):
-    rng, looks, num_images = np.random.default_rng(0), [3, 5, 10], 400
-    weights, found, found_without = look_weights(looks), 0, 0
-    for _ in range(400):
-        hard = rng.normal(size=num_images)
-        ability = [
-            hard + rng.normal(0, 0.3, num_images) + rng.normal(1.2, 0.1, (10, 1)) for _ in "ab"
-        ]
-        right = [each + rng.normal(0, 0.3, each.shape) > 0 for each in ability]
-        estimates = [
-            crossed_difference(*(summarize_trainings(x[:n]) for x in right), pseudo_images=True)
-            for n in looks
-        ]
-        found += join_looks(estimates[-1], estimates, weights).p_value < 0.05
-        found_without += min(each.p_value for each in estimates) < 0.05
-    assert found / 400 < 0.05
-    assert found_without / 400 > 0.06

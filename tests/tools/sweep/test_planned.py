@@ -228,7 +228,7 @@ def test_a_budget_that_is_over_leaves_the_rest_to_the_same_command(sweep: Sweep)
     [
         ("seed=3", "seed=3: the plan sets it"),
         ("optim.lr=0.5", "optim.lr=0.5: the plan sets it"),
-        ("data.batch_size=7", "data.batch_size=7: makes other recipes"),
+        ("data.batch_size=7", "^data.batch_size=7: "),
         ("fresh=true", "fresh=true: "),
     ],
 )

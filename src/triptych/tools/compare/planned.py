@@ -179,14 +179,16 @@ def write_promises(plan: Plan) -> Iterator[str]:
     figures: Mapping[str, Any] = next(iter(plan.promised.values()), {})
     words = MEASURES[plan.metric]
     written = {name: words.write_margin(round(value or 0, 4)) for name, value in figures.items()}
+    typed = {"difference": plan.difference, "margin": plan.margin}
+    written |= {n: words.write_margin(v / words.per_unit) for n, v in typed.items() if v}
     if "detectable" in figures:
         yield f"A difference of {written['detectable']} is found with 80 % chance."
     if "power" in figures and plan.difference:
-        difference = f"{plan.difference:g} {words.unit}".strip()
-        yield f"One of {difference} is found with {percent(figures['power'], 0)} % chance."
+        power = percent(figures["power"], 0)
+        yield f"One of {written['difference']} is found with {power} % chance."
     if "equivalence_power" in figures and plan.margin:
-        margin, power = f"{plan.margin:g} {words.unit}".strip(), figures["equivalence_power"]
-        yield f"Equal recipes are shown to be within {margin} with {percent(power, 0)} % chance."
+        power = percent(figures["equivalence_power"], 0)
+        yield f"Equal recipes are shown to be within {written['margin']} with {power} % chance."
     if "limit" in figures:
         yield f"On so many images no number of seeds finds less than {written['limit']}."
 

@@ -38,8 +38,8 @@ def plan(jobs: Sequence[Job]) -> None:
     settings = read_settings(jobs)
     jobs = [drop_settings(job) for job in jobs]
     data = jobs[0].config["data"]
-    recipes = list_recipes(jobs)
-    firsts = {config_hash(job.config, less=("seed",)): job for job in reversed(jobs)}
+    firsts = find_recipes(jobs)
+    recipes = describe_recipes(firsts)
     records = [*read_records(Path(jobs[0].config["log_dir"]))]
     runs = [each.metadata for each in records if each.metadata.get("group_hash") in firsts]
     used = {run.get("seed") for run in runs}
@@ -86,27 +86,39 @@ def drop_settings(job: Job) -> Job:
     return job._replace(config=config, overrides=overrides, config_hash=config_hash(config))
 
 
-def list_recipes(jobs: Sequence[Job]) -> list[PlannedRecipe]:
-    """In order; raises UserError unless they are several, each once."""
+def find_recipes(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The first job of each recipe, by its group_hash; raises UserError unless they are several,
+    each with a seed once, of one label an image, on the same images."""
     counts = Counter(job.config_hash for job in jobs)
     for job in jobs:
         if counts[job.config_hash] > 1:
             raise UserError(f"{' '.join(job.overrides)}: one recipe and seed under two names")
-    if separator := jobs[0].config["data"].get("separator"):
-        raise UserError(f"data.separator={separator}: plans are of one label an image")
-    recipes = {}
-    for job, label in zip(jobs, label_recipes(jobs), strict=True):
-        overrides = [o for o in job.overrides if setting_name(o) != "seed"]
-        group_hash = config_hash(job.config, less=("seed",))
-        recipes[group_hash] = PlannedRecipe(label.removeprefix("model="), overrides, group_hash)
         for name in OF_IMAGES:
             first, value = (each.config["data"].get(name) for each in (jobs[0], job))
             if first != value:
                 both = f"{format_value(first)} and {format_value(value)}"
                 raise UserError(f"data.{name}: {both} make other images, which cannot be compared")
-    if len(recipes) < 2:
+    if separator := jobs[0].config["data"].get("separator"):
+        raise UserError(f"data.separator={separator}: plans are of one label an image")
+    firsts: dict[str, Job] = {}
+    for job in jobs:
+        firsts.setdefault(config_hash(job.config, less=("seed",)), job)
+    if len(firsts) < 2:
         raise UserError("model: one recipe; a plan is of several: model=alexnet,resnet50")
-    return [*recipes.values()]
+    return firsts
+
+
+def describe_recipes(firsts: Mapping[str, Job]) -> list[PlannedRecipe]:
+    """Each as it is typed in a sweep, without its seed."""
+    labels = label_recipes([*firsts.values()])
+    return [
+        PlannedRecipe(
+            label.removeprefix("model="),
+            [o for o in job.overrides if setting_name(o) != "seed"],
+            group_hash,
+        )
+        for (group_hash, job), label in zip(firsts.items(), labels, strict=True)
+    ]
 
 
 def choose_looks(
@@ -152,8 +164,8 @@ def find_images(
 def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
     """What the runs must answer."""
     names, measure = join_words([recipe.label for recipe in recipes]), MEASURES[settings["metric"]]
-    margin = settings["margin"]
-    good = f", or good enough within {margin:g} {measure.unit}".rstrip() if margin else ""
+    margin = settings["margin"] and measure.write_margin(settings["margin"] / measure.per_unit)
+    good = f", or good enough within {margin}" if margin else ""
     return f"Which of {names} is {measure.better[0]}{good}, trained again with other seeds?"
 
 

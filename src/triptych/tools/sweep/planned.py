@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from triptych.cli import prepare, restore
 from triptych.config import setting_name
 from triptych.errors import UserError
-from triptych.runs.record import Record, config_hash
+from triptych.runs.record import NOT_THE_EXPERIMENT, Record, config_hash
 from triptych.runs.storage import translate_write_errors
 from triptych.tools.compare.content import AS_USUAL, Pair
 from triptych.tools.compare.pairs import compare_recipes
 from triptych.tools.compare.planned import ask_by_plan, has_diverged
 from triptych.tools.compare.recipes import group_by_recipe
 from triptych.tools.compare.runs import read_runs
-from triptych.tools.plan.document import FILE, Plan, PlannedRecipe, read_plan, write_plan
+from triptych.tools.plan.document import FILE, Plan, read_plan, write_plan
 from triptych.tools.sweep.jobs import Job, compose_jobs, find_run_of_job
 
 log = logging.getLogger(__name__)
@@ -87,18 +87,12 @@ def compose_planned(plan: Plan, overrides: Sequence[str], compose: Compose) -> J
     jobs = compose_jobs(compose, each)
     for (recipe, _), job in zip(keys, jobs, strict=True):
         if config_hash(job.config, less=("seed",)) != recipe.group_hash:
-            raise UserError(explain_other(recipe, typed, compose))
+            named = [o for o in restore(typed) if setting_name(o) not in NOT_THE_EXPERIMENT]
+            raise UserError(
+                f"{' '.join(named) or 'plan'}: {recipe.label} is not the recipe that was planned\n"
+                "plan again: triptych plan"
+            )
     return {(r.group_hash, seed): job for (r, seed), job in zip(keys, jobs, strict=True)}
-
-
-def explain_other(recipe: PlannedRecipe, typed: Sequence[str], compose: Compose) -> str:
-    """Which of the overrides makes a recipe another one; or that the configs do."""
-    for override in typed:
-        [job] = compose_jobs(compose, [[*map(prepare, recipe.overrides), override]])
-        if config_hash(job.config, less=("seed",)) != recipe.group_hash:
-            [shown] = restore([override])
-            return f"{shown}: makes other recipes than were planned\nplan these: triptych plan"
-    return f"plan: the settings of {recipe.label} have changed since; plan again: triptych plan"
 
 
 def complete(jobs: Sequence[Job], run: Run) -> bool:
