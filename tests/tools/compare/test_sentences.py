@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.run_folders import change_record, write_run
-from triptych.tools.compare.content import Comparison, Pair
+from triptych.tools.compare.content import MEASURES, Comparison, Pair
 from triptych.tools.compare.formats import (
     fixed,
     interval,
@@ -88,6 +88,9 @@ def test_numbers_and_words_are_written_as_people_read_them() -> None:
     assert [pluralize(1, "seed"), pluralize(10_000, "image")] == ["1 seed", "10,000 images"]
     assert [join_words("a"), join_words("ab"), join_words("abc")] == ["a", "a and b", "a, b and c"]
     assert join_words("abcd", most=2) == "a, b and 2 more"
+    margins = (("accuracy", 0.005), ("accuracy", 0.01), ("nll", 1), ("brier", 0.1))
+    written = [MEASURES[metric].write_margin(margin) for metric, margin in margins]
+    assert written == ["0.5 points", "1 point", "1 nat", "0.1"]
 
 
 def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:

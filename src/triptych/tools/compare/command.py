@@ -140,19 +140,16 @@ def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], 
     return networks, problems, are_multilabel
 
 
-def ask(
-    config: Config, networks: Sequence[TrainedNetwork] = (), problems: list[Problem] | None = None
-) -> Question:
+def ask(config: Config, networks: Sequence[TrainedNetwork], problems: list[Problem]) -> Question:
     """What the settings ask, or a plan that runs follow; a margin is typed in points, or in the
     unit of a loss. `problems` gains what is wrong with plans."""
-    margin, metric = config["margin"], config["metric"]
-    margin = None if margin is None else margin / MEASURES[metric].per_unit
+    metric, margin = config["metric"], config["margin"]
+    margin = margin and margin / MEASURES[metric].per_unit
     question = Question(metric, margin, config["suspects"])
-    plan = planned.find_plan(networks, config["plan"], [] if problems is None else problems)
+    plan = planned.find_plan(networks, config["plan"], problems)
     if plan is None:
         return question
-    folders = find_run_folders(config["runs"])
-    return planned.ask_by_plan(plan, folders, question)
+    return planned.ask_by_plan(plan, find_run_folders(config["runs"]), question)
 
 
 def choose_folder(places: str | Sequence[str], networks: Sequence[TrainedNetwork]) -> Path:
