@@ -88,3 +88,7 @@ def test_the_share_of_draws_in_which_each_is_the_best() -> None:
     single = [summarize_trainings(each.by_image[None]) for each in recipes]
     assert estimate_best(single).argmax() == 2
     assert estimate_best([recipes[0]] * 3) == pytest.approx([1 / 3] * 3), "none is known to differ"
+    alone = [summarize_trainings(each.by_image[:1, None]) for each in recipes]
+    assert estimate_best(alone) == pytest.approx([1 / 3] * 3), "of one image, or one group"
+    large = [summarize_trainings(1e30 * each.by_image[None]) for each in recipes]
+    assert estimate_best(large).sum() == pytest.approx(1)

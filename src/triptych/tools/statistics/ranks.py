@@ -48,6 +48,8 @@ def estimate_best(recipes: Sequence[Trainings], sign: int = 1) -> NDArray[np.flo
     """
     k, rng = len(recipes), np.random.default_rng(0)
     means = sign * np.stack([each.by_image for each in recipes])
+    if means.shape[1] < 2:  # nothing says how they would do on others
+        return np.full(k, 1 / k)
     y, covariance = means.mean(axis=1), np.cov(means) / means.shape[1]
     skill, df = np.array([_skill_variance(each) for each in recipes]).T
     total = covariance + np.diag(skill)
@@ -55,7 +57,10 @@ def estimate_best(recipes: Sequence[Trainings], sign: int = 1) -> NDArray[np.flo
     spread = max(float(y.var(ddof=1)) - own, 0.0)
     if not spread:
         return np.full(k, 1 / k)
-    noise = rng.multivariate_normal(np.zeros(k), covariance, NUM_DRAWS, method="eigh")
+    # no check: of large losses it takes rounding for a fault
+    noise = rng.multivariate_normal(
+        np.zeros(k), covariance, NUM_DRAWS, check_valid="ignore", method="eigh"
+    )
     noise += np.sqrt(skill) * rng.standard_t(df, (NUM_DRAWS, k))
     shrink = spread / (spread + own)
     drawn = y.mean() + shrink * (y - y.mean()) + math.sqrt(shrink) * noise
