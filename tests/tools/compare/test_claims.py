@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import resource
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,25 @@ def test_processes_at_once_spend_one_after_another(tmp_path: Path) -> None:
     assert [line["k"] for line in lines] == [*range(1, 61)]
     assert np.all([line["level"] == level_of_try(line["k"]) for line in lines])
     assert spend(path, ["new"])[0][0] == 61
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_not_begun(tmp_path: Path) -> None:
+    path = tmp_path / "tries.jsonl"
+    spend(path, ["x"])
+    before = path.read_bytes()
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, usual[1]))
+    try:
+        with pytest.raises(UserError, match=r"require_log=.*: cannot be written"):
+            spend(path, ["y"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert path.read_bytes() == before
+    assert spend(path, ["x", "y"]) == [(1, True, True), (2, False, False)]
+
+
+def test_a_log_that_is_no_log_is_refused_however_deep(tmp_path: Path) -> None:
+    path = tmp_path / "tries.jsonl"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1 is not as it was written"):
+        spend(path, ["x"])

@@ -59,11 +59,21 @@ class Tries(NamedTuple):
         line |= {"claim": claim, **key, "level": level, "p": p, "holds": p < level}
         line["previous"] = self.lines[-1]["digest"] if self.lines else ""
         line["digest"] = digest_line(line)
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())  # spent before anybody knows the answer
+        self.append(json.dumps(line) + "\n")  # spent before anybody knows the answer
         self.lines.append(line)
         return Try(p, level, p < level, number)
+
+    def append(self, text: str) -> None:
+        """Whole and on disk, or not at all: half a line would end the log."""
+        number, data = self.file.fileno(), text.encode()
+        end = os.fstat(number).st_size
+        try:
+            while data:
+                data = data[os.write(number, data) :]
+            os.fsync(number)
+        except OSError:
+            os.ftruncate(number, end)
+            raise
 
 
 def read_lines(file: IO[str], path: Path) -> list[dict[str, Any]]:
@@ -76,7 +86,13 @@ def read_lines(file: IO[str], path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
             follows = line["previous"] == (lines[-1]["digest"] if lines else "")
             is_whole = follows and text.endswith("\n") and line["digest"] == digest_line(line)
-        except (ValueError, TypeError, KeyError, AttributeError):  # of no such line at all
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ):  # of no such line at all
             is_whole = False
         if not is_whole:
             raise UserError(
