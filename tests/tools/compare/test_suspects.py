@@ -162,6 +162,7 @@ def test_images_can_be_listed_by_their_files(tmp_path: Path) -> None:
         ("index\n-1\n", "-1"),
         ("index\n5000\n", "5000"),
         ("file\nhorse.png\n", "horse.png"),
+        (f"file\n{9 * 'long'}{5000 * 'x'}.png\n", "longxxx"),
         ("votes,reason\n3,blurred\n", "votes"),
         ("\x00\x01\xff", "cannot be read"),
     ],
@@ -175,6 +176,7 @@ def test_a_list_that_cannot_be_used_is_refused_by_its_name(
         compare(root, path)
     assert says in str(error.value)
     assert len(str(error.value).splitlines()) <= 3
+    assert len(str(error.value)) < 1000
 
 
 def test_a_missing_list_is_refused(root: Path, tmp_path: Path) -> None:

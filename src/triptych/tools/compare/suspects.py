@@ -51,6 +51,7 @@ from triptych.tools.statistics.suspects import bound_by_labels, spread_over_all
 # How lists name the column of images, by their place in the official test set or by their file.
 COLUMNS = "index testid test_id test_index image image_id id file filename path".split()
 MAX_PICTURES = 12
+MAX_SHOWN = 80  # letters of a name in a message
 
 
 class SuspectList(NamedTuple):
@@ -237,7 +238,7 @@ def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bo
         images = [names.get(place) for place in images]
     suspect = np.array([image in listed.images for image in images])
     if not suspect.any():
-        shown = join_words([str(image) for image in sorted(listed.images)], 3)
+        shown = join_words([str(image)[:MAX_SHOWN] for image in sorted(listed.images)], 3)
         raise UserError(
             f"suspects={listed.path}: none of its images ({sanitize(shown)}) is a test image of "
             f"these runs, as {images[0] or network.test.index[0]}"
