@@ -64,7 +64,9 @@ def follow(path: Path, overrides: Sequence[str], compose: Compose, run: Run) -> 
         for pair in pairs:
             log.info("- %s", pair.sentence)
         if not undecided:
-            log.info("the answer is in: further seeds are not needed")
+            log.info(
+                "the answer is in: further seeds are not needed" if pairs else "no pair is left"
+            )
             return
         if number < len(plan.looks):
             names = ", ".join(r.label for r in plan.recipes if r.group_hash in undecided)
@@ -134,7 +136,8 @@ def note_data(plan: Plan, path: Path, records: Sequence[Record]) -> Plan:
         log.info("plan=%s: the data changed since: %s", path, changed)
     for record in records:
         if not (record.folder / FILE).exists():
-            write_plan(plan, record.folder / FILE)
+            with translate_write_errors(str(record.folder)):
+                write_plan(plan, record.folder / FILE)
     return plan
 
 
