@@ -75,7 +75,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     where a claim that is required does not hold.
     """
     out = Path(config["out"]) if config["out"] else None
-    if out and (out / "run.json").exists():
+    if out and os.path.exists(out / "run.json"):
         raise UserError(f"out={out}: is a run's own folder; name another one")
     networks, problems, are_multilabel = read_networks(config)
     if not config["allow_mixed"]:

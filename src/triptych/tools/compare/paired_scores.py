@@ -100,7 +100,8 @@ def build(tested: Tested) -> ScoresSection | None:
     """Of recipes that are compared; None without such."""
     table = tested.recipe_pairs.pairs
     labels = {label for pair in table for label in (pair.a, pair.b)}
-    recipes = [recipe for recipe in tested.recipes if recipe.label in labels]
+    # at a look of a plan a recipe may be fewer networks, and runs that diverged
+    recipes = [each for each in tested.recipes if each.label in labels and each.has_enough_seeds]
     if not recipes:
         return None
     columns, pairs = [], []

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,10 @@ def _compare(recipes: Sequence[Recipe], question: Question) -> Pairs:
     metric, margin, plan = question.metric, question.margin, question.plan
     recipes = [recipe for recipe in recipes if has_metric(recipe, metric)]
     twos, limit, is_validated = choose_pairs(recipes)
+    if plan:  # a recipe with a look may have too few seeds where the other one has none
+        looked = [take_last_look(plan, *two) for two in twos]
+        enough = [all(recipe.has_enough_seeds for recipe in two) for two in looked]
+        twos = [*compress(twos, enough)]
     measured = [measure_looks(a, b, metric, plan) for a, b in twos]
     differences = [found for *_, found in measured]
     num_pairs = max(len(twos), plan.num_pairs if plan else 0)

@@ -79,10 +79,12 @@ class Estimate(NamedTuple):
         return math.sqrt(self.variance)
 
     def interval(self, level: float = LEVEL) -> Interval:
+        """NaN where it is open."""
         t = float(stdtrit(self.df, (1 + level) / 2))
         half = t * self.standard_error if self.variance else 0.0
-        low, high = self.bounds
-        return Interval(max(self.centre - half, low), min(self.centre + half, high))
+        low = max(self.centre - half, self.bounds.low)
+        high = min(self.centre + half, self.bounds.high)
+        return Interval(low, high) if math.isfinite(high - low) else Interval(math.nan, math.nan)
 
     def p(self, null: float = 0.0) -> float:
         """Two-sided, of the hypothesis that the truth is `null`."""
