@@ -109,8 +109,8 @@ def prepare_sampling(study: optuna.Study, config: Config, training: Config, spac
     """Have TPE begin with the config as it stands; random trials are all drawn."""
     if config["sampler"] == "random" and config["pruner"]:
         log.info(
-            "sampler=random: a trial that the pruner ends counts with its last score, so less than "
-            "a budget gives is shown; pruner=null trains every one to its end"
+            "sampler=random: a pruned trial counts with its last score, so a comparison shows less "
+            "than the budget gives; pruner=null trains every trial to its end"
         )
     plain = OmegaConf.create(training)
     defaults = {key: OmegaConf.select(plain, key) for key in space}
@@ -227,7 +227,7 @@ def write_recipe(
     monitor, best = spent["monitor"], study.best_trial
     head = [
         f"{spent['model']} on {spent['data']}, {date.today()}: the best of {spent['num_trials']} "
-        f"trials, which had seed={spent['seed']}: take others.",
+        f"trials with seed={spent['seed']}; train with other seeds.",
         f"Best {monitor} {best.value:.4f} (trial {best.number}), which is no result: it was chosen "
         "on validation",
         "images; no trial has seen a test image. From the command:",
