@@ -26,7 +26,6 @@ from triptych.tools.statistics import inference
 from triptych.tools.statistics.crossed import (
     Estimate,
     Trainings,
-    combine,
     crossed_difference,
     crossed_mean,
     paired_difference,
@@ -75,14 +74,11 @@ class Scored:
     def share(self) -> WithInterval:
         """With an interval as on the test set; of fractions of one network, by t over images."""
         (n, num_images), value = self.values.shape, float(self.values.mean())
-        if n >= inference.MIN_SEEDS:
-            return WithInterval(value, *crossed_mean(self.trainings, Interval(0, 1)).interval())
-        if n > 1:
+        if n == 2:
             return WithInterval(value)
-        if self.are_counts:
+        if n == 1 and self.are_counts:
             return WithInterval(value, *inference.wilson(int(self.values.sum()), num_images))
-        variance = float(self.values.var(ddof=1)) / num_images
-        return WithInterval(value, *combine(value, [variance], [num_images - 1]).interval())
+        return WithInterval(value, *crossed_mean(self.trainings, Interval(0, 1)).interval())
 
     @property
     def change(self) -> float:

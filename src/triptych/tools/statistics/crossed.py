@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from triptych.tools.statistics.inference import LEVEL, MIN_SEEDS, Interval
+from triptych.tools.statistics.inference import LEVEL, Interval
 
 UNBOUNDED = Interval(-math.inf, math.inf)
 PSEUDO_IMAGES = (1.0, -1.0)  # one that A alone gets right, one that B alone does
@@ -126,9 +126,10 @@ def subtract_counts(only_a: int, only_b: int, num_images: int) -> PairedDifferen
 
 
 def crossed_mean(trainings: Trainings, bounds: Interval = UNBOUNDED) -> Estimate:
-    """The mean of a recipe's values; it takes 3 seeds and 2 images."""
-    assert trainings.num_seeds >= MIN_SEEDS
-    return _cross(trainings.by_image, (trainings,), bounds, ())
+    """The mean of a recipe's values; of one training, of that network. Two say too little."""
+    assert trainings.num_seeds != 2
+    repeated = [trainings] if trainings.num_seeds > 1 else []
+    return _cross(trainings.by_image, repeated, bounds, ())
 
 
 def crossed_difference(
