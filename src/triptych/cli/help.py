@@ -229,7 +229,9 @@ def explain(error: Exception, command: str) -> str:
         options = error.options or list_choices(group)  # Hydra has none for one of several
         return describe_unknown_choice(group, choice, options) + hint
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value; quote what has special characters"
+        key, _, value = str(error.override).partition("=")
+        quotes = f": \"{key}='{value}'\"" if "(" in value and "'" not in value else ""
+        return f"{error.override}: cannot be read as key=value; quote special characters{quotes}"
     if lines[0].startswith("Could not override '"):
         return describe_unknown_key(quoted[1], command)
     if lines[0].startswith("Ambiguous value for argument"):

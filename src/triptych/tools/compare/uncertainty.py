@@ -94,7 +94,8 @@ def build(tested: Tested) -> Uncertainty | None:
         for pair, two in zip(table, find_tested(tested), strict=True)
     ]
     undecided = [n for n, pair in enumerate(table) if pair.verdict == "undecided"]
-    shown = undecided if len(undecided) <= MAX_SENTENCES else []
+    scattered = [n for n in undecided if pairs[n].designs["as now"].half_width > 0]
+    shown = scattered if len(scattered) <= MAX_SENTENCES else []
     return Uncertainty(
         measure=question.measure,
         unit="groups" if recipes[0].first.num_groups else "images",
@@ -165,14 +166,16 @@ def write_sentence(pair: Pair, parts: PairParts) -> str:
     ]
     made_of = [f"{percent(value, 0)} % from {name}" for value, name in sorted(shares, reverse=True)]
     more = next((f"{n} seeds" for n in SEEDS if n > max(pair.num_seeds)), "twice the images")
+    limit = parts.designs["any number of seeds"].half_width
     width, now, least = (
-        f"±{pair.measure.write_width(parts.designs[name].half_width)}"
-        for name in (more, "as now", "any number of seeds")
+        f"±{pair.measure.write_width(half)}"
+        for half in (parts.designs[more].half_width, parts.designs["as now"].half_width, limit)
     )
+    never = f"; more seeds alone never give less than {least}" if limit else ""
     return (
-        f"The uncertainty of {pair.a} − {pair.b} comes to {join_words(made_of)}: with "
-        f"{more.replace('images', unit)} expect {width} {pair.measure.unit} instead of {now}; "
-        f"more seeds alone never give less than {least}."
+        f"The uncertainty of {pair.a} − {pair.b} comes {join_words(made_of)}: "
+        f"with {more.replace('images', unit)} expect {width} {pair.measure.unit} "
+        f"instead of {now}{never}."
     )
 
 
