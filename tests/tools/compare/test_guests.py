@@ -102,10 +102,11 @@ def test_logits_and_probabilities_give_every_score_of_the_run_that_has_them(
     assert (guest.metadata["model"], guest.metadata["seed"]) == ("net", 1)
 
 
-def test_columns_of_a_csv_are_classes_by_their_names_in_any_order(root: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "prob_"])
+def test_columns_of_a_csv_are_classes_by_their_names_in_any_order(root: Path, prefix: str) -> None:
     shares = softmax(LOGITS[2].astype(float), axis=1)
     order = [2, 0, 3, 1]
-    head = ",".join(["id", *(NAMES[n] for n in order)])
+    head = ",".join(["id", *(f"{prefix}{NAMES[n]}" for n in order)])
     write_csv(root / "answers" / "x.csv", head, range(120), *shares[:, order].T)
     write_csv(root / "labels.csv", "id,label", range(120), [NAMES[each] for each in LABELS])
     guest, notes = read_one(root, "x.csv", "labels.csv")
@@ -180,6 +181,10 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "labels of .* images differ",
     ),
     "ids": ("a.csv", lambda p: write_csv(p, "id,label", range(1, 121), LABELS), "lacks 1 .*: 0"),
+    "other ids": (
+        *("a.csv", lambda p: write_csv(p, "id,label", [f"{n}.png" for n in range(120)], LABELS)),
+        r"lacks 120 .*: 0, .*own are 0\.png",
+    ),
     "ids twice": ("a.csv", lambda p: write_csv(p, "id,label", [1] * 120, LABELS), "id 1 120 times"),
     "no head": ("a.csv", lambda p: write_csv(p, "5,1", LABELS, LABELS), "name the columns"),
     "ragged": ("a.csv", lambda p: p.write_text("id,label\n1,2,3"), "row 2 has 3 cells"),

@@ -292,7 +292,7 @@ def make_guest(
         if differing := int((own != truth.labels).sum()):
             raise UserError(
                 f"its labels of {differing:,} of {len(own):,} images differ from those of the "
-                "others: other images, or another order"
+                "others: other images, or another order of images or classes"
             )
     values, gave = answers.values[places], "classes"
     given = (truth.labels, truth.index, truth.groups)
@@ -309,7 +309,7 @@ def make_guest(
     else:
         test = Predictions(logits, *given)
     scores = score_predictions(test)
-    notes += [find_guessing(scores), find_excluded(test)]
+    notes += [find_guessing(scores, truth.classes), find_excluded(test)]
     metadata = dict.fromkeys(METADATA) | {
         "model": file.name,
         "data": truth.data,
@@ -335,11 +335,13 @@ def find_places(answers: Answers, truth: Truth) -> tuple[NDArray[np.int64], str]
         raise UserError(f"has {num:,} answers for {truth.num_listed:,} test images, and no ids")
     places = {each: place for place, each in enumerate(answers.ids)}
     numbers = [*map(str, truth.index.tolist())]
-    ids = truth.ids if {*truth.ids} & places.keys() else numbers
+    known = (each for each in (truth.ids, numbers) if places.keys() & {*each})
+    ids = next(known, truth.ids or numbers)
     missing = [each for each in ids if each not in places]
     if missing:
-        shown = sanitize(list_first(missing))
-        raise UserError(f"lacks {len(missing):,} of {num_images:,} ids of the labels: {shown}")
+        shown, own = sanitize([list_first(missing), list_first(answers.ids, 1)])
+        lacks = f"lacks {len(missing):,} of {num_images:,} ids of the labels: {shown}"
+        raise UserError(f"{lacks}; its own are {own}")
     left = num - num_images
     note = f"{left:,} of its {num:,} ids are not among the labels: left out" if left else ""
     return np.array([places[each] for each in ids]), note
@@ -369,15 +371,17 @@ def order_columns(
     if values.shape[1] != num_classes:
         raise UserError(f"has {values.shape[1]} columns for {num_classes} classes")
     names = [*classes] or [*map(str, range(num_classes))]
-    if {*columns} == {*names}:
-        return values[:, [columns.index(name) for name in names]]
+    before = [first.removesuffix(name) for first in columns[:1] for name in names]
+    for prefix in ("", *dict.fromkeys(before)):  # prob_cat, prob_dog
+        if {*columns} == {f"{prefix}{name}" for name in names}:
+            return values[:, [columns.index(f"{prefix}{name}") for name in names]]
     if {*columns} & {*names}:
         other = sanitize(next(name for name in columns if name not in names))
         raise UserError(f"has the column {other[:MAX_SHOWN]}, which is no class")
     return values
 
 
-def find_guessing(scores: Scores) -> str:
+def find_guessing(scores: Scores, classes: Sequence[str]) -> str:
     """What must be said of answers that are right no more often than in any other order."""
     num, right = int(scores.confusion.sum()), scores.accuracy
     shares = scores.confusion.sum(axis=0) / num, scores.confusion.sum(axis=1) / num
@@ -385,9 +389,10 @@ def find_guessing(scores: Scores) -> str:
     error = math.sqrt(by_chance * (1 - by_chance) / num)
     if num < MIN_IMAGES or by_chance == 1 or right > by_chance + CHANCE_Z * error:
         return ""
+    numbered = f", and is {classes[0]} the first class" if classes else ""
     return (
         f"right in {right:.1%} of images, as the same answers in any order would be "
-        f"({by_chance:.1%}): is it the order of the labels?"
+        f"({by_chance:.1%}): is it the order of the labels{sanitize(numbered)}?"
     )
 
 
