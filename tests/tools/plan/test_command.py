@@ -147,6 +147,8 @@ def test_three_earlier_runs_of_each_recipe_are_a_pilot(
     seen, upper = piloted.promised.values()
     assert seen["detectable"] < upper["detectable"]
     assert (piloted.split_hash, piloted.num_images) == ("5" * 16, 200)
+    larger = make_plan(*typed, "num_images=2000", models=MODELS[:2]).promised
+    assert larger["assumed"]["detectable"] < seen["detectable"], "more images show more"
     shown = capsys.readouterr().out
     assert "80 % limit" in shown
     assert "1 min 10 s to the first look (6 runs), at most 8 min (40 runs)" in shown, "12 s each"

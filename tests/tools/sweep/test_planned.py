@@ -200,6 +200,18 @@ def test_a_run_that_diverged_counts_and_one_that_was_lost_is_repeated(sweep: Swe
     assert min(p.values()) > 0.05, "a recipe that diverges is not told to be better"
 
 
+def test_a_recipe_whose_runs_all_diverged_is_in_no_pair_and_that_is_said(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep.go(skills=CLEAR, ends=dict.fromkeys(range(3), DIVERGED))
+    assert sweep.count_seeds() == [3, 3, 3]
+    assert "optim.lr=0.1: every run diverged" in caplog.text
+    section, p = compare()
+    said = " ".join(section.departures)
+    assert [f"seed {n} diverged" in said for n in range(4)] == [True, True, True, False]
+    assert len(p) == 1
+
+
 def test_a_run_that_failed_otherwise_stops_the_plan_until_it_is_mended(
     sweep: Sweep, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -189,7 +189,7 @@ def write_promises(plan: Plan) -> Iterator[str]:
     if "equivalence_power" in figures and plan.margin:
         power = percent(figures["equivalence_power"], 0)
         yield f"Equal recipes are shown to be within {written['margin']} with {power} % chance."
-    if "limit" in figures:
+    if figures.get("limit"):
         yield f"On so many images no number of seeds finds less than {written['limit']}."
 
 

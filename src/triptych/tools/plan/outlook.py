@@ -118,14 +118,14 @@ def estimate_by_pilot(design: Design, pilot: Sequence[Recipe]) -> dict[str, Scat
 
 
 def describe_scatter(design: Design, scatter: Scatter) -> str:
-    """The standard deviations by which a pair of single trainings scatters."""
+    """As standard deviations."""
     variances = {
         "images": scatter.image / design.num_images,
         "skill": sum(scatter.skill),
         "flips": sum(scatter.flips) / design.num_images,
     }
     parts = [f"{name} {design.write(value**0.5)}" for name, value in variances.items()]
-    return f"one training each scatters by {join_words(parts)}"
+    return f"the difference of one training each scatters by {join_words(parts)}"
 
 
 def foretell(
