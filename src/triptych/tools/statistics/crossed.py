@@ -2,7 +2,8 @@
 
 A value of seed s on image i is that of the image, of the seed (its skill on all images), and what
 the two share: a flip. A recipe's variance of seeds' means has the flips in it, and so has that of
-images' means; here they count once (balanced two-way analysis of variance).
+images' means; here they count once (balanced two-way analysis of variance). Two networks, one
+training each, are compared by the images that only one of them gets right.
 
 Shapes: n seeds of a recipe, N images, or groups of images.
 """
@@ -97,34 +98,6 @@ class Estimate(NamedTuple):
         return self.p()
 
 
-class PairedDifference(Estimate):
-    """Of the accuracies of two networks, by the images that only one of them gets right."""
-
-    only_a: int
-    only_b: int
-
-    @property
-    def p_value(self) -> float:
-        """Exact two-sided McNemar test; 1 where the two agree on every image."""
-        fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
-        return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
-
-
-def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
-    """Of two networks' correctness (N,) on the same images."""
-    return subtract_counts(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
-
-
-def subtract_counts(only_a: int, only_b: int, num_images: int) -> PairedDifference:
-    """With the adjusted Wald interval of Bonett and Price (2012) for paired shares: as if each had
-    got one image more right that the other does not."""
-    n, more = num_images + 2, only_a - only_b
-    variance = ((only_a + only_b + 2) / n - (more / n) ** 2) / n
-    found = PairedDifference(more / num_images, more / n, variance, math.inf, Interval(-1, 1))
-    found.only_a, found.only_b = only_a, only_b
-    return found
-
-
 def crossed_mean(trainings: Trainings, bounds: Interval = UNBOUNDED) -> Estimate:
     """The mean of a recipe's values; of one training, of that network. Two say too little."""
     assert trainings.num_seeds != 2
@@ -185,3 +158,31 @@ def combine(value: float, variances: Sequence[float], df: Sequence[float]) -> Es
     parts, total = np.array(variances), float(np.sum(variances))
     df_total = total**2 / float((parts**2 / np.array(df)).sum()) if total else math.inf
     return Estimate(value, value, total, df_total)
+
+
+class PairedDifference(Estimate):
+    """Of the accuracies of two networks, by the images that only one of them gets right."""
+
+    only_a: int
+    only_b: int
+
+    @property
+    def p_value(self) -> float:
+        """Exact two-sided McNemar test; 1 where the two agree on every image."""
+        fewer, discordant = min(self.only_a, self.only_b), self.only_a + self.only_b
+        return min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
+
+
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
+    """Of two networks' correctness (N,) on the same images."""
+    return subtract_counts(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
+
+
+def subtract_counts(only_a: int, only_b: int, num_images: int) -> PairedDifference:
+    """With the adjusted Wald interval of Bonett and Price (2012) for paired shares: as if each had
+    got one image more right that the other does not."""
+    n, more = num_images + 2, only_a - only_b
+    variance = ((only_a + only_b + 2) / n - (more / n) ** 2) / n
+    found = PairedDifference(more / num_images, more / n, variance, math.inf, Interval(-1, 1))
+    found.only_a, found.only_b = only_a, only_b
+    return found

@@ -1,4 +1,4 @@
-"""Intervals and tests: of trained networks, and of many pairs at once.
+"""Intervals of shares and of resamples, and tests of many pairs at once.
 
 Shapes: N images, R resamples.
 """
