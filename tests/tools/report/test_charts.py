@@ -50,6 +50,15 @@ def test_a_chart_is_one_image_whose_words_a_screen_reader_says(draw: Draw) -> No
     assert svg.get("viewBox") == "0 0 340 236"
 
 
+def test_a_tick_says_where_it_is() -> None:
+    hours = np.array([0.002, 0.004, 0.008])
+    line = Series(0, hours, 2.301 + hours)
+    svg = parse(render_chart("a", "", draw_lines, [line], Axis("hours"), Axis("loss")))
+    ticks = [float(each.text) for each in svg if re.fullmatch(r"[\d.]+", each.text or "")]
+    assert len(ticks) == len(set(ticks)) >= 6
+    assert {0.002, 0.004, 0.006, 0.008} <= set(ticks)
+
+
 @EVERY_CHART
 def test_a_chart_has_no_colour_of_its_own_but_the_page_s_variables(draw: Draw) -> None:
     elements = parse(render(draw, make_series(3), make_series(None)))

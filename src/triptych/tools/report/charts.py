@@ -234,7 +234,9 @@ def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
             axis.set_major_formatter(_format_powers(spec.unit))
         else:
             steps, is_count = [1, 2, 2.5, 5, 10], spec.kind == "count"
-            axis.set_major_locator(MaxNLocator(5, integer=is_count, steps=steps))
+            least = 1 if is_count else 2  # of one epoch there is no half
+            locator = MaxNLocator(5, integer=is_count, steps=steps, min_n_ticks=least)
+            axis.set_major_locator(locator)
         if spec.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
@@ -260,12 +262,17 @@ def inline(figure: Figure, name: str, words: str | None) -> Markup:
     body = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", body).replace("<g/>", "")
     body = re.sub(r" font-family: [^;\"]*;", "", body)
     body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)
-    body = re.sub(r"(\.\d\d)\d+", r"\1", body).replace("xlink:href", "href")
+    body = re.sub(r"<[^>]*>", _shorten_numbers, body).replace("xlink:href", "href")
     body = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], body)
     width, height = figure.get_size_inches() * 72
     head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" ').format(width, height)
     role = Markup('role="img" aria-label="{}">').format(words) if words else 'aria-hidden="true">'
     return head + Markup(role) + Markup(re.sub(r"\s*\n\s*", " ", body))
+
+
+def _shorten_numbers(tag: re.Match[str]) -> str:
+    """Of coordinates alone: what is written at a tick stays whole."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag[0])
 
 
 def reliability_diagram(calibration: Calibration, heading: str) -> Figure:
