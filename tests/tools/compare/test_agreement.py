@@ -92,3 +92,20 @@ def test_all_files_say_the_same_numbers(seed: int, tmp_path: Path) -> None:
             assert percent(float(row["accuracy"])) in text
             if metric in ("accuracy", "f1"):
                 assert run["value"] == pytest.approx(float(row[metric]))
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 77, 78, 79)])
+def test_a_recipe_whose_runs_diverged_is_compared_at_a_look_or_not_at_all(
+    seeds: tuple[int, ...], tmp_path: Path
+) -> None:
+    hashes = {}
+    for model, chosen in (("a", (0, 1, 2)), ("b", seeds)):
+        for seed in chosen:
+            folder = write_run(tmp_path / "logs", model, seed)
+            hashes[model] = json.loads((folder / "run.json").read_text())["group_hash"]
+            if (model, seed) == ("a", 2):
+                change_record(folder, **DIVERGED)
+    plan = declare(hashes, "accuracy", tmp_path / "plan.yaml")
+    page = compare(composed("compare", runs=str(tmp_path / "logs"), plan=plan))
+    pairs = json.loads(page.with_name("verdict.json").read_text())["pairs"]
+    assert [pair["num_seeds"] for pair in pairs] == [[3, 3]] * (len(seeds) == 3) + [[1, 1]]
