@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.composing import composed
-from tests.run_folders import change_predictions, change_record, write_run
+from tests.run_folders import change_predictions, change_record, draw_labels, write_run
 from tests.verdict_schema import check_verdict
 from triptych.tools.compare.command import compare
 from triptych.tools.compare.content import MEASURES
@@ -109,3 +109,18 @@ def test_a_recipe_whose_runs_diverged_is_compared_at_a_look_or_not_at_all(
     page = compare(composed("compare", runs=str(tmp_path / "logs"), plan=plan))
     pairs = json.loads(page.with_name("verdict.json").read_text())["pairs"]
     assert [pair["num_seeds"] for pair in pairs] == [[3, 3]] * (len(seeds) == 3) + [[1, 1]]
+
+
+def test_seeds_that_change_nothing_are_named_and_those_that_are_all_right_are_not(
+    tmp_path: Path,
+) -> None:
+    for seed in range(3):
+        for model, scale in (("a", 1.0), ("b", 1.0 + seed)):
+            folder = write_run(tmp_path / "logs", model, seed)
+            logits = np.eye(4, dtype=np.float32)[draw_labels(200)] * np.float32(scale)
+            change_predictions(folder, logits=logits)
+            change_record(folder, metrics={"val/accuracy": 1.0, "test/accuracy": 1.0})
+    page = compare(composed("compare", runs=str(tmp_path / "logs")))
+    limits = json.loads(page.with_name("verdict.json").read_text())["limits"]
+    [alike] = [limit for limit in limits if "alike" in limit]
+    assert alike.startswith("a seed 0, a seed 1, a seed 2 and b seed 0 answer")

@@ -1,5 +1,6 @@
 """What a reader must know before repeating the figures of a comparison."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from triptych.data.group_names import LEAK
@@ -70,9 +71,15 @@ def describe_choices(recipes: Sequence[Recipe]) -> list[str]:
     for network in (network for recipe in recipes for network in recipe.networks):
         alike.setdefault(network.test.classes.tobytes(), []).append(network)
     for same in alike.values():
-        if len(same) > 1 and any(network.is_guest for network in same):
+        if not any(network.is_guest for network in same):  # all may be right, by other logits
+            digests = Counter(network.digest for network in same if len(same) > 1)
+            same = [network for network in same if digests[network.digest] > 1]
+        if len(same) > 1:
             names = join_words([network.label for network in same], MAX_WORDS)
-            sentences.append(f"{names} answer every image alike: one network under several names?")
+            sentences.append(
+                f"{names} answer every image alike: one network under several names, or a seed "
+                "that changes nothing? Each counts as a training of its own."
+            )
     return sentences
 
 
