@@ -85,7 +85,7 @@ def test_a_difference_that_the_test_images_hide_needs_no_number_of_seeds(
         ("looks=[2,5]", r"looks=\[2, 5\]: "),
         ("looks=[3,3]", r"looks=\[3, 3\]: "),
         ("looks=[3,5]", "seed: 3 of them, the last look takes 5"),
-        ("model=alexnet", "model=alexnet.*: one recipe and seed under two names"),
+        ("model=alexnet", "model=alexnet.*: one recipe and seed twice"),
         ("data=torchvision data.set=STL10", "num_images: must be given"),
         ("data=folder data.root=. data.separator=;", "data.separator=;: "),
     ],

@@ -35,7 +35,7 @@ def plan(jobs: Sequence[Job]) -> None:
 
     Raises UserError where nothing can be planned with the settings, or another plan is there.
     """
-    settings = read_settings(jobs)
+    settings = {name: jobs[0].config[name] for name in RULES}
     jobs = [drop_settings(job) for job in jobs]
     data = jobs[0].config["data"]
     firsts = find_recipes(jobs)
@@ -70,15 +70,6 @@ def plan(jobs: Sequence[Job]) -> None:
     show(lines)
 
 
-def read_settings(jobs: Sequence[Job]) -> Config:
-    """Those of the plan; raises UserError where jobs differ in one."""
-    for name in RULES:
-        values = [*dict.fromkeys(format_value(job.config[name]) for job in jobs)]
-        if len(values) > 1:
-            raise UserError(f"{name}={','.join(values)}: a plan has one; make two, each with out=")
-    return {name: jobs[0].config[name] for name in RULES}
-
-
 def drop_settings(job: Job) -> Job:
     """The job as a sweep makes it."""
     config = {name: value for name, value in job.config.items() if name not in RULES}
@@ -92,7 +83,10 @@ def find_recipes(jobs: Sequence[Job]) -> dict[str, Job]:
     counts = Counter(job.config_hash for job in jobs)
     for job in jobs:
         if counts[job.config_hash] > 1:
-            raise UserError(f"{' '.join(job.overrides)}: one recipe and seed under two names")
+            raise UserError(
+                f"{' '.join(job.overrides)}: one recipe and seed twice\n"
+                "by two names, or two values of a setting of the plan, which has one"
+            )
         for name in OF_IMAGES:
             first, value = (each.config["data"].get(name) for each in (jobs[0], job))
             if first != value:
