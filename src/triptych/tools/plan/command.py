@@ -150,7 +150,10 @@ def find_images(
         or (data.get("num_test") or data["source"].get("num_test"))
     )
     if num_images is None:
-        raise UserError("num_images: must be given: nothing says how many test images there are")
+        raise UserError(
+            "num_images: must be given: nothing says how many test images there are\n"
+            "the first lines of any run on these data do; with data.groups=, count groups"
+        )
     hashes = {name: run.get(name) for name in ("split_hash", "test_hash")}
     return {"num_images": num_images} | hashes
 
