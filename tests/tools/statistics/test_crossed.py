@@ -150,6 +150,15 @@ def test_images_of_one_group_count_as_one() -> None:
     assert uneven.by_seed == pytest.approx(a.mean(axis=1))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_of_a_single_image_or_group_an_interval_is_its_bounds_or_open() -> None:
+    alone = [summarize_trainings(values) for values in ([[0.2], [0.4], [0.9]], [[0.1], [0.1], [0]])]
+    assert alone[0].flips == 0, "nothing tells it from skill"
+    found = crossed_difference(*alone, bounds=Interval(-1, 1))
+    assert (found.interval(), found.p_value) == ((-1, 1), 1)
+    assert np.isnan(crossed_difference(*alone).interval()).all()
+
+
 def test_bounds_cut_an_interval() -> None:
     right = summarize_trainings(np.random.default_rng(0).random((3, 12)) < 0.97)
     assert crossed_mean(right, Interval(0, 1)).interval().high == 1

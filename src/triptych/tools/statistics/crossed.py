@@ -50,7 +50,7 @@ def summarize_trainings(values: ArrayLike, groups: NDArray[np.int64] | None = No
     if n < 2:
         return Trainings(by_image, by_seed, math.nan, math.nan, np.full(num_images, math.nan))
     squares = ((x - by_image - by_seed[:, None] + mean) ** 2).sum(axis=0)
-    flips = squares / (n - 1) * num_images / (num_images - 1)
+    flips = squares / (n - 1) * num_images / max(num_images - 1, 1)
     return Trainings(by_image, by_seed, float(by_seed.var(ddof=1)), float(flips.mean()), flips)
 
 
