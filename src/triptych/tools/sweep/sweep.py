@@ -299,7 +299,7 @@ def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     """A row a recipe, the best in validation first; below, why jobs did not finish, and where."""
     console = Console()  # 80 columns wide where it is no terminal
     print_line = partial(show_line, console)
-    print_line("accuracy, mean over finished seeds; the best in validation first")
+    print_line("accuracy, mean over finished seeds of these jobs; the best in validation first")
     console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
     failures: dict[tuple[str, str], list[tuple[str, str, list[Path]]]] = {}
     for label, outcome in zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True):
