@@ -7,6 +7,7 @@ import csv
 import html
 import json
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from tests.composing import composed
 from tests.run_folders import change_predictions, change_record, draw_labels, write_run
 from tests.verdict_schema import check_verdict
+from triptych.errors import UserError
 from triptych.tools.compare.command import compare
 from triptych.tools.compare.content import MEASURES
 from triptych.tools.compare.formats import interval, p_value, percent
@@ -124,3 +126,19 @@ def test_seeds_that_change_nothing_are_named_and_those_that_are_all_right_are_no
     limits = json.loads(page.with_name("verdict.json").read_text())["limits"]
     [alike] = [limit for limit in limits if "alike" in limit]
     assert alike.startswith("a seed 0, a seed 1, a seed 2 and b seed 0 answer")
+
+
+def test_a_full_disk_leaves_all_files_as_they_were(tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        write_run(tmp_path / "logs", model)
+    asked = {"runs": str(tmp_path / "logs"), "out": str(tmp_path / "out")}
+    page = compare(composed("compare", **asked))
+    before = {path.name: path.read_bytes() for path in page.parent.iterdir()}
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["index.html"]) // 2, usual[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            compare(composed("compare", **asked, metric="f1"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert {path.name: path.read_bytes() for path in page.parent.iterdir()} == before

@@ -7,6 +7,7 @@ say what holds. Then a page, a text and a table are written.
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,16 +220,16 @@ def read_by_recipe(
 
 
 def write_files(comparison: BaseComparison, out: Path, answers: Sequence[Answer] = ()) -> Path:
-    """Put the four files into `out`, each whole; raises UserError where that cannot be."""
+    """Put the four files into `out`, all or none; raises UserError where that cannot be."""
     files = {
         "verdict.json": write_verdict(comparison, answers),
         "comparison.csv": write_csv(comparison),
         "comparison.md": render_markdown(comparison),
         "index.html": render_page(comparison),
     }
-    with translate_write_errors(f"out={out}"):
+    with translate_write_errors(f"out={out}"), ExitStack() as written:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            with atomic_write(out / name) as path:
-                path.write_text(text, encoding="utf-8")
+            path = written.enter_context(atomic_write(out / name))
+            path.write_text(text, encoding="utf-8")
     return out / "index.html"
