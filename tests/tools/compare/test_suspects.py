@@ -179,6 +179,18 @@ def test_a_list_that_cannot_be_used_is_refused_by_its_name(
     assert len(str(error.value)) < 1000
 
 
+def test_a_list_that_leaves_one_group_is_refused(tmp_path: Path) -> None:
+    for model in ("alexnet", "googlenet"):
+        for seed in range(3):
+            folder = write_run(tmp_path / "logs", model, seed, num_images=20)
+            change_predictions(folder, groups=np.arange(20) // 10)
+    path = write_list(tmp_path / "list.csv", range(10))
+    with pytest.raises(UserError, match="all of the groups"):
+        compare(tmp_path / "logs", path)
+    path = write_list(tmp_path / "list.csv", range(9))
+    assert get_section(compare(tmp_path / "logs", path)).num_suspects == 9
+
+
 def test_a_missing_list_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.csv"):
         compare(root, tmp_path / "none.csv")

@@ -243,8 +243,11 @@ def find_suspects(listed: SuspectList, network: TrainedNetwork) -> NDArray[np.bo
             f"suspects={listed.path}: none of its images ({sanitize(shown)}) is a test image of "
             f"these runs, as {images[0] or network.test.index[0]}"
         )
-    if (~suspect).sum() < 2:
-        raise UserError(f"suspects={listed.path}: lists all of the test images, none is left")
+    test = network.test
+    units = test.index if test.groups is None else test.groups
+    if len(np.unique(units[~suspect])) < min(2, len(np.unique(units))):
+        what = "test images" if test.groups is None else "groups of test images"
+        raise UserError(f"suspects={listed.path}: lists all of the {what}, or all but one")
     return suspect
 
 
