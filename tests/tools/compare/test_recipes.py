@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
@@ -93,6 +94,12 @@ def test_two_seeds_have_a_mean_and_no_interval_over_seeds() -> None:
     assert value == 1
     assert math.isnan(low)
     assert math.isnan(high)
+
+
+def test_seeds_that_are_all_right_have_the_interval_of_so_many_images() -> None:
+    [recipe] = group_by_recipe([make_network("vgg", "a", seed) for seed in (4, 5, 6)])
+    low, high = stats.binomtest(3, 3).proportion_ci(method="wilson")
+    assert recipe.accuracy == (1, pytest.approx(low), pytest.approx(high))
 
 
 def test_the_most_frequent_errors_come_first_with_their_share_of_the_true_class() -> None:

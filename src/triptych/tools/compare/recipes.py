@@ -26,7 +26,7 @@ from triptych.tools.statistics.crossed import (
     crossed_mean,
     summarize_trainings,
 )
-from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval
+from triptych.tools.statistics.inference import MIN_SEEDS, Interval, WithInterval, wilson
 from triptych.tools.statistics.scores import METRICS
 
 MAX_CONFUSED = 5  # pairs of classes shown of a recipe
@@ -117,7 +117,12 @@ class Recipe:
         value = float(self.values("accuracy").mean())
         if not self.has_enough_seeds:
             return WithInterval(value)
-        return WithInterval(value, *crossed_mean(self.trainings(), Interval(0, 1)).interval())
+        trainings = self.trainings()
+        estimate = crossed_mean(trainings, Interval(0, 1))
+        if not estimate.variance:  # all right, or all wrong, which does not make it certain
+            num = trainings.num_images
+            return WithInterval(value, *wilson(value * num, num))
+        return WithInterval(value, *estimate.interval())
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:

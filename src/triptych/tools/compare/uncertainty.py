@@ -152,7 +152,7 @@ def share_parts(
     value = parts[:, :1]
     total = parts + value.sum() - value
     shares = np.divide(parts, total, out=np.zeros_like(parts), where=total > 0)
-    of_images, of_seeds, of_flips = (WithInterval(*each) for each in shares.tolist())
+    of_images, of_seeds, of_flips = (WithInterval(*each) for each in shares.round(12).tolist())
     return of_images, of_seeds, of_flips
 
 

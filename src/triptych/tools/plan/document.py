@@ -98,6 +98,8 @@ class Plan:
 
 def read_plan(path: Path) -> Plan:
     """The plan in a file; raises UserError where it is none."""
+    if not path.exists():
+        raise UserError(f"plan={path}: no such file; triptych plan writes one")
     content = read_yaml(path)
     check_entries(path, content, RULES)
     for recipe in content["recipes"]:
