@@ -49,6 +49,7 @@ from triptych.tools.compare.recipes import (
     split_comparable,
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
+from triptych.tools.compare.searches import find_repeated_winners
 from triptych.tools.compare.settings import parse_claims
 from triptych.tools.compare.verdict import write_verdict
 from triptych.tools.report.page import render_markdown, render_page
@@ -170,6 +171,7 @@ def build_comparison(
     read: Sequence[TrainedNetwork], problems: list[Problem], question: Question = AS_USUAL
 ) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
+    read = runs.exclude(read, find_repeated_winners, problems)
     recipes = name_classes(group_by_recipe(read))
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
         if recipe.first.has_probabilities:

@@ -38,7 +38,6 @@ from triptych.runs.reader import (
     sanitize,
 )
 from triptych.tools.compare.formats import MAX_WORDS, join_words
-from triptych.tools.compare.searches import find_repeated_winners
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
 from triptych.tools.statistics.calibration import calibration_error
@@ -218,11 +217,20 @@ def read_runs(
         except UserError as error:
             problems.append(describe_problem(folder, error))
     runs = share_groups(runs)
-    for find in (find_other_images, find_repetitions, find_repeated_winners):
-        excluded = dict(find(runs))
-        problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
-        runs = [run for run in runs if run not in excluded]
+    for find in (find_other_images, find_repetitions):
+        runs = exclude(runs, find, problems)
     return [replace(run, cost=read_optional(read_cost, run, problems)) for run in runs], problems
+
+
+def exclude(
+    runs: Sequence[TrainedNetwork],
+    find: Callable[[Sequence[TrainedNetwork]], Iterable[tuple[TrainedNetwork, str]]],
+    problems: list[Problem],
+) -> list[TrainedNetwork]:
+    """The runs less those that `find` gives, each with a reason that is noted."""
+    excluded = dict(find(runs))
+    problems += [describe_problem(run.folder, reason) for run, reason in excluded.items()]
+    return [run for run in runs if run not in excluded]
 
 
 def describe_problem(folder: Path, reason: object) -> Problem:
@@ -291,7 +299,7 @@ def share_groups(runs: list[TrainedNetwork]) -> list[TrainedNetwork]:
     return shared
 
 
-def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
+def find_other_images(runs: Sequence[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
     """Runs whose labels, index or groups differ from those of most with the same `test_hash`."""
     images = {
         run: b"".join(
@@ -313,7 +321,7 @@ def find_other_images(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwo
             )
 
 
-def find_repetitions(runs: list[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
+def find_repetitions(runs: Sequence[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
     """Runs of a config and seed that another run, which finished no earlier, has too."""
     newest: dict[tuple[object, ...], TrainedNetwork] = {}
     for run in sorted(runs, key=lambda run: (run.metadata["finished_at"], str(run.folder))):

@@ -5,16 +5,14 @@ winners of three or more are the trainings of one recipe: the network, tuned by 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from triptych.config import TEXT, Rule, count
 from triptych.runs.reader import MEASURED
+from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
 from triptych.tools.tune.settings import FILE_NAME
-
-if TYPE_CHECKING:
-    from triptych.tools.compare.runs import TrainedNetwork
 
 TUNED: dict[str, Rule] = {
     "study": FILE_NAME,
@@ -37,7 +35,7 @@ class Search(NamedTuple):
     seconds: float
 
 
-def find_search(run: "TrainedNetwork") -> Search | None:
+def find_search(run: TrainedNetwork) -> Search | None:
     """None of a run that was not trained from a search's winner."""
     tuned = run.config.get("tuned")
     if not isinstance(tuned, dict) or not all(r.holds(tuned.get(n)) for n, r in TUNED.items()):
@@ -45,7 +43,7 @@ def find_search(run: "TrainedNetwork") -> Search | None:
     return Search(**{name: tuned[name] for name in TUNED})
 
 
-def find_replicates(runs: Iterable["TrainedNetwork"]) -> dict["TrainedNetwork", tuple[object, ...]]:
+def find_replicates(runs: Iterable[TrainedNetwork]) -> dict[TrainedNetwork, tuple[object, ...]]:
     """The runs from winners of three whole searches or more, and what those of a recipe share."""
     families: dict[tuple[object, ...], dict[TrainedNetwork, int]] = defaultdict(dict)
     for run in runs:
@@ -55,7 +53,7 @@ def find_replicates(runs: Iterable["TrainedNetwork"]) -> dict["TrainedNetwork", 
     return {run: family for family, seeds in replicated.items() for run in seeds}
 
 
-def find_repeated_winners(runs: list["TrainedNetwork"]) -> Iterator[tuple["TrainedNetwork", str]]:
+def find_repeated_winners(runs: Sequence[TrainedNetwork]) -> Iterator[tuple[TrainedNetwork, str]]:
     """Runs of replicated searches beside another of the same search, which has a lower seed."""
     first: dict[tuple[object, ...], TrainedNetwork] = {}
     families = find_replicates(runs)
