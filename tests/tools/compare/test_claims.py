@@ -7,6 +7,7 @@ import os
 import resource
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,16 @@ def test_a_name_that_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"require={sentence}: .*{reason}"):
         answer(comparison, sentence)
+
+
+def test_a_recipe_of_a_plan_is_set_against_no_single_network(comparison: Comparison) -> None:
+    claim = Claim("googlenet", "better", "resnet50 seed 5", None)
+    question = Question(plan=SimpleNamespace(has=lambda recipe: recipe.label == "googlenet"))
+    subtract = partial(subtract_values, question=Question())
+    with pytest.raises(UserError, match="googlenet is a recipe of a plan"):
+        answer_claims([claim], comparison.recipes, question, subtract)
+    [found] = answer_claims([claim._replace(a="alexnet")], comparison.recipes, question, subtract)
+    assert found.kind == "recipes"
 
 
 def test_of_a_loss_the_lower_is_better(comparison: Comparison) -> None:

@@ -74,6 +74,7 @@ def answer_claims(
         if claim.margin is None and claim.relation != "better" and question.margin:
             claim = claim._replace(margin=question.margin * measure.per_unit)
         a, b = find_pair(claim, recipes, question.metric)
+        check_planned(claim, a, b, question.plan)
         found, margin = subtract(a, b), (claim.margin or 0) / measure.per_unit
         p = find_p(claim.relation, margin, found, measure.sign)
         tested.append((claim, a, b, found, p))
@@ -93,6 +94,16 @@ def answer_claims(
         kind: Literal["recipes", "networks"] = "recipes" if is_of_recipes(a, b) else "networks"
         answers.append(Answer(claim, kind, difference, level, p, each, measure, len(claims)))
     return answers
+
+
+def check_planned(claim: Claim, a: Recipe, b: Recipe, plan: Any) -> None:
+    """Raise UserError where a recipe of a plan, which has looks, is to be set against a network."""
+    repeated = [each for each in (a, b) if len(each.networks) > 1]
+    if plan and len(repeated) == 1 and plan.has(repeated[0]):
+        raise UserError(
+            f"require={claim}: {repeated[0].label} is a recipe of a plan; name another of it, "
+            "or two trained networks"
+        )
 
 
 def subtract_values(a: Recipe, b: Recipe, question: Question) -> Estimate:
