@@ -8,6 +8,7 @@ import pytest
 from tests.run_folders import write_run
 from tests.verdict_schema import check_verdict
 from triptych.tools.compare.content import MEASURES, Comparison
+from triptych.tools.compare.formats import chance
 from triptych.tools.compare.ranks import Ranks
 from triptych.tools.compare.uncertainty import Uncertainty, warn_of_unstable
 from triptych.tools.compare.verdict import SECTIONS
@@ -26,6 +27,11 @@ def four(tmp_path_factory: pytest.TempPathFactory, compare_below: Compare) -> Co
         for seed in range(3):
             write_run(root, model, seed, skill=skill)
     return compare_below(root)
+
+
+def test_no_estimated_chance_is_shown_as_certain() -> None:
+    shown = [chance(p) for p in (0.0, 0.0049, 0.006, 0.5, 0.994, 0.996, 1.0)]
+    assert shown == ["< 0.01", "< 0.01", "0.01", "0.50", "0.99", "> 0.99", "> 0.99"]
 
 
 def test_two_single_runs_have_no_section(tmp_path: Path, compare_below: Compare) -> None:

@@ -45,6 +45,12 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def chance(p: float) -> str:
+    """0.94, and at the ends < 0.01 or > 0.99: what is estimated is never certain."""
+    rounded = f"{p:.2f}"
+    return {"0.00": "< 0.01", "1.00": "> 0.99"}.get(rounded, rounded)
+
+
 def pluralize(number: int, noun: str) -> str:
     """1 seed, 10,000 images."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

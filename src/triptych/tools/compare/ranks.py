@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from triptych.tools.compare.content import Measure, Pair, Pairs, Question, Section, Tested, describe
-from triptych.tools.compare.formats import MAX_WORDS, fixed, join_words
+from triptych.tools.compare.formats import MAX_WORDS, chance, join_words
 from triptych.tools.compare.pairs import find_tested, take_last_look
 from triptych.tools.compare.recipes import Recipe, split_comparable
 from triptych.tools.statistics.ranks import estimate_best, estimate_win, find_rank_intervals
@@ -113,7 +113,7 @@ def write_sentence(ranking: Ranking, measure: Measure) -> str:
 
 
 def write_win(win: Win, measure: Measure) -> str:
-    value, low, high = (fixed(each, 2) for each in win[2:])
+    value, low, high = map(chance, win[2:])
     return (
         f"A new training of {win.a} would beat a new one of {win.b} in {measure.name} on these "
         f"test images with chance {value} (95 % {low} to {high})."

@@ -341,7 +341,7 @@ def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
 
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
-    *(formats.join_words, formats.pluralize, formats.spaced, last_batch),
+    *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
     *(short, share, find_scale, locate),
     *(formats.data_uri, png, heat_png, sanitize, Markup),
 )
