@@ -19,9 +19,8 @@ from triptych.tools.statistics.crossed import (
     Estimate,
     PairedDifference,
     crossed_difference,
-    paired_difference,
 )
-from triptych.tools.statistics.groups import difference_over_groups
+from triptych.tools.statistics.groups import difference_over_groups, network_difference
 from triptych.tools.statistics.inference import Interval, WithInterval
 from triptych.tools.statistics.planning import LookedEstimate, join_looks
 
@@ -133,10 +132,10 @@ def find_tested(tested: Tested) -> list[tuple[Recipe, ...]]:
 
 
 def measure_difference(a: Recipe, b: Recipe, metric: str) -> Estimate:
-    """Of two networks' accuracies on images that do not belong together, by their counts."""
-    ones = len(a.networks) == len(b.networks) == 1
-    if ones and metric == "accuracy" and a.first.test.groups is None:
-        return paired_difference(a.first.test.correct, b.first.test.correct)
+    """Of accuracies of two networks as such, by their counts; else as of recipes."""
+    if metric == "accuracy" and len(a.networks) == len(b.networks) == 1:
+        one, other = a.first.test, b.first.test
+        return network_difference(one.correct, other.correct, one.groups)
     return estimate_difference(a, b, metric)
 
 
