@@ -20,7 +20,8 @@ from triptych.training import train
 
 ROOT = CONFIGS.parent
 README = (ROOT / "README.md").read_text()
-GUIDES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = "\n".join(page.read_text() for page in PAGES)
 FENCED = re.findall(r"```(?:python|yaml)\n(.*?)```", GUIDES, re.DOTALL)
 COMMAND = r"(?:python (?=\w+\.py)|triptych (?=[a-z]))(\w+[^#`\n]*)"
 COMMANDS = sorted(c for c in set(re.findall(COMMAND, GUIDES)) if "predictions=" not in c)
@@ -108,12 +109,16 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_every_path_that_is_named_exists() -> None:
-    text = "\n".join([GUIDES, (ROOT / "CONTRIBUTING.md").read_text()])
-    named = set(re.findall(r"\]\(([^)#:]+)\)", text))
-    named |= set(re.findall(r"(?:configs|src|tests|docs)/[\w/.-]*\w", text))
-    named -= set(blocks())
-    assert len(named) >= 10
-    assert {path for path in named if not (ROOT / path).exists()} == set()
+    pages = {page: page.read_text() for page in [*PAGES, ROOT / "CONTRIBUTING.md"]}
+    links = {
+        page.parent / link
+        for page, text in pages.items()
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    }
+    named = re.findall(r"(?<!/)\b(?:configs|src|tests|docs)/[\w/.-]*\w", "\n".join(pages.values()))
+    paths = links | {ROOT / name for name in {*named} - blocks().keys()}
+    assert len(paths) >= 10
+    assert {path for path in paths if not path.exists()} == set()
 
 
 def test_every_choice_that_the_table_of_settings_names_exists() -> None:
