@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results train test check soak fuzz strangers startup growth audit lock clean tensorboard venv
+.PHONY: help setup demo results train test check docs soak fuzz strangers startup growth audit lock clean tensorboard venv
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,11 +26,14 @@ train: $(STAMP) ## train one network: make train ARGS="model=resnet50 seed=1"
 test: $(STAMP) ## run the tests; some of them: make test ARGS="-k cifar"
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: $(STAMP) ## hold format, lint, types and the budgets of size
+check: $(STAMP) docs ## hold format, lint, types, the budgets of size, the links of docs/
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_budgets.py
+
+docs: $(STAMP) ## build the site of docs/ into docs/_build/html; a broken link is an error
+	$(BIN)/python -m sphinx -E -a -W --keep-going -n -q docs docs/_build/html
 
 soak: $(STAMP) ## kill a sweep 50 times at random and check that nothing is lost (up to 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.soak $(ARGS)
@@ -65,7 +68,7 @@ tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine on
 
 clean: ## remove caches, build products, features of probes; logs/, other data, .env and .venv stay
 	-@test ! -x $(BIN)/python || { data="$$($(call variable,DATA_DIR,data))" && rm -rf "$$data/.features"; }
-	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last and holds the folder it stands in. So a .venv that is half-made, was moved

@@ -1,0 +1,29 @@
+"""The site of these pages: `make docs` builds it into docs/_build/html, without a network.
+
+Sphinx, because it checks every link offline and takes a broken one as an error, and because it is
+the most kept of them; MyST reads the pages as the Markdown that GitHub shows; Furo loads nothing
+from elsewhere. mkdocs-material ends, Zensical is new, Great Docs is for pages of an API.
+"""
+
+import re
+
+from sphinx.application import Sphinx
+
+project = "Triptych"
+html_title = project
+extensions = ["myst_parser"]
+exclude_patterns = ["_build", "results"]
+myst_heading_anchors = 3  # links to headings, by GitHub's names for them
+suppress_warnings = ["misc.highlighting_failure"]  # GitHub knows csv as a language, Pygments not
+html_theme = "furo"
+html_show_copyright = False
+html_copy_source = False
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", link_files)
+
+
+def link_files(app: Sphinx, page: str, source: list[str]) -> None:
+    """Markdown files outside of docs/ are no pages of the site: it brings them as files."""
+    source[0] = re.sub(r"\]\((?=(\.\./)+[A-Z]+\.md)", r"](path:", source[0])
