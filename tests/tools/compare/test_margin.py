@@ -141,7 +141,7 @@ def test_a_cheaper_recipe_that_is_good_enough_comes_first_with_its_cost(drawn: P
     comparison = compare(drawn, "accuracy", 0.2)
     pair = comparison.recipe_pairs.pairs[0]
     assert pair.verdict == "equivalent"
-    assert pair.sentence.startswith("alexnet is equivalent to googlenet within ±20 points at 25 %")
+    assert pair.sentence.startswith("alexnet is as good as googlenet within ±20 points at 25 %")
     assert "differ significantly" not in json.dumps(comparison.verdict)
     assert any("not declared before" in sentence for sentence in comparison.verdict)
     assert compare(drawn, "accuracy", None).recipe_pairs.pairs[0].verdict == "undecided"

@@ -58,8 +58,7 @@ def test_claims_follow_holms_p_alone_and_always_carry_the_interval(
     assert interval(low, high, points).replace("+", "") in sentence
     assert f"{points(abs(difference))} points" in sentence
     assert "10,000 test images" in sentence
-    assert ("is better than" in sentence) == (recipes and p_holm < 0.05)
-    assert ("is more accurate than" in sentence) == (not recipes and p_holm < 0.05)
+    assert ("is more accurate than" in sentence) == (p_holm < 0.05)
     assert ("says nothing about retraining" in sentence) != recipes
     assert ("simultaneous over" in sentence) == ("Holm" in sentence) == (num_pairs > 1)
 
@@ -67,7 +66,7 @@ def test_claims_follow_holms_p_alone_and_always_carry_the_interval(
 def test_the_better_comes_first_whichever_way_the_pair_is_turned() -> None:
     before = make_pair(-0.1, 0.031, recipes=True)
     turned = write_sentence(before, 1)
-    assert turned.startswith("B is better than A: +10.00 points (95 % CI 8.00 to 11.00; ")
+    assert turned.startswith("B is more accurate than A: +10.00 points (95 % CI 8.00 to 11.00; ")
     assert "p = 0.0310; 4 and 3 seeds, 10,000 test images)" in turned
 
 
@@ -101,12 +100,12 @@ def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:
 def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(
     comparison: Comparison,
 ) -> None:
-    head, first, _, single, recipes, *networks = comparison.verdict
+    head, single, _, last, recipes, *networks = comparison.verdict
     assert head.startswith("7 trained networks of 3 recipes were evaluated on 200 test images")
-    assert "alexnet classifies" in first
-    assert "mean of 3 seeds (95 % t interval" in first
+    assert "alexnet classifies" in last, "the best stands first"
+    assert "mean of 3 seeds (95 % t interval" in last
     assert "one seed; 95 % Wilson interval" in single
-    assert recipes.startswith("googlenet is better than alexnet: ")
+    assert recipes.startswith("googlenet is more accurate than alexnet: ")
     pairs = [sentence for sentence in networks if "One seed each" in sentence]
     assert len(pairs) == 2
     assert all("resnet50 seed 5" in sentence for sentence in pairs)
@@ -194,3 +193,33 @@ def test_where_no_run_says_what_trained_it_nothing_is_said(
 ) -> None:
     write_seeds(tmp_path, "alexnet", None, None)
     assert code_cautions(compare_below(tmp_path)) == []
+
+
+def test_the_page_begins_with_the_question_and_an_answer_a_pair_the_best_first(
+    tmp_path: Path, compare_below: Compare, comparison: Comparison
+) -> None:
+    assert (
+        comparison.asked == "Which of alexnet, googlenet and resnet50 is most accurate on shapes?"
+    )
+    pair, few = comparison.answers
+    assert (
+        pair.text == "googlenet is more accurate than alexnet: +21.7 points, 95 % CI 15.1 to 27.8."
+    )
+    assert "t test p < 0.0001" in pair.detail
+    assert few.text.startswith("1 more recipe has too few seeds")
+
+    for number, model in enumerate(("vgg11", "vgg13", "vgg16", "vgg19"), 1):
+        write_run(tmp_path, model, skill=number)
+    compared = compare_below(tmp_path)
+    *shown, more = [answer.text for answer in compared.answers]
+    assert [text.partition(" seed 0 is more accurate than ")[0] for text in shown] == ["vgg19"] * 3
+    assert more.startswith("3 more pairs: ")
+
+
+def test_of_one_recipe_the_answer_is_how_good_it_is(tmp_path: Path, compare_below: Compare) -> None:
+    write_run(tmp_path, "vgg11")
+    compared = compare_below(tmp_path)
+    assert compared.asked == "How accurate is vgg11 on shapes?"
+    [answer] = compared.answers
+    assert "one seed; 95 %" in answer.text
+    assert "nothing to compare it with" in answer.detail

@@ -162,8 +162,8 @@ def test_networks_scored_on_other_images_or_on_none_are_left_out_and_named(tmp_p
     assert [each.recipe.label for each in section.sets[0].scored] == ["alexnet"]
     named = [problem.what for problem in comparison.problems]
     assert len(named) == 2
-    assert "googlenet" in named[0]
-    assert "1 of 2 runs of resnet50" in named[1]
+    assert any("googlenet" in each for each in named)
+    assert any("1 of 2 runs of resnet50" in each for each in named)
 
 
 def test_without_other_sets_the_page_has_no_section(

@@ -102,7 +102,7 @@ def test_the_winners_of_three_searches_are_one_recipe_whatever_settings_won(
     comparison, problems = compare(replicated)
     assert problems == []
     labels = ["alexnet, tuned", "googlenet, tuned"]
-    assert [recipe.label for recipe in comparison.recipes] == labels
+    assert sorted(recipe.label for recipe in comparison.recipes) == labels
     assert [len(recipe.networks) for recipe in comparison.recipes] == [3, 3]
     [pair] = comparison.recipe_pairs.pairs
     assert (pair.a, pair.b, pair.num_seeds) == (*labels, (3, 3))
@@ -123,7 +123,7 @@ def test_a_line_is_the_expected_best_of_all_trials_and_its_band_ends_where_it_is
     section = tuning_of(comparison)
     pooled = [
         np.concatenate([draw_scores(number + 10 * length, 8) for number in range(3)])
-        for length in (7, 9)
+        for length in (9, 7)  # of googlenet, of alexnet: the better one stands first
     ]
     for recipe, scores in zip(describe(section)["recipes"], pooled, strict=True):
         [curve] = recipe["curves"]
@@ -168,7 +168,8 @@ def test_unequal_budgets_other_spaces_and_untuned_networks_are_said_to_be_so(
     assert not describe(section)["equal_budgets"]
     untuned, unequal, spaces, single = section.sentences
     assert "resnet50" in untuned
-    assert "6 trials (alexnet) and 9 trials (googlenet)" in unequal
+    assert "6 trials (alexnet)" in unequal
+    assert "9 trials (googlenet)" in unequal
     assert "ranges" in spaces
     assert "searches=3" in single
 

@@ -39,7 +39,12 @@ from triptych.tools.compare.content import (
     Tested,
     write_csv,
 )
-from triptych.tools.compare.pairs import compare_losses, compare_networks, compare_recipes
+from triptych.tools.compare.pairs import (
+    compare_losses,
+    compare_networks,
+    compare_recipes,
+    rank_recipes,
+)
 from triptych.tools.compare.pictures import compare_images
 from triptych.tools.compare.recipes import (
     Recipe,
@@ -172,7 +177,7 @@ def build_comparison(
 ) -> Comparison:
     """All that is said and shown of runs; `problems` gains what is wrong with their files."""
     read = runs.exclude(read, find_repeated_winners, problems)
-    recipes = name_classes(group_by_recipe(read))
+    recipes = rank_recipes(name_classes(group_by_recipe(read)), question)
     for place, recipe in enumerate(recipes[:MAX_CALIBRATED]):
         if recipe.first.has_probabilities:
             val = read_optional(runs.read_val_predictions, recipe.first, problems)
@@ -189,22 +194,22 @@ def build_comparison(
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]
     pixels, files = runs.read_pictures(networks if is_comparable else (), problems)
     return Comparison(
-        question=question,
         sections=sections,
         verdict=(
             *verdict,
             *(sentence for section in sections.values() for sentence in section.sentences),
             *(sentences.write_lowest_costs(recipes) if is_comparable else ()),
         ),
-        network_pairs=network_pairs,
-        recipe_pairs=recipe_pairs,
         curves=tuple(curve for curve in curves if curve),
         image_types=image_types,
         losses=tuple(losses),
         num_degraded=num_degraded,
         images=compare_images(recipes, pixels, files) if is_comparable else None,
         grad_cams=read_by_recipe(runs.read_grad_cam, recipes, problems),
-        **sentences.describe_runs(read, recipes, problems),  # the last to read `problems`
+        **sentences.describe_runs(  # the last to read `problems`
+            *(read, recipes, problems, question, (recipe_pairs, network_pairs)),
+            described=sentences.write_accuracy(recipes[0]),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ Strings may come out of somebody's run folder: whoever shows them escapes them.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from triptych.runs.reader import sanitize
@@ -79,11 +79,11 @@ AS_USUAL = Question()
 
 
 class Measure(NamedTuple):
-    """A score by which pairs are compared, and what is said of it: of recipes, of networks."""
+    """A score by which pairs are compared, and what is said of it."""
 
     name: str
-    better: tuple[str, str]
-    tests: tuple[str, str] = ("t test", "t test")
+    better: str
+    tests: tuple[str, str] = ("t test", "t test")  # of recipes, of networks
     unit: str = "points"  # or that of the score itself
     sign: int = 1  # -1 where less is better
 
@@ -119,14 +119,14 @@ class Measure(NamedTuple):
         return f"{number} {self.unit if number != '1' else self.unit.removesuffix('s')}".strip()
 
 
-ACCURACY = Measure("accuracy", ("better", "more accurate"), ("t test", "McNemar"))
+ACCURACY = Measure("accuracy", "more accurate", ("t test", "McNemar"))
 MEASURES = {  # by the names of METRICS, and of several labels an image
     "accuracy": ACCURACY,
-    "f1": Measure("macro F1", ("better in macro F1",) * 2),
-    "nll": Measure("NLL", ("better in NLL (lower)",) * 2, unit="nats", sign=-1),
-    "brier": Measure("Brier score", ("better in Brier score (lower)",) * 2, unit="", sign=-1),
+    "f1": Measure("macro F1", "better in macro F1"),
+    "nll": Measure("NLL", "better in NLL (lower)", unit="nats", sign=-1),
+    "brier": Measure("Brier score", "better in Brier score (lower)", unit="", sign=-1),
     "ap": Measure(
-        *("mean average precision", ("higher in mean average precision",) * 2),
+        *("mean average precision", "higher in mean average precision"),
         tests=("paired bootstrap", "paired bootstrap"),
     ),
 }
@@ -189,6 +189,27 @@ class Pair:
             return "a_not_inferior" if self.better == "a" else "b_not_inferior"
         return "undecided"
 
+    @property
+    def better_first(self) -> "Pair":
+        """As it is read: A is the better one, or of equivalent ones the one that costs less."""
+        one_costs_less = bool(self.costs[0]) != bool(self.costs[1])
+        by_cost = self.verdict == "equivalent" and one_costs_less
+        if bool(self.costs[0]) if by_cost else self.better == "a":
+            return self
+        f1 = self.f1_difference
+        return replace(
+            self,
+            a=self.b,
+            b=self.a,
+            only_a=self.only_b,
+            only_b=self.only_a,
+            num_seeds=self.num_seeds[::-1],
+            difference=self.difference.negate(),
+            f1_difference=f1 and f1.negate(),
+            p_not_inferior=self.p_not_inferior[::-1],
+            costs=self.costs[::-1],
+        )
+
     def describe(self) -> dict[str, Any]:
         """For verdict.json."""
         value, low, high = self.difference
@@ -208,6 +229,13 @@ class Pairs(NamedTuple):
     num_recipes: int
     limit: int | None  # of more recipes each was tested against one only
     is_validated: bool  # that one is the best on validation data, else the first by name
+
+
+class Headline(NamedTuple):
+    """A claim in plain words for the top of the page, and in a second sentence what it rests on."""
+
+    text: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +300,8 @@ class BaseComparison:
     version: str  # of triptych
     question: Question = AS_USUAL
     sections: Mapping[str, Section] = field(default_factory=dict)
+    asked: str = ""  # the question, in one sentence
+    answers: tuple[Headline, ...] = ()  # to it: one a pair, or why there is none
     columns: ClassVar[Sequence[str]] = COLUMNS
 
     @property

@@ -101,18 +101,14 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     recipes = name_classes(group_by_recipe(read))
     each = [recipe.take(n) for recipe in recipes for n in range(len(recipe.networks))]
     ap = {recipe.label: give_interval(estimate(recipe), 0.0) for recipe in (*recipes, *each)}
+    recipes.sort(key=lambda recipe: -ap[recipe.label].value)
     tables = [
-        compare_recipes([recipe.take(0) for recipe in recipes]),
         compare_recipes([recipe for recipe in recipes if recipe.has_enough_seeds]),
+        compare_recipes([recipe.take(0) for recipe in recipes]),
     ]
-    return LabelComparison(
-        **sentences.describe_runs(read, recipes, problems),
-        verdict=write_verdict(recipes, ap, tables),
-        question=Question("ap"),
-        ap=ap,
-        network_pairs=tables[0],
-        recipe_pairs=tables[1],
-    )
+    described = write_precision(recipes[0], ap)
+    common = sentences.describe_runs(read, recipes, problems, Question("ap"), tables, described)
+    return LabelComparison(**common, verdict=write_verdict(recipes, ap, tables), ap=ap)
 
 
 def estimate(*recipes: Recipe) -> Estimate:
@@ -162,12 +158,15 @@ def write_verdict(
     sizes = sorted({(recipe.first.num_test, recipe.first.num_groups or 0) for recipe in recipes})
     images = formats.join_words([formats.count_images(*each, "image") for each in sizes])
     lines = [f"Evaluated on {images} with any number of labels; every image counts once."]
-    for recipe in recipes[: sentences.MAX_SENTENCES]:
-        value, low, high = ap[recipe.label]
-        bounds = f"95 % bootstrap interval {formats.interval(low, high)} %"
-        seeds = pluralize(len(recipe.networks), "seed")
-        how = f"{seeds}; {bounds if low == low else 'no interval'}"
-        lines.append(f"{recipe.label}: mean average precision {percent(value)} % ({how}).")
-    for table in tables[::-1]:
+    lines += [write_precision(recipe, ap) for recipe in recipes[: sentences.MAX_SENTENCES]]
+    for table in tables:
         lines += [pair.sentence for pair in table.pairs[: sentences.MAX_SENTENCES]]
     return tuple(lines)
+
+
+def write_precision(recipe: Recipe, ap: Mapping[str, WithInterval]) -> str:
+    value, low, high = ap[recipe.label]
+    bounds = f"95 % bootstrap interval {formats.interval(low, high)} %"
+    seeds = pluralize(len(recipe.networks), "seed")
+    how = f"{seeds}; {bounds if low == low else 'no interval'}"
+    return f"{recipe.label}: mean average precision {percent(value)} % ({how})."

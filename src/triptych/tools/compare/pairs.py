@@ -9,7 +9,7 @@ import numpy as np
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.content import AS_USUAL, LossDifference, Pair, Pairs, Question, Tested
-from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.compare.recipes import Recipe, sort_by_name, split_comparable
 from triptych.tools.compare.runs import ImageTypes
 from triptych.tools.compare.sentences import add_sentences, compare_costs
 from triptych.tools.evaluate.degradation import degradation_differences
@@ -87,16 +87,27 @@ def has_metric(recipe: Recipe, metric: str) -> bool:
     return all(np.isfinite(getattr(network.scores, metric)) for network in recipe.networks)
 
 
+def rank_recipes(recipes: Sequence[Recipe], question: Question) -> list[Recipe]:
+    """The best first, by the mean of the metric; ties by name, last those without that metric."""
+    metric, sign = question.metric, question.measure.sign
+
+    def find_place(recipe: Recipe) -> float:
+        return -sign * recipe.values(metric).mean() if has_metric(recipe, metric) else np.inf
+
+    return sorted(sort_by_name(recipes), key=find_place)
+
+
 def choose_pairs(
     recipes: Sequence[Recipe],
 ) -> tuple[list[tuple[Recipe, Recipe]], int | None, bool]:
     """All pairs that can be compared; of many recipes each with the best on validation data.
 
+    By name, so that no result decides which of a pair is A.
     Also the `limit` of `Pairs` and its `is_validated`.
     """
     twos: list[tuple[Recipe, Recipe]] = []
     limit, is_validated = None, True
-    for block in split_comparable(recipes):
+    for block in split_comparable(sort_by_name(recipes)):
         if len(block) <= MAX_ALL_PAIRS:
             twos += combinations(block, 2)
             continue

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from triptych.tools.compare.content import Measure, Pair, Pairs, Question, Section, Tested, describe
 from triptych.tools.compare.formats import MAX_WORDS, chance, join_words
 from triptych.tools.compare.pairs import find_tested, take_last_look
-from triptych.tools.compare.recipes import Recipe, split_comparable
+from triptych.tools.compare.recipes import Recipe, sort_by_name, split_comparable
 from triptych.tools.statistics.ranks import estimate_best, estimate_win, find_rank_intervals
 
 MIN_RANKED = 3  # of two the pair says it all
@@ -70,7 +70,8 @@ def rank(recipes: Sequence[Recipe], pairs: Pairs, question: Question, of: str) -
     """Those that can be compared, in blocks; none of so many that not all pairs were tested."""
     tested = {label for pair in pairs.pairs for label in (pair.a, pair.b)}
     rankings = []
-    for block in split_comparable([recipe for recipe in recipes if recipe.label in tested]):
+    shown = sort_by_name(recipe for recipe in recipes if recipe.label in tested)
+    for block in split_comparable(shown):
         if len(block) >= MIN_RANKED and not pairs.limit:
             ranks = rank_block(block, pairs.pairs, question)
             rankings.append(Ranking(of, [each.name for each in ranks if each.best == 1], ranks))

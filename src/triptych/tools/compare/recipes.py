@@ -149,7 +149,7 @@ class Recipe:
 
 
 def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
-    """Recipes by model and label: an order that no result decides.
+    """Recipes by name: an order that no result decides.
 
     Of whole searches that were replicated a recipe has a network each, whatever settings won.
     """
@@ -163,6 +163,10 @@ def group_by_recipe(runs: Iterable[TrainedNetwork]) -> list[Recipe]:
         Recipe(name, tuple(replace(run, label=label_network(name, run)) for run in same))
         for name, same in zip(names, groups.values(), strict=True)
     ]
+    return sort_by_name(recipes)
+
+
+def sort_by_name(recipes: Iterable[Recipe]) -> list[Recipe]:
     return sorted(recipes, key=lambda recipe: (recipe.model, recipe.label))
 
 

@@ -12,14 +12,23 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.cautions import write_cautions
-from triptych.tools.compare.content import ACCURACY, COSTS, Pair, Pairs, Question
+from triptych.tools.compare.content import COSTS, Pair, Pairs, Question
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
+from triptych.tools.compare.headlines import (
+    MAX_NAMES,
+    explain_no_pairs,
+    name_data,
+    write_claim,
+    write_headlines,
+    write_question,
+    write_reach,
+    write_test,
+)
 from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
 from triptych.tools.compare.runs import Problem, TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
 
 MAX_SENTENCES = 10  # of one kind in a verdict; of more, tables say it better
-MAX_MODELS = 4  # in a title
 # Costs by name, what one recipe takes of another's, and on what it depends.
 SHARES = (
     ("train_seconds", "training time", "trained_on"),
@@ -30,16 +39,26 @@ SHARES = (
 
 
 def describe_runs(
-    read: Sequence[TrainedNetwork], recipes: Sequence[Recipe], problems: Sequence[Problem]
+    read: Sequence[TrainedNetwork],
+    recipes: Sequence[Recipe],
+    problems: Sequence[Problem],
+    question: Question,
+    tables: Sequence[Pairs],
+    described: str,
 ) -> dict[str, Any]:
     """The fields of a `BaseComparison` that are the same for every task."""
     differing = find_differing(recipes)
     return {
         "title": write_title(recipes),
+        "question": question,
+        "asked": write_question(recipes, question),
+        "answers": write_headlines(recipes, tables, question, described),
         "banner": write_banner(read),
         "cautions": write_cautions(recipes, differing),
         "differing": differing,
         "recipes": tuple(recipes),
+        "recipe_pairs": tables[0],
+        "network_pairs": tables[1],
         "problems": tuple(problems),
         "command": sanitize(os.environ.get("TRIPTYCH_COMMAND", "python compare.py")),
         "made_at": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -50,9 +69,8 @@ def describe_runs(
 def write_title(recipes: Sequence[Recipe]) -> str:
     """Which networks on which data."""
     models = [*dict.fromkeys(recipe.model for recipe in recipes)]
-    names = join_words(models) if len(models) <= MAX_MODELS else f"{len(models)} networks"
-    data = [*dict.fromkeys(recipe.first.metadata["data"] for recipe in recipes)]
-    return f"{names} on {join_words(data)}"
+    names = join_words(models) if len(models) <= MAX_NAMES else f"{len(models)} networks"
+    return f"{names} on {name_data(recipes)}"
 
 
 def write_verdict(
@@ -72,15 +90,8 @@ def write_verdict(
     sentences += _select_sentences(recipe_pairs.pairs, "recipes")
     pairs = [pair for pair in network_pairs.pairs if {pair.a, pair.b} & untested]
     sentences += _select_sentences(pairs, "trained networks")
-    if len(recipes) == 1:
-        sentences.append("One recipe: there is nothing to compare it with.")
-    elif network_pairs.num_recipes < 2:
-        sentences.append(
-            "No pair is tested: two recipes at least must have probabilities for "
-            f"{question.measure.name}."
-        )
-    elif not network_pairs.pairs:
-        sentences.append("No two recipes can be compared: no pair is tested.")
+    if not network_pairs.pairs:
+        sentences.append(explain_no_pairs(recipes, network_pairs, question.measure))
     if network_pairs.pairs and question.margin is not None and question.plan is None:
         margin = question.measure.write_margin(question.margin)
         sentences.append(
@@ -92,7 +103,7 @@ def write_verdict(
 
 def _write_accuracies(recipes: Sequence[Recipe]) -> list[str]:
     if len(recipes) <= MAX_SENTENCES:
-        return [_write_accuracy(recipe) for recipe in recipes]
+        return [write_accuracy(recipe) for recipe in recipes]
     low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
     return [
         f"Accuracy ranges from {percent(low)} % ({_name_recipes(low, recipes)}) to "
@@ -105,7 +116,7 @@ def _name_recipes(accuracy: float, recipes: Sequence[Recipe]) -> str:
     return join_words([each.label for each in recipes if each.accuracy.value == accuracy], most=3)
 
 
-def _write_accuracy(recipe: Recipe) -> str:
+def write_accuracy(recipe: Recipe) -> str:
     value, low, high = recipe.accuracy
     num_groups, seeds = recipe.first.num_groups, len(recipe.networks)
     images = formats.count_images(recipe.first.num_test, num_groups, "image")
@@ -189,71 +200,28 @@ def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 def write_sentence(pair: Pair, num_pairs: int) -> str:
     """What it claims depends on p values adjusted by Holm alone, in the order of verdicts."""
-    sides = list(zip((pair.a, pair.b), pair.costs, pair.num_seeds, strict=True))
+    pair = pair.better_first
     value, low, high = pair.difference
-    if _choose_first(pair) == "b":
-        sides.reverse()
-        value, low, high = -value, -high, -low
-    (one, cost, n), (other, other_cost, m) = sides
     images = formats.count_images(pair.num_images, pair.num_groups)
-    if pair.num_seeds != (1, 1):
-        each = f"{n} seeds each" if n == m else f"{n} and {m} seeds"
-        where, end = "", f"; {each}, {images})."
-    else:
-        where = f" on these {images}"
-        end = "). One seed each, so this says nothing about retraining."
-    claim = _write_claim(pair, one, other)
-    if cost and pair.verdict != "undecided":
-        claim += f" at {cost}"
+    is_network = pair.num_seeds == (1, 1)
+    where, end = f" on these {images}", f"){write_reach(pair)}"
+    if not is_network:
+        where, end = "", f"{write_reach(pair)[:-1]}, {images})."
+    claim = write_claim(pair)
+    if pair.costs[0] and pair.verdict != "undecided":
+        claim += f" at {pair.costs[0]}"
     if pair.verdict in ("a_not_inferior", "b_not_inferior"):
         end += " Whether it is better stays open."
     if pair.is_significant and pair.is_equivalent:
         end += " The difference is there and does not matter."
-        if other_cost:
-            end += f" {other} comes within the margin of {one} at {other_cost}."
-    bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", _write_test(pair)
+        if pair.costs[1]:
+            end += f" {pair.b} comes within the margin of {pair.a} at {pair.costs[1]}."
+    bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", write_test(pair)
     if num_pairs > 1:
         bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
     bounds = bounds.replace("+", "") if low == low else "no interval"
     amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
     return f"{claim}{where}: {amount} ({bounds}; {p}{end}"
-
-
-def _choose_first(pair: Pair) -> str:
-    """The better one; of equivalent ones the one that costs less."""
-    if pair.verdict == "equivalent" and bool(pair.costs[0]) != bool(pair.costs[1]):
-        return "a" if pair.costs[0] else "b"
-    return pair.better
-
-
-def _write_claim(pair: Pair, one: str, other: str) -> str:
-    margin = "" if pair.margin is None else pair.measure.write_margin(pair.margin)
-    if pair.is_significant:
-        is_network = pair.num_seeds == (1, 1)
-        claim = f"{one} is {pair.measure.better[is_network]} than {other}"
-        if pair.exceeds_margin:
-            return f"{claim} by more than {margin}"
-        return f"{claim}, by less than the margin of {margin}" if pair.is_equivalent else claim
-    in_what = "" if pair.measure is ACCURACY else f" in {pair.measure.name}"
-    if pair.is_equivalent:
-        return f"{one} is equivalent to {other} within ±{margin}{in_what}"
-    if pair.verdict != "undecided":
-        return f"{one} is not worse than {other} by more than {margin}{in_what}"
-    if margin:
-        return f"Between {one} and {other} neither a difference nor equivalence{in_what} is shown"
-    return f"{one} and {other} do not differ significantly{in_what}"
-
-
-def _write_test(pair: Pair) -> str:
-    """The test that the claim rests on, and its p."""
-    p, test, against = pair.p_holm, pair.measure.tests[pair.num_seeds == (1, 1)], ""
-    if pair.verdict in ("equivalent", "a_not_inferior", "b_not_inferior"):
-        p = max(pair.p_not_inferior) if pair.is_equivalent else min(pair.p_not_inferior)
-        test = "t test" if pair.only_a is None else "adjusted Wald test"
-        against = " against the margin"
-    if pair.num_groups and test in ("McNemar", "t test"):
-        test = "t test over groups"
-    return f"{test}{against} p = {formats.p_value(p)}".replace("= <", "<")
 
 
 def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
 from triptych.tools.compare.claims import Answer
-from triptych.tools.compare.content import BaseComparison, Question
+from triptych.tools.compare.content import BaseComparison
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import LEVEL
 from triptych.tools.statistics.scores import METRICS
@@ -38,7 +38,7 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
         "made_at": comparison.made_at,
         "version": comparison.version,
         "command": comparison.command,
-        "question": write_question(question),
+        "question": comparison.asked,
         "plan": described.get("plan"),
         "level": LEVEL,
         "metric": question.metric,
@@ -54,16 +54,6 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
             *(f"{problem.folder}: {problem.what}" for problem in comparison.problems),
         ],
     }
-
-
-def write_question(question: Question) -> str:
-    """In one sentence: what a plan asked, or what the settings do."""
-    if question.plan:
-        return str(sanitize(question.plan.plan.question))
-    if question.margin is None:
-        return f"Which of these differ in {question.metric}?"
-    margin = question.measure.write_margin(question.margin)
-    return f"Which of these differ in {question.metric}, and which are within {margin}?"
 
 
 def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, Any]]:

@@ -163,7 +163,7 @@ def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
     names, measure = join_words([recipe.label for recipe in recipes]), MEASURES[settings["metric"]]
     margin = settings["margin"] and measure.write_margin(settings["margin"] / measure.per_unit)
     good = f", or good enough within {margin}" if margin else ""
-    return f"Which of {names} is {measure.better[0]}{good}, trained again with other seeds?"
+    return f"Which of {names} is {measure.better}{good}, trained again with other seeds?"
 
 
 def put(plan: Plan, path: Path, *, overwrite: bool) -> str:

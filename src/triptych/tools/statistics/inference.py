@@ -29,6 +29,13 @@ class WithInterval(NamedTuple):
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def includes_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
+    def negate(self) -> "WithInterval":
+        return WithInterval(-self.value, -self.high, -self.low)
+
 
 def wilson(correct: float, num_images: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval for a share; without images it is 0 to 1."""
