@@ -4,6 +4,7 @@ import csv
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,16 +36,18 @@ def blocks() -> dict[str, str]:
     return {path[1]: block for path, block in found if path}
 
 
-@pytest.fixture
-def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the configs with the recipes' files, their modules importable."""
-    shutil.copytree(CONFIGS, tmp_path / "configs")
+    folder = tmp_path_factory.mktemp("followed")
+    shutil.copytree(CONFIGS, folder / "configs")
     for path, text in blocks().items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    here = str(tmp_path / "src" / "triptych" / "data")
-    monkeypatch.setattr(triptych.data, "__path__", [*triptych.data.__path__, here])
-    return tmp_path
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    here = str(folder / "src" / "triptych" / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triptych.data, "__path__", [*triptych.data.__path__, here])
+        yield folder
 
 
 def composed(configs: Path, overrides: list[str], command: str = "train") -> Config:
