@@ -195,8 +195,8 @@ def test_the_house_has_at_most_37_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 37
 
 
-def test_the_source_has_at_most_30970_lines_and_the_tests_31800() -> None:
-    assert 5000 < count_lines(SOURCES) <= 30_970
+def test_the_source_has_at_most_31600_lines_and_the_tests_31800() -> None:
+    assert 5000 < count_lines(SOURCES) <= 31_600
     assert 5000 < count_lines(TESTS) <= 31_800
 
 

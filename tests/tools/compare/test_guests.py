@@ -288,7 +288,7 @@ def test_guests_stand_beside_runs_of_the_same_images(root: Path) -> None:
     [guest] = [recipe for recipe in comparison.recipes if recipe.label == "guest"]
     assert guest.accuracy.value == right
     page = render_page(comparison)
-    assert all(text in page for text in ("Learning curves", "Accuracy and cost", "guest.csv"))
+    assert all(text in page for text in ("Learning curves", "Accuracy against cost", "guest.csv"))
     change_predictions(runs[0], labels=np.roll(LABELS, 1))
     np.save(root / "labels.npy", np.roll(LABELS, 2))
     with pytest.raises(UserError, match=r"cannot be compared.*labels\.npy"):

@@ -135,7 +135,7 @@ def test_a_line_is_the_expected_best_of_all_trials_and_its_band_ends_where_it_is
         assert (curve["low"][3], curve["high"][3]) == pytest.approx(median_best(scores, 4)[1:])
     assert f"with chance {best_beats(*pooled, 4):.2f}" in section.notes[-1]
     page, text = render_page(comparison), render_markdown(comparison)
-    assert page.count('aria-label="Best val/accuracy by') == 2
+    assert page.count('aria-label="Best val/accuracy by') == 4
     for each in (page, text):
         assert "Tuning" in each
         assert "With 4 random trials" in each

@@ -12,7 +12,7 @@ HOSTILE = "<img src=x onerror=\"document.documentElement.id='hacked'\">" + "long
 MEASURE = """(() => {
   const root = document.documentElement;
   const all = [...document.querySelectorAll("body *")];
-  const scrolls = (each) => each.closest(".box, pre, svg, .skip");
+  const scrolls = (each) => each.closest(".box, pre, svg, nav, .skip");
   return {
     overflow: root.scrollWidth - root.clientWidth,
     beyond: all.filter((each) => !scrolls(each)
@@ -21,7 +21,8 @@ MEASURE = """(() => {
     hacked: root.id,
     headings: [...document.querySelectorAll("h2")].filter((each) => each.offsetHeight)
       .map((each) => each.textContent),
-    charts: [...document.querySelectorAll(".charts svg")].map((each) => each.clientWidth),
+    charts: [...document.querySelectorAll(".charts svg")].map((each) => each.clientWidth)
+      .filter((width) => width),
     painted: getComputedStyle(document.querySelector(".charts svg text")).fill,
     missing: [...document.images].filter((each) => !each.naturalWidth).length,
   };

@@ -47,7 +47,7 @@ def test_a_chart_is_one_image_whose_words_a_screen_reader_says(draw: Draw) -> No
     svg = parse(render(draw, make_series(), words=words))[0]
     assert (svg.tag, svg.get("role"), svg.get("aria-label")) == ("svg", "img", words)
     assert svg.get("width") is None
-    assert svg.get("viewBox") == "0 0 340 236"
+    assert svg.get("viewBox") == "0 0 540 330"
 
 
 def test_a_tick_says_where_it_is() -> None:

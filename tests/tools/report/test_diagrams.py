@@ -8,7 +8,7 @@ import pytest
 from triptych.callbacks.figures import pixels
 from triptych.runs.predictions import Predictions
 from triptych.tools.evaluate.degradation import VariantAccuracy
-from triptych.tools.report.charts import (
+from triptych.tools.report.diagrams import (
     heat_maps,
     reliability_diagram,
     severity_curves,

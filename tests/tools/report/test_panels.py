@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from triptych.tools.compare.content import COSTS, Comparison
 from triptych.tools.compare.runs import TrainedNetwork
-from triptych.tools.report import page
+from triptych.tools.report import charts, costs
 
 CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}
 GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
@@ -17,7 +17,7 @@ ListCaptions = Callable[[list[TrainedNetwork], str], list[str]]
 
 @pytest.fixture(autouse=True)
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "render_chart", lambda *_: Markup())
+    monkeypatch.setattr(charts, "render_chart", lambda *_: Markup())
 
 
 def change(network: TrainedNetwork, accuracy: float = 0.5, **cost: object) -> TrainedNetwork:
@@ -43,10 +43,10 @@ def networks(repeat: Repeat) -> list[TrainedNetwork]:
 @pytest.fixture
 def list_captions(repeat: Repeat) -> ListCaptions:
     """Captions of the charts of the cost that begins so."""
-    key = page.Key(repeat(4))
+    key = charts.Key(repeat(4).recipes)
     return lambda networks, begins: [
         panel.caption
-        for panel in page.draw_costs(networks, key)
+        for panel in costs.draw_costs(networks, key)
         if panel.heading.startswith(begins)
     ]
 
@@ -82,7 +82,7 @@ def test_a_place_has_a_chart_where_there_is_something_to_compare(
 def test_every_cost_has_a_chart_or_is_named_as_not_measured(
     networks: list[TrainedNetwork], repeat: Repeat
 ) -> None:
-    charts = page.draw_costs(networks, page.Key(repeat(4)))
-    assert {panel.heading.lower() for panel in charts} == {cost.words.lower() for cost in COSTS}
+    drawn = costs.draw_costs(networks, charts.Key(repeat(4).recipes))
+    assert {panel.heading.lower() for panel in drawn} == {cost.words.lower() for cost in COSTS}
     unknown = [change(network, macs=None) for network in networks]
-    assert page.list_unmeasured(unknown) == ["multiply-accumulates an image"]
+    assert costs.list_unmeasured(unknown) == ["multiply-accumulates an image"]

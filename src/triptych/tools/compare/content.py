@@ -5,6 +5,7 @@ Strings may come out of somebody's run folder: whoever shows them escapes them.
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -15,7 +16,9 @@ from triptych.tools.compare import formats
 from triptych.tools.compare.pictures import ImageByImage
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
-from triptych.tools.statistics.inference import LEVEL, WithInterval
+from triptych.tools.statistics.crossed import crossed_mean
+from triptych.tools.statistics.inference import LEVEL, Interval, WithInterval
+from triptych.tools.statistics.scores import METRICS
 
 SIGNIFICANT = 0.05
 COLUMNS = """
@@ -337,6 +340,14 @@ class BaseComparison:
         """Of a network, by column."""
         raise NotImplementedError
 
+    def score(self, network: TrainedNetwork) -> float:
+        """A network's value of the metric in question."""
+        return self.list_scores(network)[self.question.metric]
+
+    def estimate(self, recipe: Recipe) -> WithInterval:
+        """A recipe's, with an interval where there are enough seeds for one."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(BaseComparison):
@@ -358,6 +369,19 @@ class Comparison(BaseComparison):
         scores = network.scores
         paper = {f"paper_{name}": value for name, value in scores.paper._asdict().items()}
         return {**scores.macro._asdict(), "nll": scores.nll, "ece": network.ece, **paper}
+
+    def score(self, network: TrainedNetwork) -> float:
+        return float(METRICS[self.question.metric](network.test).mean())
+
+    def estimate(self, recipe: Recipe) -> WithInterval:
+        metric = self.question.metric
+        if metric == "accuracy":
+            return recipe.accuracy
+        trainings = recipe.trainings(metric)
+        if trainings.num_seeds == 2:
+            return WithInterval(float(trainings.by_seed.mean()))
+        mean = crossed_mean(trainings, Interval(0, math.inf))
+        return WithInterval(mean.value, *mean.interval())
 
 
 def write_csv(comparison: BaseComparison) -> str:

@@ -70,6 +70,9 @@ class LabelComparison(BaseComparison):
         bounds = {"ap_low": low, "ap_high": high} if low == low else {}
         return {**values, "nll": values["loss"], **bounds}
 
+    def estimate(self, recipe: Recipe) -> WithInterval:
+        return self.ap[recipe.label]
+
 
 def are_multilabel(folders: Sequence[Path]) -> bool:
     """Whether all of the runs have any number of labels an image."""

@@ -22,8 +22,7 @@ from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, read_optional
 from triptych.tools.compare.searches import Search, find_search
 from triptych.tools.report import charts
-from triptych.tools.report.charts import Axis, Series, render_chart
-from triptych.tools.report.page import Panel
+from triptych.tools.report.charts import Axis, Chart, Series, make_chart
 from triptych.tools.statistics.best_of_trials import best_beats, expected_best, median_best
 from triptych.tools.statistics.inference import MIN_SEEDS
 
@@ -142,7 +141,7 @@ class Tuning(Section):
     untuned: Sequence[str]
     notes: Sequence[str]
 
-    def draw(self, styles: Mapping[str, int]) -> list[Panel]:
+    def draw(self, styles: Mapping[str, int]) -> list[Chart]:
         """A chart by trials and one by time, for each score that trials were chosen by."""
         monitors = dict.fromkeys(recipe.search.monitor for recipe in self.tuned if recipe.curves)
         return [
@@ -161,18 +160,19 @@ class Tuning(Section):
 
 def draw_curves(
     tuned: Sequence[TunedRecipe], monitor: str, x: str, styles: Mapping[str, int]
-) -> Panel:
+) -> Chart:
     series = []
     for recipe in tuned:
         style = styles.get(recipe.first)
         for curve in recipe.curves:
             along = curve.hours if x == "hours" else curve.k.astype(np.float64)
-            series.append(Series(style, along, curve.best, curve.low, curve.high))
+            series.append(
+                Series(style, along, curve.best, curve.low, curve.high, label=recipe.label)
+            )
     words = f"Best {monitor} by {x}, of {pluralize(len(tuned), 'recipe')}"
     kind = "percent" if tuned[0].in_percent else "number"
     axes = Axis(x, "count" if x == "trials" else "number"), Axis(monitor, kind)
-    chart = render_chart(f"tuning {monitor} {x}", words, charts.draw_bands, series, *axes)
-    return Panel(f"Best {monitor} by {x}", chart)
+    return make_chart(f"Best {monitor} by {x}", words, charts.draw_bands, series, *axes)
 
 
 def build(tested: Tested) -> Tuning | None:

@@ -13,7 +13,6 @@ from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import BaseComparison
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import LEVEL
-from triptych.tools.statistics.scores import METRICS
 
 SCHEMA = 1  # another once a key is gone or means something else; a new key changes nothing
 # The keys of sections, by the sections' names.
@@ -57,12 +56,7 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
 
 
 def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, Any]]:
-    metric = comparison.question.metric
     for network in recipe.networks:
-        if metric in METRICS:
-            value = float(METRICS[metric](network.test).mean())
-        else:
-            value = comparison.list_scores(network)[metric]
         yield {
             "name": network.label,
             "recipe": recipe.label,
@@ -71,7 +65,7 @@ def list_runs(recipe: Recipe, comparison: BaseComparison) -> Iterator[dict[str, 
             "folder": sanitize(str(network.folder)),
             "num_images": network.num_test,
             "num_groups": network.num_groups,
-            "value": value,
+            "value": comparison.score(network),
         }
 
 

@@ -55,7 +55,7 @@ from triptych.tools.evaluate.shifted_sets import (
 )
 from triptych.tools.evaluate.tasks import check_settings, describe_scores
 from triptych.tools.evaluate.tta import evaluate_mirrored
-from triptych.tools.report import charts
+from triptych.tools.report import diagrams
 
 log = logging.getLogger(__name__)
 
@@ -260,9 +260,9 @@ def evaluate_image_types(
     if predictions.groups is not None:
         outcomes = outcomes._replace(groups=predictions.groups[chosen])
     write_outcomes(outcomes, folder)
-    sheet = charts.type_sheet(make_examples(harder, labels, types))
+    sheet = diagrams.type_sheet(make_examples(harder, labels, types))
     save_figure(sheet, folder, "image_types")
-    curves = charts.severity_curves(accuracy_by_variant(outcomes), metadata["model"])
+    curves = diagrams.severity_curves(accuracy_by_variant(outcomes), metadata["model"])
     save_figure(curves, folder, "image_types_by_severity")
     lost = {name: loss._asdict() for name, loss in degradations(outcomes).items()}
     return {"num_images": len(outcomes.index), "degradation": lost}
@@ -291,4 +291,4 @@ def draw_grad_cam(
         return
     heading = f"Grad-CAM of {run.record.metadata['model']}, {split} images"
     name = "grad_cam" if split == "test" else f"grad_cam_{split}"
-    save_figure(charts.heat_maps(explanations, heading), run.record.folder, name)
+    save_figure(diagrams.heat_maps(explanations, heading), run.record.folder, name)

@@ -15,7 +15,7 @@ from triptych.runs.predictions import Predictions, read_validation
 from triptych.runs.record import SCHEMA, library_versions
 from triptych.runs.storage import atomic_write, replace_non_finite
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.report import charts
+from triptych.tools.report import diagrams
 from triptych.tools.statistics.calibration import Reliability, calibrate
 from triptych.tools.statistics.groups import count_groups
 from triptych.tools.statistics.scores import last_batch, score_predictions
@@ -38,7 +38,7 @@ def evaluate_predictions(
     matrix = figures.confusion_matrix(scores.confusion, run.classes, heading)
     save_figure(matrix, folder, f"evaluated_{split}_confusion")
     heading = f"{run.record.metadata['model']} on {num_images} {name} images"
-    diagram = charts.reliability_diagram(calibration, heading)
+    diagram = diagrams.reliability_diagram(calibration, heading)
     save_figure(diagram, folder, f"evaluated_{split}_reliability")
     columns = {**scores.per_class._asdict(), "num": scores.confusion.sum(axis=1)}
     num_groups = count_groups(predictions.groups)

@@ -11,9 +11,7 @@ import html
 import io
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -26,10 +24,12 @@ from numpy.typing import NDArray
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import COSTS, BaseComparison, Comparison, Cost
-from triptych.tools.compare.runs import Curve, ImageTypes, TrainedNetwork
+from triptych.tools.compare.content import BaseComparison, Comparison
 from triptych.tools.report import charts
-from triptych.tools.report.charts import Axis, Series, render_chart
+from triptych.tools.report.answer import draw_answer
+from triptych.tools.report.charts import Key
+from triptych.tools.report.costs import draw_costs, list_unmeasured
+from triptych.tools.report.curves import draw_calibration, draw_curves, draw_image_types
 from triptych.tools.statistics.inference import (
     MIN_SEEDS,
     NUM_RESAMPLES,
@@ -39,71 +39,40 @@ from triptych.tools.statistics.inference import (
 )
 from triptych.tools.statistics.scores import LAST_CORRECT, TABLE_1, WHY_THEY_DIFFER, last_batch
 
-CONTENTS = {  # sections of their own come after the pairs
-    "verdict": "Verdict",
-    "runs": "The runs",
-    "pairs": "Pair by pair",
+CONTENTS = {  # sections of their own come before the images
+    "pairs": "Each pair, tested",
+    "cost": "Accuracy against cost",
     "learning": "Learning curves",
-    "classes": "Class by class",
-    "cost": "Accuracy and cost",
-    "calibration": "Calibration",
-    "image_types": "Image types",
+    "classes": "Which classes are confused",
+    "calibration": "Can the confidence be believed?",
+    "image_types": "Harder images",
     "images": "Image by image",
+    "runs": "Every network in numbers",
     "study": "The reference study",
-    "reproduce": "How to reproduce this",
+    "method": "Method and limits",
+    "reproduce": "Repeat and check this page",
 }
 OF_RUNS = ("learning", "cost", "image_types")
 OF_LABELS = {  # of runs with any number of labels an image
-    "labels_verdict": "Verdict",
-    "labels_runs": "The runs",
-    "labels_pairs": "Pair by pair",
-    "reproduce": "How to reproduce this",
+    "labels_pairs": CONTENTS["pairs"],
+    "labels_runs": CONTENTS["runs"],
+    "labels_method": CONTENTS["method"],
+    "reproduce": CONTENTS["reproduce"],
 }
-MAX_RELIABILITY = 6
-MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
-CURVES = (
-    ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
-    ("val/loss", "Validation loss", Axis("validation loss, nats")),
-    ("train/loss", "Training loss", Axis("training loss, nats")),
-)
+SCRIPTS = ("page.js",)  # each in a block of its own
 MAX_CELLS = 1000  # of a side of a matrix that is a picture
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
 
 
-@dataclass(frozen=True)
-class Panel:
-    heading: str
-    chart: Markup
-    caption: str = ""
-
-
-class Key:
-    """One style a recipe, shared by its networks, as long as there are styles.
-
-    Of more recipes those of the highest accuracy have one and the others are grey.
-    """
-
-    def __init__(self, comparison: Comparison) -> None:
-        recipes = comparison.recipes
-        best = sorted(recipes, key=lambda recipe: -recipe.accuracy.value)[: charts.NUM_STYLES]
-        self.recipes = [recipe for recipe in recipes if recipe in best]
-        self.num_others = len(recipes) - len(self.recipes)
-        self.styles = {
-            network.label: style
-            for style, recipe in enumerate(self.recipes)
-            for network in recipe.networks
-        }
-
-
 def render_page(comparison: BaseComparison) -> str:
     """`index.html`; the same comparison gives the same bytes."""
+    key = Key(comparison.recipes)
+    content = {"c": comparison, "key": key, "answer": draw_answer(comparison, key)}
     if not isinstance(comparison, Comparison):
-        return render_frame(OF_LABELS, c=comparison)
-    key = Key(comparison)
+        return render_frame(OF_LABELS, **content)
     return render_frame(
         list_contents(comparison),
-        c=comparison,
-        key=key,
+        **content,
         curves=draw_curves(comparison.curves, key),
         costs=draw_costs(comparison.networks, key),
         unmeasured=list_unmeasured(comparison.networks),
@@ -113,31 +82,27 @@ def render_page(comparison: BaseComparison) -> str:
 
 
 def list_contents(comparison: Comparison) -> dict[str, str]:
-    """The headings of a page's sections; those of its own come after the pairs.
-
-    What cannot be known of any of its networks is left out.
-    """
+    """The sections of a page in order; what cannot be known of any network is left out."""
     left_out = [] if comparison.runs else [*OF_RUNS]
     left_out += [] if comparison.has_study else ["study"]
     left_out += [] if comparison.has_probabilities else ["calibration"]
     shared = {name: heading for name, heading in CONTENTS.items() if name not in left_out}
-    shared["runs"] = shared["runs"] if comparison.runs else "The networks"
     own = {name: section.heading for name, section in comparison.sections.items()}
-    place = [*shared].index("pairs") + 1
+    place = [*shared].index("images")
     return dict([*shared.items()][:place]) | own | shared
 
 
 def render_frame(contents: dict[str, str], **content: Any) -> str:
     """A page of these sections."""
     environment = make_environment("report")
-    script = environment.get_template("page.js").render()
+    script = "\n".join(environment.get_template(name).render() for name in SCRIPTS)
     digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html.jinja").render(
         **content,
         contents=contents.items(),
         script=Markup(script),
         # What the browser may do: show the page's own styles and pictures, run this one script.
-        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        policy="default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{base64.b64encode(digest).decode()}'; "
         "base-uri 'none'; form-action 'none'",
     )
@@ -182,106 +147,6 @@ def make_environment(*tools: str, autoescape: bool = True, **options: Any) -> En
     study = {"why_they_differ": WHY_THEY_DIFFER, "table_1": TABLE_1, "last_correct": LAST_CORRECT}
     environment.globals |= study
     return environment
-
-
-def draw_curves(curves: Sequence[Curve], key: Key) -> list[Panel]:
-    """Validation accuracy and both losses by epoch; a ring marks the epoch that was scored."""
-    panels = []
-    for name, heading, y in CURVES:
-        series = []
-        for curve in curves:
-            measured = np.isfinite(curve.metrics[name])
-            epochs, values = curve.epochs[measured], curve.metrics[name][measured]
-            scored = epochs == curve.best_epoch if name.startswith("val") else None
-            style = key.styles.get(curve.label)
-            series.append(Series(style, epochs.astype(np.float64), values, marked=scored))
-        series = [line for line in series if len(line.x)]
-        if series:
-            words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
-            x = Axis("epoch", "count")
-            chart = render_chart(name, words, charts.draw_lines, series, x, y)
-            panels.append(Panel(heading, chart))
-    return panels
-
-
-def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Panel]:
-    """Accuracy against each cost that was measured, with what is not dominated marked.
-
-    What depends on device, precision and threads is compared among networks that share them.
-    """
-    panels = []
-    for cost in COSTS:
-        groups: dict[str, list[TrainedNetwork]] = defaultdict(list)  # by where it was measured
-        for network in networks:
-            if network.costs[cost.name]:
-                place = (getattr(network, cost.of) or formats.DASH) if cost.of else ""
-                groups[place].append(network)
-        places = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
-        shown = [place for place in places if len(groups[place]) > 1 or len(groups) == 1]
-        panels += [_draw_cost(cost, place, groups[place], key) for place in shown]
-    return panels
-
-
-def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Panel:
-    values = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
-    accuracies = np.array([network.accuracy for network in networks])  # with their intervals
-    best = charts.find_undominated(cost.sign * values, accuracies[:, 0])
-    labels = [network.label for network, good in zip(networks, best, strict=True) if good]
-    caption = f"Not dominated: {formats.join_words(labels, formats.MAX_WORDS)}"
-    caption = f"{place}. {caption}" if place else caption
-    words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
-    styles = [key.styles.get(network.label) for network in networks]
-    series = []
-    for style in dict.fromkeys(styles):
-        same = np.array([each == style for each in styles])
-        y, low, high = accuracies[same].T
-        series.append(Series(style, values[same], y, low, high, best[same]))
-    axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
-    name = f"cost {cost.words} {place}"
-    chart = render_chart(name, words, charts.draw_trade_off, series, *axes)
-    return Panel(cost.words[0].upper() + cost.words[1:], chart, caption)
-
-
-def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:
-    """Names of the costs that no run has."""
-    return [cost.words for cost in COSTS if not any(each.costs[cost.name] for each in networks)]
-
-
-def draw_calibration(key: Key) -> list[Panel]:
-    """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
-    panels: list[Panel] = []
-    measured = [(each.first.label, each.calibration) for each in key.recipes if each.calibration]
-    for label, (before, _, after) in measured[:MAX_RELIABILITY]:
-        words = f"Accuracy against confidence of {label}: calibration error "
-        words += f"{formats.percent(before.error)} points"
-        words += f", {formats.percent(after.error)} after the temperature" if after else ""
-        parts = enumerate((before, after))
-        series = [charts.make_reliability_series(style, part) for style, part in parts if part]
-        axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
-        name = f"reliability {len(panels)}"
-        chart = render_chart(name, words, charts.draw_reliability, series, *axes)
-        panels.append(Panel(label, chart))
-    return panels
-
-
-def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Panel]:
-    """A chart a type: accuracy by severity, of the first network of each recipe with a style."""
-    shown = [network for network in measured if network.label in key.styles]
-    kinds = dict.fromkeys(row.type for network in shown for row in network.rows if row.severity)
-    shifts = 0.05 * (np.arange(len(shown)) - (len(shown) - 1) / 2)
-    x, y = Axis("severity", ticks=("none", "1", "2", "3")), Axis("accuracy", "percent")
-    panels = []
-    for number, kind in enumerate(kinds):
-        series = [
-            charts.make_severity_series(key.styles.get(network.label), network.rows, kind, shift)
-            for network, shift in zip(shown, shifts, strict=True)
-        ]
-        heading = formats.spaced(kind)
-        names = formats.join_words([network.label for network in shown], formats.MAX_WORDS)
-        words = f"Accuracy by severity of {heading}, of {names}; numbers in the table below"
-        chart = render_chart(f"type {number}", words, charts.draw_lines, series, x, y)
-        panels.append(Panel(heading[:1].upper() + heading[1:], chart))
-    return panels
 
 
 def format_interval(

@@ -1,0 +1,157 @@
+"""The first figure: each recipe's score with every seed as a dot, and the tested differences."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from triptych.callbacks.figures import truncate
+from triptych.tools.compare import formats
+from triptych.tools.compare.content import BaseComparison, Measure, Pair
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.report import charts
+from triptych.tools.report.charts import Chart, Key
+from triptych.tools.statistics.inference import WithInterval
+
+WIDTHS = (480, 358)
+LINE = 40  # pixels of a row: a name and a number above what is drawn
+MAX_ROWS = 12
+LETTER = 7.3  # pixels, of a name
+
+
+class Row(NamedTuple):
+    name: str
+    number: str
+    style: int | None
+    estimate: WithInterval
+    seeds: tuple[float, ...] = ()
+
+
+def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
+    """Recipes; beside them the pairs that answer the question, where any was tested."""
+    measure = c.question.measure
+    recipes = [make_recipe_row(c, recipe, key) for recipe in c.recipes[:MAX_ROWS]]
+    drawn = [draw_rows(describe_recipes(c, measure), recipes, measure)]
+    table = c.recipe_pairs if c.recipe_pairs.pairs else c.network_pairs
+    if table.pairs:
+        pairs = [make_pair_row(pair, key) for pair in table.pairs[:MAX_ROWS]]
+        kind = "recipes" if table is c.recipe_pairs else "trained networks"
+        heading = f"Difference between {kind}, {measure.unit or 'as the score itself'}"
+        chart = draw_rows(heading, pairs, measure, is_difference=True, margin=c.question.margin)
+        drawn.append(chart)
+    return drawn
+
+
+def describe_recipes(c: BaseComparison, measure: Measure) -> str:
+    sizes = {network.num_test for network in c.networks}
+    images = f" on {formats.pluralize(min(sizes), 'test image')}" if len(sizes) == 1 else ""
+    return f"{measure.column[0].upper()}{measure.column[1:]}{images}"
+
+
+def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:
+    estimate, measure = c.estimate(recipe), c.question.measure
+    number = measure.write_score(estimate.value)
+    if estimate.low == estimate.low:
+        low, high = map(measure.write_score, estimate[1:])
+        number = f"{number} ({low} to {high})"
+    seeds = tuple(c.score(network) for network in recipe.networks)
+    return Row(recipe.label, number, key.styles.get(recipe.label), estimate, seeds)
+
+
+def make_pair_row(pair: Pair, key: Key) -> Row:
+    """The better one less the other; in grey where the difference is not significant."""
+    pair = pair.better_first
+    number = pair.measure.write(pair.difference.value)
+    if pair.difference.low == pair.difference.low:
+        number = f"{number} ({pair.measure.write_interval(pair.difference)})"
+    style = key.styles.get(pair.a) if pair.is_significant else None
+    return Row(f"{pair.a} − {pair.b}", number, style, pair.difference)
+
+
+def draw_rows(
+    heading: str,
+    rows: Sequence[Row],
+    measure: Measure,
+    *,
+    is_difference: bool = False,
+    margin: float | None = None,
+) -> Chart:
+    """Rows below each other over one scale."""
+    words = f"{heading}: " + "; ".join(f"{row.name} {row.number}" for row in rows)
+    pictures = []
+    for width in WIDTHS:
+        with matplotlib.rc_context(charts.PAGE):
+            figure = render_rows(rows, measure, width, is_difference, margin)
+            pictures.append(charts.inline(figure, f"{heading} {width}", words))
+    return Chart(heading, charts.join_sizes(pictures), list_values(rows, measure))
+
+
+def list_values(rows: Sequence[Row], measure: Measure) -> str:
+    """The rows as CSV; seeds have no interval."""
+    lines: list[Sequence[object]] = [("name", "what", measure.name, "low", "high")]
+    for row in rows:
+        lines.append((row.name, "estimate", *row.estimate))
+        lines += [(row.name, f"seed {place}", value) for place, value in enumerate(row.seeds)]
+    return charts.write_lines(lines)
+
+
+def render_rows(
+    rows: Sequence[Row], measure: Measure, width: int, is_difference: bool, margin: float | None
+) -> Figure:
+    """Each row: its name and number, below them the interval, the estimate and every seed."""
+    height = LINE * len(rows) + 30
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    side = 12 / width
+    axes = figure.add_axes((side, 30 / height, 1 - 2 * side, 1 - 30 / height))
+    axes.set(xlim=find_limits(rows, is_difference, margin), ylim=(LINE * len(rows), 0), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=5)
+    axes.grid(axis="x", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_tick(value, measure)))
+    ink = matplotlib.rcParams["axes.edgecolor"]
+    if is_difference:
+        if margin is not None:
+            axes.axvspan(-margin, margin, color=charts.RULE, alpha=0.6, linewidth=0, zorder=0)
+        axes.axvline(0, color=ink, linewidth=1, zorder=1)
+    for place, row in enumerate(rows):
+        draw_row(axes, row, LINE * place, width - 24)
+    return figure
+
+
+def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
+    """One row whose upper edge is at `top`, in pixels."""
+    place = axes.get_yaxis_transform()
+    room = int((width - 6.6 * len(row.number)) / LETTER) - 1
+    text: dict[str, Any] = {"transform": place, "fontsize": 12.5, "color": charts.TEXT}
+    axes.text(0, top + 15, truncate(row.name, max(room, 8)), weight="bold", **text)
+    axes.text(1, top + 15, row.number, ha="right", **text)
+    colour = charts.OTHER if row.style is None else charts.SERIES[row.style]
+    middle, (value, low, high) = top + 28, row.estimate
+    if low == low:
+        axes.plot((low, high), (middle, middle), color=colour, linewidth=7, alpha=0.35,
+                  solid_capstyle="butt", zorder=2)  # fmt: skip
+    axes.plot((value, value), (middle - 7, middle + 7), color=colour, linewidth=2.4, zorder=3)
+    for seed in row.seeds if len(row.seeds) > 1 else ():
+        axes.plot(seed, middle, "o", color=colour, markersize=5, zorder=4)
+
+
+def find_limits(
+    rows: Sequence[Row], is_difference: bool, margin: float | None
+) -> tuple[float, float]:
+    """All that is drawn, with some room."""
+    values = [value for row in rows for value in (*row.estimate, *row.seeds) if value == value]
+    if is_difference:
+        values += [0.0] if margin is None else [-margin, margin]
+    low, high = min(values), max(values)
+    room = 0.04 * (high - low) or 0.01
+    return low - room, high + room
+
+
+def write_tick(value: float, measure: Measure) -> str:
+    shown = measure.per_unit * value
+    return f"{shown:.6g}".replace("-", "−")
