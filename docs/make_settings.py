@@ -13,7 +13,7 @@ COMMANDS = "train evaluate compare plan tune runs predict export serve benchmark
 GROUPS = "data model optim trainer augment schedule loss metrics callbacks logger module".split()
 GROUPS += ["experiment", "search", "image_types", "hydra/launcher"]
 INNER = {"_target_", "defaults", "hydra", "source", "known_weights", "min_input_size"}
-COMMAND = r"(?:make \w+|python \w+\.py|triptych [a-z]+)(?: (?:-\S+|logs|[\w./]+=\S*[^\s.)]))*"
+COMMAND = r"(?:make demo|python \w+\.py|triptych [a-z]+)(?: (?:-\S+|logs|[\w./]+=\S*[^\s.)]))*"
 
 
 def escape(text: str) -> str:
@@ -34,15 +34,13 @@ def describe(path: Path) -> str:
 def find_settings(node: yaml.MappingNode, text: str, prefix: str) -> Iterator[tuple[str, ...]]:
     """Name, value and comment of each setting."""
     for key, value in node.value:
-        if key.value in INNER:
-            continue
         name, line = prefix + key.value, text.splitlines()[key.start_mark.line]
         is_block = not getattr(value, "flow_style", True)
         source = "" if is_block else text[value.start_mark.index : value.end_mark.index]
         comment = escape("".join(re.findall(r"\s# +(.*)$", line)))
-        if source or comment:
+        if key.value not in INNER and (source or comment):
             yield name, source and f"`{' '.join(source.split())}`", comment
-        if is_block and isinstance(value, yaml.MappingNode):
+        if key.value not in INNER and is_block and isinstance(value, yaml.MappingNode):
             yield from find_settings(value, text, f"{name}.")
 
 
@@ -50,11 +48,12 @@ def merge(words: list[tuple[str, str]]) -> str:
     """A cell of what several files say: what most say, then what others do, by name."""
     files = defaultdict(list)
     for name, text in words:
-        files[text].append(name)
-    said = sorted(files, key=lambda text: -len(files[text]))
-    is_usual = len(said) == 1 or len(files[said[0]]) > 1
-    named = [f"{text} ({', '.join(files[text])})" for text in said if text]
-    return "; ".join([said[0], *named[1:]] if is_usual else named).replace("|", r"\|")
+        files[text] += [name] * bool(text)
+    said = sorted(filter(None, files), key=lambda text: -len(files[text]))
+    cells = [f"{text} ({', '.join(files[text])})" for text in said]
+    if len(said) == 1 or (said and len(files[said[0]]) > 1):
+        cells[0] = said[0]
+    return "; ".join(cells).replace("|", r"\|")
 
 
 def write_table(paths: list[Path], group: str) -> str:
@@ -63,11 +62,10 @@ def write_table(paths: list[Path], group: str) -> str:
     for path in paths:
         text = path.read_text()
         package = "".join(re.findall(r"@package (?:data\.(?=a))?(\S+)", text)) or group
-        if package.split(".")[0] == group.split(".")[0]:
-            for name, *cells in find_settings(
-                yaml.compose(text), text, f"{package}." * bool(group)
-            ):
-                rows[name].append([(path.stem, cell) for cell in cells])
+        prefix = f"{package}.".removeprefix("_global_").lstrip(".")
+        node = yaml.compose(text) or yaml.MappingNode("", [])
+        for name, *cells in find_settings(node, text, prefix):
+            rows[name].append([(path.stem, cell) for cell in cells])
     lines = [" | ".join([f"`{name}`", *map(merge, zip(*rows[name], strict=True))]) for name in rows]
     lines = ["setting | default | what", "--- | --- | ---", *lines] if rows else []
     return "\n".join(f"| {line} |" for line in lines)
@@ -81,7 +79,8 @@ def write_page() -> str:
     for group in GROUPS:
         paths = sorted((CONFIGS / group).glob("*.yaml"))
         words = [f"- `{group}={path.stem}`: {describe(path)}" for path in paths]
-        parts += [f"## {group}=", "\n".join(words), write_table(paths, group.replace("/", "."))]
+        table = write_table(paths, group.replace("/", ".")) if group != "experiment" else ""
+        parts += [f"## {group}=", "\n".join(words), table]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

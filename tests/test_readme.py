@@ -1,7 +1,8 @@
-"""The README says what is so: its commands, paths, targets and recipes."""
+"""README and docs/ say what is so: their commands, paths, targets and recipes."""
 
 import csv
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -133,6 +134,12 @@ def test_every_choice_that_the_table_of_settings_names_exists() -> None:
         named = set(re.findall(r"`(\w+)`", row))
         assert len(named) >= 3
         assert named <= {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+
+
+def test_the_page_of_settings_says_what_the_configs_say() -> None:
+    """Where it does not: .venv/bin/python docs/make_settings.py"""
+    write_page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["write_page"]
+    assert write_page() == (ROOT / "docs" / "settings.md").read_text()
 
 
 def find_command(start: str) -> list[str]:
