@@ -17,10 +17,9 @@ NAMES |= {f"efficientnet_lite{n}": f"EfficientNet-Lite{n}" for n in range(3)}
 ANYWHERE = {"cpu": "a CPU", "gpu": "a GPU"}
 PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16"}
 CAPTION = (
-    "n: seeds × test images. Accuracy with a 95 % interval: of three seeds or more for the recipe, "
-    "trained again (t; scatter of seeds and images), of one for that network (Wilson). Minutes: "
-    "one run from start to end, the median of the seeds; of a probe, the run that computed the "
-    "features."
+    "n: seeds × test images. Accuracy with a 95 % interval: of three seeds or more for the recipe "
+    "(seeds and images), of one for that network (images). Minutes: one run, the median of the "
+    "seeds; of a probe, the run that computed the features. BENCHMARKS.md has the commands."
 )
 
 
@@ -62,13 +61,14 @@ def write_table(name: str, rows: Sequence[Row]) -> str:
 
 
 def select_rows(name: str, rows: Sequence[Row]) -> list[Row]:
-    """The rows of a table: of `accuracy` those of devices that measured anything, of `time` the
-    study's networks from scratch."""
+    """The rows of a table: of `accuracy` those of devices that measured anything, of `commands` the
+    same, of `time` the study's networks from scratch."""
     if name == "time":
         networks = [r for r in rows if r["table"] == "accuracy" and r["model"] in TABLE_1]
         return [r for r in networks if not r["figures"] or r["figures"]["weights"] is None]
-    measured = {row["device"] for row in rows if row["figures"]} if name == "accuracy" else ()
-    shown = [row for row in rows if row["table"] == name]
+    kind = "accuracy" if name == "commands" else name
+    measured = {row["device"] for row in rows if row["figures"]} if kind == "accuracy" else ()
+    shown = [row for row in rows if row["table"] == kind]
     return [row for row in shown if row["device"] in measured] or shown
 
 
@@ -146,8 +146,9 @@ TABLES = {
         Column("how trained", describe_training),
         Column("test accuracy", format_accuracy),
         Column("n", lambda figures: f"{figures['num_seeds']} × {figures['num_test']:,}"),
-        *(DEVICE, Column("minutes", format_minutes), COMMAND),
+        *(DEVICE, Column("minutes", format_minutes)),
     ),
+    "commands": (NETWORK, DEVICE, Column("test accuracy", format_accuracy), COMMAND),
     "benchmark": (
         *(NETWORK, Column("batch at pixels", format_size), DEVICE),
         *(Column(way, partial(format_rate, way=way)) for way in ("bound", "ours", "usual")),
