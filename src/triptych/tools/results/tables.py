@@ -43,7 +43,9 @@ def fill(text: str, rows: Sequence[Row]) -> str:
 
 def write_table(name: str, rows: Sequence[Row]) -> str:
     """A table with its caption; a row without figures says so in the first cell of these."""
-    shown, columns = select_rows(name, rows), TABLES[name]
+    shown = select_rows(name, rows)
+    is_one = len({*map(PLACE.write, shown)}) == 1  # device: its name stands below the table
+    columns = [column for column in TABLES[name] if column is not PLACE or not is_one]
     lines = [[column.title for column in columns], ["---"] * len(columns)]
     first = next(number for number, column in enumerate(columns) if column.of_figures)
     for row in shown:
@@ -73,7 +75,7 @@ def select_rows(name: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def describe_origin(rows: Sequence[Row]) -> str:
-    """When the rows were measured, and with which libraries."""
+    """When the rows were measured, on what, and with which libraries."""
     measured = [row for row in rows if row["figures"]]
     if not measured:
         return ""
@@ -81,7 +83,9 @@ def describe_origin(rows: Sequence[Row]) -> str:
     names = ("triptych", "torch")
     versions = {name: sorted({row["versions"][name] for row in measured}) for name in names}
     libraries = ", ".join(f"{name} {' and '.join(each)}" for name, each in versions.items())
-    return f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} with {libraries}."
+    devices = " and ".join(dict.fromkeys(row["device"] for row in measured))
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    return f"Measured {when} on {devices} with {libraries}."
 
 
 def format_network(row: Row) -> str:
@@ -135,6 +139,7 @@ def format_ratio(figures: Mapping[str, Any], name: str) -> str:
 
 NETWORK = Column("network", format_network, of_figures=False)
 DEVICE = Column("device", format_device, of_figures=False)
+PLACE = Column("device", lambda row: row["device"] or ANYWHERE[row["kind"]], of_figures=False)
 COMMAND = Column("command", lambda row: f"`{row['command']}`", of_figures=False)
 PUBLISHED = Column(
     "published", lambda row: f"{100 * TABLE_1[row['model']].accuracy:.2f} %", of_figures=False
@@ -146,7 +151,7 @@ TABLES = {
         Column("how trained", describe_training),
         Column("test accuracy", format_accuracy),
         Column("n", lambda figures: f"{figures['num_seeds']} × {figures['num_test']:,}"),
-        *(DEVICE, Column("minutes", format_minutes)),
+        *(PLACE, Column("minutes", format_minutes)),
     ),
     "commands": (NETWORK, DEVICE, Column("test accuracy", format_accuracy), COMMAND),
     "benchmark": (
