@@ -336,6 +336,14 @@ class BaseComparison:
         names = {name for network in self.networks for name in network.own_metrics}
         return sorted(names - {*self.columns})
 
+    def rank_pairs(self, table: Pairs) -> list[Pair]:
+        """As they are read: the better one first, in the order of recipes and networks."""
+        labels = [recipe.label for recipe in self.recipes]
+        labels += [network.label for network in self.networks]
+        places = {label: place for place, label in enumerate(labels)}
+        pairs = [pair.better_first for pair in table.pairs]
+        return sorted(pairs, key=lambda pair: (places.get(pair.a, 0), places.get(pair.b, 0)))
+
     def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
         """Of a network, by column."""
         raise NotImplementedError

@@ -37,7 +37,7 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
     drawn = [draw_rows(describe_recipes(c, measure), recipes, measure)]
     table = c.recipe_pairs if c.recipe_pairs.pairs else c.network_pairs
     if table.pairs:
-        pairs = [make_pair_row(pair, key) for pair in table.pairs[:MAX_ROWS]]
+        pairs = [make_pair_row(pair, key) for pair in c.rank_pairs(table)[:MAX_ROWS]]
         kind = "recipes" if table is c.recipe_pairs else "trained networks"
         heading = f"Difference between {kind}, {measure.unit or 'as the score itself'}"
         chart = draw_rows(heading, pairs, measure, is_difference=True, margin=c.question.margin)
@@ -62,8 +62,7 @@ def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:
 
 
 def make_pair_row(pair: Pair, key: Key) -> Row:
-    """The better one less the other; in grey where the difference is not significant."""
-    pair = pair.better_first
+    """In grey where the difference is not significant."""
     number = pair.measure.write(pair.difference.value)
     if pair.difference.low == pair.difference.low:
         number = f"{number} ({pair.measure.write_interval(pair.difference)})"

@@ -59,7 +59,7 @@ OF_LABELS = {  # of runs with any number of labels an image
     "labels_method": CONTENTS["method"],
     "reproduce": CONTENTS["reproduce"],
 }
-SCRIPTS = ("page.js",)  # each in a block of its own
+SCRIPTS = ("page.js", "export.js")  # each in a block of its own
 MAX_CELLS = 1000  # of a side of a matrix that is a picture
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
 
