@@ -160,7 +160,7 @@ def test_of_a_loss_the_lower_is_better(comparison: Comparison) -> None:
 def test_the_exit_code_tells_whether_the_claims_hold_and_the_page_says_why(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "render_page", lambda comparison: "")  # which takes its time
+    monkeypatch.setattr(command, "render_page", lambda *_: "")  # which takes its time
     typed = {"runs": str(root), "out": str(tmp_path / "out")}
     folder = compare(composed("compare", **typed, require=CLAIM)).parent
     verdict = json.loads((folder / "verdict.json").read_text())

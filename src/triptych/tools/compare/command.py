@@ -55,8 +55,8 @@ from triptych.tools.compare.recipes import (
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
 from triptych.tools.compare.searches import find_repeated_winners
-from triptych.tools.compare.settings import parse_claims
-from triptych.tools.compare.verdict import write_verdict
+from triptych.tools.compare.settings import RULES, parse_claims
+from triptych.tools.compare.verdict import write_outcomes, write_verdict
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.calibration import calibrate
 
@@ -79,11 +79,27 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     """Compare every finished run below `config["runs"]`; the path of the page.
 
     Raises UserError where no run is left, or where those left cannot be compared; SystemExit with 1
-    where a claim that is required does not hold.
+    where a claim that is required does not hold, or where a file is not as its runs have it.
     """
+    if config["verify"]:
+        from triptych.tools.compare.verify import verify
+
+        return verify(config, compute, answer)
     out = Path(config["out"]) if config["out"] else None
     if out and os.path.exists(out / "run.json"):
         raise UserError(f"out={out}: is a run's own folder; name another one")
+    comparison = compute(config)
+    out = out or choose_folder(config["runs"] or config["predictions"], comparison.networks)
+    comparison, answers = answer(config, comparison)
+    page = write_files(comparison, out, answers)
+    print_lines(comparison, page)
+    if not all(each.tried.holds for each in answers):
+        raise SystemExit(1)
+    return page
+
+
+def compute(config: Config) -> BaseComparison:
+    """All that a comparison says, but for what is required of it."""
     networks, problems, are_multilabel = read_networks(config)
     if not config["allow_mixed"]:
         require_comparable(networks)
@@ -95,14 +111,8 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     else:
         what = "for runs of one label an image; leave them out"
         raise UserError(f"metric, margin, suspects, plan: {what}")
-    out = out or choose_folder(config["runs"] or config["predictions"], networks)
-    answers = answer(config, comparison)
-    comparison = replace(comparison, verdict=(*comparison.verdict, *map(str, answers)))
-    page = write_files(comparison, out, answers)
-    print_lines(comparison, page)
-    if not all(each.tried.holds for each in answers):
-        raise SystemExit(1)
-    return page
+    settings = {name: config[name] for name in RULES if name not in ("out", "verify")}
+    return replace(comparison, settings=settings)
 
 
 def print_lines(comparison: BaseComparison, page: Path) -> None:
@@ -116,14 +126,15 @@ def print_lines(comparison: BaseComparison, page: Path) -> None:
         log.info("%s", line)
 
 
-def answer(config: Config, comparison: BaseComparison) -> list[Answer]:
-    """What is required of it, tested and counted by the log where there is one."""
+def answer(config: Config, comparison: BaseComparison) -> tuple[BaseComparison, list[Answer]]:
+    """With what is required of it, tested and counted by the log where there is one."""
     claims = [claim for claim in parse_claims(config["require"]) if claim]
     question, log = comparison.question, config["require_log"]
     is_usual = isinstance(comparison, Comparison)
     subtract = partial(subtract_values, question=question) if is_usual else labels.estimate
     path = Path(log) if log else None
-    return answer_claims(claims, comparison.recipes, question, subtract, path)
+    answers = answer_claims(claims, comparison.recipes, question, subtract, path)
+    return replace(comparison, verdict=(*comparison.verdict, *map(str, answers))), answers
 
 
 def read_networks(config: Config) -> tuple[list[TrainedNetwork], list[Problem], bool]:
@@ -228,11 +239,13 @@ def read_by_recipe(
 
 def write_files(comparison: BaseComparison, out: Path, answers: Sequence[Answer] = ()) -> Path:
     """Put the four files into `out`, all or none; raises UserError where that cannot be."""
+    verdict = write_verdict(comparison, answers)
+    data = {"verdict.json": verdict, "outcomes.json": write_outcomes(comparison)}
     files = {
-        "verdict.json": write_verdict(comparison, answers),
+        "verdict.json": verdict,
         "comparison.csv": write_csv(comparison),
         "comparison.md": render_markdown(comparison),
-        "index.html": render_page(comparison),
+        "index.html": render_page(comparison, data),
     }
     with translate_write_errors(f"out={out}"), ExitStack() as written:
         out.mkdir(parents=True, exist_ok=True)

@@ -305,6 +305,7 @@ class BaseComparison:
     sections: Mapping[str, Section] = field(default_factory=dict)
     asked: str = ""  # the question, in one sentence
     answers: tuple[Headline, ...] = ()  # to it: one a pair, or why there is none
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the command, by which it is made
     columns: ClassVar[Sequence[str]] = COLUMNS
 
     @property

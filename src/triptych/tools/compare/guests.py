@@ -79,7 +79,7 @@ class Guest(TrainedNetwork):
 
 
 def read_guests(
-    places: str | Sequence[str], labels: str | None, runs: Sequence[TrainedNetwork]
+    places: str | Sequence[str | File], labels: str | None, runs: Sequence[TrainedNetwork]
 ) -> tuple[list[Guest], list[Problem]]:
     """The networks that can be shown beside the runs, and in a line each what is wrong with files.
 
@@ -110,17 +110,21 @@ def read_guests(
     return guests, problems
 
 
-def find_files(places: str | Sequence[str], labels: str | None) -> list[File]:
-    """Each file of answers once: those named, in a table, in a folder or below it; not `labels`."""
+def find_files(places: str | Sequence[str | File], labels: str | None) -> list[File]:
+    """Each file of answers once: those named, in a table, in a folder or below it; not `labels`.
+    Those that are named already stay so."""
     files: dict[str, File] = {}
     for place in [places] if isinstance(places, str) else places:
+        if isinstance(place, File):
+            files[os.path.realpath(place.path)] = place
+            continue
         for path in [place] if os.path.exists(place) else sorted(glob.glob(place, recursive=True)):
             for file in expand(Path(path)):
                 files.setdefault(os.path.realpath(file.path), file)
     if labels:
         files.pop(os.path.realpath(labels), None)
     if not 0 < len(files) <= MAX_FILES:
-        shown = places if isinstance(places, str) else ",".join(places)
+        shown = places if isinstance(places, str) else ",".join(map(str, places))
         usual = f"no file there ends with {', '.join(READERS)}"
         reason = f"more than {MAX_FILES} files" if files else usual
         raise UserError(f"predictions={shown}: {reason}")

@@ -64,32 +64,54 @@ RULES: dict[str, Rule] = {
     "margin": MARGIN.or_null(),
     "require": CLAIMS.or_null(),
     "require_log": PATH.or_null(),
-    **dict.fromkeys(("suspects", "plan"), PATH.or_null()),
+    **dict.fromkeys(("suspects", "plan", "verify"), PATH.or_null()),
 }
+# Beside `verify` these have no say, by their defaults: the comparison has its own.
+OF_ITS_FILE = {"metric": "accuracy", "allow_mixed": False}
+OF_ITS_FILE |= dict.fromkeys(("margin", "require", "require_log", "out"))
 
 
 def expand_arguments(arguments: list[str]) -> list[str]:
-    """Where predictions are named and runs are not, no run stands beside them."""
+    """`verify=<file>` for `--verify <file>`; where predictions, or a file to verify, are named and
+    runs are not, no run stands beside them."""
+    if "--verify" in arguments[:-1]:
+        place = arguments.index("--verify")
+        arguments = [
+            *arguments[:place],
+            f"--verify={arguments[place + 1]}",
+            *arguments[place + 2 :],
+        ]
+    arguments = [re.sub("^--verify=", "verify=", argument) for argument in arguments]
     names = {argument.partition("=")[0] for argument in arguments}
-    return [*arguments, *(["runs=null"] if "predictions" in names and "runs" not in names else [])]
+    alone = {"predictions", "verify"} & names and "runs" not in names
+    return [*arguments, *(["runs=null"] if alone else [])]
 
 
 def find_contradictions(config: Config) -> Iterator[str]:
     """What no setting shows by itself; whether the files that it names are there."""
-    places, labels = config["predictions"], config["labels"]
-    if config["runs"] is None and places is None:
+    places, labels, verify = (config[name] for name in ("predictions", "labels", "verify"))
+    if verify is not None:
+        yield from find_ignored(config)
+    elif config["runs"] is None and places is None:
         yield "runs=null: runs= or predictions= must be given"
     for place in [places] if isinstance(places, str) else places or ():
         if not os.path.exists(place) and not glob.glob(place, recursive=True):
             yield f"predictions={place}: no such file or folder"
     if labels is not None:
-        if places is None:
+        if places is None and verify is None:
             yield f"labels={labels}: of predictions=; runs have their own"
         sets = [path.stem for path in sorted((CONFIGS / "data").glob("*.yaml"))]
         if not os.path.exists(labels) and labels not in sets:
             known = f"nor a data set; nearest: {closest_matches(labels, sets)}"
             yield f"labels={labels}: no such file, {known}"
     yield from find_unclear_claims(config)
+
+
+def find_ignored(config: Config) -> Iterator[str]:
+    """What is typed beside a file to verify, which has it already."""
+    for name, usual in OF_ITS_FILE.items():
+        if config[name] != usual:
+            yield f"{name}={config[name]}: verify= takes that of its file; leave out {name}="
 
 
 def find_unclear_claims(config: Config) -> Iterator[str]:

@@ -3,9 +3,12 @@
 Fractions, never percent; null in place of NaN; the same runs give the same bytes, times apart.
 """
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from triptych.runs.reader import sanitize
 from triptych.runs.storage import replace_non_finite
@@ -29,6 +32,25 @@ def write_verdict(comparison: BaseComparison, answers: Sequence[Answer] = ()) ->
     return f"{text}\n"
 
 
+def write_outcomes(comparison: BaseComparison) -> str:
+    """Which test images each network got right, a bit each in the order of their index, from the
+    highest bit of a byte; and which images belong together, by number."""
+    networks, groups = [], list[list[int]]()
+    for recipe in comparison.recipes:
+        for network in recipe.networks:
+            own = network.test.groups
+            numbers = None if own is None else np.unique(own, return_inverse=True)[1].tolist()
+            groups += [numbers] if numbers and numbers not in groups else []
+            described = {
+                **{"name": network.label, "recipe": recipe.label},
+                **{"seed": network.metadata["seed"], "num_images": network.num_test},
+                "groups": groups.index(numbers) if numbers else None,
+                "correct": base64.b64encode(np.packbits(network.test.correct).tobytes()).decode(),
+            }
+            networks.append(described)
+    return json.dumps({"networks": networks, "groups": groups})
+
+
 def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -> dict[str, Any]:
     question = comparison.question
     described = {name: section.describe() for name, section in comparison.sections.items()}
@@ -37,6 +59,7 @@ def describe_comparison(comparison: BaseComparison, answers: Sequence[Answer]) -
         "made_at": comparison.made_at,
         "version": comparison.version,
         "command": comparison.command,
+        "settings": comparison.settings,
         "question": comparison.asked,
         "plan": described.get("plan"),
         "level": LEVEL,

@@ -9,10 +9,12 @@ import base64
 import hashlib
 import html
 import io
+import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,15 +61,19 @@ OF_LABELS = {  # of runs with any number of labels an image
     "labels_method": CONTENTS["method"],
     "reproduce": CONTENTS["reproduce"],
 }
-SCRIPTS = ("page.js", "export.js")  # each in a block of its own
+SCRIPTS = ("page.js", "export.js", "check.js")  # each in a block of its own
 MAX_CELLS = 1000  # of a side of a matrix that is a picture
 MAX_SIDE = 96  # of a picture in the gallery, in pixels
 
 
-def render_page(comparison: BaseComparison) -> str:
-    """`index.html`; the same comparison gives the same bytes."""
+def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`index.html`; the same comparison gives the same bytes.
+
+    `data` are documents of JSON that the page carries, by their ids: its script checks them.
+    """
     key = Key(comparison.recipes)
     content = {"c": comparison, "key": key, "answer": draw_answer(comparison, key)}
+    content["data"] = {name: embed(text) for name, text in data.items()}
     if not isinstance(comparison, Comparison):
         return render_frame(OF_LABELS, **content)
     return render_frame(
@@ -106,6 +112,11 @@ def render_frame(contents: dict[str, str], **content: Any) -> str:
         f"script-src 'sha256-{base64.b64encode(digest).decode()}'; "
         "base-uri 'none'; form-action 'none'",
     )
+
+
+def embed(text: str) -> Markup:
+    """JSON as a script element may hold it: nothing in it ends the element."""
+    return Markup(json.dumps(json.loads(text), separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def render_markdown(comparison: BaseComparison) -> str:
