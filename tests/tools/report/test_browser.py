@@ -1,6 +1,8 @@
 """The page in a real browser: at phone and desktop width, with scripts on and off."""
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +82,22 @@ def test_a_table_sorts_by_its_head_up_then_down(browser: Browser) -> None:
     assert (before, once, twice) == (None, "ascending", "descending")
     assert came != up == sorted(came, key=float)
     assert down == up[::-1]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_axe_finds_nothing_serious(browser: Browser, width: int, scheme: str) -> None:
+    axe = Path(os.environ.get("AXE_CORE", ""))
+    if not axe.is_file():
+        pytest.skip("AXE_CORE names no axe.min.js")
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.call("Emulation.setEmulatedMedia", features=media)
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    browser.open(browser.run("location.href"), width)
+    browser.run(f"{axe.read_text()}; 0")
+    found: dict[str, Any] = browser.run("""axe.run().then((found) => ({
+      passed: found.passes.length,
+      violations: found.violations.filter(({impact}) => ["serious", "critical"].includes(impact))
+        .map(({id, nodes}) => [id, nodes[0].html.slice(0, 200)]),
+    }))""")
+    assert found["passed"] > 20
+    assert found["violations"] == []

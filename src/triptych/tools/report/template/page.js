@@ -1,6 +1,5 @@
 "use strict";
-// Tables sort by a click or a key on a column's head, and paper shows what is folded on the screen.
-// Without scripts tables stay as they came.
+// Tables sort by a click or a key on a column's head. Without scripts they stay as they came.
 {
   const valueOf = (row, column) => {
     const cell = row.cells[column];
@@ -34,13 +33,4 @@
       head.append(button);
     }
   }
-
-  let unfolded = [];
-  addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open])")];
-    for (const each of unfolded) each.open = true;
-  });
-  addEventListener("afterprint", () => {
-    for (const each of unfolded) each.open = false;
-  });
 }
