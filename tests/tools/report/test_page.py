@@ -18,7 +18,8 @@ from markupsafe import Markup
 from matplotlib.image import imread
 
 from triptych.tools.compare.content import Comparison, Question, Section
-from triptych.tools.compare.formats import percent
+from triptych.tools.compare.formats import percent, spaced
+from triptych.tools.evaluate.settings import LEVELS
 from triptych.tools.report import charts, page
 from triptych.tools.report.page import (
     CONTENTS,
@@ -314,3 +315,40 @@ def test_a_matrix_of_any_number_of_classes_is_a_picture_of_at_most_a_thousand_ce
     pixels = imread(io.BytesIO(data))[..., 0]  # red: the less, the darker blue
     assert pixels.shape == (side, side)
     assert (pixels.argmin(axis=1) == np.arange(side)).all()
+
+
+def test_every_number_of_a_table_has_its_definition_a_click_away(
+    html: str, parsed: Parsed, comparison: Comparison
+) -> None:
+    ids = {each.get("id") for _, each in parsed.elements}
+    links = {a["href"] or "" for a in parsed.all("a")}
+    defined = {link[1:] for link in links if link.startswith("#def-")}
+    assert len(defined) > 15
+    assert defined <= ids
+    known = {column for _, _, columns in read_terms().values() for column in columns}
+    heads = set(re.findall(r'<th scope="col">([^<]*)</th>', html)) - known
+    words = {
+        "A",
+        "B",
+        "command",
+        "commit",
+        "data",
+        "device",
+        "folder",
+        "network",
+        "recipe",
+        "score",
+    }
+    words |= {"precision", "split", "started", "test set", "threads", "type", "weights"}
+    counts = {"epochs", "scored epoch", "severity", "test images", "inference on", "trained on"}
+    named = {*comparison.recipes[0].classes, *comparison.differing, *map(spaced, LEVELS)}
+    steps = {
+        head for head in heads if re.search("seed|number of images|as now|times the|twice", head)
+    }
+    assert heads - words - counts - named - steps == set()
+
+
+def read_terms() -> dict[str, tuple[str, str, list[str]]]:
+    module: Any = page.make_environment("report").get_template("definitions.html.jinja").module
+    terms: dict[str, tuple[str, str, list[str]]] = module.terms
+    return terms
