@@ -181,6 +181,7 @@ class TrainedNetwork:
         trained = {
             "num_params": self.metadata["num_params"],
             "train_images_per_second": self.metadata["images_per_second"],
+            "train_seconds": seconds,
             "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
         }
         measured = {name: value for name, value in (self.cost or {}).items() if value is not None}

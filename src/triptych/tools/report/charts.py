@@ -25,7 +25,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.callbacks.figures import missing_letters_as_boxes
+from triptych.callbacks.figures import count_columns, missing_letters_as_boxes, truncate
 from triptych.runs.storage import escape_formulas
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.evaluate.degradation import VariantAccuracy
@@ -34,6 +34,7 @@ from triptych.tools.statistics.calibration import Reliability
 MARKERS = "os^DvPXp"
 DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (9, 2), (3, 1), (6, 2, 1, 2, 1, 2), (2, 3))
 NUM_STYLES = len(MARKERS)  # of more lines nobody can follow one
+LETTER, MAX_LETTERS = 6.9, 24  # pixels of a letter of a name, and how many are drawn
 
 Numbers = NDArray[np.float64]
 
@@ -208,22 +209,50 @@ def draw_bands(axes: Axes, series: Sequence[Series]) -> None:
 
 
 def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
-    """Points with their intervals; marked ones are filled and joined, the others hollow."""
-    costs = np.concatenate([cloud.x for cloud in series])
+    """Of each series its first point, a mean, with its interval and name; small, what it is of.
+
+    Marked means are filled and joined, the others hollow.
+    """
+    costs = np.concatenate([each.x for each in series])
     axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
     if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
     hollow = {"markerfacecolor": matplotlib.rcParams["figure.facecolor"]}
     best: list[tuple[float, float]] = []
-    for cloud in sorted(series, key=lambda each: each.style is not None):
-        _draw_intervals(axes, cloud)
-        marked = np.zeros(len(cloud.x), bool) if cloud.marked is None else cloud.marked
-        look = _points(cloud.style)
-        axes.plot(cloud.x[~marked], cloud.y[~marked], **look | hollow)
-        axes.plot(cloud.x[marked], cloud.y[marked], **look)
-        best += zip(cloud.x[marked], cloud.y[marked], strict=True)
+    for each in sorted(series, key=lambda each: each.style is not None):
+        look, mean = _points(each.style), (each.x[:1], each.y[:1])
+        axes.plot(each.x[1:], each.y[1:], **look | {"markersize": 3, "marker": "o", "alpha": 0.6})
+        _draw_intervals(axes, each)
+        is_marked = each.marked is not None and bool(each.marked[0])
+        axes.plot(*mean, **look | ({} if is_marked else hollow))
+        best += [(each.x[0], each.y[0])] if is_marked else []
     if best:
         _draw_dotted(axes, *zip(*sorted(best), strict=True))
+    write_labels(axes, [each for each in series if each.label])
+
+
+def write_labels(axes: Axes, series: Sequence[Series]) -> None:
+    """The name of each series beside its first point, where it covers no point and no other name;
+    where there is no such place, none."""
+    axes.autoscale_view()
+    points = [axes.transData.transform(np.column_stack((s.x, s.y))) for s in series]
+    left, bottom, right, top = axes.bbox.extents
+    taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
+    for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
+        name = truncate(str(each.label), MAX_LETTERS)
+        width = LETTER * count_columns(name)
+        for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
+            box = (x + dx, y + dy, x + dx + width, y + dy + 13)
+            is_inside = box[0] >= left and box[2] <= right and bottom <= box[1] and box[3] <= top
+            if is_inside and not any(_overlap(box, other) for other in taken):
+                left_x, base = axes.transData.inverted().transform((box[0], box[1] + 3))
+                axes.text(left_x, base, name, fontsize=12, color=_look(each.style)["color"])
+                taken.append(box)
+                break
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:

@@ -1,57 +1,93 @@
-"""Accuracy against what it costs."""
+"""Accuracy against what it costs: one picture, whose cost the reader chooses."""
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Cost
+from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.report import charts
-from triptych.tools.report.charts import Axis, Chart, Key, Series, make_chart
+from triptych.tools.report.charts import LARGE, Axis, Chart, Key, Numbers, Series, make_chart
+from triptych.tools.statistics.inference import WithInterval
 
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
+MAX_LABELS = 12  # of more recipes those that are not dominated have one
 
 
-def draw_costs(networks: Sequence[TrainedNetwork], key: Key) -> list[Chart]:
-    """Accuracy against each cost that was measured, with what is not dominated marked.
+class Measured(NamedTuple):
+    """A recipe's networks that were measured in one place."""
+
+    label: str
+    style: int | None
+    costs: Numbers  # (seeds,)
+    accuracies: Numbers  # (seeds,)
+    accuracy: WithInterval  # their mean; with an interval where these are all of the recipe's
+
+
+def draw_costs(recipes: Sequence[Recipe], key: Key) -> list[Chart]:
+    """A chart for each cost that was measured, of recipes with their seeds.
 
     What depends on device, precision and threads is compared among networks that share them.
     """
-    panels = []
+    drawn = []
     for cost in COSTS:
-        groups: dict[str, list[TrainedNetwork]] = defaultdict(list)  # by where it was measured
-        for network in networks:
-            if network.costs[cost.name]:
-                place = (getattr(network, cost.of) or formats.DASH) if cost.of else ""
-                groups[place].append(network)
+        groups: dict[str, list[Measured]] = defaultdict(list)  # by where it was measured
+        for recipe in recipes:
+            for place, networks in group_by_place(recipe, cost).items():
+                groups[place].append(measure(recipe, networks, cost, key))
         places = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
         shown = [place for place in places if len(groups[place]) > 1 or len(groups) == 1]
-        panels += [_draw_cost(cost, place, groups[place], key) for place in shown]
-    return panels
+        drawn += [draw_cost(cost, place, groups[place], len(shown) > 1) for place in shown]
+    return drawn
 
 
-def _draw_cost(cost: Cost, place: str, networks: Sequence[TrainedNetwork], key: Key) -> Chart:
-    values = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
-    accuracies = np.array([network.accuracy for network in networks])  # with their intervals
-    best = charts.find_undominated(cost.sign * values, accuracies[:, 0])
-    labels = [network.label for network, good in zip(networks, best, strict=True) if good]
-    caption = f"Not dominated: {formats.join_words(labels, formats.MAX_WORDS)}"
+def group_by_place(recipe: Recipe, cost: Cost) -> dict[str, list[TrainedNetwork]]:
+    """Those of a recipe's networks of which a cost is known, by where it was measured."""
+    groups: dict[str, list[TrainedNetwork]] = defaultdict(list)
+    for network in recipe.networks:
+        if network.costs[cost.name]:
+            groups[(getattr(network, cost.of) or formats.DASH) if cost.of else ""].append(network)
+    return groups
+
+
+def measure(recipe: Recipe, networks: list[TrainedNetwork], cost: Cost, key: Key) -> Measured:
+    costs = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
+    accuracies = np.array([network.accuracy.value for network in networks])
+    is_all = len(networks) == len(recipe.networks)
+    accuracy = recipe.accuracy if is_all else WithInterval(float(accuracies.mean()))
+    return Measured(recipe.label, key.styles.get(recipe.label), costs, accuracies, accuracy)
+
+
+def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: bool) -> Chart:
+    means = np.array([each.costs.mean() for each in measured])
+    accuracies = np.array([each.accuracy.value for each in measured])
+    best = charts.find_undominated(cost.sign * means, accuracies)
+    names = [each.label for each, is_best in zip(measured, best, strict=True) if is_best]
+    caption = f"Not dominated: {formats.join_words(names, formats.MAX_WORDS)}"
     caption = f"{place}. {caption}" if place else caption
-    words = f"Test accuracy against {cost.words}, of {len(networks)} networks. {caption}."
-    styles = [key.styles.get(network.label) for network in networks]
+    words = f"Test accuracy against {cost.words}, of {formats.pluralize(len(measured), 'recipe')}"
     series = []
-    for style in dict.fromkeys(styles):
-        same = np.array([each == style for each in styles])
-        y, low, high = accuracies[same].T
-        names = tuple(
-            network.label for network, is_one in zip(networks, same, strict=True) if is_one
-        )
-        series.append(Series(style, values[same], y, low, high, best[same], names))
+    for each, is_best in zip(measured, best, strict=True):
+        y = np.array([each.accuracy.value, *each.accuracies])
+        low, high = (np.full(len(y), np.nan) for _ in range(2))
+        low[0], high[0] = each.accuracy[1:]
+        x = np.array([each.costs.mean(), *each.costs])
+        named = is_best or len(measured) <= MAX_LABELS
+        label = each.label if named else ""
+        series.append(Series(each.style, x, y, low, high, np.full(len(x), is_best), label))
     axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
     heading = cost.words[0].upper() + cost.words[1:]
-    return make_chart(heading, words, charts.draw_trade_off, series, *axes, caption=caption)
+    heading = f"{heading} ({place})" if is_one_of else heading
+    return make_chart(
+        *(heading, f"{words}. {caption}.", charts.draw_trade_off, series),
+        *axes,
+        sizes=LARGE,
+        caption=caption,
+    )
 
 
 def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:

@@ -80,7 +80,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         list_contents(comparison),
         **content,
         curves=draw_curves(comparison.curves, key),
-        costs=draw_costs(comparison.networks, key),
+        costs=draw_costs(comparison.recipes, key),
         unmeasured=list_unmeasured(comparison.networks),
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
