@@ -1,4 +1,4 @@
-"""A study of one's own under a name of its own, by the README's command."""
+"""A study of one's own under a name of its own, by the command of its guide."""
 
 import os
 import re
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-[RENAMING] = re.findall(r"```sh\n(.*?)   make setup", (ROOT / "README.md").read_text(), re.DOTALL)
-NAME = "another"  # and not the README's: this test passes in a study that has taken that
+GUIDE = (ROOT / "docs" / "own-study.md").read_text()
+[RENAMING] = re.findall(r"```sh\n(.*?)   make setup", GUIDE, re.DOTALL)
+NAME = "another"  # and not the guide's: this test passes in a study that has taken that
 
 
 @pytest.fixture(scope="module")
