@@ -1,4 +1,5 @@
 import re
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,12 +10,15 @@ from markupsafe import Markup
 
 from triptych.tools.report.charts import (
     DASHES,
+    LETTER,
     MARKERS,
     NUM_STYLES,
     VARIABLES,
     Axis,
     Draw,
     Series,
+    _move_apart,
+    _overlap,
     draw_lines,
     draw_reliability,
     draw_trade_off,
@@ -47,7 +51,7 @@ def test_a_chart_is_one_image_whose_words_a_screen_reader_says(draw: Draw) -> No
     svg = parse(render(draw, make_series(), words=words))[0]
     assert (svg.tag, svg.get("role"), svg.get("aria-label")) == ("svg", "img", words)
     assert svg.get("width") is None
-    assert svg.get("viewBox") == "0 0 540 330"
+    assert svg.get("viewBox") == "0 0 480 310"
 
 
 def test_a_tick_says_where_it_is() -> None:
@@ -95,6 +99,37 @@ def test_ticks_of_a_cost_are_as_many_as_can_be_read(most: float, ticks: list[str
     series = Series(0, np.array([0.8, most]), np.array([0.5, 0.9]))
     texts = [each.text or "" for each in parse(render(draw_trade_off, series))]
     assert [text for text in texts if text[:1].isdigit() and not text.endswith("%")] == ticks
+
+
+@given(st.lists(st.floats(0, 300), max_size=10))
+def test_names_at_the_ends_of_lines_keep_their_order_and_never_overlap(
+    heights: list[float],
+) -> None:
+    moved = _move_apart(heights, 0, 300)
+    apart = np.diff(sorted(moved))
+    assert len(moved) == len(heights)
+    assert (apart >= 14 - 1e-9).all()
+    order = np.argsort(heights, kind="stable")
+    assert (np.argsort(moved, kind="stable") == order).all()
+    assert not moved or (min(moved) >= -1e-9 and max(moved) <= 300 + 1e-9)
+
+
+def test_names_of_points_never_overlap() -> None:
+    random = np.random.default_rng(0)
+    points = random.uniform(0.3, 0.9, (2, 40, 1))
+    series = [
+        Series(n % 8, x, y, label=f"network {n}")
+        for n, (x, y) in enumerate(zip(*points, strict=True))
+    ]
+    texts = [each for each in parse(render(draw_trade_off, *series)) if each.tag == "text"]
+    names = [each for each in texts if (each.text or "").startswith("network")]
+    places = [(float(each.get("x") or 0), float(each.get("y") or 0)) for each in names]
+    boxes = [
+        (x, y, x + LETTER * len(each.text or ""), y + 12)
+        for (x, y), each in zip(places, names, strict=True)
+    ]
+    assert len(names) > 10
+    assert not any(_overlap(a, b) for a, b in combinations(boxes, 2))
 
 
 def test_no_two_styles_look_alike() -> None:

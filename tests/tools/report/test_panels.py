@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from markupsafe import Markup
 
 from triptych.tools.compare.content import COSTS, Comparison
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import Curve, TrainedNetwork
 from triptych.tools.report import charts, costs
+from triptych.tools.report.curves import average_curves
 
 CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}
 GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
@@ -92,3 +94,22 @@ def test_every_cost_has_a_chart_or_is_named_as_not_measured(
     } == {cost.words.lower() for cost in COSTS}
     unknown = [change(network, macs=None) for network in networks]
     assert costs.list_unmeasured(unknown) == ["multiply-accumulates an image"]
+
+
+def test_a_learning_curve_is_the_mean_of_its_seeds_over_the_epochs_that_all_have() -> None:
+    losses = ([4.0, 2.0, 1.0], [2.0, 1.0], [3.0, np.nan, 5.0])
+    curves = [make_curve(values) for values in losses]
+    line = average_curves(curves, "val/loss", 0, "a recipe")
+    assert line is not None
+    assert line.low is not None
+    assert line.high is not None
+    assert (line.x.tolist(), line.y.tolist()) == ([1.0], [3.0])
+    assert (line.low.tolist(), line.high.tolist()) == ([2.0], [4.0])
+    two = average_curves(curves[:2], "val/loss", 0, "a recipe")
+    assert two is not None
+    assert (two.y.tolist(), two.marked is not None and two.marked.tolist()) == ([3.0, 1.5], [0, 1])
+
+
+def make_curve(losses: list[float]) -> Curve:
+    values = np.array(losses)
+    return Curve("a", np.arange(1, len(losses) + 1), {"val/loss": values}, best_epoch=2)

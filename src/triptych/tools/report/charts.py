@@ -50,7 +50,7 @@ PAGE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.facecolor": PAPER,
-    "font.size": 11,
+    "font.size": 11.5,
     "grid.color": RULE,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
@@ -90,7 +90,7 @@ class Size(NamedTuple):
 
 
 SMALL = (Size(340, 236),)  # one of many
-MEDIUM = (Size(540, 330), Size(358, 270))  # two in a line on a wide screen; on a telephone
+MEDIUM = (Size(480, 310), Size(358, 270))  # two in a line on a wide screen; on a telephone
 LARGE = (Size(940, 440), Size(358, 320))
 Draw = Callable[[Axes, Sequence[Series]], None]
 
@@ -206,6 +206,41 @@ def draw_bands(axes: Axes, series: Sequence[Series]) -> None:
             colour = _look(line.style)["color"]
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
     draw_lines(axes, [replace(line, low=None, high=None) for line in series])
+
+
+def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
+    """The same, each line with its name at its end."""
+    draw_bands(axes, series)
+    named = [each for each in series if each.label and each.style is not None]
+    room = min(LETTER * max((count_columns(str(s.label)) for s in named), default=0) + 10, 170)
+    room = min(room, 0.4 * axes.bbox.width)
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    axes.set_xlim(low, high + (high - low) * room / (axes.bbox.width - room))
+    axes.set_xticks(ticks)
+    ends = [axes.transData.transform((each.x[-1], each.y[-1])) for each in named]
+    heights = _move_apart([y for _, y in ends], axes.bbox.y0 + 2, axes.bbox.y1 - 12)
+    for each, (x, _), height in zip(named, ends, heights, strict=True):
+        name = truncate(str(each.label), max(int((room - 8) / LETTER), 6))
+        left, base = axes.transData.inverted().transform((x + 8, height))
+        halo = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # over lines
+        colour = _look(each.style)["color"]
+        axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=halo)
+
+
+def _move_apart(heights: Sequence[float], low: float, high: float, gap: float = 14) -> list[float]:
+    """Heights as near to these as can be, in their order, with a gap between them."""
+    order = np.argsort(heights, kind="stable")
+    moved, least = np.array(heights, dtype=float), low
+    for place in order:
+        moved[place] = least = max(moved[place], least)
+        least += gap
+    most = high
+    for place in order[::-1]:
+        moved[place] = most = min(moved[place], most)
+        most -= gap
+    return [float(height) for height in moved]
 
 
 def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from triptych.tools.compare import formats
+from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes
 from triptych.tools.report import charts
 from triptych.tools.report.charts import SMALL, Axis, Chart, Key, Series, make_chart
@@ -17,24 +18,44 @@ CURVES = (
 )
 
 
-def draw_curves(curves: Sequence[Curve], key: Key) -> list[Chart]:
-    """Validation accuracy and both losses by epoch; a ring marks the epoch that was scored."""
-    panels = []
+def draw_curves(recipes: Sequence[Recipe], curves: Sequence[Curve], key: Key) -> list[Chart]:
+    """Validation accuracy and both losses by epoch: a line a recipe, with the band of its seeds; a
+    ring marks an epoch that was scored."""
+    drawn = []
     for name, heading, y in CURVES:
         series = []
-        for curve in curves:
-            measured = np.isfinite(curve.metrics[name])
-            epochs, values = curve.epochs[measured], curve.metrics[name][measured]
-            scored = epochs == curve.best_epoch if name.startswith("val") else None
-            style = key.styles.get(curve.label)
-            along = epochs.astype(np.float64)
-            series.append(Series(style, along, values, marked=scored, label=curve.label))
-        series = [line for line in series if len(line.x)]
+        for recipe in recipes:
+            labels = {network.label for network in recipe.networks}
+            own = [curve for curve in curves if curve.label in labels]
+            line = average_curves(own, name, key.styles.get(recipe.label), recipe.label)
+            series += [line] if line else []
         if series:
-            words = f"{heading} by epoch, of {len(series)} networks; the table below has the ends"
+            words = f"{heading} by epoch, of {formats.pluralize(len(series), 'recipe')}"
+            words += "; the table below has the ends"
             x = Axis("epoch", "count")
-            panels.append(make_chart(heading, words, charts.draw_lines, series, x, y))
-    return panels
+            drawn.append(make_chart(heading, words, charts.draw_named_bands, series, x, y))
+    return drawn
+
+
+def average_curves(
+    curves: Sequence[Curve], name: str, style: int | None, label: str
+) -> Series | None:
+    """The mean of seeds, from the lowest to the highest of them, over the epochs that all have."""
+    tables = []
+    for curve in curves:
+        values = curve.metrics[name]
+        known = np.isfinite(values)
+        if known.any():
+            tables.append(dict(zip(curve.epochs[known].tolist(), values[known], strict=True)))
+    epochs = sorted(set.intersection(*map(set, tables))) if tables else []
+    if not epochs:
+        return None
+    values = np.array([[table[epoch] for epoch in epochs] for table in tables])
+    scored = {curve.best_epoch for curve in curves} if name.startswith("val") else set()
+    low, high = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else (None, None)
+    is_scored = np.isin(epochs, [epoch for epoch in scored if epoch])
+    x = np.array(epochs, dtype=np.float64)
+    return Series(style, x, values.mean(axis=0), low, high, is_scored, label)
 
 
 def draw_calibration(key: Key) -> list[Chart]:

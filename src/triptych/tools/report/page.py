@@ -79,7 +79,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
     return render_frame(
         list_contents(comparison),
         **content,
-        curves=draw_curves(comparison.curves, key),
+        curves=draw_curves(comparison.recipes, comparison.curves, key),
         costs=draw_costs(comparison.recipes, key),
         unmeasured=list_unmeasured(comparison.networks),
         calibration=draw_calibration(key),
