@@ -25,7 +25,7 @@ from triptych.tools.results import process
 from triptych.tools.results.command import ROOT, ROWS, TEXTS, Measuring, find_device, results
 from triptych.tools.results.parts import read_parts
 from triptych.tools.results.rows import find_changed, read_rows
-from triptych.tools.results.tables import fill
+from triptych.tools.results.tables import fill, write_table
 
 PARTS = """
 probe: {minutes: 1, command: "python train.py -m model=googlenet seed=0,1,2"}
@@ -124,6 +124,14 @@ def test_at_a_signal_the_part_ends_and_the_tables_are_written(
         results(config | {"minutes": 0})
     assert ended.value.code == 1, "it contradicts its predictions"
     assert "99.00 %" not in Path("README.md").read_text()
+
+
+def test_the_device_has_a_column_only_where_rows_are_of_several() -> None:
+    rows = [row for row in read_rows(ROOT / ROWS) if row["figures"]]
+    one, other = ([row | {"device": name} for row in rows] for name in ("here", "there"))
+    assert "| device |" not in write_table("accuracy", one)
+    assert "on here with" in write_table("accuracy", one)
+    assert "| device |" in write_table("accuracy", [*one, *other])
 
 
 def test_what_does_not_fit_is_skipped_and_what_fits_is_not(config: dict[str, Any]) -> None:
