@@ -349,9 +349,10 @@ def test_recipes_and_networks_are_compared_by_mean_average_precision(tmp_path: P
     assert "holds: good better poor" in text
     assert "good seed 0 is higher in mean average precision than poor seed 0" in text
     assert "bootstrap" in page.read_text()
+    compare(composed("compare", runs=None, verify=str(page)))  # which ends with 1 where it differs
     write_run(tmp_path / "logs", "other")  # one label an image: they are not mixed
     text = compare(composed("compare", runs=str(tmp_path / "logs"))).read_text()
-    assert text.count("of the task multilabel") == 6
+    assert text.count("of the task multilabel") == 12  # as words and as data
 
 
 def test_a_pair_is_told_apart_just_where_its_interval_excludes_zero() -> None:

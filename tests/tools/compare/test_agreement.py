@@ -72,6 +72,7 @@ def test_all_files_say_the_same_numbers(seed: int, tmp_path: Path) -> None:
     if rng.random() < 0.4:
         asked = {"plan": declare(hashes, metric, tmp_path / "plan.yaml")}
     page = compare(composed("compare", runs=str(tmp_path / "logs"), **asked))
+    compare(composed("compare", runs=None, verify=str(page)))  # which ends with 1 where it differs
     verdict = check_verdict(json.loads((page.parent / "verdict.json").read_text()))
     text, shown = (page.with_name(n).read_text() for n in ("comparison.md", "index.html"))
     text = html.unescape(text.replace("\\", ""))  # as Markdown is shown
@@ -111,6 +112,7 @@ def test_a_recipe_whose_runs_diverged_is_compared_at_a_look_or_not_at_all(
     page = compare(composed("compare", runs=str(tmp_path / "logs"), plan=plan))
     pairs = json.loads(page.with_name("verdict.json").read_text())["pairs"]
     assert [pair["num_seeds"] for pair in pairs] == [[3, 3]] * (len(seeds) == 3) + [[1, 1]]
+    compare(composed("compare", runs=None, verify=str(page)))
 
 
 def test_seeds_that_change_nothing_are_named_and_those_that_are_all_right_are_not(

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,13 @@ from typing import Any, NamedTuple
 
 from triptych.config import NAMES, TEXT, Config, Rule, check_config, count, format_value
 from triptych.errors import UserError
-from triptych.runs.reader import MAPPING, check_entries, find_run_folders, sanitize
-from triptych.runs.record import Record
+from triptych.runs.reader import (
+    MAPPING,
+    check_entries,
+    find_run_folders,
+    read_records,
+    sanitize,
+)
 from triptych.runs.storage import check_regular_file
 from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import BaseComparison
@@ -194,7 +198,10 @@ def restore_settings(
     given = {name: v for name, v in recorded["settings"].items() if name in RULES}
     for name in ("labels", "suspects", "plan"):
         if type(place := given.get(name)) is str:
-            given[name] = str(next(iter(find_near(place, path)), place))
+            near = (
+                each for each in find_near(place, path) if compute_digest(each) or each.is_file()
+            )
+            given[name] = str(next(near, place))
         given[name] = config[name] or given.get(name)
     if given.get("require_log"):
         given |= {"require_log": None, "require": None}
@@ -210,23 +217,10 @@ def restore_settings(
     except UserError as error:
         raise UserError(f"verify={path}: {error}") from error
     folders = [each.path for each in found if each.path.is_dir()]
-    folders += find_diverged(settings["runs"], config, path) if recorded.get("plan") else []
+    if folders and recorded.get("plan"):  # its runs that diverged count, without predictions
+        start = os.path.commonpath([folder.resolve().parent for folder in folders])
+        folders += [each.folder for each in read_records(Path(start)) if has_diverged(each)]
     return settings | {"runs": [*map(str, folders)], "predictions": guests}
-
-
-def find_diverged(places: str | list[str] | None, config: Config, path: Path) -> list[Path]:
-    """The runs of a plan that have no predictions and count nevertheless."""
-    named = [places] if isinstance(places, str) else places or []
-    near = [str(each) for place in named for each in find_near(place, path)[:1]]
-    folders = {*find_elsewhere(config)}
-    for place in near:
-        with suppress(UserError):  # no run is there now
-            folders.update(find_run_folders(place))
-    diverged = []
-    for folder in sorted(folders):
-        with suppress(UserError):
-            diverged += [folder] if has_diverged(Record.open(folder)) else []
-    return diverged
 
 
 def list_differences(

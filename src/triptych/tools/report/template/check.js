@@ -257,9 +257,10 @@ const check = (() => {
     try {
       const { checked, differences, left } = recompute(read("verdict"), read("outcomes"));
       const many = differences.length - 20;
+      const equal = checked ? `Recomputed: equal (${checked} numbers and names).`
+        : "Nothing on this page follows from correctness alone.";
       write(place, "p", differences.length
-        ? `Recomputed: ${differences.length} of ${checked} values differ.`
-        : `Recomputed: equal, ${checked} values of ${read("outcomes").networks.length} networks.`);
+        ? `Recomputed: ${differences.length} of ${checked} numbers and names differ.` : equal);
       for (const line of differences.slice(0, 20)) write(place, "p", line);
       if (many > 0) write(place, "p", `And ${many} more.`);
       if (left.length) write(place, "p", `Not recomputed here: ${left.join(", ")}.`);
