@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from triptych.metrics import EpochLoss, SplitPredictions, build_metrics, compute_scores
+from triptych.module import ImageClassifier
 
 NUM_CLASSES = 5
 shared_collection = build_metrics(NUM_CLASSES)  # as one task uses it, epoch after epoch
@@ -87,13 +88,13 @@ def test_predictions_are_float32_and_forgotten_on_reset() -> None:
 def test_the_epoch_loss_is_the_mean_over_images_of_several_readings_and_processes() -> None:
     loss, other = EpochLoss(), EpochLoss()
     for value, num_images in ((1.0, 64), (2.0, 2)):
-        loss.append(torch.tensor(value, requires_grad=True) * 1, num_images)
-        other.append(torch.tensor(3 * value), 1)
+        loss.append(torch.tensor(value, requires_grad=True) * 1, num_images, torch.tensor(2))
+        other.append(torch.tensor(3 * value), 1, torch.tensor(0))
         sums = loss.take_unread()
         assert not sums.requires_grad
         assert loss.add(sums + other.take_unread()) is None
     assert loss.mean == pytest.approx((64 + 3 + 4 + 6) / 68)
-    assert loss.num_batches == 2
+    assert (loss.num_batches, loss.correct) == (2, 4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -111,8 +112,18 @@ def test_an_epoch_loss_goes_on_from_its_state() -> None:
     loss.append(torch.tensor(1.0), 3)
     loss.add(loss.take_unread())
     resumed = EpochLoss(*loss.state())
+    assert math.isnan(resumed.correct), "where a task does not count what is right"
     for each in (loss, resumed):
-        each.append(torch.tensor(2.0), 1)
+        each.correct = 2.0
+        each.append(torch.tensor(2.0), 1, torch.tensor(1))
         each.add(each.take_unread())
     assert resumed.state() == loss.state()
     assert resumed.mean == 1.25
+
+
+def test_a_training_image_is_right_by_its_label_a_mixed_one_by_its_larger_part() -> None:
+    logits = torch.tensor([[2.0, 1, 0], [0, 3, 1], [0, 1, 2]])
+    module = object.__new__(ImageClassifier)
+    assert module.count_correct(logits, torch.tensor([0, 2, 2])) == 2
+    mixed = torch.tensor([[0.6, 0.4, 0], [0.6, 0.4, 0], [0, 0, 1]])
+    assert module.count_correct(logits, mixed) == 2

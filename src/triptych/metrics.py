@@ -16,6 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from triptych.errors import CODE_ERRORS, UserError, summarize_error
 
 PER_CLASS = ("f1", "precision", "recall")
+UNKNOWN = torch.tensor(math.nan)
 
 
 class SplitPredictions(Metric):
@@ -123,36 +124,41 @@ def compute_value(name: str, metric: Any, probabilities: Tensor, labels: Tensor)
 
 
 class EpochLoss:
-    """The mean training loss of the epoch so far, in nats.
+    """The epoch so far: its mean training loss, in nats, and how many images were right, or NaN.
 
-    A step appends its loss without waiting for the device; now and then what is unread is taken,
+    A step appends both without waiting for the device; now and then what is unread is taken,
     summed over the ranks and added.
     """
 
-    def __init__(self, total: float = 0.0, num_images: int = 0, num_batches: int = 0) -> None:
+    def __init__(
+        self, total: float = 0.0, num_images: int = 0, num_batches: int = 0, correct: float = 0.0
+    ) -> None:
         self.total, self.num_images, self.num_batches = total, num_images, num_batches
-        self.unread: list[tuple[Tensor, int]] = []
+        self.correct = correct
+        self.unread: list[tuple[Tensor, int, Tensor]] = []
 
     def state(self) -> list[float | int]:
         """What was added, as the constructor takes it."""
-        return [self.total, self.num_images, self.num_batches]
+        return [self.total, self.num_images, self.num_batches, self.correct]
 
-    def append(self, loss: Tensor, num_images: int) -> None:
-        self.unread.append((loss.detach(), num_images))
+    def append(self, loss: Tensor, num_images: int, correct: Tensor = UNKNOWN) -> None:
+        self.unread.append((loss.detach(), num_images, correct))
 
     def take_unread(self) -> Tensor:
-        """Of each unread batch loss times images, and images: float32 (batches, 2)."""
-        losses = torch.stack([loss for loss, _ in self.unread]).float()
-        num_images = losses.new_tensor([n for _, n in self.unread])
+        """Of each unread batch loss times images, images, and correct: float32 (batches, 3)."""
+        losses, num_images, correct = zip(*self.unread, strict=True)
         self.unread.clear()
-        return torch.stack([losses * num_images, num_images], dim=1)
+        means = torch.stack(losses).float()
+        counts = means.new_tensor(num_images)
+        return torch.stack([means * counts, counts, torch.stack(correct).to(means)], dim=1)
 
     def add(self, sums: Tensor) -> int | None:
         """Add what `take_unread` gave; the number of the first batch not finite, from 1."""
-        for loss, num_images in sums.tolist():
+        for loss, num_images, correct in sums.tolist():
             self.num_batches += 1
             self.total += loss
             self.num_images += int(num_images)
+            self.correct += correct
             if not math.isfinite(loss):
                 return self.num_batches
         return None

@@ -87,9 +87,14 @@ class ImageClassifier(pl.LightningModule):
         return compute_scores(self.metrics, logits, labels, more)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.loss(self(batch.inputs), batch.labels)
-        self.epoch_loss.append(loss, len(batch.inputs))
+        logits = self(batch.inputs)
+        loss: Tensor = self.loss(logits, batch.labels)
+        self.epoch_loss.append(loss, len(logits), self.count_correct(logits, batch.labels))
         return loss
+
+    def count_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How many images of a training batch are right, mixed ones by their larger part."""
+        return (logits.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))).sum()
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss = EpochLoss()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from triptych.data.datamodule import Batch
 from triptych.errors import UserError
 from triptych.losses import FocalLoss
-from triptych.metrics import Scores, compute_value
+from triptych.metrics import UNKNOWN, Scores, compute_value
 from triptych.module import ImageClassifier
 from triptych.runs.multilabel import score_labels, write_table
 from triptych.runs.predictions import MULTILABEL, MultilabelPredictions
@@ -31,6 +31,9 @@ class MultilabelClassifier(ImageClassifier):
     @staticmethod
     def probabilities(logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+    def count_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return UNKNOWN  # some labels of an image may be right
 
     def check_labels(self, labels: Tensor) -> None:
         if labels.ndim == 1:

@@ -16,11 +16,11 @@ from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
 from triptych.callbacks.progress import silence_lightning
 from triptych.callbacks.recorder import RunRecorder
-from triptych.callbacks.tensorboard import TensorBoardCallback
+from triptych.callbacks.tensorboard import TensorBoardCallback, describe_balance
 from triptych.callbacks.time_left import RunClock
 from triptych.config import MONITOR, MONITORS, Config
 from triptych.data.datamodule import ImageDataModule
-from triptych.data.source import Source, describe_balance
+from triptych.data.source import Source
 from triptych.distributed import ranks
 from triptych.models.backbone import BackboneFactory
 from triptych.module import ImageClassifier

@@ -80,13 +80,12 @@ def test_a_logger_gets_settings_once_without_secrets_and_keeps_its_links(tmp_pat
     names = {name for call in calls if call[1] == "metrics" for name in call[2]}
     assert {"train/loss", "lr", "val/accuracy", "test/accuracy"} <= names
     assert {call[0] for call in calls} == {"first-run"}
-    pictures = [("images", 5), ("images_as_seen", 5), *(("val/confusion", n) for n in (5, 10))]
-    assert [(call[2][0], call[2][2]) for call in calls if call[1] == "pictures"] == [
-        *pictures,
-        ("test/confusion", 10),
-    ]
-    [table] = [call[2] for call in calls if call[1] == "table"]
-    assert table == ["test/per_class", ["class", "f1", "precision", "recall"], 10, 10]
+    pictures = [("train/images", 0), ("train/images_as_seen", 0)]
+    pictures += [("val/confusion", 5), ("val/confusion", 10), ("test/confusion", 10)]
+    assert [(call[2][0], call[2][2]) for call in calls if call[1] == "pictures"] == pictures
+    tables = {call[2][0]: call[2][1:] for call in calls if call[1] == "table"}
+    assert [*tables] == ["about/run", "about/scores", "test/per_class"]
+    assert tables["test/per_class"] == [["class", "f1", "precision", "recall"], 10, 10]
     assert (record.folder / "service" / "debug.log").is_symlink()
     assert format_size(record.folder).endswith("kB")
     assert triptych.load_run(record.folder).network(TARGETS)

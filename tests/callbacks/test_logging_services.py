@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,27 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from tests.callbacks.test_loggers import SHORT, read_values, stop_and_resume
 from tests.composing import composed
-from triptych.callbacks.tensorboard import flatten
+from tests.tiny import TINY
 from triptych.cli import prepare
 from triptych.metrics import PER_CLASS
 from triptych.runs.record import Record
+from triptych.training import train
 
-PICTURES = {"images", "images_as_seen", "val/confusion", "test/confusion"}
+PICTURES = {"train/images", "train/images_as_seen", "val/confusion", "test/confusion"}
 TABLE = "test/per_class"
 # The libraries of services warn of each other.
 pytestmark = pytest.mark.filterwarnings("default")
 Values = dict[tuple[int, str], float]
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            is_plain = isinstance(value, str | int | float)
+            yield f"{prefix}{name}", value if is_plain else json.dumps(value)
 
 
 def train_with_words(log_dir: Path, *typed: str) -> tuple[Record, Values]:
@@ -62,15 +74,41 @@ def test_csv_and_tensorboard_have_all_of_a_resumed_run(tmp_path: Path) -> None:
     events = EventAccumulator(str(record.folder / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     scalars = {(e.step, n): e.value for n in events.Tags()["scalars"] for e in events.Scalars(n)}
-    shown = {key: value for key, value in scalars.items() if not key[1].startswith("best/")}
-    assert shown == pytest.approx(values)
+    several = {key: value for key, value in values.items() if not key[1].startswith("test/")}
+    assert scalars == pytest.approx(several), "no chart of a single dot"
     assert {*events.Tags()["images"]} == PICTURES
-    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    [text], [card], [scores] = (
+        [
+            event.tensor_proto.string_val[0].decode()
+            for event in events.Tensors(f"{tag}/text_summary")
+        ]
+        for tag in ("config", "about/run", "about/scores")
+    )
     assert yaml.safe_load(text.strip("`").removeprefix("yaml")) == record.config
+    assert f"| {record.metadata['num_train']} |" in card
+    assert f"{record.metadata['metrics']['test/accuracy']:.4f}".replace(".", "&#46;") in scores
+
+
+def read_session(folder: Path) -> Any:
+    """What the table of hyperparameters has of a run."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert "_hparams_/experiment" not in events.summary_metadata, "of one run, and used for all"
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    settings = HParamsPluginData.FromString(content).session_start_info.hparams
-    for name, value in flatten(record.config):
-        assert getattr(settings[name], settings[name].WhichOneof("kind")) == value
+    return HParamsPluginData.FromString(content).session_start_info
+
+
+def test_the_table_of_hyperparameters_has_what_people_vary_and_the_scores(tmp_path: Path) -> None:
+    typed = [*TINY, "data.sampler=balanced", "loss=focal", "trainer.max_epochs=1"]
+    record = train(composed("train", *typed, log_dir=str(tmp_path)), typed)
+    session = read_session(record.folder)
+    values = {n: getattr(v, v.WhichOneof("kind")) for n, v in session.hparams.items()}
+    assert values.items() >= {"optim.lr": 0.01, "optim.name": "adam", "seed": 0.0}.items()
+    assert values.items() >= {"loss": "FocalLoss", "model.weights": "null"}.items()
+    assert values["data.sampler"] == "balanced", "whatever was typed"
+    assert not {"log_dir", "trainer.accelerator"} & values.keys(), "no part of the experiment"
+    assert values["test/accuracy"] == pytest.approx(record.metadata["metrics"]["test/accuracy"])
+    assert session.group_name == f"tiny seed0 {record.metadata['config_hash'][:6]}"
 
 
 def test_wandb_has_all_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

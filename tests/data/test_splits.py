@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from triptych.callbacks.tensorboard import describe_balance
 from triptych.data.source import (
     ImageSet,
     LabelledImages,
-    describe_balance,
     split_indices,
 )
 from triptych.errors import UserError

@@ -17,19 +17,22 @@ from numpy.typing import NDArray
 
 from triptych.runs.storage import atomic_write
 
-MAX_IMAGES = 32
+MAX_IMAGES = 16
 MAX_WRITTEN_CLASSES = 20  # of more classes counts would be too small to read
 MAX_NAMED_CLASSES = 40
+DPI = 150
+# TensorBoard's tab of images shows a picture 350 pixels wide, so a figure of few inches has letters
+# that can be read there.
 
 
 def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -> Figure:
-    """The first 32 of images (N, 3, H, W), N > 0, pixel for pixel, each under its title."""
+    """The first 16 of images (N, 3, H, W), N > 0, pixel for pixel, each under its title."""
     num_images = min(len(images), MAX_IMAGES)
-    columns = min(num_images, 8)
+    columns = min(num_images, 4)
     rows = -(-num_images // columns)
-    height = 1.45 * rows + 0.4
-    figure = Figure(figsize=(1.25 * columns, height), dpi=100)
-    figure.suptitle(heading, y=1 - 0.1 / height, va="top")
+    height = 1.35 * rows + 0.4
+    figure = Figure(figsize=(4.8, height), dpi=DPI)
+    figure.suptitle(heading, y=1 - 0.1 / height, va="top", fontsize=11)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / height, wspace=0.06, hspace=0.2)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
@@ -42,52 +45,63 @@ def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading: str) -> Figure:
     """Counts (C, C), a row for each true class, coloured by the fraction of that row.
 
-    A class without images has no fractions: its row is grey, and the axis says so.
+    Of more than 20 classes a colour bar stands in place of the counts. A class without images has
+    no fractions: its row is grey, and the axis says so.
     """
-    readable = len(classes) <= MAX_WRITTEN_CLASSES
+    is_written = len(classes) <= MAX_WRITTEN_CLASSES
     totals = np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)
     fractions = np.ma.masked_array(counts / np.maximum(totals, 1), mask=totals == 0)
     names = [truncate(name, 20) for name in classes]
     longest = max(map(count_columns, names)) if len(names) <= MAX_NAMED_CLASSES else 3
-    figure = _square_beside_bar(6.2 if readable else 8.2, longest)
-    axes, bar = figure.axes
+    side = max(3.4, 0.28 * len(classes)) if is_written else 4.6
+    figure = _square(side, longest, beside=0.1 if is_written else 0.9)
+    [axes] = figure.axes
     # Without numbers to read, a square root makes rare confusions visible beside the diagonal.
-    norm = PowerNorm(1 if readable else 0.5, vmin=0, vmax=1)
+    norm = PowerNorm(1 if is_written else 0.5, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
-    figure.colorbar(picture, cax=bar, label="fraction of the true class")
-    axes.set_title(heading, y=1)
+    figure.suptitle(heading, y=1 - 0.1 / figure.get_figheight(), va="top", fontsize=11)
     axes.set(xlabel="predicted class", facecolor="0.85")
     axes.set_ylabel("true class (grey: no images)" if fractions.mask.any() else "true class")
     _name_classes(axes, names)
-    if readable:
-        size, dark = 11 if len(counts) <= 10 else 7, fractions.filled(0) > 0.5
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if dark[row, column] else "0.2"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour, size=size)
+    if is_written:
+        size = min(10, 100 * side / len(counts) / len(str(counts.max())))  # points
+        _write_counts(axes, counts, fractions.filled(0) > 0.5, size)
+    else:
+        corner = axes.get_position()
+        bar = figure.add_axes((corner.x1 + 0.02, corner.y0, 0.02, corner.height))
+        figure.colorbar(picture, cax=bar, label="fraction of the true class")
     return figure
 
 
-def _square_beside_bar(side: float, longest_name: int) -> Figure:
-    """Axes `side` inches wide and high, and those of a colour bar.
+def _square(side: float, longest_name: int, beside: float) -> Figure:
+    """Axes `side` inches wide and high, with room for names, a heading and what stands `beside`.
 
     Margins follow from the number of letters: layouts of matplotlib, which measure, are slow.
     """
     room = 0.085 * longest_name  # inches at 10 points
-    left, bottom = 0.5 + room, 0.6 + 0.75 * room
-    figure = Figure(figsize=(left + side + 1.2, bottom + side + 0.5), dpi=100)
-    width, height = figure.get_size_inches()
+    left, bottom = 0.4 + room, 0.4 + 0.75 * room
+    width, height = left + side + beside, bottom + side + 0.4
+    figure = Figure(figsize=(width, height), dpi=DPI)
     figure.add_axes((left / width, bottom / height, side / width, side / height))
-    corner = (left + side + 0.25) / width, (bottom + 0.1 * side) / height
-    figure.add_axes((*corner, 0.22 / width, 0.8 * side / height))
     return figure
 
 
+def _write_counts(
+    axes: Axes, counts: NDArray[np.int64], is_dark: NDArray[np.bool_], size: float
+) -> None:
+    """Every count in its cell: zeros faint, so that the others catch the eye."""
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if is_dark[row, column] else "0.15" if count else "0.75"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, size=size)
+
+
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
-    """Every class by name, or every tenth by number where names would overlap."""
+    """Every class by name, or some ten by number where names would overlap."""
     if len(names) > MAX_NAMED_CLASSES:
-        axes.set(xticks=range(0, len(names), 10), yticks=range(0, len(names), 10))
+        numbers = range(0, len(names), 10 * -(-len(names) // 100))
+        axes.set(xticks=numbers, yticks=numbers)
         return
-    size = 10 if len(names) <= MAX_WRITTEN_CLASSES else 7
+    size = 10 if len(names) <= MAX_WRITTEN_CLASSES else 7.5
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set_xticks(range(len(names)), names, fontsize=size, rotation=45)
     for label in axes.get_xticklabels():

@@ -1,11 +1,13 @@
 """What a run records while it goes: loss lines, metrics, predictions."""
 
 import logging
+import math
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from triptych.callbacks.loop import current_step, is_accumulating, is_last_batch
 from triptych.callbacks.time_left import describe_left
@@ -129,6 +131,8 @@ class RunRecorder(Callback):
     def _log_loss(self, trainer: pl.Trainer, module: ImageClassifier) -> None:
         self.read_loss(trainer, module)
         values = {"train/loss": self.train_loss, "lr": self._lr}
+        if not math.isnan(module.epoch_loss.correct):
+            values["train/accuracy"] = module.epoch_loss.correct / module.epoch_loss.num_images
         values["train/images_per_second"] = self._new_images / self._new_seconds
         epoch, batch = trainer.current_epoch + 1, module.epoch_loss.num_batches
         self._log_metrics(trainer, epoch, values)
@@ -152,4 +156,6 @@ class RunRecorder(Callback):
         step = current_step(trainer)
         self.record.add_metrics({"epoch": epoch, "step": step, **values})
         for logger in trainer.loggers:
-            logger.log_metrics(values, step)
+            # TensorBoard would draw a chart of a single dot: its HPARAMS tab has them.
+            if not (trainer.testing and isinstance(logger, TensorBoardLogger)):
+                logger.log_metrics(values, step)

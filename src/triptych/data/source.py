@@ -104,16 +104,6 @@ def check_classes_trained(data: ImageSet, indices: dict[str, Tensor]) -> None:
             )
 
 
-def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
-    """In a line, how many training images the classes have."""
-    least, most = min(counts), max(counts)
-    if least == most:
-        return f"{len(classes)} classes, {most} training images each"
-    smallest, largest = classes[counts.index(least)], classes[counts.index(most)]
-    spread = f"from {least} training images ({smallest}) to {most} ({largest})"
-    return f"{len(classes)} classes, {spread}"
-
-
 def hash_tensors(tensors: Iterable[Tensor]) -> str:
     """First 16 hex digits of SHA-256 over the tensors' bytes, little-endian."""
     sha = hashlib.sha256()

@@ -42,7 +42,7 @@ SCHEMA = 1
 MAX_DEPTH = 50  # of nested lists and mappings: no run comes near it
 SCORES = ("loss", "accuracy", "f1", "precision", "recall", "undefined_classes")
 COLUMNS = (
-    *("epoch", "step", "train/loss", "lr", "train/images_per_second"),
+    *("epoch", "step", "train/loss", "train/accuracy", "lr", "train/images_per_second"),
     *(f"{split}/{name}" for split in ("val", "test") for name in SCORES),
 )
 PLAIN_SOURCE = ("_target_", "root", "num_train", "num_test", "num_classes", "seed")  # of ours

@@ -56,7 +56,8 @@ OF_THE_WEIGHTS = """
     figures/test_* figures/evaluated_* figures/grad_cam* figures/image_types*
 """.split()  # files of a finished run that more epochs make those of other weights
 MAX_EVENT_BYTES = 2**30  # of a file of events
-TEST_TAGS = ("test/", "best/", "_hparams_/")  # of events written after the last checkpoint
+# Of events written after the last checkpoint.
+TEST_TAGS = ("test/", "best/", "about/scores", "_hparams_/")
 
 
 def open_resumed(config: Config, overrides: list[str]) -> tuple[Record | None, Config]:
