@@ -16,6 +16,8 @@ exclude_patterns = ["_build", "results"]
 myst_heading_anchors = 3  # links to headings, by GitHub's names for them
 suppress_warnings = ["misc.highlighting_failure"]  # GitHub knows csv as a language, Pygments not
 html_theme = "furo"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_copy_source = False
 
