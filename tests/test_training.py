@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -33,6 +34,7 @@ from triptych.runs.failures import translate_error
 from triptych.runs.record import COLUMNS, Record
 from triptych.runs.resume import reopen_run
 from triptych.runs.resume_request import resume_command
+from triptych.tools.statistics.inference import wilson
 from triptych.training import train
 
 TINY = [
@@ -196,8 +198,25 @@ def test_metrics_csv_has_the_loss_at_the_interval_and_the_scores_of_every_epoch(
 
 def test_the_log_shows_the_head_and_the_loss_of_the_epoch_so_far(finished: Record) -> None:
     log = (finished.folder / "train.log").read_text()
-    assert "out_features=1000, bias=True) -> Linear(in_features=1024, out_features=10" in log
+    assert "out_features=1000, bias=True)\n  -> Linear(in_features=1024, out_features=10" in log
     assert "epoch 1 batch 3 loss " in log
+
+
+def test_a_run_ends_with_a_few_lines_its_accuracy_with_wilsons_interval(finished: Record) -> None:
+    log = (finished.folder / "train.log").read_text()
+    end = log[log.index("finished: ") :].splitlines()
+    metrics = finished.metadata["metrics"]
+    right = round(35 * metrics["test/accuracy"])
+    low, high = wilson(right, 35)
+    shares = [right / 35, low, high, metrics["test/f1"]]
+    shown = [float(number) for number in re.findall(r"\d+\.\d\d\b", end[1])]
+    assert shown == [round(100 * share, 2) for share in shares]
+    assert end[2].split()[1:4] == [str(finished.metadata["best_epoch"]), "of", "2,"]
+    assert str(finished.folder) in end[3]
+    assert [line.split("=", 1)[1] for line in end[5:]] == [
+        str(finished.folder),
+        str(finished.folder.parents[2]),
+    ]
 
 
 def test_the_best_epoch_is_the_first_of_the_highest_validation_accuracy(finished: Record) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from triptych import build
 from triptych.callbacks.checkpoint import CheckpointCallback, SaveSchedule
-from triptych.callbacks.progress import silence_lightning
+from triptych.callbacks.progress import describe_end, silence_lightning
 from triptych.callbacks.recorder import RunRecorder
 from triptych.callbacks.tensorboard import TensorBoardCallback, describe_balance
 from triptych.callbacks.time_left import RunClock
@@ -28,7 +28,6 @@ from triptych.runs.checkpoint_files import load_weights_into
 from triptych.runs.lifecycle import run_lifecycle
 from triptych.runs.record import Record
 from triptych.runs.stopping import is_requeued, read_deadline
-from triptych.runs.storage import format_size
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +190,8 @@ def test(
     record.end("finished")
     if trainer.is_global_zero and config["checkpoint"]["keep_last"] is False:
         record.checkpoint_path("last").unlink()
-    log.info("finished: %s (%s)", record.folder, format_size(record.folder))
+    has_groups = data.image_set.groups is not None
+    log.info("%s", describe_end(record, config, has_groups=has_groups))
 
 
 def collect_metadata(
@@ -229,7 +229,7 @@ def describe_run(data: ImageDataModule, module: ImageClassifier, factory: Backbo
     backbone = module.backbone
     size = backbone.preprocessing.input_size
     trained = "the head alone" if backbone.frozen else "all layers"
-    head = f"{backbone.replaced} -> {backbone.head}"
+    head = f"{backbone.replaced}\n  -> {backbone.head}"
     if backbone.head_origin:
         head = f"{backbone.head}, {backbone.head_origin}"
     lines = [

@@ -1,6 +1,7 @@
-"""How far a run is and how long it takes: a line now and then, where there is no terminal."""
+"""How far a run is and how long it takes, where there is no terminal; and what it came to."""
 
 import logging
+import shlex
 import threading
 import time
 import warnings
@@ -12,6 +13,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from triptych.callbacks.time_left import describe_left, find_clock
+from triptych.config import Config
+from triptych.runs.durations import format_duration
+from triptych.runs.record import Record
+from triptych.runs.storage import format_size
 
 SILENCE_SECONDS = 8.0
 
@@ -61,6 +66,37 @@ def describe_speed(trainer: Any) -> str:
     clock = find_clock(trainer)
     seconds = clock.pace.seconds("train") if clock and trainer.training else None
     return f", {trainer.datamodule.batch_size / seconds:.3g} images/s" if seconds else ""
+
+
+def describe_end(record: Record, config: Config, *, has_groups: bool) -> str:
+    """What a finished run came to, where it is, and what to type next."""
+    of, metrics, scores = record.metadata, record.metadata["metrics"], []
+    for name in ("accuracy", "ap", "f1", *of.get("more_metrics", ())):
+        if (value := metrics.get(f"test/{name}")) is not None:
+            share = f"{100 * value:.2f} %" if name in ("accuracy", "ap", "f1") else f"{value:.4f}"
+            is_counted = name == "accuracy" and not has_groups  # of independent images
+            bounds = describe_interval(value, of["num_test"]) if is_counted else ""
+            scores.append(f"{name} {share}{bounds}")
+    is_best = config["checkpoint"]["score"] == "best"
+    epoch = f"the best by {of['monitor']}" if is_best else "the last"
+    folder, place = (shlex.quote(str(path)) for path in (record.folder, record.folder.parents[2]))
+    return (
+        f"finished: {of['model']} on {of['data']}, seed {of['seed']}, "
+        f"in {format_duration(record.seconds_total)}\n"
+        f"  test    {', '.join(scores)}\n"
+        f"  epoch   {of['best_epoch']} of {of['num_epochs']}, {epoch}\n"
+        f"  folder  {record.folder} ({format_size(record.folder)})\n"
+        f"next:\n  python evaluate.py run={folder}\n  python compare.py runs={place}"
+    )
+
+
+def describe_interval(share: float, num_images: int) -> str:
+    """Wilson's interval of a share of images, in words that follow it."""
+    from scipy.stats import binomtest  # torchmetrics has imported it
+
+    test = binomtest(round(share * num_images), num_images)
+    low, high = test.proportion_ci(method="wilson")
+    return f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
 
 def is_of_callback(record: logging.LogRecord) -> bool:

@@ -88,8 +88,8 @@ def test_settings_of_the_sweep_are_no_part_of_the_job() -> None:
 
 def test_jobs_are_named_by_what_they_do_not_share() -> None:
     both = ["model=alexnet", "trainer.max_epochs=1"]
-    assert label_jobs(jobs_of([*both, "seed=0"], [*both, "seed=1"])) == ["seed=0", "seed=1"]
-    assert label_jobs(jobs_of(["model=alexnet", "seed=0"])) == ["model=alexnet seed=0"]
+    assert label_jobs(jobs_of([*both, "seed=0"], [*both, "seed=1"])) == ["seed 0", "seed 1"]
+    assert label_jobs(jobs_of(["model=alexnet", "seed=0"])) == ["alexnet seed 0"]
     assert label_jobs(jobs_of([])) == ["as configured"]
 
 
@@ -98,7 +98,10 @@ def test_recipes_are_named_by_what_they_do_not_share_and_seeds_are_none_of_it() 
     jobs = jobs_of([*a, "seed=0"], [*b, "seed=0"], [*a, "seed=1"], [*b, "seed=1"])
     assert label_recipes(jobs) == ["optim.lr=0.1", "optim.lr=0.2"] * 2
     assert label_recipes(jobs_of([*a, "seed=0"], [*a, "seed=1"])) == ["alexnet"] * 2
-    assert label_recipes(jobs_of(["seed=0"], [*a, "seed=0"])) == ["googlenet", " ".join(a)]
+    assert label_recipes(jobs_of(["seed=0"], [*a, "seed=0"])) == [
+        "googlenet",
+        "alexnet optim.lr=0.1 data=shapes",
+    ]
 
 
 @pytest.mark.parametrize(("typed", "kept"), [([], False), (["checkpoint.keep_last=true"], True)])

@@ -145,8 +145,8 @@ def test_why_a_job_ended_is_said_and_a_failed_one_is_not_submitted_again(
     assert "words of 0_0" in caplog.text
     assert "words of 0_1" not in caplog.text
     shown = capsys.readouterr().out
-    assert "seed=1: failed: out of memory" in shown
-    assert "seed=2: never starts: InvalidQOS" in shown
+    assert "seed 1: failed: out of memory" in shown
+    assert "seed 2: never starts: InvalidQOS" in shown
 
 
 def test_what_runs_elsewhere_is_not_submitted(
@@ -155,7 +155,7 @@ def test_what_runs_elsewhere_is_not_submitted(
     [job] = make_jobs(tmp_path, 1)
     with lock_run(make_run_of(job, status="running")):
         assert stand([job], executor) == 0
-    assert "1 running" in capsys.readouterr().out
+    assert "seed 0: running" in capsys.readouterr().out
     assert stand([job], executor) == 1, "its process is gone"
 
 

@@ -24,9 +24,11 @@ from triptych.config import CONFIGS
 from triptych.distributed import processes
 from triptych.errors import UserError
 from triptych.runs.record import Record
+from triptych.tools.sweep import results
 from triptych.tools.sweep import sweep as sweep_module
 from triptych.tools.sweep.jobs import Job, Outcome, compose_jobs, num_gpus, visible_gpus
-from triptych.tools.sweep.sweep import Sweep, print_results, run_sweep
+from triptych.tools.sweep.results import print_results
+from triptych.tools.sweep.sweep import Sweep, run_sweep
 
 # Everything but the training is the real thing: the leash, the record, the lock of the folder.
 STAND_IN = """
@@ -157,14 +159,13 @@ def test_a_job_that_fails_stops_no_other_and_makes_the_exit_code_1(
     shown = capfd.readouterr().out
     lines = [line for line in shown.splitlines() if line.startswith("[")]
     assert len(lines) == 5, "a line a job"
-    assert [sum(f"[{n}/5] seed=" in line for line in lines) for n in range(1, 6)] == [1] * 5
+    assert [sum(f"[{n}/5] seed " in line for line in lines) for n in range(1, 6)] == [1] * 5
     for says in (": failed in", ": data.root: not there\n", ": the last words\n"):
         assert says in shown
-    assert "seed=2: refused: data.root: not there\nfetch it\nor not\n" in shown
-    [row] = [line for line in shown.splitlines() if line.startswith("googlenet ")]
-    assert "75.00%" in row
-    assert "2 of 5" in row
-    assert "87.50%" not in shown, "the test figures of a recipe that is not finished"
+    assert "seed 2: refused: data.root: not there\nfetch it\nor not\n" in shown
+    rows = [line.split()[2:] for line in shown.splitlines() if re.match(r"seed \d+  ", line)]
+    assert [row[0] for row in rows] == [*2 * ["finished"], "failed", "refused", "killed"]
+    assert rows[0][1:5] == ["75.00", "%", "87.50", "%"]
 
 
 def test_jobs_at_a_time_share_the_cores_and_have_a_gpu_each(
@@ -283,8 +284,8 @@ def test_a_second_sweep_skips_finished_jobs_and_resumes_interrupted_ones(
     assert exit_code(stand_ins.jobs("0,1,3")) == 1, "a failure stays one until it is retried"
     assert stand_ins.statuses() == {0: ["finished"], 1: ["failed"], 3: ["finished"]}
     shown = capfd.readouterr().out
-    assert "seed=0: finished before" in shown
-    assert "seed=1: failed before: it failed" in shown
+    assert "seed 0: finished before" in shown
+    assert "seed 1: failed before: it failed" in shown
     assert "retry_failed=true" in shown
 
     assert exit_code(stand_ins.jobs("0,1,3", "retry_failed=true")) == 0
@@ -352,7 +353,7 @@ def test_a_job_that_another_process_works_on_is_waited_for(
     assert other.returncode == 0
     assert len(stand_ins.notes("began")) == 1
     shown = capfd.readouterr().out
-    assert shown.count("seed=4 ") >= 2
+    assert shown.count("seed 4") >= 2
     assert "another process works on it" in shown
     assert "finished before" in shown
 
@@ -518,7 +519,7 @@ def test_no_control_codes_of_somebody_elses_folder_reach_the_screen(
 def outcome(status: str, *, val: float | None = 0.5, test: float = 0.5, error: str = "") -> Outcome:
     metrics = {"val/accuracy": val, "test/accuracy": test}
     folder = Path("logs/cifar10/googlenet/seed0/2026-11-27_101112_abcdef")
-    return Outcome(status, Record(folder, {"metrics": metrics, "train_seconds": 90}), error)
+    return Outcome(status, Record(folder, {"metrics": metrics, "seconds_total": 90.0}), error)
 
 
 def show(capsys: pytest.CaptureFixture[str], jobs: list[Job], outcomes: list[Outcome]) -> list[str]:
@@ -526,24 +527,43 @@ def show(capsys: pytest.CaptureFixture[str], jobs: list[Job], outcomes: list[Out
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_table_has_a_row_a_recipe_ordered_by_validation_and_means_over_its_seeds(
+def cells(lines: list[str]) -> list[list[str]]:
+    """Those of the lines of the table."""
+    rows = [re.split(r"  +", line.strip()) for line in lines if line.startswith("optim.lr")]
+    return [row for row in rows if len(row) > 1]
+
+
+def test_the_table_has_a_line_a_job_the_best_in_validation_first(
+    stand_ins: StandIns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [j for lr in ("0.1", "0.01") for j in stand_ins.jobs("0,1", f"optim.lr={lr}")]
+    ends = [outcome("finished", val=0.2, test=0.9), outcome("finished", val=0.4, test=0.7)]
+    ends += [outcome("interrupted"), outcome("finished", val=0.3)]
+    lines = show(capsys, jobs, ends)
+    assert lines[1] == "3 of 4 jobs finished, 1 interrupted"
+    time = "1 min 30 s"
+    assert cells(lines) == [
+        ["optim.lr=0.1 seed 1", "finished", "40.00 %", "70.00 %", time],
+        ["optim.lr=0.01 seed 1", "finished", "30.00 %", "50.00 %", time],
+        ["optim.lr=0.1 seed 0", "finished", "20.00 %", "90.00 %", time],
+        ["optim.lr=0.01 seed 0", "interrupted", time],
+    ], "a test figure does not order them"
+    monkeypatch.setattr(results, "MAX_ROWS", 3)
+    lines = show(capsys, jobs, ends)
+    assert len(cells(lines)) == 3
+    assert any(line.startswith("and 1 more") for line in lines)
+
+
+def test_a_long_name_is_folded_and_the_columns_stay_in_line(
     stand_ins: StandIns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = [
-        job
-        for lr in ("0.1", "0.01", "0.001")
-        for job in stand_ins.jobs("0,1", f"optim.lr={lr}", "optim.weight_decay=0")
-    ]
-    low = [outcome("finished", val=0.2, test=0.9), outcome("finished", val=0.4, test=0.7)]
-    part = [outcome("finished", val=0.9, test=0.99), outcome("interrupted")]
-    high = [outcome("finished", val=0.5), outcome("finished", val=0.6, test=0.6)]
-    lines = show(capsys, jobs, [*low, *part, *high])
-    rows = [line.split() for line in lines if line.startswith("optim.lr")]
-    assert rows == [
-        ["optim.lr=0.01", "90.00%", *"1 of 2".split(), "1", "interrupted", "1.5"],
-        ["optim.lr=0.001", "55.00%", "55.00%", *"2 of 2".split(), "3.0"],
-        ["optim.lr=0.1", "30.00%", "80.00%", *"2 of 2".split(), "3.0"],
-    ], "a test figure neither orders them nor stands beside a recipe that is not finished"
+    jobs = [*stand_ins.jobs("0", f"optim.lr=0.{120 * '1'}"), *stand_ins.jobs("0", "optim.lr=0.2")]
+    lines = show(capsys, jobs, [outcome("finished"), outcome("finished")])
+    [last] = [number for number, line in enumerate(lines) if line.startswith("optim.lr=0.2")]
+    table = lines[2 : last + 1]
+    assert max(map(len, table)) <= 100
+    assert "".join(line.split(" ")[0] for line in table).count("1") == 120, "nothing is cut"
+    assert len({line.index("finished") for line in table if "finished" in line}) == 1
 
 
 def test_jobs_that_were_refused_alike_are_told_once(
@@ -551,7 +571,7 @@ def test_jobs_that_were_refused_alike_are_told_once(
 ) -> None:
     ends = [outcome("refused", error=f"no data\npython train.py seed={n} data=b") for n in (0, 1)]
     lines = show(capsys, stand_ins.jobs("0,1"), ends)
-    assert [line for line in lines if "no data" in line] == ["seed=0 and 1 more: refused: no data"]
+    assert [line for line in lines if "no data" in line] == ["seed 0 and 1 more: refused: no data"]
     assert sum("data=b" in line for line in lines) == 1
 
 
@@ -568,7 +588,7 @@ def test_eight_jobs_take_20_lines_of_80_columns_at_most(
     ends += [outcome("failed", error="out of memory" if same_error else f"{n}") for n in "ab"]
     lines = show(capsys, jobs, ends)
     assert len(lines) <= 20
-    assert max(len(line) for line in lines if str(stand_ins.log_dir) not in line) <= 80
+    assert max(len(line.rstrip()) for line in lines if str(stand_ins.log_dir) not in line) <= 80
     assert sum("2026-11-27_101112_abcdef" in line for line in lines) == 2, "where to look"
     assert sum("out of memory" in line for line in lines) == same_error
 
@@ -578,8 +598,7 @@ def test_a_recipe_without_validation_comes_last_and_has_no_figure_for_it(
 ) -> None:
     jobs = [*stand_ins.jobs("0", "optim.lr=0.1"), *stand_ins.jobs("0", "optim.lr=0.2")]
     lines = show(capsys, jobs, [outcome("finished", val=None), outcome("finished", val=0.1)])
-    rows = [line.split()[:3] for line in lines if line.startswith("optim.lr")]
-    assert rows == [["optim.lr=0.2", "10.00%", "50.00%"], ["optim.lr=0.1", "50.00%", "1"]]
+    assert [row[2:-1] for row in cells(lines)] == [["10.00 %", "50.00 %"], ["50.00 %"]]
 
 
 def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
@@ -596,7 +615,7 @@ def test_a_sweep_begins_what_fits_its_minutes_and_the_same_command_goes_on(
     sweep.poll()
     assert [sweep.outcomes[n].status for n in range(3)] == ["finished", "not begun", "not begun"]
     shown = capfd.readouterr().out
-    assert "seed=0: finished before" in shown
+    assert "seed 0: finished before" in shown
     assert shown.count("not begun: takes about 1 min 40 s, 1 min are left") == 2
 
     change_record(path.parent, seconds_total=59.0)

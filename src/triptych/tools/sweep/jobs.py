@@ -32,6 +32,7 @@ from triptych.runs.storage import acquire_lock
 # What a sweep alone may set otherwise: it takes them out of the configs of its jobs.
 SWEEP_ONLY = {"retry_failed": False, "fresh": False, "same_code": "required", "minutes": None}
 MAX_FILES = 4  # named of those that differ
+NAMES = ("model", "model.name", "experiment", "name")  # settings whose values name a job
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # the latter two: before it had handlers
 
 
@@ -109,7 +110,7 @@ def train_arguments(job: Job, earlier: Record | None) -> tuple[Config, list[str]
 
 
 def label_jobs(jobs: Sequence[Job]) -> list[str]:
-    """A name for each job: the overrides that not all of them share."""
+    """A name for each job, as `googlenet seed 0`: the overrides that not all of them share."""
     return [name or "as configured" for name in join_differing([job.overrides for job in jobs])]
 
 
@@ -128,9 +129,17 @@ def label_recipes(jobs: Sequence[Job]) -> list[str]:
 
 
 def join_differing(each: Sequence[Sequence[str]]) -> list[str]:
-    """Each one's overrides that not all have; of a single one all."""
+    """Each one's overrides that not all have, the seed last; of a single one all."""
     shared = set.intersection(*map(set, each)) if len(each) > 1 else set()
-    return [" ".join(o for o in overrides if o not in shared) for overrides in each]
+    own = ([o for o in overrides if o not in shared] for overrides in each)
+    ordered = (sorted(some, key=lambda o: setting_name(o) == "seed") for some in own)
+    return [" ".join(map(shorten_override, some)) for some in ordered]
+
+
+def shorten_override(override: str) -> str:
+    """`googlenet` of `model=googlenet`, `seed 0` of `seed=0`; others as they were typed."""
+    name, _, value = override.partition("=")
+    return {"seed": f"seed {value}"}.get(name, value if name in NAMES else override)
 
 
 def find_run_of_job(job: Job) -> Record | None:

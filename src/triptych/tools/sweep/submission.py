@@ -30,7 +30,7 @@ from triptych.tools.sweep.cluster import (
     wait_for_jobs,
 )
 from triptych.tools.sweep.jobs import Job, Outcome, find_run_of_job, is_done, lock_path
-from triptych.tools.sweep.sweep import print_results
+from triptych.tools.sweep.results import print_results
 
 NOT_TAKEN = "not submitted"
 BEGUN = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING"}

@@ -9,17 +9,13 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from math import inf
 from pathlib import Path
-from typing import Any
 
-from rich import box, get_console
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich import get_console
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from triptych.cli import show_line
@@ -32,6 +28,7 @@ from triptych.runs.stopping import SIGNALS, exit_code, read_deadline, signal_han
 from triptych.tools.sweep import jobs as sweep_jobs
 from triptych.tools.sweep.forecast import Forecast, last_end
 from triptych.tools.sweep.jobs import Job, JobProcess, Outcome, find_run_of_job, is_done
+from triptych.tools.sweep.results import print_results
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -74,7 +71,7 @@ class SweepProgress(Progress):
     """A bar that counts jobs that ended; below it, on a terminal, a line for each that runs."""
 
     def __init__(self, total: int) -> None:
-        counts = ("sweep", BarColumn(), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
+        counts = ("sweep", BarColumn(20), MofNCompleteColumn(), "jobs", TimeElapsedColumn())
         columns = (*counts, "{task.description}")  # the time left
         self.running: list[str] = []
         super().__init__(*columns, console=get_console(), transient=True, refresh_per_second=4)
@@ -147,7 +144,7 @@ class Sweep:
         self.progress.update(self.progress.bar, description=left)
         if left and time.monotonic() - self.said_left > LEFT_SECONDS:
             self.said_left = time.monotonic()
-            log.info("all jobs: %s", left)
+            log.info("%d of %d jobs ended, %s", len(self.outcomes), len(self.jobs), left)
         self.progress.running = [
             f"{self._name(number)}: {process.read_output().rpartition(chr(10))[2]}"
             for number, process in self.running.items()
@@ -288,73 +285,8 @@ class Sweep:
         line = f"{self._name(number)}: {status}"
         if outcome.error:
             reason = outcome.error.splitlines()[0]
-            line += f": {shorten(reason, max(40, LINE_WIDTH - len(line) - 2))}"
+            line += f": {shorten(reason, max(20, LINE_WIDTH - len(line) - 2))}"
         log.info("%s", line)
 
     def _name(self, number: int) -> str:
         return f"[{number + 1}/{len(self.jobs)}] {self.labels[number]}"
-
-
-def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
-    """A row a recipe, the best in validation first; below, why jobs did not finish, and where."""
-    console = Console()  # 80 columns wide where it is no terminal
-    print_line = partial(show_line, console)
-    print_line("accuracy, mean over finished seeds of these jobs; the best in validation first")
-    console.print(make_table(sweep_jobs.label_recipes(jobs), outcomes))
-    failures: dict[tuple[str, str], list[tuple[str, str, list[Path]]]] = {}
-    for label, outcome in zip(sweep_jobs.label_jobs(jobs), outcomes, strict=True):
-        if outcome.status not in ("finished", "not started", "not begun"):
-            places = [outcome.record.folder] if outcome.record else []
-            places += [outcome.log_file] if outcome.log_file else []
-            kind = (outcome.status, outcome.error.replace(label, ""))  # some name their job
-            failures.setdefault(kind, []).append((label, outcome.error, places))
-    for (status, _), same in failures.items():
-        (first, error, _), *others = same
-        more = f" and {len(others)} more" if others else ""
-        print_line(f"{first}{more}: {status}{': ' * bool(error)}{error}")
-        for place in (place for *_, places in same for place in places):
-            print_line(f"  {place}")
-    if any(outcome.is_earlier and outcome.status == "failed" for outcome in outcomes):
-        print_line("failed before: retry_failed=true resumes them")
-    if any(outcome.status == "finished" for outcome in outcomes):
-        data = {job.config["data"]["name"] for job in jobs}
-        place = Path(jobs[0].config["log_dir"], *data if len(data) == 1 else ())
-        print_line(f"intervals and tests: python compare.py runs={place}")
-
-
-def make_table(recipes: Sequence[str], outcomes: Sequence[Outcome]) -> Table:
-    """Means over the finished seeds of each recipe; test figures only where all are finished."""
-    by_recipe: dict[str, list[Outcome]] = {}
-    for recipe, outcome in zip(recipes, outcomes, strict=True):
-        by_recipe.setdefault(recipe, []).append(outcome)
-    rows = []
-    for recipe, all_of_it in by_recipe.items():
-        counts = Counter(outcome.status for outcome in all_of_it)
-        num_finished = counts.pop("finished", 0)
-        runs = [o.record.metadata for o in all_of_it if o.record and o.status == "finished"]
-        val, test = (mean_metric(runs, f"{split}/accuracy") for split in ("val", "test"))
-        cells = [
-            escape(recipe),
-            "" if val is None else f"{val:.2%}",
-            "" if test is None or counts else f"{test:.2%}",
-            f"{num_finished} of {len(all_of_it)}",
-            ", ".join(f"{count} {status}" for status, count in counts.items()),
-            f"{sum(run['train_seconds'] for run in runs) / 60:.1f}",
-        ]
-        rows.append((-1.0 if val is None else val, cells))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("recipe", overflow="fold", ratio=1)
-    headings = ("val", "test", "finished", "otherwise", "minutes")
-    shown = [n for n, name in enumerate(headings, 1) if any(cells[n] for _, cells in rows)]
-    for n in shown:
-        table.add_column(headings[n - 1], justify="right")
-    for _, cells in sorted(rows, key=lambda row: -row[0]):
-        table.add_row(cells[0], *(cells[n] for n in shown))
-    return table
-
-
-def mean_metric(runs: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The mean over finished runs; None where there is none, or one that lacks it."""
-    values = [run["metrics"].get(name) for run in runs]
-    is_measured = bool(values) and all(type(value) in (int, float) for value in values)
-    return sum(values) / len(values) if is_measured else None
