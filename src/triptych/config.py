@@ -131,7 +131,7 @@ SLOTS = {
 }
 SCHEDULES = ("constant", "cosine", "onecycle", "step", "polynomial")
 # Not in a run's config where they are null; nor, but for those of data, where they are empty.
-OPTIONAL = "plan loss metrics module optim.layer_decay model.drop_path trainer.on_oom".split()
+OPTIONAL = "name plan loss metrics module optim.layer_decay model.drop_path trainer.on_oom".split()
 OPTIONAL_DATA = ("splits", "labels", "separator", "max_value", "groups", "folds", "fold")
 RULES: dict[str, Rule] = {
     "seed": count(0, 2**32 - 1),
@@ -168,7 +168,7 @@ RULES: dict[str, Rule] = {
     "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
     **{"data.folds": count(2, 1000).or_null(), "data.fold": count(0, 999).or_null()},
-    **dict.fromkeys(("data.labels", "data.separator"), TEXT.or_null()),
+    **dict.fromkeys(("name", "data.labels", "data.separator"), TEXT.or_null()),
     "data.max_value": number(0, above=True).or_null(),
     "data.groups": either(count(1, 99), TEXT).or_null(),
     "data.source": NODE,

@@ -28,7 +28,7 @@ REQUIRED_METADATA: dict[str, Rule] = {
     "metrics": MAPPING,
 }
 OPTIONAL_METADATA: dict[str, Rule] = {
-    **dict.fromkeys(("weights", "git_commit", "device", "precision", "task"), TEXT),
+    **dict.fromkeys(("weights", "git_commit", "device", "precision", "task", "name"), TEXT),
     **dict.fromkeys(("num_params", "num_threads", "num_epochs", "best_epoch"), count(0)),
     **dict.fromkeys(("num_train", "num_val"), count(0)),
     **dict.fromkeys(("input_size", "num_test"), count(1)),

@@ -54,7 +54,7 @@ OPTIONAL_LIBRARIES = ("timm",)  # recorded where this process has imported them
 
 # Settings that are not part of the experiment: two runs that differ in these alone are the same.
 NOT_THE_EXPERIMENT = """
-    log_dir resume trusted_targets retry_failed fresh same_code minutes tuned
+    name log_dir resume trusted_targets retry_failed fresh same_code minutes tuned
     data.root data.num_workers data.source.root
     checkpoint.keep_last checkpoint.every_n_steps checkpoint.every_minutes
     speed.compile speed.cache_features
@@ -284,7 +284,8 @@ class Record:
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
-        self.update(status="running", finished_at=None, error=None, **metadata, **self.sign(config))
+        metadata = {"name": config.get("name"), **metadata, **self.sign(config)}
+        self.update(status="running", finished_at=None, error=None, **metadata)
 
     def sign(self, config: Config) -> dict[str, Any]:
         """What `run.json` says of a config with places or classes of its owner's: `trust.sign`."""

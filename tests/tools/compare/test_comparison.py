@@ -257,9 +257,7 @@ def test_a_class_that_research_chose_stands_where_a_word_would(
     write_run(tmp_path, settings={"data.augment": "standard"})
     compared = compare_below(tmp_path)
     names = ["RandAugment", "mine.Darken", "standard"]
-    assert [each.label for each in compared.recipes] == [
-        f"googlenet, data.augment={n}" for n in names
-    ]
+    assert [each.label for each in compared.recipes] == [f"googlenet augment={n}" for n in names]
     assert compared.differing == {
         "data.augment": ("RandAugment", "mine.Darken", "standard"),
         "data.augment.share": ("0.3", "0.3", "not set"),
@@ -286,7 +284,7 @@ def test_a_class_of_ours_is_called_by_its_name_and_a_metric_by_the_users(
     write_run(tmp_path, settings={"loss": focal, "metrics": kappa})
     write_run(tmp_path)
     compared = compare_below(tmp_path)
-    assert "googlenet, loss=FocalLoss" in [each.label for each in compared.recipes]
+    assert "googlenet loss=FocalLoss" in [each.label for each in compared.recipes]
     values = {name: set(each) for name, each in compared.differing.items()}
     assert values.pop("loss") == {"FocalLoss", "not set"}
     assert values == {"loss.gamma": {"2", "not set"}, "metrics.kappa": {"mine.Kappa", "not set"}}
@@ -299,7 +297,7 @@ def test_arguments_of_a_network_name_its_recipes_unless_models_differ(
         node = {"_target_": "mine.Net", "width": width, "_partial_": True}
         write_run(tmp_path, "mine", settings={"model.network": node})
     compared = compare_below(tmp_path)
-    labels = {f"mine, model.network.width={width}" for width in (32, 8)}
+    labels = {f"mine width={width}" for width in (32, 8)}
     assert {each.label for each in compared.recipes} == labels
     assert compared.differing.keys() == {"model.network.width"}
     write_run(tmp_path, "alexnet")

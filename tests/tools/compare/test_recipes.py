@@ -10,7 +10,8 @@ from scipy import stats
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
-from triptych.tools.compare.recipes import Recipe, describe_value, group_by_recipe, make_labels
+from triptych.tools.compare.names import Described, make_labels, shorten_values
+from triptych.tools.compare.recipes import Recipe, describe_value, group_by_recipe
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.scores import score_predictions
 
@@ -19,7 +20,15 @@ SCORES = score_predictions(TEST)
 SETTINGS = st.dictionaries(
     st.sampled_from(["optim.lr", "epochs", "weights"]), st.sampled_from("123")
 )
-RECIPES = st.lists(st.tuples(st.sampled_from(["alexnet", "vgg", "vgg (2)"]), SETTINGS), max_size=8)
+RECIPES = st.lists(
+    st.builds(
+        lambda title, settings, defaults: Described(title, settings, defaults.__contains__),
+        st.sampled_from(["alexnet", "vgg", "vgg (2)"]),
+        SETTINGS,
+        st.sets(st.sampled_from(["optim.lr", "epochs"])),
+    ),
+    max_size=8,
+)
 
 
 def make_network(model: str, group: str, seed: int) -> TrainedNetwork:
@@ -30,31 +39,78 @@ def make_network(model: str, group: str, seed: int) -> TrainedNetwork:
 
 
 @given(RECIPES)
-def test_every_recipe_has_a_label_of_its_own_that_begins_with_its_model(
-    recipes: list[tuple[str, dict[str, str]]],
+def test_every_recipe_has_a_label_of_its_own_that_begins_with_its_title(
+    recipes: list[Described],
 ) -> None:
     labels = make_labels(recipes)
     assert len(set(labels)) == len(recipes)
-    assert all(label.startswith(model) for label, (model, _) in zip(labels, recipes, strict=True))
+    assert all(label.startswith(each.title) for label, each in zip(labels, recipes, strict=True))
 
 
 @given(RECIPES)
 def test_a_model_alone_is_its_own_label_and_a_setting_that_all_share_is_not_named(
-    recipes: list[tuple[str, dict[str, str]]],
+    recipes: list[Described],
 ) -> None:
-    models = [model for model, _ in recipes]
-    for label, (model, settings) in zip(make_labels(recipes), recipes, strict=True):
-        if models.count(model) == 1:
-            assert label == model
-        for name in settings:
-            if len({table.get(name) for other, table in recipes if other == model}) == 1:
-                assert f"{name}=" not in label
+    titles = [recipe.title for recipe in recipes]
+    for label, recipe in zip(make_labels(recipes), recipes, strict=True):
+        if titles.count(recipe.title) == 1:
+            assert label == recipe.title
+        for name in recipe.settings:
+            same = [each.settings.get(name) for each in recipes if each.title == recipe.title]
+            if len({*same}) == 1:
+                assert f"{name.removeprefix('optim.')}=" not in label
 
 
 def test_a_label_names_the_settings_that_differ_and_no_more() -> None:
     shared = {"weights": "null", "epochs": "2"}
-    recipes = [("vgg", shared | {"lr": lr}) for lr in "12"] + [("alexnet", shared | {"lr": "3"})]
-    assert make_labels(recipes) == ["vgg, lr=1", "vgg, lr=2", "alexnet"]
+    recipes = [Described("vgg", shared | {"optim.lr": lr}) for lr in "12"]
+    recipes.append(Described("alexnet", shared | {"optim.lr": "3"}))
+    assert make_labels(recipes) == ["vgg lr=1", "vgg lr=2", "alexnet"]
+
+
+def test_the_shortest_of_settings_that_separate_alike_is_named_without_defaults() -> None:
+    tables = [
+        {"optim.lr": lr, "optim.name": "adam", "data.augment": augment, "data.num": "1", "num": "2"}
+        for lr, augment in (("0.1", "none"), ("0.2", "RandAugment(magnitude=9)"))
+    ]
+    labels = make_labels(
+        [Described("vgg", each, lambda name: name == "optim.lr") for each in tables]
+    )
+    assert labels == ["vgg lr=0.1", "vgg lr=0.2"], "defaults are named where nothing else differs"
+    defaults = ({"0.1"}, {"0.3"})
+    recipes = [
+        Described("vgg", t, lambda name, d=d, t=t: t[name] in d)  # type: ignore[misc]
+        for t, d in zip(tables, defaults, strict=True)
+    ]
+    assert make_labels(recipes) == ["vgg", "vgg lr=0.2"]
+    recipes = [Described("vgg", {"data.name": n, "optim.name": "x", "num": n * 9}) for n in "ab"]
+    assert make_labels(recipes) == ["vgg data=a", "vgg data=b"]
+    recipes = [Described("vgg", {"data.num": n, "data.source.num": "1"}) for n in "ab"]
+    assert make_labels(recipes) == ["vgg data.num=a", "vgg data.num=b"]
+
+
+@given(st.lists(st.text("ab (,", max_size=90), unique=True, min_size=1, max_size=5))
+def test_long_values_are_short_and_differ_as_they_did(values: list[str]) -> None:
+    short = shorten_values(values)
+    assert len({*short.values()}) == len({*short}) == len(values)
+    assert max(map(len, short.values())) <= 41
+    assert all(short[each] == each for each in values if max(map(len, values)) <= 40)
+
+
+def test_a_list_of_classes_is_named_by_them_or_by_what_they_are_called_with() -> None:
+    soup = "Soup(k=3, by=val/accuracy, at_least=2, per_epoch=1), EMA(decay=0.99)"
+    assert [*shorten_values([soup, "EMA(decay=0.99)"]).values()] == ["EMA", "Soup, EMA"]
+    other = soup.replace("k=3", "k=4")
+    assert {each[:5] for each in shorten_values([soup, other]).values()} == {"…k=3,", "…k=4,"}
+
+
+def test_a_recipe_has_the_name_that_its_last_named_run_has_and_others_their_settings() -> None:
+    runs = [make_network("vgg", group, seed) for group, seed in (("a", 0), ("a", 1), ("b", 0))]
+    for run, name in zip(runs, ("old", "best", "best"), strict=True):
+        run.metadata.update(name=name, finished_at=name)
+    runs[0].metadata["finished_at"] = "aaa"
+    labels = [recipe.label for recipe in group_by_recipe(runs)]
+    assert labels == ["best lr=97.0", "best lr=98.0"]
 
 
 @pytest.mark.parametrize(

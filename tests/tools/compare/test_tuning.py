@@ -101,7 +101,7 @@ def test_the_winners_of_three_searches_are_one_recipe_whatever_settings_won(
 ) -> None:
     comparison, problems = compare(replicated)
     assert problems == []
-    labels = ["alexnet, tuned", "googlenet, tuned"]
+    labels = ["alexnet tuned", "googlenet tuned"]
     assert sorted(recipe.label for recipe in comparison.recipes) == labels
     assert [len(recipe.networks) for recipe in comparison.recipes] == [3, 3]
     [pair] = comparison.recipe_pairs.pairs

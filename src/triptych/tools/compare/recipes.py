@@ -18,6 +18,7 @@ from triptych.config import SLOTS, format_value, is_node
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
+from triptych.tools.compare.names import Described, has_default, make_labels
 from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 from triptych.tools.compare.searches import find_replicates, find_search
 from triptych.tools.statistics.calibration import Calibration
@@ -60,7 +61,7 @@ class Confusion:
 class Recipe:
     """Runs that differ in their seed alone."""
 
-    label: str  # "googlenet", or "googlenet, optim.lr=0.01" where recipes share a model
+    label: str  # its name or model, and settings where several are called alike: "alexnet lr=0.01"
     networks: tuple[TrainedNetwork, ...]  # by seed
     classes: tuple[str, ...] = ()
     calibration: Calibration | None = None  # of its first network; of the first 10 recipes
@@ -176,55 +177,21 @@ def label_network(name: str, run: TrainedNetwork) -> str:
     return name if seed is None else f"{name} seed {seed}"
 
 
-def describe_group(
-    same: Sequence[TrainedNetwork], are_replicates: bool
-) -> tuple[str, dict[str, str]]:
-    """Model and settings of a recipe; of one that is a budget of tuning, that budget."""
-    model, search = same[0].metadata["model"], find_search(same[0])
-    if not are_replicates or not search:
-        return model, list_settings(same[0])
-    return f"{model}, tuned", {"budget": search.budget, "sampler": search.sampler}
+def describe_group(same: Sequence[TrainedNetwork], are_replicates: bool) -> Described:
+    """Name or model and settings of a recipe; of one that is a budget of tuning, that budget."""
+    name, search = find_name(same), find_search(same[0])
+    model = same[0].metadata["model"]
+    if are_replicates and search:
+        budget = {"budget": search.budget, "sampler": search.sampler}
+        return Described(name or f"{model} tuned", budget)
+    settings = {"model": model} | list_settings(same[0])
+    return Described(name or model, settings, partial(has_default, same[0].config))
 
 
-def make_labels(recipes: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
-    """A label for each model and its settings: the model, and the settings that identify it.
-
-    Settings are added one at a time, the one that separates most recipes first, until all differ
-    or no setting separates them; then they are numbered.
-    """
-    labels = [model for model, _ in recipes]
-    for model in set(labels):
-        places = [place for place, (name, _) in enumerate(recipes) if name == model]
-        tables = [recipes[place][1] for place in places]
-        chosen: list[str] = []
-        while best := _find_separating(tables, chosen):
-            chosen.append(best)
-        for place, table in zip(places, tables, strict=True):
-            settings = (f"{name}={table[name]}" for name in chosen if name in table)
-            labels[place] = ", ".join([model, *settings])
-    return _number_duplicates(labels)
-
-
-def _find_separating(tables: Sequence[dict[str, str]], chosen: Sequence[str]) -> str | None:
-    """The setting that separates more tables than those chosen do; None where none does."""
-
-    def count_distinct(names: Sequence[str]) -> int:
-        return len({tuple(table.get(name) for name in names) for table in tables})
-
-    names = dict.fromkeys(name for table in tables for name in table)
-    best = max(names, key=lambda name: count_distinct([*chosen, name]), default=None)
-    return best if best and count_distinct([*chosen, best]) > count_distinct(chosen) else None
-
-
-def _number_duplicates(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that an earlier one has already."""
-    unique: list[str] = []
-    for name in names:
-        candidate, number = name, 2
-        while candidate in unique or (candidate != name and candidate in names):
-            candidate, number = f"{name} ({number})", number + 1
-        unique.append(candidate)
-    return unique
+def find_name(runs: Iterable[TrainedNetwork]) -> str | None:
+    """That of a recipe: of its runs with a name the one that finished last has the last word."""
+    named = [run.metadata for run in runs if run.metadata["name"]]
+    return max((run["finished_at"], str(run["name"])) for run in named)[1] if named else None
 
 
 def split_comparable(recipes: Sequence[Recipe]) -> list[list[Recipe]]:

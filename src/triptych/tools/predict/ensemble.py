@@ -14,7 +14,7 @@ from triptych.config import format_value, number
 from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.recipes import make_labels
+from triptych.tools.compare.names import Described, make_labels
 from triptych.tools.evaluate.rebuild import build_scorer, rebuild_run
 from triptych.tools.predict.images import DecodedImage, View
 
@@ -74,10 +74,10 @@ class Ensemble:
 
 
 def name_runs(records: Sequence[Record]) -> list[str]:
-    """The model of each run, with seed and folder where a model occurs several times."""
+    """The name or model of each run, with seed and folder where several are called alike."""
     details = [{"seed": str(r.metadata["seed"]), "folder": r.folder.name} for r in records]
-    models = [r.metadata["model"] for r in records]
-    return [str(sanitize(name)) for name in make_labels([*zip(models, details, strict=True)])]
+    titles = [r.metadata["name"] or r.metadata["model"] for r in records]
+    return [str(sanitize(name)) for name in make_labels([*map(Described, titles, details)])]
 
 
 def read_temperature(folder: Path) -> float:

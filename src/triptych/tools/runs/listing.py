@@ -193,8 +193,9 @@ def format_table(listed: Sequence[Run], place: Path, keys: Sequence[str]) -> lis
     rows = [heads]
     for run in listed:
         accuracy = "" if run.val_accuracy is None else f"{100 * run.val_accuracy:.2f}"
-        row = [str(run.metadata.get(name)) for name in ("model", "seed")]
-        row += [run.status, "" if run.epochs is None else str(run.epochs)]
+        name = run.metadata.get("name") or run.metadata.get("model")
+        row = [str(name), str(run.metadata.get("seed")), run.status]
+        row += ["" if run.epochs is None else str(run.epochs)]
         if is_any_at_work:
             row += ["" if run.progress is None else f"{100 * run.progress:.0f} %"]
             row += [format_moment(run.ends_at)]
