@@ -81,13 +81,17 @@ def test_all_files_say_the_same_numbers(seed: int, tmp_path: Path) -> None:
         assert not re.search(r"\b(nan|inf|None)\b", said.replace("loss is nan", ""))
     measure = MEASURES[metric]
     for pair in verdict["pairs"]:
-        cells = [measure.write(pair["difference"])]
         low, high = (np.nan if pair[end] is None else pair[end] for end in ("low", "high"))
-        cells += [interval(low, high, measure.write)]
-        cells += [p_value(pair["p"]), p_value(pair["p_adjusted"])]
-        row = f"| {pair['a']} − {pair['b']} | {' | '.join(cells)} |"
-        assert row in text
-        assert all(cell in shown for cell in cells)
+        rows = []  # people read the better one first
+        for a, b, *numbers in (
+            (pair["a"], pair["b"], pair["difference"], low, high),
+            (pair["b"], pair["a"], -pair["difference"], -high, -low),
+        ):
+            cells = [measure.write(numbers[0]), interval(*numbers[1:], measure.write)]
+            cells += [p_value(pair["p"]), p_value(pair["p_adjusted"])]
+            row = f"| {a} − {b} | {' | '.join(cells)} |"
+            rows += [row in text and all(cell in shown for cell in cells)]
+        assert any(rows)
         assert low <= high or np.isnan(low)
         assert 0 <= pair["p"] <= pair["p_adjusted"] <= 1
     with page.with_name("comparison.csv").open() as file:
