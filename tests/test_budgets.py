@@ -195,8 +195,8 @@ def test_the_house_has_at_most_37_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 37
 
 
-def test_the_source_has_at_most_32000_lines_and_the_tests_32600() -> None:
-    assert 5000 < count_lines(SOURCES) <= 32_000
+def test_the_source_has_at_most_32300_lines_and_the_tests_32600() -> None:
+    assert 5000 < count_lines(SOURCES) <= 32_300
     assert 5000 < count_lines(TESTS) <= 32_600
 
 
