@@ -70,13 +70,17 @@ def describe_speed(trainer: Any) -> str:
 
 def describe_end(record: Record, config: Config, *, has_groups: bool) -> str:
     """What a finished run came to, where it is, and what to type next."""
+    from scipy.stats import binomtest  # torchmetrics has imported it
+
     of, metrics, scores = record.metadata, record.metadata["metrics"], []
     for name in ("accuracy", "ap", "f1", *of.get("more_metrics", ())):
         if (value := metrics.get(f"test/{name}")) is not None:
             share = f"{100 * value:.2f} %" if name in ("accuracy", "ap", "f1") else f"{value:.4f}"
-            is_counted = name == "accuracy" and not has_groups  # of independent images
-            bounds = describe_interval(value, of["num_test"]) if is_counted else ""
-            scores.append(f"{name} {share}{bounds}")
+            if name == "accuracy" and not has_groups:  # of independent images
+                right = binomtest(round(value * of["num_test"]), of["num_test"])
+                low, high = (100 * bound for bound in right.proportion_ci(method="wilson"))
+                share += f" (95 % interval {low:.2f} to {high:.2f})"
+            scores.append(f"{name} {share}")
     is_best = config["checkpoint"]["score"] == "best"
     epoch = f"the best by {of['monitor']}" if is_best else "the last"
     folder, place = (shlex.quote(str(path)) for path in (record.folder, record.folder.parents[2]))
@@ -88,15 +92,6 @@ def describe_end(record: Record, config: Config, *, has_groups: bool) -> str:
         f"  folder  {record.folder} ({format_size(record.folder)})\n"
         f"next:\n  python evaluate.py run={folder}\n  python compare.py runs={place}"
     )
-
-
-def describe_interval(share: float, num_images: int) -> str:
-    """Wilson's interval of a share of images, in words that follow it."""
-    from scipy.stats import binomtest  # torchmetrics has imported it
-
-    test = binomtest(round(share * num_images), num_images)
-    low, high = test.proportion_ci(method="wilson")
-    return f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
 
 def is_of_callback(record: logging.LogRecord) -> bool:
