@@ -135,6 +135,14 @@ def test_the_page_of_settings_says_what_the_configs_say() -> None:
     assert write_page() == (ROOT / "docs" / "settings.md").read_text()
 
 
+def test_every_trick_that_a_word_switches_on_has_a_method_card() -> None:
+    groups = ("augment", "callbacks", "loss", "schedule")
+    words = {path.stem for group in groups for path in (CONFIGS / group).glob("*.yaml")}
+    cards = "\n".join(path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md"))
+    no_tricks = {"none", "lr_monitor", "cross_entropy"}
+    assert words - no_tricks <= {*re.findall(r"\w+", cards)}
+
+
 def find_command(start: str) -> list[str]:
     """The overrides of the guides' training that begins with these."""
     [command] = re.findall(rf"python train\.py ({start}[^`\n]*)", GUIDES)
