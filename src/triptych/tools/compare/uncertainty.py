@@ -69,6 +69,7 @@ class Uncertainty(Section):
     unit: str  # "images", or "groups" of them, where these belong together
     recipes: Sequence[RecipeParts]
     pairs: Sequence[PairParts]
+    advice: Sequence[str]  # what would narrow the interval of the first pairs
     steps = tuple(STEPS)
 
     @property
@@ -101,6 +102,11 @@ def build(tested: Tested) -> Uncertainty | None:
         unit="groups" if recipes[0].first.num_groups else "images",
         recipes=parts,
         pairs=pairs,
+        advice=[
+            write_sentence(*each)
+            for each in zip(table[:MAX_SENTENCES], pairs, strict=False)
+            if each[1].designs["as now"].half_width > 0
+        ],
         sentences=(
             *(write_sentence(table[n], pairs[n]) for n in shown),
             *warn_of_unstable(parts, len(pairs), question.measure),

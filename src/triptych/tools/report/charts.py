@@ -305,12 +305,17 @@ def make_reliability_series(style: int, measured: Reliability, label: str = "") 
 
 
 def make_severity_series(
-    style: int | None, rows: Iterable[VariantAccuracy], kind: str, shift: float = 0
+    style: int | None,
+    rows: Iterable[VariantAccuracy],
+    kind: str,
+    shift: float = 0,
+    label: str = "",
 ) -> Series:
     """Accuracy from the unmodified images, severity 0, to the hardest of that type of images."""
     shown = [row for row in rows if row.type == kind or not row.severity]
     values = [(row.severity + shift, *row[3:6]) for row in shown]
-    return Series(style, *np.array(sorted(values), dtype=np.float64).T)
+    x, y, low, high = np.array(sorted(values), dtype=np.float64).T
+    return Series(style, x, y, low, high, label=label)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Learning curves, calibration and accuracy by severity."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,10 @@ from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes
 from triptych.tools.report import charts
 from triptych.tools.report.charts import SMALL, Axis, Chart, Key, Series, make_chart
+from triptych.tools.statistics.calibration import NUM_BINS
 
 MAX_RELIABILITY = 6
+MIN_BIN = 10  # images: the interval of a bin of fewer reaches over most of the picture
 CURVES = (
     ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
     ("val/loss", "Validation loss", Axis("validation loss, nats")),
@@ -59,18 +62,23 @@ def average_curves(
 
 
 def draw_calibration(key: Key) -> list[Chart]:
-    """Reliability of recipes that have a style: as trained (style 0), after the temperature (1)."""
+    """Reliability of recipes that have a style: as trained (style 0), after the temperature (1).
+
+    Of fewer images than fill the bins nothing is drawn.
+    """
     panels: list[Chart] = []
-    measured = [(each.first.label, each.calibration) for each in key.recipes if each.calibration]
+    enough = [each for each in key.recipes if each.first.num_test >= MIN_BIN * NUM_BINS]
+    measured = [(each.first.label, each.calibration) for each in enough if each.calibration]
     for label, (before, _, after) in measured[:MAX_RELIABILITY]:
-        words = f"Accuracy against confidence of {label}: calibration error "
-        words += f"{formats.percent(before.error)} points"
-        words += f", {formats.percent(after.error)} after the temperature" if after else ""
+        caption = f"Error {formats.percent(before.error)} points"
+        caption += f", {formats.percent(after.error)} after the temperature" if after else ""
+        words = f"Accuracy against confidence of {label}. {caption}"
         parts = enumerate((before, after))
-        series = [charts.make_reliability_series(style, part) for style, part in parts if part]
+        names = ("as trained", "after the temperature")
+        series = [charts.make_reliability_series(s, part, names[s]) for s, part in parts if part]
         axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
-        drawn = make_chart(label, words, charts.draw_reliability, series, *axes, sizes=SMALL)
-        panels.append(drawn)
+        options: dict[str, Any] = {"sizes": SMALL, "caption": caption}
+        panels.append(make_chart(label, words, charts.draw_reliability, series, *axes, **options))
     return panels
 
 
@@ -83,7 +91,9 @@ def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Chart]:
     panels = []
     for kind in kinds:
         series = [
-            charts.make_severity_series(key.styles.get(network.label), network.rows, kind, shift)
+            charts.make_severity_series(
+                key.styles.get(network.label), network.rows, kind, shift, network.label
+            )
             for network, shift in zip(shown, shifts, strict=True)
         ]
         heading = formats.spaced(kind)

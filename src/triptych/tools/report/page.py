@@ -32,6 +32,7 @@ from triptych.tools.report.answer import draw_answer
 from triptych.tools.report.charts import Key
 from triptych.tools.report.costs import draw_costs, list_unmeasured
 from triptych.tools.report.curves import draw_calibration, draw_curves, draw_image_types
+from triptych.tools.report.shares import draw_shares
 from triptych.tools.statistics.inference import (
     MIN_SEEDS,
     NUM_RESAMPLES,
@@ -84,6 +85,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         unmeasured=list_unmeasured(comparison.networks),
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
+        draw_shares=draw_shares,
     )
 
 
