@@ -199,21 +199,22 @@ const check = (() => {
     return { rows, groups, trainings: summarize(values) };
   };
 
-  // Everything that follows from correctness alone: { checked, differences, left }.
+  const TOLERANCE = { value: 1e-9, difference: 1e-9, level: 1e-9 }; // else of bounds and p values
+  const isClose = (a, b, tolerance) => (typeof a === "number" && typeof b === "number"
+    ? Math.abs(a - b) <= tolerance * Math.max(Math.abs(a), Math.abs(b)) + 1e-15 : a === b);
+  const isEqual = (a, b, tolerance) => (Array.isArray(a) && Array.isArray(b)
+    ? a.length === b.length && a.every((each, i) => isClose(each, b[i], tolerance))
+    : isClose(a, b, tolerance));
+
+  // Everything that follows from correctness alone, a row a value: { of, key, here, recomputed,
+  // equal }; and what does not, in words.
   const recompute = (verdict, outcomes) => {
     const networks = readNetworks(outcomes);
-    const [differences, left] = [[], []];
-    let checked = 0;
-    const isClose = (a, b, tolerance) => (typeof a === "number" && typeof b === "number"
-      ? Math.abs(a - b) <= tolerance * Math.max(Math.abs(a), Math.abs(b)) + 1e-15 : a === b);
-    const check = (name, said, recomputed) => {
-      for (const key of Object.keys(recomputed).filter((each) => each in said)) {
-        const tolerance = ["value", "difference", "level"].includes(key) ? 1e-9 : 1e-6;
-        const [one, other] = [said[key], recomputed[key]].map((value) => [value].flat());
-        checked += one.length;
-        if (one.length !== other.length || !one.every((v, i) => isClose(v, other[i], tolerance))) {
-          differences.push(`${name}: ${key} is ${one.join(", ")} here, ${other.join(", ")} recomputed`);
-        }
+    const [rows, left] = [[], []];
+    const check = (of, said, found) => {
+      for (const key of Object.keys(found).filter((each) => each in said)) {
+        const [here, recomputed] = [said[key], found[key]];
+        rows.push({ of, key, here, recomputed, equal: isEqual(here, recomputed, TOLERANCE[key] ?? 1e-6) });
       }
     };
     const names = [...new Set(networks.map(({ recipe }) => recipe))];
@@ -245,33 +246,51 @@ const check = (() => {
     left.push(...(scores ? ["scores besides accuracy"] : []),
       ...["ranks", "components", "tuning", "suspects", "shifts"].filter((name) => verdict[name]),
       ...(verdict.claims.length ? ["claims"] : []));
-    return { checked, differences, left };
+    return { rows, left };
   };
 
   const read = (id) => JSON.parse(document.getElementById(`${id}.json`).textContent);
-  const write = (place, tag, text) => {
+  const add = (place, tag, text = "") => {
     place.append(Object.assign(document.createElement(tag), { textContent: text }));
+    return place.lastChild;
   };
-  const show = (place) => {
+  const addTable = (place, caption, rows) => {
+    const box = Object.assign(add(place, "div"), { className: "box", role: "region", tabIndex: 0 });
+    box.setAttribute("aria-label", caption);
+    const table = add(box, "table");
+    add(table, "caption", caption);
+    const head = add(add(table, "thead"), "tr");
+    for (const name of ["of", "number", "on this page", "recomputed"]) add(head, "th", name).scope = "col";
+    const body = add(table, "tbody");
+    for (const { of, key, here, recomputed } of rows) {
+      const line = add(body, "tr");
+      add(line, "th", of).scope = "row";
+      for (const value of [key, here, recomputed]) add(line, "td", [value].flat().join(", "));
+    }
+  };
+  const show = (result, place) => {
     place.replaceChildren();
     try {
-      const { checked, differences, left } = recompute(read("verdict"), read("outcomes"));
-      const many = differences.length - 20;
-      const equal = checked ? `Recomputed: equal (${checked} numbers and names).`
-        : "Nothing on this page follows from correctness alone.";
-      write(place, "p", differences.length
-        ? `Recomputed: ${differences.length} of ${checked} numbers and names differ.` : equal);
-      for (const line of differences.slice(0, 20)) write(place, "p", line);
-      if (many > 0) write(place, "p", `And ${many} more.`);
-      if (left.length) write(place, "p", `Not recomputed here: ${left.join(", ")}.`);
+      const { rows, left } = recompute(read("verdict"), read("outcomes"));
+      const differing = rows.filter(({ equal }) => !equal);
+      const equal = rows.length ? `Recomputed: equal, ${rows.length} values.`
+        : "No value of this page follows from correctness alone.";
+      result.textContent = differing.length
+        ? `Recomputed: ${differing.length} of ${rows.length} values differ.` : equal;
+      if (differing.length) addTable(place, "Values that differ", differing);
+      if (left.length) add(place, "p", `Not recomputed here: ${left.join(", ")}.`);
+      const details = add(place, "details");
+      add(details, "summary", "All recomputed values");
+      addTable(details, "All recomputed values", rows);
     } catch (error) {
-      write(place, "p", `The data of this page cannot be read: ${error.message}`);
+      result.textContent = `The data of this page cannot be read: ${error.message}`;
     }
   };
   const button = document.getElementById("recompute");
   if (button) {
+    const [result, place] = ["recomputed", "recomputed-values"].map((id) => document.getElementById(id));
     button.hidden = false;
-    button.addEventListener("click", () => show(document.getElementById("recomputed")));
+    button.addEventListener("click", () => show(result, place));
   }
   return { tail, quantile, mcnemar, subtractCounts, recompute };
 })();
