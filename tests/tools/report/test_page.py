@@ -339,7 +339,7 @@ def test_every_number_of_a_table_has_its_definition_a_click_away(
         "recipe",
         "score",
     }
-    words |= {"precision", "split", "started", "test set", "threads", "type", "weights"}
+    words |= {"precision mode", "split", "started", "test set", "threads", "type", "weights"}
     counts = {"epochs", "scored epoch", "severity", "test images", "inference on", "trained on"}
     named = {*comparison.recipes[0].classes, *comparison.differing, *map(spaced, LEVELS)}
     steps = {
