@@ -20,6 +20,7 @@ def escape(text: str) -> str:
     """A comment as Markdown, its commands as code."""
     parts = re.split(f"(`[^`]+`|{COMMAND})", text)
     parts[::2] = [re.sub(r"([\\*<>\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", part) for part in parts[::2]]
     parts[1::2] = [f"`{part.strip('`')}`" for part in parts[1::2]]
     return "".join(parts)
 

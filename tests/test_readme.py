@@ -129,6 +129,22 @@ def test_every_path_that_is_named_exists() -> None:
     assert {path for path in paths if not path.exists()} == set()
 
 
+def test_every_link_to_a_heading_finds_it() -> None:
+    """By GitHub's names for headings; the site's build looks at those within docs/ alone."""
+    links = {
+        (page.parent / path if path else page, name)
+        for page in [*PAGES, ROOT / "CONTRIBUTING.md"]
+        for path, name in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    }
+    names = {
+        (path, re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-"))
+        for path in {path for path, _ in links}
+        for heading in re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    }
+    assert len(links) >= 10
+    assert links - names == set()
+
+
 def test_the_page_of_settings_says_what_the_configs_say() -> None:
     """Where it does not: .venv/bin/python docs/make_settings.py"""
     write_page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["write_page"]
