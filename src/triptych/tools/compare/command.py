@@ -54,6 +54,7 @@ from triptych.tools.compare.recipes import (
     split_comparable,
 )
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_optional
+from triptych.tools.compare.screen import print_end
 from triptych.tools.compare.searches import find_repeated_winners
 from triptych.tools.compare.settings import RULES, parse_claims
 from triptych.tools.compare.verdict import write_outcomes, write_verdict
@@ -92,7 +93,7 @@ def compare(config: Config, overrides: Sequence[str] = ()) -> Path:
     out = out or choose_folder(config["runs"] or config["predictions"], comparison.networks)
     comparison, answers = answer(config, comparison)
     page = write_files(comparison, out, answers)
-    print_lines(comparison, page)
+    print_end(comparison, answers, page)
     if not all(each.tried.holds for each in answers):
         raise SystemExit(1)
     return page
@@ -113,17 +114,6 @@ def compute(config: Config) -> BaseComparison:
         raise UserError(f"metric, margin, suspects, plan: {what}")
     settings = {name: config[name] for name in RULES if name not in ("out", "verify")}
     return replace(comparison, settings=settings)
-
-
-def print_lines(comparison: BaseComparison, page: Path) -> None:
-    """On the screen: what is wrong, what holds, what differs, and where the page is."""
-    names = [recipe.label for recipe in comparison.recipes]
-    lines = [f"{problem.folder}: {problem.what}" for problem in comparison.problems]
-    lines += filter(None, (comparison.banner, *comparison.verdict))
-    for name, values in comparison.differing.items():
-        lines.append(f"differs: {sentences.describe_setting(name, values, names)}")
-    for line in (*lines, *comparison.cautions, page):
-        log.info("%s", line)
 
 
 def answer(config: Config, comparison: BaseComparison) -> tuple[BaseComparison, list[Answer]]:

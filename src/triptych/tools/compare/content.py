@@ -194,6 +194,13 @@ class Pair:
         return "undecided"
 
     @property
+    def p_of_verdict(self) -> float:
+        """Of the test that the verdict rests on, adjusted."""
+        if self.is_significant or self.verdict == "undecided":
+            return self.p_holm
+        return (max if self.is_equivalent else min)(self.p_not_inferior)
+
+    @property
     def better_first(self) -> "Pair":
         """As it is read: A is the better one, or of equivalent ones the one that costs less."""
         one_costs_less = bool(self.costs[0]) != bool(self.costs[1])

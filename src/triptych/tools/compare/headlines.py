@@ -132,11 +132,10 @@ def write_claim(pair: Pair) -> str:
 
 def write_test(pair: Pair) -> str:
     """The test that the claim rests on, and its p."""
-    p, test, against = pair.p_holm, pair.measure.tests[pair.num_seeds == (1, 1)], ""
+    test, against = pair.measure.tests[pair.num_seeds == (1, 1)], ""
     if pair.verdict in ("equivalent", "a_not_inferior", "b_not_inferior"):
-        p = max(pair.p_not_inferior) if pair.is_equivalent else min(pair.p_not_inferior)
         test = "t test" if pair.only_a is None else "adjusted Wald test"
         against = " against the margin"
     if pair.num_groups and test in ("McNemar", "t test"):
         test = "t test over groups"
-    return f"{test}{against} p = {formats.p_value(p)}".replace("= <", "<")
+    return f"{test}{against} p = {formats.p_value(pair.p_of_verdict)}".replace("= <", "<")
