@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from triptych.callbacks.figures import truncate
+from triptych.callbacks.figures import count_columns, truncate
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import BaseComparison, Measure, Pair
 from triptych.tools.compare.recipes import Recipe
@@ -19,11 +19,12 @@ from triptych.tools.statistics.inference import WithInterval
 WIDTHS = (480, 358)
 LINE = 40  # pixels of a row: a name and a number above what is drawn
 MAX_ROWS = 12
-LETTER = 7.3  # pixels, of a name
+MINUS = " − "
+LETTER, DIGIT = 8.3, 7.2  # pixels, of a name in bold and of a number
 
 
 class Row(NamedTuple):
-    name: str
+    names: tuple[str, ...]  # of a recipe, or of both of a pair
     number: str
     style: int | None
     estimate: WithInterval
@@ -58,7 +59,7 @@ def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:
         low, high = map(measure.write_score, estimate[1:])
         number = f"{number} ({low} to {high})"
     seeds = tuple(c.score(network) for network in recipe.networks)
-    return Row(recipe.label, number, key.styles.get(recipe.label), estimate, seeds)
+    return Row((recipe.label,), number, key.styles.get(recipe.label), estimate, seeds)
 
 
 def make_pair_row(pair: Pair, key: Key) -> Row:
@@ -67,7 +68,7 @@ def make_pair_row(pair: Pair, key: Key) -> Row:
     if pair.difference.low == pair.difference.low:
         number = f"{number} ({pair.measure.write_interval(pair.difference)})"
     style = key.styles.get(pair.a) if pair.is_significant else None
-    return Row(f"{pair.a} − {pair.b}", number, style, pair.difference)
+    return Row((pair.a, pair.b), number, style, pair.difference)
 
 
 def draw_rows(
@@ -79,7 +80,7 @@ def draw_rows(
     margin: float | None = None,
 ) -> Chart:
     """Rows below each other over one scale."""
-    words = f"{heading}: " + "; ".join(f"{row.name} {row.number}" for row in rows)
+    words = f"{heading}: " + "; ".join(f"{MINUS.join(row.names)} {row.number}" for row in rows)
     pictures = []
     for width in WIDTHS:
         with matplotlib.rc_context(charts.PAGE):
@@ -92,8 +93,10 @@ def list_values(rows: Sequence[Row], measure: Measure) -> str:
     """The rows as CSV; seeds have no interval."""
     lines: list[Sequence[object]] = [("name", "what", measure.name, "low", "high")]
     for row in rows:
-        lines.append((row.name, "estimate", *row.estimate))
-        lines += [(row.name, f"seed {place}", value) for place, value in enumerate(row.seeds)]
+        lines.append((MINUS.join(row.names), "estimate", *row.estimate))
+        lines += [
+            (MINUS.join(row.names), f"seed {place}", value) for place, value in enumerate(row.seeds)
+        ]
     return charts.write_lines(lines)
 
 
@@ -125,9 +128,9 @@ def render_rows(
 def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     """One row whose upper edge is at `top`, in pixels."""
     place = axes.get_yaxis_transform()
-    room = int((width - 6.6 * len(row.number)) / LETTER) - 1
+    room = int((width - DIGIT * len(row.number)) / LETTER) - 1
     text: dict[str, Any] = {"transform": place, "fontsize": 12.5, "color": charts.TEXT}
-    axes.text(0, top + 15, truncate(row.name, max(room, 8)), weight="bold", **text)
+    axes.text(0, top + 15, shorten(row.names, room), weight="bold", **text)
     axes.text(1, top + 15, row.number, ha="right", **text)
     colour = charts.OTHER if row.style is None else charts.SERIES[row.style]
     middle, (value, low, high) = top + 28, row.estimate
@@ -137,6 +140,13 @@ def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     axes.plot((value, value), (middle - 7, middle + 7), color=colour, linewidth=2.4, zorder=3)
     for seed in row.seeds if len(row.seeds) > 1 else ():
         axes.plot(seed, middle, "o", color=colour, markersize=5, zorder=4)
+
+
+def shorten(names: Sequence[str], room: int) -> str:
+    """Names of a row in so many letters; of two, what one does not need is the other's."""
+    least = max((room - len(MINUS) * (len(names) - 1)) // len(names), 6)
+    spare = sum(max(least - count_columns(name), 0) for name in names)
+    return MINUS.join(truncate(name, least + spare) for name in names)
 
 
 def find_limits(

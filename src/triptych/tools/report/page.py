@@ -93,6 +93,7 @@ def list_contents(comparison: Comparison) -> dict[str, str]:
     """The sections of a page in order; what cannot be known of any network is left out."""
     left_out = [] if comparison.runs else [*OF_RUNS]
     left_out += [] if comparison.has_study else ["study"]
+    left_out += [] if len(comparison.recipes) > 1 else ["pairs"]
     left_out += [] if comparison.has_probabilities else ["calibration"]
     shared = {name: heading for name, heading in CONTENTS.items() if name not in left_out}
     own = {name: section.heading for name, section in comparison.sections.items()}
