@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from triptych.config import CONFIGS, FLAG, FOLDERS, PATH, Config, Rule, number, one_of
-from triptych.errors import closest_matches
+from triptych.errors import UserError, closest_matches
 
 MARGIN = number(0, 100, above=True)  # in points
 RELATIONS = ("better", "not_inferior", "equivalent")
@@ -74,7 +74,9 @@ OF_ITS_FILE |= dict.fromkeys(("margin", "require", "require_log", "out"))
 def expand_arguments(arguments: list[str]) -> list[str]:
     """`verify=<file>` for `--verify <file>`; where predictions, or a file to verify, are named and
     runs are not, no run stands beside them."""
-    if "--verify" in arguments[:-1]:
+    if arguments[-1:] == ["--verify"]:
+        raise UserError("--verify: must be followed by the index.html or verdict.json to check")
+    if "--verify" in arguments:
         place = arguments.index("--verify")
         arguments = [
             *arguments[:place],

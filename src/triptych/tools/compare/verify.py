@@ -97,7 +97,7 @@ def verify(config: Config, compute: Compute, answer: Answers) -> Path:
     is_same_version = recorded["version"] == comparison.version
     report(path, [*list_differences(documents, recomputed, is_same_version)])
     numbers = f"{count_numbers(recomputed):,} numbers"
-    log.info("%s: equal, %s of %d networks, from their predictions", path, numbers, len(found))
+    log.info("%s: equal, %s recomputed from %d networks' predictions", path, numbers, len(found))
     return path
 
 
