@@ -38,11 +38,16 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
     drawn = [draw_rows(describe_recipes(c, measure), recipes, measure)]
     table = c.recipe_pairs if c.recipe_pairs.pairs else c.network_pairs
     if table.pairs:
-        pairs = [make_pair_row(pair, key) for pair in c.rank_pairs(table)[:MAX_ROWS]]
+        pairs = c.rank_pairs(table)[:MAX_ROWS]
         kind = "recipes" if table is c.recipe_pairs else "trained networks"
-        heading = f"Difference between {kind}, {measure.unit or 'as the score itself'}"
-        chart = draw_rows(heading, pairs, measure, is_difference=True, margin=c.question.margin)
-        drawn.append(chart)
+        heading = f"Difference between {kind}"
+        rows = [make_pair_row(pair, key) for pair in pairs]
+        if len(pairs) > 2 and len({pair.a for pair in pairs}) == 1:  # the best, and each other
+            heading = f"{pairs[0].a} − each of these {kind}"
+            rows = [row._replace(names=row.names[1:]) for row in rows]
+        heading = f"{heading}, {measure.unit or 'as the score itself'}"
+        margin = c.question.margin
+        drawn.append(draw_rows(heading, rows, measure, is_difference=True, margin=margin))
     return drawn
 
 
