@@ -95,9 +95,12 @@ def verify(config: Config, compute: Compute, answer: Answers) -> Path:
         recorded["claims"] = recomputed["verdict"]["claims"]
         recorded["sentences"] = recorded["sentences"][: len(recomputed["verdict"]["sentences"])]
     is_same_version = recorded["version"] == comparison.version
+    if not is_same_version:
+        log.info("made by version %s: its words are not compared", recorded["version"])
     report(path, [*list_differences(documents, recomputed, is_same_version)])
     numbers = f"{count_numbers(recomputed):,} numbers"
-    log.info("%s: equal, %s recomputed from %d networks' predictions", path, numbers, len(found))
+    what = f"the data of {path}" if "outcomes" in documents else path
+    log.info("%s: equal, %s recomputed from %d networks' predictions", what, numbers, len(found))
     return path
 
 
