@@ -6,6 +6,7 @@ from elsewhere. mkdocs-material ends, Zensical is new, Great Docs is for pages o
 """
 
 import re
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -24,8 +25,15 @@ html_copy_source = False
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", link_files)
+    app.connect("html-page-context", set_levels, priority=900)  # after Furo's own
 
 
 def link_files(app: Sphinx, page: str, source: list[str]) -> None:
     """Markdown files outside of docs/ are no pages of the site: it brings them as files."""
     source[0] = re.sub(r"\]\((?=(\.\./)+[A-Z]+\.md)", r"](path:", source[0])
+
+
+def set_levels(app: Sphinx, page: str, template: str, context: dict[str, Any], *_: Any) -> None:
+    """Captions beside the text are headings, of which a screen reader wants the level."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('"heading"', '"heading" aria-level="2"')
