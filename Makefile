@@ -64,8 +64,8 @@ lock: ## write requirements.lock anew from pyproject.toml; newest versions: make
 variable = $(BIN)/python -c 'import os; from dotenv import dotenv_values as values; \
 	print(os.path.expanduser(os.environ.get("$(1)") or values(".env").get("$(1)") or "$(2)"))'
 
-tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine only
-	$(BIN)/tensorboard --host localhost --logdir "$$($(call variable,LOG_DIR,logs))"
+tensorboard: $(STAMP) ## show the runs under LOG_DIR (logs/), on this machine only; other ones: ARGS=runs=logs/demo
+	$(BIN)/triptych runs tensorboard=6006 $(ARGS)
 
 clean: ## remove caches, build products, features of probes; logs/, other data, .env and .venv stay
 	-@test ! -x $(BIN)/python || { data="$$($(call variable,DATA_DIR,data))" && rm -rf "$$data/.features"; }

@@ -67,6 +67,7 @@ def test_the_grid_shows_at_most_16_images_with_their_titles(num_images: int) -> 
     images = np.random.default_rng(0).integers(0, 256, (num_images, 3, 8, 8), dtype=np.uint8)
     figure = image_grid(images, [f"image {i}" for i in range(num_images)], "Training images")
     assert figure.get_figwidth() < 5, "its letters can be read in 350 pixels"
+    assert pixels(figure).shape[2] == 700, "and of those every second can be left out"
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == [f"image {i}" for i in range(num_images)][:16]
     drawn = np.stack([axes.images[0].get_array() for axes in shown])

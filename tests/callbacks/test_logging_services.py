@@ -107,7 +107,8 @@ def test_the_table_of_hyperparameters_has_what_people_vary_and_the_scores(tmp_pa
     assert values.items() >= {"loss": "FocalLoss", "model.weights": "null"}.items()
     assert values["data.sampler"] == "balanced", "whatever was typed"
     assert not {"log_dir", "trainer.accelerator"} & values.keys(), "no part of the experiment"
-    assert values["test/accuracy"] == pytest.approx(record.metadata["metrics"]["test/accuracy"])
+    scores = {values["accuracy, test"], values["accuracy, validation"]}
+    assert scores == {record.metadata["metrics"][f"{n}/accuracy"] for n in ("test", "val")}
     assert session.group_name == f"tiny seed0 {record.metadata['config_hash'][:6]}"
 
 

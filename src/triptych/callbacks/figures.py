@@ -20,9 +20,9 @@ from triptych.runs.storage import atomic_write
 MAX_IMAGES = 16
 MAX_WRITTEN_CLASSES = 20  # of more classes counts would be too small to read
 MAX_NAMED_CLASSES = 40
-DPI = 150
-# TensorBoard's tab of images shows a picture 350 pixels wide, so a figure of few inches has letters
-# that can be read there.
+# TensorBoard shows a picture 350 pixels wide, and leaves out pixels of a larger one: of this every
+# second. Letters can be read there in a figure of few inches.
+WIDTH = 700.1  # pixels; what matplotlib rounds down
 
 
 def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -> Figure:
@@ -31,7 +31,7 @@ def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -
     columns = min(num_images, 4)
     rows = -(-num_images // columns)
     height = 1.35 * rows + 0.4
-    figure = Figure(figsize=(4.8, height), dpi=DPI)
+    figure = Figure(figsize=(4.8, height), dpi=WIDTH / 4.8)
     figure.suptitle(heading, y=1 - 0.1 / height, va="top", fontsize=11)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / height, wspace=0.06, hspace=0.2)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
@@ -81,7 +81,7 @@ def _square(side: float, longest_name: int, beside: float) -> Figure:
     room = 0.085 * longest_name  # inches at 10 points
     left, bottom = 0.4 + room, 0.4 + 0.75 * room
     width, height = left + side + beside, bottom + side + 0.4
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure = Figure(figsize=(width, height), dpi=WIDTH / width)
     figure.add_axes((left / width, bottom / height, side / width, side / height))
     return figure
 

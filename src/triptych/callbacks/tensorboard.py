@@ -38,7 +38,7 @@ VARIED = """
     data.mix optim.name optim.lr optim.weight_decay optim.schedule optim.label_smoothing loss
     trainer.max_epochs seed
 """.split()
-MEASURED = "num_params num_val num_test input_size device precision git_commit".split()
+BESIDES = "num_params input_size num_val num_test device precision git_commit command".split()
 
 
 class TensorBoardCallback(Callback):
@@ -57,9 +57,10 @@ class TensorBoardCallback(Callback):
         if not trainer.is_global_zero or trainer.global_step:
             return
         known = self.record.metadata
-        rows = list_settings(self.record, self.loss) | {"command": known["command"]}
+        rows = list_settings(self.record, self.loss) | {name: known[name] for name in BESIDES}
         rows["classes"] = describe_balance(known["classes"], known["num_per_class"])
-        self._show_table(trainer, "about/run", ["name", "value"], [*rows.items()])
+        texts = [(name, str(value)) for name, value in rows.items()]
+        self._show_table(trainer, "about/run", ["name", "value"], texts)
         for writer in writers(trainer):
             writer.add_text("config", f"```yaml\n{self.record.config_yaml}```", 0)
             writer.add_custom_scalars({"training": arrange_charts(pl_module.monitors)})
@@ -85,8 +86,7 @@ class TensorBoardCallback(Callback):
             [*zip(metadata["classes"], *each, strict=True)],
         )
         self._show_table(trainer, "test/per_class", columns, rows)
-        settings = list_settings(self.record, self.loss)
-        log_hyperparameters(trainer, self.record, settings, pl_module.summary)
+        log_hyperparameters(trainer, self.record, list_settings(self.record, self.loss))
 
     def _show_training_images(self, trainer: Any) -> None:
         data: ImageDataModule = trainer.datamodule
@@ -199,7 +199,7 @@ def list_settings(record: Record, loss: str) -> dict[str, str | float | None]:
             settings[key] = value if type(value) in (str, int, float) else json.dumps(value)
     known = record.metadata
     settings |= {"model.weights": known["weights"] or "null", "data.num_train": known["num_train"]}
-    return settings | {"loss": loss} | {name: known[name] or "null" for name in MEASURED}
+    return settings | {"loss": loss}
 
 
 def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
@@ -225,23 +225,21 @@ def arrange_charts(monitors: Iterable[str]) -> dict[str, list[Any]]:
     return {t: ["Multiline", [f"^{name}$" for name in names]] for t, names in charts.items()}
 
 
-def log_hyperparameters(
-    trainer: pl.Trainer, record: Record, settings: dict[str, Any], names: Sequence[str]
-) -> None:
-    """A row in the table of TensorBoard's HPARAMS tab: settings, and the scores of these names.
+def log_hyperparameters(trainer: pl.Trainer, record: Record, settings: dict[str, Any]) -> None:
+    """A row in the table of TensorBoard's HPARAMS tab: settings and what the run is judged by.
 
     Scores stand there as settings do: as metrics they would be charts of a single dot. The first
     of three summaries, which says what there is, is left out: TensorBoard takes that of any run for
     all of them, and otherwise finds what filters there are and puts first what differs.
     """
-    told, metrics = record.metadata, record.metadata["metrics"]
-    for name in names:
-        settings[f"test/{name}"] = metrics[f"test/{name}"]
-        settings[f"val/{name} of best epoch"] = metrics.get(f"val/{name}")
+    known, metrics = record.metadata, record.metadata["metrics"]
+    score = known["monitor"].removeprefix("val/")
+    settings[f"{score}, test"] = metrics.get(f"test/{score}")
+    settings[f"{score}, validation"] = metrics.get(known["monitor"])
     _, begin, end = hparams(settings, {})  # type: ignore[no-untyped-call]
     data = begin.value[0].metadata.plugin_data
     session = HParamsPluginData.FromString(data.content)
-    name = f"{told.get('name') or told['model']} seed{told['seed']} {told['config_hash'][:6]}"
+    name = f"{known.get('name') or known['model']} seed{known['seed']} {known['config_hash'][:6]}"
     session.session_start_info.group_name = name
     data.content = session.SerializeToString()
     for writer in writers(trainer):

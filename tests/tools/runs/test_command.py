@@ -13,10 +13,12 @@ from tests.run_folders import change_record, write_run
 from triptych import cli
 from triptych.errors import UserError
 from triptych.runs.durations import PROGRESS_FILE
+from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import lock_run
 from triptych.tools.runs.command import runs
-from triptych.tools.runs.listing import format_age
+from triptych.tools.runs.listing import format_age, read_run
 from triptych.tools.runs.settings import expand_arguments
+from triptych.tools.runs.tensorboard import link_runs
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -36,6 +38,7 @@ def logs(tmp_path: Path) -> Path:
 
 def show(capsys: pytest.CaptureFixture[str], place: Path | str, **settings: Any) -> str:
     plain = {"size": False, "clean": False, "json": False, "sort": "time", "where": []}
+    plain |= {"tensorboard": None}
     runs({"runs": str(place), **plain, **settings})
     return capsys.readouterr().out
 
@@ -225,3 +228,21 @@ def test_the_age_is_in_the_largest_unit() -> None:
     assert format_age("2999-01-01T00:00:00+00:00") == "now"
     for wrong in ("None", "2026", "2026-01-01T00:00:00"):
         assert format_age(wrong) == ""
+
+
+def test_tensorboard_gets_runs_by_model_and_seed_and_what_tells_them_apart(tmp_path: Path) -> None:
+    logs, links = tmp_path / "logs", tmp_path / "links"
+    links.mkdir()
+    for model, seed in (("alexnet", 0), ("resnet50", 0), ("resnet50", 1)):
+        (write_run(logs, model, seed) / "tensorboard").mkdir()
+    link_runs([*map(read_run, find_run_folders(str(logs)))], links)
+    assert {path.name for path in links.iterdir()} == {
+        *("alexnet seed0", "resnet50 seed0", "resnet50 seed1")
+    }
+    typed = ["optim.lr=0.01", "log_dir=elsewhere"]  # of one that begins later
+    again = write_run(logs, "alexnet", 0, settings={"optim.lr": 0.01}, overrides=typed)
+    (again / "tensorboard").mkdir()
+    link_runs([*map(read_run, find_run_folders(str(logs)))], links)
+    names = sorted(path.name for path in links.iterdir())
+    assert names[1:] == ["alexnet seed0 lr=0.01", "resnet50 seed0", "resnet50 seed1"]
+    assert (links / names[1]).readlink() == again / "tensorboard"

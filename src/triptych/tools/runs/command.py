@@ -22,6 +22,7 @@ from triptych.runs.reader import check_files, find_run_folders
 from triptych.runs.storage import lock_run
 from triptych.tools.runs.listing import Run, choose, describe, format_table, read_run
 from triptych.tools.runs.settings import CONDITION
+from triptych.tools.runs.tensorboard import show_in_tensorboard
 
 log = logging.getLogger(__name__)
 WIDTH = 100  # where the output is no terminal
@@ -34,13 +35,10 @@ def runs(config: Config, overrides: Sequence[str] = ()) -> None:
         rich.reconfigure(stderr=True)  # what is said besides is no JSON
     console = rich.get_console() if config["json"] else Console()
     console.width = console.width if console.is_terminal else WIDTH
-    listed: list[Run] = []
-    for folder in find_run_folders(config["runs"]):
-        try:
-            listed.append(read_run(folder))
-        except UserError as error:
-            show_line(console, str(error).splitlines()[0])
-    listed = choose(listed, config["where"], config["sort"])
+    if config["tensorboard"] is not None:
+        show_in_tensorboard(lambda: find_runs(config, Console(quiet=True)), config["tensorboard"])
+        return
+    listed = find_runs(config, console)
     asked = [config["sort"].removeprefix("-"), *(CONDITION.split(c)[1] for c in config["where"])]
     keys = [key.strip() for key in dict.fromkeys(asked) if key.strip() not in SHOWN]
     if config["json"]:
@@ -54,6 +52,17 @@ def runs(config: Config, overrides: Sequence[str] = ()) -> None:
         console.print(make_size_table(listed))
     if config["clean"]:
         clean(listed, config["runs"], console)
+
+
+def find_runs(config: Config, console: Console) -> list[Run]:
+    """Those below `config["runs"]` that `where` chooses, in the order of `sort`."""
+    listed: list[Run] = []
+    for folder in find_run_folders(config["runs"]):
+        try:
+            listed.append(read_run(folder))
+        except UserError as error:
+            show_line(console, str(error).splitlines()[0])
+    return choose(listed, config["where"], config["sort"])
 
 
 def make_size_table(listed: Sequence[Run]) -> Table:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from triptych.config import FLAG, FOLDERS, NAMES, TEXT, Rule
+from triptych.config import FLAG, FOLDERS, NAMES, TEXT, Rule, count
 
 CONDITION = re.compile(r"([^=<>!]+)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 CONDITIONS = Rule(
@@ -14,7 +14,7 @@ CONDITIONS = Rule(
 RULES: dict[str, Rule] = {
     "runs": FOLDERS,
     **dict.fromkeys(("size", "clean", "json"), FLAG),
-    **{"sort": TEXT, "where": CONDITIONS},
+    **{"sort": TEXT, "where": CONDITIONS, "tensorboard": count(0, 65535).or_null()},
 }
 FLAGS = {f"--{name}": f"{name}=true" for name, rule in RULES.items() if rule is FLAG}
 
