@@ -229,8 +229,7 @@ const check = (() => {
     const { scores, metric, margin, plan } = verdict;
     const isAccuracy = ({ metric: name }) => name === "accuracy";
     if (metric === "accuracy") {
-      verdict.runs.forEach((run, i) =>
-        check(run.name, run, { ...networks[i], value: mean(networks[i].row) }));
+      for (const run of verdict.runs) check(run.name, run, { value: mean(single.get(run.name).rows[0]) });
       const list = (kind) => verdict.pairs.filter((pair) => pair.kind === kind);
       checkPairs(list("networks"), single, margin);
       if (plan) left.push("pairs of recipes, tested at the looks of a plan");
@@ -260,7 +259,7 @@ const check = (() => {
     const table = add(box, "table");
     add(table, "caption", caption);
     const head = add(add(table, "thead"), "tr");
-    for (const name of ["of", "number", "on this page", "recomputed"]) add(head, "th", name).scope = "col";
+    for (const name of ["of", "value", "on this page", "recomputed"]) add(head, "th", name).scope = "col";
     const body = add(table, "tbody");
     for (const { of, key, here, recomputed } of rows) {
       const line = add(body, "tr");
