@@ -1,9 +1,12 @@
 """The page in a real browser: at phone and desktop width, with scripts on and off."""
 
+import csv
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -101,3 +104,57 @@ def test_axe_finds_nothing_serious(browser: Browser, width: int, scheme: str) ->
     }))""")
     assert found["passed"] > 20
     assert found["violations"] == []
+
+
+CATCH = """(() => {
+  window.caught = [];
+  navigator.clipboard.writeText = async (text) => caught.push(text);
+  URL.createObjectURL = (blob) => (caught.push(blob), "#");
+  HTMLAnchorElement.prototype.click = function () { caught.push(this.download); };
+})()"""
+PRESS = """(async () => {
+  const scope = document.querySelector("%s");
+  for (const button of scope.querySelectorAll(".tools button")) {
+    if ("%s".split(" ").includes(button.textContent)) button.click();
+  }
+  await new Promise((done) => setTimeout(done, 1500));
+  return Promise.all(caught.splice(0).map((each) => (each instanceof Blob
+    ? each.type === "image/png" ? `png of ${each.size > 5000}` : each.text() : each)));
+})()"""
+
+
+@pytest.fixture
+def page(browser: Browser) -> Browser:
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    browser.open(browser.run("location.href"), 1280)
+    browser.run(CATCH)
+    return browser
+
+
+def test_a_table_is_copied_as_markdown_latex_and_csv(page: Browser) -> None:
+    markdown, latex, csv_text = page.run(PRESS % (".of-runs", "Markdown LaTeX CSV"))[:3]
+    read = [*csv.reader(csv_text.splitlines())]
+    assert read[0][:3] == ["network", "accuracy, %", "interval, %"]
+    name, accuracy = next((row[0], row[1]) for row in read if row[0].startswith("<img"))
+    assert name.startswith(HOSTILE)
+    lines = markdown.splitlines()
+    assert (len(lines), len(latex.splitlines())) == (len(read) + 1, len(read) + 8)
+    assert lines[1].startswith("| --- | ---: |")
+    assert "\\toprule" in latex
+    assert "<img" not in latex.replace("$<$", "")
+    shown = re.findall(r"& (\d\d\.\d\d) &", latex)
+    assert f"{100 * float(accuracy):.2f}" in shown, "CSV has the fraction, in full"
+
+
+def test_a_chart_is_saved_as_svg_png_and_data(page: Browser) -> None:
+    svg, *rest = page.run(PRESS % (".answer .chart", "SVG PNG Data"))
+    assert ElementTree.fromstring(svg).get("width")
+    assert re.findall(r"var\(|currentColor", svg) == []
+    assert "#0072b2" in svg
+    names = {each for each in rest if each.startswith("accuracy_on")}
+    assert {name.rpartition(".")[2] for name in names} == {"svg", "png", "csv"}
+    [data] = [each for each in rest if each.startswith("name,")]
+    rows = [*csv.reader(data.splitlines())]
+    assert {len(row) for row in rows[1:]} <= {3, 5}
+    assert any(row[0].startswith(HOSTILE) for row in rows)
+    assert any(each.startswith("png of true") for each in rest)
