@@ -118,6 +118,8 @@ def test_images_are_counted_by_the_networks_that_are_right(
     assert counts.num_all_wrong == int((right.sum(axis=0) == 0).sum())
     alone = [int((row & (right.sum(axis=0) == 1)).sum()) for row in right]
     assert list(counts.num_only_right) == alone
+    crossed = [[int((row & ~other).sum()) for other in right] for row in right]
+    np.testing.assert_array_equal(counts.num_right_where_wrong, crossed)
 
 
 def test_a_recipe_sums_its_confusions_and_averages_f1_and_accuracy_over_seeds(
@@ -167,7 +169,7 @@ def test_one_run_without_optional_files_is_shown_without_pairs(
     found = compare_below(tmp_path)
     assert found.network_pairs.pairs == found.recipe_pairs.pairs == ()
     assert found.images is not None
-    assert found.images.confident_errors == ()
+    assert found.images.pictures == ()
     assert found.verdict[-1] == "One recipe: there is nothing to compare it with."
     assert found.problems == found.curves == found.image_types == found.grad_cams == ()
     calibration = found.recipes[0].calibration
@@ -338,11 +340,11 @@ def test_what_evaluation_measured_is_shown(tmp_path: Path, compare_below: Compar
     assert found.image_types[0].rows[0].accuracy == 0.5
     assert found.grad_cams[0][1].endswith(b"rest")
     assert found.images is not None
-    shown = {picture.name: picture for picture in found.images.confident_errors}
+    shown = {picture.name: picture for picture in found.images.pictures}
     assert set(shown) == {f"no. {place}" for place in wrong}
     np.testing.assert_array_equal(shown[f"no. {wrong[1]}"].pixels, pictures[1])
     assert shown[f"no. {wrong[0]}"].true == f"class {true[0]}"
-    confidences = [p.predictions[0].confidence for p in found.images.confident_errors]
+    confidences = [p.predictions[0].confidence for p in found.images.pictures]
     assert confidences == sorted(confidences, reverse=True)
 
 
@@ -397,12 +399,11 @@ def test_images_are_named_by_their_files_where_any_run_names_them(
     found = compare_below(tmp_path)
     assert found.images is not None
     assert found.problems == ()
-    assert len(found.images.all_wrong) == 24
-    for picture in (*found.images.all_wrong, *found.images.confident_errors):
-        assert picture.name in names
+    assert found.images.num_kept == len(found.images.pictures) == NUM_IMAGES
+    assert {picture.name for picture in found.images.pictures} == set(names)
     page, text = render_page(found), render_markdown(found)
     name = found.images.all_wrong[0].name
-    assert f"<span>{escape(name)}</span>" in page
+    assert f"<small>{escape(name)}</small>" in page
     assert f"- {escape_markdown(name)}: class" in text
     assert "<b>" not in page
 

@@ -14,6 +14,7 @@ from tests.run_folders import write_run
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
+from triptych.tools.compare.pictures import compare_images
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes, write_outcomes
 from triptych.tools.evaluate.settings import LEVELS
@@ -81,14 +82,14 @@ def repeat(comparison: Comparison) -> Callable[[int], Comparison]:
 
     def build(number: int) -> Comparison:
         labels = [f"recipe {n}" for n in range(number)]
-        recipe, curve, images = comparison.recipes[0], comparison.curves[0], comparison.images
-        assert images is not None
+        recipe, curve = comparison.recipes[0], comparison.curves[0]
         networks = [replace(recipe.first, label=label) for label in labels]
+        recipes = tuple(replace(recipe, label=each.label, networks=(each,)) for each in networks)
         return replace(
             comparison,
-            recipes=tuple(replace(recipe, label=each.label, networks=(each,)) for each in networks),
+            recipes=recipes,
             curves=tuple(replace(curve, label=label) for label in labels),
-            images=replace(images, num_only_right=(1,) * number),
+            images=compare_images(recipes, {}, {}),
             differing={},
             image_types=(),
             losses=(),

@@ -51,7 +51,7 @@ def list_known(c: Comparison) -> Iterator[tuple[str, Any]]:
         yield network.label, (scores.nll, scores.brier, [scores.top_k[k] for k in (1, 3, 5)])
         yield network.label, (network.ece, network.costs)
     for recipe in c.recipes:
-        yield recipe.label, recipe.f1
+        yield from zip(recipe.classes, recipe.f1, strict=True)
         yield from zip(recipe.classes, recipe.confusion, strict=True)
         assert recipe.calibration
         before, temperature, after = recipe.calibration

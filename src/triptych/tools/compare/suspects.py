@@ -305,8 +305,10 @@ def choose_pictures(tested: Tested, suspect: NDArray[np.bool_]) -> tuple[Picture
     pixels, files = read_pictures(firsts, tested.problems)
     test, classes = firsts[0].test, tested.recipes[0].classes
     listed = zip(test.index[suspect].tolist(), test.labels[suspect], strict=True)
-    shown = [(n, classes[label]) for n, label in listed if n in pixels][:MAX_PICTURES]
-    return tuple(Picture(files.get(n, f"no. {n}"), pixels[n], name, ()) for n, name in shown)
+    shown = [(n, int(label)) for n, label in listed if n in pixels][:MAX_PICTURES]
+    return tuple(
+        Picture(files.get(n, f"no. {n}"), pixels[n], label, classes[label]) for n, label in shown
+    )
 
 
 def write_sentences(section: Suspects) -> Iterator[str]:

@@ -30,8 +30,16 @@ from triptych.tools.compare.content import BaseComparison, Comparison
 from triptych.tools.report import charts
 from triptych.tools.report.answer import draw_answer
 from triptych.tools.report.charts import Key
+from triptych.tools.report.classes import (
+    draw_classes,
+    draw_difference,
+    draw_matrix,
+    list_empty,
+    subtract_best,
+)
 from triptych.tools.report.costs import draw_costs, list_unmeasured
 from triptych.tools.report.curves import draw_calibration, draw_curves, draw_image_types
+from triptych.tools.report.images import encode_picture, encode_pictures
 from triptych.tools.report.shares import draw_shares
 from triptych.tools.statistics.inference import (
     MIN_SEEDS,
@@ -62,9 +70,8 @@ OF_LABELS = {  # of runs with any number of labels an image
     "labels_method": CONTENTS["method"],
     "reproduce": CONTENTS["reproduce"],
 }
-SCRIPTS = ("page.js", "export.js", "check.js")  # each in a block of its own
-MAX_CELLS = 1000  # of a side of a matrix that is a picture
-MAX_SIDE = 96  # of a picture in the gallery, in pixels
+# Each in a block of its own.
+SCRIPTS = ("page.js", "export.js", "check.js", "classes.js", "images.js")
 
 
 def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -81,6 +88,11 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         list_contents(comparison),
         **content,
         curves=draw_curves(comparison.recipes, comparison.curves, key),
+        classes={
+            "difference": subtract_best(comparison.recipes),
+            "charts": draw_classes(comparison.recipes, key),
+        },
+        pictures=encode_pictures(comparison.images.pictures if comparison.images else ()),
         costs=draw_costs(comparison.recipes, key),
         unmeasured=list_unmeasured(comparison.networks),
         calibration=draw_calibration(key),
@@ -196,21 +208,6 @@ def locate(value: float, scale: Interval) -> str:
     return f"{100 * (value - low) / (high - low) if high > low else 50:.1f}%"
 
 
-def png(pixels: NDArray[np.uint8]) -> str:
-    """An image (3, H, W); of a large one, every so many pixels, for a page holds dozens."""
-    step = math.ceil(max(pixels.shape[1:]) / MAX_SIDE)
-    return encode_png(pixels[:, ::step, ::step].transpose(1, 2, 0))
-
-
-def heat_png(counts: NDArray[np.int64]) -> str:
-    """A matrix (C, C), a pixel a cell, or a few where there are many: the square root of its share
-    of the row."""
-    starts = np.arange(0, len(counts), math.ceil(len(counts) / MAX_CELLS))
-    counts = np.add.reduceat(np.add.reduceat(counts, starts, axis=0), starts, axis=1)
-    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return encode_png(np.sqrt(counts / totals), cmap="Blues", vmin=0, vmax=1)
-
-
 def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
     """A data: URL of pixels (H, W, 3), or of values (H, W) in these colours."""
     buffer = io.BytesIO()
@@ -222,5 +219,6 @@ FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
     *(short, share, find_scale, locate),
-    *(formats.data_uri, png, heat_png, sanitize, Markup),
+    *(encode_picture, draw_matrix, draw_difference, list_empty),
+    *(formats.data_uri, sanitize, Markup),
 )
