@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.tiny import TARGETS
 from triptych.errors import UserError
 from triptych.runs.predictions import read_predictions
 from triptych.tools.evaluate import command, rebuild
+from triptych.tools.statistics.inference import wilson
 
 TRUSTED = f"trusted_targets=[{','.join(TARGETS)}]"
 
@@ -158,6 +160,32 @@ def test_image_types_and_mirrored_scores_stay_when_a_later_evaluation_leaves_the
         assert (copied / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_screen_has_a_line_a_run_by_the_figures_of_its_evaluation(
+    copied: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "80")
+    evaluate_runs(str(copied))
+    found, correct = read(copied), read_predictions(copied / "predictions" / "test.npz").correct
+    shown = capsys.readouterr().out
+    assert ("\x1b" in shown) == terminal
+    head, row = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()[-2:]
+    assert max(len(head), len(row)) <= 80
+    cells = dict(zip(*(re.split(r"  +", line.strip()) for line in (head, row)), strict=True))
+    low, high = wilson(int(correct.sum()), len(correct))
+    assert cells["accuracy"] == f"{100 * correct.mean():.2f} %"
+    assert cells["95 % interval"] == f"({100 * low:.2f} to {100 * high:.2f})"
+    assert cells["F1"] == f"{100 * found['macro']['f1']:.2f} %"
+    assert cells["loss"] == f"{found['nll']:.4f}"
+    assert cells["ECE"] == f"{found['calibration']['ece']:.4f}"
+    assert cells["as logged"] == "exactly"
+
+
 def test_the_largest_difference_is_of_metrics_not_counts_and_nan_is_the_largest() -> None:
     metrics = {"test/loss": 0.5, "test/accuracy": 0.9, "test/undefined_classes": 2}
     logged = {"test/accuracy": 0.8, "test/undefined_classes": 7}
@@ -176,7 +204,12 @@ def test_runs_that_cannot_be_evaluated_are_named_and_the_rest_goes_on(
     (cut / "run.json").write_text('{"schema": 1,')
     change_record(running, status="running")
     scored: list[Path] = []
-    monkeypatch.setattr(command, "evaluate_split", lambda run, *_: scored.append(run.record.folder))
+
+    def score(run: rebuild.RebuiltRun, *_: Any) -> dict[str, str]:
+        scored.append(run.record.folder)
+        return {"run": "of a stand-in", "loss": "0.5"}
+
+    monkeypatch.setattr(command, "evaluate_split", score)
     evaluate_runs(str(copied.parent))
     assert scored == [copied]
     left_out = [text for text in caplog.messages if text.startswith("left out: ")]

@@ -59,9 +59,8 @@ def results(run: Path, pattern: str = "*") -> tuple[dict[str, Any], Predictions]
 
 
 def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
-    run: Path, caplog: pytest.LogCaptureFixture
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.INFO)
     before = read_files(run)
     evaluate(run, *SHAPES, "tta=flip")
     document, saved = results(run)
@@ -83,7 +82,7 @@ def test_the_scores_are_those_of_the_network_and_lie_beside_the_runs_own(
     np.testing.assert_array_equal(document["confusion"], confusion_matrix(truth, predicted))
     assert document["calibration"]["temperature"] > 0
     check_tta(document["tta"], logits, mirrored, drawn.test.labels)
-    assert f"accuracy {document['accuracy']:.4f}" in caplog.text
+    assert f"{100 * document['accuracy']:.2f} %" in capsys.readouterr().out
     after = read_files(run)
     assert {name: after[name] for name in before} == before
     new = {name.split("/", 2)[2] for name in after.keys() - before.keys()}

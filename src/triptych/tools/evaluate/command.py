@@ -6,6 +6,7 @@ was logged, and looked at more closely; its cost is measured when the images are
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from math import isnan
@@ -24,6 +25,7 @@ from triptych.config import Config
 from triptych.data.datamodule import ImageDataModule
 from triptych.errors import UserError, summarize_error
 from triptych.metrics import Scores
+from triptych.runs.durations import format_left
 from triptych.runs.predictions import (
     MULTILABEL,
     MultilabelPredictions,
@@ -31,7 +33,6 @@ from triptych.runs.predictions import (
     write_missing_tables,
 )
 from triptych.runs.reader import FINITE, find_run_folders, sanitize
-from triptych.runs.record import SCORES
 from triptych.runs.trust import drop_training_parts
 from triptych.tools.evaluate import rebuild
 from triptych.tools.evaluate.cost import inference_call, measure_cost, measure_peak_bytes
@@ -47,6 +48,7 @@ from triptych.tools.evaluate.image_types import (
     score_image_types,
 )
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.evaluate.screen import Row, describe_run, print_rows
 from triptych.tools.evaluate.shifted_sets import (
     ShiftedSet,
     evaluate_shifts,
@@ -58,8 +60,6 @@ from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.report import diagrams
 
 log = logging.getLogger(__name__)
-
-SUMMARY = ("loss", "accuracy", "f1", "precision", "recall")
 
 
 def evaluate(config: Config, overrides: list[str]) -> None:
@@ -75,17 +75,22 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     folders = find_run_folders(config["run"], "run")
     harder = SharedImages(MAX_BYTES_KEPT if len(folders) > 1 else 0)
     shifted = read_sets(config)
-    evaluated = []
-    for folder in folders:
+    evaluated, rows, started = [], [], time.monotonic()
+    for number, folder in enumerate(folders, 1):
         try:
-            evaluate_run(folder, config, overrides, device, harder, shifted)
+            rows.append(evaluate_run(folder, config, overrides, device, harder, shifted))
             evaluated.append(folder)
         except UserError as error:
             if len(folders) == 1:
                 raise
             log.warning("left out: %s", " ".join(str(error).split()))
+        if number < len(folders):
+            seconds = (time.monotonic() - started) / number * (len(folders) - number)
+            log.info("%d of %d runs done, %s", number, len(folders), format_left(seconds))
     if not evaluated:
         raise UserError("run: none could be evaluated")
+    is_place = len(rows) > 1 and not config["data"] and isinstance(config["run"], str)
+    print_rows(rows, config["run"] if is_place else None)
     if config["suspect_labels"]:
         from triptych.tools.evaluate.suspect_labels import report_suspect_labels  # few need it
 
@@ -99,8 +104,9 @@ def evaluate_run(
     device: torch.device,
     harder: SharedImages,
     shifted: Sequence[ShiftedSet],
-) -> None:
-    """One run; raises UserError where its folder, its images or this machine do not allow it."""
+) -> Row:
+    """One run, a line of the screen; raises UserError where its folder, its images or this machine
+    do not allow it."""
     check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     if run.task:
@@ -114,7 +120,7 @@ def evaluate_run(
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
-        evaluate_split(run, config, trainer, harder, shifted)
+        row = evaluate_split(run, config, trainer, harder, shifted)
         if config["cost"]:
             cost = measure_cost(run, config["cost_seconds"], peak_memory)
             write_json(folder / "cost.json", cost)
@@ -125,6 +131,7 @@ def evaluate_run(
         reason = summarize_error(error)
         raise UserError(f"{folder}: cannot be evaluated ({reason})") from error
     log.info("evaluated: %s", folder)
+    return row
 
 
 def evaluate_split(
@@ -133,7 +140,7 @@ def evaluate_split(
     trainer: pl.Trainer,
     harder: SharedImages,
     shifted: Sequence[ShiftedSet],
-) -> None:
+) -> Row:
     """Score a split again, compare with what was logged, and show where the network fails."""
     split, folder = config["split"], run.record.folder
     data = rebuild.read_data(run, config["data_root"], config["batch_size"])
@@ -162,6 +169,7 @@ def evaluate_split(
     write_evaluation(folder, split, document)
     if config["grad_cam"]["images"] != "none":
         draw_grad_cam(run, predictions, images, files, config)
+    return describe_run(run, document, predictions)
 
 
 def write_evaluation(folder: Path, split: str, document: dict[str, Any]) -> None:
@@ -221,23 +229,12 @@ def find_largest_difference(
 
 
 def log_scores(run: RebuiltRun, document: dict[str, Any], protocol: str) -> None:
-    """A line of scores beside what was logged, and one of the study's protocol on request."""
-    metadata, split = run.record.metadata, document["split"]
-    values = {name.removeprefix(f"{split}/"): v for name, v in document["metrics"].items()}
-    more = (name for name in values if name not in SCORES)
-    scores = [f"{name} {values[name]:.4f}" for name in (*SUMMARY, *more) if name in values]
-    if "calibration" in document:
-        scores += [f"calibration error {document['calibration']['ece']:.4f}"]
-    heading = f"{metadata['model']} seed {metadata['seed']}"
-    match find_largest_difference(document["metrics"], document["logged"]):
-        case None:
-            compared = "nothing was logged"
-        case _, 0:
-            compared = "exactly as logged"
-        case name, gap:
-            places = f"trained on {metadata['device']}, here {document['device']}"
-            compared = f"largest difference from what was logged: {name} by {gap:.2g} ({places})"
-    log.info("%s", "  ".join([heading, *scores, compared]))
+    """Where scores differ from what was logged, and those of the study's protocol on request."""
+    metadata = run.record.metadata
+    name, gap = find_largest_difference(document["metrics"], document["logged"]) or ("", 0)
+    if gap:
+        places = f"trained on {metadata['device']}, here {document['device']}"
+        log.info("largest difference from what was logged: %s by %.2g (%s)", name, gap, places)
     if protocol == "paper" and "paper" in document:
         log.info(
             "by the study's protocol (last %d of %d images): F1 %.4f, precision %.4f, recall %.4f",

@@ -30,6 +30,7 @@ from triptych.runs.predictions import Predictions
 from triptych.runs.record import write_arrays, write_prediction_table
 from triptych.tools.evaluate.document import evaluate_predictions, write_json
 from triptych.tools.evaluate.rebuild import RebuiltRun, use_threads
+from triptych.tools.evaluate.screen import Row, describe_run
 from triptych.tools.evaluate.tta import evaluate_mirrored
 from triptych.tools.statistics.groups import share_interval
 from triptych.tools.statistics.scores import average_present, score_predictions
@@ -53,8 +54,9 @@ class ExternalImages:
     about: dict[str, Any]  # what the results say of them
 
 
-def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> None:
-    """Score images that are not of the run's own set, into a folder of their own."""
+def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> Row:
+    """Score images that are not of the run's own set, into a folder of their own; a line of the
+    screen."""
     external = read_external(run, config, overrides)
     metadata = run.record.metadata
     batch_size = run.batch_size(config["batch_size"])
@@ -65,20 +67,13 @@ def evaluate_external(run: RebuiltRun, config: Config, overrides: list[str]) -> 
     document |= {name: metadata[name] for name in ("model", "seed", "best_epoch", "config_hash")}
     document |= {"device": device_name(run.device), "precision": run.precision}
     document["num_threads"] = num_threads
-    scores = {"loss": document["nll"], **document["macro"]}
-    log.info(
-        "%s seed %d on %s  accuracy %.4f (95 %% CI %.4f to %.4f)  %s  calibration error %.4f",
-        *(metadata["model"], metadata["seed"], external.name),
-        *(document[name] for name in ("accuracy", "accuracy_low", "accuracy_high")),
-        "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
-        document["calibration"]["ece"],
-    )
     if config["tta"] != "none":
         document["tta"] = evaluate_mirrored(
             run, external.images, predictions, config["batch_size"], of_present=True
         )
     write_json(external.folder / "evaluation.json", document)
     log.info("evaluated: %s", external.folder)
+    return describe_run(run, document, predictions)
 
 
 def read_external(run: RebuiltRun, config: Config, overrides: Sequence[str]) -> ExternalImages:
