@@ -16,13 +16,13 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     if differing:
         names = join_words([*differing], MAX_WORDS)
         sentences.append(
-            f"Besides the network, the runs differ in {names}: a difference between recipes is one "
-            "of whole recipes, not of networks alone."
+            f"The runs also differ in {names}: a difference is one between whole recipes, not "
+            "between networks alone."
         )
     if any(recipe.first.num_groups for recipe in recipes):
         sentences.append(
-            "Test images belong together in groups, as photos of one object do: every interval and "
-            "test is over groups, which may be few; scores and counts are of images."
+            "Test images come in groups, such as photos of one object: intervals and tests are "
+            "over these, which may be few; scores and counts are of images."
         )
     notes = [n for r in recipes for each in r.networks for n in each.metadata["notes"] or ()]
     leaks = dict.fromkeys(note for note in notes if note.startswith(LEAK))
@@ -43,8 +43,8 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     ]
     if undefined:
         sentences.append(
-            "A class without test images or predictions has no precision or recall. It counts as 0 "
-            f"in macro averages, as in scikit-learn: {join_words(undefined, MAX_WORDS)}."
+            "Classes without test images or predictions count as 0 in macro averages, as in "
+            f"scikit-learn: {join_words(undefined, MAX_WORDS)}."
         )
     return tuple(sentences)
 
@@ -53,19 +53,19 @@ def describe_choices(recipes: Sequence[Recipe]) -> list[str]:
     """What chose the networks, as far as that is known."""
     guests = [recipe.label for recipe in recipes if recipe.first.is_guest]
     sentences = [
-        "One split and one test set: no interval here covers how the figures would change with "
-        "another split, or with test images from elsewhere."
+        "One split and one test set: no interval covers another split, or test images from "
+        "elsewhere."
     ]
     if len(guests) < len(recipes):
         sentences.append(
-            "Validation images chose the epoch of each run, unless its recipe scores the last one; "
-            "test images chose nothing."
+            "Validation images chose the epoch of each run, unless it is the last one; test images "
+            "chose nothing."
         )
     if guests:
         names = join_words(guests, MAX_WORDS) if len(guests) < len(recipes) else "these networks"
         sentences.append(
-            f"Of {names} only the answers are known: not which images trained them, nor whether "
-            "test images chose their epoch or settings."
+            f"Of {names} only predictions are known: not the training images, nor whether test "
+            "images chose epoch or settings."
         )
     alike: dict[bytes, list[TrainedNetwork]] = {}
     for network in (network for recipe in recipes for network in recipe.networks):
@@ -77,8 +77,8 @@ def describe_choices(recipes: Sequence[Recipe]) -> list[str]:
         if len(same) > 1:
             names = join_words([network.label for network in same], MAX_WORDS)
             sentences.append(
-                f"{names} answer every image alike: one network under several names, or a seed "
-                "that changes nothing? Each counts as a training of its own."
+                f"{names} give every image the same class: one network under several names, or a "
+                "seed that changes nothing? Each counts as a training of its own."
             )
     return sentences
 
@@ -91,13 +91,13 @@ def describe_code(recipes: Sequence[Recipe]) -> list[str]:
             named.update(files)
             sentences.append(
                 f"Runs of {recipe.label} were trained by different code: "
-                f"{join_words(files, MAX_WORDS)}. What is said of the recipe mixes them."
+                f"{join_words(files, MAX_WORDS)}. Its figures mix them."
             )
     networks = [each for recipe in recipes for each in recipe.networks if not each.is_guest]
     if files := [name for name in find_other_code(networks) if name not in named]:
         sentences.append(
-            f"Recipes were trained by different code: {join_words(files, MAX_WORDS)}. A difference "
-            "between them may be one of the code."
+            f"Recipes were trained by different code: {join_words(files, MAX_WORDS)}. It may cause "
+            "their difference."
         )
     unknown = sum(network.metadata["code"] is None for network in networks)
     if 0 < unknown < len(networks):

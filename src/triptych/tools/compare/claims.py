@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     claim: Claim
     kind: Literal["recipes", "networks"]  # networks where both are single ones
-    difference: WithInterval  # of A less B, at the level that is tested
+    difference: WithInterval  # of A minus B, at the level that is tested
     level: float
     p: float  # two-sided, of the nearest truth of which the claim would be wrong
     tried: Try  # its p is that of the log, or else adjusted by Holm over the claims of one command
@@ -114,7 +114,7 @@ def subtract_values(a: Recipe, b: Recipe, question: Question) -> Estimate:
 
 
 def is_of_recipes(a: Recipe, b: Recipe) -> bool:
-    """Whether what is said is of training again, at least of one of them."""
+    """Whether it is a claim about recipes, at least about one of them."""
     return len(a.networks) > 1 or len(b.networks) > 1
 
 

@@ -6,6 +6,7 @@ Strings may come out of somebody's run folder: whoever shows them escapes them.
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -14,7 +15,7 @@ from triptych.runs.reader import sanitize
 from triptych.runs.storage import escape_formulas, replace_non_finite
 from triptych.tools.compare import formats
 from triptych.tools.compare.pictures import ImageByImage
-from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.recipes import Recipe, list_differing
 from triptych.tools.compare.runs import Curve, ImageTypes, Problem, TrainedNetwork
 from triptych.tools.statistics.crossed import crossed_mean
 from triptych.tools.statistics.inference import LEVEL, Interval, WithInterval
@@ -147,7 +148,7 @@ class Pair:
     b: str
     num_images: int
     num_seeds: tuple[int, int]  # (1, 1) for trained networks
-    difference: WithInterval  # value of a less that of b; simultaneous over the table's pairs
+    difference: WithInterval  # value of a minus that of b; simultaneous over the table's pairs
     p: float  # of accuracies of networks exact McNemar, else t
     p_holm: float  # adjusted over the table's pairs: the words of a difference follow it alone
     level: float = LEVEL  # of the interval by itself, over the table's pairs and a plan's looks
@@ -353,6 +354,23 @@ class BaseComparison:
         pairs = [pair.better_first for pair in table.pairs]
         return sorted(pairs, key=lambda pair: (places.get(pair.a, 0), places.get(pair.b, 0)))
 
+    def list_commands(self) -> list[tuple[str, str, str]]:
+        """Of runs that one command trained, apart from the seed: their names, on what, and it."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for recipe in self.recipes:
+            for run in (network for network in recipe.networks if not network.is_guest):
+                seed, commit = run.metadata["seed"], f"commit {run.metadata['git_commit']}"
+                known = (commit, run.metadata["device"], run.metadata["precision"], run.versions)
+                command = re.sub(
+                    rf"\bseed={seed}(?!\S)", "seed=<seed>", run.metadata["command"] or ""
+                )
+                key = recipe.label, "; ".join(filter(None, known)), command
+                groups.setdefault(key, []).append(str(seed))
+        return [
+            (f"{label}, seed {formats.join_words(seeds)}", known, command)
+            for (label, known, command), seeds in groups.items()
+        ]
+
     def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
         """Of a network, by column."""
         raise NotImplementedError
@@ -380,7 +398,7 @@ class Comparison(BaseComparison):
     @property
     def has_study(self) -> bool:
         """Whether the reference study's figures belong beside these."""
-        return bool(self.runs) or self.networks[0].metadata["data"] == STUDIED
+        return any(network.metadata["data"] == STUDIED for network in self.networks)
 
     def list_scores(self, network: TrainedNetwork) -> dict[str, float]:
         scores = network.scores
@@ -402,13 +420,21 @@ class Comparison(BaseComparison):
 
 
 def write_csv(comparison: BaseComparison) -> str:
-    """A line a run, fractions; empty where not measured."""
-    text = io.StringIO()
-    names = [*comparison.columns, *comparison.own_metrics]
+    """A line a run, fractions; empty where not measured. Behind the agreed columns: the recipe,
+    scores in validation, and the settings that differ."""
+    validated = {name for network in comparison.networks for name in network.val_scores}
+    more = [*comparison.own_metrics, "recipe", *sorted(validated), *comparison.differing]
+    names = [*dict.fromkeys([*comparison.columns, *more])]
     if comparison.has_groups:
         names.insert(names.index("num_test") + 1, "num_groups")
-    values = (_list_columns(each) | comparison.list_scores(each) for each in comparison.networks)
+    values = (
+        {"recipe": recipe.label, **list_differing(network), **_list_columns(network)}
+        | comparison.list_scores(network)
+        for recipe in comparison.recipes
+        for network in recipe.networks
+    )
     rows = [[replace_non_finite(row.get(name)) for name in names] for row in values]
+    text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *map(escape_formulas, rows)])
     return text.getvalue()
 
@@ -417,6 +443,7 @@ def _list_columns(network: TrainedNetwork) -> dict[str, Any]:
     where, accuracy = network.cost or network.metadata, network.accuracy
     return {
         **network.own_metrics,
+        **network.val_scores,
         **{name: network.metadata[name] for name in ("model", "weights", "data", "seed")},
         "num_test": network.num_test,
         "num_groups": network.num_groups,

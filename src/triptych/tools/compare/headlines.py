@@ -23,13 +23,13 @@ def write_question(recipes: Sequence[Recipe], question: Question) -> str:
         what = "How accurate is" if measure is ACCURACY else f"What is the {measure.name} of"
         return f"{what} {labels[0]} {on}?"
     names = join_words(labels) if len(labels) <= MAX_NAMES else f"these {len(labels)} recipes"
-    asked = f"Which of {names} {_compare_by(measure, len(labels))} {on}"
+    asked = f"Which of {names} {compare_by(measure, len(labels))} {on}"
     if question.margin is None:
         return f"{asked}?"
     return f"{asked}, and which are as good as each other within {name_margin(question)}?"
 
 
-def _compare_by(measure: Measure, num_recipes: int) -> str:
+def compare_by(measure: Measure, num_recipes: int) -> str:
     if measure is ACCURACY:
         return "is more accurate" if num_recipes == 2 else "is most accurate"
     degrees = ("higher", "highest") if measure.sign == 1 else ("lower", "lowest")
@@ -88,7 +88,7 @@ def write_headline(pair: Pair, num_pairs: int, digits: int) -> Headline:
     bounds = f", 95 % CI {formats.interval(low, high, write, digits)}" if low == low else ""
     amount = f"{write(value, digits)} {pair.measure.unit}".strip()
     text = f"{write_claim(pair)}: {amount}{bounds.replace('+', '')}."
-    adjusted = f", adjusted for {num_pairs} pairs" if num_pairs > 1 else ""
+    adjusted = f"; interval and p adjusted for {num_pairs} pairs" if num_pairs > 1 else ""
     images = formats.count_images(pair.num_images, pair.num_groups)
     detail = f"{write_test(pair)}{adjusted}; {images}{write_reach(pair)}"
     return Headline(text, f"{detail}{_explain_contradiction(pair, num_pairs)}")

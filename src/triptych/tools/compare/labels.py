@@ -115,7 +115,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
 
 
 def estimate(*recipes: Recipe) -> Estimate:
-    """The mean over seeds of a recipe, or that of a first less that of a second."""
+    """The mean over seeds of a recipe, or the difference of a first and a second."""
     groups = [list_networks(recipe) for recipe in recipes]
     seeds = [np.array([network.ap for network in group]) for group in groups]
     means = [each.mean() for each in seeds]

@@ -36,7 +36,7 @@ SCORES = {
 
 
 class ScorePair(NamedTuple):
-    """A score of recipe A less that of B; interval and Holm over the pairs of that score."""
+    """A score of recipe A minus that of B; interval and Holm over the pairs of that score."""
 
     metric: str  # of SCORES
     measure: Measure

@@ -38,7 +38,7 @@ class Adjusted(NamedTuple):
 
 
 def compare_networks(recipes: Sequence[Recipe], question: Question = AS_USUAL) -> Pairs:
-    """Trained networks, one a recipe: its lowest seed, chosen without a look at its results."""
+    """Of each recipe its network of the lowest seed, chosen without a look at results."""
     return _compare([recipe.take(0) for recipe in recipes], replace(question, plan=None))
 
 
@@ -151,7 +151,7 @@ def measure_difference(a: Recipe, b: Recipe, metric: str) -> Estimate:
 
 
 def estimate_difference(a: Recipe, b: Recipe, metric: str = "accuracy") -> Estimate:
-    """A's mean of a metric less B's, over the same images and the seeds of each."""
+    """A's mean of a metric minus B's, over the same images and the seeds of each."""
     two = a.trainings(metric), b.trainings(metric)
     if metric == "accuracy" and a.first.test.groups is not None:
         return difference_over_groups(*two)

@@ -107,6 +107,10 @@ class Recipe:
         values = [value for network in self.networks if (value := get(network)) is not None]
         return sum(values) / len(values) if len(values) == len(self.networks) else None
 
+    def average_cost(self, name: str) -> float | None:
+        """Of one of the costs, or of another number of the record."""
+        return self.average(lambda network: (network.metadata | network.costs).get(name))
+
     @cached_property
     def accuracy(self) -> WithInterval:
         """One network's with its own interval; the mean of three seeds or more with a t interval.
@@ -287,12 +291,17 @@ def list_environment(run: TrainedNetwork) -> dict[str, str]:
     }
 
 
+def list_differing(network: TrainedNetwork) -> dict[str, str]:
+    """All that can differ between runs, by name. Nothing is known of guests."""
+    return {} if network.is_guest else list_settings(network) | list_environment(network)
+
+
 def find_differing(recipes: Sequence[Recipe]) -> dict[str, tuple[str, ...]]:
     """Settings, devices and libraries that are not the same for all runs: a value a recipe.
 
     Where runs of a recipe differ, it has all their values. Nothing is known of guests.
     """
-    differing = {}
+    differing: dict[str, tuple[str, ...]] = {}
     for list_values in (list_settings, list_environment):
         tables = [
             [list_values(network) for network in recipe.networks if not network.is_guest]

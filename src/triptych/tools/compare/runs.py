@@ -151,6 +151,13 @@ class TrainedNetwork:
         return {name: value for name, value in values.items() if FINITE.holds(value)}
 
     @property
+    def val_scores(self) -> dict[str, float]:
+        """In validation, of the epoch whose weights were scored, by column of comparison.csv."""
+        logged, more = self.metadata["metrics"], self.metadata["more_metrics"] or ()
+        values = {f"val_{name}": logged.get(f"val/{name}") for name in (*TOLERANCES, *more)}
+        return {name: value for name, value in values.items() if FINITE.holds(value)}
+
+    @property
     def has_probabilities(self) -> bool:
         """Whether the test predictions are more than classes."""
         return self.test.has_probabilities

@@ -83,7 +83,7 @@ def write_verdict(
     trained = pluralize(num_networks, "trained network")
     of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < num_networks else ""
     were = "was" if num_networks == 1 else "were"
-    sentences = [f"{trained}{of} {were} evaluated on {sizes}; every image counts once."]
+    sentences = [f"{trained}{of} {were} evaluated on {sizes}, each counted once."]
     sentences += _write_accuracies(recipes)
     tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
     untested = {recipe.first.label for recipe in recipes if recipe.label not in tested}
@@ -95,8 +95,8 @@ def write_verdict(
     if network_pairs.pairs and question.margin is not None and question.plan is None:
         margin = question.measure.write_margin(question.margin)
         sentences.append(
-            f"The margin of {margin} was given with this comparison, not declared before the runs "
-            "by a plan: if any result was known by then, read it as a description."
+            f"The margin of {margin} was not declared before the runs by a plan: if results were "
+            "known, its verdicts only describe."
         )
     return tuple(sentences)
 
@@ -107,7 +107,7 @@ def _write_accuracies(recipes: Sequence[Recipe]) -> list[str]:
     low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
     return [
         f"Accuracy ranges from {percent(low)} % ({_name_recipes(low, recipes)}) to "
-        f"{percent(high)} % ({_name_recipes(high, recipes)}); the table has each with its interval."
+        f"{percent(high)} % ({_name_recipes(high, recipes)}); see the table."
     ]
 
 
@@ -123,13 +123,11 @@ def write_accuracy(recipe: Recipe) -> str:
     claim = f"{recipe.label} classifies {percent(value)} % of {images} correctly"
     if math.isnan(low):
         mean = f"{claim}, mean of {pluralize(seeds, 'seed')}"
-        return f"{mean}, without an interval: that takes {MIN_SEEDS} seeds and two images."
-    bounds = f"{formats.interval(low, high)} %"
+        return f"{mean} (no interval: that takes {MIN_SEEDS} seeds and two images)."
+    bounds, what = f"{formats.interval(low, high)} %", "groups" if num_groups else "images"
     if seeds == 1:
-        how = "t interval over groups" if num_groups else "Wilson interval over images"
-        return f"{claim} (one seed; 95 % {how} {bounds})."
-    what = "groups" if num_groups else "images"
-    return f"{claim}, mean of {seeds} seeds (95 % t interval over seeds and {what} {bounds})."
+        return f"{claim} (one seed; 95 % CI over {what} {bounds})."
+    return f"{claim} (mean of {seeds} seeds; 95 % CI over seeds and {what} {bounds})."
 
 
 def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
@@ -142,13 +140,13 @@ def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     if margin is not None:
         inferior = counts["a_not_inferior"] + counts["b_not_inferior"]
         others = (
-            f"of the others {counts['equivalent']} are equivalent within ±"
+            f"of the others {counts['equivalent']} are as good as each other within ±"
             f"{measure.write_margin(margin)}, in {inferior} one is not worse by more, and "
             f"{counts['undecided']} are undecided"
         )
     return [
         f"Of {len(pairs)} pairs of {kind}, {counts['better']} differ significantly in "
-        f"{measure.name} and {others}; the table of pairs has each with its interval."
+        f"{measure.name} and {others}; see the table of pairs."
     ]
 
 
@@ -182,16 +180,12 @@ def compare_costs(a: Recipe, b: Recipe) -> str:
     shares = []
     for name, words, of in SHARES:
         places = {getattr(each, of) for each in (*a.networks, *b.networks)} if of else {""}
-        mine, others = _average_cost(a, name), _average_cost(b, name)
+        mine, others = a.average_cost(name), b.average_cost(name)
         if len(places) == 1 and mine and others:
             shares.append((mine / others, words))
     if not shares or shares[0][0] >= 1:
         return ""
     return join_words([f"{percent(share, 0)} % of its {words}" for share, words in shares])
-
-
-def _average_cost(recipe: Recipe, name: str) -> float | None:
-    return recipe.average(lambda network: (network.metadata | network.costs).get(name))
 
 
 def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
@@ -218,7 +212,7 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
             end += f" {pair.b} comes within the margin of {pair.a} at {pair.costs[1]}."
     bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", write_test(pair)
     if num_pairs > 1:
-        bounds, p = f"{bounds}, simultaneous over {num_pairs} pairs", f"{p} after Holm"
+        p = f"{p}; {'both ' * (low == low)}adjusted for {num_pairs} pairs"
     bounds = bounds.replace("+", "") if low == low else "no interval"
     amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
     return f"{claim}{where}: {amount} ({bounds}; {p}{end}"

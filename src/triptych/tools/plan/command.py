@@ -19,6 +19,7 @@ from triptych.runs.record import config_hash
 from triptych.runs.storage import translate_write_errors
 from triptych.tools.compare.content import MEASURES
 from triptych.tools.compare.formats import join_words
+from triptych.tools.compare.headlines import compare_by
 from triptych.tools.plan.document import Plan, PlannedRecipe, read_plan, write_plan
 from triptych.tools.plan.outlook import Design, assume, describe_cost, foretell
 from triptych.tools.plan.settings import RULES
@@ -162,8 +163,8 @@ def ask(recipes: Sequence[PlannedRecipe], settings: Config) -> str:
     """What the runs must answer."""
     names, measure = join_words([recipe.label for recipe in recipes]), MEASURES[settings["metric"]]
     margin = settings["margin"] and measure.write_margin(settings["margin"] / measure.per_unit)
-    good = f", or good enough within {margin}" if margin else ""
-    return f"Which of {names} is {measure.better}{good}, trained again with other seeds?"
+    good = f", and which are as good as each other within {margin}" if margin else ""
+    return f"Which of {names} {compare_by(measure, len(recipes))} with new seeds{good}?"
 
 
 def put(plan: Plan, path: Path, *, overwrite: bool) -> str:

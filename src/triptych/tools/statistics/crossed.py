@@ -112,7 +112,7 @@ def crossed_difference(
     bounds: Interval = UNBOUNDED,
     pseudo_images: bool = False,
 ) -> Estimate:
-    """The mean of A's values less that of B's, on the same images.
+    """The mean of A's values minus that of B's, on the same images.
 
     A recipe of one training is that network, whose scatter over seeds is left out. `pseudo_images`:
     of a difference of accuracies, the two that Bonett and Price (2012) add. Raises ValueError of
