@@ -241,7 +241,7 @@ def test_the_same_name_and_seed_twice_and_one_network_under_two_names_are_named(
     comparison = compare_files(root)
     [problem] = comparison.problems
     assert "same name and seed" in problem.what
-    alike = [line for line in comparison.cautions if "alike" in line]
+    alike = [line for line in comparison.cautions if "the same class" in line]
     assert len(alike) == 1
     assert "net seed 1 and other" in alike[0]
 
