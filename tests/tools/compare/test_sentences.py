@@ -119,7 +119,8 @@ def test_costs_are_described_untested_and_only_where_measured_alike(
         cost = {"device": "cpu", "latency_ms_p50": 5.0 - n, "macs": 2_000_000}
         (folder / "cost.json").write_text(json.dumps(cost))
     sentence = compare_below(tmp_path).verdict[-1]
-    assert sentence.startswith("Described, not tested: fewest parameters, vgg11 (1,005)")
+    assert sentence.startswith("Described, not tested: ")
+    assert "fewest parameters, vgg11 (1,005)" in sentence
     assert "shortest median latency at batch 1, vgg11 (3.0 ms)" in sentence
     assert "multiply-accumulates" not in sentence  # all need the same
     assert "highest accuracy" not in sentence  # all tie
