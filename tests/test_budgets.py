@@ -195,8 +195,8 @@ def test_the_house_has_at_most_37_rooms() -> None:
     assert 20 < len(loose) + len(folders) + 1 <= 37
 
 
-def test_the_source_has_at_most_32600_lines_and_the_tests_33400() -> None:
-    assert 5000 < count_lines(SOURCES) <= 32_600
+def test_the_source_has_at_most_32800_lines_and_the_tests_33400() -> None:
+    assert 5000 < count_lines(SOURCES) <= 32_800
     assert 5000 < count_lines(TESTS) <= 33_400
 
 

@@ -54,7 +54,9 @@ def compare_runs(root: Path, name: str, num_seeds: int = 1) -> Comparison:
         for seed in range(num_seeds):
             rate = {"optim.lr": 0.1 if model == "resnet50" else 0.2}
             shape = {"num_classes": 10, "num_images": 400, "skill": skill, "settings": rate}
-            folder = write_run(root, model, seed, classes=classes, command=name, **shape)
+            folder = write_run(
+                root, model, seed, classes=classes, command=name, data="cifar10", **shape
+            )
             write_evaluation(folder, "cuda" if model == "resnet50" else "cpu")
     write_run(root, "alexnet", status="running")
     return build_comparison(*read_runs(find_run_folders([str(root)])))
