@@ -75,8 +75,9 @@ def write_table(paths: list[Path], group: str) -> str:
 def write_page() -> str:
     parts = [PAGE.read_text().split("\n## ")[0]]  # its introduction is written by hand
     for command in COMMANDS:
-        path = CONFIGS / f"{command}.yaml"
-        parts += [f"## {command}", describe(path), write_table([path], "")]
+        paths = [CONFIGS / f"{command}.yaml"]
+        paths += [CONFIGS / "extensions" / "default.yaml"] * (command == "train")
+        parts += [f"## {command}", describe(paths[0]), write_table(paths, "")]
     for group in GROUPS:
         paths = sorted((CONFIGS / group).glob("*.yaml"))
         words = [f"- `{group}={path.stem}`: {describe(path)}" for path in paths]
