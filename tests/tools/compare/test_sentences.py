@@ -207,12 +207,12 @@ def test_the_page_begins_with_the_question_and_an_answer_a_pair_the_best_first(
         pair.text == "googlenet is more accurate than alexnet: +21.7 points, 95 % CI 15.1 to 27.8."
     )
     assert "t test p < 0.0001" in pair.detail
-    assert few.text.startswith("1 more recipe has too few seeds")
+    assert few.text.startswith("resnet50 has too few seeds")
 
     for number, model in enumerate(("vgg11", "vgg13", "vgg16", "vgg19"), 1):
         write_run(tmp_path, model, skill=number)
     compared = compare_below(tmp_path)
-    *shown, more = [answer.text for answer in compared.answers]
+    *shown, more, _ = [answer.text for answer in compared.answers]
     assert [text.partition(" seed 0 is more accurate than ")[0] for text in shown] == ["vgg19"] * 3
     assert more.startswith("3 more pairs: ")
 

@@ -64,10 +64,13 @@ def write_headlines(
         num = sum(pair.is_significant for pair in more)
         others = f"{num} with a significant difference, {len(more) - num} without"
         rows.append(Headline(f"{pluralize(len(more), 'more pair')}: {others}."))
-    few = sum(not recipe.has_enough_seeds for recipe in recipes)
-    if few and table is tables[0]:
-        has = "recipe has" if few == 1 else "recipes have"
-        rows.append(Headline(f"{few} more {has} too few seeds: see the pairs of trained networks."))
+    few = [recipe.label for recipe in recipes if not recipe.has_enough_seeds]
+    if table is not tables[0]:
+        rows.append(Headline("One seed each, so this says nothing about retraining."))
+    elif few:
+        has = "has" if len(few) == 1 else "have"
+        text = f"{join_words(few, MAX_HEADLINES)} {has} too few seeds to be compared as recipes"
+        rows.append(Headline(f"{text}: see the pairs of trained networks."))
     return tuple(rows)
 
 
@@ -88,9 +91,10 @@ def write_headline(pair: Pair, num_pairs: int, digits: int) -> Headline:
     bounds = f", 95 % CI {formats.interval(low, high, write, digits)}" if low == low else ""
     amount = f"{write(value, digits)} {pair.measure.unit}".strip()
     text = f"{write_claim(pair)}: {amount}{bounds.replace('+', '')}."
-    adjusted = f"; interval and p adjusted for {num_pairs} pairs" if num_pairs > 1 else ""
-    images = formats.count_images(pair.num_images, pair.num_groups)
-    detail = f"{write_test(pair)}{adjusted}; {images}{write_reach(pair)}"
+    adjusted = " (Holm)" if num_pairs > 1 else ""
+    seeds = "" if pair.num_seeds == (1, 1) else f", {count_seeds(pair)}"
+    images = formats.count_images(pair.num_images, pair.num_groups, "image")
+    detail = f"{write_test(pair)}{adjusted}; {images}{seeds}."
     return Headline(text, f"{detail}{_explain_contradiction(pair, num_pairs)}")
 
 
@@ -98,17 +102,15 @@ def _explain_contradiction(pair: Pair, num_pairs: int) -> str:
     """Where the interval seems to say another thing than the test, which alone decides."""
     if pair.is_significant and pair.difference.includes_zero:
         return f" The interval includes 0: it covers all {num_pairs} pairs, stricter than the test."
-    if pair.verdict == "undecided" and pair.margin is None and pair.difference.low > 0:
+    bounds_same_side = pair.difference.low * pair.difference.high > 0
+    if pair.verdict == "undecided" and pair.margin is None and bounds_same_side:
         return " The interval excludes 0, but the exact test is stricter and decides."
     return ""
 
 
-def write_reach(pair: Pair) -> str:
-    """Of how many seeds a claim is, and what one seed cannot say: the end of a sentence."""
-    if pair.num_seeds == (1, 1):
-        return ". One seed each, so this says nothing about retraining."
+def count_seeds(pair: Pair) -> str:
     n, m = pair.num_seeds
-    return f"; {n} seeds each." if n == m else f"; {n} and {m} seeds."
+    return f"{n} seeds each" if n == m else f"{n} and {m} seeds"
 
 
 def write_claim(pair: Pair) -> str:

@@ -16,12 +16,12 @@ from triptych.tools.compare.content import COSTS, Pair, Pairs, Question
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.headlines import (
     MAX_NAMES,
+    count_seeds,
     explain_no_pairs,
     name_data,
     write_claim,
     write_headlines,
     write_question,
-    write_reach,
     write_test,
 )
 from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
@@ -197,10 +197,12 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     pair = pair.better_first
     value, low, high = pair.difference
     images = formats.count_images(pair.num_images, pair.num_groups)
-    is_network = pair.num_seeds == (1, 1)
-    where, end = f" on these {images}", f"){write_reach(pair)}"
-    if not is_network:
-        where, end = "", f"{write_reach(pair)[:-1]}, {images})."
+    where, end = "", f"; {count_seeds(pair)}, {images})."
+    if pair.num_seeds == (1, 1):
+        where, end = (
+            f" on these {images}",
+            "). One seed each, so this says nothing about retraining.",
+        )
     claim = write_claim(pair)
     if pair.costs[0] and pair.verdict != "undecided":
         claim += f" at {pair.costs[0]}"
