@@ -79,6 +79,16 @@ def test_run_json_tells_from_the_start_what_runs(record: Record, config: Config)
     assert metadata["group_hash"] == config_hash(config, less=("seed",))
 
 
+def test_a_name_is_recorded_and_no_part_of_the_experiment(config: Config) -> None:
+    named = config | {"name": "baseline"}
+    assert config_hash(named) == config_hash(config)
+    record = Record.create(named, [])
+    record.begin(named)
+    assert read_json(record)["name"] == "baseline"
+    record.begin(config)
+    assert read_json(record)["name"] is None
+
+
 def test_run_json_never_holds_nan(record: Record) -> None:
     record.update(metrics={"test/loss": float("nan"), "curve": [1.0, float("inf")]})
     assert read_json(record)["metrics"] == {"test/loss": None, "curve": [1.0, None]}
