@@ -94,12 +94,13 @@ def test_long_values_are_short_and_differ_as_they_did(values: list[str]) -> None
     short = shorten_values(values)
     assert len({*short.values()}) == len({*short}) == len(values)
     assert max(map(len, short.values())) <= 41
-    assert all(short[each] == each for each in values if max(map(len, values)) <= 40)
+    if max(map(len, values)) <= 40 and "(" not in "".join(values):
+        assert all(short[each] == each for each in values)
 
 
 def test_a_list_of_classes_is_named_by_them_or_by_what_they_are_called_with() -> None:
     soup = "Soup(k=3, by=val/accuracy, at_least=2, per_epoch=1), EMA(decay=0.99)"
-    assert [*shorten_values([soup, "EMA(decay=0.99)"]).values()] == ["EMA", "Soup, EMA"]
+    assert [*shorten_values([soup, "EMA(decay=0.99)"]).values()] == ["EMA", "Soup+EMA"]
     other = soup.replace("k=3", "k=4")
     assert {each[:5] for each in shorten_values([soup, other]).values()} == {"…k=3,", "…k=4,"}
 

@@ -29,7 +29,9 @@ def write_cautions(recipes: Sequence[Recipe], differing: Collection[str]) -> tup
     sentences += [f"Groups of images {leak}." for leak in leaks]
     sentences += describe_code(recipes)
     few = sum(len(recipe.networks) < MIN_SEEDS for recipe in recipes)
-    if few:
+    if few == len(recipes):
+        sentences.append(f"Fewer than {MIN_SEEDS} seeds say nothing about retraining.")
+    elif few:
         have, their = ("has", "its") if few == 1 else ("have", "their")
         sentences.append(
             f"{few} of {pluralize(len(recipes), 'recipe')} {have} fewer than {MIN_SEEDS} seeds: "

@@ -98,14 +98,16 @@ def shorten_names(names: Collection[str]) -> dict[str, str]:
 
 
 def shorten_values(values: Iterable[str]) -> dict[str, str]:
-    """The different values of a setting in few letters: as they are; without what classes are
-    called with; or from where they begin to differ, with a digest where that is far."""
+    """The different values of a setting in few letters: `Soup+EMA` of classes, however they are
+    called; as they are; or from where they begin to differ, with a digest where that is far."""
     values = sorted(values)
-    if max(map(len, values)) <= MAX_VALUE:
-        return {value: value for value in values}
-    classes = {value: re.sub(r"\([^()]*\)", "", value) for value in values}
-    if len({*classes.values()}) == len(values) and max(map(len, classes.values())) <= MAX_VALUE:
-        return classes
+    classes = {
+        value: re.sub(r"\([^()]*\)", "", value).replace(", ", "+") if "(" in value else value
+        for value in values
+    }
+    for short in (classes, {value: value for value in values}):
+        if len({*short.values()}) == len(values) and max(map(len, short.values())) <= MAX_VALUE:
+            return short
     letters = enumerate(zip(*values, strict=False))
     start = values[0][: next((n for n, each in letters if len({*each}) > 1), 0)]
     num_shared = max(start.rfind(sign) for sign in " (") + 1
