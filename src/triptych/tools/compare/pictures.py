@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import TrainedNetwork, has_pictures
 
 MAX_PICTURES = 400
 
@@ -48,6 +48,7 @@ class ImageByImage:
     num_all_wrong: int
     num_only_right: tuple[int, ...]  # images that this network alone gets right, in order
     num_right_where_wrong: tuple[tuple[int, ...], ...]  # a line the right one, a column the wrong
+    without: tuple[str, ...]  # the networks whose runs kept no pictures
     num_kept: int  # images of which there are pixels
     pictures: tuple[Picture, ...]  # of these the most informative first
 
@@ -96,6 +97,7 @@ def compare_images(
         num_all_wrong=int((num_right == 0).sum()),
         num_only_right=tuple((right & (num_right == 1)).sum(axis=1).tolist()),
         num_right_where_wrong=tuple(map(tuple, alone.tolist())),
+        without=tuple(n.label for n in networks if not (n.is_guest or has_pictures(n))),
         num_kept=len(kept),
         pictures=tuple(make_picture(place) for place in kept[order]),
     )

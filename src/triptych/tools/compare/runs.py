@@ -409,6 +409,10 @@ def read_curve(network: TrainedNetwork) -> Curve | None:
     return Curve(network.label, np.array(numbers, np.int64), metrics, best_epoch)
 
 
+def has_pictures(network: TrainedNetwork) -> bool:
+    return (network.folder / "predictions" / "test_images.npz").exists()
+
+
 def read_pixels(network: TrainedNetwork) -> dict[int, NDArray[np.uint8]] | None:
     """Test images (3, H, W) that the run kept, by their index in the official set."""
     path = network.folder / "predictions" / "test_images.npz"

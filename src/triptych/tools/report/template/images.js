@@ -59,84 +59,72 @@ if (document.querySelector("#pictures")) {
     show();
   };
 
-  const focus = (place) => {
-    current = Math.max(0, Math.min(place, found.length - 1));
-    if (limit <= current) {
-      limit = current + STEP;
-      show();
-    }
-    for (const { button } of found) button.tabIndex = -1;
-    found[current].button.tabIndex = 0;
-    found[current].button.focus();
-  };
-
   const enlarge = (place) => {
-    current = Math.max(0, Math.min(place, found.length - 1));
-    const { picture, labels, sure, right } = found[current];
+    if (!found[place]) return;
+    current = place;
+    const { picture, labels, sure, right } = found[place];
     const [classes, networks] = [textsOf("truth"), textsOf("network")];
     dialog.querySelector("h4").textContent = picture.alt;
     dialog.querySelector("img").src = picture.src;
-    const rows = labels.map((label, n) => {
-      const row = document.createElement("tr");
-      const shown = [networks[n], `${right[n] ? "✓" : "✗"} ${classes[label]}`, sure[n] >= 0 ? sure[n].toFixed(1) : "–"];
-      for (const text of shown) row.insertCell().textContent = text;
-      return row;
-    });
-    dialog.querySelector("tbody").replaceChildren(...rows);
+    dialog.querySelector("ul").replaceChildren(...labels.map((label, n) => {
+      const item = document.createElement("li");
+      const confidence = sure[n] >= 0 ? ` ${sure[n].toFixed(1)} %` : "";
+      item.textContent = `${right[n] ? "✓" : "✗"} ${classes[label]}${confidence} (${networks[n]})`;
+      return item;
+    }));
     if (!dialog.open) dialog.showModal();
   };
 
-  const steps = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: (width) => -width, ArrowDown: (width) => width };
-  const onArrow = (element, act) => element.addEventListener("keydown", (event) => {
-    if (!steps[event.key]) return;
+  // One stop of the Tab key; arrows move among the buttons within.
+  const rove = (element) => element.addEventListener("keydown", (event) => {
+    const buttons = [...element.querySelectorAll("button")];
+    const tops = buttons.map((each) => each.getBoundingClientRect().top);
+    const width = tops.filter((top) => top === tops[0]).length;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -width, ArrowDown: width };
+    const from = buttons.indexOf(document.activeElement);
+    const next = from >= 0 && buttons[from + steps[event.key]];
+    if (!next) return;
     event.preventDefault();
-    act(steps[event.key]);
+    [buttons[from].tabIndex, next.tabIndex] = [-1, 0];
+    next.focus();
   });
 
-  const choose = (filters) => {
-    form.reset();
-    for (const [name, value] of new URLSearchParams(filters)) fields[name].value = value;
-    filter();
-    form.scrollIntoView();
-    (found[0]?.button ?? fields.kind).focus({ preventScroll: true });
-  };
-
-  // A matrix is one stop of the Tab key; arrows move within.
-  const makeButtons = (figure) => {
-    const cells = [...figure.querySelectorAll("table.heat tbody td")];
-    const buttons = cells.map((cell, n) => {
+  const addButtons = (figure) => {
+    const table = figure.querySelector("table.heat");
+    if (!table) return;
+    const names = [...table.tHead.rows[0].cells].slice(1).map((cell) => cell.textContent);
+    [...table.querySelectorAll("tbody td")].forEach((cell, n) => {
+      const [truth, predicted] = [Math.floor(n / names.length), n % names.length];
       const button = document.createElement("button");
-      const filters = { truth: cell.parentElement.rowIndex - 1, predicted: cell.cellIndex - 1 };
-      button.dataset.filters = new URLSearchParams({ ...filters, network: figure.dataset.network ?? "" });
+      button.dataset.filters = new URLSearchParams({ truth, predicted, network: figure.dataset.network ?? "" });
+      button.title = `${names[truth]} taken for ${names[predicted]}`;
       button.tabIndex = n ? -1 : 0;
       button.append(...cell.childNodes);
       cell.append(button);
-      return button;
     });
-    onArrow(figure, (step) => {
-      const from = buttons.indexOf(document.activeElement);
-      const next = buttons[from + step(Math.sqrt(buttons.length))];
-      if (from < 0 || !next) return;
-      [buttons[from].tabIndex, next.tabIndex] = [-1, 0];
-      next.focus();
-    });
+    rove(table);
   };
 
-  for (const figure of document.querySelectorAll(".confusion")) makeButtons(figure);
+  for (const figure of document.querySelectorAll(".confusion")) addButtons(figure);
   document.addEventListener("click", (event) => {
     const link = event.target.closest("[data-filters]");
     if (!link) return;
     event.preventDefault();
-    choose(link.dataset.filters);
+    form.reset();
+    for (const [name, value] of new URLSearchParams(link.dataset.filters)) fields[name].value = value;
+    filter();
+    form.scrollIntoView();
+    (found[0]?.button ?? fields.kind).focus({ preventScroll: true });
   });
-  images.forEach((image) => image.button.addEventListener("click", () => enlarge(found.indexOf(image))));
-  onArrow(gallery, (step) => {
-    const width = [...gallery.children].filter((each) => each.offsetTop === gallery.children[0].offsetTop).length;
-    focus(found.findIndex(({ button }) => button === document.activeElement) + step(width));
-  });
-  onArrow(dialog, (step) => enlarge(current + step(1)));
+  for (const image of images) image.button.addEventListener("click", () => enlarge(found.indexOf(image)));
+  rove(gallery);
+  dialog.addEventListener("keydown", ({ key }) => enlarge(current + { ArrowLeft: -1, ArrowRight: 1 }[key]));
   dialog.querySelector("button").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", () => focus(current));
+  dialog.addEventListener("close", () => {
+    limit = Math.max(limit, current + 1);
+    show();
+    found[current].button.focus();
+  });
   more.addEventListener("click", () => {
     limit += STEP;
     show();
