@@ -40,18 +40,49 @@
     });
   };
 
+  // The opacity of a picture is the square root of a share of the row.
+  const makeContext = (size) => {
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = size;
+    return canvas.getContext("2d");
+  };
+  const readPicture = async (figure) => {
+    const image = figure.querySelector("img");
+    await image.decode();
+    const size = image.naturalWidth;
+    const context = makeContext(size);
+    context.drawImage(image, 0, 0);
+    return context.getImageData(0, 0, size, size).data.filter((_, n) => n % 4 === 3);
+  };
+
+  const paint = async (figures) => {
+    const [one, other] = await Promise.all(figures.map(readPicture));
+    const colours = ["--series-0", "--series-1"].map((name) => getComputedStyle(difference).getPropertyValue(name));
+    const size = Math.sqrt(one.length);
+    const context = makeContext(size);
+    one.forEach((opacity, n) => {
+      const by = (opacity ** 2 - other[n] ** 2) / 255 ** 2;
+      const isRight = n % (size + 1) === 0;
+      context.fillStyle = colours[(isRight ? by : -by) < 0 ? 1 : 0];
+      context.globalAlpha = Math.sqrt(Math.abs(by));
+      context.fillRect(n % size, Math.floor(n / size), 1, 1);
+    });
+    difference.querySelector("img").src = context.canvas.toDataURL();
+  };
+
   const show = (figures, selects) => {
     const chosen = selects.map((select) => figures[select.value]);
     place.append(...new Set(chosen));
     for (const each of figures) each.hidden = !chosen.includes(each);
     if (!difference) return;
-    const names = selects.map((select) => select.selectedOptions[0].text);
-    const [a, b] = chosen.map((each) => each.dataset);
-    difference.hidden = a.classes !== b.classes || !difference.querySelector("table.heat");
+    difference.hidden = chosen[0].dataset.classes !== chosen[1].dataset.classes;
     if (difference.hidden) return;
-    subtract(chosen);
-    ["--a", "--b"].forEach((name, n) => difference.style.setProperty(name, chosen[n].style.getPropertyValue("--own")));
+    const names = selects.map((select) => select.selectedOptions[0].text);
     for (const each of difference.querySelectorAll("[data-name]")) each.textContent = names[each.dataset.name];
+    const isPicture = Boolean(difference.querySelector("img"));
+    difference.querySelector(".changes").hidden = isPicture && !selects.every((each) => each.selectedOptions[0].defaultSelected);
+    if (isPicture) paint(chosen);
+    else subtract(chosen);
   };
 
   if (choose) {
