@@ -70,8 +70,8 @@ def test_the_comparison_sees_a_single_changed_bit(undisturbed: Path) -> None:
     other["state_dict"]["backbone.network.0.bias"].view(torch.int32)[0] ^= 1
     with pytest.raises(AssertionError, match=r"state_dict/backbone\.network\.0\.bias"):
         assert_equal(one, other)
-    assert len(curves(undisturbed)) >= 20
-    assert {points[0][0] for tag, points in curves(undisturbed).items() if tag == "images"} == {3}
+    assert len(curves(undisturbed)) >= 18
+    assert [step for step, _ in curves(undisturbed)["train/images"]] == [0]
     assert metadata(undisturbed)["best_epoch"] > 1, "or the choice of the best epoch was not tried"
 
 

@@ -6,6 +6,7 @@ Shapes: N images of a split, C classes.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 import lightning.pytorch as pl
@@ -53,12 +54,12 @@ class TensorBoardCallback(Callback):
         self.record = record
         self.loss = type(module.loss).__name__
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero or trainer.global_step:
             return
-        known = self.record.metadata
-        rows = list_settings(self.record, self.loss) | {name: known[name] for name in BESIDES}
-        rows["classes"] = describe_balance(known["classes"], known["num_per_class"])
+        data, known = trainer.datamodule, self.record.metadata
+        rows = list_settings(self.record, self.loss) | {n: known.get(n) for n in BESIDES}
+        rows["classes"] = describe_balance(data.classes, data.num_per_class)
         texts = [(name, str(value)) for name, value in rows.items()]
         self._show_table(trainer, "about/run", ["name", "value"], texts)
         for writer in writers(trainer):
@@ -182,9 +183,16 @@ def format_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row in rows:
         cells = (f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row)
-        signs = (re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", cell) for cell in cells)
-        lines.append(f"| {' | '.join(signs)} |")
+        lines.append(f"| {' | '.join(map(escape, cells))} |")
     return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """As a cell of Markdown, in lines that leave room for the cells beside it."""
+    lines = (
+        re.sub(r"[^\w ]|_", lambda sign: f"&#{ord(sign[0])};", each) for each in wrap(text, 80)
+    )
+    return "<br>".join(lines)
 
 
 def list_settings(record: Record, loss: str) -> dict[str, str | float | None]:
@@ -197,9 +205,9 @@ def list_settings(record: Record, loss: str) -> dict[str, str | float | None]:
             value = value["_target_"].rpartition(".")[2]
         if name in node and not isinstance(value, dict):
             settings[key] = value if type(value) in (str, int, float) else json.dumps(value)
-    known = record.metadata
-    settings |= {"model.weights": known["weights"] or "null", "data.num_train": known["num_train"]}
-    return settings | {"loss": loss}
+    known = {n: record.metadata.get(n) or "null" for n in ("weights", "num_train")}
+    known = {"model.weights": known["weights"], "data.num_train": known["num_train"]}
+    return settings | known | {"loss": loss}
 
 
 def describe_balance(classes: Sequence[str], counts: Sequence[int]) -> str:
