@@ -540,7 +540,7 @@ def test_the_table_has_a_line_a_job_the_best_in_validation_first(
     ends = [outcome("finished", val=0.2, test=0.9), outcome("finished", val=0.4, test=0.7)]
     ends += [outcome("interrupted"), outcome("finished", val=0.3)]
     lines = show(capsys, jobs, ends)
-    assert lines[1] == "3 of 4 jobs finished, 1 interrupted"
+    assert lines[1].startswith("3 of 4 jobs finished, 1 interrupted;")
     time = "1 min 30 s"
     assert cells(lines) == [
         ["optim.lr=0.1 seed 1", "finished", "40.00 %", "70.00 %", time],

@@ -72,7 +72,7 @@ def test_the_rate_rises_in_every_group_and_the_curve_is_all_that_is_left(
     lrs = np.array(seen)[::2]  # two batches a step
     np.testing.assert_allclose(lrs[:, -1], rates)
     np.testing.assert_allclose(lrs[:, 0], rates / 2)
-    command = caplog.messages[-1]
+    command = caplog.messages[-1].removeprefix("next  ")
     assert command.startswith(f"python train.py {TYPED[0]} ")
     assert command.endswith("data.batch_size=10 optim.lr=0.00055 optim.backbone_lr=0.00027")
     assert not {"search", "study", "backbone_lr=0.005"} & {*command.replace("=", " ").split()}

@@ -71,7 +71,7 @@ def test_whole_searches_are_studies_of_their_own_whose_winners_have_other_seeds(
     search(tmp_path, num_trials=2, searches=3, **RANDOM)
     names = [NAME, f"{NAME}_search1", f"{NAME}_search2"]
     recipes = ",".join(f"tuned_{name}" for name in names)
-    assert caplog.messages[-1] == f"python train.py -m experiment={recipes}"
+    assert caplog.messages[-1] == f"next  python train.py -m experiment={recipes}"
     spent = [read_spent(tmp_path, name)[0] for name in names]
     assert [each["sampler_seed"] for each in spent] == [0, 1, 2]
     assert len({each["search_hash"] for each in spent}) == 1

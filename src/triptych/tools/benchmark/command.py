@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from triptych.cli.arguments import check_writable
+from triptych.cli.tables import make_console
 from triptych.config import Config
 from triptych.distributed.processes import copy_env
 from triptych.errors import UserError
@@ -91,7 +91,8 @@ def show(measured: Sequence[Mapping[str, Any]]) -> None:
     """Print measurements as `measurement.measure` returns them, a column each."""
     form = "{model}, {batch_size} images of\n{input_size} pixels, {precision}, {device}"
     columns = [f"{form}\ncompile: {{compile}}".format_map(each) for each in measured]
-    table = Table("", *columns, title="medians (least to most)", title_justify="left")
+    title = "medians (least to most)"
+    table = Table("", *columns, title=title, title_justify="left", box=None, pad_edge=False)
     for way, meaning in WAYS.items():
         rates = [format_spread(each["images_per_second"].get(way), ",.1f") for each in measured]
         table.add_row(f"images/s, {way}: {meaning}", *rates)
@@ -102,10 +103,7 @@ def show(measured: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(f"peak memory, {way}", *peaks)
     for part in measured[0]["parts_ms"] if measured else ():
         table.add_row(f"{part}, ms", *(f"{each['parts_ms'][part]:,.3f}" for each in measured))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    make_console().print(table)
 
 
 def format_spread(spread: Mapping[str, float] | None, form: str) -> str:

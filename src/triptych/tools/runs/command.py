@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import rich
-from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from triptych.cli import show_line
+from triptych.cli.tables import make_console, make_table
 from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import check_files, find_run_folders
@@ -25,7 +25,6 @@ from triptych.tools.runs.settings import CONDITION
 from triptych.tools.runs.tensorboard import show_in_tensorboard
 
 log = logging.getLogger(__name__)
-WIDTH = 100  # where the output is no terminal
 SHOWN = ("model", "seed", "status", "epochs", "val/accuracy", "time", "size", "progress", "ends_at")
 
 
@@ -33,8 +32,7 @@ def runs(config: Config, overrides: Sequence[str] = ()) -> None:
     """Print the runs below `config["runs"]`; what they take, and free it, where that is asked."""
     if config["json"]:
         rich.reconfigure(stderr=True)  # what is said besides is no JSON
-    console = rich.get_console() if config["json"] else Console()
-    console.width = console.width if console.is_terminal else WIDTH
+    console = rich.get_console() if config["json"] else make_console()
     if config["tensorboard"] is not None:
         show_in_tensorboard(lambda: find_runs(config, Console(quiet=True)), config["tensorboard"])
         return
@@ -72,12 +70,8 @@ def make_size_table(listed: Sequence[Run]) -> Table:
         total += run.num_bytes
     free = sum(path.stat().st_size for run in listed for path in run.can_free)
     rows: list[tuple[str, Any]] = [*total.most_common(), ("all", total.total())]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("takes")
-    table.add_column("size", justify="right")
-    for kind, num_bytes in [*rows, ("of it --clean frees", free)]:
-        table.add_row(kind, decimal(num_bytes))
-    return table
+    rows.append(("of it --clean frees", free))
+    return make_table("<>", ("takes", "size"), [(kind, decimal(size)) for kind, size in rows])
 
 
 def check_place(folder: Path, places: str | Sequence[str]) -> None:

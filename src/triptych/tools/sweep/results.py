@@ -13,7 +13,7 @@ from triptych.runs.durations import format_duration
 from triptych.tools.sweep.jobs import Job, Outcome, label_jobs
 
 MAX_ROWS = 20
-HEADS = ("accuracy of", "status", "val", "test", "time")
+HEADS = ("job", "status", "val", "test", "time")
 
 
 def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
@@ -25,7 +25,7 @@ def print_results(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
     counts = Counter(outcome.status for outcome in outcomes)
     finished = f"{counts.pop('finished', 0)} of {len(jobs)} jobs finished"
     others = (f"{num} {status}" for status, num in counts.items())
-    show_line(console, f"\n{', '.join([finished, *others])}")
+    show_line(console, f"\n{', '.join([finished, *others])}; accuracy in validation and test:")
     order = sorted(range(len(jobs)), key=lambda n: -(read_accuracy(outcomes[n], "val") or 0))
     rows = ((labels[n], *describe(outcomes[n])) for n in order[:MAX_ROWS])
     console.print(make_table("<<>>>", HEADS, rows))

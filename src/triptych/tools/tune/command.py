@@ -85,4 +85,4 @@ def log_command(configs: Sequence[Config]) -> None:
     searches = [s for c in configs if "method" not in c["search"] for s in list_searches(c)]
     names = [path.stem for path in map(recipe_path, searches) if path.exists()]
     if len(names) > 1:
-        log.info("python train.py -m experiment=%s", ",".join(names))
+        log.info("next  python train.py -m experiment=%s", ",".join(names))

@@ -91,11 +91,11 @@ def find(config: Config, training: Config, overrides: Sequence[str]) -> None:
     if not finding.settings:
         raise UserError(f"{finding.comment}\nwhat was measured: {folder}")
     settings = [f"{key}={format_value(value)}" for key, value in finding.settings.items()]
-    log.info("%s: %s; measured: %s", " ".join(settings), finding.comment, folder)
+    log.info("%s: %s\nmeasured: %s", " ".join(settings), finding.comment, folder)
     others = {*RULES, *finding.settings}  # of this command, or to be typed otherwise
     names = {override: setting_name(override) for override in overrides}
     same = [o for o, name in names.items() if others.isdisjoint((name, name.partition(".")[0]))]
-    log.info("%s", shlex.join(["python", "train.py", *same, *settings]))
+    log.info("next  %s", shlex.join(["python", "train.py", *same, *settings]))
 
 
 class ShortTraining:

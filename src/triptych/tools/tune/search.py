@@ -243,7 +243,7 @@ def write_recipe(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(recipe)
-    log.info("%s: written; python train.py experiment=%s", path, path.stem)
+    log.info("recipe  %s\nnext    python train.py experiment=%s", path, path.stem)
 
 
 def format_recipe(
