@@ -37,7 +37,7 @@ from triptych.models.compilation import compile_network
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record, git_commit, library_versions
 from triptych.tools.evaluate.cost import measure_peak_bytes, synchronize
-from triptych.training import make_trainer, prepare
+from triptych.training import collect_metadata, make_trainer, prepare
 
 MAX_STEPS = 2000
 MAX_WORKERS = 16
@@ -78,6 +78,8 @@ class Subject:
             raise UserError(f"trainer.precision={precision}: may be 32-true or bf16-mixed here")
         self.device = self.trainer.strategy.root_device
         self.data.trainer = self.trainer  # a loader asks it whether to pin memory
+        metadata = collect_metadata(config, self.data, self.module, network)  # for callbacks
+        record.update(**metadata, device=build.device_name(self.device), precision=precision)
 
     def network(self) -> Backbone:
         """A copy of the network on the device; compiled where `speed.compile` says so."""
