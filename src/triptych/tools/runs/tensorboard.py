@@ -1,6 +1,7 @@
 """TensorBoard over runs by short names: it names a run by its path below what it is given."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,11 @@ SECONDS = 20  # between two looks for new runs
 
 
 def show_in_tensorboard(find: Callable[[], Sequence[Run]], port: int) -> None:
-    """Run TensorBoard on this machine until it ends or Ctrl-C, over links to what `find` gives."""
+    """Run TensorBoard on this machine until Ctrl-C, over links to the runs that `find` gives.
+
+    Raises UserError where it ends by itself, as on a port that is taken.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # it ends with this process
     with TemporaryDirectory(prefix="triptych_tensorboard_") as folder:
         link_runs(find(), Path(folder))
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder]
@@ -29,6 +34,10 @@ def show_in_tensorboard(find: Callable[[], Sequence[Run]], port: int) -> None:
                     process.wait(SECONDS)
                 with suppress(UserError):  # the runs may be gone for now
                     link_runs(find(), Path(folder))
+            raise UserError(
+                f"tensorboard={port}: TensorBoard has ended, exit code {process.returncode}\n"
+                f"try another port: tensorboard={port + 1}"
+            )
         except KeyboardInterrupt:
             process.wait()  # Ctrl-C has reached it, too
         finally:
