@@ -57,19 +57,19 @@ def test_a_label_is_cut_to_20_letters_is_no_formula_and_lies_within_the_picture(
     assert drawn.shape == pytest.approx((3, height, width), abs=1)
     assert (drawn[:, 0, 0] == 255).all()
     assert (drawn[2] > drawn[0]).any()  # blue
-    labels = (axes.xaxis.label, axes.yaxis.label)
+    labels = (axes.xaxis.label, axes.yaxis.label, *figure.texts)
     for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *labels):
         assert min(text.get_window_extent().min) >= 0
 
 
 @pytest.mark.parametrize("num_images", [3, 33])
-def test_the_grid_shows_at_most_16_images_with_their_titles(num_images: int) -> None:
+def test_the_grid_shows_at_most_32_images_with_their_titles(num_images: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (num_images, 3, 8, 8), dtype=np.uint8)
     figure = image_grid(images, [f"image {i}" for i in range(num_images)], "Training images")
     assert figure.get_figwidth() < 5, "its letters can be read in 350 pixels"
     assert pixels(figure).shape[2] == 700, "and of those every second can be left out"
     shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in shown] == [f"image {i}" for i in range(num_images)][:16]
+    assert [axes.get_title() for axes in shown] == [f"image {i}" for i in range(num_images)][:32]
     drawn = np.stack([axes.images[0].get_array() for axes in shown])
     np.testing.assert_array_equal(drawn.transpose(0, 3, 1, 2), images[:16])
     assert not any(axes.axison for axes in figure.axes)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from triptych.runs.storage import atomic_write
 
-MAX_IMAGES = 16
+MAX_IMAGES = 32
 MAX_WRITTEN_CLASSES = 20  # of more classes counts would be too small to read
 MAX_NAMED_CLASSES = 40
 # TensorBoard shows a picture 350 pixels wide, and leaves out pixels of a larger one: of this every
@@ -26,13 +26,13 @@ WIDTH = 700.1  # pixels; what matplotlib rounds down
 
 
 def image_grid(images: NDArray[np.uint8], titles: Sequence[str], heading: str) -> Figure:
-    """The first 16 of images (N, 3, H, W), N > 0, pixel for pixel, each under its title."""
+    """The first 32 of images (N, 3, H, W), N > 0, pixel for pixel, each under its title."""
     num_images = min(len(images), MAX_IMAGES)
     columns = min(num_images, 4)
     rows = -(-num_images // columns)
     height = 1.35 * rows + 0.4
     figure = Figure(figsize=(4.8, height), dpi=WIDTH / 4.8)
-    figure.suptitle(heading, y=1 - 0.1 / height, va="top", fontsize=11)
+    _add_heading(figure, heading)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.6 / height, wspace=0.06, hspace=0.2)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
@@ -59,7 +59,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
     # Without numbers to read, a square root makes rare confusions visible beside the diagonal.
     norm = PowerNorm(1 if is_written else 0.5, vmin=0, vmax=1)
     picture = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
-    figure.suptitle(heading, y=1 - 0.1 / figure.get_figheight(), va="top", fontsize=11)
+    _add_heading(figure, heading)
     axes.set(xlabel="predicted class", facecolor="0.85")
     axes.set_ylabel("true class (grey: no images)" if fractions.mask.any() else "true class")
     _name_classes(axes, names)
@@ -71,6 +71,13 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
         bar = figure.add_axes((corner.x1 + 0.02, corner.y0, 0.02, corner.height))
         figure.colorbar(picture, cax=bar, label="fraction of the true class")
     return figure
+
+
+def _add_heading(figure: Figure, heading: str) -> None:
+    """In one line, in smaller letters where it is long."""
+    width, height = figure.get_size_inches()
+    size = min(11, 115 * width / max(1, count_columns(heading)))
+    figure.suptitle(heading, y=1 - 0.1 / height, va="top", fontsize=size)
 
 
 def _square(side: float, longest_name: int, beside: float) -> Figure:

@@ -30,6 +30,7 @@ from triptych.metrics import PER_CLASS, Scores
 from triptych.module import ImageClassifier
 from triptych.runs.record import Record, experiment_settings
 
+NUM_TRAINING_IMAGES = 16  # shown
 NUM_MISTAKES = 64  # whose images are saved with the predictions
 MAX_MISTAKES = 128  # with those that the confusion matrix of few classes shows besides
 MISTAKE_SIZE = 64  # pixels a side, at most
@@ -92,7 +93,7 @@ class TensorBoardCallback(Callback):
     def _show_training_images(self, trainer: Any) -> None:
         data: ImageDataModule = trainer.datamodule
         generator = torch.Generator().manual_seed(data.seed)
-        positions = torch.randperm(len(data.train), generator=generator)[: figures.MAX_IMAGES]
+        positions = torch.randperm(len(data.train), generator=generator)[:NUM_TRAINING_IMAGES]
         index = data.train.index[positions]
         images, labels = (tensor[index] for tensor in data.train.data)
         names = [name_labels(data.classes, each) for each in labels]
@@ -110,8 +111,8 @@ class TensorBoardCallback(Callback):
     def _show_confusion(self, trainer: Any, scores: Scores, split: str) -> None:
         if scores.confusion is None:
             return
-        num_images = scores.confusion.sum()
-        heading = f"{split}: accuracy {scores.values['accuracy']:.2%}, {num_images} images"
+        num_images = int(scores.confusion.sum())
+        heading = f"{split}: accuracy {scores.values['accuracy']:.2%}, {num_images:,} images"
         classes = trainer.datamodule.classes
         figure = figures.confusion_matrix(scores.confusion.numpy(), classes, heading)
         self._show(trainer, f"{split}/confusion", figure)
