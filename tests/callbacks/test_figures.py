@@ -71,7 +71,7 @@ def test_the_grid_shows_at_most_32_images_with_their_titles(num_images: int) -> 
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == [f"image {i}" for i in range(num_images)][:32]
     drawn = np.stack([axes.images[0].get_array() for axes in shown])
-    np.testing.assert_array_equal(drawn.transpose(0, 3, 1, 2), images[:16])
+    np.testing.assert_array_equal(drawn.transpose(0, 3, 1, 2), images[:32])
     assert not any(axes.axison for axes in figure.axes)
 
 

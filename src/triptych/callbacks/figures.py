@@ -76,7 +76,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], heading:
 def _add_heading(figure: Figure, heading: str) -> None:
     """In one line, in smaller letters where it is long."""
     width, height = figure.get_size_inches()
-    size = min(11, 115 * width / max(1, count_columns(heading)))
+    size = min(11, 100 * width / max(1, count_columns(heading)))
     figure.suptitle(heading, y=1 - 0.1 / height, va="top", fontsize=size)
 
 
