@@ -42,6 +42,8 @@ def test_a_comparison_ends_with_a_line_a_recipe_a_pair_and_a_claim_and_its_path(
     assert f"{points(value)} points" in line
     assert f"({points(low)} to {points(high)})".replace("+", "") in line
     assert line.endswith(f"p = {p_value(pair.p_holm)}".replace("= <", "<"))
+    of_networks = [line for line in lines if line.startswith("resnet50 ") and ">" in line]
+    assert of_networks, "resnet50 has one seed, so its network alone is compared"
     outcomes = [line.split("  ")[1].strip() for line in lines if " better " in line]
     assert outcomes[-2:] == ["holds", "does not hold"]
     assert lines[-3].startswith(f"{len(comparison.cautions) + len(comparison.problems)} caution")
@@ -77,7 +79,9 @@ def test_of_many_pairs_ten_are_shown_and_long_names_are_folded(
 ) -> None:
     [pair] = comparison.recipe_pairs.pairs
     pairs = tuple(replace(pair, b=f"{n:02d}{80 * 'b'}", p_holm=0.5) for n in range(12))
-    lines = show(replace(comparison, recipe_pairs=Pairs(pairs, 13, None, True)), capsys)
+    tables = [Pairs(some, 13, None, True) for some in (pairs, ())]
+    shown = replace(comparison, recipe_pairs=tables[0], network_pairs=tables[1])
+    lines = show(shown, capsys)
     assert sum("not significant" in line for line in lines) == 10
     assert "and 2 more, on the page" in lines
     assert "".join(lines).count("b") >= 800, "nothing is cut"

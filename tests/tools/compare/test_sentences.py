@@ -20,7 +20,7 @@ from triptych.tools.compare.formats import (
     points,
     thousands,
 )
-from triptych.tools.compare.sentences import describe_setting, write_sentence
+from triptych.tools.compare.sentences import write_sentence
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.inference import WithInterval
 
@@ -90,11 +90,6 @@ def test_numbers_and_words_are_written_as_people_read_them() -> None:
     margins = (("accuracy", 0.005), ("accuracy", 0.01), ("nll", 1), ("brier", 0.1))
     written = [MEASURES[metric].write_margin(margin) for metric, margin in margins]
     assert written == ["0.5 points", "1 point", "1 nat", "0.1"]
-
-
-def test_a_setting_is_written_with_the_recipes_that_have_it() -> None:
-    written = describe_setting("optim.lr", ("0.1", "0.01", "0.01"), "abc")
-    assert written == "optim.lr: 0.1 (a), 0.01 (b and c)"
 
 
 def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(

@@ -32,23 +32,27 @@ def print_end(comparison: BaseComparison, answers: Sequence[Answer], page: Path)
         print_line(comparison.banner)
     recipes = [describe_recipe(each, comparison) for each in comparison.recipes]
     print_rows(comparison.asked, "<><<", recipes)
-    both = comparison.recipe_pairs, comparison.network_pairs
-    pairs = comparison.rank_pairs(both[not both[0].pairs])
-    if pairs:
+    if pairs := choose_pairs(comparison):
         lower = ", lower is better" if measure.sign < 0 else ""
-        over = f", both over all {len(pairs)} pairs" if len(pairs) > 1 else ""
-        head = f"difference in {measure.name}{lower} (95 % interval) and p{over}"
+        adjusted = ", adjusted for all pairs" if len(pairs) > 1 else ""
+        head = f"difference in {measure.name}{lower} (95 % interval) and p{adjusted}"
         names = {r.first.label: r.label for r in comparison.recipes if len(r.networks) == 1}
         print_rows(head, "<><<<", [describe_pair(pair, names) for pair in pairs])
     if answers:
-        is_counted = answers[0].tried.number
-        head = (
-            "required" if is_counted else "required (require_log=<file> counts how many were tried)"
-        )
-        print_rows(head, "<<><<", [*map(describe_answer, answers)])
+        uncounted = "" if answers[0].tried.number else " (require_log=<file> counts the tries)"
+        print_rows(f"required{uncounted}", "<<><<", [*map(describe_answer, answers)])
     num = len(comparison.problems) + len(comparison.cautions)
     print_line(f"\n{formats.pluralize(num, 'caution')}: on the page, under Method and limits")
     print_line(f"{page.resolve().as_uri()}\n{page}")
+
+
+def choose_pairs(comparison: BaseComparison) -> list[Pair]:
+    """Of recipes, and of trained networks where a recipe has too few seeds for a test."""
+    of_recipes, of_networks = comparison.recipe_pairs, comparison.network_pairs
+    tested = {name for pair in of_recipes.pairs for name in (pair.a, pair.b)}
+    others = {r.first.label for r in comparison.recipes if r.label not in tested}
+    more = [pair for pair in comparison.rank_pairs(of_networks) if {pair.a, pair.b} & others]
+    return comparison.rank_pairs(of_recipes) + more
 
 
 def describe_recipe(recipe: Recipe, comparison: BaseComparison) -> list[str]:

@@ -218,13 +218,3 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     bounds = bounds.replace("+", "") if low == low else "no interval"
     amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
     return f"{claim}{where}: {amount} ({bounds}; {p}{end}"
-
-
-def describe_setting(name: str, values: Sequence[str], labels: Sequence[str]) -> str:
-    """`optim.lr: 0.1 (alexnet), 0.01 (googlenet and resnet50)`, by the labels of the recipes."""
-    owners: dict[str, list[str]] = {}
-    for value, label in zip(values, labels, strict=True):
-        owners.setdefault(value, []).append(label)
-    shown = [f"{value} ({join_words(names, 3)})" for value, names in owners.items()]
-    rest = [f"{len(shown) - MAX_WORDS} more values"] if len(shown) > MAX_WORDS else []
-    return f"{name}: {', '.join([*shown[:MAX_WORDS], *rest])}"
