@@ -82,8 +82,7 @@ def write_verdict(
     num_networks = sum(len(recipe.networks) for recipe in recipes)
     trained = pluralize(num_networks, "trained network")
     of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < num_networks else ""
-    were = "was" if num_networks == 1 else "were"
-    sentences = [f"{trained}{of} {were} evaluated on {sizes}, each counted once."]
+    sentences = [f"{trained}{of}, on {sizes}, each counted once."]
     sentences += _write_accuracies(recipes)
     tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
     untested = {recipe.first.label for recipe in recipes if recipe.label not in tested}
@@ -102,13 +101,26 @@ def write_verdict(
 
 
 def _write_accuracies(recipes: Sequence[Recipe]) -> list[str]:
+    if len(recipes) == 1:
+        return [write_accuracy(recipes[0])]
     if len(recipes) <= MAX_SENTENCES:
-        return [write_accuracy(recipe) for recipe in recipes]
+        unit = "groups" if any(recipe.first.num_groups for recipe in recipes) else "images"
+        are_single = sorted({len(recipe.networks) == 1 for recipe in recipes})
+        over = " or, of one seed, ".join((f"seeds and {unit}", unit)[each] for each in are_single)
+        each = join_words([_write_briefly(recipe) for recipe in recipes])
+        return [f"Accuracy with its 95 % CI over {over}: {each}."]
     low, high = (best(recipe.accuracy.value for recipe in recipes) for best in (min, max))
     return [
         f"Accuracy ranges from {percent(low)} % ({_name_recipes(low, recipes)}) to "
         f"{percent(high)} % ({_name_recipes(high, recipes)}); see the table."
     ]
+
+
+def _write_briefly(recipe: Recipe) -> str:
+    value, low, high = recipe.accuracy
+    bounds = f"{formats.interval(low, high)}; " if low == low else "no interval; "
+    seeds = pluralize(len(recipe.networks), "seed")
+    return f"{recipe.label} {percent(value)} % ({bounds}{seeds})"
 
 
 def _name_recipes(accuracy: float, recipes: Sequence[Recipe]) -> str:
@@ -133,7 +145,8 @@ def write_accuracy(recipe: Recipe) -> str:
 def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     """Those of all pairs; of many pairs the number of significant ones."""
     if len(pairs) <= MAX_SENTENCES:
-        return [pair.sentence for pair in pairs]
+        together = f"The intervals of these {len(pairs)} pairs hold together."
+        return [*(pair.sentence for pair in pairs), *[together] * (len(pairs) > 1)]
     counts = Counter("better" if pair.is_significant else pair.verdict for pair in pairs)
     measure, margin = pairs[0].measure, pairs[0].margin
     others = f"{len(pairs) - counts['better']} do not"
@@ -196,13 +209,10 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     """What it claims depends on p values adjusted by Holm alone, in the order of verdicts."""
     pair = pair.better_first
     value, low, high = pair.difference
-    images = formats.count_images(pair.num_images, pair.num_groups)
-    where, end = "", f"; {count_seeds(pair)}, {images})."
+    where, end = "", f"; {count_seeds(pair)})."
     if pair.num_seeds == (1, 1):
-        where, end = (
-            f" on these {images}",
-            "). One seed each, so this says nothing about retraining.",
-        )
+        where = f" on these {formats.count_images(pair.num_images, pair.num_groups)}"
+        end = "). One seed each, so this says nothing about retraining."
     claim = write_claim(pair)
     if pair.costs[0] and pair.verdict != "undecided":
         claim += f" at {pair.costs[0]}"
@@ -214,7 +224,7 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
             end += f" {pair.b} comes within the margin of {pair.a} at {pair.costs[1]}."
     bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", write_test(pair)
     if num_pairs > 1:
-        p = f"{p}; {'both ' * (low == low)}adjusted for {num_pairs} pairs"
+        p = f"{p} after Holm"
     bounds = bounds.replace("+", "") if low == low else "no interval"
     amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
     return f"{claim}{where}: {amount} ({bounds}; {p}{end}"

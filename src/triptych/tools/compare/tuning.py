@@ -231,12 +231,12 @@ def compare_budgets(tuned: Sequence[TunedRecipe], untuned: Sequence[str]) -> Ite
     names = [recipe.label for recipe in tuned]
     if untuned:
         yield (
-            f"Tuned by a search: {join_words(names, MAX_NAMES)}. No search is on record of "
-            f"{join_words(untuned, MAX_NAMES)}: a difference between them may be one of tuning."
+            f"Tuned by a search: {join_words(names, MAX_NAMES)}. No search is recorded of "
+            f"{join_words(untuned, MAX_NAMES)}: tuning may cause their difference."
         )
     if len({recipe.search.budget for recipe in tuned}) > 1:
         budgets = [f"{recipe.search.budget} ({recipe.label})" for recipe in tuned]
-        yield f"The budgets of tuning are unequal, a search: {join_words(budgets, MAX_NAMES)}."
+        yield f"Searches had unequal budgets: {join_words(budgets, MAX_NAMES)}."
     if len({recipe.search.space_hash for recipe in tuned}) > 1:
         yield "The searches did not vary the same settings within the same ranges."
     if len({(recipe.search.sampler, recipe.search.monitor) for recipe in tuned}) > 1:
@@ -251,15 +251,15 @@ def claim(tuned: Sequence[TunedRecipe]) -> Iterator[str]:
         budgets = join_words([*dict.fromkeys(recipe.search.budget for recipe in several)])
         yield (
             f"Each run of {join_words([each.label for each in several], MAX_NAMES)} is the winner "
-            "of a whole search, trained anew: what is said of them holds for networks tuned with "
-            f"{budgets}, not for one setting."
+            f"of a whole search: results hold for networks tuned with {budgets}, not for one "
+            "setting."
         )
     if single:
         yield (
-            f"What is said of {join_words(single, MAX_NAMES)} holds for the settings that were "
-            "found, not for the network tuned with this budget: read so, it finds a difference "
-            "between equal networks in 10 to 17 % of comparisons instead of 5 %. Claims of "
-            f"networks take {MIN_SEEDS} whole searches (triptych tune searches={MIN_SEEDS})."
+            f"Results of {join_words(single, MAX_NAMES)} hold for the settings found, not for the "
+            "network tuned with this budget: read so, equal networks differ in 10 to 17 % of "
+            f"comparisons instead of 5 %. Claims about networks take {MIN_SEEDS} whole searches "
+            f"(triptych tune searches={MIN_SEEDS})."
         )
 
 
@@ -268,7 +268,7 @@ def describe_curve(recipe: TunedRecipe) -> Iterator[str]:
     label, monitor = recipe.label, recipe.search.monitor
     if recipe.studies and not recipe.is_random:
         yield (
-            f"{label}: the sampler chose each trial by those before it, so a line is the best so "
+            f"{label}: the sampler chose each trial by those before it, so its line is the best so "
             "far of one search, without an interval; sampler=random gives one."
         )
     if k := recipe.num_bounded:
@@ -283,8 +283,8 @@ def describe_curve(recipe: TunedRecipe) -> Iterator[str]:
     if num_pruned := sum(study.num_pruned for study in recipe.studies):
         yield (
             f"{label}: {num_pruned} of {len(recipe.scores)} trials were ended early. They count "
-            "with their last score, or the worst of all where they had none: trained to its end, "
-            "a trial may have been better, and so may the line."
+            "with their last score, or the worst of all if they had none: trained to the end they, "
+            "and the line, may have been better."
         )
 
 
