@@ -284,7 +284,8 @@ class Record:
         if config != self.config:
             self.write_config(config)
         (self.folder / "traceback.txt").unlink(missing_ok=True)
-        metadata = {"name": config.get("name"), **metadata, **self.sign(config)}
+        name = config.get("name") or self.metadata.get("name")
+        metadata = {"name": name, **metadata, **self.sign(config)}
         self.update(status="running", finished_at=None, error=None, **metadata)
 
     def sign(self, config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a reader sees first: the question in a sentence, and an answer a pair in plain words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
@@ -54,8 +54,7 @@ def write_headlines(
     if table is None:
         why = explain_no_pairs(recipes, tables[-1], question.measure)
         return (Headline(described, why) if len(recipes) == 1 else Headline(why),)
-    places = {name: n for n, r in enumerate(recipes) for name in (r.label, r.first.label)}
-    pairs = sorted(table.pairs, key=lambda pair: sorted((places[pair.a], places[pair.b])))
+    pairs = rank_pairs(table.pairs, recipes)
     shown, more = pairs[:MAX_HEADLINES], pairs[MAX_HEADLINES:]
     sizes = [abs(bound) for pair in shown for bound in pair.difference if bound]
     digits = 1 if min(sizes, default=1) >= SMALL else 2
@@ -72,6 +71,12 @@ def write_headlines(
         text = f"{join_words(few, MAX_HEADLINES)} {has} too few seeds to be compared as recipes"
         rows.append(Headline(f"{text}: see the pairs of trained networks."))
     return tuple(rows)
+
+
+def rank_pairs(pairs: Iterable[Pair], recipes: Sequence[Recipe]) -> list[Pair]:
+    """In the order of the recipes: those of the best come first."""
+    places = {name: n for n, r in enumerate(recipes) for name in (r.label, r.first.label)}
+    return sorted(pairs, key=lambda pair: sorted((places[pair.a], places[pair.b])))
 
 
 def explain_no_pairs(recipes: Sequence[Recipe], network_pairs: Pairs, measure: Measure) -> str:

@@ -19,6 +19,7 @@ from triptych.tools.compare.headlines import (
     count_seeds,
     explain_no_pairs,
     name_data,
+    rank_pairs,
     write_claim,
     write_headlines,
     write_question,
@@ -86,8 +87,8 @@ def write_verdict(
     sentences += _write_accuracies(recipes)
     tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
     untested = {recipe.first.label for recipe in recipes if recipe.label not in tested}
-    sentences += _select_sentences(recipe_pairs.pairs, "recipes")
-    pairs = [pair for pair in network_pairs.pairs if {pair.a, pair.b} & untested]
+    sentences += _select_sentences(rank_pairs(recipe_pairs.pairs, recipes), "recipes")
+    pairs = rank_pairs((p for p in network_pairs.pairs if {p.a, p.b} & untested), recipes)
     sentences += _select_sentences(pairs, "trained networks")
     if not network_pairs.pairs:
         sentences.append(explain_no_pairs(recipes, network_pairs, question.measure))
@@ -145,7 +146,7 @@ def write_accuracy(recipe: Recipe) -> str:
 def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     """Those of all pairs; of many pairs the number of significant ones."""
     if len(pairs) <= MAX_SENTENCES:
-        together = f"The intervals of these {len(pairs)} pairs hold together."
+        together = f"These {len(pairs)} intervals hold at once, with 95 % confidence."
         return [*(pair.sentence for pair in pairs), *[together] * (len(pairs) > 1)]
     counts = Counter("better" if pair.is_significant else pair.verdict for pair in pairs)
     measure, margin = pairs[0].measure, pairs[0].margin
