@@ -208,7 +208,8 @@ def test_the_page_begins_with_the_question_and_an_answer_a_pair_the_best_first(
     for number, model in enumerate(("vgg11", "vgg13", "vgg16", "vgg19"), 1):
         write_run(tmp_path, model, skill=number)
     compared = compare_below(tmp_path)
-    *shown, more, _ = [answer.text for answer in compared.answers]
+    best, *shown, more, _ = [answer.text for answer in compared.answers]
+    assert best.startswith("vgg19 has the best accuracy of 4 recipes; significantly better")
     assert [text.partition(" seed 0 is more accurate than ")[0] for text in shown] == ["vgg19"] * 3
     assert more.startswith("3 more pairs: ")
 

@@ -67,7 +67,7 @@ def test_costs_are_compared_among_networks_measured_in_one_place(
     for network, seconds in zip(networks, (9.0, 5.0, 7.0, None), strict=True):
         network.metadata.update(train_seconds=seconds, num_epochs=1)
     expected = [f"{ON_CPU}. Not dominated: recipe 0 and recipe 1"]
-    assert list_captions(networks, "Training, seconds an") == expected
+    assert list_captions(networks, "Seconds an epoch") == expected
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_every_cost_has_a_chart_or_is_named_as_not_measured(
         panel.heading.partition(" (cpu,")[0].partition(" (NV")[0].lower() for panel in drawn
     } == {cost.words.lower() for cost in COSTS}
     unknown = [change(network, macs=None) for network in networks]
-    assert costs.list_unmeasured(unknown) == ["multiply-accumulates an image"]
+    assert costs.list_unmeasured(unknown) == ["MACs an image"]
 
 
 def test_a_learning_curve_is_the_mean_of_its_seeds_over_the_epochs_that_all_have() -> None:

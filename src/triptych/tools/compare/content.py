@@ -44,19 +44,19 @@ class Cost(NamedTuple):
 
 COSTS = (  # in the order in which a reader may choose them
     Cost(
-        *("latency_ms_p50", "median latency at batch 1, ms", "measured_on"),
+        *("latency_ms_p50", "median latency, ms", "measured_on"),
         least="shortest median latency at batch 1, {} ({:.1f} ms)",
     ),
     Cost("num_params", "parameters", least="fewest parameters, {} ({:,})"),
     Cost(
-        *("macs", "multiply-accumulates an image"),
+        *("macs", "MACs an image"),
         least="fewest multiply-accumulates an image, {} ({:,})",
     ),
-    Cost("train_seconds", "training, seconds in all", "trained_on"),
-    Cost("peak_memory_bytes", "peak memory (on a CPU: of the whole process)", "measured_on", "B"),
-    Cost("seconds_per_epoch", "training, seconds an epoch", "trained_on"),
+    Cost("train_seconds", "training, s", "trained_on"),
+    Cost("peak_memory_bytes", "peak memory", "measured_on", "B"),
+    Cost("seconds_per_epoch", "seconds an epoch", "trained_on"),
     Cost("train_images_per_second", "training, images/s", "trained_on", sign=-1),
-    Cost("latency_ms_p95", "95th percentile of the latency at batch 1, ms", "measured_on"),
+    Cost("latency_ms_p95", "95th percentile of latency, ms", "measured_on"),
     Cost(
         *("throughput_images_per_second", "throughput, images/s", "measured_on"),
         sign=-1,

@@ -60,6 +60,7 @@ def write_headlines(
     digits = 1 if min(sizes, default=1) >= SMALL else 2
     rows = [write_headline(pair.better_first, len(pairs), digits) for pair in shown]
     if more:
+        rows[:0] = name_best(recipes, pairs, question.measure)
         num = sum(pair.is_significant for pair in more)
         others = f"{num} with a significant difference, {len(more) - num} without"
         rows.append(Headline(f"{pluralize(len(more), 'more pair')}: {others}."))
@@ -77,6 +78,20 @@ def rank_pairs(pairs: Iterable[Pair], recipes: Sequence[Recipe]) -> list[Pair]:
     """In the order of the recipes: those of the best come first."""
     places = {name: n for n, r in enumerate(recipes) for name in (r.label, r.first.label)}
     return sorted(pairs, key=lambda pair: sorted((places[pair.a], places[pair.b])))
+
+
+def name_best(recipes: Sequence[Recipe], pairs: Sequence[Pair], measure: Measure) -> list[Headline]:
+    """Of more recipes than have a sentence each, the first, and whether others are as good."""
+    best = recipes[0]
+    tested = [pair for pair in pairs if {pair.a, pair.b} & {best.label, best.first.label}]
+    if not tested:
+        return []
+    num = sum(not pair.is_significant for pair in tested)
+    others = f"{num} of the {len(tested)} others tested do not differ significantly from it"
+    if not num:
+        others = f"significantly better than each of the {len(tested)} others tested"
+    text = f"{best.label} has the best {measure.name} of {len(recipes)} recipes"
+    return [Headline(f"{text}; {others}.")]
 
 
 def explain_no_pairs(recipes: Sequence[Recipe], network_pairs: Pairs, measure: Measure) -> str:

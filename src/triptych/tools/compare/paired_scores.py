@@ -98,7 +98,7 @@ class ScoresSection(Section):
 
 def build(tested: Tested) -> ScoresSection | None:
     """Of recipes that are compared; None without such."""
-    table = tested.recipe_pairs.pairs
+    table = [pair.better_first for pair in tested.recipe_pairs.pairs]
     labels = {label for pair in table for label in (pair.a, pair.b)}
     # at a look of a plan a recipe may be fewer networks, and runs that diverged
     recipes = [each for each in tested.recipes if each.label in labels and each.has_enough_seeds]

@@ -89,9 +89,9 @@ def build(tested: Tested) -> Uncertainty | None:
         return None
     sample = cache(lambda each: leave_out_seeds(each.values(metric), each.first.test.groups))
     parts = [split_recipe(each.label, sample(each)) for each in recipes]
-    table = tested.recipe_pairs.pairs
+    table = [pair.better_first for pair in tested.recipe_pairs.pairs]
     pairs = [
-        split_pair(pair, *map(sample, two))
+        split_pair(pair, *map(sample, two if pair.a == two[0].label else two[::-1]))
         for pair, two in zip(table, find_tested(tested), strict=True)
     ]
     undecided = [n for n, pair in enumerate(table) if pair.verdict == "undecided"]

@@ -20,6 +20,7 @@ WIDTHS = (480, 358)
 LINE = 40  # pixels of a row: a name and a number above what is drawn
 MAX_ROWS = 12
 MINUS = " − "
+SIDE = 10  # pixels beside the scale, into which names and numbers reach
 LETTER, DIGIT = 8.3, 7.2  # pixels, of a name in bold and of a number
 
 
@@ -71,7 +72,7 @@ def make_pair_row(pair: Pair, key: Key) -> Row:
     """In grey where the difference is not significant."""
     number = pair.measure.write(pair.difference.value)
     if pair.difference.low == pair.difference.low:
-        number = f"{number} ({pair.measure.write_interval(pair.difference)})"
+        number = f"{number} ({pair.measure.write_interval(pair.difference).replace('+', '')})"
     style = key.styles.get(pair.a) if pair.is_significant else None
     return Row((pair.a, pair.b), number, style, pair.difference)
 
@@ -111,7 +112,7 @@ def render_rows(
     """Each row: its name and number, below them the interval, the estimate and every seed."""
     height = LINE * len(rows) + 30
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    side = 12 / width
+    side = SIDE / width
     axes = figure.add_axes((side, 30 / height, 1 - 2 * side, 1 - 30 / height))
     axes.set(xlim=find_limits(rows, is_difference, margin), ylim=(LINE * len(rows), 0), yticks=[])
     axes.spines["left"].set_visible(False)
@@ -126,17 +127,18 @@ def render_rows(
             axes.axvspan(-margin, margin, color=charts.RULE, alpha=0.6, linewidth=0, zorder=0)
         axes.axvline(0, color=ink, linewidth=1, zorder=1)
     for place, row in enumerate(rows):
-        draw_row(axes, row, LINE * place, width - 24)
+        draw_row(axes, row, LINE * place, width - 2 * SIDE)
     return figure
 
 
 def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     """One row whose upper edge is at `top`, in pixels."""
     place = axes.get_yaxis_transform()
-    room = int((width - DIGIT * len(row.number)) / LETTER) - 1
+    room = int((width + 2 * SIDE - DIGIT * len(row.number)) / LETTER) - 1
     text: dict[str, Any] = {"transform": place, "fontsize": 12.5, "color": charts.TEXT}
-    axes.text(0, top + 15, shorten(row.names, room), weight="bold", **text)
-    axes.text(1, top + 15, row.number, ha="right", **text)
+    text["bbox"] = charts.HALO
+    axes.text(-SIDE / width, top + 15, shorten(row.names, room), weight="bold", **text)
+    axes.text(1 + SIDE / width, top + 15, row.number, ha="right", **text)
     colour = charts.OTHER if row.style is None else charts.SERIES[row.style]
     middle, (value, low, high) = top + 28, row.estimate
     if low == low:

@@ -44,6 +44,7 @@ SERIES = [f"#0001{number:02}" for number in range(NUM_STYLES)]
 VARIABLES = {INK: "currentColor", PAPER: "var(--paper)", RULE: "var(--rule)", OTHER: "var(--other)"}
 VARIABLES |= {TEXT: "var(--ink)"}
 VARIABLES |= {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)}
+HALO: Any = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # of text over lines
 PAGE: dict[Any, Any] = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.prop_cycle": cycler(color=[*SERIES, OTHER]),  # the last is for lines without a style
@@ -224,9 +225,8 @@ def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
     for each, (x, _), height in zip(named, ends, heights, strict=True):
         name = truncate(str(each.label), max(int((room - 8) / LETTER), 6))
         left, base = axes.transData.inverted().transform((x + 8, height))
-        halo = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1}  # over lines
         colour = _look(each.style)["color"]
-        axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=halo)
+        axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=HALO)
 
 
 def _move_apart(heights: Sequence[float], low: float, high: float, gap: float = 14) -> list[float]:

@@ -187,6 +187,16 @@ def short(value: float | None, unit: str = "") -> str:
     return formats.DASH if value is None else EngFormatter(unit, places=2)(value)
 
 
+def cost(value: float | None, name: str) -> str:
+    """As its name asks: bytes with their unit, whole seconds, fractions of milliseconds."""
+    if name.endswith("_bytes"):
+        return short(value, "B")
+    if name in ("num_params", "macs"):
+        return short(value)
+    digits = 2 if name.startswith("latency") else int(name == "seconds_per_epoch")
+    return formats.thousands(value) if digits == 0 else formats.fixed(value, digits)
+
+
 def share(part: float, total: float) -> str:
     """The square root of a share, as CSS takes it."""
     return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
@@ -218,7 +228,7 @@ def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
-    *(short, share, find_scale, locate),
+    *(cost, short, share, find_scale, locate),
     *(encode_picture, draw_matrix, draw_difference, list_empty),
     *(formats.data_uri, sanitize, Markup),
 )
