@@ -102,8 +102,9 @@ def test_the_verdict_compares_recipes_of_three_seeds_and_networks_of_the_others(
     assert places == sorted(places), "the best stands first"
     assert accuracies.count("; 3 seeds)") == 2
     assert recipes.startswith("googlenet is more accurate than alexnet: ")
-    pairs = [sentence for sentence in networks if "One seed each" in sentence]
+    pairs = [sentence for sentence in networks if "on these 200 test images" in sentence]
     assert len(pairs) == 2
+    assert sum("One seed each" in sentence for sentence in networks) == 1
     assert all("resnet50 seed 5" in sentence for sentence in pairs)
 
 
@@ -203,7 +204,7 @@ def test_the_page_begins_with_the_question_and_an_answer_a_pair_the_best_first(
         pair.text == "googlenet is more accurate than alexnet: +21.7 points, 95 % CI 15.1 to 27.8."
     )
     assert "t test p < 0.0001" in pair.detail
-    assert few.text.startswith("resnet50 has too few seeds")
+    assert few.text.startswith("resnet50: too few seeds")
 
     for number, model in enumerate(("vgg11", "vgg13", "vgg16", "vgg19"), 1):
         write_run(tmp_path, model, skill=number)

@@ -10,6 +10,7 @@ from triptych.tools.compare.recipes import Recipe
 
 MAX_HEADLINES = 3  # pairs; of more, those of the best recipes
 MAX_NAMES = 4  # in a title or a question
+ONE_SEED = "One seed each, so this says nothing about retraining."
 SMALL = 0.005  # a difference below it has more digits
 
 
@@ -66,11 +67,10 @@ def write_headlines(
         rows.append(Headline(f"{pluralize(len(more), 'more pair')}: {others}."))
     few = [recipe.label for recipe in recipes if not recipe.has_enough_seeds]
     if table is not tables[0]:
-        rows.append(Headline("One seed each, so this says nothing about retraining."))
+        rows.append(Headline(ONE_SEED))
     elif few:
-        has = "has" if len(few) == 1 else "have"
-        text = f"{join_words(few, MAX_HEADLINES)} {has} too few seeds to be compared as recipes"
-        rows.append(Headline(f"{text}: see the pairs of trained networks."))
+        names = join_words(few, MAX_HEADLINES)
+        rows.append(Headline(f"{names}: too few seeds; see the pairs of trained networks."))
     return tuple(rows)
 
 

@@ -16,6 +16,7 @@ from triptych.tools.compare.content import COSTS, Pair, Pairs, Question
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.headlines import (
     MAX_NAMES,
+    ONE_SEED,
     count_seeds,
     explain_no_pairs,
     name_data,
@@ -146,8 +147,12 @@ def write_accuracy(recipe: Recipe) -> str:
 def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
     """Those of all pairs; of many pairs the number of significant ones."""
     if len(pairs) <= MAX_SENTENCES:
-        together = f"These {len(pairs)} intervals hold at once, with 95 % confidence."
-        return [*(pair.sentence for pair in pairs), *[together] * (len(pairs) > 1)]
+        said = [pair.sentence for pair in pairs]
+        if len(pairs) < 2:
+            return said
+        shared = f"These {len(pairs)} intervals hold at once, with 95 % confidence."
+        shared += f" {ONE_SEED}" * all(ONE_SEED in sentence for sentence in said)
+        return [*(sentence.replace(f" {ONE_SEED}", "") for sentence in said), shared]
     counts = Counter("better" if pair.is_significant else pair.verdict for pair in pairs)
     measure, margin = pairs[0].measure, pairs[0].margin
     others = f"{len(pairs) - counts['better']} do not"
@@ -213,7 +218,7 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
     where, end = "", f"; {count_seeds(pair)})."
     if pair.num_seeds == (1, 1):
         where = f" on these {formats.count_images(pair.num_images, pair.num_groups)}"
-        end = "). One seed each, so this says nothing about retraining."
+        end = f"). {ONE_SEED}"
     claim = write_claim(pair)
     if pair.costs[0] and pair.verdict != "undecided":
         claim += f" at {pair.costs[0]}"
