@@ -54,7 +54,7 @@ TORCHVISION = [
 ]
 TRUSTED = ",".join(TARGETS)
 FIELDS = """
-    schema status model weights classes num_per_class notes data seed split_seed
+    schema status name model weights classes num_per_class notes data seed split_seed
     split_hash test_hash config_hash group_hash code
     num_params num_train num_val num_test num_epochs batch_size input_size device num_threads
     preprocessing precision versions git_commit command overrides started_at finished_at

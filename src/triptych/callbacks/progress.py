@@ -85,7 +85,7 @@ def describe_end(record: Record, config: Config, *, has_groups: bool) -> str:
     epoch = f"the best by {of['monitor']}" if is_best else "the last"
     folder, place = (shlex.quote(str(path)) for path in (record.folder, record.folder.parents[2]))
     return (
-        f"finished: {of['model']} on {of['data']}, seed {of['seed']}, "
+        f"finished: {of.get('name') or of['model']} on {of['data']}, seed {of['seed']}, "
         f"in {format_duration(record.seconds_total)}\n"
         f"  test    {', '.join(scores)}\n"
         f"  epoch   {of['best_epoch']} of {of['num_epochs']}, {epoch}\n"

@@ -74,7 +74,7 @@ def record_end(
         record = None
     if code < 0 and stopped_by is None:
         error = f"rank {rank} was killed by {signal.Signals(-code).name}"
-        log.error("%s%s", error, f"; to go on: {resume_command(record)}" if record else "")
+        log.error("%s%s", error, f"\nto go on: {resume_command(record)}" if record else "")
         if record:
             (record.folder / "traceback.txt").unlink(missing_ok=True)  # other ranks' consequence
             end_run(record, "interrupted", error=error)

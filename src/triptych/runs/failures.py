@@ -60,7 +60,7 @@ def end_failed(
         with suppress(OSError, UserError):
             record_failure(record.folder, known, reason)
     if isinstance(known, RunFailed):
-        log.error("%s", known)
+        log.error("%s\nfailed: %s", known, record.folder)
         return SystemExit(1)
     return known or error
 
@@ -176,7 +176,7 @@ def record_interruption(record: Record, *, is_planned: bool) -> None:
     if is_planned:
         command, reason = os.environ.get("TRIPTYCH_COMMAND") or command, "its minutes are over"
     end_run(record, "interrupted", error=reason if is_planned else None)
-    log.info("%s; to go on: %s", reason, command)
+    log.info("%s\nto go on: %s", reason, command)
 
 
 def end_run(record: Record, status: str, **error: str | None) -> None:

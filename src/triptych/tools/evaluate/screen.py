@@ -27,7 +27,7 @@ def describe_run(run: RebuiltRun, document: dict[str, Any], predictions: Predict
     gap = document.get("largest_difference")
     ece = document.get("calibration", {}).get("ece")
     return {
-        "run": f"{metadata['model']} seed {metadata['seed']}{on}",
+        "run": f"{metadata.get('name') or metadata['model']} seed {metadata['seed']}{on}",
         "accuracy": f"{percent(float(predictions.correct.mean()))} %",
         "95 % interval": f"({interval(*share_interval(predictions.correct, predictions.groups))})",
         **{head: f"{percent(values[name])} %" for name, head in SHARES.items() if name in values},
