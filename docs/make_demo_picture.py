@@ -82,7 +82,7 @@ def draw(path: Path) -> str:
     [page] = DEMO.rglob("index.html")
     template = Environment(loader=FileSystemLoader(DOCS), autoescape=True, trim_blocks=True)
     return template.get_template("demo.svg.jinja").render(
-        title=f"make demo: {seconds:.0f} s on a CPU, shown {seconds / RUN:.0f} times faster",
+        title=f"make demo, shown {seconds / RUN:.0f} times faster",
         frames=frames,
         names={row: f"r{n}" for n, row in enumerate(distinct)},
         film=RUN + END + PAGE,
