@@ -103,7 +103,7 @@ def test_an_ensemble_predicts_the_mean_and_shows_each_vote_and_mirror_images_bes
     shares = [row["tta"]["probability"] for row in rows]
     np.testing.assert_allclose(shares, both.max(1), atol=TOLERANCE)
     for seed, expected in enumerate(each):
-        votes = [row["votes"][f"tiny, seed={seed}"] for row in rows]
+        votes = [row["votes"][f"tiny seed={seed}"] for row in rows]
         assert [vote["class"] for vote in votes] == [CLASSES[c] for c in expected.argmax(1)]
         shares = [vote["probability"] for vote in votes]
         np.testing.assert_allclose(shares, expected.max(1), atol=TOLERANCE)

@@ -35,7 +35,7 @@ def test_of_each_model_the_run_of_highest_validation_accuracy_is_first_and_the_l
 def test_every_run_has_a_name_of_its_own_with_which_all() -> None:
     records = [record("a", 0, 0.5), record("a", 1, 0.75), record("b", 0, 0.25)]
     names = [name for name, [_] in rank_runs(records, "all")]
-    assert names == ["a, seed=1", "a, seed=0", "b"]
+    assert names == ["a seed=1", "a seed=0", "b"]
 
 
 def test_networks_stand_by_name_and_of_fewer_than_there_are_the_best(

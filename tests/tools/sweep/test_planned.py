@@ -196,7 +196,7 @@ def test_a_run_that_diverged_counts_and_one_that_was_lost_is_repeated(sweep: Swe
     section, p = compare()
     [departure] = section.departures
     assert "seed 1 diverged" in departure
-    assert len(section.looks["googlenet, optim.lr=0.1"]) == 2, "without it no look were complete"
+    assert len(section.looks["googlenet lr=0.1"]) == 2, "without it no look were complete"
     assert min(p.values()) > 0.05, "a recipe that diverges is not told to be better"
 
 

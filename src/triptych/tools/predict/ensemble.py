@@ -76,7 +76,7 @@ class Ensemble:
 def name_runs(records: Sequence[Record]) -> list[str]:
     """The name or model of each run, with seed and folder where several are called alike."""
     details = [{"seed": str(r.metadata["seed"]), "folder": r.folder.name} for r in records]
-    titles = [r.metadata["name"] or r.metadata["model"] for r in records]
+    titles = [r.metadata.get("name") or r.metadata["model"] for r in records]
     return [str(sanitize(name)) for name in make_labels([*map(Described, titles, details)])]
 
 
