@@ -26,7 +26,7 @@ from triptych.tools.compare.headlines import (
     write_question,
     write_test,
 )
-from triptych.tools.compare.recipes import Recipe, find_differing, write_banner
+from triptych.tools.compare.recipes import Recipe, find_differing, find_name, write_banner
 from triptych.tools.compare.runs import Problem, TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
 
@@ -70,8 +70,8 @@ def describe_runs(
 
 def write_title(recipes: Sequence[Recipe]) -> str:
     """Which networks on which data."""
-    models = [*dict.fromkeys(recipe.model for recipe in recipes)]
-    names = join_words(models) if len(models) <= MAX_NAMES else f"{len(models)} networks"
+    called = [*dict.fromkeys(find_name(recipe.networks) or recipe.model for recipe in recipes)]
+    names = join_words(called) if len(called) <= MAX_NAMES else f"{len(called)} networks"
     return f"{names} on {name_data(recipes)}"
 
 
