@@ -10,7 +10,7 @@ from scipy import stats
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
-from triptych.tools.compare.names import Described, make_labels, shorten_values
+from triptych.tools.compare.names import MAX_NAME, Described, make_labels, shorten_values
 from triptych.tools.compare.recipes import Recipe, describe_value, group_by_recipe
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.scores import score_predictions
@@ -45,6 +45,13 @@ def test_every_recipe_has_a_label_of_its_own_that_begins_with_its_title(
     labels = make_labels(recipes)
     assert len(set(labels)) == len(recipes)
     assert all(label.startswith(each.title) for label, each in zip(labels, recipes, strict=True))
+
+
+def test_a_name_without_end_is_cut_and_two_that_begin_alike_still_differ() -> None:
+    networks = [make_network("a" * 10_000 + end, end, seed=0) for end in "xy"]
+    labels = [recipe.label for recipe in group_by_recipe(networks)]
+    assert len({*labels}) == 2
+    assert max(map(len, labels)) == MAX_NAME
 
 
 @given(RECIPES)

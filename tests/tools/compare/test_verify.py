@@ -180,6 +180,7 @@ def test_what_is_no_verdict_is_refused(content: str, tmp_path: Path) -> None:
         (lambda d: d["runs"][0].update(folder="/dev/zero"), "googlenet seed 0"),
         (lambda d: d["runs"][0].update(seed="0"), "seed"),
         (lambda d: d.update(runs=[]), "runs"),
+        (lambda d: d["runs"].append(d["runs"][0]), "twice"),
         (lambda d: d.update(version=None), "version"),
     ],
 )

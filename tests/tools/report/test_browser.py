@@ -146,6 +146,15 @@ def test_a_table_is_copied_as_markdown_latex_and_csv(page: Browser) -> None:
     assert f"{100 * float(accuracy):.2f}" in shown, "CSV has the fraction, in full"
 
 
+def test_a_copied_name_is_neither_a_formula_nor_markup(page: Browser) -> None:
+    name = "=1+[a](b)_$x$"
+    page.run(f"document.querySelector('.of-runs tbody th').textContent = {name!r}")
+    markdown, latex, csv_text = page.run(PRESS % (".of-runs", "Markdown LaTeX CSV"))[:3]
+    assert markdown.splitlines()[2].startswith(r"| =1+\[a\](b)\_\$x\$ |")
+    assert r"=1+[a](b)\_\$x\$ &" in latex
+    assert [*csv.reader(csv_text.splitlines())][1][0] == f"'{name}"
+
+
 def test_a_chart_is_saved_as_svg_png_and_data(page: Browser) -> None:
     svg, *rest = page.run(PRESS % (".answer .chart", "SVG PNG Data"))
     assert ElementTree.fromstring(svg).get("width")

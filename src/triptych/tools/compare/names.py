@@ -11,7 +11,7 @@ from typing import NamedTuple
 from triptych.config import CONFIGS, Config, find_node
 from triptych.runs.record import read_yaml
 
-MAX_VALUE = 40  # letters of a setting's value in a label
+MAX_VALUE, MAX_NAME = 40, 250  # letters of a setting's value in a label, and of a name
 # Where the defaults of a group are of which no file has the run's word.
 GROUPS = {"model": "torchvision", "data": "folder", "optim": "adam", "trainer": "default"}
 MODEL_KEYS = {"weights": "model.weights", "input_size": "model.input_size"}  # as they are typed
@@ -114,10 +114,15 @@ def shorten_values(values: Iterable[str]) -> dict[str, str]:
     return {value: _cut(value, "…" * (num_shared > 0) + value[num_shared:]) for value in values}
 
 
-def _cut(value: str, shown: str) -> str:
-    if len(shown) <= MAX_VALUE:
+def cut_name(name: str) -> str:
+    """As it is, or where it is very long its first letters and a digest."""
+    return _cut(name, name, MAX_NAME)
+
+
+def _cut(value: str, shown: str, most: int = MAX_VALUE) -> str:
+    if len(shown) <= most:
         return shown
-    return f"{shown[: MAX_VALUE - 6]}… {hashlib.sha256(value.encode()).hexdigest()[:4]}"
+    return f"{shown[: most - 6]}… {hashlib.sha256(value.encode()).hexdigest()[:4]}"
 
 
 def _number_duplicates(names: Sequence[str]) -> list[str]:

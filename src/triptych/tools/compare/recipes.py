@@ -18,7 +18,7 @@ from triptych.config import SLOTS, format_value, is_node
 from triptych.errors import UserError
 from triptych.runs.reader import sanitize
 from triptych.runs.record import NOT_THE_EXPERIMENT
-from triptych.tools.compare.names import Described, has_default, make_labels
+from triptych.tools.compare.names import Described, cut_name, has_default, make_labels
 from triptych.tools.compare.runs import HARDWARE, TrainedNetwork
 from triptych.tools.compare.searches import find_replicates, find_search
 from triptych.tools.statistics.calibration import Calibration
@@ -185,11 +185,12 @@ def describe_group(same: Sequence[TrainedNetwork], are_replicates: bool) -> Desc
     """Name or model and settings of a recipe; of one that is a budget of tuning, that budget."""
     name, search = find_name(same), find_search(same[0])
     model = same[0].metadata["model"]
+    title = cut_name(name or model)
     if are_replicates and search:
         budget = {"budget": search.budget, "sampler": search.sampler}
-        return Described(name or f"{model} tuned", budget)
+        return Described(title if name else f"{title} tuned", budget)
     settings = {"model": model} | list_settings(same[0])
-    return Described(name or model, settings, partial(has_default, same[0].config))
+    return Described(title, settings, partial(has_default, same[0].config))
 
 
 def find_name(runs: Iterable[TrainedNetwork]) -> str | None:
@@ -216,7 +217,7 @@ def find_class_names(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     """Of recipes on the same images, from the first record that has names; else numbers."""
     networks = [network for recipe in recipes for network in recipe.networks]
     named = (network.metadata["classes"] for network in networks if network.metadata["classes"])
-    return tuple(next(named, map(str, range(networks[0].test.num_classes))))
+    return tuple(map(cut_name, next(named, map(str, range(networks[0].test.num_classes)))))
 
 
 def name_classes(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -70,6 +70,8 @@ def verify(config: Config, compute: Compute, answer: Answers) -> Path:
     documents = read_documents(path)
     recorded = documents["verdict"]
     found = find_runs(recorded["runs"], config, path)
+    if twice := [str(each.path) for each in found if found.count(each) > 1]:
+        raise UserError(f"verify={path}: {twice[0]} stands in it twice")
     changed = [
         f"runs[{n}].digest: {run['digest']} in the file, {each.digest} in {each.path}"
         for n, (run, each) in enumerate(zip(recorded["runs"], found, strict=True))

@@ -67,7 +67,7 @@
 
   const asMarkdown = (table) => {
     const [heads, rows] = read(table);
-    const line = (cells) => `| ${cells.map((cell) => cell.replace(/[\\|<*_`]/g, "\\$&")).join(" | ")} |`;
+    const line = (cells) => `| ${cells.map((cell) => cell.replace(/[\\|<*_`[\]$~]/g, "\\$&")).join(" | ")} |`;
     const rule = heads.map((_, place) => (place ? "---:" : "---"));
     return [line(heads), `| ${rule.join(" | ")} |`, ...rows.map(line)].join("\n");
   };
@@ -75,9 +75,9 @@
   const asLatex = (table) => {
     const signs = {
       "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-      "−": "$-$", "±": "$\\pm$", "<": "$<$", ">": "$>$", "–": "--", "→": "$\\to$",
+      "−": "$-$", "±": "$\\pm$", "<": "$<$", ">": "$>$", "–": "--", "→": "$\\to$", "↓": "$\\downarrow$",
     };
-    const escape = (text) => text.replace(/[\\&%$#_{}~^−±<>–→]/g, (sign) => signs[sign] ?? `\\${sign}`);
+    const escape = (text) => text.replace(/[\\&%$#_{}~^−±<>–→↓]/g, (sign) => signs[sign] ?? `\\${sign}`);
     const [heads, rows] = read(table);
     const line = (cells) => `${cells.map(escape).join(" & ")} \\\\`;
     const begin = [
@@ -90,8 +90,10 @@
 
   const asCsv = (table) => {
     const [heads, rows] = read(table, true);
+    const isFormula = (cell) => /^[\s'"]*[=+\-@＝＋－＠]/.test(cell) && /[^\d+\-−.%to ]/.test(cell);
     const quote = (cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell);
-    return [heads, ...rows].map((cells) => cells.map(quote).join(",")).join("\n");
+    const write = (cell) => quote(isFormula(cell) ? `'${cell}` : cell); // no spreadsheet runs it
+    return [heads, ...rows].map((cells) => cells.map(write).join(",")).join("\n");
   };
 
   for (const table of document.querySelectorAll("table")) {
