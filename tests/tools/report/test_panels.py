@@ -8,7 +8,7 @@ from markupsafe import Markup
 from triptych.tools.compare.content import COSTS, Comparison
 from triptych.tools.compare.runs import Curve, TrainedNetwork
 from triptych.tools.report import charts, costs
-from triptych.tools.report.curves import average_curves
+from triptych.tools.report.curves import MAX_EPOCHS, average_curves
 
 CPU = {"device": "cpu", "precision": "32-true", "num_threads": 2}
 GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
@@ -108,6 +108,15 @@ def test_a_learning_curve_is_the_mean_of_its_seeds_over_the_epochs_that_all_have
     two = average_curves(curves[:2], "val/loss", 0, "a recipe")
     assert two is not None
     assert (two.y.tolist(), two.marked is not None and two.marked.tolist()) == ([3.0, 1.5], [0, 1])
+
+
+def test_of_a_long_training_few_epochs_are_drawn_with_the_scored_one_and_the_last() -> None:
+    line = average_curves([make_curve([1 / (n + 1) for n in range(1000)])], "val/loss", 0, "long")
+    assert line is not None
+    assert line.marked is not None
+    assert len(line.x) <= MAX_EPOCHS + 1
+    assert (line.x[line.marked].tolist(), line.x[-1]) == ([2], 1000)
+    assert line.y.tolist() == pytest.approx((1 / line.x).tolist())
 
 
 def make_curve(losses: list[float]) -> Curve:

@@ -88,6 +88,8 @@ def test_the_share_of_draws_in_which_each_is_the_best() -> None:
     single = [summarize_trainings(each.by_image[None]) for each in recipes]
     assert estimate_best(single).argmax() == 2
     assert estimate_best([recipes[0]] * 3) == pytest.approx([1 / 3] * 3), "none is known to differ"
+    halves = summarize_trainings(np.repeat([[0.0] * 100 + [1.0] * 100], 3, axis=0))
+    assert estimate_best([halves] * 3) == pytest.approx([1 / 3] * 3), "nor do any seeds"
     alone = [summarize_trainings(each.by_image[:1, None]) for each in recipes]
     assert estimate_best(alone) == pytest.approx([1 / 3] * 3), "of one image, or one group"
     large = [summarize_trainings(1e30 * each.by_image[None]) for each in recipes]

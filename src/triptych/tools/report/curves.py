@@ -1,5 +1,6 @@
 """Learning curves, calibration and accuracy by severity."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from triptych.tools.report.charts import SMALL, Axis, Chart, Key, Series, make_c
 from triptych.tools.statistics.calibration import NUM_BINS
 
 MAX_RELIABILITY = 6
+MAX_EPOCHS = 150  # drawn of a line, besides those that were scored: a picture has no more room
 MIN_BIN = 10  # images: the interval of a bin of fewer reaches over most of the picture
 CURVES = (
     ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
@@ -53,8 +55,10 @@ def average_curves(
     epochs = sorted(set.intersection(*map(set, tables))) if tables else []
     if not epochs:
         return None
-    values = np.array([[table[epoch] for epoch in epochs] for table in tables])
     scored = {curve.best_epoch for curve in curves} if name.startswith("val") else set()
+    step = math.ceil(len(epochs) / MAX_EPOCHS)
+    epochs = sorted({*epochs[::-step]} | (scored & {*epochs}))
+    values = np.array([[table[epoch] for epoch in epochs] for table in tables])
     low, high = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else (None, None)
     is_scored = np.isin(epochs, [epoch for epoch in scored if epoch])
     x = np.array(epochs, dtype=np.float64)

@@ -54,7 +54,8 @@ def estimate_best(recipes: Sequence[Trainings], sign: int = 1) -> NDArray[np.flo
     skill, df = np.array([_skill_variance(each) for each in recipes]).T
     total = covariance + np.diag(skill)
     own = np.trace(total) / k - (total.sum() - np.trace(total)) / (k * (k - 1))
-    spread = max(float(y.var(ddof=1)) - own, 0.0)
+    # equal means may have a variance by rounding
+    spread = max(float(y.var(ddof=1)) - own, 0.0) if np.ptp(y) else 0.0
     if not spread:
         return np.full(k, 1 / k)
     # no check: of large losses it takes rounding for a fault
