@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from triptych.callbacks.figures import count_columns, truncate
+from triptych.callbacks.figures import count_columns
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import BaseComparison, Measure, Pair
 from triptych.tools.compare.recipes import Recipe
@@ -134,7 +134,7 @@ def render_rows(
 def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     """One row whose upper edge is at `top`, in pixels."""
     place = axes.get_yaxis_transform()
-    room = int((width + 2 * SIDE - DIGIT * len(row.number)) / LETTER) - 1
+    room = int((width + 2 * SIDE - DIGIT * len(row.number)) / LETTER)
     text: dict[str, Any] = {"transform": place, "fontsize": 12.5, "color": charts.TEXT}
     text["bbox"] = charts.HALO
     axes.text(-SIDE / width, top + 15, shorten(row.names, room), weight="bold", **text)
@@ -153,7 +153,13 @@ def shorten(names: Sequence[str], room: int) -> str:
     """Names of a row in so many letters; of two, what one does not need is the other's."""
     least = max((room - len(MINUS) * (len(names) - 1)) // len(names), 6)
     spare = sum(max(least - count_columns(name), 0) for name in names)
-    return MINUS.join(truncate(name, least + spare) for name in names)
+    return MINUS.join(cut_middle(name, least + spare) for name in names)
+
+
+def cut_middle(name: str, length: int) -> str:
+    """At most that many letters: networks of one family differ in their last ones."""
+    end = length // 2
+    return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
 
 
 def find_limits(
