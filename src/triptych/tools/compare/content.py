@@ -244,10 +244,11 @@ class Pairs(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A claim in plain words for the top of the page, and in a second sentence what it rests on."""
+    """A claim in plain words for the top of the page, its test, and on what images and seeds."""
 
     text: str
     detail: str = ""
+    basis: str = ""
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def write_headline(pair: Pair, num_pairs: int, digits: int) -> Headline:
     adjusted = " (Holm)" if num_pairs > 1 else ""
     seeds = "" if pair.num_seeds == (1, 1) else f", {count_seeds(pair)}"
     images = formats.count_images(pair.num_images, pair.num_groups, "image")
-    detail = f"{write_test(pair)}{adjusted}; {images}{seeds}."
-    return Headline(text, f"{detail}{_explain_contradiction(pair, num_pairs)}")
+    detail = f"{write_test(pair)}{adjusted}.{_explain_contradiction(pair, num_pairs)}"
+    return Headline(text, detail, f"{images}{seeds}.")
 
 
 def _explain_contradiction(pair: Pair, num_pairs: int) -> str:
