@@ -431,3 +431,17 @@ def test_broken_optional_files_are_named_and_end_nothing(
     assert {problem.folder for problem in found.problems} == {str(folder)}
     for name in BROKEN_FILES:
         assert sum(problem.what.startswith(name) for problem in found.problems) == 1, name
+
+
+def test_recipes_of_one_model_are_called_by_what_is_not_its_default(
+    tmp_path: Path, compare_below: Compare
+) -> None:
+    """Defaults are those of the installed configs, for the optimizer that a run has."""
+    sgd = {"optim.name": "sgd", "optim.lr": 0.01}
+    soup = {"_target_": "triptych.callbacks.soup.Soup", "k": 3, "by": "val/accuracy"}
+    for settings in ({}, {"optim.lr": 0.01}, sgd, {"trainer.callbacks": [soup]}):
+        write_run(tmp_path, "alexnet", num_images=20, settings=settings)
+    write_run(tmp_path, "vgg11", num_images=20, name="my own")
+    labels = {recipe.label for recipe in compare_below(tmp_path).recipes}
+    variants = {"alexnet lr=0.01", "alexnet optim=sgd", "alexnet callbacks=Soup"}
+    assert labels == {"alexnet", *variants, "my own"}
