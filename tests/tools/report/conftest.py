@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from matplotlib.image import imsave
 
 from tests.run_folders import write_run
@@ -18,6 +20,8 @@ from triptych.tools.compare.pictures import compare_images
 from triptych.tools.compare.runs import read_runs
 from triptych.tools.evaluate.degradation import UNMODIFIED, Outcomes, write_outcomes
 from triptych.tools.evaluate.settings import LEVELS
+from triptych.tools.report import charts
+from triptych.tools.report.charts import Chart
 from triptych.tools.report.page import render_page
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -70,6 +74,19 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 @pytest.fixture(scope="session")
 def html(comparison: Comparison) -> str:
     return render_page(comparison)
+
+
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are their words alone: drawing them takes most of a page's time."""
+    svg = Markup('<svg role="img" aria-label="{}"></svg>')
+
+    def write(
+        heading: str, words: str, sizes: Any, render: Any, data: str, caption: str = ""
+    ) -> Chart:
+        return Chart(heading, svg.format(words), data, caption)
+
+    monkeypatch.setattr(charts, "draw_sizes", write)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from triptych.tools.report.charts import (
     DASHES,
     LETTER,
     MARKERS,
+    MEDIUM,
     NUM_STYLES,
     VARIABLES,
     Axis,
@@ -22,10 +23,10 @@ from triptych.tools.report.charts import (
     draw_lines,
     draw_reliability,
     draw_trade_off,
-    find_undominated,
-    render_chart,
+    make_chart,
     swatch,
 )
+from triptych.tools.report.costs import find_undominated
 
 COST, ACCURACY = Axis("parameters", "log"), Axis("accuracy", "percent")
 EVERY_CHART = pytest.mark.parametrize("draw", [draw_lines, draw_trade_off, draw_reliability])
@@ -36,9 +37,12 @@ def make_series(style: int | None = 0, num_points: int = 3) -> Series:
     return Series(style, x, x, x - 0.1, x + 0.1, marked=x == x.max())
 
 
-def render(draw: Draw, *series: Series, name: str = "a", words: str = "") -> Markup:
+def render(
+    draw: Draw, *series: Series, name: str = "a", words: str = "", axes: tuple[Axis, ...] = ()
+) -> Markup:
     x = COST if draw is draw_trade_off else Axis("epoch", "count")
-    return render_chart(name, words, draw, series, x, ACCURACY)
+    x, y = axes or (x, ACCURACY)
+    return make_chart(name, words, draw, series, x, y, sizes=MEDIUM[:1]).picture
 
 
 def parse(svg: str) -> list[ElementTree.Element]:
@@ -57,7 +61,7 @@ def test_a_chart_is_one_image_whose_words_a_screen_reader_says(draw: Draw) -> No
 def test_a_tick_says_where_it_is() -> None:
     hours = np.array([0.002, 0.004, 0.008])
     line = Series(0, hours, 2.301 + hours)
-    svg = parse(render_chart("a", "", draw_lines, [line], Axis("hours"), Axis("loss")))
+    svg = parse(render(draw_lines, line, axes=(Axis("hours"), Axis("loss"))))
     ticks = [float(each.text) for each in svg if re.fullmatch(r"[\d.]+", each.text or "")]
     assert len(ticks) == len(set(ticks)) >= 6
     assert {0.002, 0.004, 0.006, 0.008} <= set(ticks)
@@ -75,7 +79,7 @@ def test_a_chart_has_no_colour_of_its_own_but_the_page_s_variables(draw: Draw) -
 
 def test_text_stays_text_in_the_page_s_own_font() -> None:
     axes = Axis("a <b> $x^2$"), Axis("y")
-    svg = parse(render_chart("a", "", draw_lines, [make_series()], *axes))
+    svg = parse(render(draw_lines, make_series(), axes=axes))
     texts = [element for element in svg if element.tag == "text"]
     assert {"a <b> $x^2$", "y"} <= {element.text for element in texts}
     assert not any("font-family" in element.get("style", "") for element in texts)

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.recipes import Recipe
-from triptych.tools.report import charts, classes
+from triptych.tools.report import classes
 from triptych.tools.report.charts import Key
 from triptych.tools.report.page import render_page
 from triptych.tools.statistics.scores import per_class
@@ -78,10 +77,10 @@ def test_a_matrix_of_any_number_of_classes_is_a_picture_of_at_most_a_thousand_ce
     assert (opacity.argmax(axis=1) == np.arange(side)).all()
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_hundred_classes_are_pictures_and_the_rows_of_those_that_differ_most(
-    repeat: Repeat, monkeypatch: pytest.MonkeyPatch
+    repeat: Repeat,
 ) -> None:
-    monkeypatch.setattr(charts, "render_chart", lambda *_: Markup())
     made = repeat(2)
     counts = np.random.default_rng(0).integers(0, 9, (2, 100, 100))
     recipes = tuple(map(with_confusion, made.recipes, counts, ("one", "other")))

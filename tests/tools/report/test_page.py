@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from triptych.tools.compare.content import Comparison, Question, Section
 from triptych.tools.compare.formats import percent, spaced
 from triptych.tools.evaluate.settings import LEVELS
-from triptych.tools.report import charts, page
+from triptych.tools.report import page
 from triptych.tools.report.page import (
     CONTENTS,
     find_scale,
@@ -88,12 +87,6 @@ class Parsed(HTMLParser):
 @pytest.fixture(scope="module")
 def parsed(html: str) -> Parsed:
     return Parsed(html)
-
-
-@pytest.fixture
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    svg = Markup('<svg role="img" aria-label="{}"></svg>')
-    monkeypatch.setattr(charts, "render_chart", lambda name, words, *_: svg.format(words))
 
 
 @pytest.fixture(scope="module")

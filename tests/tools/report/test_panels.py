@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from markupsafe import Markup
 
 from triptych.tools.compare.content import COSTS, Comparison
 from triptych.tools.compare.runs import Curve, TrainedNetwork
@@ -15,11 +14,7 @@ GPU = {"device": "NVIDIA H200", "precision": "bf16-mixed", "num_threads": None}
 ON_CPU, ON_GPU = "cpu, 32-true, 2 threads", "NVIDIA H200, bf16-mixed"
 Repeat = Callable[[int], Comparison]
 ListCaptions = Callable[[list[TrainedNetwork], str], list[str]]
-
-
-@pytest.fixture(autouse=True)
-def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "render_chart", lambda *_: Markup())
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 
 def change(network: TrainedNetwork, accuracy: float = 0.5, **cost: object) -> TrainedNetwork:

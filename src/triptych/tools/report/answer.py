@@ -3,25 +3,21 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from triptych.callbacks.figures import count_columns
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import BaseComparison, Measure, Pair
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.report import charts
-from triptych.tools.report.charts import Chart, Key
+from triptych.tools.report.charts import MINUS, Chart, Key
 from triptych.tools.statistics.inference import WithInterval
 
 WIDTHS = (480, 358)
 LINE = 40  # pixels of a row: a name and a number above what is drawn
 MAX_ROWS = 12
-MINUS = " − "
 SIDE = 10  # pixels beside the scale, into which names and numbers reach
-LETTER, DIGIT = 8.3, 7.2  # pixels, of a name in bold and of a number
+DIGIT = 7.2  # pixels of a letter of a number
 
 
 class Row(NamedTuple):
@@ -85,14 +81,25 @@ def draw_rows(
     is_difference: bool = False,
     margin: float | None = None,
 ) -> Chart:
-    """Rows below each other over one scale."""
+    """Rows below each other over one scale: a name and its number, below them the interval, the
+    estimate and every seed."""
     words = f"{heading}: " + "; ".join(f"{MINUS.join(row.names)} {row.number}" for row in rows)
-    pictures = []
-    for width in WIDTHS:
-        with matplotlib.rc_context(charts.PAGE):
-            figure = render_rows(rows, measure, width, is_difference, margin)
-            pictures.append(charts.inline(figure, f"{heading} {width}", words))
-    return Chart(heading, charts.join_sizes(pictures), list_values(rows, measure))
+
+    def render(width: int) -> Figure:
+        height = LINE * len(rows) + 30
+        figure, axes = charts.begin_figure(width, height, margins=(SIDE, 30, SIDE, 0))
+        limits = find_limits(rows, is_difference, margin)
+        axes.set(xlim=limits, ylim=(LINE * len(rows), 0), yticks=[])
+        charts.draw_scale(axes, lambda value: write_tick(value, measure))
+        if margin is not None:
+            axes.axvspan(-margin, margin, color=charts.RULE, alpha=0.6, linewidth=0, zorder=0)
+        if is_difference:
+            axes.axvline(0, color=charts.INK, linewidth=1, zorder=1)
+        for place, row in enumerate(rows):
+            draw_row(axes, row, LINE * place, width - 2 * SIDE)
+        return figure
+
+    return charts.draw_sizes(heading, words, WIDTHS, render, list_values(rows, measure))
 
 
 def list_values(rows: Sequence[Row], measure: Measure) -> str:
@@ -106,38 +113,13 @@ def list_values(rows: Sequence[Row], measure: Measure) -> str:
     return charts.write_lines(lines)
 
 
-def render_rows(
-    rows: Sequence[Row], measure: Measure, width: int, is_difference: bool, margin: float | None
-) -> Figure:
-    """Each row: its name and number, below them the interval, the estimate and every seed."""
-    height = LINE * len(rows) + 30
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    side = SIDE / width
-    axes = figure.add_axes((side, 30 / height, 1 - 2 * side, 1 - 30 / height))
-    axes.set(xlim=find_limits(rows, is_difference, margin), ylim=(LINE * len(rows), 0), yticks=[])
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0, pad=5)
-    axes.grid(axis="x", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_tick(value, measure)))
-    ink = matplotlib.rcParams["axes.edgecolor"]
-    if is_difference:
-        if margin is not None:
-            axes.axvspan(-margin, margin, color=charts.RULE, alpha=0.6, linewidth=0, zorder=0)
-        axes.axvline(0, color=ink, linewidth=1, zorder=1)
-    for place, row in enumerate(rows):
-        draw_row(axes, row, LINE * place, width - 2 * SIDE)
-    return figure
-
-
 def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     """One row whose upper edge is at `top`, in pixels."""
     place = axes.get_yaxis_transform()
-    room = int((width + 2 * SIDE - DIGIT * len(row.number)) / LETTER)
+    room = int((width + 2 * SIDE - DIGIT * len(row.number)) / charts.BOLD)
     text: dict[str, Any] = {"transform": place, "fontsize": 12.5, "color": charts.TEXT}
     text["bbox"] = charts.HALO
-    axes.text(-SIDE / width, top + 15, shorten(row.names, room), weight="bold", **text)
+    axes.text(-SIDE / width, top + 15, charts.shorten(row.names, room), weight="bold", **text)
     axes.text(1 + SIDE / width, top + 15, row.number, ha="right", **text)
     colour = charts.OTHER if row.style is None else charts.SERIES[row.style]
     middle, (value, low, high) = top + 28, row.estimate
@@ -147,19 +129,6 @@ def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     axes.plot((value, value), (middle - 7, middle + 7), color=colour, linewidth=2.4, zorder=3)
     for seed in row.seeds if len(row.seeds) > 1 else ():
         axes.plot(seed, middle, "o", color=colour, markersize=5, zorder=4)
-
-
-def shorten(names: Sequence[str], room: int) -> str:
-    """Names of a row in so many letters; of two, what one does not need is the other's."""
-    least = max((room - len(MINUS) * (len(names) - 1)) // len(names), 6)
-    spare = sum(max(least - count_columns(name), 0) for name in names)
-    return MINUS.join(cut_middle(name, least + spare) for name in names)
-
-
-def cut_middle(name: str, length: int) -> str:
-    """At most that many letters: networks of one family differ in their last ones."""
-    end = length // 2
-    return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
 
 
 def find_limits(

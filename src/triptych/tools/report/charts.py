@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -35,6 +35,9 @@ MARKERS = "os^DvPXp"
 DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (9, 2), (3, 1), (6, 2, 1, 2, 1, 2), (2, 3))
 NUM_STYLES = len(MARKERS)  # of more lines nobody can follow one
 LETTER, MAX_LETTERS = 6.9, 24  # pixels of a letter of a name, and how many are drawn
+BOLD = 8.3  # pixels of a letter of the name of a row
+MINUS = " − "  # between two names
+STEPS = [1, 2, 2.5, 5, 10]  # of a scale
 
 Numbers = NDArray[np.float64]
 
@@ -70,7 +73,7 @@ class Series:
     low: Numbers | None = None  # the ends of the intervals of y
     high: Numbers | None = None
     marked: NDArray[np.bool_] | None = None  # points that stand out
-    label: str | tuple[str, ...] = ""  # of the line, or of each point
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,10 @@ class Axis:
     ticks: tuple[str, ...] = ()  # names of the positions 0, 1, 2, ...
 
 
-class Size(NamedTuple):
-    """Of a picture, in CSS pixels."""
-
-    width: int
-    height: int
-
-
-SMALL = (Size(340, 236),)  # one of many
-MEDIUM = (Size(480, 310), Size(358, 270))  # two in a line on a wide screen; on a telephone
-LARGE = (Size(940, 440), Size(358, 320))
+Size = tuple[int, int]  # width and height of a picture, in CSS pixels
+SMALL = ((340, 236),)  # one of many
+MEDIUM = ((480, 310), (358, 270))  # two in a line on a wide screen; on a telephone
+LARGE = ((940, 440), (358, 320))
 Draw = Callable[[Axes, Sequence[Series]], None]
 
 
@@ -134,19 +131,67 @@ def make_chart(
     caption: str = "",
 ) -> Chart:
     """A chart of its own heading and caption; a screen reader reads `words`."""
-    pictures = [
-        render_chart(f"{heading} {caption} {place}", words, draw, series, x, y, size)
-        for place, size in enumerate(sizes)
-    ]
-    return Chart(heading, join_sizes(pictures), write_data(series, x, y), caption)
+
+    def render(size: Size) -> Figure:
+        figure, axes = begin_figure(*size, margins=(58, 42, 10, 10))
+        label_axes(axes, x, y)
+        draw(axes, series)
+        return figure
+
+    return draw_sizes(heading, words, sizes, render, write_data(series, x, y), caption)
 
 
-def join_sizes(pictures: Sequence[Markup]) -> Markup:
-    """The same picture for wide screens and for narrow ones; the style sheet shows one of them."""
+def draw_sizes(
+    heading: str,
+    words: str,
+    sizes: Sequence[Any],
+    render: Callable[[Any], Figure],
+    data: str,
+    caption: str = "",
+) -> Chart:
+    """What `render` draws for a wide screen and for a narrow one, of which the style sheet shows
+    one; or of a single size."""
+    pictures = []
+    for size in sizes:
+        with matplotlib.rc_context(PAGE):
+            pictures.append(inline(render(size), f"{heading} {caption} {size} {data}", words))
     if len(pictures) == 1:
-        return pictures[0]
-    wide, narrow = pictures
-    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
+        return Chart(heading, pictures[0], data, caption)
+    both = Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(*pictures)
+    return Chart(heading, both, data, caption)
+
+
+def begin_figure(
+    width: int, height: int, margins: tuple[float, float, float, float]
+) -> tuple[Figure, Axes]:
+    """All in CSS pixels; margins at the left, below, at the right and above hold the labels."""
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    left, bottom, right, top = margins
+    inner = (width - left - right) / width, (height - bottom - top) / height
+    return figure, figure.add_axes((left / width, bottom / height, *inner))
+
+
+def draw_scale(axes: Axes, write: Callable[[float], str]) -> None:
+    """The scale that rows share, and its lines behind them."""
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0, pad=5)
+    axes.grid(axis="x", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def shorten(names: Sequence[str], room: int) -> str:
+    """Names of a row in so many letters; of two, what one does not need is the other's."""
+    least = max((room - len(MINUS) * (len(names) - 1)) // len(names), 6)
+    spare = sum(max(least - count_columns(name), 0) for name in names)
+    return MINUS.join(cut_middle(name, least + spare) for name in names)
+
+
+def cut_middle(name: str, length: int) -> str:
+    """At most that many letters: networks of one family differ in their last ones."""
+    end = length // 2
+    return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
 
 
 def write_data(series: Sequence[Series], x: Axis, y: Axis) -> str:
@@ -154,7 +199,7 @@ def write_data(series: Sequence[Series], x: Axis, y: Axis) -> str:
     lines: list[Sequence[object]] = [("series", x.label, y.label, "low", "high")]
     for line in series:
         bounds = (np.full(len(line.x), np.nan) if b is None else b for b in (line.low, line.high))
-        names = [line.label] * len(line.x) if isinstance(line.label, str) else line.label
+        names = [line.label] * len(line.x)
         lines += zip(names, line.x.tolist(), line.y.tolist(), *bounds, strict=True)
     return write_lines(lines)
 
@@ -167,26 +212,6 @@ def write_lines(lines: Iterable[Sequence[object]]) -> str:
         shown = [f"{v:.6g}" if isinstance(v, float) and v == v else v for v in line]
         writer.writerow(escape_formulas(["" if value != value else value for value in shown]))
     return text.getvalue()
-
-
-def render_chart(
-    name: str,
-    words: str,
-    draw: Draw,
-    series: Sequence[Series],
-    x: Axis,
-    y: Axis,
-    size: Size = MEDIUM[0],
-) -> Markup:
-    """One picture; `name` and `words` as `inline` has them."""
-    width, height = size
-    with matplotlib.rc_context(PAGE):
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        left, bottom, rest = 58 / width, 42 / height, 10  # margins that hold the labels
-        axes = figure.add_axes((left, bottom, 1 - left - rest / width, 1 - bottom - rest / height))
-        label_axes(axes, x, y)
-        draw(axes, series)
-        return inline(figure, name, words)
 
 
 def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
@@ -213,7 +238,7 @@ def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
     """The same, each line with its name at its end."""
     draw_bands(axes, series)
     named = [each for each in series if each.label and each.style is not None]
-    room = min(LETTER * max((count_columns(str(s.label)) for s in named), default=0) + 10, 170)
+    room = min(LETTER * max((count_columns(s.label) for s in named), default=0) + 10, 170)
     room = min(room, 0.4 * axes.bbox.width)
     axes.autoscale_view()
     low, high = axes.get_xlim()
@@ -223,7 +248,7 @@ def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
     ends = [axes.transData.transform((each.x[-1], each.y[-1])) for each in named]
     heights = _move_apart([y for _, y in ends], axes.bbox.y0 + 2, axes.bbox.y1 - 12)
     for each, (x, _), height in zip(named, ends, heights, strict=True):
-        name = truncate(str(each.label), max(int((room - 8) / LETTER), 6))
+        name = truncate(each.label, max(int((room - 8) / LETTER), 6))
         left, base = axes.transData.inverted().transform((x + 8, height))
         colour = _look(each.style)["color"]
         axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=HALO)
@@ -274,7 +299,7 @@ def write_labels(axes: Axes, series: Sequence[Series]) -> None:
     left, bottom, right, top = axes.bbox.extents
     taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
     for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
-        name = truncate(str(each.label), MAX_LETTERS)
+        name = truncate(each.label, MAX_LETTERS)
         width = LETTER * count_columns(name)
         for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
             box = (x + dx, y + dy, x + dx + width, y + dy + 13)
@@ -333,13 +358,6 @@ def swatch(style: int | None) -> Markup:
         return inline(figure, "swatch", None)
 
 
-def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
-    """(n,) costs and gains -> (n,): nothing else costs no more, gains no less, and differs."""
-    no_worse = (cost[None] <= cost[:, None]) & (gain[None] >= gain[:, None])
-    better = (cost[None] < cost[:, None]) | (gain[None] > gain[:, None])
-    return np.asarray(~(no_worse & better).any(axis=1))
-
-
 def _look(style: int | None) -> dict[str, Any]:
     colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
     if style is None:
@@ -379,10 +397,9 @@ def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(_format_powers(spec.unit))
         else:
-            steps, is_count = [1, 2, 2.5, 5, 10], spec.kind == "count"
+            is_count = spec.kind == "count"
             least = 1 if is_count else 2  # of one epoch there is no half
-            locator = MaxNLocator(5, integer=is_count, steps=steps, min_n_ticks=least)
-            axis.set_major_locator(locator)
+            axis.set_major_locator(MaxNLocator(5, integer=is_count, steps=STEPS, min_n_ticks=least))
         if spec.kind == "percent":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 

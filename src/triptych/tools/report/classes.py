@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -140,17 +138,16 @@ def draw_group(recipes: Sequence[Recipe], key: Key) -> Chart:
     ]
     names = [classes[place] for place in order]
     dots = {key.styles[each.label]: each.f1[order] for each in recipes if each.label in key.styles}
-    pictures = []
-    for width in WIDTHS:
-        with matplotlib.rc_context(charts.PAGE):
-            figure = render_rows(names, numbers, (low[order], high[order]), dots, width)
-            words = f"{heading}, a dot a recipe; numbers in the table below"
-            pictures.append(charts.inline(figure, f"{recipes[0].label} {heading} {width}", words))
+    ends = low[order], high[order]
     lines: list[Sequence[object]] = [("class", "recipe", "F1")]
     lines += [(classes[n], each.label, float(each.f1[n])) for n in order for each in recipes]
     joined = "A line joins the worst recipe and the best; at the right the points between them"
-    caption = joined if several else ""
-    return Chart(heading, charts.join_sizes(pictures), charts.write_lines(lines), caption)
+    return charts.draw_sizes(
+        *(heading, f"{heading}, a dot a recipe; numbers in the table below", [*WIDTHS]),
+        render=lambda width: render_rows(names, numbers, ends, dots, width),
+        data=charts.write_lines(lines),
+        caption=joined if several else "",
+    )
 
 
 def render_rows(
@@ -164,23 +161,18 @@ def render_rows(
     names = [truncate(n, max(1, WIDTHS[width] * len(n) // max(1, count_columns(n)))) for n in names]
     left = 14 + LETTER * max(map(count_columns, names))
     height = ROW * len(names) + 30
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    inner = width - left - LAST
-    axes = figure.add_axes((left / width, 4 / height, inner / width, ROW * len(names) / height))
+    figure, axes = charts.begin_figure(width, height, margins=(left, 4, LAST, 26))
+    charts.draw_scale(axes, lambda value: f"{100 * value:.4g}%")
     low, high = float(ends[0].min()), float(ends[1].max())
     room, rows = 0.03 * (high - low) or 0.01, np.arange(len(names))
     axes.set(xlim=(low - room, high + room), ylim=(len(names) - 0.5, -0.5))
     axes.set_yticks(rows, names, color=charts.TEXT, fontsize=12.5)
-    axes.tick_params(length=0, pad=8, labeltop=True, labelbottom=False)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    axes.tick_params(pad=8, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    axes.grid(axis="x", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.hlines(rows, *ends, color=charts.OTHER, linewidth=2, zorder=1)
     for style, values in sorted(dots.items(), reverse=True):  # the best in front
         axes.plot(values, rows, charts.MARKERS[style], color=charts.SERIES[style], markersize=7.5)
     right: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
     for row, number in enumerate(numbers):
-        axes.text(1 + (LAST - 2) / inner, row, number, color=charts.TEXT, **right)
+        axes.text(1 + (LAST - 2) / axes.bbox.width, row, number, color=charts.TEXT, **right)
     return figure

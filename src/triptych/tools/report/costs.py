@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Cost
@@ -65,7 +66,7 @@ def measure(recipe: Recipe, networks: list[TrainedNetwork], cost: Cost, key: Key
 def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: bool) -> Chart:
     means = np.array([each.costs.mean() for each in measured])
     accuracies = np.array([each.accuracy.value for each in measured])
-    best = charts.find_undominated(cost.sign * means, accuracies)
+    best = find_undominated(cost.sign * means, accuracies)
     names = [each.label for each, is_best in zip(measured, best, strict=True) if is_best]
     caption = f"Not dominated: {formats.join_words(names, formats.MAX_WORDS)}"
     caption = f"{place}. {caption}" if place else caption
@@ -88,6 +89,13 @@ def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: b
         sizes=LARGE,
         caption=caption,
     )
+
+
+def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
+    """(n,) costs and gains -> (n,): nothing else costs no more, gains no less, and differs."""
+    no_worse = (cost[None] <= cost[:, None]) & (gain[None] >= gain[:, None])
+    better = (cost[None] < cost[:, None]) | (gain[None] > gain[:, None])
+    return np.asarray(~(no_worse & better).any(axis=1))
 
 
 def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:

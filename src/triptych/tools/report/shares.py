@@ -2,63 +2,54 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from triptych.callbacks.figures import truncate
 from triptych.tools.compare.uncertainty import PairParts, RecipeParts, Uncertainty
 from triptych.tools.report import charts
-from triptych.tools.report.charts import Chart
+from triptych.tools.report.charts import MINUS, Chart
 
 WIDTHS = (640, 358)
-LINE = 44  # pixels of a row: its name above its bar
+KEY, LINE = 24, 44  # pixels of the key, and of a row: its name above its bar
 MAX_ROWS = 12
 LEAST = 0.09  # of a bar, that has room for its share in words
 
 
 def draw_shares(section: Uncertainty) -> Chart:
     """Of differences where any was tested, else of recipes."""
-    rows: Sequence[PairParts | RecipeParts] = (section.pairs or section.recipes)[:MAX_ROWS]
-    shares = [[each.images.value, each.seeds.value, each.flips.value] for each in rows]
-    names = [name_row(each) for each in rows]
+    of: Sequence[PairParts | RecipeParts] = (section.pairs or section.recipes)[:MAX_ROWS]
     parts = (section.unit, "seeds", "flips")
+    rows = {
+        list_names(each): (each.images.value, each.seeds.value, each.flips.value) for each in of
+    }
     heading = "Parts of the uncertainty of each " + ("difference" if section.pairs else "recipe")
-    described = (
-        f"{name}: "
-        + ", ".join(f"{value:.0%} {part}" for value, part in zip(row, parts, strict=True))
-        for name, row in zip(names, shares, strict=True)
+    written = (
+        f"{MINUS.join(names)}: "
+        + ", ".join(f"{share:.0%} {part}" for share, part in zip(shares, parts, strict=True))
+        for names, shares in rows.items()
     )
-    words = f"{heading}. {'; '.join(described)}"
-    pictures = []
-    for width in WIDTHS:
-        with matplotlib.rc_context(charts.PAGE):
-            figure = render_shares(names, shares, parts, width)
-            pictures.append(charts.inline(figure, f"{heading} {width}", words))
-    lines = [("of", *parts), *((name, *row) for name, row in zip(names, shares, strict=True))]
-    return Chart(heading, charts.join_sizes(pictures), charts.write_lines(lines))
+    words = f"{heading}. {'; '.join(written)}"
+    lines = [("of", *parts), *((MINUS.join(names), *shares) for names, shares in rows.items())]
+
+    def render(width: int) -> Figure:
+        figure, axes = charts.begin_figure(width, KEY + LINE * len(rows), margins=(0, 0, 0, 0))
+        axes.set(xlim=(0, 1), ylim=(KEY + LINE * len(rows), 0))
+        axes.set_axis_off()
+        for place, part in enumerate(parts):
+            left = place * 90
+            axes.plot((left + 8) / width, 10, "s", color=charts.SERIES[place], markersize=9)
+            axes.text((left + 20) / width, 14, part, fontsize=12.5, color=charts.TEXT)
+        for place, (names, shares) in enumerate(rows.items()):
+            top, name = KEY + LINE * place, charts.shorten(names, int(width / charts.BOLD))
+            axes.text(0, top + 15, name, fontsize=12.5, weight="bold", color=charts.TEXT)
+            draw_bar(axes, shares, top + 20)
+        return figure
+
+    return charts.draw_sizes(heading, words, WIDTHS, render, charts.write_lines(lines))
 
 
-def name_row(parts: PairParts | RecipeParts) -> str:
-    return parts.recipe if isinstance(parts, RecipeParts) else f"{parts.a} − {parts.b}"
-
-
-def render_shares(
-    names: Sequence[str], shares: Sequence[Sequence[float]], parts: Sequence[str], width: int
-) -> Figure:
-    height = LINE * len(names) + 24
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(height, 0))
-    axes.set_axis_off()
-    for place, part in enumerate(parts):
-        axes.plot(8 / width + place * 90 / width, 10, "s", color=charts.SERIES[place], markersize=9)
-        axes.text(20 / width + place * 90 / width, 14, part, fontsize=12.5, color=charts.TEXT)
-    for place, (name, row) in enumerate(zip(names, shares, strict=True)):
-        top = 24 + LINE * place
-        shown = truncate(name, int(width / charts.LETTER))
-        axes.text(0, top + 15, shown, fontsize=12.5, weight="bold", color=charts.TEXT)
-        draw_bar(axes, row, top + 20)
-    return figure
+def list_names(parts: PairParts | RecipeParts) -> tuple[str, ...]:
+    return (parts.recipe,) if isinstance(parts, RecipeParts) else (parts.a, parts.b)
 
 
 def draw_bar(axes: Axes, shares: Sequence[float], top: int) -> None:
