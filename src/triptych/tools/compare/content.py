@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -295,6 +295,13 @@ class Tested(NamedTuple):
     problems: list[Problem]
 
 
+def rank_pairs(pairs: Iterable[Pair], recipes: Sequence[Recipe]) -> list[Pair]:
+    """As they are read: the better one first, those of the best recipes first."""
+    places = {name: n for n, r in enumerate(recipes) for name in (r.label, r.first.label)}
+    shown = [pair.better_first for pair in pairs]
+    return sorted(shown, key=lambda pair: sorted((places.get(pair.a, 0), places.get(pair.b, 0))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseComparison:
     """What `index.html`, `comparison.md` and `comparison.csv` show of runs of any task."""
@@ -348,12 +355,7 @@ class BaseComparison:
         return sorted(names - {*self.columns})
 
     def rank_pairs(self, table: Pairs) -> list[Pair]:
-        """As they are read: the better one first, in the order of recipes and networks."""
-        labels = [recipe.label for recipe in self.recipes]
-        labels += [network.label for network in self.networks]
-        places = {label: place for place, label in enumerate(labels)}
-        pairs = [pair.better_first for pair in table.pairs]
-        return sorted(pairs, key=lambda pair: (places.get(pair.a, 0), places.get(pair.b, 0)))
+        return rank_pairs(table.pairs, self.recipes)
 
     def list_commands(self) -> list[tuple[str, str, str]]:
         """Of runs that one command trained, apart from the seed: their names, on what, and it."""

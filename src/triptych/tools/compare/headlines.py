@@ -1,10 +1,18 @@
 """What a reader sees first: the question in a sentence, and an answer a pair in plain words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import ACCURACY, Headline, Measure, Pair, Pairs, Question
+from triptych.tools.compare.content import (
+    ACCURACY,
+    Headline,
+    Measure,
+    Pair,
+    Pairs,
+    Question,
+    rank_pairs,
+)
 from triptych.tools.compare.formats import join_words, pluralize
 from triptych.tools.compare.recipes import Recipe
 
@@ -59,7 +67,7 @@ def write_headlines(
     shown, more = pairs[:MAX_HEADLINES], pairs[MAX_HEADLINES:]
     sizes = [abs(bound) for pair in shown for bound in pair.difference if bound]
     digits = 1 if min(sizes, default=1) >= SMALL else 2
-    rows = [write_headline(pair.better_first, len(pairs), digits) for pair in shown]
+    rows = [write_headline(pair, len(pairs), digits) for pair in shown]
     if more:
         rows[:0] = name_best(recipes, pairs, question.measure)
         num = sum(pair.is_significant for pair in more)
@@ -72,12 +80,6 @@ def write_headlines(
         names = join_words(few, MAX_HEADLINES)
         rows.append(Headline(f"{names}: too few seeds; see the pairs of trained networks."))
     return tuple(rows)
-
-
-def rank_pairs(pairs: Iterable[Pair], recipes: Sequence[Recipe]) -> list[Pair]:
-    """In the order of the recipes: those of the best come first."""
-    places = {name: n for n, r in enumerate(recipes) for name in (r.label, r.first.label)}
-    return sorted(pairs, key=lambda pair: sorted((places[pair.a], places[pair.b])))
 
 
 def name_best(recipes: Sequence[Recipe], pairs: Sequence[Pair], measure: Measure) -> list[Headline]:

@@ -12,7 +12,7 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.cautions import write_cautions
-from triptych.tools.compare.content import COSTS, Pair, Pairs, Question
+from triptych.tools.compare.content import COSTS, Pair, Pairs, Question, rank_pairs
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.headlines import (
     MAX_NAMES,
@@ -20,7 +20,6 @@ from triptych.tools.compare.headlines import (
     count_seeds,
     explain_no_pairs,
     name_data,
-    rank_pairs,
     write_claim,
     write_headlines,
     write_question,
