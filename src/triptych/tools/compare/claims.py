@@ -40,12 +40,11 @@ class Answer(NamedTuple):
         if self.tried.number:
             how = f"try {self.tried.number} of the log{', repeated' * self.tried.is_repeated}"
         of = " (of these trained networks)" if self.kind == "networks" else ""
-        value = f"{self.measure.write(self.difference.value)} {self.measure.unit}".strip()
-        p = f"p = {formats.p_value(self.tried.p)}".replace("= <", "<")
+        value = self.measure.write_amount(self.difference.value)
         return (
             f"{'holds' if self.tried.holds else 'does not hold'}: {self.claim}{of}: {value} "
             f"({100 * self.level:.6g} % interval {self.measure.write_interval(self.difference)}; "
-            f"{p}, tested at {self.tried.level:.2g}; {how})"
+            f"{formats.p_statement(self.tried.p)}, tested at {self.tried.level:.2g}; {how})"
         )
 
     def describe(self) -> dict[str, Any]:

@@ -111,12 +111,20 @@ class Measure(NamedTuple):
         in_points = self.unit == "points"
         return formats.points(value, digits) if in_points else formats.signed(value, digits + 2)
 
+    def write_amount(self, value: float, digits: int = 2) -> str:
+        """A difference with its sign and unit: +0.52 points."""
+        return f"{self.write(value, digits)} {self.unit}".strip()
+
     def write_width(self, value: float) -> str:
         """The size of a difference, without a sign."""
         return self.write(value).removeprefix("+")
 
-    def write_interval(self, estimate: WithInterval) -> str:
-        return formats.interval(estimate.low, estimate.high, self.write)
+    def write_interval(self, difference: WithInterval, digits: int = 2) -> str:
+        return formats.interval(difference.low, difference.high, self.write, digits)
+
+    def write_score_interval(self, estimate: WithInterval) -> str:
+        write = self.write_score
+        return formats.interval(estimate.low, estimate.high, lambda bound, _: write(bound))
 
     def write_margin(self, margin: float) -> str:
         """0.5 points, 1 point."""
@@ -241,6 +249,15 @@ class Pairs(NamedTuple):
     num_recipes: int
     limit: int | None  # of more recipes each was tested against one only
     is_validated: bool  # that one is the best on validation data, else the first by name
+
+
+def list_untested(
+    recipes: Sequence[Recipe], recipe_pairs: Pairs, network_pairs: Pairs
+) -> list[Pair]:
+    """The pairs of networks of a recipe that is in no pair itself, as of one of few seeds."""
+    tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
+    others = {recipe.first.label for recipe in recipes if recipe.label not in tested}
+    return [pair for pair in network_pairs.pairs if {pair.a, pair.b} & others]
 
 
 class Headline(NamedTuple):

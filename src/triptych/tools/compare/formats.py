@@ -27,8 +27,14 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def interval(low: float, high: float, write: Callable[..., str] = percent, digits: int = 2) -> str:
-    """88.20 to 91.55, or a dash where there is none."""
-    return DASH if math.isnan(low) else f"{write(low, digits)} to {write(high, digits)}"
+    """88.20 to 91.55, of differences −0.50 to 1.20, or a dash where there is none."""
+    written = f"{write(low, digits)} to {write(high, digits)}".replace("+", "")
+    return DASH if math.isnan(low) else written
+
+
+def in_brackets(interval: str) -> str:
+    """(88.20 to 91.55), or nothing where there is no interval."""
+    return "" if interval == DASH else f"({interval})"
 
 
 def thousands(value: float | None) -> str:
@@ -43,6 +49,11 @@ def fixed(value: float | None, digits: int = 3) -> str:
 def p_value(p: float) -> str:
     """0.0312, or < 0.0001."""
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def p_statement(p: float) -> str:
+    """p = 0.0312, or p < 0.0001."""
+    return f"p = {p_value(p)}".replace("= <", "<")
 
 
 def chance(p: float) -> str:

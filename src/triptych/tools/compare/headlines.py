@@ -108,16 +108,15 @@ def explain_no_pairs(recipes: Sequence[Recipe], network_pairs: Pairs, measure: M
 
 def write_headline(pair: Pair, num_pairs: int, digits: int) -> Headline:
     """The claim with its interval; in `detail` what it rests on."""
-    value, low, high = pair.difference
-    write = pair.measure.write
-    bounds = f", 95 % CI {formats.interval(low, high, write, digits)}" if low == low else ""
-    amount = f"{write(value, digits)} {pair.measure.unit}".strip()
-    text = f"{write_claim(pair)}: {amount}{bounds.replace('+', '')}."
+    difference, measure = pair.difference, pair.measure
+    text = f"{write_claim(pair)}: {measure.write_amount(difference.value, digits)}"
+    if difference.low == difference.low:
+        text += f", 95 % CI {measure.write_interval(difference, digits)}"
     adjusted = " (Holm)" if num_pairs > 1 else ""
     seeds = "" if pair.num_seeds == (1, 1) else f", {count_seeds(pair)}"
     images = formats.count_images(pair.num_images, pair.num_groups, "image")
     detail = f"{write_test(pair)}{adjusted}.{_explain_contradiction(pair, num_pairs)}"
-    return Headline(text, detail, f"{images}{seeds}.")
+    return Headline(f"{text}.", detail, f"{images}{seeds}.")
 
 
 def _explain_contradiction(pair: Pair, num_pairs: int) -> str:
@@ -162,4 +161,4 @@ def write_test(pair: Pair) -> str:
         against = " against the margin"
     if pair.num_groups and test in ("McNemar", "t test"):
         test = "t test over groups"
-    return f"{test}{against} p = {formats.p_value(pair.p_of_verdict)}".replace("= <", "<")
+    return f"{test}{against} {formats.p_statement(pair.p_of_verdict)}"

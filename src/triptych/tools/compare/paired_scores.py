@@ -162,7 +162,7 @@ def write_contradictions(pairs: Sequence[Pair], scores: Sequence[ScorePair]) -> 
         better = {"a_better": each.a, "b_better": each.b}.get(verdicts[each.a, each.b])
         if better and each.better not in (better, None):
             measure = each.measure
-            difference = f"{measure.write(each.difference.value)} {measure.unit}".strip()
+            difference = measure.write_amount(each.difference.value)
             yield (
                 f"By {measure.name} it is the other way round, {each.better} is better than "
                 f"{better}: {each.a} − {each.b} is {difference} "

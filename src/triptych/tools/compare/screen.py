@@ -8,7 +8,13 @@ from triptych.cli import show_line
 from triptych.cli.tables import make_console, make_table
 from triptych.tools.compare import formats
 from triptych.tools.compare.claims import Answer
-from triptych.tools.compare.content import BaseComparison, Measure, Pair
+from triptych.tools.compare.content import (
+    BaseComparison,
+    Measure,
+    Pair,
+    list_untested,
+    rank_pairs,
+)
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.statistics.inference import WithInterval
 
@@ -32,7 +38,10 @@ def print_end(comparison: BaseComparison, answers: Sequence[Answer], page: Path)
         print_line(comparison.banner)
     recipes = [describe_recipe(each, comparison) for each in comparison.recipes]
     print_rows(comparison.asked, "<><<", recipes)
-    if pairs := choose_pairs(comparison):
+    tables = comparison.recipe_pairs, comparison.network_pairs
+    pairs = comparison.rank_pairs(tables[0])
+    pairs += rank_pairs(list_untested(comparison.recipes, *tables), comparison.recipes)
+    if pairs:
         lower = ", lower is better" if measure.sign < 0 else ""
         adjusted = ", adjusted for all pairs" if len(pairs) > 1 else ""
         head = f"difference in {measure.name}{lower} (95 % interval) and p{adjusted}"
@@ -46,21 +55,12 @@ def print_end(comparison: BaseComparison, answers: Sequence[Answer], page: Path)
     print_line(f"{page.resolve().as_uri()}\n{page}")
 
 
-def choose_pairs(comparison: BaseComparison) -> list[Pair]:
-    """Of recipes, and of trained networks where a recipe has too few seeds for a test."""
-    of_recipes, of_networks = comparison.recipe_pairs, comparison.network_pairs
-    tested = {name for pair in of_recipes.pairs for name in (pair.a, pair.b)}
-    others = {r.first.label for r in comparison.recipes if r.label not in tested}
-    more = [pair for pair in comparison.rank_pairs(of_networks) if {pair.a, pair.b} & others]
-    return comparison.rank_pairs(of_recipes) + more
-
-
 def describe_recipe(recipe: Recipe, comparison: BaseComparison) -> list[str]:
     measure, value = comparison.question.measure, comparison.estimate(recipe)
-    bounds = formats.interval(value.low, value.high, lambda bound, _: measure.write_score(bound))
+    bounds = formats.in_brackets(measure.write_score_interval(value))
     score = measure.write_score(value.value) + " %" * (measure.unit == "points")
     seeds = formats.pluralize(len(recipe.networks), "seed")
-    return [recipe.label, score, f"({bounds})" if value.low == value.low else "", seeds]
+    return [recipe.label, score, bounds, seeds]
 
 
 def describe_pair(pair: Pair, names: Mapping[str, str]) -> list[str]:
@@ -78,7 +78,7 @@ def describe_pair(pair: Pair, names: Mapping[str, str]) -> list[str]:
     return [
         f"{a} {'>' if pair.is_significant else '−'} {b}",
         *describe_difference(pair.difference, pair.measure),
-        f"p = {formats.p_value(pair.p_of_verdict)}".replace("= <", "<"),
+        formats.p_statement(pair.p_of_verdict),
         words,
     ]
 
@@ -89,12 +89,11 @@ def describe_answer(answer: Answer) -> list[str]:
         str(answer.claim),
         "holds" if answer.tried.holds else "does not hold",
         *describe_difference(answer.difference, answer.measure),
-        f"p = {formats.p_value(answer.tried.p)}  {how}".replace("= <", "<").rstrip(),
+        f"{formats.p_statement(answer.tried.p)}  {how}".rstrip(),
     ]
 
 
 def describe_difference(difference: WithInterval, measure: Measure) -> list[str]:
     """With its unit, and its interval in brackets."""
-    amount = f"{measure.write(difference.value)} {measure.unit}".strip()
-    bounds = measure.write_interval(difference).replace("+", "")
-    return [amount, f"({bounds})" if difference.low == difference.low else ""]
+    bounds = formats.in_brackets(measure.write_interval(difference))
+    return [measure.write_amount(difference.value), bounds]

@@ -12,7 +12,14 @@ from typing import Any
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.cautions import write_cautions
-from triptych.tools.compare.content import COSTS, Pair, Pairs, Question, rank_pairs
+from triptych.tools.compare.content import (
+    COSTS,
+    Pair,
+    Pairs,
+    Question,
+    list_untested,
+    rank_pairs,
+)
 from triptych.tools.compare.formats import MAX_WORDS, join_words, percent, pluralize
 from triptych.tools.compare.headlines import (
     MAX_NAMES,
@@ -85,11 +92,9 @@ def write_verdict(
     of = f" of {pluralize(len(recipes), 'recipe')}" if len(recipes) < num_networks else ""
     sentences = [f"{trained}{of}, on {sizes}, each counted once."]
     sentences += _write_accuracies(recipes)
-    tested = {label for pair in recipe_pairs.pairs for label in (pair.a, pair.b)}
-    untested = {recipe.first.label for recipe in recipes if recipe.label not in tested}
     sentences += _select_sentences(rank_pairs(recipe_pairs.pairs, recipes), "recipes")
-    pairs = rank_pairs((p for p in network_pairs.pairs if {p.a, p.b} & untested), recipes)
-    sentences += _select_sentences(pairs, "trained networks")
+    untested = list_untested(recipes, recipe_pairs, network_pairs)
+    sentences += _select_sentences(rank_pairs(untested, recipes), "trained networks")
     if not network_pairs.pairs:
         sentences.append(explain_no_pairs(recipes, network_pairs, question.measure))
     if network_pairs.pairs and question.margin is not None and question.plan is None:
@@ -213,7 +218,7 @@ def add_sentences(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def write_sentence(pair: Pair, num_pairs: int) -> str:
     """What it claims depends on p values adjusted by Holm alone, in the order of verdicts."""
     pair = pair.better_first
-    value, low, high = pair.difference
+    difference, measure = pair.difference, pair.measure
     where, end = "", f"; {count_seeds(pair)})."
     if pair.num_seeds == (1, 1):
         where = f" on these {formats.count_images(pair.num_images, pair.num_groups)}"
@@ -227,9 +232,7 @@ def write_sentence(pair: Pair, num_pairs: int) -> str:
         end += " The difference is there and does not matter."
         if pair.costs[1]:
             end += f" {pair.b} comes within the margin of {pair.a} at {pair.costs[1]}."
-    bounds, p = f"95 % CI {formats.interval(low, high, pair.measure.write)}", write_test(pair)
-    if num_pairs > 1:
-        p = f"{p} after Holm"
-    bounds = bounds.replace("+", "") if low == low else "no interval"
-    amount = f"{pair.measure.write(value)} {pair.measure.unit}".strip()
-    return f"{claim}{where}: {amount} ({bounds}; {p}{end}"
+    p = write_test(pair) + " after Holm" * (num_pairs > 1)
+    bounds = f"95 % CI {measure.write_interval(difference)}"
+    bounds = bounds if difference.low == difference.low else "no interval"
+    return f"{claim}{where}: {measure.write_amount(difference.value)} ({bounds}; {p}{end}"

@@ -56,19 +56,16 @@ def describe_recipes(c: BaseComparison, measure: Measure) -> str:
 
 def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:
     estimate, measure = c.estimate(recipe), c.question.measure
-    number = measure.write_score(estimate.value)
-    if estimate.low == estimate.low:
-        low, high = map(measure.write_score, estimate[1:])
-        number = f"{number} ({low} to {high})"
+    bounds = formats.in_brackets(measure.write_score_interval(estimate))
+    number = f"{measure.write_score(estimate.value)} {bounds}".rstrip()
     seeds = tuple(c.score(network) for network in recipe.networks)
     return Row((recipe.label,), number, key.styles.get(recipe.label), estimate, seeds)
 
 
 def make_pair_row(pair: Pair, key: Key) -> Row:
     """In grey where the difference is not significant."""
-    number = pair.measure.write(pair.difference.value)
-    if pair.difference.low == pair.difference.low:
-        number = f"{number} ({pair.measure.write_interval(pair.difference).replace('+', '')})"
+    bounds = formats.in_brackets(pair.measure.write_interval(pair.difference))
+    number = f"{pair.measure.write(pair.difference.value)} {bounds}".rstrip()
     style = key.styles.get(pair.a) if pair.is_significant else None
     return Row((pair.a, pair.b), number, style, pair.difference)
 
