@@ -402,7 +402,7 @@ def test_images_are_named_by_their_files_where_any_run_names_them(
     assert found.images.num_kept == len(found.images.pictures) == NUM_IMAGES
     assert {picture.name for picture in found.images.pictures} == set(names)
     page = render_page(found)
-    name = found.images.all_wrong[0].name
+    name = found.images.pictures[0].name
     assert f"<small>{escape(name)}</small>" in page
     assert "<b>" not in page
 

@@ -85,5 +85,10 @@ def spaced(name: str) -> str:
     return name.replace("_", " ").replace("jpeg", "JPEG")
 
 
-def data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def capitalize(words: str) -> str:
+    """The first letter large, all others as they are."""
+    return words[:1].upper() + words[1:]
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

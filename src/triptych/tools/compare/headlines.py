@@ -83,17 +83,18 @@ def write_headlines(
 
 
 def name_best(recipes: Sequence[Recipe], pairs: Sequence[Pair], measure: Measure) -> list[Headline]:
-    """Of more recipes than have a sentence each, the first, and whether others are as good."""
+    """Of more recipes than have a sentence each, the first, and how many are worse."""
     best = recipes[0]
     tested = [pair for pair in pairs if {pair.a, pair.b} & {best.label, best.first.label}]
     if not tested:
         return []
-    num = sum(not pair.is_significant for pair in tested)
-    others = f"{num} of the {len(tested)} others tested do not differ significantly from it"
-    if not num:
-        others = f"significantly better than each of the {len(tested)} others tested"
-    text = f"{best.label} has the best {measure.name} of {len(recipes)} recipes"
-    return [Headline(f"{text}; {others}.")]
+    num = sum(pair.is_significant and pair.a in (best.label, best.first.label) for pair in tested)
+    how_many = f"{num or 'none'} of the" if num < len(tested) else "all"
+    worse = f"{'is' if num == 1 else 'are'} significantly worse"
+    others = f"{how_many} {pluralize(len(tested), 'other')} tested {worse}"
+    return [
+        Headline(f"{best.label} has the best {measure.name} of {len(recipes)} recipes; {others}.")
+    ]
 
 
 def explain_no_pairs(recipes: Sequence[Recipe], network_pairs: Pairs, measure: Measure) -> str:

@@ -52,15 +52,6 @@ class ImageByImage:
     num_kept: int  # images of which there are pixels
     pictures: tuple[Picture, ...]  # of these the most informative first
 
-    @property
-    def all_wrong(self) -> list[Picture]:
-        """Those that no network classifies correctly."""
-        return [
-            picture
-            for picture in self.pictures
-            if all(each.label != picture.label for each in picture.predictions)
-        ]
-
 
 def compare_images(
     recipes: Sequence[Recipe], pixels: Mapping[int, NDArray[np.uint8]], files: Mapping[int, str]

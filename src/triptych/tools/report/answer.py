@@ -51,7 +51,7 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
 def describe_recipes(c: BaseComparison, measure: Measure) -> str:
     sizes = {network.num_test for network in c.networks}
     images = f" on {formats.pluralize(min(sizes), 'test image')}" if len(sizes) == 1 else ""
-    return f"{measure.column[0].upper()}{measure.column[1:]}{images}"
+    return f"{formats.capitalize(measure.column)}{images}"
 
 
 def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:

@@ -20,8 +20,7 @@ from triptych.tools.report import charts
 from triptych.tools.report.charts import Chart, Key
 from triptych.tools.report.images import encode
 
-MAX_NUMBERED = 20  # classes whose matrix has numbers; of more it is a picture
-MAX_CELLS = 1000  # of a side of such a picture
+MAX_CELLS = 1000  # of a side of a matrix that is a picture
 HEAT = (43, 123, 186)  # seen on white and on black
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
 NUM_CONFUSED = 5
@@ -69,8 +68,13 @@ def subtract(a: Recipe, b: Recipe) -> Difference:
         for i, j in zip(*np.unravel_index(order, errors.shape), strict=True)
         if errors[i, j]
     )
-    better = np.where(np.eye(len(shares), dtype=bool), shares, -shares)
+    better = find_better(shares)
     return Difference(a, b, shares, better, float(abs(better).max()), changes)
+
+
+def find_better(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A difference (C, C) with its sign by who is better: more on the diagonal, fewer errors."""
+    return np.where(np.eye(len(shares), dtype=bool), shares, -shares)
 
 
 def list_empty(recipe: Recipe) -> list[str]:
@@ -92,7 +96,7 @@ def draw_matrix(confusion: NDArray[np.int64]) -> str:
 def draw_difference(difference: Difference) -> str:
     """The same of two recipes, in one colour where a is better and in another where b is."""
     one, other = (share_rows(join_cells(each.confusion)) for each in difference[:2])
-    better = np.where(np.eye(len(one), dtype=bool), one - other, other - one)
+    better = find_better(one - other)
     return paint(np.sign(better) * np.sqrt(abs(better)), BETTER, WORSE)
 
 
@@ -110,7 +114,7 @@ def paint(
     """Values from -1 to 1 as a PNG that is transparent at 0."""
     colours = np.where(values[..., None] < 0, below, above)
     opacity = (255 * abs(values)).round()[..., None]
-    return encode(Image.fromarray(np.concatenate([colours, opacity], 2).astype(np.uint8)), "png")
+    return encode(Image.fromarray(np.concatenate([colours, opacity], 2).astype(np.uint8)))
 
 
 def draw_classes(recipes: Sequence[Recipe], key: Key) -> list[Chart]:

@@ -81,7 +81,7 @@ def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: b
         label = each.label if named else ""
         series.append(Series(each.style, x, y, low, high, np.full(len(x), is_best), label))
     axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
-    heading = cost.words[0].upper() + cost.words[1:]
+    heading = formats.capitalize(cost.words)
     heading = f"{heading} ({place})" if is_one_of else heading
     return make_chart(
         *(heading, f"{words}. {caption}.", charts.draw_trade_off, series),

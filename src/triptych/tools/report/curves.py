@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -81,8 +80,8 @@ def draw_calibration(key: Key) -> list[Chart]:
         names = ("as trained", "after the temperature")
         series = [charts.make_reliability_series(s, part, names[s]) for s, part in parts if part]
         axes = Axis("confidence", "percent"), Axis("accuracy", "percent")
-        options: dict[str, Any] = {"sizes": SMALL, "caption": caption}
-        panels.append(make_chart(label, words, charts.draw_reliability, series, *axes, **options))
+        about = (label, words, charts.draw_reliability, series)
+        panels.append(make_chart(*about, *axes, sizes=SMALL, caption=caption))
     return panels
 
 
@@ -104,14 +103,13 @@ def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Chart]:
             )
             for network, shift in zip(shown, shifts, strict=True)
         ]
-        heading = formats.spaced(kind)
-        heading = heading[:1].upper() + heading[1:]
+        heading = formats.capitalize(formats.spaced(kind))
         names = formats.join_words([network.label for network in shown], formats.MAX_WORDS)
         words = f"Accuracy by severity of {heading}, of {names}; numbers in the table below"
         loss = find_loss(shown, kind)
         caption = f"{formats.percent(loss, 1)} points lost" if loss else ""
-        options: dict[str, Any] = {"sizes": SMALL, "caption": caption}
-        panels.append(make_chart(heading, words, charts.draw_lines, series, x, y, **options))
+        about = (heading, words, charts.draw_lines, series)
+        panels.append(make_chart(*about, x, y, sizes=SMALL, caption=caption))
     return panels
 
 

@@ -1,6 +1,5 @@
 """Pictures of test images, small enough for a page that holds hundreds of them."""
 
-import base64
 import io
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from triptych.tools.compare import formats
 from triptych.tools.compare.pictures import Picture
 
 MAX_BYTES = 500_000  # of all pictures of a page, as they stand in it
@@ -34,8 +34,8 @@ def encode_picture(pixels: NDArray[np.uint8]) -> str:
     return encode(image, "webp", quality=85, method=4)
 
 
-def encode(image: Image.Image, kind: str, **options: Any) -> str:
+def encode(image: Image.Image, kind: str = "png", **options: Any) -> str:
     """A data: URL."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return formats.data_uri(buffer.getvalue(), kind)

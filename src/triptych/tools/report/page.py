@@ -8,7 +8,6 @@ folder says is ever executed.
 import base64
 import hashlib
 import html
-import io
 import json
 import math
 import re
@@ -17,13 +16,11 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.image import imsave
 from matplotlib.ticker import EngFormatter
-from numpy.typing import NDArray
 
+from triptych.callbacks.figures import MAX_WRITTEN_CLASSES
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import BaseComparison, Comparison
@@ -91,6 +88,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         classes={
             "difference": subtract_best(comparison.recipes),
             "charts": draw_classes(comparison.recipes, key),
+            "max_written": MAX_WRITTEN_CLASSES,
         },
         pictures=encode_pictures(comparison.images.pictures if comparison.images else ()),
         costs=draw_costs(comparison.recipes, key),
@@ -216,13 +214,6 @@ def locate(value: float, scale: Interval) -> str:
         return "0%"
     low, high = scale
     return f"{100 * (value - low) / (high - low) if high > low else 50:.1f}%"
-
-
-def encode_png(pixels: NDArray[Any], **colours: Any) -> str:
-    """A data: URL of pixels (H, W, 3), or of values (H, W) in these colours."""
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(pixels), format="png", **colours)
-    return formats.data_uri(buffer.getvalue())
 
 
 FILTERS = (

@@ -1,24 +1,25 @@
 """What the page shows of images: predictions with Grad-CAM, and test images to try."""
 
-import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
 from triptych.data import photos
 from triptych.data.decoder import read_image
 from triptych.errors import UserError
-from triptych.tools.compare.formats import data_uri, join_words
+from triptych.tools.compare.formats import join_words
 from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
 from triptych.tools.predict.images import ReadImage, View, read_views
-from triptych.tools.report.page import encode_png
+from triptych.tools.report.images import encode
 from triptych.tools.serve.networks import Network, NetworkGroup
 
 # What cameras, phones and browsers write, by Pillow's names: fewer decoders to attack.
@@ -69,9 +70,8 @@ def draw_picture(view: View, image: Image.Image) -> dict[str, Any]:
         image = Image.fromarray(photos.square(image, *view.stored).transpose(1, 2, 0))
     picture = image.copy()
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)  # browsers do not show every format
-    return {"picture": data_uri(buffer.getvalue()), "shape": picture.width / picture.height}
+    url = encode(picture, compress_level=1)  # a PNG: browsers do not show every format
+    return {"picture": url, "shape": picture.width / picture.height}
 
 
 def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> NetworkPrediction:
@@ -94,7 +94,7 @@ def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> Networ
         values = grad_cam(run.backbone, prepared, places[:1])[0]
         if values.max() > 0:
             scaled = (values / values.max()).cpu().numpy()
-            heat, note = encode_png(scaled, cmap="inferno", vmin=0, vmax=1), ""
+            heat, note = encode(Image.fromarray(colormaps["inferno"](scaled, bytes=True))), ""
     except UserError:
         note = "No Grad-CAM: this network has no map of the image before its head."
     return NetworkPrediction(network.name, top, latency_ms, heat, note)
@@ -143,4 +143,5 @@ def read_mistakes(networks: Iterable[Network], classes: tuple[str, ...]) -> Iter
             key = (run.metadata["test_hash"], index)
             if index in labels and key not in seen:
                 seen.add(key)
-                yield Example(encode_png(pixels.transpose(1, 2, 0)), classes[labels[index]])
+                picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+                yield Example(encode(picture), classes[labels[index]])
