@@ -1,5 +1,6 @@
 """The page in a real browser: at phone and desktop width, with scripts on and off."""
 
+import base64
 import csv
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from tests.tools.browser import CHROMIUM, Browser
 from triptych.tools.report.page import CONTENTS
 
+SCREEN = {"deviceScaleFactor": 1, "mobile": False}
 HOSTILE = "<img src=x onerror=\"document.documentElement.id='hacked'\">" + "long" * 40
 MEASURE = """(() => {
   const root = document.documentElement;
@@ -28,6 +30,10 @@ MEASURE = """(() => {
       .map((each) => each.textContent),
     charts: [...document.querySelectorAll(".charts svg")].map((each) => each.clientWidth)
       .filter((width) => width),
+    letters: Math.min(...[...document.querySelectorAll(".charts svg text")]
+      .map((each) => [each, each.closest("svg")]).filter(([, svg]) => svg.clientWidth)
+      .map(([each, svg]) => parseFloat(getComputedStyle(each).fontSize)
+        * svg.clientWidth / svg.viewBox.baseVal.width)),
     painted: getComputedStyle(document.querySelector(".charts svg text")).fill,
     missing: [...document.images].filter((each) => !each.naturalWidth).length,
   };
@@ -62,6 +68,19 @@ def browser(
         assert browser.errors == []
 
 
+def test_the_page_is_printed_on_few_sheets_and_nothing_is_wider_than_a_sheet(
+    browser: Browser,
+) -> None:
+    paper = {"paperWidth": 8.27, "paperHeight": 11.69, "preferCSSPageSize": True}
+    printed = base64.b64decode(browser.call("Page.printToPDF", **paper)["data"])
+    assert 4 <= len(re.findall(rb"/Type /Page\b", printed)) <= 9  # eight, without such a name
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.call("Emulation.setDeviceMetricsOverride", width=695, height=1000, **SCREEN)
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.run(wide) == 0
+    browser.call("Emulation.setEmulatedMedia", media="")
+
+
 @pytest.mark.parametrize(("width", "has_scripts"), [(360, True), (360, False), (1280, True)])
 def test_every_section_fits_the_screen_and_the_name_of_a_run_is_never_executed(
     browser: Browser, width: int, has_scripts: bool
@@ -74,6 +93,7 @@ def test_every_section_fits_the_screen_and_the_name_of_a_run_is_never_executed(
     assert usual == list(CONTENTS.values())
     assert len(shown["charts"]) > 15
     assert min(shown["charts"]) > 250
+    assert shown["letters"] > 10.5
     assert shown["painted"] != "rgb(0, 0, 0)"  # which an unknown colour would be
     assert (shown["missing"], shown["hacked"]) == (0, "")
 

@@ -87,7 +87,7 @@ class Axis:
 
 
 Size = tuple[int, int]  # width and height of a picture, in CSS pixels
-SMALL = ((340, 236),)  # one of many
+SMALL = ((300, 214),)  # one of many
 MEDIUM = ((480, 310), (358, 270))  # two in a line on a wide screen; on a telephone
 LARGE = ((940, 440), (358, 320))
 Draw = Callable[[Axes, Sequence[Series]], None]
