@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,16 +151,11 @@ def find_runs(runs: Sequence[dict[str, Any]], config: Config, path: Path) -> lis
 
     Raises UserError where a run is gone.
     """
-    found, list_elsewhere = [], cache(lambda: [*digest_all(find_elsewhere(config))])
+    found, elsewhere = [], digest_all(find_elsewhere(config))
     for run in runs:
-
-        def is_same(each: Found, run: dict[str, Any] = run) -> tuple[bool, bool]:
-            return each.digest == run["digest"], each.path.name == Path(run["folder"]).name
-
-        named = [*digest_all(find_near(run["folder"], path))]
-        best = next((each for each in named if is_same(each)[0]), None)
-        best = best or max((*named, *list_elsewhere()), key=is_same, default=None)
-        if best is None or not any(is_same(best)):
+        places = [*digest_all(find_near(run["folder"], path)), *elsewhere]
+        best = max(places, key=partial(rate, run), default=None)
+        if best is None or not any(rate(run, best)):
             where = "runs=<folder> (of predictions: predictions=<files>) says where it is now"
             raise UserError(
                 f"verify={path}: no predictions of {run['name']} at {run['folder']}\n{where}"
@@ -169,9 +164,14 @@ def find_runs(runs: Sequence[dict[str, Any]], config: Config, path: Path) -> lis
     return found
 
 
-def digest_all(paths: Sequence[Path]) -> Iterator[Found]:
+def rate(run: dict[str, Any], found: Found) -> tuple[bool, bool]:
+    """Whether it has the predictions of a run, and whether it has its name."""
+    return found.digest == run["digest"], found.path.name == Path(run["folder"]).name
+
+
+def digest_all(paths: Sequence[Path]) -> list[Found]:
     """Those that have predictions."""
-    return (Found(path, digest) for path in paths if (digest := compute_digest(path)))
+    return [Found(path, digest) for path in paths if (digest := compute_digest(path))]
 
 
 def find_near(place: str, path: Path) -> list[Path]:
