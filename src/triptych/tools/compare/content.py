@@ -37,7 +37,8 @@ class Cost(NamedTuple):
     name: str
     words: str
     of: Literal["measured_on", "trained_on"] | None = None  # the field that says on what it depends
-    unit: str = ""  # of an axis, to which a prefix may be put
+    unit: str = ""  # to which a prefix may be put
+    digits: int | None = None  # decimals; None where it has a prefix instead: 5.61 M
     sign: int = 1  # -1 where more is better
     least: str = ""  # what the verdict says of the best, by names and value; nothing of others
 
@@ -45,20 +46,19 @@ class Cost(NamedTuple):
 COSTS = (  # in the order in which a reader may choose them
     Cost(
         *("latency_ms_p50", "median latency, ms", "measured_on"),
+        digits=2,
         least="shortest median latency at batch 1, {} ({:.1f} ms)",
     ),
     Cost("num_params", "parameters", least="fewest parameters, {} ({:,})"),
-    Cost(
-        *("macs", "MACs an image"),
-        least="fewest multiply-accumulates an image, {} ({:,})",
-    ),
-    Cost("train_seconds", "training, s", "trained_on"),
+    Cost("macs", "MACs an image", least="fewest multiply-accumulates an image, {} ({:,})"),
+    Cost("train_seconds", "training, s", "trained_on", digits=0),
     Cost("peak_memory_bytes", "peak memory", "measured_on", "B"),
-    Cost("seconds_per_epoch", "seconds an epoch", "trained_on"),
-    Cost("train_images_per_second", "training, images/s", "trained_on", sign=-1),
-    Cost("latency_ms_p95", "95th percentile of latency, ms", "measured_on"),
+    Cost("seconds_per_epoch", "seconds an epoch", "trained_on", digits=1),
+    Cost("train_images_per_second", "training, images/s", "trained_on", digits=0, sign=-1),
+    Cost("latency_ms_p95", "95th percentile of latency, ms", "measured_on", digits=2),
     Cost(
         *("throughput_images_per_second", "throughput, images/s", "measured_on"),
+        digits=0,
         sign=-1,
         least="highest throughput, {} ({:,.0f} images/s)",
     ),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from triptych.tools.compare import formats
@@ -98,6 +99,15 @@ def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
     return np.asarray(~(no_worse & better).any(axis=1))
 
 
-def list_unmeasured(networks: Sequence[TrainedNetwork]) -> list[str]:
-    """Names of the costs that no run has."""
-    return [cost.words for cost in COSTS if not any(each.costs[cost.name] for each in networks)]
+def list_measured(networks: Sequence[TrainedNetwork]) -> list[Cost]:
+    """The costs that some run has."""
+    return [cost for cost in COSTS if any(each.costs[cost.name] for each in networks)]
+
+
+def write_cost(value: float | None, cost: Cost) -> str:
+    """5.61 M, 22.54 MB, 1,204 s."""
+    if value is None:
+        return formats.DASH
+    if cost.digits is None:
+        return EngFormatter(cost.unit, places=2)(value)
+    return f"{value:,.{cost.digits}f}"

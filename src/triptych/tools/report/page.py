@@ -18,12 +18,11 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.ticker import EngFormatter
 
 from triptych.callbacks.figures import MAX_WRITTEN_CLASSES
 from triptych.runs.reader import sanitize
 from triptych.tools.compare import formats
-from triptych.tools.compare.content import BaseComparison, Comparison
+from triptych.tools.compare.content import COSTS, BaseComparison, Comparison
 from triptych.tools.report import charts
 from triptych.tools.report.answer import draw_answer
 from triptych.tools.report.charts import Key
@@ -34,7 +33,7 @@ from triptych.tools.report.classes import (
     list_empty,
     subtract_best,
 )
-from triptych.tools.report.costs import draw_costs, list_unmeasured
+from triptych.tools.report.costs import draw_costs, list_measured, write_cost
 from triptych.tools.report.curves import draw_calibration, draw_curves, draw_image_types
 from triptych.tools.report.images import encode_picture, encode_pictures
 from triptych.tools.report.shares import draw_shares
@@ -81,6 +80,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
     content["data"] = {name: embed(text) for name, text in data.items()}
     if not isinstance(comparison, Comparison):
         return render_frame(OF_LABELS, **content)
+    measured = list_measured(comparison.networks)
     return render_frame(
         list_contents(comparison),
         **content,
@@ -92,7 +92,8 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         },
         pictures=encode_pictures(comparison.images.pictures if comparison.images else ()),
         costs=draw_costs(comparison.recipes, key),
-        unmeasured=list_unmeasured(comparison.networks),
+        measured=measured,
+        unmeasured=[each.words for each in COSTS if each not in measured],
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
         draw_shares=draw_shares,
@@ -180,21 +181,6 @@ def format_interval(
     return formats.interval(estimate.low, estimate.high, write, digits)
 
 
-def short(value: float | None, unit: str = "") -> str:
-    """5.61 M, 22.54 MB."""
-    return formats.DASH if value is None else EngFormatter(unit, places=2)(value)
-
-
-def cost(value: float | None, name: str) -> str:
-    """As its name asks: bytes with their unit, whole seconds, fractions of milliseconds."""
-    if name.endswith("_bytes"):
-        return short(value, "B")
-    if name in ("num_params", "macs"):
-        return short(value)
-    digits = 2 if name.startswith("latency") else int(name == "seconds_per_epoch")
-    return formats.thousands(value) if digits == 0 else formats.fixed(value, digits)
-
-
 def share(part: float, total: float) -> str:
     """The square root of a share, as CSS takes it."""
     return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
@@ -219,7 +205,7 @@ def locate(value: float, scale: Interval) -> str:
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
-    *(cost, short, share, find_scale, locate),
+    *(write_cost, share, find_scale, locate),
     *(encode_picture, draw_matrix, draw_difference, list_empty),
     *(formats.data_uri, sanitize, Markup),
 )
