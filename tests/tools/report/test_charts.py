@@ -18,15 +18,13 @@ from triptych.tools.report.charts import (
     Axis,
     Draw,
     Series,
-    _move_apart,
-    _overlap,
     draw_lines,
     draw_reliability,
-    draw_trade_off,
     make_chart,
     swatch,
 )
-from triptych.tools.report.costs import find_undominated
+from triptych.tools.report.costs import draw_trade_off, find_undominated, overlap
+from triptych.tools.report.curves import move_apart
 
 COST, ACCURACY = Axis("parameters", "log"), Axis("accuracy", "percent")
 EVERY_CHART = pytest.mark.parametrize("draw", [draw_lines, draw_trade_off, draw_reliability])
@@ -106,10 +104,10 @@ def test_ticks_of_a_cost_are_as_many_as_can_be_read(most: float, ticks: list[str
 
 
 @given(st.lists(st.floats(0, 300), max_size=10))
-def test_names_at_the_ends_of_lines_keep_their_order_and_never_overlap(
+def test_names_at_the_ends_of_lines_keep_their_order_and_neveroverlap(
     heights: list[float],
 ) -> None:
-    moved = _move_apart(heights, 0, 300)
+    moved = move_apart(heights, 0, 300)
     apart = np.diff(sorted(moved))
     assert len(moved) == len(heights)
     assert (apart >= 14 - 1e-9).all()
@@ -118,7 +116,7 @@ def test_names_at_the_ends_of_lines_keep_their_order_and_never_overlap(
     assert not moved or (min(moved) >= -1e-9 and max(moved) <= 300 + 1e-9)
 
 
-def test_names_of_points_never_overlap() -> None:
+def test_names_of_points_neveroverlap() -> None:
     random = np.random.default_rng(0)
     points = random.uniform(0.3, 0.9, (2, 40, 1))
     series = [
@@ -133,7 +131,7 @@ def test_names_of_points_never_overlap() -> None:
         for (x, y), each in zip(places, names, strict=True)
     ]
     assert len(names) > 10
-    assert not any(_overlap(a, b) for a, b in combinations(boxes, 2))
+    assert not any(overlap(a, b) for a, b in combinations(boxes, 2))
 
 
 def test_no_two_styles_look_alike() -> None:

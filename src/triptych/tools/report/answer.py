@@ -118,7 +118,7 @@ def draw_row(axes: Axes, row: Row, top: int, width: int) -> None:
     text["bbox"] = charts.HALO
     axes.text(-SIDE / width, top + 15, charts.shorten(row.names, room), weight="bold", **text)
     axes.text(1 + SIDE / width, top + 15, row.number, ha="right", **text)
-    colour = charts.OTHER if row.style is None else charts.SERIES[row.style]
+    colour = charts.find_colour(row.style)
     middle, (value, low, high) = top + 28, row.estimate
     if low == low:
         axes.plot((low, high), (middle, middle), color=colour, linewidth=7, alpha=0.35,

@@ -25,7 +25,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Affine2D, IdentityTransform
 from numpy.typing import NDArray
 
-from triptych.callbacks.figures import count_columns, missing_letters_as_boxes, truncate
+from triptych.callbacks.figures import count_columns, missing_letters_as_boxes
 from triptych.runs.storage import escape_formulas
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.evaluate.degradation import VariantAccuracy
@@ -34,7 +34,7 @@ from triptych.tools.statistics.calibration import Reliability
 MARKERS = "os^DvPXp"
 DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (9, 2), (3, 1), (6, 2, 1, 2, 1, 2), (2, 3))
 NUM_STYLES = len(MARKERS)  # of more lines nobody can follow one
-LETTER, MAX_LETTERS = 6.9, 24  # pixels of a letter of a name, and how many are drawn
+LETTER = 6.9  # pixels of a letter of a name
 BOLD = 8.3  # pixels of a letter of the name of a row
 MINUS = " − "  # between two names
 STEPS = [1, 2, 2.5, 5, 10]  # of a scale
@@ -218,107 +218,27 @@ def draw_lines(axes: Axes, series: Sequence[Series]) -> None:
     """Lines with their intervals; a ring is around marked points."""
     for line in sorted(series, key=lambda each: each.style is not None):
         every = 1 if line.low is not None else max(1, len(line.x) // 6)
-        axes.plot(line.x, line.y, **_look(line.style), markevery=every, label=line.label)
-        _draw_intervals(axes, line)
+        axes.plot(line.x, line.y, **find_look(line.style), markevery=every, label=line.label)
+        draw_intervals(axes, line)
         if line.marked is not None and line.style is not None:
-            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
-            axes.plot(line.x[line.marked], line.y[line.marked], **_points(line.style) | ring)
+            ring = find_point_look(line.style) | {"marker": "o", "markersize": 11}
+            ring |= {"markerfacecolor": "none"}
+            axes.plot(line.x[line.marked], line.y[line.marked], **ring)
 
 
 def draw_bands(axes: Axes, series: Sequence[Series]) -> None:
     """Lines with their intervals as bands, which end where these are open."""
     for line in series:
         if line.low is not None and line.high is not None:
-            colour = _look(line.style)["color"]
+            colour = find_colour(line.style)
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
     draw_lines(axes, [replace(line, low=None, high=None) for line in series])
-
-
-def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
-    """The same, each line with its name at its end."""
-    draw_bands(axes, series)
-    named = [each for each in series if each.label and each.style is not None]
-    room = min(LETTER * max((count_columns(s.label) for s in named), default=0) + 10, 170)
-    room = min(room, 0.4 * axes.bbox.width)
-    axes.autoscale_view()
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-    axes.set_xlim(low, high + (high - low) * room / (axes.bbox.width - room))
-    axes.set_xticks(ticks)
-    ends = [axes.transData.transform((each.x[-1], each.y[-1])) for each in named]
-    heights = _move_apart([y for _, y in ends], axes.bbox.y0 + 2, axes.bbox.y1 - 12)
-    for each, (x, _), height in zip(named, ends, heights, strict=True):
-        name = truncate(each.label, max(int((room - 8) / LETTER), 6))
-        left, base = axes.transData.inverted().transform((x + 8, height))
-        colour = _look(each.style)["color"]
-        axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=HALO)
-
-
-def _move_apart(heights: Sequence[float], low: float, high: float, gap: float = 14) -> list[float]:
-    """Heights as near to these as can be, in their order, with a gap between them."""
-    order = np.argsort(heights, kind="stable")
-    moved, least = np.array(heights, dtype=float), low
-    for place in order:
-        moved[place] = least = max(moved[place], least)
-        least += gap
-    most = high
-    for place in order[::-1]:
-        moved[place] = most = min(moved[place], most)
-        most -= gap
-    return [float(height) for height in moved]
-
-
-def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
-    """Of each series its first point, a mean, with its interval and name; small, what it is of.
-
-    Marked means are filled and joined, the others hollow.
-    """
-    costs = np.concatenate([each.x for each in series])
-    axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
-    if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
-        axes.xaxis.set_major_locator(LogLocator(numticks=8))
-    hollow = {"markerfacecolor": matplotlib.rcParams["figure.facecolor"]}
-    best: list[tuple[float, float]] = []
-    for each in sorted(series, key=lambda each: each.style is not None):
-        look, mean = _points(each.style), (each.x[:1], each.y[:1])
-        axes.plot(each.x[1:], each.y[1:], **look | {"markersize": 3, "marker": "o", "alpha": 0.6})
-        _draw_intervals(axes, each)
-        is_marked = each.marked is not None and bool(each.marked[0])
-        axes.plot(*mean, **look | ({} if is_marked else hollow))
-        best += [(each.x[0], each.y[0])] if is_marked else []
-    if best:
-        _draw_dotted(axes, *zip(*sorted(best), strict=True))
-    write_labels(axes, [each for each in series if each.label])
-
-
-def write_labels(axes: Axes, series: Sequence[Series]) -> None:
-    """The name of each series beside its first point, where it covers no point and no other name;
-    where there is no such place, none."""
-    axes.autoscale_view()
-    points = [axes.transData.transform(np.column_stack((s.x, s.y))) for s in series]
-    left, bottom, right, top = axes.bbox.extents
-    taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
-    for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
-        name = truncate(each.label, MAX_LETTERS)
-        width = LETTER * count_columns(name)
-        for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
-            box = (x + dx, y + dy, x + dx + width, y + dy + 13)
-            is_inside = box[0] >= left and box[2] <= right and bottom <= box[1] and box[3] <= top
-            if is_inside and not any(_overlap(box, other) for other in taken):
-                left_x, base = axes.transData.inverted().transform((box[0], box[1] + 3))
-                axes.text(left_x, base, name, fontsize=12, color=_look(each.style)["color"])
-                taken.append(box)
-                break
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:
     """Accuracy against confidence, with its intervals; on the diagonal they agree."""
     lowest = min(float(np.min([line.x, line.y])) for line in series)
-    _draw_dotted(axes, (lowest, 1), (lowest, 1))
+    draw_dotted(axes, (lowest, 1), (lowest, 1))
     draw_lines(axes, series)
 
 
@@ -347,7 +267,7 @@ def make_severity_series(
 def swatch(style: int | None) -> Markup:
     """A piece of line with its marker, for a key. Has no ids: it may stand on a page repeatedly."""
     with matplotlib.rc_context(PAGE):
-        look = _look(style)
+        look = find_look(style)
         marker = MarkerStyle(look.pop("marker"))
         size = look.pop("markersize", PAGE["lines.markersize"])
         place = marker.get_transform() + Affine2D().scale(size).translate(15, 6)
@@ -358,27 +278,32 @@ def swatch(style: int | None) -> Markup:
         return inline(figure, "swatch", None)
 
 
-def _look(style: int | None) -> dict[str, Any]:
+def find_colour(style: int | None) -> Any:
+    """The page's, or that of matplotlib in a figure of an evaluation."""
     colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return colours[-1 if style is None else style]
+
+
+def find_look(style: int | None) -> dict[str, Any]:
+    colour: dict[str, Any] = {"color": find_colour(style)}
     if style is None:
-        look = {"linewidth": 0.9, "marker": "o", "markersize": 3, "zorder": 1.5}
-        return look | {"color": colours[-1]}
+        return colour | {"linewidth": 0.9, "marker": "o", "markersize": 3, "zorder": 1.5}
     dashes = {"dashes": DASHES[style]} if DASHES[style] else {}
-    return {"color": colours[style], "marker": MARKERS[style], "zorder": 3} | dashes
+    return colour | {"marker": MARKERS[style], "zorder": 3} | dashes
 
 
-def _points(style: int | None) -> dict[str, Any]:
-    look = {"markersize": 6.5} | _look(style) | {"linestyle": "none"}
+def find_point_look(style: int | None) -> dict[str, Any]:
+    look = {"markersize": 6.5} | find_look(style) | {"linestyle": "none"}
     return {name: value for name, value in look.items() if name != "dashes"}
 
 
-def _draw_intervals(axes: Axes, series: Series) -> None:
+def draw_intervals(axes: Axes, series: Series) -> None:
     if series.low is not None and series.high is not None:
-        colour = _look(series.style)["color"]
+        colour = find_colour(series.style)
         axes.vlines(series.x, series.low, series.high, color=colour, linewidth=1.1)
 
 
-def _draw_dotted(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def draw_dotted(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
     ink = matplotlib.rcParams["axes.edgecolor"]
     axes.plot(x, y, color=ink, linewidth=0.8, dashes=(1.5, 2), zorder=1)
 

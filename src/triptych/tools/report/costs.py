@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.ticker import EngFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator
 from numpy.typing import NDArray
 
+from triptych.callbacks.figures import count_columns, truncate
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Cost
 from triptych.tools.compare.recipes import Recipe
@@ -17,6 +19,7 @@ from triptych.tools.report.charts import LARGE, Axis, Chart, Key, Numbers, Serie
 from triptych.tools.statistics.inference import WithInterval
 
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
+MAX_LETTERS = 24  # of a name
 MAX_LABELS = 12  # of more recipes those that are not dominated have one
 
 
@@ -85,7 +88,7 @@ def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: b
     heading = formats.capitalize(cost.words)
     heading = f"{heading} ({place})" if is_one_of else heading
     return make_chart(
-        *(heading, f"{words}. {caption}.", charts.draw_trade_off, series),
+        *(heading, f"{words}. {caption}.", draw_trade_off, series),
         *axes,
         sizes=LARGE,
         caption=caption,
@@ -97,6 +100,53 @@ def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
     no_worse = (cost[None] <= cost[:, None]) & (gain[None] >= gain[:, None])
     better = (cost[None] < cost[:, None]) | (gain[None] > gain[:, None])
     return np.asarray(~(no_worse & better).any(axis=1))
+
+
+def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
+    """Of each series its first point, a mean, with its interval and name; small, what it is of.
+
+    Marked means are filled and joined, the others hollow.
+    """
+    costs = np.concatenate([each.x for each in series])
+    axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
+    if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
+        axes.xaxis.set_major_locator(LogLocator(numticks=8))
+    hollow = {"markerfacecolor": charts.PAPER}
+    best: list[tuple[float, float]] = []
+    for each in sorted(series, key=lambda each: each.style is not None):
+        look, mean = charts.find_point_look(each.style), (each.x[:1], each.y[:1])
+        axes.plot(each.x[1:], each.y[1:], **look | {"markersize": 3, "marker": "o", "alpha": 0.6})
+        charts.draw_intervals(axes, each)
+        is_marked = each.marked is not None and bool(each.marked[0])
+        axes.plot(*mean, **look | ({} if is_marked else hollow))
+        best += [(each.x[0], each.y[0])] if is_marked else []
+    if best:
+        charts.draw_dotted(axes, *zip(*sorted(best), strict=True))
+    write_labels(axes, [each for each in series if each.label])
+
+
+def write_labels(axes: Axes, series: Sequence[Series]) -> None:
+    """The name of each series beside its first point, where it covers no point and no other name;
+    where there is no such place, none."""
+    axes.autoscale_view()
+    points = [axes.transData.transform(np.column_stack((s.x, s.y))) for s in series]
+    left, bottom, right, top = axes.bbox.extents
+    taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
+    for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
+        name = truncate(each.label, MAX_LETTERS)
+        width = charts.LETTER * count_columns(name)
+        for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
+            box = (x + dx, y + dy, x + dx + width, y + dy + 13)
+            is_inside = box[0] >= left and box[2] <= right and bottom <= box[1] and box[3] <= top
+            if is_inside and not any(overlap(box, other) for other in taken):
+                left_x, base = axes.transData.inverted().transform((box[0], box[1] + 3))
+                axes.text(left_x, base, name, fontsize=12, color=charts.find_colour(each.style))
+                taken.append(box)
+                break
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def list_measured(networks: Sequence[TrainedNetwork]) -> list[Cost]:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
+from triptych.callbacks.figures import count_columns, truncate
 from triptych.tools.compare import formats
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes
@@ -37,7 +39,7 @@ def draw_curves(recipes: Sequence[Recipe], curves: Sequence[Curve], key: Key) ->
             words = f"{heading} by epoch, of {formats.pluralize(len(series), 'recipe')}"
             words += "; the table below has the ends"
             x = Axis("epoch", "count")
-            drawn.append(make_chart(heading, words, charts.draw_named_bands, series, x, y))
+            drawn.append(make_chart(heading, words, draw_named_bands, series, x, y))
     return drawn
 
 
@@ -62,6 +64,40 @@ def average_curves(
     is_scored = np.isin(epochs, [epoch for epoch in scored if epoch])
     x = np.array(epochs, dtype=np.float64)
     return Series(style, x, values.mean(axis=0), low, high, is_scored, label)
+
+
+def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
+    """The same, each line with its name at its end."""
+    charts.draw_bands(axes, series)
+    named = [each for each in series if each.label and each.style is not None]
+    room = min(charts.LETTER * max((count_columns(s.label) for s in named), default=0) + 10, 170)
+    room = min(room, 0.4 * axes.bbox.width)
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    axes.set_xlim(low, high + (high - low) * room / (axes.bbox.width - room))
+    axes.set_xticks(ticks)
+    ends = [axes.transData.transform((each.x[-1], each.y[-1])) for each in named]
+    heights = move_apart([y for _, y in ends], axes.bbox.y0 + 2, axes.bbox.y1 - 12)
+    for each, (x, _), height in zip(named, ends, heights, strict=True):
+        name = truncate(each.label, max(int((room - 8) / charts.LETTER), 6))
+        left, base = axes.transData.inverted().transform((x + 8, height))
+        colour = charts.find_colour(each.style)
+        axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=charts.HALO)
+
+
+def move_apart(heights: Sequence[float], low: float, high: float, gap: float = 14) -> list[float]:
+    """Heights as near to these as can be, in their order, with a gap between them."""
+    order = np.argsort(heights, kind="stable")
+    moved, least = np.array(heights, dtype=float), low
+    for place in order:
+        moved[place] = least = max(moved[place], least)
+        least += gap
+    most = high
+    for place in order[::-1]:
+        moved[place] = most = min(moved[place], most)
+        most -= gap
+    return [float(height) for height in moved]
 
 
 def draw_calibration(key: Key) -> list[Chart]:
