@@ -8,7 +8,7 @@ from rich.text import Text
 
 from triptych.errors import sanitize_text
 
-WIDTH = 100  # where the output is no terminal
+WIDTH, MIN_WIDTH = 100, 80  # where the output is no terminal; where it has room for fewer letters
 STYLES = {"finished": "green", "holds": "green", "failed": "red", "does not hold": "red"}
 SIDES: dict[str, JustifyMethod] = {"<": "left", ">": "right"}
 
@@ -16,7 +16,7 @@ SIDES: dict[str, JustifyMethod] = {"<": "left", ">": "right"}
 def make_console() -> Console:
     """Standard output; rich colours a terminal alone, and none where NO_COLOR is set."""
     console = Console()
-    console.width = console.width if console.is_terminal else WIDTH
+    console.width = max(console.width, MIN_WIDTH) if console.is_terminal else WIDTH
     return console
 
 
