@@ -10,6 +10,7 @@ from scipy import stats
 
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import OPTIONAL_METADATA
+from triptych.tools.compare.guests import Guest
 from triptych.tools.compare.names import MAX_NAME, Described, make_labels, shorten_values
 from triptych.tools.compare.recipes import Recipe, describe_value, group_by_recipe
 from triptych.tools.compare.runs import TrainedNetwork
@@ -52,6 +53,14 @@ def test_a_name_without_end_is_cut_and_two_that_begin_alike_still_differ() -> No
     labels = [recipe.label for recipe in group_by_recipe(networks)]
     assert len({*labels}) == 2
     assert max(map(len, labels)) == MAX_NAME
+
+
+def test_others_predictions_keep_their_name_beside_runs_of_the_same() -> None:
+    ours, theirs = make_network("a", "a", seed=0), make_network("x", "b", seed=0)
+    ours.metadata.update(name="x", finished_at="2026")
+    guest = Guest(Path(), theirs.metadata, {}, TEST, SCORES, "x", gave="logits")
+    labels = {recipe.first.is_guest: recipe.label for recipe in group_by_recipe([ours, guest])}
+    assert labels[True] == "x" != labels[False]
 
 
 @given(RECIPES)

@@ -189,7 +189,7 @@ def describe_group(same: Sequence[TrainedNetwork], are_replicates: bool) -> Desc
     if are_replicates and search:
         budget = {"budget": search.budget, "sampler": search.sampler}
         return Described(title if name else f"{title} tuned", budget)
-    settings = {"model": model} | list_settings(same[0])
+    settings = {} if same[0].is_guest else {"model": model} | list_settings(same[0])
     return Described(title, settings, partial(has_default, same[0].config))
 
 
