@@ -23,7 +23,7 @@ from triptych.tools.report.charts import (
     make_chart,
     swatch,
 )
-from triptych.tools.report.costs import draw_trade_off, find_undominated, overlap
+from triptych.tools.report.costs import draw_trade_off, find_pareto_optimal, overlap
 from triptych.tools.report.curves import move_apart
 
 COST, ACCURACY = Axis("parameters", "log"), Axis("accuracy", "percent")
@@ -142,10 +142,10 @@ def test_no_two_styles_look_alike() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8))
-def test_undominated_points_are_those_that_no_other_beats(points: list[tuple[int, int]]) -> None:
+def test_pareto_optimal_points_are_those_that_no_other_beats(points: list[tuple[int, int]]) -> None:
     def beats(one: tuple[int, int], other: tuple[int, int]) -> bool:
         return one[0] <= other[0] and one[1] >= other[1] and one != other
 
     cost, gain = np.array(points, dtype=np.float64).T
     expected = [not any(beats(one, other) for one in points) for other in points]
-    assert find_undominated(cost, gain).tolist() == expected
+    assert find_pareto_optimal(cost, gain).tolist() == expected

@@ -55,13 +55,13 @@ def test_costs_are_compared_among_networks_measured_in_one_place(
     networks: list[TrainedNetwork], list_captions: ListCaptions
 ) -> None:
     assert list_captions(networks, "Median latency") == [
-        f"{ON_CPU}. Not dominated: recipe 0 and recipe 1",
-        f"{ON_GPU}. Not dominated: recipe 2",
+        f"{ON_CPU}. Pareto-optimal: recipe 0 and recipe 1",
+        f"{ON_GPU}. Pareto-optimal: recipe 2",
     ]
-    assert list_captions(networks, "Parameters") == ["Not dominated: recipe 0"]
+    assert list_captions(networks, "Parameters") == ["Pareto-optimal: recipe 0"]
     for network, seconds in zip(networks, (9.0, 5.0, 7.0, None), strict=True):
         network.metadata.update(train_seconds=seconds, num_epochs=1)
-    expected = [f"{ON_CPU}. Not dominated: recipe 0 and recipe 1"]
+    expected = [f"{ON_CPU}. Pareto-optimal: recipe 0 and recipe 1"]
     assert list_captions(networks, "Seconds an epoch") == expected
 
 

@@ -39,21 +39,26 @@ def make_labels(recipes: Sequence[Described]) -> list[str]:
         same = [recipes[place] for place in places]
         chosen = choose_settings([recipe.settings for recipe in same], short)
         values = {n: shorten_values({r.settings.get(n, "") for r in same}) for n in chosen}
-        full, without_defaults = (
-            [
-                " ".join(
-                    f"{short[n]}={values[n][recipe.settings[n]]}"
-                    for n in chosen
-                    if n in recipe.settings and not (leave_out and recipe.is_default(n))
-                )
-                for recipe in same
-            ]
-            for leave_out in (False, True)
+        full, words = (
+            [write_settings(recipe, short, values, has_defaults) for recipe in same]
+            for has_defaults in (True, False)
         )
-        is_unique = len({*without_defaults}) == len({*full})
-        for place, words in zip(places, without_defaults if is_unique else full, strict=True):
-            labels[place] = f"{title} {words}".strip()
+        words = words if len({*words}) == len({*full}) else full
+        for place, settings in zip(places, words, strict=True):
+            labels[place] = f"{title} {settings}".strip()
     return _number_duplicates(labels)
+
+
+def write_settings(
+    recipe: Described,
+    short: Mapping[str, str],
+    values: Mapping[str, Mapping[str, str]],
+    has_defaults: bool,
+) -> str:
+    """Those of which there are `values` in few letters, with or without defaults."""
+    names = [name for name in values if name in recipe.settings]
+    shown = [name for name in names if has_defaults or not recipe.is_default(name)]
+    return " ".join(f"{short[name]}={values[name][recipe.settings[name]]}" for name in shown)
 
 
 def choose_settings(tables: Sequence[Mapping[str, str]], short: Mapping[str, str]) -> list[str]:

@@ -32,7 +32,7 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
     """Recipes; beside them the pairs that answer the question, where any was tested."""
     measure = c.question.measure
     recipes = [make_recipe_row(c, recipe, key) for recipe in c.recipes[:MAX_ROWS]]
-    drawn = [draw_rows(describe_recipes(c, measure), recipes, measure)]
+    drawn = [draw_rows(write_heading(c, measure), recipes, measure)]
     table = c.recipe_pairs if c.recipe_pairs.pairs else c.network_pairs
     if table.pairs:
         pairs = c.rank_pairs(table)[:MAX_ROWS]
@@ -48,7 +48,7 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
     return drawn
 
 
-def describe_recipes(c: BaseComparison, measure: Measure) -> str:
+def write_heading(c: BaseComparison, measure: Measure) -> str:
     sizes = {network.num_test for network in c.networks}
     images = f" on {formats.pluralize(min(sizes), 'test image')}" if len(sizes) == 1 else ""
     return f"{formats.capitalize(measure.column)}{images}"

@@ -20,7 +20,7 @@ from triptych.tools.statistics.inference import WithInterval
 
 MAX_PLACES = 3  # charts of one cost, each of networks measured in one place
 MAX_LETTERS = 24  # of a name
-MAX_LABELS = 12  # of more recipes those that are not dominated have one
+MAX_LABELS = 12  # of more recipes those that are Pareto-optimal have one
 
 
 class Measured(NamedTuple):
@@ -70,9 +70,9 @@ def measure(recipe: Recipe, networks: list[TrainedNetwork], cost: Cost, key: Key
 def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: bool) -> Chart:
     means = np.array([each.costs.mean() for each in measured])
     accuracies = np.array([each.accuracy.value for each in measured])
-    best = find_undominated(cost.sign * means, accuracies)
+    best = find_pareto_optimal(cost.sign * means, accuracies)
     names = [each.label for each, is_best in zip(measured, best, strict=True) if is_best]
-    caption = f"Not dominated: {formats.join_words(names, formats.MAX_WORDS)}"
+    caption = f"Pareto-optimal: {formats.join_words(names, formats.MAX_WORDS)}"
     caption = f"{place}. {caption}" if place else caption
     words = f"Test accuracy against {cost.words}, of {formats.pluralize(len(measured), 'recipe')}"
     series = []
@@ -95,7 +95,7 @@ def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: b
     )
 
 
-def find_undominated(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
+def find_pareto_optimal(cost: Numbers, gain: Numbers) -> NDArray[np.bool_]:
     """(n,) costs and gains -> (n,): nothing else costs no more, gains no less, and differs."""
     no_worse = (cost[None] <= cost[:, None]) & (gain[None] >= gain[:, None])
     better = (cost[None] < cost[:, None]) | (gain[None] > gain[:, None])
