@@ -145,6 +145,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("data.source.num_train", "abc", "whole number"),
     ("data.root", "", "a path"),
     *[("log_dir", value, "UTF-8 without $NAME") for value in ("$HOME/x", "a${b}", "caf\udce9", "")],
+    *[("name", v, "a line of") for v in (5, "", "  ", "a\nb", "\x1b[0m", "caf\udce9", "\u202e")],
     ("resume", "logs/${oc.env:HOME}", "UTF-8 without $NAME"),
     ("model.name", "???", "must be given"),
     ("model.weights", "IMAGENET1K_V9", "DEFAULT, IMAGENET1K_V1, null, or a file (.pth .pth.tar"),

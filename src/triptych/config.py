@@ -69,6 +69,10 @@ def is_node(value: Any) -> bool:
 
 TEXT = Rule("a text", lambda value: type(value) is str and value != "")
 PATH = Rule("a path, in YAML in quotes where it looks like a number", TEXT.holds)
+LINE = Rule(
+    "a line of printable letters, in YAML in quotes where it looks like a number",
+    lambda value: TEXT.holds(value) and value.isprintable() and value.strip() != "",
+)
 OF_RUNS = Rule(
     "a path in UTF-8 without $NAME, which some libraries replace: make a link to it",
     lambda value: PATH.holds(value) and not re.search(r"\$[\w{]|[\ud800-\udfff]", value),
@@ -168,7 +172,7 @@ RULES: dict[str, Rule] = {
     "data.max_pixels": count(1, 10**9),
     "data.splits": SPLITS.or_null(),
     **{"data.folds": count(2, 1000).or_null(), "data.fold": count(0, 999).or_null()},
-    **dict.fromkeys(("name", "data.labels", "data.separator"), TEXT.or_null()),
+    **{"name": LINE.or_null(), "data.labels": TEXT.or_null(), "data.separator": TEXT.or_null()},
     "data.max_value": number(0, above=True).or_null(),
     "data.groups": either(count(1, 99), TEXT).or_null(),
     "data.source": NODE,
