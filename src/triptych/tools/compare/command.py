@@ -189,7 +189,7 @@ def build_comparison(
     recipe_pairs = compare_recipes(recipes, question)
     tested = Tested(recipes, network_pairs, recipe_pairs, question, problems)
     sections = {name: s for name, build in SECTIONS.items() if (s := build(tested))}
-    verdict = sentences.write_verdict(recipes, network_pairs, recipe_pairs, question)
+    verdict = sentences.write_summary(recipes, network_pairs, recipe_pairs, question)
     image_types = read_by_recipe(runs.read_image_types, recipes, problems)
     losses, num_degraded = compare_losses(recipes, image_types)
     curves = [read_optional(runs.read_curve, network, problems) for network in networks]

@@ -35,7 +35,8 @@ def write_question(recipes: Sequence[Recipe], question: Question) -> str:
     asked = f"Which of {names} {compare_by(measure, len(labels))} {on}"
     if question.margin is None:
         return f"{asked}?"
-    return f"{asked}, and which are as good as each other within {name_margin(question)}?"
+    within = measure.write_margin(question.margin)
+    return f"{asked}, and which are as good as each other within {within}?"
 
 
 def compare_by(measure: Measure, num_recipes: int) -> str:
@@ -47,11 +48,6 @@ def compare_by(measure: Measure, num_recipes: int) -> str:
 
 def name_data(recipes: Sequence[Recipe]) -> str:
     return join_words([*dict.fromkeys(recipe.first.metadata["data"] for recipe in recipes)])
-
-
-def name_margin(question: Question) -> str:
-    assert question.margin is not None
-    return question.measure.write_margin(question.margin)
 
 
 def write_headlines(

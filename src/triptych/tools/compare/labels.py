@@ -111,7 +111,7 @@ def build_comparison(read: Sequence[TrainedNetwork], problems: list[Problem]) ->
     ]
     described = write_precision(recipes[0], ap)
     common = sentences.describe_runs(read, recipes, problems, Question("ap"), tables, described)
-    return LabelComparison(**common, verdict=write_verdict(recipes, ap, tables), ap=ap)
+    return LabelComparison(**common, verdict=write_summary(recipes, ap, tables), ap=ap)
 
 
 def estimate(*recipes: Recipe) -> Estimate:
@@ -154,7 +154,7 @@ def compare_recipes(recipes: Sequence[Recipe]) -> Pairs:
     return Pairs(sentences.add_sentences(pairs), len(recipes), limit, is_validated)
 
 
-def write_verdict(
+def write_summary(
     recipes: Sequence[Recipe], ap: Mapping[str, WithInterval], tables: Sequence[Pairs]
 ) -> tuple[str, ...]:
     """What was compared, how well each ranks its labels, and which differences are significant."""

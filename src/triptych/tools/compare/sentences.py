@@ -81,7 +81,7 @@ def write_title(recipes: Sequence[Recipe]) -> str:
     return f"{names} on {name_data(recipes)}"
 
 
-def write_verdict(
+def write_summary(
     recipes: Sequence[Recipe], network_pairs: Pairs, recipe_pairs: Pairs, question: Question
 ) -> tuple[str, ...]:
     """What was compared, how accurate each is, and which differences are significant."""

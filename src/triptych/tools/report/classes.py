@@ -145,7 +145,7 @@ def draw_group(recipes: Sequence[Recipe], key: Key) -> Chart:
     ends = low[order], high[order]
     lines: list[Sequence[object]] = [("class", "recipe", "F1")]
     lines += [(classes[n], each.label, float(each.f1[n])) for n in order for each in recipes]
-    joined = "A line joins the worst recipe and the best; at the right the points between them"
+    joined = "A line joins the worst and the best recipe; at the right is their distance in points"
     return charts.draw_sizes(
         *(heading, f"{heading}, a dot a recipe; numbers in the table below", [*WIDTHS]),
         render=lambda width: render_rows(names, numbers, ends, dots, width),
