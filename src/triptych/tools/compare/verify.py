@@ -203,10 +203,7 @@ def restore_settings(
     given = {name: v for name, v in recorded["settings"].items() if name in RULES}
     for name in ("labels", "suspects", "plan"):
         if type(place := given.get(name)) is str:
-            near = (
-                each for each in find_near(place, path) if compute_digest(each) or each.is_file()
-            )
-            given[name] = str(next(near, place))
+            given[name] = str(next(iter(find_near(place, path)), place))
         given[name] = config[name] or given.get(name)
     if given.get("require_log"):
         given |= {"require_log": None, "require": None}
