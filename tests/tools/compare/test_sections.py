@@ -55,7 +55,7 @@ def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: 
         assert now == three
         assert any_seeds.half_width < one_more.half_width < now.half_width
         assert all(each.half_width <= each.at_skill_limit for each in pair.designs.values())
-    table = zip(section.pairs, four.recipe_pairs.pairs, strict=True)
+    table = zip(section.pairs, four.rank_pairs(four.recipe_pairs), strict=True)
     undecided = [parts for parts, pair in table if pair.verdict == "undecided"]
     for pair, sentence in zip(undecided, section.sentences[:3], strict=True):
         width = MEASURES["accuracy"].write_width(pair.designs["5 seeds"].half_width)

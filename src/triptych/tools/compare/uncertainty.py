@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from triptych.tools.compare.content import Measure, Pair, Section, Tested, describe
+from triptych.tools.compare.content import (
+    Measure,
+    Pair,
+    Section,
+    Tested,
+    describe,
+    rank_pairs,
+)
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.pairs import find_tested, has_metric, take_last_look
 from triptych.tools.statistics.components import (
@@ -89,11 +96,13 @@ def build(tested: Tested) -> Uncertainty | None:
         return None
     sample = cache(lambda each: leave_out_seeds(each.values(metric), each.first.test.groups))
     parts = [split_recipe(each.label, sample(each)) for each in recipes]
-    table = [pair.better_first for pair in tested.recipe_pairs.pairs]
-    pairs = [
-        split_pair(pair, *map(sample, two if pair.a == two[0].label else two[::-1]))
-        for pair, two in zip(table, find_tested(tested), strict=True)
-    ]
+    twos = {frozenset(each.label for each in two): two for two in find_tested(tested)}
+    table = rank_pairs(tested.recipe_pairs.pairs, tested.recipes)
+    pairs = []
+    for pair in table:
+        one, other = twos[frozenset((pair.a, pair.b))]
+        two = (one, other) if pair.a == one.label else (other, one)
+        pairs.append(split_pair(pair, *map(sample, two)))
     undecided = [n for n, pair in enumerate(table) if pair.verdict == "undecided"]
     scattered = [n for n in undecided if pairs[n].designs["as now"].half_width > 0]
     shown = scattered if len(scattered) <= MAX_SENTENCES else []
