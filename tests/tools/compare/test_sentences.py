@@ -122,6 +122,11 @@ def test_costs_are_described_untested_and_only_where_measured_alike(
     assert "multiply-accumulates" not in sentence  # all need the same
     assert "highest accuracy" not in sentence  # all tie
 
+    second = write_run(tmp_path, "vgg11", 1, num_images=30, skill=99)
+    (second / "cost.json").write_text(json.dumps(cost | {"latency_ms_p50": 9.0}))
+    sentence = compare_below(tmp_path).verdict[-1]
+    assert "googlenet (4.0 ms)" in sentence, "of vgg11's seeds the mean counts, 6 ms"
+
     change_record(folder, device="NVIDIA H200")
     sentence = compare_below(tmp_path).verdict[-1]
     assert "latency" in sentence, "where a network was trained is not where it was measured"

@@ -174,18 +174,23 @@ def _select_sentences(pairs: Sequence[Pair], kind: str) -> list[str]:
 
 
 def write_lowest_costs(recipes: Sequence[Recipe]) -> tuple[str, ...]:
-    """The recipes of the lowest costs, without a test, where all were measured alike."""
+    """The recipes of the lowest costs (means of their seeds), untested, where all were measured
+    alike."""
     parts = []
     for cost in filter(lambda cost: cost.least, COSTS):
-        values = [recipe.first.costs[cost.name] for recipe in recipes]
-        places = {getattr(recipe.first, cost.of) for recipe in recipes} if cost.of else set()
-        if None in values or len(places) > 1:
+        means = [recipe.average_cost(cost.name) for recipe in recipes]
+        values = [mean for mean in means if mean is not None]
+        networks = [network for recipe in recipes for network in recipe.networks]
+        places = {getattr(network, cost.of) for network in networks} if cost.of else set()
+        if len(values) < len(recipes) or len(places) > 1:
             continue
         best = min(values, key=lambda value: cost.sign * value)
         owners = [each for each, value in zip(recipes, values, strict=True) if value == best]
         models = {recipe.model for recipe in owners}
         if len(owners) < len(recipes):
-            labels = [*models] if len(models) == 1 else [recipe.label for recipe in owners]
+            of_model = [recipe for recipe in recipes if recipe.model in models]
+            is_model = len(models) == 1 and len(of_model) == len(owners)
+            labels = [*models] if is_model else [recipe.label for recipe in owners]
             names = join_words(labels, MAX_WORDS)
             parts.append(cost.least.format(names, best))
     if not parts:
