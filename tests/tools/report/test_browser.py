@@ -163,7 +163,7 @@ def test_a_table_is_copied_as_markdown_latex_and_csv(page: Browser) -> None:
     assert "\\toprule" in latex
     assert "<img" not in latex.replace("$<$", "")
     shown = re.findall(r"& (\d\d\.\d\d) &", latex)
-    assert f"{100 * float(accuracy):.2f}" in shown, "CSV has the fraction, in full"
+    assert f"{float(accuracy):.2f}" in shown, "CSV has the percents of its head"
 
 
 def test_a_copied_name_is_neither_a_formula_nor_markup(page: Browser) -> None:

@@ -54,14 +54,23 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
 
+  const text = (cell) => cell.textContent.replace(/\s+/g, " ").trim();
+
+  // The value of a cell in full and in the unit of its column: percent, points. An interval stays.
+  const writeInFull = (cell) => {
+    const [shown, value] = [text(cell).replace("−", "-").replaceAll(",", ""), cell.dataset.value];
+    if (!value || shown.includes("(")) return text(cell);
+    const isShare = Math.abs(shown - 100 * value) < Math.abs(shown - value);
+    return isShare ? String(Number((100 * value).toPrecision(12))) : value;
+  };
+
   // The columns that are shown, without those of bars; of a cell its value where `exactly`.
   const read = (table, exactly = false) => {
     const heads = [...table.tHead.rows].at(-1).cells;
     const isRead = (head) => head.offsetParent && !head.querySelector(".ends");
     const places = [...heads].flatMap((head, place) => (isRead(head) ? [place] : []));
-    const text = (cell) => cell.textContent.replace(/\s+/g, " ").trim();
-    const value = (cell) => (exactly && cell.dataset.value) || text(cell);
-    const rows = [...table.tBodies[0].rows].map((row) => places.map((n) => value(row.cells[n])));
+    const write = exactly ? writeInFull : text;
+    const rows = [...table.tBodies[0].rows].map((row) => places.map((n) => write(row.cells[n])));
     return [places.map((place) => text(heads[place])), rows];
   };
 
@@ -81,7 +90,7 @@
     const [heads, rows] = read(table);
     const line = (cells) => `${cells.map(escape).join(" & ")} \\\\`;
     const begin = [
-      "\\begin{table}", `\\caption{${escape(table.caption.textContent.trim())}}`,
+      "\\begin{table}\\centering", `\\caption{${escape(table.caption.textContent.trim())}}`,
       `\\begin{tabular}{l${"r".repeat(heads.length - 1)}}`, "\\toprule", line(heads), "\\midrule",
     ];
     const end = ["\\bottomrule", "\\end{tabular}", "\\end{table} % needs \\usepackage{booktabs}"];
