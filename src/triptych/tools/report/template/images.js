@@ -40,9 +40,10 @@ if (document.querySelector("#pictures")) {
     found.forEach(({ button }, n) => (button.tabIndex = n ? -1 : 0));
     more.hidden = found.length <= limit;
     const [shown, all] = [Math.min(limit, found.length), images.length];
-    const fitting = found.length < all ? `${found.length} that fit, of ${all} pictures` : `${all} pictures`;
+    const part = shown < found.length ? `; ${shown} are shown` : "";
+    const fitting = found.length < all ? `${found.length} of ${all} pictures fit${part}` : `${shown} of ${all} pictures`;
     count.textContent = shown
-      ? `${shown} of ${fitting}.`
+      ? `${fitting}.`
       : `None of ${all} pictures fits: runs keep their most confident mistakes only.`;
   };
 
