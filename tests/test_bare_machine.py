@@ -16,7 +16,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 TARGETS = """
     help setup demo results train test check soak fuzz strangers startup growth audit lock
-    tensorboard clean
+    tensorboard clean docs
 """.split()
 
 # Stands in for python3 and, inside the .venv it "makes", for python and uv.
