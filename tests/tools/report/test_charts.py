@@ -120,7 +120,7 @@ def test_names_of_points_neveroverlap() -> None:
     random = np.random.default_rng(0)
     points = random.uniform(0.3, 0.9, (2, 40, 1))
     series = [
-        Series(n % 8, x, y, label=f"network {n}")
+        Series(n % 8, x, y, marked=np.array([True]), label=f"network {n}")
         for n, (x, y) in enumerate(zip(*points, strict=True))
     ]
     texts = [each for each in parse(render(draw_trade_off, *series)) if each.tag == "text"]

@@ -63,7 +63,7 @@ PAGE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Series:
     """A line, or a cloud of points; style None is drawn in grey, behind those that have one."""
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,16 +23,6 @@ MAX_LETTERS = 24  # of a name
 MAX_LABELS = 12  # of more recipes those that are Pareto-optimal have one
 
 
-class Measured(NamedTuple):
-    """A recipe's networks that were measured in one place."""
-
-    label: str
-    style: int | None
-    costs: Numbers  # (seeds,)
-    accuracies: Numbers  # (seeds,)
-    accuracy: WithInterval  # their mean; with an interval where these are all of the recipe's
-
-
 def draw_costs(recipes: Sequence[Recipe], key: Key) -> list[Chart]:
     """A chart for each cost that was measured, of recipes with their seeds.
 
@@ -40,10 +30,10 @@ def draw_costs(recipes: Sequence[Recipe], key: Key) -> list[Chart]:
     """
     drawn = []
     for cost in COSTS:
-        groups: dict[str, list[Measured]] = defaultdict(list)  # by where it was measured
+        groups: dict[str, list[Series]] = defaultdict(list)  # by where it was measured
         for recipe in recipes:
             for place, networks in group_by_place(recipe, cost).items():
-                groups[place].append(measure(recipe, networks, cost, key))
+                groups[place].append(make_series(recipe, networks, cost, key))
         places = sorted(groups, key=lambda place: -len(groups[place]))[:MAX_PLACES]
         shown = [place for place in places if len(groups[place]) > 1 or len(groups) == 1]
         drawn += [draw_cost(cost, place, groups[place], len(shown) > 1) for place in shown]
@@ -59,31 +49,28 @@ def group_by_place(recipe: Recipe, cost: Cost) -> dict[str, list[TrainedNetwork]
     return groups
 
 
-def measure(recipe: Recipe, networks: list[TrainedNetwork], cost: Cost, key: Key) -> Measured:
+def make_series(recipe: Recipe, networks: list[TrainedNetwork], cost: Cost, key: Key) -> Series:
+    """The mean first, with an interval where these are all networks of the recipe; then each."""
     costs = np.array([network.costs[cost.name] for network in networks], dtype=np.float64)
     accuracies = np.array([network.accuracy.value for network in networks])
     is_all = len(networks) == len(recipe.networks)
-    accuracy = recipe.accuracy if is_all else WithInterval(float(accuracies.mean()))
-    return Measured(recipe.label, key.styles.get(recipe.label), costs, accuracies, accuracy)
+    mean, *ends = recipe.accuracy if is_all else WithInterval(float(accuracies.mean()))
+    x, y = np.array([costs.mean(), *costs]), np.array([mean, *accuracies])
+    low, high = (np.array([end, *np.full(len(networks), np.nan)]) for end in ends)
+    return Series(key.styles.get(recipe.label), x, y, low, high, label=recipe.label)
 
 
-def draw_cost(cost: Cost, place: str, measured: Sequence[Measured], is_one_of: bool) -> Chart:
-    means = np.array([each.costs.mean() for each in measured])
-    accuracies = np.array([each.accuracy.value for each in measured])
-    best = find_pareto_optimal(cost.sign * means, accuracies)
+def draw_cost(cost: Cost, place: str, measured: Sequence[Series], is_one_of: bool) -> Chart:
+    costs, accuracies = np.array([(each.x[0], each.y[0]) for each in measured]).T
+    best = find_pareto_optimal(cost.sign * costs, accuracies)
+    series = [
+        replace(each, marked=np.full(len(each.x), is_best))
+        for each, is_best in zip(measured, best, strict=True)
+    ]
     names = [each.label for each, is_best in zip(measured, best, strict=True) if is_best]
     caption = f"Pareto-optimal: {formats.join_words(names, formats.MAX_WORDS)}"
     caption = f"{place}. {caption}" if place else caption
     words = f"Test accuracy against {cost.words}, of {formats.pluralize(len(measured), 'recipe')}"
-    series = []
-    for each, is_best in zip(measured, best, strict=True):
-        y = np.array([each.accuracy.value, *each.accuracies])
-        low, high = (np.full(len(y), np.nan) for _ in range(2))
-        low[0], high[0] = each.accuracy[1:]
-        x = np.array([each.costs.mean(), *each.costs])
-        named = is_best or len(measured) <= MAX_LABELS
-        label = each.label if named else ""
-        series.append(Series(each.style, x, y, low, high, np.full(len(x), is_best), label))
     axes = Axis(cost.words, "log", cost.unit), Axis("test accuracy", "percent")
     heading = formats.capitalize(cost.words)
     heading = f"{heading} ({place})" if is_one_of else heading
@@ -112,17 +99,16 @@ def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
     if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
     hollow = {"markerfacecolor": charts.PAPER}
-    best: list[tuple[float, float]] = []
+    best = [each for each in series if each.marked is not None and each.marked[0]]
     for each in sorted(series, key=lambda each: each.style is not None):
         look, mean = charts.find_point_look(each.style), (each.x[:1], each.y[:1])
         axes.plot(each.x[1:], each.y[1:], **look | {"markersize": 3, "marker": "o", "alpha": 0.6})
         charts.draw_intervals(axes, each)
-        is_marked = each.marked is not None and bool(each.marked[0])
-        axes.plot(*mean, **look | ({} if is_marked else hollow))
-        best += [(each.x[0], each.y[0])] if is_marked else []
+        axes.plot(*mean, **look | ({} if each in best else hollow))
     if best:
-        charts.draw_dotted(axes, *zip(*sorted(best), strict=True))
-    write_labels(axes, [each for each in series if each.label])
+        line = sorted((each.x[0], each.y[0]) for each in best)
+        charts.draw_dotted(axes, *zip(*line, strict=True))
+    write_labels(axes, series if len(series) <= MAX_LABELS else best)
 
 
 def write_labels(axes: Axes, series: Sequence[Series]) -> None:
