@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator
 from numpy.typing import NDArray
 
-from triptych.callbacks.figures import count_columns, truncate
+from triptych.callbacks.figures import count_columns
 from triptych.tools.compare import formats
 from triptych.tools.compare.content import COSTS, Cost
 from triptych.tools.compare.recipes import Recipe
@@ -119,7 +119,7 @@ def write_labels(axes: Axes, series: Sequence[Series]) -> None:
     left, bottom, right, top = axes.bbox.extents
     taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
     for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
-        name = truncate(each.label, MAX_LETTERS)
+        name = charts.cut_middle(each.label, MAX_LETTERS)
         width = charts.LETTER * count_columns(name)
         for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
             box = (x + dx, y + dy, x + dx + width, y + dy + 13)

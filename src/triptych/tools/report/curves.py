@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from triptych.callbacks.figures import count_columns, truncate
+from triptych.callbacks.figures import count_columns
 from triptych.tools.compare import formats
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes
@@ -80,7 +80,7 @@ def draw_named_bands(axes: Axes, series: Sequence[Series]) -> None:
     ends = [axes.transData.transform((each.x[-1], each.y[-1])) for each in named]
     heights = move_apart([y for _, y in ends], axes.bbox.y0 + 2, axes.bbox.y1 - 12)
     for each, (x, _), height in zip(named, ends, heights, strict=True):
-        name = truncate(each.label, max(int((room - 8) / charts.LETTER), 6))
+        name = charts.cut_middle(each.label, max(int((room - 8) / charts.LETTER), 6))
         left, base = axes.transData.inverted().transform((x + 8, height))
         colour = charts.find_colour(each.style)
         axes.text(left, base, name, fontsize=12, va="center", color=colour, bbox=charts.HALO)
