@@ -71,9 +71,9 @@ def find_class(key: str, node: dict[str, Any]) -> Any:
         made = get_object(target)
     except Exception as error:  # its module's own code runs
         reason, (place, _, name) = summarize_error(error.__cause__ or error), target.rpartition(".")
-        module = sys.modules.get(place)
-        if nearest := closest_matches(name, vars(module) if module else (), cutoff=0.6):
-            reason = f"{place} has no {name}; nearest: {nearest}"
+        if (module := sys.modules.get(place)) and not hasattr(module, name):
+            nearest = closest_matches(name, vars(module), cutoff=0.6)
+            reason = f"{place} has no {name}" + (f"; nearest: {nearest}" if nearest else "")
         if reason == f"No module named '{target.partition('.')[0]}'":
             reason += "; it is looked for in this folder, beside train.py, and on PYTHONPATH"
         raise UserError(f"{key}._target_={target}: cannot be imported ({reason})") from error

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from errno import ENAMETOOLONG
 from itertools import takewhile
 from pathlib import Path
+from textwrap import fill
 
 from triptych.errors import UserError, closest_matches
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 LISTS = ("metrics", "callbacks", "logger")  # groups of which several may be chosen
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+COLUMNS = 100  # of a line of help
 SEVERAL = ("callbacks", "logger", "metrics")
 LONE_PATH = {
     "predict": "run",
@@ -55,14 +57,23 @@ def format_help(command: str, arguments: Iterable[str] = ()) -> str:
     choices = [f"  {group}={'|'.join(list_choices(group))}" for group in groups]
     comments = dict(parse_settings(lines))
     width = max(map(len, comments))
-    settings = [f"  {setting:{width}}  # {comment}" for setting, comment in comments.items()]
+    more = " " * (width + 4) + "# "
+    settings = [wrap(f"  {setting:{width}}  # {said}", more) for setting, said in comments.items()]
     sweep = " Sweep: -m model=alexnet,resnet50 seed=0,1" if command == "train" else ""
     blocks = {"Choices:": choices, "Settings:": settings}
     shown = [line for title, block in blocks.items() if block for line in ["", title, *block]]
     end = f"Show the composed config: --cfg job.{sweep}"
     if groups:
-        end += f"\nEvery setting of a group, with its comment: --help {' | '.join(groups)}"
+        words = f"Every setting of a group, with its comment: --help {' | '.join(groups)}"
+        end += "\n" + wrap(words, "  ")
     return "\n".join([*head, *shown, "", end])
+
+
+def wrap(line: str, indent: str) -> str:
+    """A line as several that a terminal of usual width shows whole; a word is never broken."""
+    return fill(
+        line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def read_lines(command: str) -> list[str]:
