@@ -142,9 +142,12 @@ def render_markdown(comparison: BaseComparison) -> str:
 
 
 def escape_markdown(words: str) -> str:
-    """Words as they are, whatever they are: neither HTML nor Markdown."""
-    signs = r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|^[#+-]|(?<=\d)[.)](?=\s|$)"
-    return re.sub(signs, r"\\\g<0>", html.escape(words, quote=False))
+    """Words as they are, whatever they are: neither HTML nor Markdown. `p < 0.01` and `+8.75` need
+    no escape."""
+    signs = r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|^#|^[+-](?!\d)"
+    signs = rf"{signs}|(?<=\d)[.)](?=\s|$)"
+    escaped = re.sub(signs, r"\\\g<0>", html.escape(words, quote=False))
+    return re.sub(r"&lt;(?= )|(?<= )&gt;(?= )", lambda sign: html.unescape(sign[0]), escaped)
 
 
 def _escape_value(value: object) -> Markup:
