@@ -51,6 +51,15 @@ def test_a_comparison_ends_with_a_line_a_recipe_a_pair_and_a_claim_and_its_path(
     assert not any(caution in lines for caution in comparison.cautions)
 
 
+def test_settings_that_differ_besides_the_model_are_named_before_the_cautions(
+    comparison: Comparison, capsys: Capture
+) -> None:
+    rates = replace(comparison, differing={"optim.lr": ("0.1", "0.2", "0.3")})
+    assert "optim.lr" in "".join(show(rates, capsys))
+    of_one_model = replace(rates, recipes=comparison.recipes[:1])
+    assert of_one_model.confounders == [], "there they are the question, and in the names"
+
+
 @pytest.mark.parametrize(
     ("p", "margin", "p_not_inferior", "says"),
     [

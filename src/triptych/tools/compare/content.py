@@ -347,6 +347,11 @@ class BaseComparison:
         return tuple(network for recipe in self.recipes for network in recipe.networks)
 
     @property
+    def confounders(self) -> list[str]:
+        """Settings that differ between recipes of different models, so besides the model."""
+        return [*self.differing] if len({recipe.model for recipe in self.recipes}) > 1 else []
+
+    @property
     def runs(self) -> list[TrainedNetwork]:
         """Those of whose training something is known."""
         return [network for network in self.networks if not network.is_guest]

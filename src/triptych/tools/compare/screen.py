@@ -52,6 +52,8 @@ def print_end(comparison: BaseComparison, answers: Sequence[Answer], page: Path)
     if answers:
         uncounted = "" if answers[0].tried.number else " (require_log=<file> counts the tries)"
         print_rows(f"required{uncounted}", "<<><<", [*map(describe_answer, answers)])
+    if comparison.confounders:
+        print_line(f"\nThe recipes also differ in {formats.join_words(comparison.confounders, 3)}.")
     num = len(comparison.problems) + len(comparison.cautions)
     print_line(f"\n{formats.pluralize(num, 'caution')}: on the page, under Method and limits")
     print_line(f"{page.resolve().as_uri()}\n{page}")
