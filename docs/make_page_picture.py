@@ -19,7 +19,7 @@ PICTURE = Path(__file__).parent / "comparison.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-sync"
 QUIET += " --disable-component-update --no-first-run --hide-scrollbars"
-NUM_COLOURS = 128  # enough for charts and text, at a third of the bytes
+NUM_COLOURS = 256  # enough for charts and text, at a third of the bytes
 
 
 def photograph(page: Path, width: int, height: int, scale: float = 1) -> bytes:
@@ -34,7 +34,9 @@ def photograph(page: Path, width: int, height: int, scale: float = 1) -> bytes:
         command = [browser, *QUIET.split(), *options, page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True)
         with Image.open(picture) as image:
-            few = image.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+            few = image.convert("RGB").quantize(
+                NUM_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
     buffer = BytesIO()
     few.save(buffer, "png", optimize=True)
     return buffer.getvalue()
