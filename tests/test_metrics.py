@@ -119,6 +119,8 @@ def test_an_epoch_loss_goes_on_from_its_state() -> None:
         each.add(each.take_unread())
     assert resumed.state() == loss.state()
     assert resumed.mean == 1.25
+    assert EpochLoss().correct == 0
+    assert math.isnan(EpochLoss(4.0, 3, 1).correct), "a checkpoint from before it was counted"
 
 
 def test_a_training_image_is_right_by_its_label_a_mixed_one_by_its_larger_part() -> None:

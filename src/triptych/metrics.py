@@ -131,10 +131,10 @@ class EpochLoss:
     """
 
     def __init__(
-        self, total: float = 0.0, num_images: int = 0, num_batches: int = 0, correct: float = 0.0
+        self, total: float = 0, num_images: int = 0, num_batches: int = 0, correct: float = math.nan
     ) -> None:
         self.total, self.num_images, self.num_batches = total, num_images, num_batches
-        self.correct = correct
+        self.correct = correct if num_images else 0.0
         self.unread: list[tuple[Tensor, int, Tensor]] = []
 
     def state(self) -> list[float | int]:

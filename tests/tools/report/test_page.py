@@ -114,6 +114,15 @@ def test_question_and_answer_stand_before_every_table_and_the_rest_in_order(
     assert all(sentence in text for sentence in comparison.verdict)
 
 
+def test_a_network_that_is_all_of_its_recipe_is_drawn_by_the_recipe_s_name(
+    write_page: Callable[[str], str],
+) -> None:
+    found = re.search(r'aria-label="(Difference between trained [^"]*)"', write_page("alexnet"))
+    assert found
+    assert "seed" not in found[1]
+    assert re.search(r"resnet50 − (alexnet|googlenet) \+", found[1])
+
+
 def test_sections_stand_in_the_order_of_the_contents(
     parsed: Parsed, comparison: Comparison
 ) -> None:

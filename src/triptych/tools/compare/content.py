@@ -347,6 +347,13 @@ class BaseComparison:
         return tuple(network for recipe in self.recipes for network in recipe.networks)
 
     @property
+    def short_names(self) -> dict[str, str]:
+        """Of networks that are all of their recipe its label, where no network is called so."""
+        taken = {network.label for network in self.networks}
+        alone = (recipe for recipe in self.recipes if len(recipe.networks) == 1)
+        return {each.first.label: each.label for each in alone if each.label not in taken}
+
+    @property
     def confounders(self) -> list[str]:
         """Settings that differ between recipes of different models, so besides the model."""
         return [*self.differing] if len({recipe.model for recipe in self.recipes}) > 1 else []

@@ -45,10 +45,8 @@ def print_end(comparison: BaseComparison, answers: Sequence[Answer], page: Path)
         lower = ", lower is better" if measure.sign < 0 else ""
         adjusted = ", adjusted for all pairs" if len(pairs) > 1 else ""
         head = f"difference in {measure.name}{lower} (95 % interval) and p{adjusted}"
-        taken = {network.label for network in comparison.networks}
-        single = [r for r in comparison.recipes if len(r.networks) == 1 and r.label not in taken]
-        names = {recipe.first.label: recipe.label for recipe in single}
-        print_rows(head, "<><<<", [describe_pair(pair, names) for pair in pairs])
+        rows = [describe_pair(pair, comparison.short_names) for pair in pairs]
+        print_rows(head, "<><<<", rows)
     if answers:
         uncounted = "" if answers[0].tried.number else " (require_log=<file> counts the tries)"
         print_rows(f"required{uncounted}", "<<><<", [*map(describe_answer, answers)])

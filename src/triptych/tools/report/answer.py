@@ -1,6 +1,6 @@
 """The first figure: each recipe's score with every seed as a dot, and the tested differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -38,9 +38,9 @@ def draw_answer(c: BaseComparison, key: Key) -> list[Chart]:
         pairs = c.rank_pairs(table)[:MAX_ROWS]
         kind = "recipes" if table is c.recipe_pairs else "trained networks"
         heading = f"Difference between {kind}"
-        rows = [make_pair_row(pair, key) for pair in pairs]
+        rows = [make_pair_row(pair, c.short_names, key) for pair in pairs]
         if len(pairs) > 2 and len({pair.a for pair in pairs}) == 1:  # the best, and each other
-            heading = f"{pairs[0].a} − each of these {kind}"
+            heading = f"{rows[0].names[0]} − each of these {kind}"
             rows = [row._replace(names=row.names[1:]) for row in rows]
         heading = f"{heading}, {measure.unit or 'as the score itself'}"
         margin = c.question.margin
@@ -62,12 +62,13 @@ def make_recipe_row(c: BaseComparison, recipe: Recipe, key: Key) -> Row:
     return Row((recipe.label,), number, key.styles.get(recipe.label), estimate, seeds)
 
 
-def make_pair_row(pair: Pair, key: Key) -> Row:
-    """In grey where the difference is not significant."""
+def make_pair_row(pair: Pair, names: Mapping[str, str], key: Key) -> Row:
+    """In grey where the difference is not significant; by `short_names` of networks."""
     bounds = formats.in_brackets(pair.measure.write_interval(pair.difference))
     number = f"{pair.measure.write(pair.difference.value)} {bounds}".rstrip()
     style = key.styles.get(pair.a) if pair.is_significant else None
-    return Row((pair.a, pair.b), number, style, pair.difference)
+    a, b = (names.get(name, name) for name in (pair.a, pair.b))
+    return Row((a, b), number, style, pair.difference)
 
 
 def draw_rows(
