@@ -20,13 +20,13 @@ from triptych.tools.statistics.conformal import (
 
 @given(st.integers(1, 20_000), st.integers(1, 99))
 def test_the_rank_is_exact_in_the_decimal_that_was_written(n: int, percent: int) -> None:
-    exact = (n + 1) * Fraction(100 - percent, 100)
+    exact = (n + 1) * Fraction(percent, 100)
     assert find_rank(n, percent / 100) == -(-exact.numerator // exact.denominator)
 
 
 def test_too_few_images_put_every_class_in_the_set() -> None:
-    assert find_threshold(np.full(18, 0.5), 0.05) == math.inf
-    assert find_threshold(np.full(19, 0.5), 0.05) == 0.5
+    assert find_threshold(np.full(18, 0.5), 0.95) == math.inf
+    assert find_threshold(np.full(19, 0.5), 0.95) == 0.5
 
 
 def score_by_definition(row: list[float], u: float, penalty: float, free_ranks: int) -> list[float]:
@@ -56,14 +56,14 @@ def test_scores_of_raps_are_those_of_its_definition(
 def test_coverage_follows_its_law(kind: str) -> None:
     """Of many calibrations: the mean, and how far one in twenty stays below."""
     random = np.random.default_rng(0)
-    n, alpha, covered = 99, 0.1, []
+    n, level, covered = 99, 0.9, []
     for _ in range(400):
         p = random.dirichlet([0.5, 0.4, 0.3], size=n + 400)
         labels = (p.cumsum(axis=1) < random.random((len(p), 1))).sum(axis=1).clip(max=2)
         scores = 1 - p if kind == "lac" else raps_scores(p, random.random(len(p)), 0.0)
         of_label = scores[np.arange(len(p)), labels]
-        covered.append((of_label[n:] <= find_threshold(of_label[:n], alpha)).mean())
-    law = stats.beta(find_rank(n, alpha), n + 1 - find_rank(n, alpha))
+        covered.append((of_label[n:] <= find_threshold(of_label[:n], level)).mean())
+    law = stats.beta(find_rank(n, level), n + 1 - find_rank(n, level))
     assert np.mean(covered) == pytest.approx(law.mean(), abs=0.006)
     assert np.quantile(covered, 0.05) == pytest.approx(law.ppf(0.05), abs=0.015)
 

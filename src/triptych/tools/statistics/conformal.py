@@ -26,7 +26,7 @@ def raps_scores(
     ranks, (N, C): sets that grow on hard images. Of equal classes the first is likelier.
 
     The smallest sets are those by `1 - probabilities` (LAC: Sadinle, Lei, Wasserman 2019), some of
-    them empty where 1 - alpha is below the accuracy.
+    them empty where the level is below the accuracy.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ordered = np.take_along_axis(probabilities, order, axis=1)
@@ -38,25 +38,25 @@ def raps_scores(
     return result
 
 
-def find_threshold(scores: Array, alpha: float) -> float:
+def find_threshold(scores: Array, level: float) -> float:
     """The score up to which a class is in the set, by those of true classes (N,); infinite of too
     few images."""
-    rank = find_rank(len(scores), alpha)
+    rank = find_rank(len(scores), level)
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def find_rank(num_images: int, alpha: float) -> int:
+def find_rank(num_images: int, level: float) -> int:
     """Which smallest score of so many is the threshold; above `num_images` there is none.
 
-    The coverages of thresholds are Beta(rank, num_images + 1 - rank): at least 1 - alpha on
-    average, where the images chose nothing else. Of `alpha` as it is written: as floats,
-    100 (1 - 0.1) could be above 90.
+    The coverages of thresholds are Beta(rank, num_images + 1 - rank): at least `level` on average,
+    where the images chose nothing else. Of `level` as it is written: as a float, 100 x 0.07 is
+    above 7.
     """
-    return math.ceil((num_images + 1) * (1 - Fraction(str(alpha))))
+    return math.ceil((num_images + 1) * Fraction(str(level)))
 
 
 def selection_slack(num_images: int, num_networks: int) -> float:
-    """How far the chance of coverage may lie below (1 - alpha)(1 + 1/N) where the same images chose
+    """How far the chance of coverage may lie below level (1 + 1/N) where the same images chose
     one of these networks before (Yang and Kuchibhotla, 2025)."""
     if num_networks < 2:
         return 0.0
