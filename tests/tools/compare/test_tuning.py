@@ -15,6 +15,7 @@ from tests.verdict_schema import check_verdict
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
 from triptych.tools.compare.runs import Problem, read_runs
+from triptych.tools.compare.searches import count_candidates
 from triptych.tools.compare.tuning import Tuning
 from triptych.tools.report.page import render_markdown, render_page
 from triptych.tools.statistics.best_of_trials import best_beats, expected_best, median_best
@@ -238,3 +239,24 @@ def test_without_a_tuned_run_there_is_no_section(tmp_path: Path) -> None:
     write_run(tmp_path, "a", 1, settings={"tuned": {"study": "../../secret", "seed": 0}})
     write_run(tmp_path, "b", 1)
     assert "tuning" not in compare(tmp_path)[0].sections
+
+
+@pytest.mark.parametrize(
+    ("score", "callbacks", "num_trials", "expected"),
+    [
+        ("best", {}, None, 8),
+        ("last", {}, None, 1),
+        ("last", {"early_stopping": {"patience": 5}}, None, 8),
+        ("best", {}, 5, 40),
+        ("last", {}, 5, 5),
+    ],
+)
+def test_validation_chose_among_the_epochs_it_saw_of_every_trial(
+    score: str, callbacks: dict[str, Any], num_trials: int | None, expected: int
+) -> None:
+    config: dict[str, Any] = {"checkpoint": {"score": score}, "callbacks": callbacks, "trainer": {}}
+    if num_trials:
+        words = dict.fromkeys(("search_hash", "space_hash", "budget", "sampler", "monitor"), "a")
+        numbers = {"sampler_seed": 0, "num_trials": num_trials, "seconds": 1.0}
+        config["tuned"] = {"study": "a", **words, **numbers}
+    assert count_candidates(config, {"num_epochs": 8}) == expected

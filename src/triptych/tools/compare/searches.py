@@ -5,10 +5,10 @@ winners of three or more are the trainings of one recipe: the network, tuned by 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from triptych.config import TEXT, Rule, count
+from triptych.config import TEXT, Config, Rule, count
 from triptych.runs.reader import MEASURED
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
@@ -37,10 +37,25 @@ class Search(NamedTuple):
 
 def find_search(run: TrainedNetwork) -> Search | None:
     """None of a run that was not trained from a search's winner."""
-    tuned = run.config.get("tuned")
+    return read_search(run.config)
+
+
+def read_search(config: Config) -> Search | None:
+    tuned = config.get("tuned")
     if not isinstance(tuned, dict) or not all(r.holds(tuned.get(n)) for n, r in TUNED.items()):
         return None
     return Search(**{name: tuned[name] for name in TUNED})
+
+
+def count_candidates(config: Config, metadata: Mapping[str, Any]) -> int:
+    """Among how many networks validation images chose a run's: epochs, of every trial where a
+    search chose its settings. 1 where the last epoch is scored, and no callback may have ended the
+    training or averaged its weights by validation."""
+    is_last = config.get("checkpoint", {}).get("score") == "last"
+    more = config.get("callbacks") or config["trainer"].get("callbacks")
+    num_epochs = 1 if is_last and not more else max(metadata["num_epochs"] or 1, 1)
+    search = read_search(config)
+    return num_epochs * (search.num_trials if search else 1)
 
 
 def find_replicates(runs: Iterable[TrainedNetwork]) -> dict[TrainedNetwork, tuple[object, ...]]:
