@@ -63,6 +63,17 @@ def selection_slack(num_images: int, num_networks: int) -> float:
     return (math.sqrt(math.log(2 * num_networks) / 2) + 1 / 3) / math.sqrt(num_images)
 
 
+def guarantee_coverage(num_images: int, level: float, num_networks: int) -> float:
+    """The chance of coverage, over validation sets and new images, is at least this: where these
+    images chose one of so many networks before, 1 where they chose nothing. Sets of too few images
+    have every class."""
+    if find_rank(num_images, level) > num_images:
+        return 1.0
+    if num_networks < 2:
+        return level
+    return max(level * (1 + 1 / num_images) - selection_slack(num_images, num_networks), 0.0)
+
+
 def clopper_pearson(count: int, total: int, level: float = LEVEL) -> Interval:
     """The exact interval of a share. Its upper end at 0.90 is the one-sided bound at 0.95: of the
     errors among test images that a network answers for, say, however validation chose the
