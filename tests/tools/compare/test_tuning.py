@@ -244,19 +244,27 @@ def test_without_a_tuned_run_there_is_no_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("score", "callbacks", "num_trials", "expected"),
     [
-        ("best", {}, None, 8),
-        ("last", {}, None, 1),
-        ("last", {"early_stopping": {"patience": 5}}, None, 8),
-        ("best", {}, 5, 40),
-        ("last", {}, 5, 5),
+        ("best", [], None, 8),
+        ("last", [], None, 1),
+        ("last", ["EMAWeightAveraging", "SWA"], None, 1),
+        ("last", ["EarlyStopping"], None, 12),  # of 12 epochs it might have ended after any
+        ("last", ["Mine"], None, 8),
+        ("best", ["Soup"], None, 8 + 56),  # or the mean of any 3 of them
+        ("best", [], 5, 40),
+        ("last", [], 5, 5),
     ],
 )
 def test_validation_chose_among_the_epochs_it_saw_of_every_trial(
-    score: str, callbacks: dict[str, Any], num_trials: int | None, expected: int
+    score: str, callbacks: list[str], num_trials: int | None, expected: int
 ) -> None:
-    config: dict[str, Any] = {"checkpoint": {"score": score}, "callbacks": callbacks, "trainer": {}}
+    nodes = [{"_target_": f"somewhere.{name}", "k": 3} for name in callbacks]
+    trainer = {"max_epochs": 12, "callbacks": nodes}
+    config: dict[str, Any] = {"checkpoint": {"score": score}, "trainer": trainer}
     if num_trials:
         words = dict.fromkeys(("search_hash", "space_hash", "budget", "sampler", "monitor"), "a")
         numbers = {"sampler_seed": 0, "num_trials": num_trials, "seconds": 1.0}
         config["tuned"] = {"study": "a", **words, **numbers}
     assert count_candidates(config, {"num_epochs": 8}) == expected
+    chosen_at_quarters = config | {"trainer": trainer | {"val_check_interval": 0.25}}
+    if expected == 8:
+        assert count_candidates(chosen_at_quarters, {"num_epochs": 8}) == 32

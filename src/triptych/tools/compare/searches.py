@@ -4,16 +4,19 @@ Whole searches that differ in `sampler_seed` alone are replicates. The networks 
 winners of three or more are the trainings of one recipe: the network, tuned by that budget.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from triptych.config import TEXT, Config, Rule, count
+from triptych.config import TEXT, Config, Rule, count, find_nodes
 from triptych.runs.reader import MEASURED
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
 from triptych.tools.tune.settings import FILE_NAME
 
+# Callbacks that take no notice of validation images; any other may have chosen by them.
+BLIND = {*"EMAWeightAveraging GradualUnfreezing LearningRateMonitor SWA".split()}
 TUNED: dict[str, Rule] = {
     "study": FILE_NAME,
     **dict.fromkeys(("search_hash", "space_hash", "budget", "sampler", "monitor"), TEXT),
@@ -52,8 +55,17 @@ def count_candidates(config: Config, metadata: Mapping[str, Any]) -> int:
     search chose its settings. 1 where the last epoch is scored, and no callback may have ended the
     training or averaged its weights by validation."""
     is_last = config.get("checkpoint", {}).get("score") == "last"
-    more = config.get("callbacks") or config["trainer"].get("callbacks")
-    num_epochs = 1 if is_last and not more else max(metadata["num_epochs"] or 1, 1)
+    trainer, num_epochs = config.get("trainer", {}), metadata["num_epochs"] or 1
+    nodes = [node for _, node in find_nodes([config.get("callbacks"), trainer.get("callbacks")])]
+    callbacks = {str(node.get("_target_")).rpartition(".")[2]: node for node in nodes}
+    if "EarlyStopping" in callbacks:  # it might have ended at any of them
+        num_epochs = max(num_epochs, trainer.get("max_epochs") or 1)
+    if type(share := trainer.get("val_check_interval")) is float:
+        num_epochs = math.ceil(num_epochs / share)
+    if is_last and callbacks.keys() <= BLIND:
+        num_epochs = 1
+    elif soup := callbacks.get("Soup"):  # a mean of any so many epochs
+        num_epochs += math.comb(num_epochs, min(soup.get("k") or 1, num_epochs // 2))
     search = read_search(config)
     return num_epochs * (search.num_trials if search else 1)
 
