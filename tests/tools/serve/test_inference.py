@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from triptych.runs.record import Record
 from triptych.tools.serve.inference import (
     NetworkPrediction,
     classify,
-    classify_image,
+    classify_images,
     draw_picture,
     find_examples,
+    prepare_image,
     summarize_votes,
 )
 from triptych.tools.serve.networks import Network, NetworkGroup
@@ -39,7 +41,13 @@ def encode(kind: str, pixels: np.ndarray = PIXELS) -> bytes:
 
 
 def predict(network: Network) -> NetworkPrediction:
-    return classify(network, network.view(Image.fromarray(PIXELS))[None], CLASSES)
+    [prediction] = classify(network, network.view(Image.fromarray(PIXELS))[None], CLASSES)
+    return prediction
+
+
+def classify_image(group: NetworkGroup, content: bytes) -> dict[str, Any]:
+    [answer] = classify_images(group, [prepare_image(group, content, MANY)])
+    return answer
 
 
 def decode(uri: str) -> Image.Image:
@@ -53,7 +61,7 @@ def test_the_classes_are_the_most_probable_of_the_network_on_the_resized_image(
 ) -> None:
     pixels = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 255
     small = v2.functional.resize_image(pixels, [32, 32], antialias=True)
-    for each in classify_image(group, encode("PNG"), MANY)["predictions"]:
+    for each in classify_image(group, encode("PNG"))["predictions"]:
         with torch.no_grad():
             logits = network(SEEDS[each["name"]])((small - 0.5) / 0.5)
         expected, order = logits.softmax(1)[0].sort(descending=True)
@@ -66,7 +74,7 @@ def test_the_classes_are_the_most_probable_of_the_network_on_the_resized_image(
 def test_the_picture_is_the_image_and_the_heat_is_as_large_as_the_networks_input(
     group: NetworkGroup,
 ) -> None:
-    for each in classify_image(group, encode("PNG"), MANY)["predictions"]:
+    for each in classify_image(group, encode("PNG"))["predictions"]:
         np.testing.assert_array_equal(np.asarray(decode(each["picture"])), PIXELS)
         assert each["shape"] == 1.5
         assert (each["heat"] is None) == bool(each["note"])
@@ -83,12 +91,12 @@ def test_the_picture_is_the_square_that_training_cut(group: NetworkGroup) -> Non
 
 def test_images_of_browsers_and_cameras_are_read_and_no_others(group: NetworkGroup) -> None:
     for kind in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"):
-        assert classify_image(group, encode(kind), MANY)["summary"]
+        assert classify_image(group, encode(kind))["summary"]
     for kind in ("PPM", "ICO", "TGA", "PDF"):
         with pytest.raises(Unreadable):
-            classify_image(group, encode(kind), MANY)
+            classify_image(group, encode(kind))
     with pytest.raises(Unreadable, match="90x60 pixels, more than max_pixels=5399"):
-        classify_image(group, encode("PNG")[:60], 60 * 90 - 1)
+        prepare_image(group, encode("PNG")[:60], 60 * 90 - 1)
 
 
 def raise_no_map(*_: object) -> torch.Tensor:
@@ -112,13 +120,39 @@ def test_a_prediction_without_heat_says_why(
     assert len(prediction.top) == 5
 
 
-def test_an_output_that_is_not_finite_is_an_error(
+def test_images_together_get_the_answers_that_each_gets_alone(group: NetworkGroup) -> None:
+    pixels = [np.roll(PIXELS, 7 * n, 1)[: 60 - 4 * n] for n in range(6)]
+    images = [prepare_image(group, encode("PNG", each), MANY) for each in pixels]
+    together = classify_images(group, images)
+    assert len({each["predictions"][0]["top"][0][1] for each in together}) == 6
+    for image, answer in zip(images, together, strict=True):
+        [alone] = classify_images(group, [image])
+        assert answer["summary"] == alone["summary"]
+        for one, other in zip(answer["predictions"], alone["predictions"], strict=True):
+            assert [name for name, _ in one["top"]] == [name for name, _ in other["top"]]
+            np.testing.assert_allclose(*([p for _, p in x["top"]] for x in (one, other)), 1e-4)
+            assert (one["batch_size"], other["batch_size"]) == (6, 1)
+            assert (one["picture"], one["shape"]) == (other["picture"], other["shape"])
+            heats = [np.asarray(decode(each["heat"]), int) for each in (one, other)]
+            assert abs(heats[0] - heats[1]).max() <= 2
+
+
+def test_an_output_that_is_not_finite_is_the_problem_of_its_image_alone(
     group: NetworkGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = group.networks[0].run
-    monkeypatch.setattr(run, "forward", lambda _: torch.full((1, len(CLASSES)), torch.nan))
-    with pytest.raises(UserError, match="not finite"):
-        predict(group.networks[0])
+    network = group.networks[0]
+    forward = network.run.forward
+
+    def overflow(images: torch.Tensor) -> torch.Tensor:
+        logits = forward(images)
+        logits[1, 3] = torch.inf
+        return logits
+
+    image = prepare_image(group, encode("PNG"), MANY)
+    monkeypatch.setattr(network.run, "forward", overflow)
+    first, second, third = classify_images(group, [image] * 3)
+    assert second == {"problem": f"The output of {network.name} is not finite."}
+    assert first["summary"] == third["summary"]
 
 
 @pytest.mark.parametrize(

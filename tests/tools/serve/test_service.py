@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.data.test_photos import fits
 from tests.tools.serve.conftest import CLASSES, configure
+from triptych.data.photos import Unreadable
 from triptych.tools.compare.runs import Problem
 from triptych.tools.serve.networks import NetworkGroup
 
@@ -157,22 +158,23 @@ def test_an_upload_that_stalls_is_ended(service: Any, monkeypatch: pytest.Monkey
     assert asyncio.run(post(service, messages())) == 408
 
 
-def test_one_image_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
+def test_one_batch_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
     group: NetworkGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stalled uploads count, but block nobody."""
     service = module.Service([group], [], configure())
     running, most_running, go_on = 0, 0, threading.Event()
 
-    def classify_slowly(*_: object) -> dict[str, str]:
+    def classify_slowly(_: NetworkGroup, images: list[Any]) -> list[dict[str, str]]:
         nonlocal running, most_running
         running += 1
         most_running = max(most_running, running)
         go_on.wait(10)
         running -= 1
-        return {}
+        return [{}] * len(images)
 
-    monkeypatch.setattr(module, "classify_image", classify_slowly)
+    monkeypatch.setattr(module, "prepare_image", lambda *_: None)
+    monkeypatch.setattr(module, "classify_images", classify_slowly)
 
     async def upload() -> list[int]:
         stalled = asyncio.create_task(post(service, messages()))
@@ -191,10 +193,64 @@ def test_one_image_is_classified_at_a_time_a_few_wait_and_more_are_sent_away(
     assert most_running == 1
 
 
+class SlowNetworks:
+    """Stands in for decoding, where an image is the number that a body holds, and for networks,
+    whose first batch waits for `go_on`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[list[int]] = []
+        self.go_on = threading.Event()
+        monkeypatch.setattr(module, "prepare_image", self.prepare)
+        monkeypatch.setattr(module, "classify_images", self.classify)
+
+    def prepare(self, _: object, content: bytes, *options: object) -> int:
+        if not content.isdigit():
+            raise Unreadable("no image")
+        return int(content)
+
+    def classify(self, _: object, images: list[int]) -> list[dict[str, int]]:
+        self.batches.append(images)
+        self.go_on.wait(10)
+        return [{"number": number} for number in images]
+
+    def leave(self, body: bytes) -> Any:
+        """A client that leaves before the first batch ends."""
+        remaining = iter([BODY | {"body": body}])
+
+        async def receive() -> dict[str, Any]:
+            for message in remaining:
+                return message
+            if not self.go_on.is_set():
+                await asyncio.sleep(60)
+            return {"type": "http.disconnect"}
+
+        return receive
+
+
+def test_images_that_wait_are_the_next_batch_but_the_broken_and_those_whose_clients_left(
+    group: NetworkGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, networks = module.Service([group], [], configure()), SlowNetworks(monkeypatch)
+
+    async def upload() -> list[int]:
+        requests: list[asyncio.Task[int]] = []
+        bodies = [BODY | {"body": body} for body in (b"1", b"2", b"broken", b"3", b"4")]
+        for receive in [*map(messages, bodies), networks.leave(b"5")]:
+            requests.append(asyncio.create_task(post(service, receive)))
+            while sum(not request.done() for request in requests) > len(service.queues["0"]):
+                await asyncio.sleep(0.001)
+        networks.go_on.set()
+        return await asyncio.gather(*requests)
+
+    assert asyncio.run(upload()) == [200, 200, 415, 200, 200, 408]
+    assert networks.batches == [[1], [2, 3, 4]]
+    assert service.queues == {"0": []}
+
+
 def test_a_client_that_left_while_waiting_costs_no_prediction(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "classify_image", lambda *_: pytest.fail("nobody waits for it"))
+    monkeypatch.setattr(module, "classify_images", lambda *_: pytest.fail("nobody waits for it"))
     assert asyncio.run(post(service, messages(BODY, {"type": "http.disconnect"}))) == 408
 
 

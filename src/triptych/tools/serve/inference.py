@@ -18,6 +18,7 @@ from triptych.tools.compare.formats import join_words
 from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
+from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.predict.images import ReadImage, View, read_views
 from triptych.tools.report.images import encode
 from triptych.tools.serve.networks import Network, NetworkGroup
@@ -27,38 +28,68 @@ FORMATS = tuple(kind for kind in photos.FORMATS if kind in (*photos.COMMON, "AVI
 NUM_TOP = 5  # classes shown
 MAX_SIDE = 480  # pixels of the picture that is sent back
 MAX_EXAMPLES = 10
+GRAD_CAM_IMAGES = 4  # at once: the maps of all layers are held
 MAX_NAMES = 4  # networks named for a class in the sentence on agreement
 
 
-class NetworkPrediction(NamedTuple):
-    """A network's most probable classes, best first; `heat` is a PNG to lay over the picture.
+class PreparedImage(NamedTuple):
+    """What is held of an image file for each view: (3, H, W) before the transforms, and the picture
+    with its width / height."""
 
-    Without `heat`, `note` says why.
+    inputs: dict[View, Tensor]
+    pictures: dict[View, dict[str, Any]]
+
+
+class NetworkPrediction(NamedTuple):
+    """A network's most probable classes, best first, none where its output is not finite; `heat` is
+    a PNG to lay over the picture.
+
+    `latency_ms` is of the whole batch of `batch_size` images. Without `heat`, `note` says why.
     """
 
     name: str
     top: list[tuple[str, float]]
     latency_ms: float
+    batch_size: int
     heat: str | None
     note: str
 
 
-def classify_image(
+def prepare_image(
     group: NetworkGroup, content: bytes, max_pixels: int, read: ReadImage = read_image
-) -> dict[str, Any]:
-    """What the page shows for an image file, ready for JSON.
-
-    Raises Unreadable where the file gives no image, UserError where an output is not finite.
-    """
+) -> PreparedImage:
+    """Raises Unreadable where the file gives no image."""
     views = {network.view for network in group.networks}
     images = read_views(content, views, read, max_pixels=max_pixels, formats=FORMATS)
     pictures = {view: draw_picture(view, image) for view, image in images.items()}
-    inputs = {view: view(image)[None] for view, image in images.items()}
-    predictions = [classify(each, inputs[each.view], group.classes) for each in group.networks]
+    return PreparedImage({view: view(image) for view, image in images.items()}, pictures)
+
+
+def classify_images(group: NetworkGroup, images: Sequence[PreparedImage]) -> list[dict[str, Any]]:
+    """What the page shows for each of the images, ready for JSON; each network takes all at once.
+
+    Where an output is not finite that is the `problem` of its image alone.
+    """
+    batches = {
+        view: torch.stack([image.inputs[view] for image in images]) for view in images[0].inputs
+    }
+    each = [classify(network, batches[network.view], group.classes) for network in group.networks]
+    return [
+        describe_image(group, image, predictions)
+        for image, *predictions in zip(images, *each, strict=True)
+    ]
+
+
+def describe_image(
+    group: NetworkGroup, image: PreparedImage, predictions: Sequence[NetworkPrediction]
+) -> dict[str, Any]:
+    for prediction in predictions:
+        if not prediction.top:
+            return {"problem": f"The output of {prediction.name} is not finite."}
     return {
         "summary": summarize_votes([(each.name, each.top[0][0]) for each in predictions]),
         "predictions": [
-            prediction._asdict() | pictures[network.view]
+            prediction._asdict() | image.pictures[network.view]
             for network, prediction in zip(group.networks, predictions, strict=True)
         ],
     }
@@ -74,8 +105,8 @@ def draw_picture(view: View, image: Image.Image) -> dict[str, Any]:
     return {"picture": url, "shape": picture.width / picture.height}
 
 
-def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> NetworkPrediction:
-    """Of an image (1, 3, H, W) before the transforms. The latency is that of the logits alone."""
+def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> list[NetworkPrediction]:
+    """Of images (B, 3, H, W) before the transforms. The latency is that of the logits alone."""
     run = network.run
     prepared = run.transforms.evaluation(pixels.to(run.device))
     prepared = prepared.to(next(run.backbone.parameters()).dtype)
@@ -85,19 +116,38 @@ def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> Networ
         logits = run.forward(prepared).float()
     synchronize(run.device)
     latency_ms = 1000 * (time.perf_counter() - start)
-    if not logits.isfinite().all():
-        raise UserError(f"The output of {network.name} is not finite.")
-    shares, places = logits.softmax(1)[0].topk(min(NUM_TOP, len(classes)))
-    top = [(classes[i], p) for i, p in zip(places.tolist(), shares.tolist(), strict=True)]
-    heat, note = None, "No Grad-CAM: no part of the image speaks for the class."
+    are_finite = logits.isfinite().all(1).tolist()
+    shares, places = logits.softmax(1).topk(min(NUM_TOP, len(classes)))
+    heats = draw_heats(run, prepared, places[:, 0])
+    rows = zip(are_finite, places.tolist(), shares.tolist(), heats, strict=True)
+    return [
+        NetworkPrediction(
+            network.name,
+            [(classes[i], p) for i, p in zip(best, probabilities, strict=True) if is_finite],
+            *(latency_ms, len(pixels)),
+            *heat,
+        )
+        for is_finite, best, probabilities, heat in rows
+    ]
+
+
+def draw_heats(run: RebuiltRun, images: Tensor, classes: Tensor) -> list[tuple[str | None, str]]:
+    """For each of transformed images (B, 3, S, S) a PNG, or None and why there is none."""
+    parts = zip(*(torch.split(each, GRAD_CAM_IMAGES) for each in (images, classes)), strict=True)
     try:
-        values = grad_cam(run.backbone, prepared, places[:1])[0]
-        if values.max() > 0:
-            scaled = (values / values.max()).cpu().numpy()
-            heat, note = encode(Image.fromarray(colormaps["inferno"](scaled, bytes=True))), ""
+        heats = [heat for part in parts for heat in grad_cam(run.backbone, *part)]
     except UserError:
         note = "No Grad-CAM: this network has no map of the image before its head."
-    return NetworkPrediction(network.name, top, latency_ms, heat, note)
+        return [(None, note)] * len(images)
+    return [draw_heat(heat) for heat in heats]
+
+
+def draw_heat(values: Tensor) -> tuple[str | None, str]:
+    """Of heat (S, S)."""
+    if not values.max() > 0:
+        return None, "No Grad-CAM: no part of the image speaks for the class."
+    scaled = (values / values.max()).cpu().numpy()
+    return encode(Image.fromarray(colormaps["inferno"](scaled, bytes=True))), ""
 
 
 def summarize_votes(votes: Sequence[tuple[str, str]]) -> str:

@@ -1,9 +1,11 @@
 """The web service: a page for each group of networks, and predictions for images.
 
-An image is held in memory until its predictions are made, one image after the other, and stored
-nowhere. Any page open in the same browser can send requests to this machine. Two headers that its
-scripts cannot choose tell it from ours: `Host`, which after DNS rebinding still has the stranger's
-name, and `Origin`, which every request has that could do or read more than a link does.
+An image is held in memory until its predictions are made, and stored nowhere. Images are decoded
+one after the other; those that wait while the networks are at work are their next batch.
+
+Any page open in the same browser can send requests to this machine. Two headers that its scripts
+cannot choose tell it from ours: `Host`, which after DNS rebinding still has the stranger's name,
+and `Origin`, which every request has that could do or read more than a link does.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,17 +32,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from triptych.config import Config
 from triptych.data.decoder import Decoder
 from triptych.data.photos import Unreadable
-from triptych.errors import UserError
 from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import Problem
 from triptych.tools.report.page import make_environment
 from triptych.tools.serve.connections import BACKLOG, Connection
-from triptych.tools.serve.inference import FORMATS, classify_image, find_examples
+from triptych.tools.serve.inference import (
+    FORMATS,
+    PreparedImage,
+    classify_images,
+    find_examples,
+    prepare_image,
+)
 from triptych.tools.serve.networks import NetworkGroup, read_groups
 
 log = logging.getLogger(__name__)
 
-MAX_IMAGES = 16  # in memory at once: being uploaded, or waiting for their predictions
+MAX_IMAGES = 16  # in memory at once: being uploaded, or waiting for their predictions; a batch
 UPLOAD_SECONDS = 30
 DECODE_SECONDS = 5  # of processor time, for whose end the others wait
 MAX_NAMES = 4  # networks in a title
@@ -60,6 +68,15 @@ HEADERS = {
 }
 
 
+@dataclass(eq=False)
+class Waiting:
+    """A request whose image is decoded, and its response once there is one."""
+
+    request: Request
+    image: PreparedImage
+    response: Response | None = None
+
+
 class Service:
     """The application; `max_bytes` and `max_pixels` of the config bound an image."""
 
@@ -72,8 +89,9 @@ class Service:
             name: HTMLResponse(render_page(groups, group, problems, config))
             for name, group in self.groups.items()
         }
+        self.queues: dict[str, list[Waiting]] = {name: [] for name in self.groups}
         self.slots = asyncio.Semaphore(MAX_IMAGES)
-        self.lock = asyncio.Lock()
+        self.decoding, self.classifying = asyncio.Lock(), asyncio.Lock()
         self.decoder = Decoder(DECODE_SECONDS)
 
     @property
@@ -100,28 +118,57 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """The predictions for the image file in the request's body."""
-        group = self.groups[self.find_group(request)]
+        name = self.find_group(request)
         if self.slots.locked():
             raise HTTPException(503, "Too many images at once. Try again.", {"Retry-After": "2"})
         try:
             async with self.slots:
-                content = await self.read_body(request)
-                async with self.lock:
-                    if await request.is_disconnected():  # the user chose another image meanwhile
-                        return Response(status_code=408)
-                    read, max_pixels = self.decoder.read_image, self.config["max_pixels"]
-                    return JSONResponse(
-                        await asyncio.to_thread(classify_image, group, content, max_pixels, read)
-                    )
+                image = await self.read_image(request, self.groups[name])
+                return await self.classify(name, Waiting(request, image))
         except Unreadable as error:
             raise HTTPException(415, f"The file cannot be read: {error}.") from error
-        except UserError as error:
-            raise HTTPException(500, str(error)) from error
         except torch.OutOfMemoryError as error:
-            raise HTTPException(500, f"Out of memory on {group.device}.") from error
+            device = self.groups[name].device
+            raise HTTPException(500, f"Out of memory on {device}.") from error
         except asyncio.CancelledError as error:
             self.decoder.kill()  # or its thread would be waited for
             raise HTTPException(503, "The program of this page ends.") from error
+
+    async def read_image(self, request: Request, group: NetworkGroup) -> PreparedImage:
+        """The image in the request's body, of which only what networks and page need is held."""
+        content = await self.read_body(request)
+        async with self.decoding:
+            if await request.is_disconnected():  # the user chose another image meanwhile
+                raise HTTPException(408)
+            read, max_pixels = self.decoder.read_image, self.config["max_pixels"]
+            return await asyncio.to_thread(prepare_image, group, content, max_pixels, read)
+
+    async def classify(self, name: str, waiting: Waiting) -> Response:
+        """The response; who comes first answers all that wait for the same networks."""
+        queue = self.queues[name]
+        queue.append(waiting)
+        try:
+            async with self.classifying:
+                if waiting.response is None:
+                    await self.respond(name, [each for each in queue if each.response is None])
+        finally:
+            queue.remove(waiting)
+        assert waiting.response
+        return waiting.response
+
+    async def respond(self, name: str, queue: Sequence[Waiting]) -> None:
+        connected = []
+        for each in queue:
+            if await each.request.is_disconnected():
+                each.response = Response(status_code=408)
+            else:
+                connected.append(each)
+        if not connected:
+            return
+        images = [each.image for each in connected]
+        answers = await asyncio.to_thread(classify_images, self.groups[name], images)
+        for each, answer in zip(connected, answers, strict=True):
+            each.response = JSONResponse(answer, 500 if "problem" in answer else 200)
 
     async def read_body(self, request: Request) -> bytes:
         """The request's body, of which at most `max_bytes` are held."""

@@ -41,7 +41,9 @@ const fill = (card, prediction, label) => {
   if (prediction.heat) heat.src = prediction.heat;
   heat.alt = `Bright where the image speaks for ${prediction.top[0][0]}, by ${prediction.name}`;
   find("ol", card).replaceChildren(...prediction.top.map((each) => bar(each, label)));
-  find(".note", card).textContent = `${prediction.latency_ms.toFixed(1)} ms. ${prediction.note}`;
+  const together = prediction.batch_size > 1 ? ` for ${prediction.batch_size} images together` : "";
+  const latency = `${prediction.latency_ms.toFixed(1)} ms${together}`;
+  find(".note", card).textContent = `${latency}. ${prediction.note}`;
 };
 
 const show = ({ summary, predictions }, label) => {
