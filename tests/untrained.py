@@ -1,9 +1,8 @@
-"""Finished runs of an untrained network, whose predictions are random."""
+"""Finished runs of an untrained network, with its predictions."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -11,6 +10,7 @@ from tests.composing import composed
 from tests.tiny import Tiny, choose
 from triptych.build import build_datamodule
 from triptych.data.shapes import OUTLINES, Shapes
+from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Preprocessing
 from triptych.runs.checkpoint_files import AtomicCheckpointIO
 from triptych.runs.predictions import Predictions
@@ -40,8 +40,12 @@ def plant(logs: Path, seed: int = 0, model: str = "tiny", **metadata: Any) -> Re
     AtomicCheckpointIO().save_checkpoint(state, record.checkpoint_path("best"))
     preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
     data = build_datamodule(config, Shapes(num_train=40, num_test=20, seed=0).read(), preprocessing)
-    logits = np.random.default_rng(0).normal(size=(15, len(OUTLINES))).astype(np.float32)
-    predicted = Predictions(logits, data.test.data.labels[data.test.index].numpy(), np.arange(15))
+    images = data.test.data.images[data.test.index]
+    with torch.inference_mode():
+        logits = network(seed)(DeviceTransforms(preprocessing).evaluation(images)).numpy()
+    predicted = Predictions(
+        logits, data.test.data.labels[data.test.index].numpy(), data.test.index.numpy()
+    )
     record.add_predictions("test", logits=logits, labels=predicted.labels, index=predicted.index)
     metrics = {"test/accuracy": score_predictions(predicted).accuracy}
     hashes = {"split_hash": data.split_hash, "test_hash": data.test_hash}

@@ -1,11 +1,13 @@
 """One file of a run's network, opened by its runtime alone."""
 
+import hashlib
 import json
 import re
 import sys
 import textwrap
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,15 @@ from tests.tiny import TARGETS
 from tests.untrained import plant
 from triptych.data.shapes import OUTLINES
 from triptych.errors import UserError
+from triptych.runs.predictions import read_predictions
 from triptych.runs.record import Record
 from triptych.tools.evaluate.rebuild import rebuild_run
-from triptych.tools.export import artifact, command
-from triptych.tools.export.artifact import compare_outputs, predict_as_network, read_batches
-from triptych.tools.export.command import choose_path, export
-from triptych.tools.export.formats import FORMATS, METADATA, Format
+from triptych.tools.export import artifact, formats
+from triptych.tools.export.checks import find_largest_gap, predict_as_network
+from triptych.tools.export.command import export, list_files
+from triptych.tools.export.formats import FORMATS
+from triptych.tools.export.program import trace_program
+from triptych.tools.export.writers import METADATA, WRITERS, Export, Written
 from triptych.tools.predict.images import View
 
 FOLDER = {"_target_": "triptych.data.folder.Folder", "root": "none", "size": 24, "fit": "crop"}
@@ -125,11 +130,11 @@ def test_the_axes_of_an_onnx_file_have_names(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("form", NAMES)
-def test_an_export_is_one_file_and_a_card_and_names_no_folder_of_ours(
+def test_an_export_is_a_file_and_a_readme_and_names_no_folder_of_ours(
     form: str, folders: dict[str, Path]
 ) -> None:
     path = folders[form] / "export" / NAMES[form]
-    assert {each.name for each in path.parent.iterdir()} == {path.name, f"{path.name}.md"}
+    assert {each.name for each in path.parent.iterdir()} == {path.name, "README.md"}
     contents = [path.read_bytes()]
     if form == "torch":
         with zipfile.ZipFile(path) as archive:
@@ -158,7 +163,7 @@ def test_the_lines_of_the_card_work_where_triptych_is_not(
     monkeypatch.chdir(tmp_path)
     path = folders[form] / "export" / NAMES[form]
     (tmp_path / path.name).symlink_to(path)
-    text = path.with_name(f"{path.name}.md").read_text()
+    text = path.with_name("README.md").read_text()
     block = re.search(r"## Use\n\n(.*?)\n\nThe file", text, re.DOTALL)
     assert block
     with monkeypatch.context() as patch:
@@ -182,99 +187,145 @@ def test_the_lines_of_the_card_work_where_triptych_is_not(
 def test_the_card_has_the_differences_and_the_times(
     form: str, kinds: list[str], folders: dict[str, Path]
 ) -> None:
-    text = (folders[form] / "export" / f"{NAMES[form]}.md").read_text()
+    text = (folders[form] / "export" / "README.md").read_text()
     differences = re.findall(r"([\d.e-]+) over (15 test images|synthetic)", text)
     assert [kind for _, kind in differences] == kinds
     assert all(float(value) < 1e-3 for value, _ in differences)
-    runtime = FORMATS[form].runtime
-    assert re.search(rf"takes {runtime} [\d.]+ ms, the network in torch [\d.]+ ms", text)
 
 
-def off_by(*errors: float) -> Any:
-    """A network whose probabilities, batch by batch, are off by these."""
-    remaining = iter(errors)
-
-    def predict(images: Tensor) -> Tensor:
-        probabilities = torch.full((len(images), 4), 0.25)
-        probabilities[-1, 2] += next(remaining)
-        return probabilities
-
-    return predict
-
-
-def test_the_largest_difference_over_all_batches_counts() -> None:
-    batches = {"images": [torch.zeros(2, 3, 4, 5, dtype=torch.uint8)] * 2}
-    differences = compare_outputs(off_by(0, 0), off_by(1e-5, -4e-5), batches)
-    assert differences == {"images": pytest.approx(4e-5, rel=1e-2)}
-    for error in (0.0011, -0.0011, float("nan"), float("inf")):
-        for errors in ((error, 0), (0, error)):
-            with pytest.raises(UserError, match=r"over images; 0\.001 is allowed"):
-                compare_outputs(off_by(0, 0), off_by(*errors), batches)
+def test_the_largest_difference_over_all_batches_counts_and_nan_is_one() -> None:
+    own = [torch.full((2, 4), 0.25)] * 2
+    other = [own[0] + 1e-5, own[1] - 4e-5]
+    assert find_largest_gap(own, other) == pytest.approx(4e-5, rel=1e-2)
+    other[0][1, 2] = float("nan")
+    assert not find_largest_gap(own, other) <= 1
 
 
 def test_missing_data_are_an_error_where_their_folder_was_given(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="data_root="):
-        read_batches(rebuild_run(folders["onnx"], TRUSTED), "elsewhere")
+        run_export(folders["onnx"], overwrite=True, data_root="elsewhere")
 
 
 def test_existing_files_stay_unless_overwrite_is_true(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[Path] = []
-    monkeypatch.setattr(artifact, "write_artifact", lambda _, path, *others: written.append(path))
+    written: list[dict[str, list[Path]]] = []
+    monkeypatch.setattr(
+        artifact, "write_export", lambda _, out, files, config: written.append(files)
+    )
     folder = folders["onnx"]
     path = folder / "export" / NAMES["onnx"]
     with pytest.raises(UserError, match=rf"{path}: exists; overwrite=true"):
         run_export(folder)
     run_export(folder, overwrite=True)
-    assert written == [path]
-    (folder / "alone.onnx.md").touch()
-    with pytest.raises(UserError, match=r"alone\.onnx\.md: exists"):
-        run_export(folder, out=f"{folder}/alone.onnx")
+    assert written == [{"onnx": [path]}]
+
+
+def read_record(folder: Path, name: str) -> Any:
+    return json.loads((folder / "deployments" / f"{name}.json").read_text())
+
+
+def test_a_file_answers_every_test_image_and_is_recorded_with_its_digest(
+    folders: dict[str, Path],
+) -> None:
+    folder = folders["torch"]
+    record = read_record(folder, "torch")
+    answers = read_predictions(folder / "deployments" / "torch.npz")
+    own = read_predictions(folder / "predictions" / "test.npz")
+    np.testing.assert_array_equal(answers.index, own.index)
+    np.testing.assert_array_equal(answers.labels, own.labels)
+    np.testing.assert_allclose(answers.probabilities, own.probabilities, atol=1e-4)
+    assert record["num_images"] == 15
+    assert record["agreement"] == (answers.classes == own.classes).mean()
+    path = folder / record["file"]
+    assert path == folder / "export" / NAMES["torch"]
+    for name, digest in record["digests"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    arrays = (folder / "deployments" / "torch.npz").read_bytes()
+    assert hashlib.sha256(arrays).hexdigest() == record["predictions_sha256"]
+
+
+def test_costs_of_file_and_network_are_positive_and_of_processes_of_their_own(
+    folders: dict[str, Path],
+) -> None:
+    record = read_record(folders["torch"], "torch")
+    for costs in (record, record["network"]):
+        assert 0 < costs["latency_ms_p50"] <= costs["latency_ms_p95"]
+        assert costs["throughput_images_per_second"] > 0
+        assert costs["load_seconds"] > 0
+    # The network's process has Lightning, and more of ours, besides.
+    assert record["peak_memory_bytes"] < record["network"]["peak_memory_bytes"]
+
+
+def test_without_its_images_a_run_is_exported_but_not_measured(folders: dict[str, Path]) -> None:
+    assert not (folders["onnx"] / "deployments").exists()
+
+
+def plant_wrong(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
+    """A writer of files whose first class gets more logits than the network gives it."""
+
+    def write(export: Export, path: Path) -> Written:
+        module = rebuild_run(export.run.record.folder, TRUSTED)
+        for parameter in module.backbone.head.parameters():
+            parameter.data[0] += amount
+        program = trace_program(module)
+        return WRITERS["torch"](replace(export, program=program), path)
+
+    monkeypatch.setattr(artifact, "WRITERS", {"torch": write})
 
 
 def test_a_file_with_other_probabilities_is_not_left_behind(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = rebuild_run(folders["torch"], TRUSTED)
+    plant_wrong(monkeypatch, 0.02)
+    before = read_record(folders["torch"], "torch")
+    with pytest.raises(UserError, match=r"differs by 0\.\d+ from the network over 15 test"):
+        run_export(folders["torch"], format="torch", out=f"{tmp_path}/new")
+    assert [*tmp_path.iterdir()] == []
+    assert read_record(folders["torch"], "torch") == before
 
-    def wrong(images: Tensor) -> Tensor:
-        probabilities = run.logits(images).softmax(dim=1)
-        probabilities[-1, 3] += 0.002
-        return probabilities
 
-    broken = Format("broken", lambda program, path, _: path.write_text("x"), lambda _: wrong)
-    monkeypatch.setitem(FORMATS, "torch", broken)
-    monkeypatch.setattr(artifact, "trace_program", lambda run: None)
-    with pytest.raises(UserError, match=r"differs by 0\.002 from the network over 15 test"):
-        run_export(folders["torch"], format="torch", out=f"{tmp_path}/new/it.pt2")
-    assert [*(tmp_path / "new").iterdir()] == []
+def test_a_file_that_agrees_too_rarely_is_not_left_behind(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_wrong(monkeypatch, 50.0)
+    monkeypatch.setitem(FORMATS, "torch", FORMATS["torch"]._replace(precision="int8"))
+    with pytest.raises(UserError, match=r"of 15 test images, min_agreement=0\.99"):
+        run_export(folders["torch"], format="torch", out=f"{tmp_path}/new")
+    assert [*tmp_path.iterdir()] == []
+    run_export(folders["torch"], format="torch", out=f"{tmp_path}/new", min_agreement=0.0)
+    record = read_record(folders["torch"], "torch")
+    assert record["file"] == str(tmp_path / "new" / NAMES["torch"])
+    assert record["agreement"] < 0.99
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "onnxscript" else True)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(UserError, match=r"onnxscript not installed; pip install 'onnx>="):
         run_export(folders["onnx"], overwrite=True)
     with pytest.raises(UserError, match="exists"):  # format=torch needs no package
         run_export(folders["torch"], format="torch")
 
 
-def test_one_run_and_a_fitting_suffix_are_required(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_one_run_and_a_folder_are_required(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text("{}")
     with pytest.raises(UserError, match=rf"^run={tmp_path}: 2 runs .*{tmp_path}/a"):
         run_export(tmp_path)
-    with pytest.raises(UserError, match=r"^out=.*\.pt2"):
-        run_export(folders["torch"], format="torch", out=f"{tmp_path}/x.onnx")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        run_export(folders["torch"], format="torch", out=str(tmp_path / "a" / "run.json"))
+
+
+def test_a_gpu_times_only_what_runs_there(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"format=torch: .* device=cpu"):
+        run_export(folders["torch"], format=["onnx", "torch"], device="cuda", overwrite=True)
 
 
 @pytest.mark.parametrize("model", ["../../etc/passwd", "..", "a\nb", "ü" * 300, "-rf"])
 def test_no_name_of_a_model_leads_out_of_the_run_folder(model: str, tmp_path: Path) -> None:
-    path = choose_path(Record(tmp_path, {"model": model}), "onnx", None)
+    [path] = list_files(Record(tmp_path, {"model": model}), tmp_path / "export", "onnx")
     assert path.parent == tmp_path / "export"
     assert re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}\.onnx", path.name, re.ASCII)

@@ -1,6 +1,8 @@
 """From stored pixels to probabilities in one program, against Pillow and the pipeline."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from torch import nn
 from triptych.data.photos import FITS, square
 from triptych.data.transforms import DeviceTransforms
 from triptych.models.backbone import Backbone, Preprocessing
-from triptych.tools.export.formats import FORMATS
 from triptych.tools.export.program import Portable, fit_square
+from triptych.tools.export.writers import WRITERS, Export
 
 SIZE = 12
 SHAPES = [(61, 83), (480, 640), (19, 23), (1, 300), (64, 64), (24, 47), (100, 37), (300, 1)]
@@ -63,5 +65,6 @@ def test_squares_are_those_of_pillow_but_for_ties(side: int, fit: str) -> None:
 
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process() -> None:
     program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
+    export = SimpleNamespace(program=program, metadata={})
     with pytest.raises(OSError, match="No space left"):
-        FORMATS["torch"].write(program, Path("/dev/full"), {})
+        WRITERS["torch"](cast(Export, export), Path("/dev/full"))

@@ -1,0 +1,99 @@
+"""How each format's files are written.
+
+Shapes: N images of H x W pixels, C classes.
+"""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from triptych.errors import UserError
+from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.export.program import DYNAMIC, IMAGES, PROBABILITIES
+
+METADATA = "metadata.json"  # among the extra files of a torch.export archive
+MAX_PROTOBUF_BYTES = 2**31 - 1  # an ONNX file is one protocol buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """What a file is made of."""
+
+    run: RebuiltRun
+    program: ExportedProgram
+    metadata: dict[str, Any]  # inside the file
+    calibration: Callable[[], Tensor]  # training images uint8 (N, 3, H, W); may raise UserError
+
+
+class Written(NamedTuple):
+    """What the record of a file says besides."""
+
+    float_layers: tuple[str, ...] = ()  # in which INT8 had to leave float numbers
+    calibration_images: int | None = None
+
+
+def write_onnx(export: Export, path: Path) -> Written:
+    """One ONNX file with its weights; metadata that is no text is stored as JSON."""
+    import onnx
+
+    size = sum(tensor.nbytes for tensor in export.program.state_dict.values())
+    if size > 0.99 * MAX_PROTOBUF_BYTES:
+        raise UserError(f"format=onnx: holds 2 GB at most, the weights take {size / 1e9:.1f} GB")
+    with quiet_exporter():
+        exported = torch.onnx.export(
+            export.program,
+            input_names=[IMAGES],
+            output_names=[PROBABILITIES],
+            dynamic_shapes={IMAGES: DYNAMIC},
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    for each in (*model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del each.metadata_props[:]  # the exporter's notes name files of this machine
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in export.metadata.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return Written()
+
+
+def write_torch(export: Export, path: Path) -> Written:
+    """A torch.export archive; metadata are JSON in one of its extra files."""
+    archive = io.BytesIO()  # on a full disk torch would end the process
+    with quiet_exporter():
+        extra = {METADATA: json.dumps(export.metadata)}
+        torch.export.save(export.program, archive, extra_files=extra)
+    path.write_bytes(archive.getbuffer())
+    return Written()
+
+
+# `path` is of the first of the format's files; the others lie beside it.
+WRITERS: Mapping[str, Callable[[Export, Path], Written]] = {
+    "onnx": write_onnx,
+    "torch": write_torch,
+}
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep an exporter's warnings about its own internals off the screen; errors stay."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
