@@ -293,10 +293,14 @@ def test_a_file_that_agrees_too_rarely_is_not_left_behind(
     with pytest.raises(UserError, match=r"of 15 test images, min_agreement=0\.99"):
         run_export(folders["torch"], format="torch", out=f"{tmp_path}/new")
     assert [*tmp_path.iterdir()] == []
-    run_export(folders["torch"], format="torch", out=f"{tmp_path}/new", min_agreement=0.0)
-    record = read_record(folders["torch"], "torch")
-    assert record["file"] == str(tmp_path / "new" / NAMES["torch"])
-    assert record["agreement"] < 0.99
+
+
+def test_a_file_is_named_from_its_run_or_else_wholly(tmp_path: Path) -> None:
+    assert (
+        artifact.name_file(tmp_path / "run" / "export" / "it.onnx", tmp_path / "run")
+        == "export/it.onnx"
+    )
+    assert artifact.name_file(tmp_path / "it.onnx", tmp_path / "run") == str(tmp_path / "it.onnx")
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

@@ -4,9 +4,10 @@ Shapes: N images of H x W pixels, C classes.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device
 from triptych.tools.export.formats import FORMATS
 from triptych.tools.export.measurement import (
+    LARGEST_BATCH,
     Array,
     FileProcess,
     Measures,
@@ -88,39 +90,40 @@ def check_files(
 
     Raises UserError where probabilities or answers differ by more than is allowed.
     """
-    device, folder = find_device(config["device"]), network.run.record.folder
+    folder, data = network.run.record.folder, network.data
     opened = [
         Opened(name, paths[0] if paths else folder, FORMATS[name].runtime)
         for name, paths in files.items()
     ]
-    opened.append(Opened("network", folder, "torch"))
-    threads = torch.get_num_threads()
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        start_processes(
-            opened, device.type, threads, Path(scratch), config["trusted_targets"]
-        ) as processes,
-    ):
-        checks = [check_probabilities(network, process) for process in processes[:-1]]
-        if network.trained is None or network.data is None:
-            each = zip(files.items(), checks, strict=True)
-            return [Deployment(*files_of, [words], {}, None) for files_of, words in each]
-        test = network.data.test
-        timed = test.__getitems__(torch.arange(min(CHUNK, len(test)))).inputs
-        *measures, of_network = measure_files(processes, timed, config["time_seconds"])
-        own = of_network._asdict() | {"precision": network.precision}
-        shared = {"device": device_name(device), "num_threads": threads, "network": own}
-        deployments = []
-        for process, sentence, measured in zip(processes[:-1], checks, measures, strict=True):
-            name = process.opened.format
-            answers = answer_test_images(network, process)
-            agreement = check_agreement(network.trained, answers, name, config["min_agreement"])
-            record = describe(process, written.get(name, Written()), files[name]) | shared
-            record |= {"num_images": len(answers.labels), "agreement": agreement}
-            sentences = [sentence, *write_sentences(agreement, measured, of_network)]
-            record |= measured._asdict()
-            deployments.append(Deployment(name, files[name], sentences, record, answers))
+    images = read_test_images(data, LARGEST_BATCH) if data else make_photographs()[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        start = partial(start_processes, scratch=Path(scratch), image=images[:1], config=config)
+        with start(opened) as processes:
+            checks = [check_probabilities(network, each) for each in processes]
+            if network.trained is None or data is None:
+                each = zip(files.items(), checks, strict=True)
+                return [Deployment(*files_of, [words], {}, None) for files_of, words in each]
+            answers = [answer_test_images(data, each) for each in processes]
+            for name, own in zip(files, answers, strict=True):
+                check_agreement(network.trained, own, name, config["min_agreement"])
+            with start([Opened("network", folder, "torch")]) as reference:
+                both = [*processes, *reference]
+                *measures, of_network = measure_files(both, images, config["time_seconds"])
+    shared = describe_machine(config["device"])
+    shared |= {"network": of_network._asdict() | {"precision": network.precision}}
+    deployments = []
+    for process, words, own, costs in zip(processes, checks, answers, measures, strict=True):
+        name = process.opened.format
+        agreement = find_agreement(network.trained, own)
+        record = describe(process, written.get(name, Written()), files[name]) | shared
+        record |= {"num_images": len(own.labels), "agreement": agreement} | costs._asdict()
+        sentences = [words, *write_sentences(agreement, costs, of_network)]
+        deployments.append(Deployment(name, files[name], sentences, record, own))
     return deployments
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    return {"device": device_name(find_device(device)), "num_threads": torch.get_num_threads()}
 
 
 def describe(process: FileProcess, written: Written, files: Sequence[Path]) -> dict[str, Any]:
@@ -149,10 +152,9 @@ def write_sentences(agreement: float, file: Measures, network: Measures) -> list
     ]
 
 
-def answer_test_images(network: Network, process: FileProcess) -> Predictions:
+def answer_test_images(data: ImageDataModule, process: FileProcess) -> Predictions:
     """The file's own answers for the whole test set; logits are logarithms of probabilities."""
-    assert network.data is not None
-    test = network.data.test
+    test = data.test
     parts = torch.split(torch.arange(len(test)), CHUNK)
     words = f"{FORMATS[process.opened.format].words} answers"
     answers: list[Array] = []
@@ -165,18 +167,20 @@ def answer_test_images(network: Network, process: FileProcess) -> Predictions:
     return Predictions(np.log(probabilities.clip(LEAST)), labels, index)
 
 
-def check_agreement(
-    network: TrainedNetwork, answers: Predictions, name: str, least: float
-) -> float:
-    """The share of images with the network's class; raises UserError where it is below `least`."""
-    agreement = float((answers.classes == network.test.classes).mean())
+def find_agreement(network: TrainedNetwork, answers: Predictions) -> float:
+    """The share of test images with the network's class."""
+    return float((answers.classes == network.test.classes).mean())
+
+
+def check_agreement(network: TrainedNetwork, answers: Predictions, name: str, least: float) -> None:
+    """Raise UserError where file and network agree on a smaller share than `least`."""
+    agreement = find_agreement(network, answers)
     if agreement < least:
         raise UserError(
             f"format={name}: the file names the network's class for {percent(agreement)} % of "
             f"{len(answers.labels):,} test images, min_agreement={least:g} asks for more\n"
             "nothing was written"
         )
-    return agreement
 
 
 def check_probabilities(network: Network, process: FileProcess) -> str:
@@ -187,7 +191,7 @@ def check_probabilities(network: Network, process: FileProcess) -> str:
     run, name = network.run, process.opened.format
     view = View.from_run(run)
     gaps = {}
-    for kind, batches in read_batches(network):
+    for kind, batches in read_batches(network).items():
         own = [predict_as_network(run, view, batch) for batch in batches]
         of_file = [torch.from_numpy(process.answer(batch, len(batch))) for batch in batches]
         gaps[kind] = gap = find_largest_gap(own, of_file)
@@ -210,14 +214,19 @@ def predict_as_network(run: RebuiltRun, view: View, images: Tensor) -> Tensor:
     return run.module.probabilities(run.logits(torch.stack([view(photo) for photo in photos])))
 
 
-def read_batches(network: Network) -> Iterator[tuple[str, list[Tensor]]]:
+def read_batches(network: Network) -> dict[str, list[Tensor]]:
     """Batches uint8 (N, 3, H, W) by kind: test images, where they are here, and photographs."""
-    if network.data is not None:
-        test = network.data.test
-        images = test.__getitems__(torch.arange(min(NUM_COMPARED, len(test)))).inputs
-        batches = [*torch.split(images, COMPARED_AT_ONCE)]
-        yield pluralize(len(images), "test image"), batches
-    yield PHOTOGRAPHS, make_photographs()
+    photographs = {PHOTOGRAPHS: make_photographs()}
+    if network.data is None:
+        return photographs
+    images = read_test_images(network.data, NUM_COMPARED)
+    batches = [*torch.split(images, COMPARED_AT_ONCE)]
+    return {pluralize(len(images), "test image"): batches} | photographs
+
+
+def read_test_images(data: ImageDataModule, most: int) -> Tensor:
+    """The first ones, uint8 (N, 3, H, W)."""
+    return data.test.__getitems__(torch.arange(min(most, len(data.test)))).inputs
 
 
 def make_photographs() -> list[Tensor]:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triptych.config import Config
 from triptych.errors import UserError
 from triptych.tools.evaluate.cost import LEAST_GAIN
 from triptych.tools.export import runtime
@@ -57,6 +58,7 @@ class FileProcess:
 
     load_seconds: float
     version: str  # of the package
+    peak_bytes: int  # of the process after its first answer
 
     def __init__(self, opened: Opened, scratch: Path) -> None:
         """`scratch` is a folder for images on their way there, and answers on their way back."""
@@ -71,13 +73,17 @@ class FileProcess:
             env={name: value for name, value in os.environ.items() if name not in OURS},
         )
 
-    def open(self, device: str, num_threads: int, trusted: list[str]) -> None:
-        """Open the file; raises UserError where its runtime cannot."""
+    def open(self, image: Tensor, device: str, num_threads: int, trusted: list[str]) -> None:
+        """Open the file, and answer for an image uint8 (1, 3, H, W).
+
+        Raises UserError where its runtime cannot.
+        """
         about = {"path": str(self.opened.path), "format": self.opened.format}
         about["package"] = self.opened.package
         ours = {"trusted": trusted, "sys_path": sys.path}  # of a network that needs our code
         first = self.request(**about, **ours, device=device, num_threads=num_threads)
         self.load_seconds, self.version = first["load_seconds"], first["version"]
+        self.peak_bytes = self.request(do="time", images=self.send(image), seconds=0)["peak_bytes"]
 
     def request(self, **content: Any) -> dict[str, Any]:
         """The reply; raises UserError with the last line of what went wrong."""
@@ -93,9 +99,12 @@ class FileProcess:
             raise UserError(f"{self.opened.path}: cannot be used\n{reason}") from None
         return reply
 
-    def time(self, images: Tensor, seconds: float) -> dict[str, Any]:
-        """Seconds of calls with a batch uint8 (N, 3, H, W), for about so long, and peak bytes."""
-        return self.request(do="time", images=self.send(images), seconds=seconds)
+    def time(self, images: Tensor, seconds: float) -> list[float]:
+        """Seconds of calls with a batch uint8 (N, 3, H, W), for about so long."""
+        times: list[float] = self.request(do="time", images=self.send(images), seconds=seconds)[
+            "seconds"
+        ]
+        return times
 
     def answer(self, images: Tensor, batch_size: int) -> Array:
         """Probabilities (N, C) of images uint8 (N, 3, H, W), in batches."""
@@ -116,15 +125,17 @@ class FileProcess:
 
 @contextmanager
 def start_processes(
-    opened: Sequence[Opened], device: str, num_threads: int, scratch: Path, trusted: list[str]
+    opened: Sequence[Opened], scratch: Path, image: Tensor, config: Config
 ) -> Iterator[list[FileProcess]]:
-    """One for each; they end with the block."""
+    """One for each, by this machine's threads; they end with the block."""
     with ExitStack() as stack:
         processes = []
         for each in opened:
             processes.append(process := FileProcess(each, scratch))
             stack.callback(process.close)
-            process.open(device, num_threads, trusted)
+            process.open(
+                image, config["device"], torch.get_num_threads(), config["trusted_targets"]
+            )
         yield processes
 
 
@@ -134,12 +145,9 @@ def measure_files(
     """Of each, on the first of these images; `seconds` is about how long each is timed for its
     latency, and again for its throughput."""
     times: list[list[float]] = [[] for _ in processes]
-    peaks = [0] * len(processes)
     for _ in range(ROUNDS):
-        for n, process in enumerate(processes):
-            reply = process.time(images[:1], seconds / ROUNDS)
-            times[n] += reply["seconds"]
-            peaks[n] = reply["peak_bytes"]
+        for process, own in zip(processes, times, strict=True):
+            own += process.time(images[:1], seconds / ROUNDS)
     throughput = find_best_batches(processes, images, seconds)
     return [
         Measures(
@@ -147,7 +155,7 @@ def measure_files(
             1000 * float(np.quantile(times[n], 0.95)),
             *throughput[n],
             process.load_seconds,
-            peaks[n],
+            process.peak_bytes,
         )
         for n, process in enumerate(processes)
     ]
@@ -163,7 +171,7 @@ def find_best_batches(
         batch = images[torch.arange(size) % len(images)]
         for n, process in enumerate(processes):
             if size <= 4 * best[n][1]:
-                times = process.time(batch, seconds / SIZES)["seconds"]
+                times = process.time(batch, seconds / SIZES)
                 rate = size / float(np.median(times))
                 if rate > LEAST_GAIN * best[n][0]:
                     best[n] = rate, size
