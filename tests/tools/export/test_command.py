@@ -130,11 +130,12 @@ def test_the_axes_of_an_onnx_file_have_names(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("form", NAMES)
-def test_an_export_is_a_file_and_a_readme_and_names_no_folder_of_ours(
+def test_an_export_is_a_file_a_config_and_a_readme_and_names_no_folder_of_ours(
     form: str, folders: dict[str, Path]
 ) -> None:
     path = folders[form] / "export" / NAMES[form]
-    assert {each.name for each in path.parent.iterdir()} == {path.name, "README.md"}
+    names = {path.name, "README.md", "config.json"}
+    assert {each.name for each in path.parent.iterdir()} == names
     contents = [path.read_bytes()]
     if form == "torch":
         with zipfile.ZipFile(path) as archive:

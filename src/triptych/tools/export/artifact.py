@@ -24,7 +24,7 @@ from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import library_versions, write_arrays
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.runs import read_run
-from triptych.tools.evaluate.rebuild import build_scorer, read_data, rebuild_run
+from triptych.tools.evaluate.rebuild import RebuiltRun, build_scorer, read_data, rebuild_run
 from triptych.tools.export.card import describe_file, list_scores, render_card, render_task_card
 from triptych.tools.export.checks import Deployment, Network, check_files
 from triptych.tools.export.formats import FORMATS
@@ -34,7 +34,7 @@ from triptych.tools.predict.images import View
 
 log = logging.getLogger(__name__)
 
-README = "README.md"
+README, CONFIG = "README.md", "config.json"
 
 
 def write_export(folder: Path, out: Path, files: dict[str, list[Path]], config: Config) -> None:
@@ -48,6 +48,7 @@ def write_export(folder: Path, out: Path, files: dict[str, list[Path]], config: 
     network = read_network(folder, config)
     with translate_write_errors(str(out)), make_staging(out) as staging:
         staged = {name: [staging / path.name for path in paths] for name, paths in files.items()}
+        write_config(network, staging)  # some formats are opened with it
         written = write_files(network, staged, config)
         deployments = check_files(network, staged, written, config)
         write_card(network, deployments, staging)
@@ -116,6 +117,25 @@ def describe_network(network: Network) -> dict[str, Any]:
         "fit": view.stored[1] if view.stored else "stretch",
         "triptych": library_versions()["triptych"],
     }
+
+
+def write_config(network: Network, folder: Path) -> None:
+    """config.json of the folder: what builds the network without us, and what feeds it."""
+    view, preprocessing = View.from_run(network.run), network.run.backbone.preprocessing
+    plain = plain_architecture(network.run)
+    content = {
+        **(plain or dict.fromkeys(("architecture", "library", "arguments"))),
+        **describe_network(network),
+        "stored_size": view.stored[0] if view.stored else None,  # of squares that are made first
+        **preprocessing._asdict(),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def plain_architecture(run: RebuiltRun) -> dict[str, Any] | None:
+    """How the network's own library builds it; None of a network of the user's own."""
+    return None
 
 
 def pick_calibration_images(network: Network, number: int) -> Tensor:
