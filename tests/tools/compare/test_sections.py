@@ -34,10 +34,12 @@ def test_no_estimated_chance_is_shown_as_certain() -> None:
     assert shown == ["< 0.01", "< 0.01", "0.01", "0.50", "0.99", "> 0.99", "> 0.99"]
 
 
-def test_two_single_runs_have_no_section(tmp_path: Path, compare_below: Compare) -> None:
+def test_two_single_runs_have_no_section_but_that_of_their_validation_images(
+    tmp_path: Path, compare_below: Compare
+) -> None:
     for model in ("alexnet", "googlenet"):
         write_run(tmp_path, model)
-    assert not compare_below(tmp_path).sections
+    assert [*compare_below(tmp_path).sections] == ["abstention"]
 
 
 def test_parts_of_the_uncertainty_sum_to_one_and_say_what_would_narrow_it(four: Comparison) -> None:

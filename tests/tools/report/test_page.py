@@ -285,7 +285,7 @@ def test_every_number_of_a_table_has_its_definition_a_click_away(
     known = {column for _, _, columns in read_terms().values() for column in columns}
     heads = set(re.findall(r'<th scope="col">([^<]*)</th>', html)) - known
     words = {*"A B command commit data device folder network recipe score".split()}
-    words |= {"class", "prediction", "true taken for predicted"}
+    words |= {"class", "method", "prediction", "rule", "true taken for predicted"}
     words |= {recipe.label for recipe in comparison.recipes}
     words |= {"precision mode", "split", "started", "test set", "threads", "type", "weights"}
     counts = {"epochs", "scored epoch", "severity", "test images", "inference on", "trained on"}

@@ -17,6 +17,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import (
+    abstention,
     labels,
     paired_scores,
     planned,
@@ -72,6 +73,7 @@ SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
     "tuning": tuning.build,
     "suspects": suspects.build,
     "shifts": shifts.build,
+    "abstention": abstention.build,
 }
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 
@@ -111,7 +113,7 @@ def compute(config: Config) -> BaseComparison:
         comparison = labels.build_comparison(networks, problems)
     else:
         what = "for runs of one label an image; leave them out"
-        raise UserError(f"metric, margin, suspects, plan: {what}")
+        raise UserError(f"metric, margin, suspects, plan, coverage, risk: {what}")
     settings = {name: config[name] for name in RULES if name not in ("out", "verify")}
     return replace(comparison, settings=settings)
 
@@ -153,7 +155,8 @@ def ask(config: Config, networks: Sequence[TrainedNetwork], problems: list[Probl
     unit of a loss. `problems` gains what is wrong with plans."""
     metric, margin = config["metric"], config["margin"]
     margin = margin and margin / MEASURES[metric].per_unit
-    question = Question(metric, margin, config["suspects"])
+    rates = {name: config[name] for name in ("coverage", "risk")}
+    question = Question(metric, margin, config["suspects"], **rates)
     plan = planned.find_plan(networks, config["plan"], problems)
     if plan is None:
         return question

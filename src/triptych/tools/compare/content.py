@@ -74,6 +74,8 @@ class Question:
     margin: float | None = None  # differences within it do not matter; points as a fraction
     suspects: str | None = None  # a file that lists test images of doubtful truth
     plan: Any = None
+    coverage: float = 0.95  # at which sets of classes are to hold the true one
+    risk: float = 0.05  # errors among what is answered
 
     @property
     def measure(self) -> "Measure":

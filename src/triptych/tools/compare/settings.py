@@ -62,12 +62,13 @@ RULES: dict[str, Rule] = {
     "allow_mixed": FLAG,
     "metric": one_of("accuracy", "f1", "nll", "brier"),
     "margin": MARGIN.or_null(),
+    **dict.fromkeys(("coverage", "risk"), number(0, 1, above=True)),
     "require": CLAIMS.or_null(),
     "require_log": PATH.or_null(),
     **dict.fromkeys(("suspects", "plan", "verify"), PATH.or_null()),
 }
 # Beside `verify` these have no say, by their defaults: the comparison has its own.
-OF_ITS_FILE = {"metric": "accuracy", "allow_mixed": False}
+OF_ITS_FILE = {"metric": "accuracy", "allow_mixed": False, "coverage": 0.95, "risk": 0.05}
 OF_ITS_FILE |= dict.fromkeys(("margin", "require", "require_log", "out"))
 
 

@@ -1,13 +1,15 @@
-"""Learning curves, calibration and accuracy by severity."""
+"""Learning curves, calibration, selective risk and accuracy by severity."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from triptych.callbacks.figures import count_columns
 from triptych.tools.compare import formats
+from triptych.tools.compare.abstention import Abstention
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Curve, ImageTypes
 from triptych.tools.report import charts
@@ -16,6 +18,7 @@ from triptych.tools.statistics.calibration import NUM_BINS
 
 MAX_RELIABILITY = 6
 MAX_EPOCHS = 150  # drawn of a line, besides those that were scored: a picture has no more room
+MAX_SHARES, LEAST_ANSWERED = 100, 0.02  # drawn of a line of risk: of fewer images it only jumps
 MIN_BIN = 10  # images: the interval of a bin of fewer reaches over most of the picture
 CURVES = (
     ("val/accuracy", "Validation accuracy", Axis("validation accuracy", "percent")),
@@ -119,6 +122,32 @@ def draw_calibration(key: Key) -> list[Chart]:
         about = (label, words, charts.draw_reliability, series)
         panels.append(make_chart(*about, *axes, sizes=SMALL, caption=caption))
     return panels
+
+
+def draw_risks(section: Abstention, key: Key) -> Chart:
+    """The errors among what a network answers by how much it answers, on test images."""
+    series = []
+    for each in section.measured:
+        (_, answered, errors), chosen = each.curve, each.answers[0]
+        wanted = np.linspace(LEAST_ANSWERED, 1, MAX_SHARES) * answered[-1]
+        places = np.unique(np.searchsorted(answered, [*wanted, chosen.num_answered]))
+        answered, errors = answered[places], errors[places]
+        marked, risk = answered == chosen.num_answered, errors / answered
+        low, high = (np.where(marked, end, np.nan) for end in (risk, chosen.bound or np.nan))
+        style, share = key.styles.get(each.recipe), answered / answered[-1]
+        series.append(Series(style, share, risk, low, high, marked, each.recipe))
+    heading = "Errors among the answers, by how many are given"
+    words = f"{heading}, of the first network of {formats.pluralize(len(series), 'recipe')}"
+    axes = Axis("test images answered", "percent"), Axis("errors among them", "percent")
+    caption = f"A ring is where at most {100 * section.risk:g} % of answers on validation images "
+    caption += "are wrong; the line from it ends at the bound of errors there"
+    return make_chart(heading, words, draw_bounded, series, *axes, caption=caption)
+
+
+def draw_bounded(axes: Axes, series: Sequence[Series]) -> None:
+    for each in series:
+        charts.draw_intervals(axes, each)
+    draw_named_bands(axes, [replace(each, low=None, high=None) for each in series])
 
 
 def draw_image_types(measured: Sequence[ImageTypes], key: Key) -> list[Chart]:

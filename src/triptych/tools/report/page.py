@@ -34,7 +34,12 @@ from triptych.tools.report.classes import (
     subtract_best,
 )
 from triptych.tools.report.costs import draw_costs, list_measured, write_cost
-from triptych.tools.report.curves import draw_calibration, draw_curves, draw_image_types
+from triptych.tools.report.curves import (
+    draw_calibration,
+    draw_curves,
+    draw_image_types,
+    draw_risks,
+)
 from triptych.tools.report.images import encode_picture, encode_pictures
 from triptych.tools.report.shares import draw_shares
 from triptych.tools.statistics.inference import (
@@ -97,6 +102,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         calibration=draw_calibration(key),
         image_types=draw_image_types(comparison.image_types, key),
         draw_shares=draw_shares,
+        draw_risks=draw_risks,
     )
 
 

@@ -55,6 +55,12 @@ def find_rank(num_images: int, level: float) -> int:
     return math.ceil((num_images + 1) * Fraction(str(level)))
 
 
+def find_least_images(level: float) -> int:
+    """The fewest images that give a threshold."""
+    share = Fraction(str(level))
+    return math.ceil(share / (1 - share))
+
+
 def selection_slack(num_images: int, num_networks: int) -> float:
     """How far the chance of coverage may lie below level (1 + 1/N) where the same images chose
     one of these networks before (Yang and Kuchibhotla, 2025)."""

@@ -1,0 +1,251 @@
+"""When a network should name several classes, or none: by thresholds of its validation images,
+measured on the test images, which chose nothing.
+
+Shapes: C classes, N test images.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.runs.predictions import Predictions
+from triptych.tools.compare.content import Question, Section, Tested, describe
+from triptych.tools.compare.formats import interval, percent, pluralize
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import read_optional, read_val_predictions
+from triptych.tools.compare.searches import count_candidates
+from triptych.tools.statistics.abstention import METHODS, ClassSets, Method, Rejection
+from triptych.tools.statistics.conformal import find_least_images, guarantee_coverage
+from triptych.tools.statistics.groups import Groups
+from triptych.tools.statistics.inference import LEVEL, WithInterval
+from triptych.tools.statistics.selective import (
+    RiskCurve,
+    choose_confidence,
+    draw_uniform,
+    exact_interval,
+    trace_risk,
+)
+
+MAX_RECIPES = 10  # shown: the best
+VAL, TEST = 0, 1  # streams of numbers that are drawn for images
+
+
+class SetRates(NamedTuple):
+    """Of the sets of one method on the test images."""
+
+    method: Method
+    coverage: WithInterval  # the share of images whose class is in their set
+    size: float  # mean number of classes
+    empty: float  # shares of sets of no class, of one, and of more
+    single: float
+    larger: float
+    guarantee: float | None  # of the chance of coverage, of class-wise sets within each class
+
+
+class ClassRates(NamedTuple):
+    """Of the test images of a class; intervals hold over all classes at once."""
+
+    name: str
+    num_val: int
+    num_test: int
+    coverage: WithInterval  # by LAC
+    size: float
+    classwise: WithInterval
+    has_threshold: bool  # of its own, from validation images of this class
+
+
+class Answers(NamedTuple):
+    """What is answered of the test images, from a confidence that validation images chose."""
+
+    rule: str  # "risk": their errors at most so many; "coverage": so many of them answered
+    confidence: float  # infinite where nothing is answered
+    share: WithInterval
+    num_errors: int
+    num_answered: int
+    bound: float | None  # one-sided, 95 %, of the share of errors; None of nothing answered
+
+    @property
+    def risk(self) -> float | None:
+        return self.num_errors / self.num_answered if self.num_answered else None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The first network of a recipe."""
+
+    label: str
+    recipe: str
+    num_val: int
+    num_candidates: int  # networks that validation images chose it from
+    has_groups: bool  # validation images belong together
+    sets: Sequence[SetRates]
+    classes: Sequence[ClassRates]  # those with test images, by the upper end of coverage
+    answers: Sequence[Answers]
+    curve: RiskCurve
+
+    @property
+    def without_threshold(self) -> list[str]:
+        """Classes that are in every class-wise set: of too few validation images."""
+        return [each.name for each in self.classes if not each.has_threshold]
+
+    def describe(self) -> dict[str, Any]:
+        own = {"network": self.label, "recipe": self.recipe, "num_val": self.num_val}
+        lists = {name: describe(getattr(self, name)) for name in ("sets", "classes", "answers")}
+        return own | {"num_candidates": self.num_candidates} | lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abstention(Section):
+    heading: ClassVar[str] = "When it should not answer"
+    coverage: float
+    risk: float
+    measured: Sequence[Measured]
+    missing: Sequence[str]  # labels of networks without predictions of validation images
+    num_more: int  # recipes that are not measured
+    out_of_set: Sequence[Any] = ()
+    least_images: int  # for a threshold, of all validation images or of a class
+
+    @property
+    def has_empty_sets(self) -> bool:
+        return any(sets.empty for each in self.measured for sets in each.sets)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **{"coverage": self.coverage, "risk": self.risk, "not_measured": [*self.missing]},
+            "networks": [each.describe() for each in self.measured],
+        }
+
+
+def build(tested: Tested) -> Abstention | None:
+    """Of the first network of the best recipes; None where none has what it takes."""
+    recipes, question = tested.recipes[:MAX_RECIPES], tested.question
+    measured, missing, scored = [], [], []
+    for recipe in recipes:
+        network = recipe.first
+        usable = not network.is_guest and network.has_probabilities
+        val = read_optional(read_val_predictions, network, tested.problems) if usable else None
+        if val:
+            measured.append(measure(recipe, val, question))
+            scored.append(network.val_score or 0)
+        else:
+            missing.append(network.label)
+    if not measured:
+        return None
+    chosen = measured[int(np.argmax(scored))]  # by validation, so that no test image chose it
+    return Abstention(
+        sentences=tuple(write_sentences(chosen, question.coverage, question.risk)),
+        coverage=question.coverage,
+        risk=question.risk,
+        measured=measured,
+        missing=missing,
+        num_more=len(tested.recipes) - len(recipes),
+        least_images=find_least_images(question.coverage),
+    )
+
+
+def measure(recipe: Recipe, val: Predictions, question: Question) -> Measured:
+    network, level = recipe.first, question.coverage
+    test, p, q = network.test, network.test.probabilities, val.probabilities
+    u, v = draw_uniform(test.index, TEST), draw_uniform(val.index, VAL)
+    sets = {m: ClassSets.calibrate(q, val.labels, level, m, v) for m in METHODS}
+    selected = {m: each.select(p, u) for m, each in sets.items()}
+    num_candidates = count_candidates(network.config, network.metadata)
+    counts = sets["classwise"].num_by_class.tolist()
+    fewest = min((n for n in counts if n >= find_least_images(level)), default=0)
+    promising = {m: fewest if m == "classwise" else len(q) for m in METHODS}
+    guarantees = {
+        m: None if val.groups is not None else guarantee_coverage(n, level, num_candidates)
+        for m, n in promising.items()
+    }
+    confidence, certain = p.max(axis=1), Rejection.calibrate(q, level)
+    least = choose_confidence(trace_risk(q.max(axis=1), val.correct), question.risk)
+    return Measured(
+        label=network.label,
+        recipe=recipe.label,
+        num_val=len(q),
+        num_candidates=num_candidates,
+        has_groups=val.groups is not None,
+        sets=[rate_sets(m, selected[m], test, guarantees[m]) for m in METHODS],
+        classes=rate_classes(recipe, selected, sets["classwise"]),
+        answers=[
+            rate_answers("risk", least, confidence >= least, test),
+            rate_answers("coverage", 1 - certain.max_doubt, certain.accept(p), test),
+        ],
+        curve=trace_risk(confidence, test.correct),
+    )
+
+
+def rate_sets(
+    method: Method, selected: NDArray[np.bool_], test: Predictions, guarantee: float | None
+) -> SetRates:
+    """`selected` (N, C): which classes are in the set of each image."""
+    covered = selected[np.arange(len(selected)), test.labels]
+    sizes = selected.sum(axis=1)
+    empty, single = float((sizes == 0).mean()), float((sizes == 1).mean())
+    coverage, size = estimate_share(covered, test.groups), float(sizes.mean())
+    larger = float((sizes > 1).mean())
+    return SetRates(method, coverage, size, empty, single, larger, guarantee)
+
+
+def rate_classes(
+    recipe: Recipe, selected: dict[Method, NDArray[np.bool_]], classwise: ClassSets
+) -> list[ClassRates]:
+    """Those with test images, those first that are surely covered less."""
+    test, names, limits = recipe.first.test, recipe.classes, classwise.thresholds
+    known = np.unique(test.labels)
+    level, rates = 1 - (1 - LEVEL) / len(known), []
+    for c in known.tolist():
+        own = test.labels == c
+        groups = None if test.groups is None else test.groups[own]
+        covered = (selected[m][own, c] for m in ("lac", "classwise"))
+        marginal, within = (estimate_share(each, groups, level) for each in covered)
+        num_val, num_test = int(classwise.num_by_class[c]), int(own.sum())
+        size, is_finite = float(selected["lac"][own].sum(axis=1).mean()), np.isfinite(limits[c])
+        about = marginal, size, within
+        rates.append(ClassRates(names[c], num_val, num_test, *about, bool(is_finite)))
+    return sorted(rates, key=lambda each: each.coverage[::-1])
+
+
+def rate_answers(
+    rule: str, confidence: float, answered: NDArray[np.bool_], test: Predictions
+) -> Answers:
+    wrong = ~test.correct[answered]
+    groups = None if test.groups is None else test.groups[answered]
+    bound = exact_interval(wrong, groups, 2 * LEVEL - 1).high if len(wrong) else None
+    share = estimate_share(answered, test.groups)
+    return Answers(rule, confidence, share, int(wrong.sum()), len(wrong), bound)
+
+
+def estimate_share(
+    right: NDArray[np.bool_], groups: Groups = None, level: float = LEVEL
+) -> WithInterval:
+    return WithInterval(float(right.mean()), *exact_interval(right, groups, level))
+
+
+def write_sentences(each: Measured, coverage: float, risk: float) -> Iterator[str]:
+    """Of one network: what its sets hold, and how often it errs where it answers."""
+    sets, answers, level = each.sets[0], each.answers[0], f"{100 * coverage:g} %"
+    images = pluralize(each.num_val, "validation image")
+    if each.num_val < (least := find_least_images(coverage)):
+        yield (
+            f"{images} of {each.label} are too few for sets of classes at {level}, which take "
+            f"{least}: every set has every class."
+        )
+    else:
+        share, low, high = sets.coverage
+        yield (
+            f"Sets of classes by {each.label}, calibrated for {level} on {images}, hold the label "
+            f"of {percent(share, 1)} % of the test images ({interval(low, high, digits=1)}), "
+            f"{sets.size:.2f} classes on average."
+        )
+    if answers.bound is None:
+        why = f"no confidence keeps its errors on validation images at {100 * risk:g} % or below"
+        yield f"{each.label} answers for no test image: {why}."
+    else:
+        yield (
+            f"Answering for the {percent(answers.share.value, 1)} % of test images it is surest "
+            f"of, {each.label} errs in at most {percent(answers.bound)} % (95 % bound)."
+        )
