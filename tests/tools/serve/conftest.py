@@ -16,7 +16,7 @@ from triptych.tools.serve.networks import NetworkGroup, read_groups
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "hen", "ox", "pig", "yak")
 SEEDS = {"alpha": 1, "beta": 0}  # of the runs in `logs`
-STORED = range(1, 15, 2)  # test images that a run has stored, by index
+STORED = range(1, 15, 2)  # places of the test images that a run has stored
 
 Plant = Callable[..., Path]
 
@@ -35,10 +35,13 @@ def plant() -> Plant:
 def _plant(
     root: Path, model: str = "beta", seed: int = 0, val_accuracy: float = 0.5, **metadata: Any
 ) -> Path:
-    """A finished run below `root` with images stored."""
+    """A finished run below `root` with images stored, and predictions of validation images."""
     record = plant_untrained(root, seed, model, classes=CLASSES)
+    logits = 2 * np.random.default_rng(seed).normal(size=(100, 10)).astype(np.float32)
+    record.add_predictions("val", logits=logits, labels=logits.argmax(1), index=np.arange(100))
     images = np.random.default_rng(0).integers(0, 256, (len(STORED), 3, 32, 32), np.uint8)
-    record.add_predictions("test_images", index=np.array(STORED), images=images)
+    index = np.load(record.folder / "predictions" / "test.npz")["index"][STORED]
+    record.add_predictions("test_images", index=index, images=images)
     record.update(metrics=record.metadata["metrics"] | {"val/accuracy": val_accuracy})
     record.update(**metadata)
     return record.folder
@@ -57,4 +60,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory, plant: Plant) -> Path:
 def group(logs: Path) -> NetworkGroup:
     [found], problems = read_groups(find_run_folders([str(logs)]), configure())
     assert problems == []
+    return found
+
+
+@pytest.fixture(scope="session")
+def answering(logs: Path) -> NetworkGroup:
+    """The same networks, which answer with sets or "none of these"."""
+    [found], _ = read_groups(find_run_folders([str(logs)]), configure(coverage=0.9, keep=0.8))
     return found

@@ -32,12 +32,19 @@ DROP = """(() => {
 
 
 @pytest.fixture(scope="module")
-def url(group: NetworkGroup) -> Iterator[str]:
-    """A page of the planted networks, and /1, where everything has a hostile name."""
+def url(group: NetworkGroup, answering: NetworkGroup) -> Iterator[str]:
+    """A page of the planted networks; /1, where everything has a hostile name; and /2, where these
+    answer with sets of classes or "none of these"."""
     networks = tuple(replace(n, name=f"{n.name} {HOSTILE}") for n in group.networks)
     classes = tuple(f"{name} {HOSTILE}" for name in CLASSES)
     hostile = replace(group, data=(HOSTILE,), networks=networks, classes=classes)
-    app = service.Service([group, hostile], [Problem(HOSTILE, HOSTILE)], configure()).app
+    thresholds = [n.thresholds for n in answering.networks]
+    answers = tuple(
+        replace(n, thresholds=t and replace(t, classes=classes))
+        for n, t in zip(networks, thresholds, strict=True)
+    )
+    groups = [group, hostile, replace(hostile, networks=answers)]
+    app = service.Service(groups, [Problem(HOSTILE, HOSTILE)], configure()).app
     with serve_app(service.Gate(app)) as (port, _):
         yield f"http://127.0.0.1:{port}/"
 
@@ -64,12 +71,12 @@ def drop(browser: Browser, content: bytes) -> None:
 def test_an_example_is_chosen_and_predicted_by_keyboard_alone(browser: Browser, url: str) -> None:
     browser.open(url)
     order = []
-    for _ in range(6):
+    for _ in range(7):
         browser.press("Tab")
         order.append(browser.run(FOCUSED))
     labels = "[...document.querySelectorAll('.examples button')].map((b) => b.dataset.label)"
     expected = ["choose", *browser.run(labels)[:2]]
-    assert order[3:] == expected, "behind the skip link and two groups"
+    assert order[4:] == expected, "behind the skip link and three groups"
     outlined = "getComputedStyle(document.activeElement).outlineStyle"
     assert browser.run(outlined) == "solid"
     chosen = browser.run("document.activeElement.dataset.label")
@@ -111,14 +118,20 @@ def test_an_image_is_dropped_and_a_file_that_is_none_clears_its_predictions(
 
 
 @pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("place", [1, 2])
 def test_hostile_names_are_text_and_nothing_is_wider_than_the_screen(
-    browser: Browser, url: str, width: int
+    browser: Browser, url: str, place: int, width: int
 ) -> None:
-    browser.open(f"{url}1", width)
+    browser.open(f"{url}{place}", width)
     browser.run("document.querySelector('.examples button').click()")
     browser.until(DONE)
     browser.run("document.querySelector('details').open = true")
     assert HOSTILE in browser.run("document.querySelector('article ol').textContent")
+    answers = browser.run("[...document.querySelectorAll('.answer')].map((a) => a.textContent)")
+    shown = "[...document.querySelectorAll('.answer')].map((a) => a.checkVisibility())"
+    assert browser.run(shown) == [place == 2] * 2
+    assert [*map(bool, answers)] == [place == 2] * 2
+    assert ("100 validation images" in browser.run("document.body.textContent")) == (place == 2)
     assert browser.run("document.documentElement.id") == ""
     beyond = """[...document.querySelectorAll("body *")]
         .filter((each) => !each.closest(".box, .skip"))

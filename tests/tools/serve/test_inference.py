@@ -18,7 +18,9 @@ from tests.tools.serve.conftest import CLASSES, SEEDS, STORED, Plant
 from tests.untrained import network
 from triptych.data.photos import Unreadable
 from triptych.errors import UserError
+from triptych.runs.predictions import read_validation
 from triptych.runs.record import Record
+from triptych.tools.predict.answers import NONE
 from triptych.tools.serve.inference import (
     NetworkPrediction,
     classify,
@@ -69,6 +71,22 @@ def test_the_classes_are_the_most_probable_of_the_network_on_the_resized_image(
         shares = [share for _, share in each["top"]]
         torch.testing.assert_close(torch.tensor(shares), expected[:5], rtol=1e-3, atol=1e-4)
         assert each["latency_ms"] > 0
+
+
+def test_each_network_answers_by_its_own_validation_images(answering: NetworkGroup) -> None:
+    shown = classify_image(answering, encode("PNG"))
+    texts = []
+    for each, of in zip(shown["predictions"], answering.networks, strict=True):
+        val = read_validation(of.record.folder, 10)
+        max_score = np.sort(1 - val.confidence)[90]  # every label is the most probable class
+        max_doubt = np.sort(1 - val.confidence)[80]
+        classes = [name for name, p in each["top"] if 1 - p <= max_score]
+        accepted = bool(classes) and 1 - each["top"][0][1] <= max_doubt
+        answer = each["answer"]
+        assert (answer["classes"], answer["accepted"]) == (classes, accepted)
+        texts.append(answer["text"])
+    assert any(text != NONE for text in texts)
+    assert all(text in shown["summary"] for text in texts)
 
 
 def test_the_picture_is_the_image_and_the_heat_is_as_large_as_the_networks_input(

@@ -71,3 +71,19 @@ def test_where_no_run_can_be_shown_the_reason_of_the_first_is_given(
     (folder / "config.yaml").write_text(text.replace("triptych.data.shapes.Shapes", "os.system"))
     with pytest.raises(UserError, match=r"^runs: none of 1 .*\n.*_target_=os\.system"):
         read(tmp_path)
+
+
+def test_a_run_that_cannot_be_calibrated_is_left_out_where_answers_are_asked_for(
+    tmp_path: Path, plant: Plant
+) -> None:
+    plant(tmp_path, seed=1, val_accuracy=0.25)
+    best = plant(tmp_path, seed=2, val_accuracy=0.75)
+    (best / "predictions" / "val.npz").unlink()
+    [group], problems = read(tmp_path, coverage=0.9)
+    [network] = group.networks
+    assert network.record.metadata["seed"] == 1
+    assert network.thresholds
+    assert network.thresholds.num_candidates == 2, "the best of two runs"
+    assert any("val.npz" in problem for problem in problems)
+    with pytest.raises(UserError, match=r"coverage=0\.9.*val\.npz"):
+        read(best, coverage=0.9)

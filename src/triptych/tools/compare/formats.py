@@ -73,11 +73,11 @@ def count_images(num_images: int, num_groups: int | None, noun: str = "test imag
     return f"{pluralize(num_images, noun)}{of}"
 
 
-def join_words(words: Sequence[str], most: int | None = None) -> str:
+def join_words(words: Sequence[str], most: int | None = None, last: str = "and") -> str:
     """`a, b and c`; of more than `most` words the first, and how many more there are."""
     if most is not None and len(words) > most:
         words = [*words[:most], f"{len(words) - most} more"]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def spaced(name: str) -> str:

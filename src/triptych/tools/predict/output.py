@@ -23,6 +23,7 @@ from triptych.data.decoder import read_image
 from triptych.data.photos import Unreadable
 from triptych.errors import sanitize_text
 from triptych.runs.storage import atomic_write, escape_formulas
+from triptych.tools.predict.answers import Answer, Thresholds
 
 DIGITS = 6  # of a probability, the precision of float32
 SCREEN_LETTERS = 20  # of a class on the screen
@@ -38,7 +39,7 @@ class Choice(NamedTuple):
 
 class Prediction(NamedTuple):
     """`top`: the most probable classes, best first; `votes`: each network's own best; `tta`: the
-    best of the image and its mirror image together, where that is asked for.
+    best of the image and its mirror image together, `answer`: by thresholds, where asked for.
 
     A single network has no votes. With an `error` the rest is empty.
     """
@@ -47,6 +48,7 @@ class Prediction(NamedTuple):
     top: tuple[Choice, ...] = ()
     votes: tuple[Choice, ...] = ()
     tta: tuple[Choice, ...] = ()
+    answer: Answer | None = None
     error: str | None = None
 
     @property
@@ -57,13 +59,14 @@ class Prediction(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What all rows share: the length of the top, the names of the voters, the classes, and
-    whether mirror images count as well."""
+    """What all rows share: the length of the top, the names of the voters, the classes, whether
+    mirror images count as well, and what answers are made by."""
 
     num_top: int
     voters: Sequence[str]
     classes: Sequence[str]
     has_tta: bool = False
+    thresholds: Thresholds | None = None
 
 
 Write = Callable[[Prediction], Any]
@@ -96,6 +99,7 @@ def make_prediction(
         tuple(Choice(layout.classes[c], float(mean[c])) for c in order),
         tuple(Choice(layout.classes[c], float(probabilities[m, c])) for m, c in enumerate(best)),
         (Choice(layout.classes[surest], float(of_both[surest])),) if layout.has_tta else (),
+        layout.thresholds.answer(mean) if layout.thresholds else None,
     )
 
 
@@ -107,17 +111,21 @@ def list_columns(layout: Layout) -> list[str]:
     places = ["", *(f"_{place}" for place in range(2, layout.num_top + 1))]
     columns = [f"{name}{place}" for place in places for name in ("class", "probability")]
     more = [*layout.voters, *(["tta"] * layout.has_tta)]
-    return columns + [f"{each} {name}" for each in more for name in ("class", "probability")]
+    columns += [f"{each} {name}" for each in more for name in ("class", "probability")]
+    return [*["answer"] * bool(layout.thresholds), *columns]
 
 
 def list_cells(layout: Layout, prediction: Prediction) -> list[Any]:
     choices = (*prediction.top, *prediction.votes, *prediction.tta)
-    return [cell for label, p in choices for cell in (label, round(p, DIGITS))]
+    cells = [cell for label, p in choices for cell in (label, round(p, DIGITS))]
+    return [prediction.answer.format(), *cells] if prediction.answer else cells
 
 
 def describe(layout: Layout, prediction: Prediction) -> dict[str, Any]:
     top, votes = ([*map(as_json, each)] for each in (prediction.top, prediction.votes))
+    answer = prediction.answer.describe() if prediction.answer else None
     return {
+        **({"answer": answer} if layout.thresholds else {}),
         **(top[0] if top else {"class": None, "probability": None}),
         "top": top,
         "votes": dict(zip(layout.voters, votes, strict=False)),
@@ -133,13 +141,16 @@ def format_line(layout: Layout, prediction: Prediction, path: str) -> str:
         for choices in (prediction.top, prediction.tta)
     )
     more = [f"tta {choice}" for choice in tta]
-    return "  ".join(filter(None, [*top, *more, prediction.agreement, path]))
+    answer = prediction.answer.line if prediction.answer else None
+    return "  ".join(filter(None, [*top, *more, prediction.agreement, answer, path]))
 
 
 def cell_title(prediction: Prediction) -> str:
-    """The class, its probability, and the number of networks that agree."""
+    """The answer, or the class, its probability, and the number of networks that agree."""
     if prediction.error:
         return "not predicted"
+    if prediction.answer:
+        return truncate(prediction.answer.line, CELL_LETTERS)
     label, probability = prediction.top[0]
     share = f"  {probability:.1%}" + (f", {prediction.agreement}" if prediction.votes else "")
     return truncate(label, CELL_LETTERS - len(share)) + share

@@ -92,13 +92,15 @@ def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tup
 
 def choose_layout(ensemble: Ensemble, config: Config) -> tuple[Layout, Form]:
     """What rows have, and how they show it."""
+    if thresholds := ensemble.calibrate(config):
+        log.info("%s", thresholds.promise)
     if ensemble.task == MULTILABEL:
         if config["tta"] != "none":
             raise UserError("tta: takes networks of one label an image; leave it out")
         return Layout(len(ensemble.classes), [], ensemble.classes), SEVERAL_LABELS
     voters = ensemble.names if len(ensemble.names) > 1 else []
     num_top, has_tta = min(config["top_k"], len(ensemble.classes)), config["tta"] != "none"
-    return Layout(num_top, voters, ensemble.classes, has_tta), ONE_LABEL
+    return Layout(num_top, voters, ensemble.classes, has_tta, thresholds), ONE_LABEL
 
 
 def predict_each(

@@ -1,6 +1,24 @@
 """The settings of this command, by the keys of its YAML."""
 
-from triptych.config import FLAG, FOLDERS, MAX_BATCH, NAMES, PATH, Rule, count, one_of
+from collections.abc import Iterator
+
+from triptych.config import (
+    FLAG,
+    FOLDERS,
+    MAX_BATCH,
+    NAMES,
+    PATH,
+    Config,
+    Rule,
+    count,
+    number,
+    one_of,
+)
+
+ANSWERS: dict[str, Rule] = {
+    **dict.fromkeys(("coverage", "keep"), number(0, 1, above=True).or_null()),
+    "sets": one_of("lac", "classwise"),
+}
 
 RULES: dict[str, Rule] = {
     "run": FOLDERS,
@@ -11,6 +29,7 @@ RULES: dict[str, Rule] = {
     "top_k": count(1),
     "calibrated": FLAG,
     "tta": one_of("none", "flip"),
+    **ANSWERS,
     "batch_size": count(1, MAX_BATCH),
     "num_threads": count(1, 256).or_null(),
     "max_pixels": count(1, 10**9),
@@ -18,3 +37,8 @@ RULES: dict[str, Rule] = {
     "overwrite": FLAG,
     "trusted_targets": NAMES,
 }
+
+
+def find_contradictions(config: Config) -> Iterator[str]:
+    if config["sets"] != "lac" and config["coverage"] is None:
+        yield f"sets={config['sets']}: the sets' coverage must be given, such as coverage=0.95"

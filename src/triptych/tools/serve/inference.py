@@ -19,6 +19,7 @@ from triptych.tools.compare.runs import read_pixels, read_run
 from triptych.tools.evaluate.cost import synchronize
 from triptych.tools.evaluate.grad_cam import grad_cam
 from triptych.tools.evaluate.rebuild import RebuiltRun
+from triptych.tools.predict.answers import Thresholds
 from triptych.tools.predict.images import ReadImage, View, read_views
 from triptych.tools.report.images import encode
 from triptych.tools.serve.networks import Network, NetworkGroup
@@ -44,7 +45,8 @@ class NetworkPrediction(NamedTuple):
     """A network's most probable classes, best first, none where its output is not finite; `heat` is
     a PNG to lay over the picture.
 
-    `latency_ms` is of the whole batch of `batch_size` images. Without `heat`, `note` says why.
+    `latency_ms` is of the whole batch of `batch_size` images. Without `heat`, `note` says why;
+    `answer` is None unless answers by thresholds are asked for.
     """
 
     name: str
@@ -53,6 +55,7 @@ class NetworkPrediction(NamedTuple):
     batch_size: int
     heat: str | None
     note: str
+    answer: dict[str, Any] | None
 
 
 def prepare_image(
@@ -86,8 +89,9 @@ def describe_image(
     for prediction in predictions:
         if not prediction.top:
             return {"problem": f"The output of {prediction.name} is not finite."}
+    votes = [(p.name, p.answer["text"] if p.answer else p.top[0][0]) for p in predictions]
     return {
-        "summary": summarize_votes([(each.name, each.top[0][0]) for each in predictions]),
+        "summary": summarize_votes(votes),
         "predictions": [
             prediction._asdict() | image.pictures[network.view]
             for network, prediction in zip(group.networks, predictions, strict=True)
@@ -117,18 +121,29 @@ def classify(network: Network, pixels: Tensor, classes: Sequence[str]) -> list[N
     synchronize(run.device)
     latency_ms = 1000 * (time.perf_counter() - start)
     are_finite = logits.isfinite().all(1).tolist()
-    shares, places = logits.softmax(1).topk(min(NUM_TOP, len(classes)))
+    every = logits.softmax(1)
+    shares, places = every.topk(min(NUM_TOP, len(classes)))
     heats = draw_heats(run, prepared, places[:, 0])
-    rows = zip(are_finite, places.tolist(), shares.tolist(), heats, strict=True)
+    answers = list_answers(network.thresholds, every)
+    rows = zip(are_finite, places.tolist(), shares.tolist(), heats, answers, strict=True)
     return [
         NetworkPrediction(
             network.name,
             [(classes[i], p) for i, p in zip(best, probabilities, strict=True) if is_finite],
             *(latency_ms, len(pixels)),
             *heat,
+            answer=answer,
         )
-        for is_finite, best, probabilities, heat in rows
+        for is_finite, best, probabilities, heat, answer in rows
     ]
+
+
+def list_answers(
+    thresholds: Thresholds | None, probabilities: Tensor
+) -> list[dict[str, Any] | None]:
+    """For each of images (B, C); None without thresholds."""
+    rows = probabilities.double().cpu().numpy()
+    return [thresholds.answer(row).describe() if thresholds else None for row in rows]
 
 
 def draw_heats(run: RebuiltRun, images: Tensor, classes: Tensor) -> list[tuple[str | None, str]]:

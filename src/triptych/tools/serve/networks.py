@@ -1,6 +1,7 @@
 """The networks of the page: chosen among the runs, rebuilt, and warmed up."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from triptych.tools.compare.runs import (
     describe_problem,
     find_val_accuracy,
 )
+from triptych.tools.compare.searches import count_candidates
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
+from triptych.tools.predict.answers import Thresholds, calibrate
 from triptych.tools.predict.ensemble import name_runs
 from triptych.tools.predict.images import View
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,7 @@ class Network:
     name: str
     run: RebuiltRun
     view: View
+    thresholds: Thresholds | None = None  # that its answers are made by, where these are asked for
 
     @property
     def record(self) -> Record:
@@ -76,7 +82,7 @@ def read_groups(
         for name, candidates in rank_runs(records, config["which"]):
             if len(networks) == config["num_networks"]:
                 break
-            network = load_first(name, candidates, config["trusted_targets"], device, problems)
+            network = load_first(name, candidates, config, device, problems)
             networks += [network] if network else []
         if networks:
             networks.sort(key=lambda network: network.name)
@@ -110,21 +116,25 @@ def rank_runs(records: Iterable[Record], which: str) -> list[tuple[str, list[Rec
 
 def load_first(
     name: str,
-    records: Iterable[Record],
-    trusted: Iterable[str],
+    records: Sequence[Record],
+    config: Config,
     device: torch.device,
     problems: list[Problem],
 ) -> Network | None:
     """The first run that can be rebuilt, on the device, after its first and slowest inference."""
     for record in records:
         try:
-            run = rebuild_run(record.folder, trusted)
-            network = Network(name, run, View.from_run(run))
+            run = rebuild_run(record.folder, config["trusted_targets"])
+            num_candidates = len(records) * count_candidates(run.config, record.metadata)
+            thresholds = calibrate([run], config, num_candidates)
+            network = Network(name, run, View.from_run(run), thresholds)
             run.to(device)
             with torch.inference_mode():
                 inference_call(run, 1)()
         except (UserError, torch.OutOfMemoryError) as error:
             problems.append(describe_problem(record.folder, error))
         else:
+            if thresholds:
+                log.info("%s: %s", name, thresholds.promise)
             return network
     return None

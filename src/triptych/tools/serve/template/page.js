@@ -26,9 +26,18 @@ const bar = ([name, probability], label) => {
   return item;
 };
 
+// A set of classes with its coverage, or "none of these"; nothing where the command asked for none.
+const describe = (answer) => {
+  if (!answer) return [];
+  const { text, coverage, accepted } = answer;
+  const level = coverage && accepted ? `, ${+(100 * coverage).toFixed(4)} %` : "";
+  return [make("strong", text), make("span", level, "aside")];
+};
+
 const clear = (card) => {
   for (const image of card.querySelectorAll("img")) image.hidden = true;
   find("ol", card).replaceChildren();
+  find(".answer", card).replaceChildren();
   find(".note", card).textContent = "";
 };
 
@@ -40,6 +49,7 @@ const fill = (card, prediction, label) => {
   heat.hidden = !prediction.heat;
   if (prediction.heat) heat.src = prediction.heat;
   heat.alt = `Bright where the image speaks for ${prediction.top[0][0]}, by ${prediction.name}`;
+  find(".answer", card).replaceChildren(...describe(prediction.answer));
   find("ol", card).replaceChildren(...prediction.top.map((each) => bar(each, label)));
   const together = prediction.batch_size > 1 ? ` for ${prediction.batch_size} images together` : "";
   const latency = `${prediction.latency_ms.toFixed(1)} ms${together}`;
