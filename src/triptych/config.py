@@ -110,7 +110,7 @@ FOLDERS = Rule(
 PATHS = dict.fromkeys("log_dir data.root data.source.root run images".split(), False)
 PATHS |= dict.fromkeys("resume model.weights data.labels data_root storage out grid".split(), True)
 PATHS |= dict.fromkeys("recipe_dir trainer.default_root_dir runs predictions labels".split(), True)
-PATHS |= dict.fromkeys("plan suspects require require_log verify".split(), True)
+PATHS |= dict.fromkeys("plan suspects require require_log verify ood".split(), True)
 
 MONITOR = "val/accuracy"  # what tells the best epoch, by default
 # What is logged after every validation, and what is best of it.

@@ -27,7 +27,7 @@ from triptych.config import (
 )
 from triptych.errors import UserError
 
-LISTS_OF_PATHS = ("run", "runs", "images", "predictions", "require")
+LISTS_OF_PATHS = ("run", "runs", "images", "predictions", "require", "ood")
 MAX_JOBS = 10_000  # of a sweep: they are all composed, and checked, before the first starts
 SWEEPS = re.compile(r"(choice|range|glob|interval|sort|shuffle|extend_list)\(.*\)", re.DOTALL)
 

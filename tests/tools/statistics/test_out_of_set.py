@@ -81,7 +81,7 @@ def test_thresholds_are_of_validation_images_and_shares_have_exact_intervals(sco
     found = separate(score, val, known, strange, keep=0.9)
     doubts = [
         1 - softmax(each, axis=1).max(axis=1)
-        if score == "highest probability"
+        if score == "probability"
         else -np.log(np.exp(each).sum(axis=1))
         for each in (val, known, strange)
     ]
@@ -96,7 +96,7 @@ def test_thresholds_are_of_validation_images_and_shares_have_exact_intervals(sco
 
 def test_what_is_answered_is_what_predict_answers() -> None:
     val, known, strange = draw_logits(150, 4, 8), draw_logits(80, 4, 9), draw_logits(70, 1, 10)
-    found = separate("highest probability", val, known, strange)
+    found = separate("probability", val, known, strange)
     rejection = Rejection.calibrate(softmax(val, axis=1), 0.95)
     assert found.kept.value == rejection.accept(softmax(known, axis=1)).mean()
     assert found.accepted.value == rejection.accept(softmax(strange, axis=1)).mean()

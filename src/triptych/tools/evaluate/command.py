@@ -7,7 +7,7 @@ was logged, and looked at more closely; its cost is measured when the images are
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import isnan
 from pathlib import Path
@@ -47,6 +47,7 @@ from triptych.tools.evaluate.image_types import (
     make_examples,
     score_image_types,
 )
+from triptych.tools.evaluate.out_of_set import Place, evaluate_out_of_set, find_places
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.evaluate.screen import Row, describe_run, print_rows
 from triptych.tools.evaluate.shifted_sets import (
@@ -66,19 +67,20 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     """Evaluate every run at or below the folders; raises UserError where none could be.
 
     Writes into each folder `evaluation.json` (of the validation split `evaluation_val.json`),
-    `cost.json`, figures and, where asked for, `image_types.csv` and `duplicates.csv`; for all
-    together `suspect_labels.csv`; with `data=`, the scores on those images into
+    `cost.json`, figures and, where asked for, `image_types.csv`, `duplicates.csv` and `ood/`; for
+    all together `suspect_labels.csv`; with `data=`, the scores on those images into
     `external/<name>/`, and nothing else.
     """
     silence_lightning()
     device = rebuild.find_device(config["device"])
     folders = find_run_folders(config["run"], "run")
     harder = SharedImages(MAX_BYTES_KEPT if len(folders) > 1 else 0)
-    shifted = read_sets(config)
-    evaluated, rows, started = [], [], time.monotonic()
+    shifted, places = read_sets(config), find_places(config)
+    evaluated, rows, others, started = [], list[Row](), list[Row](), time.monotonic()
     for number, folder in enumerate(folders, 1):
         try:
-            rows.append(evaluate_run(folder, config, overrides, device, harder, shifted))
+            row, strange = evaluate_run(folder, config, overrides, device, harder, shifted, places)
+            rows, others = [*rows, row], [*others, *strange]
             evaluated.append(folder)
         except UserError as error:
             if len(folders) == 1:
@@ -90,7 +92,8 @@ def evaluate(config: Config, overrides: list[str]) -> None:
     if not evaluated:
         raise UserError("run: none could be evaluated")
     is_place = len(rows) > 1 and not config["data"] and isinstance(config["run"], str)
-    print_rows(rows, config["run"] if is_place else None)
+    for table in filter(None, (others, rows)):
+        print_rows(table, config["run"] if is_place and table is rows else None)
     if config["suspect_labels"]:
         from triptych.tools.evaluate.suspect_labels import report_suspect_labels  # few need it
 
@@ -104,9 +107,10 @@ def evaluate_run(
     device: torch.device,
     harder: SharedImages,
     shifted: Sequence[ShiftedSet],
-) -> Row:
-    """One run, a line of the screen; raises UserError where its folder, its images or this machine
-    do not allow it."""
+    places: Mapping[str, Place],
+) -> tuple[Row, list[Row]]:
+    """One run: a line of the screen, and lines of images of other classes; raises UserError where
+    its folder, its images or this machine do not allow it."""
     check_writable(f"{folder}/evaluation.json", folder / "evaluation.json")
     run = rebuild.rebuild_run(folder, config["trusted_targets"])
     if run.task:
@@ -116,10 +120,11 @@ def evaluate_run(
     try:
         trainer = rebuild.build_scorer(run, device)
         if config["data"]:
-            return evaluate_external(run, config, overrides)
+            return evaluate_external(run, config, overrides), []
         # Before the images are read, which would count on a CPU.
         call = torch.inference_mode()(inference_call(run, 1))
         peak_memory = measure_peak_bytes(call, device) if config["cost"] else 0
+        others = evaluate_out_of_set(run, places, config) if places else []
         row = evaluate_split(run, config, trainer, harder, shifted)
         if config["cost"]:
             cost = measure_cost(run, config["cost_seconds"], peak_memory)
@@ -131,7 +136,7 @@ def evaluate_run(
         reason = summarize_error(error)
         raise UserError(f"{folder}: cannot be evaluated ({reason})") from error
     log.info("evaluated: %s", folder)
-    return row
+    return row, others
 
 
 def evaluate_split(

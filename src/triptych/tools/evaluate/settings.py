@@ -63,6 +63,7 @@ RULES: dict[str, Rule] = {
     ),
     "grad_cam.num_images": count(1, MAX_MAPS),
     "shifts": Rule("all, or a list of sets", lambda v: type(v) is str or NAMES.holds(v)),
+    "ood": FOLDERS._replace(says="a folder of images, a data set, or a list of these").or_null(),
     "shift_images": count(2).or_null(),
     **dict.fromkeys(("duplicates", "suspect_labels"), FLAG),
     "trusted_targets": NAMES,
@@ -80,6 +81,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
         "image_types: made of test images": types,
         "protocol=paper: over the last test images": config["protocol"] == "paper",
         "shifts: compared with test images": config["shifts"],
+        "ood: compared with test images": config["ood"],
     }
     if config["split"] == "val":
         yield from (f"{what}; leave split=test" for what, asked in of_test.items() if asked)
@@ -94,10 +96,11 @@ def find_contradictions(config: Config) -> Iterator[str]:
 
 def list_shifts(config: Config) -> list[str]:
     """The sets that are asked for, in words, or one in a word."""
-    asked: str | list[str] = config["shifts"]
-    if asked == "all":
-        return [*SHIFTS]
-    return [asked] if isinstance(asked, str) else asked
+    return [*SHIFTS] if config["shifts"] == "all" else list_words(config["shifts"])
+
+
+def list_words(asked: str | list[str] | None) -> list[str]:
+    return [asked] if isinstance(asked, str) else asked or []
 
 
 def find_problems_of_data(config: Config) -> Iterator[str]:
@@ -116,7 +119,7 @@ def find_problems_of_data(config: Config) -> Iterator[str]:
         "data_root": config["data_root"] is not None,
         "image_types": bool(config["image_types"]["types"]),
         "grad_cam.images": config["grad_cam"]["images"] != "none",
-        "shifts": bool(config["shifts"]),
+        **{name: bool(config[name]) for name in ("shifts", "ood")},
         **{name: config[name] for name in ("duplicates", "suspect_labels")},
     }
     yield from (f"{name}: is of a run's own images; leave data= out" for name in own if own[name])

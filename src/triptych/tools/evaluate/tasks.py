@@ -15,7 +15,7 @@ from triptych.tools.statistics.inference import bootstrap_interval
 def check_settings(run: RebuiltRun, config: Config) -> None:
     """Raise UserError at a setting that means something for one label an image alone."""
     asked = {
-        **{name: config[name] for name in ("data", "tta", "shifts", "suspect_labels")},
+        **{name: config[name] for name in ("data", "tta", "shifts", "ood", "suspect_labels")},
         "protocol": None if config["protocol"] == "full" else config["protocol"],
         "image_types": config["image_types"]["types"],
         "grad_cam.images": config["grad_cam"]["images"],

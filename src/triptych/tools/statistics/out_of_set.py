@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp, ndtri, softmax
 
-from triptych.tools.statistics.conformal import Array, clopper_pearson, find_threshold
+from triptych.tools.statistics.conformal import Array, find_threshold
 from triptych.tools.statistics.crossed import sum_by_group
-from triptych.tools.statistics.groups import Groups, share_interval
+from triptych.tools.statistics.groups import Groups
 from triptych.tools.statistics.inference import LEVEL, WithInterval, wilson
+from triptych.tools.statistics.selective import exact_interval
 
 KEEP = 0.95  # of known images that are answered
 Logits = NDArray[np.floating[Any]]
 # Of logits (., C): as `abstention.Rejection` has it, and by Liu et al. (2020).
 DOUBTS: dict[str, Callable[[Array], Array]] = {
-    "highest probability": lambda logits: np.asarray(1 - softmax(logits, axis=1).max(axis=1)),
+    "probability": lambda logits: np.asarray(1 - softmax(logits, axis=1).max(axis=1)),
     "energy": lambda logits: np.asarray(-logsumexp(logits, axis=1)),
 }
 
@@ -47,17 +48,11 @@ def separate(
     doubts = (DOUBTS[score](logits.astype(np.float64)) for logits in (val, known, strange))
     of_val, of_known, of_strange = doubts
     most = find_threshold(of_val, keep)
-    kept = find_share(of_known <= most, groups)
-    accepted = find_share(of_strange <= most)
+    kept, accepted = (
+        WithInterval(float(answered.mean()), *exact_interval(answered, own))
+        for answered, own in ((of_known <= most, groups), (of_strange <= most, None))
+    )
     return Separation(score, measure_auroc(-of_known, -of_strange, groups), kept, accepted)
-
-
-def find_share(answered: NDArray[np.bool_], groups: Groups = None) -> WithInterval:
-    """With the exact interval over images, or one over groups."""
-    count, total = int(answered.sum()), len(answered)
-    if groups is None:
-        return WithInterval(count / total, *clopper_pearson(count, total))
-    return WithInterval(count / total, *share_interval(answered, groups))
 
 
 def measure_auroc(known: Array, strange: Array, groups: Groups = None) -> WithInterval:

@@ -1,0 +1,128 @@
+"""Images of none of the classes: how many of them a network would answer, by its own threshold.
+
+Shapes: N images of such a set, C classes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from triptych.config import TEXT, count
+from triptych.errors import UserError
+from triptych.runs.predictions import Predictions, read_arrays, read_validation
+from triptych.runs.reader import sanitize
+from triptych.tools.compare.content import describe
+from triptych.tools.compare.formats import fixed, interval, percent, pluralize
+from triptych.tools.compare.recipes import Recipe
+from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, read_optional
+from triptych.tools.statistics.inference import WithInterval
+from triptych.tools.statistics.out_of_set import DOUBTS, Separation, separate
+
+MAX_SETS = 20  # of a run
+ABOUT = {"name": TEXT, "digest": TEXT, "num_images": count(1)}
+
+
+class Measured(NamedTuple):
+    """A network on one set."""
+
+    name: str
+    digest: str  # the same for the same images
+    num_images: int
+    separations: tuple[Separation, ...]  # of DOUBTS, the first what `predict` rejects by
+
+
+def read_measured(folder: Path, name: str, test: Predictions, keep: float) -> Measured:
+    """What `evaluate` left of a set; raises UserError in one line where it is not that, or without
+    the validation images that thresholds are of."""
+    val, path = read_validation(folder, test.num_classes), folder / "ood" / f"{name}.json"
+    [about] = read_entries(path, ABOUT) or [{}]
+    logits = read_arrays(path.with_suffix(".npz"), ("logits",))["logits"]
+    if logits.shape != (about.get("num_images"), test.num_classes) or not np.isfinite(logits).all():
+        raise UserError(f"{path}: not of the file beside it; run evaluate.py again")
+    each = (separate(s, val.logits, test.logits, logits, keep, test.groups) for s in DOUBTS)
+    return Measured(**about, separations=tuple(each))
+
+
+class Separated(NamedTuple):
+    """A recipe on one set: its first network, and the least and the greatest AUROC of all."""
+
+    recipe: str
+    num_seeds: int
+    measured: Measured
+    ends: tuple[float, float]
+
+
+class StrangeSet(NamedTuple):
+    name: str
+    num_images: int
+    keep: float
+    rows: Sequence[Separated]  # in the order of the recipes
+
+    def describe(self) -> dict[str, Any]:
+        """For verdict.json."""
+        rows = [
+            {
+                **{"recipe": row.recipe, "num_seeds": row.num_seeds, "auroc_of_seeds": row.ends},
+                "scores": describe(row.measured.separations),
+            }
+            for row in self.rows
+        ]
+        about = {"name": self.name, "num_images": self.num_images, "keep": self.keep}
+        return about | {"digest": self.rows[0].measured.digest, "recipes": rows}
+
+    def write_sentence(self, recipe: str) -> str:
+        """Of this recipe, or else of the first."""
+        row = next((row for row in self.rows if row.recipe == recipe), self.rows[0])
+        _, auroc, _, accepted = row.measured.separations[0]
+        return (
+            f"Of {pluralize(self.num_images, 'image')} of {self.name}, which belong to none of its "
+            f"classes, {row.recipe} would answer {write_share(accepted)} when it answers "
+            f"{100 * self.keep:g} % of its own: AUROC {write_auroc(auroc)}."
+        )
+
+
+def write_share(share: WithInterval) -> str:
+    return f"{percent(share.value, 1)} % ({interval(share.low, share.high, digits=1)})"
+
+
+def write_auroc(auroc: WithInterval) -> str:
+    return f"{auroc.value:.3f} ({interval(auroc.low, auroc.high, fixed, 3)})"
+
+
+def list_sets(
+    recipes: Sequence[Recipe], keep: float, problems: list[Problem]
+) -> Iterator[StrangeSet]:
+    """By name, each of the images that most networks were measured on."""
+    measured = {recipe: [*list_measured(recipe, keep, problems)] for recipe in recipes}
+    for name in sorted({each.name for row in measured.values() for each in row}):
+        of_name = {r: [each for each in row if each.name == name] for r, row in measured.items()}
+        digests = Counter(each.digest for row in of_name.values() for each in row)
+        [(digest, _)] = digests.most_common(1)
+        rows = []
+        for recipe, row in of_name.items():
+            same = [each for each in row if each.digest == digest]
+            if len(same) < len(row):
+                what = (
+                    f"left out on {name}: {recipe.label} was measured on other images of this name"
+                )
+                problems.append(Problem(sanitize(str(recipe.first.folder)), what))
+            if same:
+                aurocs = [each.separations[0].auroc.value for each in same]
+                rows.append(Separated(recipe.label, len(same), same[0], (min(aurocs), max(aurocs))))
+        yield StrangeSet(name, rows[0].measured.num_images, keep, rows)
+
+
+def list_measured(recipe: Recipe, keep: float, problems: list[Problem]) -> Iterator[Measured]:
+    """Of its networks, each on the sets that lie in its folder."""
+    for network in recipe.networks:
+        paths = [] if network.is_guest else sorted((network.folder / "ood").glob("*.json"))
+        for path in paths[:MAX_SETS]:
+
+            def read(network: TrainedNetwork, name: str = path.stem) -> Measured:
+                return read_measured(network.folder, name, network.test, keep)
+
+            measured = read_optional(read, network, problems)
+            yield from [measured] if measured else []
