@@ -58,6 +58,12 @@ def list_known(c: Comparison) -> Iterator[tuple[str, Any]]:
         assert after
         errors = [(each.error, *each.interval, each.nll) for each in (before, after)]
         yield recipe.first.label, (temperature, before.expected, before.expected_high, errors)
+    section: Any = c.sections["abstention"]
+    for each in section.measured:
+        sets = [sets[1:] for sets in each.sets]
+        answers = [(row.risk, *row[1:]) for row in each.answers]
+        yield each.label, (each.num_val, each.num_candidates, sets, answers)
+        yield from ((row.name, row[1:-1]) for row in each.classes)
     for pair in (*c.rank_pairs(c.recipe_pairs), *c.rank_pairs(c.network_pairs)):
         tested = (pair.difference, pair.only_a, pair.only_b, pair.f1_difference)
         yield f"{pair.a} − {pair.b}", (tested, [max(p, 1e-4) for p in (pair.p, pair.p_holm)])
