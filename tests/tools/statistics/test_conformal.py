@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from triptych.tools.statistics import conformal
 from triptych.tools.statistics.conformal import (
     clopper_pearson,
     find_rank,
@@ -50,6 +51,14 @@ def test_scores_of_raps_are_those_of_its_definition(
     expected = [score_by_definition(row, u, 0.1, free_ranks) for row in p.tolist()]
     scores = raps_scores(p, np.full(len(p), u), 0.1, free_ranks)
     np.testing.assert_allclose(scores, expected, atol=1e-12)
+
+
+def test_scores_of_many_images_are_those_of_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    p, u = random.dirichlet(np.ones(5), size=30), random.random(30)
+    together = raps_scores(p, u)
+    monkeypatch.setattr(conformal, "AT_ONCE", 35)
+    np.testing.assert_array_equal(raps_scores(p, u), together)
 
 
 @pytest.mark.parametrize("kind", ["lac", "raps"])

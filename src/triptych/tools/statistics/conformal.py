@@ -16,6 +16,7 @@ from scipy.special import betaincinv
 from triptych.tools.statistics.inference import LEVEL, Interval
 
 PENALTY, FREE_RANKS = 0.01, 5  # of RAPS (Angelopoulos et al., 2021): fixed, not tuned
+AT_ONCE = 2_000_000  # probabilities that are sorted, for their memory
 Array = NDArray[np.float64]
 
 
@@ -28,14 +29,17 @@ def raps_scores(
     The smallest sets are those by `1 - probabilities` (LAC: Sadinle, Lei, Wasserman 2019), some of
     them empty where the level is below the accuracy.
     """
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    ordered = np.take_along_axis(probabilities, order, axis=1)
-    ranks = np.arange(1, order.shape[1] + 1)
-    scores = np.cumsum(ordered, axis=1) - (1 - u[:, None]) * ordered
-    scores += penalty * np.maximum(ranks - free_ranks, 0)
-    result = np.empty_like(scores)
-    np.put_along_axis(result, order, scores, axis=1)
-    return result
+    ranks = np.arange(1, probabilities.shape[1] + 1)
+    late = penalty * np.maximum(ranks - free_ranks, 0)
+    scores = np.empty_like(probabilities)
+    step = max(1, AT_ONCE // len(ranks))
+    for start in range(0, len(probabilities), step):
+        p = probabilities[start : start + step]
+        order = np.argsort(-p, axis=1, kind="stable")
+        ordered = np.take_along_axis(p, order, axis=1)
+        above = np.cumsum(ordered, axis=1) - (1 - u[start : start + step, None]) * ordered
+        np.put_along_axis(scores[start : start + step], order, above + late, axis=1)
+    return scores
 
 
 def find_threshold(scores: Array, level: float) -> float:
