@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from inspect import signature
 from itertools import product
 from pathlib import Path
@@ -252,9 +253,9 @@ def sets(
 ) -> Case:
     p, of_labels = np.array(probabilities), (np.arange(len(labels)), np.array(labels))
     new_p, settings = np.array(new_probabilities), (raps["lam"], raps["kreg"])
-    lac = conformal.find_threshold(1 - p[of_labels], alpha)
+    lac = conformal.find_threshold(1 - p[of_labels], keep(alpha))
     scores = conformal.raps_scores(p, np.array(u), *settings)
-    threshold = conformal.find_threshold(scores[of_labels], alpha)
+    threshold = conformal.find_threshold(scores[of_labels], keep(alpha))
     new_scores = conformal.raps_scores(new_p, np.array(new_u), *settings)
     return {
         "lac_threshold": lac,
@@ -265,8 +266,13 @@ def sets(
     }
 
 
+def keep(alpha: float) -> float:
+    """1 less alpha, as it is written."""
+    return float(1 - Fraction(str(alpha)))
+
+
 def coverage_law(n: int, alpha: float) -> Case:
-    k = conformal.find_rank(n, alpha)
+    k = conformal.find_rank(n, keep(alpha))
     law = beta(k, n + 1 - k)
     return {"beta": law.args, "mean": law.mean(), "low_5_percent": law.ppf(0.05)}
 
@@ -304,7 +310,7 @@ GROUPS: dict[str, Callable[..., Case]] = {
     "8_mean": mean,
     "9_without_suspects": without_suspects,
     "9_any_relabelling": any_relabelling,
-    "10_rank": lambda n, alpha: {"rank": conformal.find_rank(n, alpha)},
+    "10_rank": lambda n, alpha: {"rank": conformal.find_rank(n, keep(alpha))},
     "10_sets": sets,
     "10_coverage_law": coverage_law,
     "10_slack": lambda n, checkpoints: {"slack": conformal.selection_slack(n, checkpoints)},
