@@ -45,7 +45,8 @@ OPTIONAL_METADATA: dict[str, Rule] = {
 }
 # What a run and its evaluation write; all else in its folder is a logger's or a callback's.
 OWN_FOLDERS = """
-    checkpoints predictions figures tensorboard external shifts ood export earlier model_checkpoints
+    checkpoints predictions figures tensorboard external shifts ood export deployments earlier
+    model_checkpoints
 """.split()
 OWN_FILES = (
     *("config.yaml", "run.json", "metrics.csv", "train.log", "traceback.txt", "plan.yaml", ".lock"),

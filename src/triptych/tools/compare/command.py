@@ -18,6 +18,7 @@ from triptych.runs.reader import find_run_folders
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare import (
     abstention,
+    deployments,
     labels,
     paired_scores,
     planned,
@@ -74,6 +75,7 @@ SECTIONS: dict[str, Callable[[Tested], Section | None]] = {
     "suspects": suspects.build,
     "shifts": shifts.build,
     "abstention": abstention.build,
+    "deployments": deployments.build,
 }
 MAX_CALIBRATED = 10  # recipes: each takes a bootstrap of a thousand samples
 

@@ -22,7 +22,7 @@ SCHEMA = 1  # another once a key is gone or means something else; a new key chan
 SECTIONS = {
     **{"ranks": "ranks", "components": "uncertainty", "scores": "scores", "tuning": "tuning"},
     **{"suspects": "suspects", "shifts": "shifts"},
-    "abstention": "abstention",
+    **{"abstention": "abstention", "deployments": "deployments"},
 }
 
 

@@ -117,6 +117,7 @@ def check_files(
         agreement = find_agreement(network.trained, own)
         record = describe(process, written.get(name, Written()), files[name]) | shared
         record |= {"num_images": len(own.labels), "agreement": agreement} | costs._asdict()
+        record["precision"] = record["precision"] or network.precision  # compiled: as the run's
         sentences = [words, *write_sentences(agreement, costs, of_network)]
         deployments.append(Deployment(name, files[name], sentences, record, own))
     return deployments

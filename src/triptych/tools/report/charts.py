@@ -74,6 +74,7 @@ class Series:
     high: Numbers | None = None
     marked: NDArray[np.bool_] | None = None  # points that stand out
     label: str = ""
+    marker: str = ""  # instead of the style's own
 
 
 @dataclass(frozen=True)

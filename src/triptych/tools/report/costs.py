@@ -94,6 +94,12 @@ def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
 
     Marked means are filled and joined, the others hollow.
     """
+    best = draw_marks(axes, series)
+    write_labels(axes, series if len(series) <= MAX_LABELS else best)
+
+
+def draw_marks(axes: Axes, series: Sequence[Series]) -> list[Series]:
+    """The same without names; those that are marked."""
     costs = np.concatenate([each.x for each in series])
     axes.set_xlim(costs.min() / 1.3, costs.max() * 1.3)
     if costs.max() > 50 * costs.min():  # 2 and 5 between powers of ten would overlap
@@ -104,24 +110,29 @@ def draw_trade_off(axes: Axes, series: Sequence[Series]) -> None:
         look, mean = charts.find_point_look(each.style), (each.x[:1], each.y[:1])
         axes.plot(each.x[1:], each.y[1:], **look | {"markersize": 3, "marker": "o", "alpha": 0.6})
         charts.draw_intervals(axes, each)
-        axes.plot(*mean, **look | ({} if each in best else hollow))
+        marker = {"marker": each.marker} if each.marker else {}
+        axes.plot(*mean, **look | marker | ({} if each in best else hollow))
     if best:
         line = sorted((each.x[0], each.y[0]) for each in best)
         charts.draw_dotted(axes, *zip(*line, strict=True))
-    write_labels(axes, series if len(series) <= MAX_LABELS else best)
+    return best
 
 
-def write_labels(axes: Axes, series: Sequence[Series]) -> None:
+def write_labels(axes: Axes, series: Sequence[Series], *, on_lines: bool = False) -> None:
     """The name of each series beside its first point, where it covers no point and no other name;
-    where there is no such place, none."""
+    where there is no such place, none. First above it, where points lie `on_lines`."""
     axes.autoscale_view()
     points = [axes.transData.transform(np.column_stack((s.x, s.y))) for s in series]
     left, bottom, right, top = axes.bbox.extents
     taken = [(x - 5, y - 5, x + 5, y + 5) for each in points for x, y in each]
     for each, (x, y) in zip(series, (point[0] for point in points), strict=True):
+        if not each.label:
+            continue
         name = charts.cut_middle(each.label, MAX_LETTERS)
         width = charts.LETTER * count_columns(name)
-        for dx, dy in ((9, -6), (-9 - width, -6), (-width / 2, 10), (-width / 2, -22), (9, 8)):
+        sides = [(9, -6), (-9 - width, -6)]
+        above = [(-width / 2, 10), (-width / 2, -22), (9, 8)]
+        for dx, dy in [(4 - width, 9), *above, *sides] if on_lines else [*sides, *above]:
             box = (x + dx, y + dy, x + dx + width, y + dy + 13)
             is_inside = box[0] >= left and box[2] <= right and bottom <= box[1] and box[3] <= top
             if is_inside and not any(overlap(box, other) for other in taken):

@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.filesize import decimal
 
 from triptych.callbacks.figures import MAX_WRITTEN_CLASSES
 from triptych.runs.reader import sanitize
@@ -40,6 +41,7 @@ from triptych.tools.report.curves import (
     draw_image_types,
     draw_risks,
 )
+from triptych.tools.report.deployments import draw_deployments
 from triptych.tools.report.images import encode_picture, encode_pictures
 from triptych.tools.report.shares import draw_shares
 from triptych.tools.statistics.inference import (
@@ -103,6 +105,7 @@ def render_page(comparison: BaseComparison, data: Mapping[str, str] = MappingPro
         image_types=draw_image_types(comparison.image_types, key),
         draw_shares=draw_shares,
         draw_risks=draw_risks,
+        draw_deployments=draw_deployments,
     )
 
 
@@ -190,6 +193,11 @@ def format_interval(
     return formats.interval(estimate.low, estimate.high, write, digits)
 
 
+def size(num_bytes: int | None) -> str:
+    """22.5 MB."""
+    return formats.DASH if num_bytes is None else decimal(num_bytes)
+
+
 def share(part: float, total: float) -> str:
     """The square root of a share, as CSS takes it."""
     return f"{100 * math.sqrt(part / total):.0f}%" if total else "0%"
@@ -214,7 +222,7 @@ def locate(value: float, scale: Interval) -> str:
 FILTERS = (
     *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
     *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
-    *(write_cost, share, find_scale, locate),
+    *(write_cost, size, share, find_scale, locate),
     *(encode_picture, draw_matrix, draw_difference, list_empty),
     *(formats.data_uri, sanitize, Markup),
 )

@@ -243,7 +243,8 @@ const check = (() => {
     }
     if (scores) checkPairs(scores.pairs.filter(isAccuracy), recipes, null);
     left.push(...(scores ? ["scores besides accuracy"] : []),
-      ...["ranks", "components", "tuning", "suspects", "shifts"].filter((name) => verdict[name]),
+      ...["ranks", "components", "tuning", "suspects", "shifts", "abstention", "deployments"]
+        .filter((name) => verdict[name]),
       ...(verdict.claims.length ? ["claims"] : []));
     return { rows, left };
   };
