@@ -40,8 +40,10 @@ def draw(num_images: int, seed: int, skill: float = 2) -> tuple[NDArray[Any], ND
     return logits.astype(np.float32), labels
 
 
-def plant_validated(root: Path, seed: int, val: NDArray[Any], labels: NDArray[Any]) -> Path:
-    record = plant(root, seed)
+def plant_validated(
+    root: Path, seed: int, val: NDArray[Any], labels: NDArray[Any], **metadata: Any
+) -> Path:
+    record = plant(root, seed, **metadata)
     record.add_predictions("val", logits=val, labels=labels, index=np.arange(len(labels)))
     return record.folder
 
@@ -128,7 +130,7 @@ def find_thresholds(run: Path, num_images: int, seed: int = 0, **settings: Any) 
         "val", logits=logits, labels=labels, index=np.arange(num_images)
     )
     config = {"coverage": None, "keep": None, "sets": "lac", **settings}
-    thresholds = calibrate([rebuild_run(run, TARGETS)], config, num_candidates=1)
+    thresholds = calibrate([rebuild_run(run, TARGETS)], [1.0], config)
     assert thresholds
     return thresholds
 
@@ -174,8 +176,19 @@ def test_the_promise_is_less_where_the_same_images_chose_the_network(run: Path) 
     left = [math.floor(1000 * (level * 1.001 - slack)) / 10 for level in (0.95, 0.9)]
     chosen = replace(thresholds, num_candidates=40).promise
     assert [*map(float, re.findall(r"([\d.]+) %", chosen))] == [95, 90, *left]
+    grouped = replace(thresholds, num_candidates=40, has_groups=True).promise
+    assert [*map(float, re.findall(r"([\d.]+) %", grouped))] == [95, 90], "no guarantee in numbers"
     assert "1,000 validation images" in chosen
     assert " 40 " in chosen
+
+
+def test_an_ensemble_is_chosen_among_all_that_its_networks_could_have_made(tmp_path: Path) -> None:
+    folders = [plant_validated(tmp_path, n, *draw(30, 0), num_epochs=3 + n) for n in range(2)]
+    runs = [rebuild_run(folder, TARGETS) for folder in folders]
+    config = {"coverage": 0.9, "keep": None, "sets": "lac"}
+    thresholds = calibrate(runs, [1.0, 1.0], config, num_rivals=5)
+    assert thresholds
+    assert thresholds.num_candidates == 5 * 3 * 4
 
 
 def test_too_few_validation_images_leave_every_class_and_say_so(run: Path) -> None:
@@ -205,16 +218,16 @@ def test_networks_without_validation_images_or_with_others_are_an_error(
     config = {"coverage": None, "keep": 0.9, "sets": "lac"}
     without = rebuild_run(plant(tmp_path).folder, TARGETS)
     with pytest.raises(UserError, match=r"^keep=0\.9: .*\n.*val\.npz: missing"):
-        calibrate([without], config, 1)
+        calibrate([without], [1.0], config)
     find_thresholds(run, 50, coverage=0.9)
     other = rebuild_run(plant_validated(tmp_path, 1, *draw(50, seed=1)), TARGETS)
     with pytest.raises(UserError, match=r"^keep=0\.9: ") as error:
-        calibrate([rebuild_run(run, TARGETS), other], config, 1)
+        calibrate([rebuild_run(run, TARGETS), other], [1.0] * 2, config)
     assert str(other.record.folder) in str(error.value)
     assert str(error.value).count("\n") < 3
     several: Any = SimpleNamespace(task="multilabel")
     with pytest.raises(UserError, match=r"^coverage=0\.9: takes networks of one label"):
-        calibrate([several], config | {"coverage": 0.9}, 1)
+        calibrate([several], [1.0], config | {"coverage": 0.9})
 
 
 @pytest.mark.parametrize("command", ["predict", "serve"])

@@ -6,7 +6,6 @@ Shapes: N validation images, C classes.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ from triptych.errors import UserError
 from triptych.runs.predictions import read_validation
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.formats import join_words, pluralize
+from triptych.tools.compare.searches import count_candidates
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.abstention import ClassSets, Rejection
-from triptych.tools.statistics.conformal import Array, guarantee_coverage
+from triptych.tools.statistics.conformal import Array, find_least_images, guarantee_coverage
 
 NONE = "none of these"
 MAX_NAMES = 4  # of classes, where space is short
@@ -61,6 +61,7 @@ class Thresholds:
     rejection: Rejection | None
     num_images: int
     num_candidates: int
+    has_groups: bool = False  # whether images belong together, as photos of one object
 
     def answer(self, probabilities: Array) -> Answer:
         """Of an image, (C,)."""
@@ -80,7 +81,9 @@ class Thresholds:
             chances = [guarantee_coverage(n, level, self.num_candidates) for level, _, n in levels]
             what = join_words([f"{percent(level)} {what}" for level, what, _ in levels])
             text += f" Of images like them at least {what}, on average."
-            if self.num_candidates > 1:
+            if self.has_groups:
+                text += " They come in groups of similar images, so no rate is guaranteed."
+            elif self.num_candidates > 1:
                 left = join_words([percent(math.floor(1000 * chance) / 1000) for chance in chances])
                 text += f" They also chose the weights, among {self.num_candidates:,} candidates,"
                 text += f" which leaves a guarantee of {left}."
@@ -89,11 +92,10 @@ class Thresholds:
     def list_levels(self) -> Iterator[tuple[float, str, int]]:
         """What happens how often, and by how many images at least, where these are enough."""
         if self.sets and (has_own := np.isfinite(self.sets.thresholds)).any():
-            if self.sets.method == "classwise":
-                least = int(self.sets.num_by_class[has_own].min())
-                yield self.sets.level, "of every class have it in their set", least
-            else:
-                yield self.sets.level, "have their class in the set", self.num_images
+            by_class = self.sets.method == "classwise"
+            what = f"{'of every class ' * by_class}have their class in the set"
+            fewest = int(self.sets.num_by_class[has_own].min())
+            yield self.sets.level, what, fewest if by_class else self.num_images
         if self.rejection and math.isfinite(self.rejection.max_doubt):
             yield self.rejection.keep, "are answered", self.num_images
 
@@ -101,18 +103,12 @@ class Thresholds:
         """What too few images leave without a threshold."""
         if self.sets and (lacks := np.isinf(self.sets.thresholds)).any():
             rare = [name for name, is_rare in zip(self.classes, lacks, strict=True) if is_rare]
-            needed, what = count_needed(self.sets.level), join_words(rare, MAX_NAMES)
+            least, what = find_least_images(self.sets.level), join_words(rare, MAX_NAMES)
             of = "images of each class" if self.sets.method == "classwise" else "images"
-            yield f"coverage={self.sets.level} takes {needed} {of}: every set has {what}."
+            yield f"coverage={self.sets.level} takes {least:,} {of}: every set has {what}."
         if self.rejection and math.isinf(self.rejection.max_doubt):
             keep = self.rejection.keep
-            yield f"keep={keep} takes {count_needed(keep)} images: every image is answered."
-
-
-def count_needed(level: float) -> int:
-    """The fewest images with a threshold: n such that n / (n + 1) is at least the level."""
-    share = Fraction(str(level))
-    return math.ceil(share / (1 - share))
+            yield f"keep={keep} takes {find_least_images(keep):,} images: every image is answered."
 
 
 def percent(share: float) -> str:
@@ -122,11 +118,13 @@ def percent(share: float) -> str:
 
 def calibrate(
     runs: Sequence[RebuiltRun],
+    temperatures: Sequence[float],
     config: Config,
-    num_candidates: int,
-    temperatures: Sequence[float] | None = None,
+    num_rivals: int = 1,
 ) -> Thresholds | None:
     """For the mean of the runs' probabilities; None where neither `coverage` nor `keep` is set.
+
+    `num_rivals`: how many such runs they are the best of, by the same images.
 
     Raises UserError where a run is of another task, lacks its predictions of validation images, or
     has those of other images than the first.
@@ -149,7 +147,7 @@ def calibrate(
                 f"{run.record.folder} has others than {runs[0].record.folder}: "
                 "take runs of one data.split_seed"
             )
-    each = zip(runs, vals, temperatures or [1.0] * len(runs), strict=True)
+    each = zip(runs, vals, temperatures, strict=True)
     shares = [
         run.module.probabilities(torch.from_numpy(v.logits).float() / t) for run, v, t in each
     ]
@@ -157,4 +155,6 @@ def calibrate(
     sets = coverage and ClassSets.calibrate(mean, labels, coverage, config["sets"])
     rejection = keep and Rejection.calibrate(mean, keep)
     names = sanitize([*runs[0].classes])
-    return Thresholds(names, sets, rejection, len(labels), num_candidates)
+    chosen_among = [num_rivals, *(count_candidates(r.config, r.record.metadata) for r in runs)]
+    has_groups = any(run.config["data"].get("groups") for run in runs)
+    return Thresholds(names, sets, rejection, len(labels), math.prod(chosen_among), has_groups)

@@ -4,21 +4,18 @@ Shapes: M networks, B images of a batch, C classes.
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from triptych.config import Config, format_value, number
+from triptych.config import format_value, number
 from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import Record
 from triptych.tools.compare.names import Described, make_labels
-from triptych.tools.compare.searches import count_candidates
 from triptych.tools.evaluate.rebuild import build_scorer, rebuild_run
-from triptych.tools.predict.answers import Thresholds, calibrate
 from triptych.tools.predict.images import DecodedImage, View
 
 TEMPERATURE = number(0, above=True)
@@ -61,11 +58,6 @@ class Ensemble:
         self.classes = tuple(sanitize([*first.classes]))
         self.view_of_each = [View.from_run(run) for run in self.runs]
         self.views = [*dict.fromkeys(self.view_of_each)]  # the distinct ones
-
-    def calibrate(self, config: Config) -> Thresholds | None:
-        """What answers are made by, as `calibrate` has it for the mean of the networks."""
-        each = [count_candidates(run.config, run.record.metadata) for run in self.runs]
-        return calibrate(self.runs, config, math.prod(each), self.temperatures)
 
     def probabilities(self, images: Sequence[DecodedImage], *, mirrored: bool = False) -> Tensor:
         """Float32 (B, M, C), on the device; of the images' mirror images if `mirrored`."""

@@ -18,6 +18,7 @@ from triptych.distributed.processes import count_cores
 from triptych.errors import UserError
 from triptych.runs.predictions import MULTILABEL
 from triptych.tools.evaluate.rebuild import find_device
+from triptych.tools.predict.answers import calibrate
 from triptych.tools.predict.ensemble import Ensemble
 from triptych.tools.predict.images import decode_batches, decode_image
 from triptych.tools.predict.labels import SEVERAL_LABELS
@@ -92,7 +93,7 @@ def predict_all(ensemble: Ensemble, paths: Iterable[str], config: Config) -> tup
 
 def choose_layout(ensemble: Ensemble, config: Config) -> tuple[Layout, Form]:
     """What rows have, and how they show it."""
-    if thresholds := ensemble.calibrate(config):
+    if thresholds := calibrate(ensemble.runs, ensemble.temperatures, config):
         log.info("%s", thresholds.promise)
     if ensemble.task == MULTILABEL:
         if config["tta"] != "none":

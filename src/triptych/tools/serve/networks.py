@@ -18,7 +18,6 @@ from triptych.tools.compare.runs import (
     describe_problem,
     find_val_accuracy,
 )
-from triptych.tools.compare.searches import count_candidates
 from triptych.tools.evaluate.cost import inference_call
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device, rebuild_run
 from triptych.tools.predict.answers import Thresholds, calibrate
@@ -125,8 +124,7 @@ def load_first(
     for record in records:
         try:
             run = rebuild_run(record.folder, config["trusted_targets"])
-            num_candidates = len(records) * count_candidates(run.config, record.metadata)
-            thresholds = calibrate([run], config, num_candidates)
+            thresholds = calibrate([run], [1.0], config, num_rivals=len(records))
             network = Network(name, run, View.from_run(run), thresholds)
             run.to(device)
             with torch.inference_mode():
