@@ -10,6 +10,7 @@ import pytest
 
 from tests.deployed_files import SPEED, write_deployment
 from tests.run_folders import write_run
+from tests.tools.report.test_numbers import is_written, list_numbers, read_numbers
 from tests.tools.report.test_page import read_terms
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
@@ -91,3 +92,16 @@ def test_every_column_has_its_definition(root: Path) -> None:
     known = {column for _, _, columns in read_terms().values() for column in columns}
     assert len(heads) == 15
     assert heads - known == {"network", "format", "measured on"}
+
+
+def test_every_number_of_a_file_stands_in_a_row_of_its_network(root: Path) -> None:
+    comparison = compare_below(root)
+    page, count = render_page(comparison), 0
+    shown = read_numbers(page[page.index("Networks in torch") :])
+    apart = ("level", "num_images", "calibration_images")  # one stands above, others below
+    for each in comparison.sections["deployments"].describe()["files"]:
+        known = {name: value for name, value in each.items() if name not in apart}
+        for value in list_numbers(known | {"p": max(each["p"], 1e-4)}):
+            assert any(is_written(value, *number) for number in shown[each["name"]]), value
+            count += 1
+    assert count > 4 * 20

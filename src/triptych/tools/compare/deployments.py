@@ -38,7 +38,7 @@ FORMATS = {
 }
 KEYS = {f"{name}{device}": name for name in FORMATS for device in ("", "_gpu")}  # of records
 MAX_SENTENCES = 3  # of more networks one sentence tells of all
-POSITIVE = number(0, 1e18, above=True)
+POSITIVE = number(1e-6, 1e12)  # of what is divided and drawn on a logarithmic scale
 TEXTS = Rule("a mapping of texts", lambda v: MAPPING.holds(v) and all(map(TEXT.holds, v.values())))
 SPEED: dict[str, Rule] = {
     **dict.fromkeys(("latency_ms_p50", "latency_ms_p95"), POSITIVE),
@@ -239,9 +239,9 @@ def write_sentences(blocks: Sequence[Block]) -> list[str]:
 def write_sentence(block: Block, num_tests: int) -> str:
     """What its fastest file loses or gains, or by its interval may lose, and how fast it is."""
     best = max(block.files, key=lambda each: each.speedup)
-    difference, speedup = best.test.difference, best.speedup
+    difference, speedup, num_files = best.test.difference, best.speedup, len(block.files)
     name = f"{best.network.label} in {best.words}"
-    name += ", its fastest file," if len(block.files) > 1 else ""
+    name += f", the fastest of {num_files} formats," if num_files > 1 else ""
     written = ACCURACY.write_interval
     if best.is_significant:
         verb = "loses" if difference.value < 0 else "gains"
