@@ -109,6 +109,27 @@ def test_an_ensemble_predicts_the_mean_and_shows_each_vote_and_mirror_images_bes
         np.testing.assert_allclose(shares, expected.max(1), atol=TOLERANCE)
 
 
+def test_a_folder_gets_the_predictions_that_its_images_get_one_by_one(
+    runs: list[Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    paths = sorted(photos.iterdir())
+    for place, path in enumerate(paths):
+        os.link(path, photos / f"{place + 12}.png")
+    predict(runs, photos, out=tmp_path / "all.csv", batch_size=16, num_threads=3, tta="flip")
+    together = [[*row.values()][1:] for row in read_csv(tmp_path / "all.csv")]
+    assert len(together) == 24
+    assert together[12:] == together[:12]
+    for place, path in enumerate(paths[:4]):
+        predict(runs, path, out=tmp_path / f"{place}.csv", tta="flip")
+        [alone] = read_csv(tmp_path / f"{place}.csv")
+        for one, other in zip([*alone.values()][1:], together[place], strict=True):
+            if one[:1].isdigit():
+                assert float(one) == pytest.approx(float(other), abs=TOLERANCE)
+            else:
+                assert one == other
+
+
 def test_an_unfinished_run_is_skipped_with_a_warning_unless_it_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

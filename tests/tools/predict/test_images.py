@@ -40,7 +40,7 @@ def photo(width: int, height: int) -> Image.Image:
     width=st.integers(1, 90),
     height=st.integers(1, 40) | st.integers(500, 800),
     size=st.integers(1, 70),
-    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "nearest"]),
 )
 def test_an_image_of_any_size_is_seen_as_the_pipeline_sees_all_of_it(
     width: int, height: int, size: int, interpolation: str
@@ -67,6 +67,16 @@ def test_a_file_gives_the_pixels_of_every_view_stored_first_where_training_did(
     stored, *others = decode_image(str(path), views, 10_000).pixels
     np.testing.assert_array_equal(stored, square(read_image(path, side=16), 16, "crop"))
     assert [pixels.shape for pixels in others] == [(3, 8, 8), (3, 9, 9)]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, (500, 600)), (224, (500, 600)), (300, 1000)])
+def test_a_large_jpeg_is_reduced_for_every_network_but_stays_twice_as_large_as_its_input(
+    side: int, expected: tuple[int, int] | int
+) -> None:
+    buffer = io.BytesIO()
+    photo(1000, 1200).resize((1000, 1200)).save(buffer, "JPEG")
+    [image] = read_views(buffer.getvalue(), [View(side, "bilinear", None)]).values()
+    assert image.size == (expected if isinstance(expected, tuple) else (1000, 1200))
 
 
 def view(source: dict[str, Any]) -> View:

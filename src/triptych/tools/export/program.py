@@ -15,14 +15,13 @@ from triptych.errors import UserError, summarize_error
 from triptych.models.backbone import Backbone
 from triptych.module import ImageClassifier
 from triptych.tools.evaluate.rebuild import RebuiltRun
-from triptych.tools.predict.images import View
+from triptych.tools.predict.images import View, cubic
 
 IMAGES, PROBABILITIES = "images", "probabilities"  # the names of input and output
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 # Torch takes an axis of 0 or 1, and two equal axes, for constants: all differ here.
 EXAMPLE = (2, 3, 61, 83)
 SUPPORT = 2  # of the cubic filter, in pixels of the coarser grid
-SHARPNESS = -0.5  # Keys (1981); Pillow's
 
 
 class Portable(nn.Module):
@@ -115,14 +114,6 @@ def filter_weights(span: tuple[Tensor, ...], num_pixels: int, side: int) -> Tens
     weights = weights / weights.sum(dim=1, keepdim=True)
     is_filled = (place >= 0) & (place < filled)
     return torch.where(is_filled[:, None], weights, 0.0).float()
-
-
-def cubic(distance: Tensor) -> Tensor:
-    """Keys' kernel at distances of 0 and more."""
-    a, x = SHARPNESS, distance
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return torch.where(x < 1, near, torch.where(x < SUPPORT, far, 0.0))
 
 
 def round_pixels(pixels: Tensor) -> Tensor:

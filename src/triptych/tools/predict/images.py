@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from triptych.build import instantiate
@@ -22,6 +23,8 @@ from triptych.tools.evaluate.rebuild import RebuiltRun
 
 ReadImage = Callable[..., Image.Image]
 STRIPE = 256  # rows of a large image that are converted to float at a time, to stay in the cache
+SUPPORT = {"bilinear": 1, "bicubic": 2}  # of the filters, in pixels of the coarser grid
+LEAST_SIDE = 240  # a JPEG is not reduced below twice that, so that it can be looked at
 
 
 class View(NamedTuple):
@@ -49,29 +52,73 @@ class View(NamedTuple):
         """
         if self.stored:
             return torch.from_numpy(square(image, *self.stored))
-        mode = v2.InterpolationMode(self.interpolation)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if image.height > 2 * STRIPE:  # the resize is separable, and torch shrinks rows first
-            stripes = torch.split(pixels, STRIPE, 1)
-            pixels = torch.cat([resize(s, s.shape[1], self.input_size, mode) for s in stripes], 1)
-        return resize(pixels.contiguous(), self.input_size, self.input_size, mode)
+        size, interpolation = self.input_size, self.interpolation
+        pixels = torch.from_numpy(np.array(image))
+        if interpolation not in SUPPORT:  # nearest, which has no filter
+            mode = v2.InterpolationMode(interpolation)
+            taken: Tensor = v2.functional.resize_image(pixels.permute(2, 0, 1), [size] * 2, mode)
+            return taken.float()
+        rows = resample(pixels.flatten(1), size, interpolation).view(size, image.width, 3)
+        columns = resample(rows.transpose(0, 1).flatten(1), size, interpolation)
+        return columns.view(size, size, 3).permute(2, 1, 0).contiguous()
 
 
-def resize(pixels: Tensor, height: int, width: int, mode: v2.InterpolationMode) -> Tensor:
-    image: Tensor = v2.functional.resize_image(
-        pixels.float(), [height, width], mode, antialias=True
-    )
-    return image
+def resample(rows: Tensor, size: int, interpolation: str) -> Tensor:
+    """Of rows (L, D), or to more of them, float (S, D): `F.interpolate` with antialias along L.
+
+    As sums of whole rows, which the processor adds many numbers at a time: three times as fast.
+    """
+    places, weights = filter_weights(len(rows), size, interpolation)
+    num_parts = -(-len(rows) // STRIPE)
+    parts = zip(places.chunk(num_parts), weights.chunk(num_parts), strict=True)
+    return torch.cat([sum_rows(rows, *part) for part in parts])
+
+
+def sum_rows(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    first, last = int(places.min()), int(places.max())
+    stripe = rows[first : last + 1].float()
+    return F.embedding_bag(places - first, stripe, mode="sum", per_sample_weights=weights)
+
+
+def filter_weights(length: int, size: int, interpolation: str) -> tuple[Tensor, Tensor]:
+    """For each of S pixels those of L it is made of, and how much of each: (S, K), float32.
+
+    In the arithmetic of torch's antialiased kernels, whose rounding a double would not share.
+    """
+    scale = torch.tensor(length) / size
+    stretch = scale.clamp(min=1)
+    support = stretch * SUPPORT[interpolation]
+    centers = scale * (torch.arange(size) + 0.5)
+    first = (centers - support + 0.5).floor().clamp(min=0)
+    places = first[:, None] + torch.arange(int(2 * support) + 2)
+    distance = (places - centers[:, None] + 0.5).abs() / stretch
+    weights = (1 - distance).clamp(min=0) if interpolation == "bilinear" else cubic(distance)
+    weights = weights * (places < length)
+    return places.clamp(max=length - 1).long(), weights / weights.sum(1, keepdim=True)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel (1981) at distances of 0 and more, with Pillow's and torch's sharpness."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def read_views(
     source: Path | bytes, views: Iterable[View], read: ReadImage = read_image, **options: Any
 ) -> dict[View, Image.Image]:
-    """The image for each view, a JPEG reduced as in training; `options` are those of `read_image`.
+    """The image for each view, a JPEG reduced as in training, or as such runs' whose training had
+    no photos; `options` are those of `read_image`.
 
     `read` stands in for it. Raises Unreadable.
     """
-    kinds = {view: (view.stored and view.stored[0], view.max_value) for view in views}
+    kinds = {
+        view: (
+            view.stored[0] if view.stored else max(view.input_size, LEAST_SIDE),
+            view.max_value,
+        )
+        for view in views
+    }
     images = {
         (side, white): read(source, side=side, max_value=white, **options)
         for side, white in {*kinds.values()}
@@ -100,6 +147,8 @@ def decode_batches(
 ) -> Iterator[list[DecodedImage]]:
     """Batches in the order of the paths; while one is in use, the next is decoded."""
     remaining = iter(paths)
+    # Freed images are kept for the next: their memory anew is up to a third of decoding.
+    Image.core.set_blocks_max(2 * num_threads)  # type: ignore[attr-defined]
     # One torch thread in each, as in torch's own data workers.
     with ThreadPoolExecutor(num_threads, "decoder", lambda: torch.set_num_threads(1)) as pool:
         ahead = pool.map(decode, [*islice(remaining, batch_size)])

@@ -3,13 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from triptych.build import device_name
 from triptych.callbacks.progress import silence_lightning
@@ -20,7 +21,7 @@ from triptych.runs.predictions import MULTILABEL
 from triptych.tools.evaluate.rebuild import find_device
 from triptych.tools.predict.answers import calibrate
 from triptych.tools.predict.ensemble import Ensemble
-from triptych.tools.predict.images import decode_batches, decode_image
+from triptych.tools.predict.images import DecodedImage, decode_batches, decode_image
 from triptych.tools.predict.labels import SEVERAL_LABELS
 from triptych.tools.predict.output import (
     ONE_LABEL,
@@ -31,6 +32,7 @@ from triptych.tools.predict.output import (
     open_output,
     save_grid,
 )
+from triptych.tools.predict.parallel import share_batches
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +113,18 @@ def predict_each(
     decode = partial(decode_image, views=ensemble.views, max_pixels=config["max_pixels"])
     num_threads = config["num_threads"] or count_cores()
     batch_size = min(run.batch_size(config["batch_size"]) for run in ensemble.runs)
-    for batch in decode_batches(decode, paths, batch_size, num_threads):
-        readable = [image for image in batch if not image.error]
-        both = (False, True) if layout.has_tta else (False,)
-        each = [ensemble.probabilities(readable, mirrored=m) for m in both] if readable else []
-        rows = zip(*(shares.cpu().numpy() for shares in each), strict=True)
-        for image in batch:
-            if image.error:
-                yield Prediction(image.path, error=image.error)
-            else:
-                yield make_prediction(image.path, layout, *next(rows))
+    both = (False, True) if layout.has_tta else (False,)
+
+    def classify(images: Sequence[DecodedImage]) -> Tensor:
+        """(B, 1, M, C), or (B, 2, M, C) with mirror images."""
+        return torch.stack([ensemble.probabilities(images, mirrored=m) for m in both], 1)
+
+    with share_batches(classify, ensemble.device, batch_size) as classify_batch:
+        for batch in decode_batches(decode, paths, batch_size, num_threads):
+            readable = [image for image in batch if not image.error]
+            rows = iter(classify_batch(readable).cpu().numpy() if readable else ())
+            for image in batch:
+                if image.error:
+                    yield Prediction(image.path, error=image.error)
+                else:
+                    yield make_prediction(image.path, layout, *next(rows))
