@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from triptych.runs.predictions import Predictions
 from triptych.tools.compare.content import Question, Section, Tested, describe
 from triptych.tools.compare.formats import interval, percent, pluralize
+from triptych.tools.compare.out_of_set import StrangeSet, list_sets
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import read_optional, read_val_predictions
 from triptych.tools.compare.searches import count_candidates
@@ -105,7 +106,7 @@ class Abstention(Section):
     measured: Sequence[Measured]
     missing: Sequence[str]  # labels of networks without predictions of validation images
     num_more: int  # recipes that are not measured
-    out_of_set: Sequence[Any] = ()
+    strange_sets: Sequence[StrangeSet]  # images of other classes
     least_images: int  # for a threshold, of all validation images or of a class
 
     @property
@@ -116,6 +117,7 @@ class Abstention(Section):
         return {
             **{"coverage": self.coverage, "risk": self.risk, "not_measured": [*self.missing]},
             "networks": [each.describe() for each in self.measured],
+            "out_of_set": [each.describe() for each in self.strange_sets],
         }
 
 
@@ -135,8 +137,13 @@ def build(tested: Tested) -> Abstention | None:
     if not measured:
         return None
     chosen = measured[int(np.argmax(scored))]  # by validation, so that no test image chose it
+    strange_sets = [*list_sets(recipes, question.coverage, tested.problems)]
     return Abstention(
-        sentences=tuple(write_sentences(chosen, question.coverage, question.risk)),
+        sentences=(
+            *write_sentences(chosen, question.coverage, question.risk),
+            *(each.write_sentence(chosen.recipe) for each in strange_sets),
+        ),
+        strange_sets=strange_sets,
         coverage=question.coverage,
         risk=question.risk,
         measured=measured,

@@ -15,7 +15,7 @@ from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_validation
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.content import describe
-from triptych.tools.compare.formats import fixed, interval, percent, pluralize
+from triptych.tools.compare.formats import DASH, fixed, interval, percent, pluralize
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, read_optional
 from triptych.tools.statistics.inference import WithInterval
@@ -47,12 +47,17 @@ def read_measured(folder: Path, name: str, test: Predictions, keep: float) -> Me
 
 
 class Separated(NamedTuple):
-    """A recipe on one set: its first network, and the least and the greatest AUROC of all."""
+    """A recipe on one set: the first network measured, and the AUROCs of all, (seeds, scores)."""
 
     recipe: str
-    num_seeds: int
+    network: str
     measured: Measured
-    ends: tuple[float, float]
+    aurocs: Sequence[Sequence[float]]
+
+    def write_ends(self, score: int) -> str:
+        """The least and the greatest over seeds."""
+        values = [each[score] for each in self.aurocs]
+        return interval(min(values), max(values), fixed, 3) if len(values) > 1 else DASH
 
 
 class StrangeSet(NamedTuple):
@@ -65,7 +70,7 @@ class StrangeSet(NamedTuple):
         """For verdict.json."""
         rows = [
             {
-                **{"recipe": row.recipe, "num_seeds": row.num_seeds, "auroc_of_seeds": row.ends},
+                **{"recipe": row.recipe, "network": row.network, "auroc_of_seeds": row.aurocs},
                 "scores": describe(row.measured.separations),
             }
             for row in self.rows
@@ -79,7 +84,7 @@ class StrangeSet(NamedTuple):
         _, auroc, _, accepted = row.measured.separations[0]
         return (
             f"Of {pluralize(self.num_images, 'image')} of {self.name}, which belong to none of its "
-            f"classes, {row.recipe} would answer {write_share(accepted)} when it answers "
+            f"classes, {row.network} would answer {write_share(accepted)} when it answers "
             f"{100 * self.keep:g} % of its own: AUROC {write_auroc(auroc)}."
         )
 
@@ -96,27 +101,31 @@ def list_sets(
     recipes: Sequence[Recipe], keep: float, problems: list[Problem]
 ) -> Iterator[StrangeSet]:
     """By name, each of the images that most networks were measured on."""
-    measured = {recipe: [*list_measured(recipe, keep, problems)] for recipe in recipes}
-    for name in sorted({each.name for row in measured.values() for each in row}):
-        of_name = {r: [each for each in row if each.name == name] for r, row in measured.items()}
-        digests = Counter(each.digest for row in of_name.values() for each in row)
-        [(digest, _)] = digests.most_common(1)
+    found = [
+        (recipe, *each) for recipe in recipes for each in list_measured(recipe, keep, problems)
+    ]
+    for name in sorted({measured.name for *_, measured in found}):
+        of_name = [each for each in found if each[-1].name == name]
+        [(digest, _)] = Counter(measured.digest for *_, measured in of_name).most_common(1)
         rows = []
-        for recipe, row in of_name.items():
-            same = [each for each in row if each.digest == digest]
-            if len(same) < len(row):
+        for recipe in recipes:
+            own = [each for each in of_name if each[0] is recipe]
+            same = [each for each in own if each[-1].digest == digest]
+            if len(same) < len(own):
                 what = (
                     f"left out on {name}: {recipe.label} was measured on other images of this name"
                 )
                 problems.append(Problem(sanitize(str(recipe.first.folder)), what))
             if same:
-                aurocs = [each.separations[0].auroc.value for each in same]
-                rows.append(Separated(recipe.label, len(same), same[0], (min(aurocs), max(aurocs))))
+                aurocs = [[one.auroc.value for one in each.separations] for *_, each in same]
+                rows.append(Separated(recipe.label, *same[0][1:], aurocs))
         yield StrangeSet(name, rows[0].measured.num_images, keep, rows)
 
 
-def list_measured(recipe: Recipe, keep: float, problems: list[Problem]) -> Iterator[Measured]:
-    """Of its networks, each on the sets that lie in its folder."""
+def list_measured(
+    recipe: Recipe, keep: float, problems: list[Problem]
+) -> Iterator[tuple[str, Measured]]:
+    """The label of each of its networks with each set that lies in its folder."""
     for network in recipe.networks:
         paths = [] if network.is_guest else sorted((network.folder / "ood").glob("*.json"))
         for path in paths[:MAX_SETS]:
@@ -124,5 +133,5 @@ def list_measured(recipe: Recipe, keep: float, problems: list[Problem]) -> Itera
             def read(network: TrainedNetwork, name: str = path.stem) -> Measured:
                 return read_measured(network.folder, name, network.test, keep)
 
-            measured = read_optional(read, network, problems)
-            yield from [measured] if measured else []
+            if measured := read_optional(read, network, problems):
+                yield network.label, measured
