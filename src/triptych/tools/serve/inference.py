@@ -162,7 +162,8 @@ def draw_heat(values: Tensor) -> tuple[str | None, str]:
     if not values.max() > 0:
         return None, "No Grad-CAM: no part of the image speaks for the class."
     scaled = (values / values.max()).cpu().numpy()
-    return encode(Image.fromarray(colormaps["inferno"](scaled, bytes=True))), ""
+    heat = Image.fromarray(colormaps["inferno"](scaled, bytes=True))
+    return encode(heat, compress_level=1), ""
 
 
 def summarize_votes(votes: Sequence[tuple[str, str]]) -> str:
