@@ -73,8 +73,9 @@ def find_place(word: str) -> Place:
     elif name := of_torchvision.get(word.casefold()):
         choice = ["data=torchvision", f"data.set={name}"]
     else:
-        near = closest_matches(word, sorted(own | {*of_torchvision}))
-        raise UserError(f"ood={word}: no such folder, nor a data set; nearest: {near}")
+        near = closest_matches(word, sorted(own | {*of_torchvision}), cutoff=0.5)
+        nearest = f"; nearest: {near}" if near else ""
+        raise UserError(f"ood={word}: no such folder, nor a data set{nearest}")
     data: Config = compose(choice)["data"]
     return data
 
