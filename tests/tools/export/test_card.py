@@ -1,6 +1,7 @@
 """The model card of planted runs, some of them hostile."""
 
 import csv
+import hashlib
 import json
 import logging
 import re
@@ -13,23 +14,21 @@ from sklearn.metrics import precision_recall_fscore_support
 from tests.run_folders import NUM_CLASSES, write_run
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.runs import read_run
-from triptych.tools.export.card import describe_file, render_card
+from triptych.tools.export.card import render_card
+from triptych.tools.export.hub import Shipped, describe_file
 from triptych.tools.statistics.inference import wilson
 
 
 def card_of(folder: Path, form: str = "onnx", name: str = "net.onnx") -> str:
     run = read_run(folder)
     numbers = [str(number) for number in range(run.test.num_classes)]
-    classes = run.metadata["classes"] or numbers
-    metadata = {
-        "classes": classes,
-        "input_size": 32,
-        "triptych": "1.2",
-        "fit": "stretch",
-        "num_test": run.num_test,
+    config = {
+        "classes": run.metadata["classes"] or numbers,
+        **{"input_size": 32, "triptych": "1.2", "fit": "stretch", "num_test": run.num_test},
+        **{"library": "torchvision", "stored_size": None, "interpolation": "bilinear"},
     }
-    file = describe_file(folder / "run.json", name, form)
-    return render_card(run, metadata, ["checked"], file)
+    file = describe_file(folder / "run.json")._replace(name=name)
+    return render_card(run, config, [Shipped(form, [file], ["checked"], None)])
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -49,7 +48,7 @@ def test_the_card_has_the_record_s_figures_with_wilson_s_intervals(tmp_path: Pat
     assert "split_hash` 5555555555555555" in text
     assert "pretrained weights (V1)" in text
     assert "    python train.py model=googlenet seed=0" in text
-    assert "This file:\n\n    not recorded" in text
+    assert "exported last:\n\n    not recorded" in text
 
 
 def test_every_class_is_there_the_weakest_first(tmp_path: Path) -> None:
@@ -69,7 +68,9 @@ def test_every_class_is_there_the_weakest_first(tmp_path: Path) -> None:
 
 def test_what_evaluate_measured_is_there_where_it_was(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
-    assert f"    python evaluate.py run={folder} image_types=all" in card_of(folder)
+    text = card_of(folder)
+    assert "    python evaluate.py run=<folder of the run> image_types=all" in text
+    assert str(tmp_path) not in text, "of this machine"
     cost = dict.fromkeys(("num_params", "macs", "checkpoint_bytes", "peak_memory_bytes"), 1234567)
     cost |= {"latency_ms_p50": 2.5, "latency_ms_p95": 3.5, "num_threads": 1}
     cost |= {"throughput_images_per_second": 400.0, "train_images_per_second": None}
@@ -111,7 +112,8 @@ def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path: Path, form: str
         tmp_path / "hostile", settings=settings, **metadata, versions={HOSTILE: HOSTILE}
     )
     text = card_of(folder, form, name=sanitize(f"{HOSTILE}.onnx"))
-    outside = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    prose = re.sub(r"^```python$.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    outside = "\n".join(line for line in prose.splitlines() if not line.startswith("    "))
     assert "alert(1)" in outside, "it is shown"
     assert "<" not in outside
     assert not re.search(r"(?<!\\)[\[\]]", outside)
@@ -125,7 +127,7 @@ def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path: Path, form: str
 
 def test_a_file_is_described_by_its_size_and_hash(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc" * 1000)
-    file = describe_file(tmp_path / "x", "net\x07 写真.onnx", "onnx")
-    assert (file["name"], file["size"]) == ("net\ufffd 写真.onnx", "3.0 kB")
-    assert file["sha256"].startswith("328de8f1")
-    assert 'InferenceSession("net\ufffd 写真.onnx")' in file["snippet"]
+    file = describe_file(tmp_path / "x")
+    assert file == ("x", 3000, hashlib.sha256(b"abc" * 1000).hexdigest())
+    text = card_of(write_run(tmp_path), name="net\x07 写真.onnx")
+    assert 'InferenceSession("net\ufffd 写真.onnx")' in text

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import sys
-import textwrap
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
@@ -146,6 +146,7 @@ def test_an_export_is_a_file_a_config_and_a_readme_and_names_no_folder_of_ours(
         assert b"program.py" not in content
 
 
+@pytest.mark.filterwarnings("ignore:.*config.json:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("form", NAMES)
 def test_the_lines_of_the_card_work_where_triptych_is_not(
     form: str,
@@ -163,15 +164,16 @@ def test_the_lines_of_the_card_work_where_triptych_is_not(
     lying.save(tmp_path / "photo.jpg", exif=exif, quality=100, subsampling=0)
     monkeypatch.chdir(tmp_path)
     path = folders[form] / "export" / NAMES[form]
-    (tmp_path / path.name).symlink_to(path)
+    for name in (path.name, "config.json"):
+        (tmp_path / name).symlink_to(path.with_name(name))
     text = path.with_name("README.md").read_text()
-    block = re.search(r"## Use\n\n(.*?)\n\nThe file", text, re.DOTALL)
-    assert block
+    [example] = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len([line for line in example.splitlines() if line]) == 10
     with monkeypatch.context() as patch:
         for name in [*sys.modules]:
             if name.partition(".")[0] in ("triptych", "lightning", "hydra"):
                 patch.setitem(sys.modules, name, None)  # to import it is an error
-        exec(textwrap.dedent(block[1]), {})
+        exec(example, {})
     lines = [line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines()]
     [probabilities] = expected[form](torch.from_numpy(upright).permute(2, 0, 1)[None])
     best = probabilities.argsort(descending=True)[:3].tolist()
@@ -192,6 +194,21 @@ def test_the_card_has_the_differences_and_the_times(
     differences = re.findall(r"([\d.e-]+) over (15 test images|synthetic)", text)
     assert [kind for _, kind in differences] == kinds
     assert all(float(value) < 1e-3 for value, _ in differences)
+
+
+def test_the_readme_of_a_measured_file_has_its_row_of_figures(folders: dict[str, Path]) -> None:
+    record = read_record(folders["torch"], "torch")
+    text = (folders["torch"] / "export" / "README.md").read_text()
+    [row] = re.findall(r"^\| torch\.export \|.*\|$", text, re.MULTILINE)
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert cells[1] == f"{100 * record['agreement']:.2f} %"
+    costs = (record["latency_ms_p50"], record["network"]["latency_ms_p50"])
+    assert cells[2] == "{:.1f} ({:.1f})".format(*costs)
+    assert ModelCard(text).data.eval_results[0].metric_value == pytest.approx(
+        Record.open(folders["torch"]).metadata["metrics"]["test/accuracy"]
+    )
+    other = (folders["onnx"] / "export" / "README.md").read_text()
+    assert "agreement" not in other, "nothing was measured without its images"
 
 
 def test_the_largest_difference_over_all_batches_counts_and_nan_is_one() -> None:

@@ -3,7 +3,6 @@
 Shapes: N images of H x W pixels, C classes.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -25,16 +24,24 @@ from triptych.runs.record import library_versions, write_arrays
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.runs import read_run
 from triptych.tools.evaluate.rebuild import RebuiltRun, build_scorer, read_data, rebuild_run
-from triptych.tools.export.card import describe_file, list_scores, render_card, render_task_card
+from triptych.tools.export.card import list_scores, render_card, render_task_card
 from triptych.tools.export.checks import Deployment, Network, check_files
+from triptych.tools.export.examples import run_examples
 from triptych.tools.export.formats import FORMATS
+from triptych.tools.export.hub import (
+    CONFIG,
+    README,
+    Shipped,
+    hash_file,
+    list_scores_of_network,
+    list_shipped,
+    write_head,
+)
 from triptych.tools.export.program import trace_program
 from triptych.tools.export.writers import WRITERS, Export, Written
 from triptych.tools.predict.images import View
 
 log = logging.getLogger(__name__)
-
-README, CONFIG = "README.md", "config.json"
 
 
 def write_export(folder: Path, out: Path, files: dict[str, list[Path]], config: Config) -> None:
@@ -48,10 +55,12 @@ def write_export(folder: Path, out: Path, files: dict[str, list[Path]], config: 
     network = read_network(folder, config)
     with translate_write_errors(str(out)), make_staging(out) as staging:
         staged = {name: [staging / path.name for path in paths] for name, paths in files.items()}
-        write_config(network, staging)  # some formats are opened with it
+        if any(files.values()):
+            write_config(network, staging)  # some formats are opened with it
         written = write_files(network, staged, config)
         deployments = check_files(network, staged, written, config)
-        write_card(network, deployments, staging)
+        if any(files.values()):
+            write_documents(network, deployments, staging, out, config)
         place_files(network, deployments, staging, out)
     for deployment in deployments:
         for sentence in deployment.checks:
@@ -119,8 +128,9 @@ def describe_network(network: Network) -> dict[str, Any]:
     }
 
 
-def write_config(network: Network, folder: Path) -> None:
-    """config.json of the folder: what builds the network without us, and what feeds it."""
+def write_config(network: Network, folder: Path, shipped: Sequence[Shipped] = ()) -> dict[str, Any]:
+    """config.json of the folder: what builds the network without us, what an image becomes first,
+    and the files that are `shipped`."""
     view, preprocessing = View.from_run(network.run), network.run.backbone.preprocessing
     plain = plain_architecture(network.run)
     content = {
@@ -128,9 +138,16 @@ def write_config(network: Network, folder: Path) -> None:
         **describe_network(network),
         "stored_size": view.stored[0] if view.stored else None,  # of squares that are made first
         **preprocessing._asdict(),
+        "exports": {
+            each.name: {
+                "files": {file.name: file.sha256 for file in each.files},
+                "checks": [*each.checks],
+            }
+            for each in shipped
+        },
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def plain_architecture(run: RebuiltRun) -> dict[str, Any] | None:
@@ -150,16 +167,22 @@ def pick_calibration_images(network: Network, number: int) -> Tensor:
     return train.__getitems__(positions).inputs
 
 
-def write_card(network: Network, deployments: Sequence[Deployment], folder: Path) -> None:
-    """README.md of the folder."""
-    first = deployments[0]
-    file = describe_file(first.files[0], first.files[0].name, first.name)
-    metadata = describe_network(network)
+def write_documents(
+    network: Network, deployments: Sequence[Deployment], folder: Path, out: Path, config: Config
+) -> None:
+    """config.json and README.md of the folder, which will be `out`, once its examples have run."""
+    shipped = list_shipped(network, deployments, out)
+    content = write_config(network, folder, shipped)
+    run_examples(network, [each for each in deployments if each.files], content, folder)
     if network.trained:
-        text = render_card(network.trained, metadata, first.checks, file)
+        scores, text = (
+            list_scores_of_network(network.trained),
+            render_card(network.trained, content, shipped),
+        )
     else:
-        text = render_task_card(network.run.record, metadata, first.checks, file)
-    (folder / README).write_text(text, encoding="utf-8")
+        scores, text = content["metrics"], render_task_card(network.run.record, content, shipped)
+    head = write_head(content, shipped, scores, config["license"])
+    (folder / README).write_text(head + text, encoding="utf-8")
 
 
 def place_files(
@@ -200,8 +223,3 @@ def name_file(path: Path, folder: Path) -> str:
     """Of a run's folder where it is below, else absolute."""
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

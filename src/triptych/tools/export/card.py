@@ -1,17 +1,13 @@
-"""The model card of an exported file, written from the run's record.
+"""The model card of exported files, written from the run's record.
 
 Shapes: C classes.
 """
 
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,7 @@ from rich.filesize import decimal
 from triptych.config import Config, format_value, iterate_settings, load_rules
 from triptych.runs.reader import sanitize
 from triptych.runs.record import Record
-from triptych.tools.compare.formats import percent
+from triptych.tools.compare.formats import join_words, percent
 from triptych.tools.compare.runs import (
     Problem,
     TrainedNetwork,
@@ -30,6 +26,8 @@ from triptych.tools.compare.runs import (
     read_optional,
     read_val_predictions,
 )
+from triptych.tools.export.examples import list_packages, write_example
+from triptych.tools.export.hub import Shipped
 from triptych.tools.report.page import escape_markdown, make_environment
 from triptych.tools.statistics.calibration import calibrate
 from triptych.tools.statistics.groups import share_interval
@@ -43,27 +41,12 @@ RECIPE = """
 """.split()
 
 
-def describe_file(path: Path, name: str, form: str) -> dict[str, str]:
-    """Of the file at `path`, which will be called `name`; `snippet` is Python that uses it."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    quoted = json.dumps(sanitize(name), ensure_ascii=False)
-    snippet = files("triptych.tools.export").joinpath("template", f"use_{form}.py.txt").read_text()
-    return {
-        "name": sanitize(name),
-        "size": decimal(path.stat().st_size),
-        "sha256": digest,
-        "snippet": Markup(snippet.replace('"FILE"', quoted)),
-    }
-
-
 def render_card(
-    network: TrainedNetwork, metadata: dict[str, Any], checks: list[str], file: dict[str, str]
+    network: TrainedNetwork, config: Mapping[str, Any], shipped: Sequence[Shipped]
 ) -> str:
-    """What the file is, how to use it, its scores and its limits, in Markdown.
+    """What the files are, how to use them, their scores and their limits, in Markdown.
 
-    `metadata`: inside the file; `checks`: of the file, in sentences; `file`: of `describe_file`.
-    Nothing from the run folder becomes markup.
+    `config`: of config.json. Nothing from the run folder becomes markup.
     """
     problems: list[Problem] = []
     val = read_optional(read_val_predictions, network, problems)
@@ -74,29 +57,29 @@ def render_card(
     return render_template(
         "card.md.jinja",
         (network.metadata, network.config),
-        metadata,
+        config,
+        shipped,
         network=replace(network, cost=cost),
-        class_rows=[*iterate_classes(network, metadata["classes"])][:MAX_CLASSES],
+        class_rows=[*iterate_classes(network, config["classes"])][:MAX_CLASSES],
         undefined_classes=network.scores.undefined_classes,
         calibration=calibrate(network.test, val),
         cost=cost,
         image_types=image_types,
-        checks=checks,
-        file=file,
-        folder=sanitize(str(network.folder)),
     )
 
 
-def render_task_card(
-    record: Record, metadata: dict[str, Any], checks: list[str], file: dict[str, str]
-) -> str:
+def render_task_card(record: Record, config: Mapping[str, Any], shipped: Sequence[Shipped]) -> str:
     """The same of a run of another task than one label an image, with what it logged."""
     run = sanitize(record.metadata), sanitize(record.config)
-    return render_template("task_card.md.jinja", run, metadata, checks=checks, file=file)
+    return render_template("task_card.md.jinja", run, config, shipped)
 
 
 def render_template(
-    name: str, run: tuple[dict[str, Any], Config], metadata: dict[str, Any], **content: Any
+    name: str,
+    run: tuple[dict[str, Any], Config],
+    config: Mapping[str, Any],
+    shipped: Sequence[Shipped],
+    **content: Any,
 ) -> str:
     """A card with what all of them have; `run` is its record and its config."""
     record = dict.fromkeys(("num_train", "num_val", "split_seed")) | run[0]
@@ -105,10 +88,20 @@ def render_template(
     options = {"finalize": escape_value, "keep_trailing_newline": True}
     environment = make_environment("export", autoescape=False, **options)
     environment.filters |= {"number": number, "inline_code": inline_code, "percent": percent_cell}
+    environment.filters |= {"size": decimal, "join_words": join_words}
     return environment.get_template(name).render(
-        **metadata,
+        **config,
         **content,
-        num_classes=len(metadata["classes"]),
+        shipped=shipped,
+        examples=[
+            (
+                each,
+                list_packages(each.name, config),
+                Markup(write_example(each.name, each.files[0].name, config)),
+            )
+            for each in shipped
+        ],
+        num_classes=len(config["classes"]),
         record=record,
         recipe=[(name, format_value(settings.get(name))) for name in RECIPE],
         versions=", ".join(f"{name} {value}" for name, value in versions),

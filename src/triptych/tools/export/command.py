@@ -1,5 +1,6 @@
 """Export a finished run's network as files that need nothing of ours, checked and measured."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,10 +37,27 @@ def export(config: Config, overrides: list[str]) -> None:
         check_writable(str(path), path)
         if path.exists() and not config["overwrite"]:
             raise UserError(f"{path}: exists; overwrite=true replaces it")
+    if any(files.values()) and not config["overwrite"]:
+        check_documents(out, record)
 
     from triptych.tools.export.artifact import write_export  # torch, behind the checks
 
     write_export(folder, out, files, config)
+
+
+def check_documents(out: Path, record: Record) -> None:
+    """Raise UserError at a README.md or config.json that no export of this run wrote."""
+    try:
+        content = json.loads((out / "config.json").read_text())
+        is_ours = content["triptych"] and content["config_hash"] == record.metadata["config_hash"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        is_ours = False
+    for path in (out / "README.md", out / "config.json"):
+        if path.exists() and not is_ours:
+            raise UserError(
+                f"{path}: exists, and is of no export of this run; give another out=<folder>, "
+                "or overwrite=true"
+            )
 
 
 def list_files(record: Record, out: Path, name: str) -> Iterator[Path]:
