@@ -55,7 +55,7 @@ def write_deployment(
             "float_layers": ["conv1 (Conv)"] * is_int8,
             "calibration_images": 512 if is_int8 else None,
         },
-        "versions": {"torch": "2.14.1", "onnxruntime": "1.32.0"},
+        "versions": {"triptych": "0.3.0", "torch": "2.14.1", "onnxruntime": "1.32.0"},
         "measured_at": "2026-11-28T00:00:00+00:00",
     }
     path = folder / "deployments" / f"{name}.json"

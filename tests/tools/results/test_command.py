@@ -34,7 +34,7 @@ scratch: {minutes: 1, command: "python train.py -m model=alexnet optim.lr=1 seed
 """
 TEXT = "\n".join(
     f"<!-- results: {name} -->\nold\n<!-- end of results -->"
-    for name in ("accuracy", "commands", "benchmark", "time", "runs")
+    for name in ("accuracy", "files", "commands", "benchmark", "deployments", "time", "runs")
 )
 
 
@@ -164,6 +164,7 @@ def test_one_at_a_time_measures_but_tables_are_written_meanwhile(config: dict[st
         ("a: {minutes: 1, command: python train.py model=alexnet}", "a.command"),
         ('a: {minutes: 1, command: "triptych benchmark data.name=\'a"}', "a.command"),
         ("a: {minutes: 1, command: triptych benchmark model=alexnet, tabel: runs}", "a.tabel"),
+        ("a: {minutes: 1, command: triptych export run=b format=onnx}", "run= of a part before"),
         ("a: {", "parts.yaml"),
     ],
 )
@@ -193,6 +194,41 @@ def test_every_command_of_the_lists_composes_and_so_does_its_trial() -> None:
             first = [override.partition(",")[0] for override in part.overrides]
             first = [prepare(o) for o in first if not o.startswith("hydra")]
             check_config(resolve_config(compose(part.program, first)), part.program)
+
+
+def test_files_are_exported_once_from_the_first_run_of_a_part_before(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Measuring, "write_page", lambda _: None)
+    export = 'files: {minutes: 1, command: "triptych export run=probe format=onnx,onnx_int8"}'
+    Path("parts.yaml").write_text(f"{PARTS.splitlines()[1]}\n{export}\n")
+    results(config)
+    written = {path: path.stat().st_mtime_ns for path in Path("logs").rglob("deployments/*")}
+    results(config)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    [folder] = {path.parents[1] for path in Path("logs").rglob("deployments/*.json")}
+    assert folder.parent.name == "seed0"
+    rows = [row["figures"] for row in read_rows(Path(ROWS)) if row["part"] == "files"]
+    assert [row["format"] for row in rows] == [None, "ONNX", "ONNX INT8"]
+    network, onnx, int8 = rows
+    assert onnx["accuracy"] == network["accuracy"]
+    assert int8["accuracy"] == pytest.approx(network["accuracy"] - 2 / 50)
+    assert int8["difference"][0] == pytest.approx(-2 / 50)
+    assert onnx["latency_ms_p50"] == network["latency_ms_p50"] / 2
+    text = Path("README.md").read_text()
+    assert f"| ONNX | {100 * onnx['accuracy']:.2f} %, 5.0 ms |" in text
+    assert f"| ONNX INT8 | {100 * int8['accuracy']:.2f} %, 5.0 ms |" in text
+    assert re.search(r"\| GoogLeNet \| ONNX INT8 \|.*\| -4\.00 \(", text)
+
+
+def test_a_row_of_more_seeds_stays(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Measuring, "write_page", lambda _: None)
+    Path("parts.yaml").write_text(PARTS.splitlines()[1])
+    results(config)
+    shutil.rmtree(next(iter(Path("logs").rglob("probe_*/shapes/googlenet/seed2"))))
+    results(config | {"minutes": 0})
+    [row] = [row for row in read_rows(Path(ROWS)) if row["figures"]]
+    assert row["figures"]["num_seeds"] == 3
 
 
 def test_a_run_is_killed_once_it_has_saved_a_checkpoint(tmp_path: Path) -> None:

@@ -69,6 +69,11 @@ class Deployment:
     test: Adjusted  # of the file's accuracy minus the network's
 
     @property
+    def key(self) -> str:
+        """Of its record."""
+        return f"{self.record['format']}{'_gpu' * (self.record['device'] != 'cpu')}"
+
+    @property
     def words(self) -> str:
         return FORMATS[self.record["format"]]
 

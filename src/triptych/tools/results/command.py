@@ -115,8 +115,8 @@ class Measuring:
             name = f"[{number}/{len(self.parts)}] {part.name}"
             if not expected or self.signals:
                 continue
-            # What is cut off goes on next time; a benchmark would begin anew.
-            if left < (expected if part.program == "benchmark" else LEAST_MINUTES):
+            # A training that is cut off goes on next time; all else would begin anew.
+            if left < (LEAST_MINUTES if part.program == "train" else expected):
                 about = f"takes about {expected:.1f} min, {max(0, left):.1f} are left"
                 log.info("%s: skipped, %s", name, about)
                 continue

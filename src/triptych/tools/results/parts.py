@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ from triptych.errors import UserError
 from triptych.runs.reader import check_entries, read_records
 from triptych.runs.record import Record
 
-COMMANDS = {"train": "python train.py -m", "benchmark": "triptych benchmark"}
+COMMANDS = {
+    **{"train": "python train.py -m", "benchmark": "triptych benchmark"},
+    "export": "triptych export",
+}
 
 
 def is_command(value: Any) -> bool:
@@ -28,7 +32,7 @@ def is_command(value: Any) -> bool:
 RULES: dict[str, Rule] = {
     "minutes": number(0, above=True),
     "command": Rule(f"a command that begins with {' or '.join(COMMANDS.values())}", is_command),
-    "table": one_of("accuracy", "benchmark", "runs"),
+    "table": one_of("accuracy", "benchmark", "runs", "deployments"),
     "kill": FLAG,
 }
 # What a trial sets otherwise: it shows that a command works, and measures nothing.
@@ -39,7 +43,9 @@ TRIAL = """
 TRIALS = {
     "train": [*TRIAL, "data.batch_size=16", "seed=0", "trainer.max_epochs=1"],
     "benchmark": [*TRIAL, "data.batch_size=4", "rounds=1", "block_seconds=0.1"],
+    "export": ["time_seconds=0.1", "min_agreement=0"],
 }
+TABLES = {"train": "accuracy", "benchmark": "benchmark", "export": "deployments"}
 BENCHMARK = "benchmark.json"  # the measurement, in its part's folder
 KILLED = "killed"  # there once the run was killed
 
@@ -48,7 +54,8 @@ class Part(NamedTuple):
     """A command as it is typed, and the table that its figures go to.
 
     `minutes`: about how long it takes where the list was written. `kill`: the run is killed once,
-    at its first checkpoint.
+    at its first checkpoint. `trained`: of an export, whose run= names it, the part before that
+    trained the run.
     """
 
     name: str
@@ -56,10 +63,11 @@ class Part(NamedTuple):
     minutes: float
     table: str
     kill: bool
+    trained: "Part | None" = None
 
     @property
     def program(self) -> str:
-        return next(name for name, words in COMMANDS.items() if self.command.startswith(words))
+        return find_program(self.command)
 
     @property
     def overrides(self) -> list[str]:
@@ -68,6 +76,8 @@ class Part(NamedTuple):
     @property
     def models(self) -> list[str]:
         """The networks of the command: a row of a table each."""
+        if self.trained:
+            return self.trained.models
         named = [o for o in self.overrides if setting_name(o) in ("model", "model.name")]
         return named[-1].partition("=")[2].split(",") if named else ["googlenet"]
 
@@ -76,6 +86,18 @@ class Part(NamedTuple):
         """Its folder below the device's; another command has another one."""
         digest = hashlib.sha256(self.command.encode()).hexdigest()[:6]
         return f"{self.table}/{self.name}_{digest}"
+
+    @property
+    def records(self) -> list[str]:
+        """The names of what an export leaves in `deployments/`."""
+        typed = {setting_name(each): each.partition("=")[2] for each in self.overrides}
+        device = "_gpu" if typed.get("device") == "cuda" else ""
+        return [f"{form}{device}" for form in typed["format"].split(",")]
+
+
+def find_program(command: str) -> str:
+    """The one of `COMMANDS` that a command begins with."""
+    return next(name for name, words in COMMANDS.items() if command.startswith(words))
 
 
 def read_parts(path: Path, *, is_trial: bool = False) -> list[Part]:
@@ -86,18 +108,29 @@ def read_parts(path: Path, *, is_trial: bool = False) -> list[Part]:
         raise UserError(f"parts={path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(listed, dict) or not all(isinstance(each, dict) for each in listed.values()):
         raise UserError(f"parts={path}: must be a mapping of names to parts, as in {CONFIGS.name}/")
-    parts = []
+    parts: dict[str, Part] = {}
     for name, each in listed.items():
-        table = "benchmark" if str(each.get("command")).startswith("triptych") else "accuracy"
-        each = {"table": table, "kill": False} | each
+        program = find_program(each["command"]) if is_command(each.get("command")) else "train"
+        each = {"table": TABLES[program], "kill": False} | each
         if unknown := each.keys() - RULES:
             raise UserError(f"parts={path}: {name}.{min(map(str, unknown))}: no such setting")
         rules = {f"{name}.{key}": rule for key, rule in RULES.items()}
         entries = {f"{name}.{key}": value for key, value in each.items()}
         check_entries(Path(f"parts={path}"), entries, rules)
         part = Part(str(name), **each)
-        parts.append(shrink(part) if is_trial else part)
-    return parts
+        if program == "export":
+            part = part._replace(trained=find_trained(path, part, parts))
+        parts[part.name] = shrink(part) if is_trial else part
+    return [*parts.values()]
+
+
+def find_trained(path: Path, part: Part, before: Mapping[str, Part]) -> Part:
+    """The part that the run= of an export names; raises UserError where there is none."""
+    typed = {setting_name(each): each.partition("=")[2] for each in part.overrides}
+    trained = before.get(typed.get("run", ""))
+    if trained is None or trained.program != "train" or "format" not in typed:
+        raise UserError(f"parts={path}: {part.name}: needs format=, and run= of a part before it")
+    return trained
 
 
 def shrink(part: Part) -> Part:
@@ -118,8 +151,19 @@ def find_finished(place: Path) -> list[Record]:
     return list({run.metadata.get("config_hash"): run for run in by_age}.values())
 
 
+def find_exported(part: Part, place: Path) -> Record | None:
+    """The run of an export whose folder is `place`: the one of the lowest seed."""
+    assert part.trained
+    finished = find_finished(place.parents[1] / part.trained.place)
+    return min(finished, key=lambda run: run.metadata["seed"], default=None)
+
+
 def estimate_minutes(part: Part, place: Path) -> float:
     """About how long what is left of a part takes, by its own finished runs; 0 where it is done."""
+    if part.program == "export":
+        run = find_exported(part, place)
+        records = [run and run.folder / "deployments" / f"{each}.json" for each in part.records]
+        return 0.0 if all(each and each.exists() for each in records) else part.minutes
     if part.program == "benchmark":
         return 0.0 if (place / BENCHMARK).exists() else part.minutes
     finished = find_finished(place)

@@ -14,7 +14,7 @@ from pathlib import Path
 from triptych import cli
 from triptych.distributed.processes import SAVE_SECONDS, ChildProcess, copy_env, stop_with_parent
 from triptych.runs.reader import is_locked
-from triptych.tools.results.parts import BENCHMARK, KILLED, Part
+from triptych.tools.results.parts import BENCHMARK, KILLED, Part, find_exported
 
 PROGRAM = [sys.executable, "-m", "triptych.tools.results.process"]
 POLL_SECONDS = 0.1
@@ -44,13 +44,17 @@ def run_part(part: Part, place: Path, ends: float, signals: Sequence[int]) -> in
 
 def start(part: Part, place: Path, ends: float) -> ChildProcess:
     """The process of a part, whose runs or measurement lie below `place`."""
-    settings = [f"log_dir={place}"]
+    typed, settings = part.overrides, [f"log_dir={place}"]
     if part.program == "benchmark":
         settings = [f"log_dir={place}", f"out={place / BENCHMARK}"]
+    elif part.program == "export":
+        run = find_exported(part, place)
+        typed = [each for each in typed if not each.startswith("run=")]
+        settings = [f"run={run.folder if run else place}", "overwrite=true"]
     elif ends < math.inf:
         settings.append(f"minutes={max(0.01, (ends - time.monotonic()) / 60):.2f}")
     flags = ["-m"] * (part.program == "train")
-    return ChildProcess([*PROGRAM, part.program, *flags, *part.overrides, *settings], copy_env())
+    return ChildProcess([*PROGRAM, part.program, *flags, *typed, *settings], copy_env())
 
 
 def kill_training(place: Path) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -16,15 +16,20 @@ from typing import Any, NamedTuple
 
 from triptych.errors import UserError
 from triptych.runs.storage import check_regular_file
+from triptych.tools.compare.deployments import read_deployments
+from triptych.tools.compare.pairs import adjust
 from triptych.tools.compare.recipes import Recipe, group_by_recipe
-from triptych.tools.compare.runs import TrainedNetwork, read_curve, read_runs
-from triptych.tools.results.parts import BENCHMARK, KILLED, Part, find_finished
+from triptych.tools.compare.runs import Problem, TrainedNetwork, read_curve, read_runs
+from triptych.tools.results.parts import BENCHMARK, KILLED, Part, find_exported, find_finished
 from triptych.tools.statistics.scores import TABLE_1
 
 Row = dict[str, Any]
 OF_RUN = ("run.json", "config.yaml", "metrics.csv", "predictions/test.npz")
 OF_BENCHMARK = """
     batch_size input_size compile images_per_second ratios peak_memory_bytes
+""".split()
+OF_FILE = """
+    latency_ms_p50 throughput_images_per_second load_seconds peak_memory_bytes precision
 """.split()
 ORIGIN = ("precision", "versions", "git_commit")
 OF_PART = ("kind", "device", "part", "table", "command", "model")
@@ -48,8 +53,7 @@ def build_rows(
     rows = []
     for part in parts:
         place = folder / part.place
-        read = read_benchmark if part.program == "benchmark" else read_training
-        measured = read(part, place, folder.parent, problems)
+        measured = READERS[part.program](part, place, folder.parent, problems)
         common = {"kind": device.kind, "device": device.name, "part": part.name}
         common |= {"table": part.table, "command": part.command}
         # What a command trains is known once it has: an experiment may choose another network.
@@ -95,15 +99,15 @@ def merge(
 ) -> list[Row]:
     """The rows of every device that has figures; of a kind of devices without any, empty ones.
 
-    Recorded rows stay where their runs are not here, where one of their files has `changed`, and
-    where no new row is of a part of that name.
+    Recorded rows stay where their runs are not here, or fewer of them; where one of their files has
+    `changed`; and where no new row is of a part of that name.
     """
     known = group_rows(row for row in recorded if row["figures"])
     rows = []
     for name, same in group_rows(new).items():
         before = known.get(name, [])
         sources = {source for row in before for source in row["sources"]}
-        is_older = before and (not all(row["figures"] for row in same) or sources & {*changed})
+        is_older = before and (count_seeds(same) < count_seeds(before) or sources & {*changed})
         rows += before if is_older else same
     by_device: dict[str, list[Row]] = {}
     for row in recorded:
@@ -119,6 +123,11 @@ def merge(
     for kind in (kind for kind in lists if kind not in measured):
         merged += build_rows(lists[kind], Device(kind, ""), Path("nowhere"), [])
     return merged
+
+
+def count_seeds(rows: Iterable[Row]) -> int:
+    """The least of any row; a row without figures has none, one that is of no training has one."""
+    return min(row["figures"].get("num_seeds", 1) if row["figures"] else 0 for row in rows)
 
 
 def group_rows(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
@@ -160,6 +169,41 @@ def read_training(part: Part, place: Path, log_dir: Path, problems: list[str]) -
         row |= {"measured_at": max(run["finished_at"] for run in metadata)}
         rows.append(row | {"sources": digest(files, log_dir)})
     return rows
+
+
+def read_exports(part: Part, place: Path, log_dir: Path, problems: list[str]) -> list[Row]:
+    """A row of the network in torch, and one a file."""
+    run = find_exported(part, place)
+    networks, unusable = read_runs([run.folder] if run else [])
+    problems += [f"{problem.folder}: {problem.what}" for problem in unusable]
+    return [row for network in networks for row in describe_files(network, part, log_dir, problems)]
+
+
+def describe_files(
+    network: TrainedNetwork, part: Part, log_dir: Path, problems: list[str]
+) -> Iterator[Row]:
+    broken: list[Problem] = []
+    found = [*read_deployments(network, network.label, broken)]
+    problems += [f"{problem.folder}: {problem.what}" for problem in broken]
+    tests = adjust([difference for _, difference in found])
+    files = [make(test=test) for (make, _), test in zip(found, tests, strict=True)]
+    files = [each for each in files if each.key in part.records]
+    of_network = {name: files[-1].record["network"][name] for name in OF_FILE} if files else {}
+    rows = [{"format": None, "accuracy": network.accuracy.value, **of_network}] if files else []
+    for each in files:
+        figures = {name: each.record[name] for name in (*OF_FILE, "file_bytes")}
+        figures |= {"format": each.words, "accuracy": each.accuracy.value}
+        figures |= {"difference": [*each.test.difference], "agreement": each.agreement}
+        rows.append(figures)
+    for figures in rows:
+        file = next((each for each in files if each.words == figures["format"]), files[-1])
+        paths = [network.folder / "deployments" / f"{file.key}.{kind}" for kind in ("json", "npz")]
+        record = file.record
+        yield {
+            **{"model": network.metadata["model"], "figures": figures},
+            **{name: record[name] for name in ("precision", "versions", "measured_at")},
+            **{"git_commit": None, "sources": digest(paths, log_dir)},
+        }
 
 
 def digest(paths: Iterable[Path], log_dir: Path) -> dict[str, str]:
@@ -217,4 +261,5 @@ def summarize_runs(recipe: Recipe, place: Path) -> dict[str, Any]:
     }
 
 
+READERS = {"train": read_training, "benchmark": read_benchmark, "export": read_exports}
 SUMMARIES = {"accuracy": summarize_accuracy, "runs": summarize_runs}

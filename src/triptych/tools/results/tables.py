@@ -11,6 +11,7 @@ from triptych.tools.results.rows import Row
 from triptych.tools.statistics.scores import TABLE_1
 
 MARKER = "<!-- results: "  # and the name of the table that follows
+IN_TORCH = "the network in torch"
 NOT_YET = "*not yet measured*"
 NAMES = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "resnet50": "ResNet50"}
 NAMES |= {f"efficientnet_lite{n}": f"EfficientNet-Lite{n}" for n in range(3)}
@@ -20,6 +21,12 @@ CAPTION = (
     "n: seeds × test images. Accuracy with a 95 % interval: of three seeds or more for the recipe "
     "(seeds and images), of one for that network (images). Minutes: one run, the median of the "
     "seeds; of a probe, the run that computed the features. BENCHMARKS.md has the commands."
+)
+
+
+OF_FILES = (
+    "Test accuracy of each file's own answers, and the median time of an image at batch 1, "
+    "preprocessing included; all of a network in turn. BENCHMARKS.md has intervals, size, memory."
 )
 
 
@@ -44,6 +51,8 @@ def fill(text: str, rows: Sequence[Row]) -> str:
 def write_table(name: str, rows: Sequence[Row]) -> str:
     """A table with its caption; a row without figures says so in the first cell of these."""
     shown = select_rows(name, rows)
+    if name == "files":
+        return write_files(shown)
     is_one = len({*map(PLACE.write, shown)}) == 1  # device: its name stands below the table
     columns = [column for column in TABLES[name] if column is not PLACE or not is_one]
     lines = [[column.title for column in columns], ["---"] * len(columns)]
@@ -64,7 +73,9 @@ def write_table(name: str, rows: Sequence[Row]) -> str:
 
 def select_rows(name: str, rows: Sequence[Row]) -> list[Row]:
     """The rows of a table: of `accuracy` those of devices that measured anything, of `commands` the
-    same, of `time` the study's networks from scratch."""
+    same, of `time` the study's networks from scratch, of `files` those of deployments."""
+    if name == "files":
+        return [row for row in rows if row["table"] == "deployments" and row["kind"] == "cpu"]
     if name == "time":
         networks = [r for r in rows if r["table"] == "accuracy" and r["model"] in TABLE_1]
         return [r for r in networks if not r["figures"] or r["figures"]["weights"] is None]
@@ -72,6 +83,29 @@ def select_rows(name: str, rows: Sequence[Row]) -> list[Row]:
     measured = {row["device"] for row in rows if row["figures"]} if kind == "accuracy" else ()
     shown = [row for row in rows if row["table"] == kind]
     return [row for row in shown if row["device"] in measured] or shown
+
+
+def write_files(rows: Sequence[Row]) -> str:
+    """A line a format: of each network the accuracy of its file, and how long an image takes."""
+    models = [*dict.fromkeys(row["model"] for row in rows)]
+    by_place = {
+        (row["figures"]["format"], row["model"]): row["figures"] for row in rows if row["figures"]
+    }
+    forms = [*dict.fromkeys(form for form, _ in by_place)] or [None]
+    names = [NAMES.get(model, model) for model in models]
+    lines = [["file", *names], ["---"] * (1 + len(models))]
+    for form in forms:
+        cells = [format_file(by_place.get((form, model))) for model in models]
+        lines.append([form or IN_TORCH, *cells])
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([*table, "", f"{OF_FILES} {describe_origin(rows)}".strip()])
+
+
+def format_file(figures: Mapping[str, Any] | None) -> str:
+    """90.56 %, 31.5 ms."""
+    if figures is None:
+        return NOT_YET
+    return f"{100 * figures['accuracy']:.2f} %, {figures['latency_ms_p50']:.1f} ms"
 
 
 def describe_origin(rows: Sequence[Row]) -> str:
@@ -137,6 +171,13 @@ def format_ratio(figures: Mapping[str, Any], name: str) -> str:
     return f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})" if ratio else ""
 
 
+def format_difference(figures: Mapping[str, Any]) -> str:
+    if not figures["format"]:
+        return ""
+    value, low, high = (100 * each for each in figures["difference"])
+    return f"{value:+.2f} ({low:.2f} to {high:.2f})"
+
+
 NETWORK = Column("network", format_network, of_figures=False)
 DEVICE = Column("device", format_device, of_figures=False)
 PLACE = Column("device", lambda row: row["device"] or ANYWHERE[row["kind"]], of_figures=False)
@@ -170,6 +211,19 @@ TABLES = {
         Column("minutes to it", partial(format_minutes, name="minutes_to_published")),
         Column("test accuracy", format_accuracy),
         Column("minutes in all", format_minutes),
+    ),
+    "files": (),
+    "deployments": (
+        NETWORK,
+        Column("file", lambda figures: figures["format"] or IN_TORCH),
+        *(DEVICE, Column("test accuracy", lambda figures: f"{100 * figures['accuracy']:.2f} %")),
+        Column("difference, points", format_difference),
+        Column("agreement", lambda f: f"{100 * f['agreement']:.2f} %" if f["format"] else ""),
+        Column("ms an image", lambda figures: f"{figures['latency_ms_p50']:.1f}"),
+        Column("images/s", lambda figures: f"{figures['throughput_images_per_second']:,.0f}"),
+        Column("size", lambda f: decimal(f["file_bytes"]) if f.get("file_bytes") else ""),
+        Column("loading, s", lambda figures: f"{figures['load_seconds']:.2f}"),
+        Column("peak memory", lambda figures: decimal(figures["peak_memory_bytes"])),
     ),
     "runs": (
         *(COMMAND, DEVICE, Column("jobs", lambda figures: str(figures["num_jobs"]))),
