@@ -187,5 +187,5 @@ def test_it_has_at_most_120_lines_and_one_table_of_results() -> None:
 
 def test_what_is_cited_is_the_version_that_is_installed() -> None:
     installed = version("triptych")
-    assert f"version = {{{installed}}}" in README
+    assert "[to cite](CITATION.cff)" in README
     assert f"\nversion: {installed}\n" in (ROOT / "CITATION.cff").read_text()
