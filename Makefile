@@ -56,7 +56,7 @@ audit: $(STAMP) ## look the locked packages up among known vulnerabilities
 
 lock: ## write requirements.lock anew from pyproject.toml; newest versions: make lock ARGS=--upgrade
 	@test -x $(BIN)/uv || $(MAKE) setup
-	$(BIN)/uv pip compile pyproject.toml --extra onnx --extra tune --extra lite --group dev --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra onnx --extra openvino --extra safetensors --extra tune --extra lite --group dev --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --output-file requirements.lock --quiet $(ARGS)
 

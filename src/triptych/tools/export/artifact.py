@@ -23,7 +23,7 @@ from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import library_versions, write_arrays
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.runs import read_run
-from triptych.tools.evaluate.rebuild import RebuiltRun, build_scorer, read_data, rebuild_run
+from triptych.tools.evaluate.rebuild import build_scorer, read_data, rebuild_run
 from triptych.tools.export.card import list_scores, render_card, render_task_card
 from triptych.tools.export.checks import Deployment, Network, check_files
 from triptych.tools.export.examples import run_examples
@@ -38,6 +38,7 @@ from triptych.tools.export.hub import (
     write_head,
 )
 from triptych.tools.export.program import trace_program
+from triptych.tools.export.weights import plain_architecture
 from triptych.tools.export.writers import WRITERS, Export, Written
 from triptych.tools.predict.images import View
 
@@ -148,11 +149,6 @@ def write_config(network: Network, folder: Path, shipped: Sequence[Shipped] = ()
     }
     (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
     return content
-
-
-def plain_architecture(run: RebuiltRun) -> dict[str, Any] | None:
-    """How the network's own library builds it; None of a network of the user's own."""
-    return None
 
 
 def pick_calibration_images(network: Network, number: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from triptych.errors import UserError
 
 ONNX = {"onnx": "onnx>=1.19", "onnxscript": "onnxscript>=0.5", "onnxruntime": "onnxruntime>=1.23"}
+OPENVINO = ONNX | {"openvino": "openvino>=2025.4"}  # which reads the ONNX file
+SAFETENSORS = {"safetensors": "safetensors>=0.5"}
 
 
 class Format(NamedTuple):
@@ -23,7 +25,10 @@ class Format(NamedTuple):
 
 FORMATS = {
     "onnx": Format("ONNX", (".onnx",), ONNX, "onnxruntime", on_gpu=True),
+    "onnx_int8": Format("ONNX INT8", ("_int8.onnx",), ONNX, "onnxruntime", precision="int8"),
+    "openvino": Format("OpenVINO", (".xml", ".bin"), OPENVINO, "openvino"),
     "torch": Format("torch.export", (".pt2",), {}, "torch"),
+    "safetensors": Format("safetensors", (".safetensors",), SAFETENSORS, "torch"),
     # No file: the network as torch.compile has it, in the precision of its run.
     "compiled": Format("compiled", (), {}, "torch", precision="", on_gpu=True),
 }

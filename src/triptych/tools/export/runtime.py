@@ -41,11 +41,65 @@ def open_onnx(opened: Opened) -> Answer:
     return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
+def open_openvino(opened: Opened) -> Answer:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": opened["num_threads"], "PERFORMANCE_HINT": "LATENCY"}
+    settings["INFERENCE_PRECISION_HINT"] = "f32"  # where the CPU has bfloat16, too
+    compiled = openvino.Core().compile_model(opened["path"], "CPU", settings)
+    return lambda images: np.array(compiled(images)[0])
+
+
 def open_torch(opened: Opened) -> Answer:
     import torch
 
     module = torch.export.load(opened["path"]).module()
     return answer_by_torch(module, "cpu")
+
+
+def open_safetensors(opened: Opened) -> Answer:
+    """Weights in a network of torchvision's or timm's, as config.json beside them says."""
+    import torch
+    from safetensors.torch import load_file
+    from torchvision.transforms import v2
+
+    path = Path(opened["path"])
+    config = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))
+    library = import_module(
+        {"timm": "timm", "torchvision": "torchvision.models"}[config["library"]]
+    )
+    build = library.create_model if config["library"] == "timm" else library.get_model
+    network = build(config["architecture"], **config["arguments"]).eval()
+    network.load_state_dict(load_file(path))
+    size, mode = [config["input_size"]] * 2, v2.InterpolationMode(config["interpolation"])
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    activate = (
+        torch.sigmoid if config.get("task") == "multilabel" else partial(torch.softmax, dim=1)
+    )
+
+    def predict(images: Any) -> Any:
+        if config["stored_size"]:
+            images = fit_images(images.numpy(), config["stored_size"], config["fit"])
+        pixels = v2.functional.resize(images.float() / 255, size, mode, antialias=True)
+        return activate(network((pixels - mean) / std))
+
+    return answer_by_torch(predict, "cpu")
+
+
+def fit_images(images: Array, side: int, fit: str) -> Any:
+    """uint8 (N, 3, S, S), S = `side`, as training stored its photos."""
+    import torch
+    from PIL import Image, ImageOps
+
+    def square(photo: Image.Image) -> Image.Image:
+        if fit == "crop":
+            return ImageOps.fit(photo, (side, side))
+        return ImageOps.pad(photo, (side, side)) if fit == "pad" else photo.resize((side, side))
+
+    photos = (Image.fromarray(each.transpose(1, 2, 0)) for each in images)
+    return torch.from_numpy(np.stack([np.asarray(square(each)) for each in photos])).permute(
+        0, 3, 1, 2
+    )
 
 
 def open_network(opened: Opened, *, is_compiled: bool = False) -> Answer:
@@ -83,7 +137,10 @@ def answer_by_torch(network: Callable[[Any], Any], device: str) -> Answer:
 # By format: the module whose import is no part of loading, and how a file is opened.
 OPENERS: dict[str, tuple[str, Callable[[Opened], Answer]]] = {
     "onnx": ("onnxruntime", open_onnx),
+    "onnx_int8": ("onnxruntime", open_onnx),
+    "openvino": ("openvino", open_openvino),
     "torch": ("torch.export", open_torch),
+    "safetensors": ("torchvision", open_safetensors),
     "network": ("triptych.tools.evaluate.rebuild", open_network),
     "compiled": ("triptych.tools.evaluate.rebuild", open_compiled),
 }
