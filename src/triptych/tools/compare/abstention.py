@@ -160,11 +160,12 @@ def measure(recipe: Recipe, val: Predictions, question: Question) -> Measured:
     sets = {m: ClassSets.calibrate(q, val.labels, level, m, v) for m in METHODS}
     selected = {m: each.select(p, u) for m, each in sets.items()}
     num_candidates = count_candidates(network.config, network.metadata)
+    has_groups = test.groups is not None  # then those of validation belong together as well
     counts = sets["classwise"].num_by_class.tolist()
     fewest = min((n for n in counts if n >= find_least_images(level)), default=0)
     promising = {m: fewest if m == "classwise" else len(q) for m in METHODS}
     guarantees = {
-        m: None if val.groups is not None else guarantee_coverage(n, level, num_candidates)
+        m: None if has_groups else guarantee_coverage(n, level, num_candidates)
         for m, n in promising.items()
     }
     confidence, certain = p.max(axis=1), Rejection.calibrate(q, level)
@@ -174,7 +175,7 @@ def measure(recipe: Recipe, val: Predictions, question: Question) -> Measured:
         recipe=recipe.label,
         num_val=len(q),
         num_candidates=num_candidates,
-        has_groups=val.groups is not None,
+        has_groups=has_groups,
         sets=[rate_sets(m, selected[m], test, guarantees[m]) for m in METHODS],
         classes=rate_classes(recipe, selected, sets["classwise"]),
         answers=[
