@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from triptych.runs.predictions import Predictions
 from triptych.tools.compare.content import Question, Section, Tested, describe
-from triptych.tools.compare.formats import interval, percent, pluralize
+from triptych.tools.compare.formats import interval, percent, pluralize, rate
 from triptych.tools.compare.out_of_set import StrangeSet, list_sets
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import read_optional, read_val_predictions
@@ -235,7 +235,7 @@ def estimate_share(
 
 def write_sentences(each: Measured, coverage: float, risk: float) -> Iterator[str]:
     """Of one network: what its sets hold, and how often it errs where it answers."""
-    sets, answers, level = each.sets[0], each.answers[0], f"{100 * coverage:g} %"
+    sets, answers, level = each.sets[0], each.answers[0], rate(coverage)
     images = pluralize(each.num_val, "validation image")
     if each.num_val < (least := find_least_images(coverage)):
         yield (
@@ -250,7 +250,7 @@ def write_sentences(each: Measured, coverage: float, risk: float) -> Iterator[st
             f"{sets.size:.2f} classes on average."
         )
     if answers.bound is None:
-        why = f"no confidence keeps its errors on validation images at {100 * risk:g} % or below"
+        why = f"no confidence keeps its errors on validation images at {rate(risk)} or below"
         yield f"{each.label} answers for no test image: {why}."
     else:
         yield (

@@ -16,6 +16,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return fixed(None if value is None else 100 * value, digits)
 
 
+def rate(share: float) -> str:
+    """One that was chosen, as it was written: 95 %, 97.5 %."""
+    return f"{round(100 * share, 4):g} %"
+
+
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points, with its sign: +3.49, −0.05."""
     return signed(100 * value, digits)

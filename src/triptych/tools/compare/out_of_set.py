@@ -15,7 +15,7 @@ from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_arrays, read_validation
 from triptych.runs.reader import sanitize
 from triptych.tools.compare.content import describe
-from triptych.tools.compare.formats import DASH, fixed, interval, percent, pluralize
+from triptych.tools.compare.formats import DASH, fixed, interval, percent, pluralize, rate
 from triptych.tools.compare.recipes import Recipe
 from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, read_optional
 from triptych.tools.statistics.inference import WithInterval
@@ -85,7 +85,7 @@ class StrangeSet(NamedTuple):
         return (
             f"Of {pluralize(self.num_images, 'image')} of {self.name}, which belong to none of its "
             f"classes, {row.network} would answer {write_share(accepted)} when it answers "
-            f"{100 * self.keep:g} % of its own: AUROC {write_auroc(auroc)}."
+            f"{rate(self.keep)} of its own: AUROC {write_auroc(auroc)}."
         )
 
 

@@ -15,7 +15,7 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.predictions import read_validation
 from triptych.runs.reader import sanitize
-from triptych.tools.compare.formats import join_words, pluralize
+from triptych.tools.compare.formats import join_words, pluralize, rate
 from triptych.tools.compare.searches import count_candidates
 from triptych.tools.evaluate.rebuild import RebuiltRun
 from triptych.tools.statistics.abstention import ClassSets, Rejection
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     @property
     def line(self) -> str:
         """cat or dog, 95 %."""
-        level = f", {percent(self.coverage)}" if self.coverage and self.is_accepted else ""
+        level = f", {rate(self.coverage)}" if self.coverage and self.is_accepted else ""
         return self.format(MAX_NAMES) + level
 
     def describe(self) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class Thresholds:
         text = f"Calibrated on {pluralize(self.num_images, 'validation image')}."
         if levels := [*self.list_levels()]:
             chances = [guarantee_coverage(n, level, self.num_candidates) for level, _, n in levels]
-            what = join_words([f"{percent(level)} {what}" for level, what, _ in levels])
+            what = join_words([f"{rate(level)} {what}" for level, what, _ in levels])
             text += f" Of images like them at least {what}, on average."
             if self.has_groups:
                 text += " They come in groups of similar images, so no rate is guaranteed."
             elif self.num_candidates > 1:
-                left = join_words([percent(math.floor(1000 * chance) / 1000) for chance in chances])
+                left = join_words([rate(math.floor(1000 * chance) / 1000) for chance in chances])
                 text += f" They also chose the weights, among {self.num_candidates:,} candidates,"
                 text += f" which leaves a guarantee of {left}."
         return " ".join([text, *self.find_shortages()])
@@ -109,11 +109,6 @@ class Thresholds:
         if self.rejection and math.isinf(self.rejection.max_doubt):
             keep = self.rejection.keep
             yield f"keep={keep} takes {find_least_images(keep):,} images: every image is answered."
-
-
-def percent(share: float) -> str:
-    """95 %, 97.5 %."""
-    return f"{round(100 * share, 4):g} %"
 
 
 def calibrate(

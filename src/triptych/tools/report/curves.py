@@ -139,8 +139,8 @@ def draw_risks(section: Abstention, key: Key) -> Chart:
     heading = "Errors among the answers, by how many are given"
     words = f"{heading}, of the first network of {formats.pluralize(len(series), 'recipe')}"
     axes = Axis("test images answered", "percent"), Axis("errors among them", "percent")
-    caption = f"A ring is where at most {100 * section.risk:g} % of answers on validation images "
-    caption += "are wrong; the line from it ends at the bound of errors there"
+    caption = f"A ring is where at most {formats.rate(section.risk)} of answers on validation "
+    caption += "images are wrong; the line from it ends at the bound of errors there"
     return make_chart(heading, words, draw_bounded, series, *axes, caption=caption)
 
 

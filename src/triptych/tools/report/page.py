@@ -220,9 +220,9 @@ def locate(value: float, scale: Interval) -> str:
 
 
 FILTERS = (
-    *(formats.percent, formats.points, formats.thousands, formats.fixed, formats.p_value),
-    *(formats.chance, formats.join_words, formats.pluralize, formats.spaced, last_batch),
-    *(write_cost, size, share, find_scale, locate),
+    *(formats.percent, formats.rate, formats.points, formats.thousands, formats.fixed),
+    *(formats.p_value, formats.chance, formats.join_words, formats.pluralize, formats.spaced),
+    *(last_batch, write_cost, size, share, find_scale, locate),
     *(encode_picture, draw_matrix, draw_difference, list_empty),
     *(formats.data_uri, sanitize, Markup),
 )
