@@ -161,12 +161,9 @@ def measure(recipe: Recipe, val: Predictions, question: Question) -> Measured:
     selected = {m: each.select(p, u) for m, each in sets.items()}
     num_candidates = count_candidates(network.config, network.metadata)
     has_groups = test.groups is not None  # then those of validation belong together as well
-    counts = sets["classwise"].num_by_class.tolist()
-    fewest = min((n for n in counts if n >= find_least_images(level)), default=0)
-    promising = {m: fewest if m == "classwise" else len(q) for m in METHODS}
     guarantees = {
-        m: None if has_groups else guarantee_coverage(n, level, num_candidates)
-        for m, n in promising.items()
+        m: None if has_groups else guarantee_coverage(each.num_images, level, num_candidates)
+        for m, each in sets.items()
     }
     confidence, certain = p.max(axis=1), Rejection.calibrate(q, level)
     least = choose_confidence(trace_risk(q.max(axis=1), val.correct), question.risk)
@@ -190,30 +187,29 @@ def rate_sets(
     method: Method, selected: NDArray[np.bool_], test: Predictions, guarantee: float | None
 ) -> SetRates:
     """`selected` (N, C): which classes are in the set of each image."""
-    covered = selected[np.arange(len(selected)), test.labels]
+    coverage = estimate_share(selected[np.arange(len(selected)), test.labels], test.groups)
     sizes = selected.sum(axis=1)
-    empty, single = float((sizes == 0).mean()), float((sizes == 1).mean())
-    coverage, size = estimate_share(covered, test.groups), float(sizes.mean())
-    larger = float((sizes > 1).mean())
-    return SetRates(method, coverage, size, empty, single, larger, guarantee)
+    empty, single, larger = (float(each.mean()) for each in (sizes == 0, sizes == 1, sizes > 1))
+    return SetRates(method, coverage, float(sizes.mean()), empty, single, larger, guarantee)
 
 
 def rate_classes(
     recipe: Recipe, selected: dict[Method, NDArray[np.bool_]], classwise: ClassSets
 ) -> list[ClassRates]:
     """Those with test images, those first that are surely covered less."""
-    test, names, limits = recipe.first.test, recipe.classes, classwise.thresholds
-    known = np.unique(test.labels)
-    level, rates = 1 - (1 - LEVEL) / len(known), []
-    for c in known.tolist():
+    test, rates = recipe.first.test, []
+    known = np.unique(test.labels).tolist()
+    level = 1 - (1 - LEVEL) / len(known)
+    for c in known:
         own = test.labels == c
         groups = None if test.groups is None else test.groups[own]
-        covered = (selected[m][own, c] for m in ("lac", "classwise"))
-        marginal, within = (estimate_share(each, groups, level) for each in covered)
-        num_val, num_test = int(classwise.num_by_class[c]), int(own.sum())
-        size, is_finite = float(selected["lac"][own].sum(axis=1).mean()), np.isfinite(limits[c])
-        about = marginal, size, within
-        rates.append(ClassRates(names[c], num_val, num_test, *about, bool(is_finite)))
+        lac, within = (
+            estimate_share(selected[m][own, c], groups, level) for m in ("lac", "classwise")
+        )
+        counts = int(classwise.num_by_class[c]), int(own.sum())
+        size = float(selected["lac"][own].sum(axis=1).mean())
+        has_threshold = bool(np.isfinite(classwise.thresholds[c]))
+        rates.append(ClassRates(recipe.classes[c], *counts, lac, size, within, has_threshold))
     return sorted(rates, key=lambda each: each.coverage[::-1])
 
 

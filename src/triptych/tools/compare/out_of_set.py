@@ -21,7 +21,6 @@ from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, r
 from triptych.tools.statistics.inference import WithInterval
 from triptych.tools.statistics.out_of_set import DOUBTS, Separation, separate
 
-MAX_SETS = 20  # of a run
 ABOUT = {"name": TEXT, "digest": TEXT, "num_images": count(1)}
 
 
@@ -101,37 +100,33 @@ def list_sets(
     recipes: Sequence[Recipe], keep: float, problems: list[Problem]
 ) -> Iterator[StrangeSet]:
     """By name, each of the images that most networks were measured on."""
-    found = [
-        (recipe, *each) for recipe in recipes for each in list_measured(recipe, keep, problems)
-    ]
-    for name in sorted({measured.name for *_, measured in found}):
+    found = [each for recipe in recipes for each in list_measured(recipe, keep, problems)]
+    for name in sorted({measured.name for _, _, measured in found}):
         of_name = [each for each in found if each[-1].name == name]
         [(digest, _)] = Counter(measured.digest for *_, measured in of_name).most_common(1)
         rows = []
         for recipe in recipes:
-            own = [each for each in of_name if each[0] is recipe]
-            same = [each for each in own if each[-1].digest == digest]
+            own = [(label, each) for of, label, each in of_name if of is recipe]
+            same = [(label, each) for label, each in own if each.digest == digest]
             if len(same) < len(own):
-                what = (
-                    f"left out on {name}: {recipe.label} was measured on other images of this name"
-                )
-                problems.append(Problem(sanitize(str(recipe.first.folder)), what))
+                what = f"{recipe.label} was measured on other images of this name"
+                place = sanitize(str(recipe.first.folder))
+                problems.append(Problem(place, f"left out on {name}: {what}"))
             if same:
-                aurocs = [[one.auroc.value for one in each.separations] for *_, each in same]
-                rows.append(Separated(recipe.label, *same[0][1:], aurocs))
+                aurocs = [[one.auroc.value for one in each.separations] for _, each in same]
+                rows.append(Separated(recipe.label, *same[0], aurocs))
         yield StrangeSet(name, rows[0].measured.num_images, keep, rows)
 
 
 def list_measured(
     recipe: Recipe, keep: float, problems: list[Problem]
-) -> Iterator[tuple[str, Measured]]:
-    """The label of each of its networks with each set that lies in its folder."""
+) -> Iterator[tuple[Recipe, str, Measured]]:
+    """Each set that lies in the folder of one of its networks, with the label of that network."""
     for network in recipe.networks:
-        paths = [] if network.is_guest else sorted((network.folder / "ood").glob("*.json"))
-        for path in paths[:MAX_SETS]:
+        for path in () if network.is_guest else sorted((network.folder / "ood").glob("*.json")):
 
             def read(network: TrainedNetwork, name: str = path.stem) -> Measured:
                 return read_measured(network.folder, name, network.test, keep)
 
             if measured := read_optional(read, network, problems):
-                yield network.label, measured
+                yield recipe, network.label, measured

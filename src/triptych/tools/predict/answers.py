@@ -91,11 +91,9 @@ class Thresholds:
 
     def list_levels(self) -> Iterator[tuple[float, str, int]]:
         """What happens how often, and by how many images at least, where these are enough."""
-        if self.sets and (has_own := np.isfinite(self.sets.thresholds)).any():
-            by_class = self.sets.method == "classwise"
-            what = f"{'of every class ' * by_class}have their class in the set"
-            fewest = int(self.sets.num_by_class[has_own].min())
-            yield self.sets.level, what, fewest if by_class else self.num_images
+        if self.sets and np.isfinite(self.sets.thresholds).any():
+            of = "of every class " if self.sets.method == "classwise" else ""
+            yield self.sets.level, f"{of}have their class in the set", self.sets.num_images
         if self.rejection and math.isfinite(self.rejection.max_doubt):
             yield self.rejection.keep, "are answered", self.num_images
 

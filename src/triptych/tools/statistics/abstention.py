@@ -43,12 +43,18 @@ class ClassSets:
         num_classes = probabilities.shape[1]
         true = score(probabilities, method, u)[np.arange(len(labels)), labels]
         if method == "classwise":
-            parts = [true[labels == c] for c in range(num_classes)]
-            thresholds = [find_threshold(each, level) for each in parts]
+            thresholds = [find_threshold(true[labels == c], level) for c in range(num_classes)]
         else:
             thresholds = [find_threshold(true, level)] * num_classes
         counts = np.bincount(labels, minlength=num_classes)
         return cls(level, method, np.array(thresholds), counts)
+
+    @property
+    def num_images(self) -> int:
+        """That its thresholds are of: of class-wise ones the fewest of a class that has one."""
+        if self.method != "classwise":
+            return int(self.num_by_class.sum())
+        return int(min(self.num_by_class[np.isfinite(self.thresholds)], default=0))
 
     def select(self, probabilities: Array, u: Array | None = None) -> NDArray[np.bool_]:
         """Which classes are in the set of each image, (B, C)."""
@@ -64,13 +70,11 @@ class Rejection:
 
     keep: float
     max_doubt: float  # infinite of too few images: everything is answered
-    num_images: int
 
     @classmethod
     def calibrate(cls, probabilities: Array, keep: float) -> "Rejection":
         """Of validation images, (N, C)."""
-        doubts = 1 - probabilities.max(axis=1)
-        return cls(keep, find_threshold(doubts, keep), len(doubts))
+        return cls(keep, find_threshold(1 - probabilities.max(axis=1), keep))
 
     def accept(self, probabilities: Array) -> NDArray[np.bool_]:
         """Which images are answered, (B,)."""
