@@ -73,6 +73,11 @@ class Predictions:
         """The probability of the predicted class, (N,)."""
         return np.asarray(self.probabilities.max(axis=1))
 
+    def is_of_images(self, other: "Predictions") -> bool:
+        """Whether they are for the images of the other ones, by the same labels."""
+        pairs = (self.index, other.index), (self.labels, other.labels)
+        return all(np.array_equal(*pair) for pair in pairs)
+
 
 @dataclass(frozen=True, eq=False)
 class MultilabelPredictions(Predictions):

@@ -15,8 +15,9 @@ from tests.tools.report.test_page import read_terms
 from triptych.runs.reader import find_run_folders
 from triptych.tools.compare.command import build_comparison
 from triptych.tools.compare.content import Comparison
-from triptych.tools.compare.deployments import FORMATS, Deployments
+from triptych.tools.compare.deployments import Deployments
 from triptych.tools.compare.runs import read_runs
+from triptych.tools.export.formats import FORMATS
 from triptych.tools.report.charts import Chart, Key
 from triptych.tools.report.deployments import MARKS, draw_deployments
 from triptych.tools.report.page import render_page

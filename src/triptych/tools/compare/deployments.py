@@ -4,7 +4,7 @@
 a file that is another one since is refused. Nothing is run.
 """
 
-import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from triptych.config import NAMES, TEXT, Rule, count, number, one_of
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import MAPPING, MEASURED, check_entries
+from triptych.runs.storage import hash_file
 from triptych.tools.compare.content import ACCURACY, SIGNIFICANT, Section, Tested
 from triptych.tools.compare.formats import MAX_WORDS, fixed, join_words, p_statement, pluralize
 from triptych.tools.compare.pairs import Adjusted, adjust
@@ -28,14 +27,11 @@ from triptych.tools.compare.runs import (
     read_entries,
     read_optional,
 )
+from triptych.tools.export.formats import FORMATS
 from triptych.tools.statistics.crossed import Estimate
 from triptych.tools.statistics.groups import network_difference, share_interval
 from triptych.tools.statistics.inference import WithInterval
 
-FORMATS = {
-    **{"compiled": "torch.compile", "torch": "torch.export", "safetensors": "safetensors"},
-    **{"onnx": "ONNX", "onnx_int8": "ONNX INT8", "openvino": "OpenVINO"},
-}
 KEYS = {f"{name}{device}": name for name in FORMATS for device in ("", "_gpu")}  # of records
 MAX_SENTENCES = 3  # of more networks one sentence tells of all
 POSITIVE = number(1e-6, 1e12)  # of what is divided and drawn on a logarithmic scale
@@ -75,7 +71,7 @@ class Deployment:
 
     @property
     def words(self) -> str:
-        return FORMATS[self.record["format"]]
+        return FORMATS[self.record["format"]].words
 
     @property
     def speedup(self) -> float:
@@ -197,7 +193,7 @@ def check_digests(folder: Path, record: Mapping[str, Any], key: str) -> str:
             states.append("elsewhere, not checked")
         elif not os.path.isfile(path):  # answers that are gone are named when they are read
             states += ["gone"] if place in record["digests"] else []
-        elif (digest := compute_digest(path)) != recorded:
+        elif (digest := hash_file(path)) != recorded:
             raise UserError(
                 f"{path}: SHA-256 is {digest[:12]}…, but {recorded[:12]}… was measured\n"
                 f"triptych export run={folder} format={record['format']} overwrite=true"
@@ -206,22 +202,11 @@ def check_digests(folder: Path, record: Mapping[str, Any], key: str) -> str:
     return states[0] if states else ""
 
 
-def compute_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-
-
 def read_answers(network: TrainedNetwork, key: str) -> Predictions:
     """Raises UserError unless they are for the test images of the network, and of its classes."""
     path, test = network.folder / "deployments" / f"{key}.npz", network.test
     answers = read_predictions(path)
-    is_alike = answers.num_classes == test.num_classes and all(
-        np.array_equal(getattr(answers, each), getattr(test, each)) for each in ("index", "labels")
-    )
-    if not is_alike:
+    if not answers.is_of_images(test) or answers.num_classes != test.num_classes:
         raise UserError(f"{path}: index, labels or classes are not those of test.npz")
     return answers
 
@@ -233,11 +218,12 @@ def write_sentences(blocks: Sequence[Block]) -> list[str]:
         return [write_sentence(block, len(files)) for block in blocks]
     num_networks = len({block.network for block in blocks})
     lost = [each.test.difference.value < 0 for each in files if each.is_significant]
-    ends = join_words([fixed(end(each.speedup for each in files), 1) for end in (min, max)])
+    speedups = sorted(each.speedup for each in files)
     return [
         f"Of {len(files)} files of {num_networks} networks, {sum(lost)} are "
         f"significantly less accurate than their network in torch and {len(lost) - sum(lost)} "
-        f"more; they answer between {ends} times as fast; see the table of files."
+        f"more; they answer between {speedups[0]:.1f} and {speedups[-1]:.1f} times as fast; see "
+        "the table of files."
     ]
 
 
@@ -253,12 +239,12 @@ def write_sentence(block: Block, num_tests: int) -> str:
         size = difference.negate() if difference.value < 0 else difference
         p = p_statement(best.test.p_holm) + " after Holm" * (num_tests > 1)
         claim = f"{verb} {fixed(100 * size.value, 2)} points (95 % CI {written(size)}; {p})"
-    elif difference.low != difference.low:
+    elif math.isnan(difference.low):
         claim = f"differs by {ACCURACY.write_amount(difference.value)} (no interval)"
     else:
         most = fixed(100 * max(-difference.low, 0), 2)
         claim = f"loses at most {most} points (95 % CI {written(difference)}; no difference shown)"
-    speed = f"answers {speedup:.1f} times as fast as"
+    speed = f"answers {speedup:.1f} times as fast"
     if speedup < 1:
-        speed = f"takes {1 / speedup:.1f} times as long as"
-    return f"{name} {claim} and {speed} in torch ({best.place})."
+        speed = f"takes {1 / speedup:.1f} times as long"
+    return f"{name} {claim} and {speed} as in torch ({best.place})."

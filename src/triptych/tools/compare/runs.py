@@ -4,7 +4,6 @@ Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever show
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -37,6 +36,7 @@ from triptych.runs.reader import (
     read_finished,
     sanitize,
 )
+from triptych.runs.storage import hash_file
 from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
@@ -173,8 +173,7 @@ class TrainedNetwork:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file of its predictions."""
-        with self.predictions_file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(self.predictions_file)
 
     @cached_property
     def ece(self) -> float:

@@ -5,7 +5,6 @@ it names them, relative to the file or a folder above it too, and below `runs`; 
 is known by the digest of its predictions.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ from triptych.runs.reader import (
     read_records,
     sanitize,
 )
-from triptych.runs.storage import check_regular_file
+from triptych.runs.storage import check_regular_file, hash_file
 from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import BaseComparison
 from triptych.tools.compare.guests import File, find_files
@@ -190,8 +189,7 @@ def compute_digest(path: Path) -> str:
     """Of the predictions in a run folder, or of a file of predictions; empty without them."""
     file = path if path.is_file() else path / "predictions" / "test.npz"
     try:
-        with check_regular_file(file).open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hash_file(check_regular_file(file))
     except OSError:
         return ""
 

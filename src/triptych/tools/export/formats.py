@@ -29,8 +29,8 @@ FORMATS = {
     "openvino": Format("OpenVINO", (".xml", ".bin"), OPENVINO, "openvino"),
     "torch": Format("torch.export", (".pt2",), {}, "torch"),
     "safetensors": Format("safetensors", (".safetensors",), SAFETENSORS, "torch"),
-    # No file: the network as torch.compile has it, in the precision of its run.
-    "compiled": Format("compiled", (), {}, "torch", precision="", on_gpu=True),
+    # No file, and in the precision of its run.
+    "compiled": Format("torch.compile", (), {}, "torch", precision="", on_gpu=True),
 }
 
 

@@ -132,9 +132,9 @@ def calibrate(
         vals = [read_validation(run.record.folder, len(run.classes)) for run in runs]
     except UserError as error:
         raise UserError(f"{setting}: is calibrated on validation images\n{error}") from error
-    labels, index = vals[0].labels, vals[0].index
+    labels = vals[0].labels
     for run, val in zip(runs, vals, strict=True):
-        if not (np.array_equal(val.index, index) and np.array_equal(val.labels, labels)):
+        if not val.is_of_images(vals[0]):
             raise UserError(
                 f"{setting}: the mean of networks is calibrated on the validation images of all\n"
                 f"{run.record.folder} has others than {runs[0].record.folder}: "

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from triptych.tools.compare import formats
-from triptych.tools.compare.deployments import FORMATS, Block, Deployments
+from triptych.tools.compare.deployments import Block, Deployments
+from triptych.tools.export.formats import FORMATS
 from triptych.tools.report import charts
 from triptych.tools.report.charts import LARGE, MARKERS, Axis, Chart, Key, Series, Size
 from triptych.tools.report.costs import (
@@ -23,7 +24,7 @@ from triptych.tools.report.costs import (
 )
 
 NETWORK = "torch"  # what a network runs in
-MARKS = dict(zip((NETWORK, *FORMATS.values()), MARKERS, strict=False))
+MARKS = dict(zip((NETWORK, *(each.words for each in FORMATS.values())), MARKERS, strict=False))
 AXES = Axis("median latency at batch 1, ms", "log"), Axis("test accuracy", "percent")
 ENTRY, LINE = 112, 19  # pixels of an entry of the key
 LEAST = 0.02  # of the scale of accuracies, on which small differences stay small
