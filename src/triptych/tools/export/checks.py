@@ -157,9 +157,9 @@ def answer_test_images(data: ImageDataModule, process: FileProcess) -> Predictio
     """The file's own answers for the whole test set; logits are logarithms of probabilities."""
     test = data.test
     parts = torch.split(torch.arange(len(test)), CHUNK)
-    words = f"{FORMATS[process.opened.format].words} answers"
+    words, console = f"{FORMATS[process.opened.format].words} answers", Console(stderr=True)
     answers: list[Array] = []
-    for part in track(parts, words, console=Console(stderr=True), transient=True):
+    for part in track(parts, words, console=console, disable=not console.is_terminal):
         answers.append(process.answer(test.__getitems__(part).inputs, ANSWERED_AT_ONCE))
     probabilities = np.concatenate(answers)
     if not np.isfinite(probabilities).all():
