@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -301,6 +302,21 @@ def test_a_file_with_other_probabilities_is_not_left_behind(
         run_export(folders["torch"], format="torch", out=f"{tmp_path}/new")
     assert [*tmp_path.iterdir()] == []
     assert read_record(folders["torch"], "torch") == before
+
+
+def test_a_signal_leaves_nothing_behind(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: Export, path: Path) -> Written:
+        path.write_bytes(b"a part")
+        signal.raise_signal(signal.SIGTERM)
+        return Written()
+
+    monkeypatch.setattr(artifact, "WRITERS", {"torch": write})
+    with pytest.raises(SystemExit) as raised:
+        run_export(folders["torch"], format="torch", out=f"{tmp_path}/new")
+    assert raised.value.code == 143
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_file_that_agrees_too_rarely_is_not_left_behind(

@@ -10,6 +10,7 @@ from triptych.config import Config
 from triptych.errors import UserError
 from triptych.runs.reader import find_run_folders, read_finished
 from triptych.runs.record import Record
+from triptych.runs.stopping import exit_on_signal, signal_handlers
 from triptych.tools.export.formats import FORMATS, check_packages
 
 
@@ -42,7 +43,8 @@ def export(config: Config, overrides: list[str]) -> None:
 
     from triptych.tools.export.artifact import write_export  # torch, behind the checks
 
-    write_export(folder, out, files, config)
+    with signal_handlers(exit_on_signal):  # which deletes unfinished files
+        write_export(folder, out, files, config)
 
 
 def check_documents(out: Path, record: Record) -> None:
