@@ -139,6 +139,7 @@ BAD: dict[str, dict[str, Any]] = {
                                           "throughput_images_per_second": 1.0}},
     "format": {"format": "openvino"},
     "float_layers": {"float_layers": "conv1"},
+    "versions": {"versions": {"torch": float("nan")}},
 }  # fmt: skip
 
 
@@ -180,6 +181,12 @@ def test_a_file_that_is_gone_is_a_row_and_one_outside_the_run_is_not_opened(
     assert [each.state for each in files] == ["elsewhere, not checked", "", "gone"]
     described = [each.describe()["file"] for each in files]
     assert described == [None, "export/model_onnx_int8.onnx", None]
+
+
+def test_a_link_in_a_circle_is_a_file_that_is_gone(folder: Path, compare_below: Compare) -> None:
+    (folder / "round").symlink_to("round")
+    write_deployment(folder, "onnx", digests={"round": "0" * 64})
+    assert find(compare_below(folder)).files[0].state == "gone"
 
 
 def test_page_text_and_verdict_have_every_file_and_escape_what_it_says(

@@ -109,6 +109,17 @@ def test_a_broken_file_is_a_problem_and_no_more(
     assert "digits.json" in comparison.problems[0].what
 
 
+@pytest.mark.parametrize("kind", ["U8", "complex64", "longdouble"])
+def test_what_are_no_logits_is_a_problem_and_no_more(
+    root: Path, compare_below: Callable[[Path], Comparison], kind: str
+) -> None:
+    for folder in root.glob("*/*/seed*/*"):
+        np.savez(folder / "ood" / "digits.npz", logits=np.ones((NUM, 4)).astype(kind))
+    comparison = compare_below(root)
+    assert find_section(comparison).strange_sets == []
+    assert "digits.json" in comparison.problems[0].what
+
+
 def test_without_such_images_nothing_is_said(
     tmp_path: Path, compare_below: Callable[[Path], Comparison]
 ) -> None:

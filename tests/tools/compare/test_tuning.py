@@ -268,3 +268,23 @@ def test_validation_chose_among_the_epochs_it_saw_of_every_trial(
     chosen_at_quarters = config | {"trainer": trainer | {"val_check_interval": 0.25}}
     if expected == 8:
         assert count_candidates(chosen_at_quarters, {"num_epochs": 8}) == 32
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"checkpoint": None, "trainer": "x", "callbacks": 1}, 8),
+        ({"trainer": {"val_check_interval": 0.0}}, 8),
+        ({"trainer": {"val_check_interval": float("nan")}}, 8),
+        ({"trainer": {"max_epochs": "x"}, "callbacks": [{"_target_": "a.EarlyStopping"}]}, 8),
+        ({"callbacks": [{"_target_": "a.Soup", "k": -1}]}, 8 + 8),
+        ({"callbacks": [{"_target_": "a.Soup", "k": "x"}]}, 8 + 8),
+    ],
+)
+def test_what_no_training_takes_counts_nothing(config: dict[str, Any], expected: int) -> None:
+    assert count_candidates(config, {"num_epochs": 8}) == expected
+
+
+def test_of_any_number_of_candidates_the_number_can_be_written() -> None:
+    soup = {"callbacks": [{"_target_": "a.Soup", "k": 50_000}]}
+    assert len(f"{count_candidates(soup, {'num_epochs': 10**18}):,}") > 1000

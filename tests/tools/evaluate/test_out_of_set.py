@@ -183,6 +183,11 @@ def test_what_is_no_set_of_images_is_refused(
     assert "val.npz" in refuse(run, f"'{photos}'")
 
 
+def test_a_folder_has_its_name_by_whatever_way_it_is_reached(run: Path, photos: Path) -> None:
+    evaluate(run, f"'{photos}/grass/..'")
+    assert read(run, "my_photos")[0]["num_images"] == NUM
+
+
 def test_the_folder_that_a_run_learned_from_is_refused(photos: Path, tmp_path: Path) -> None:
     own = {"root": str(photos / "other"), "max_pixels": 1}
     for place in (photos, photos / "other", photos / "other" / "mist"):

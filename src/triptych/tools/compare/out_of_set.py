@@ -39,7 +39,8 @@ def read_measured(folder: Path, name: str, test: Predictions, keep: float) -> Me
     val, path = read_validation(folder, test.num_classes), folder / "ood" / f"{name}.json"
     [about] = read_entries(path, ABOUT) or [{}]
     logits = read_arrays(path.with_suffix(".npz"), ("logits",))["logits"]
-    if logits.shape != (about.get("num_images"), test.num_classes) or not np.isfinite(logits).all():
+    is_alike = logits.shape == (about.get("num_images"), test.num_classes)
+    if not is_alike or logits.dtype != np.float32 or not np.isfinite(logits).all():
         raise UserError(f"{path}: not of the file beside it; run evaluate.py again")
     each = (separate(s, val.logits, test.logits, logits, keep, test.groups) for s in DOUBTS)
     return Measured(**about, separations=tuple(each))

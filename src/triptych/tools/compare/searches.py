@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from triptych.config import TEXT, Config, Rule, count, find_nodes
+from triptych.config import TEXT, Config, Rule, count, find_nodes, number, one_of
 from triptych.runs.reader import MEASURED
 from triptych.tools.compare.runs import TrainedNetwork
 from triptych.tools.statistics.inference import MIN_SEEDS
@@ -17,6 +17,8 @@ from triptych.tools.tune.settings import FILE_NAME
 
 # Callbacks that take no notice of validation images; any other may have chosen by them.
 BLIND = {*"EMAWeightAveraging GradualUnfreezing LearningRateMonitor SWA".split()}
+MAX_EPOCHS, MAX_CANDIDATES = 10**5, 10**1000  # more are counted as so many
+ANYTHING = Rule("anything", lambda _: True)
 TUNED: dict[str, Rule] = {
     "study": FILE_NAME,
     **dict.fromkeys(("search_hash", "space_hash", "budget", "sampler", "monitor"), TEXT),
@@ -54,20 +56,31 @@ def count_candidates(config: Config, metadata: Mapping[str, Any]) -> int:
     """Among how many networks validation images chose a run's: epochs, of every trial where a
     search chose its settings. 1 where the last epoch is scored, and no callback may have ended the
     training or averaged its weights by validation."""
-    is_last = config.get("checkpoint", {}).get("score") == "last"
-    trainer, num_epochs = config.get("trainer", {}), metadata["num_epochs"] or 1
-    nodes = [node for _, node in find_nodes([config.get("callbacks"), trainer.get("callbacks")])]
+    is_last = read_entry(config, "checkpoint", "score", one_of("last"))
+    trainer_callbacks = read_entry(config, "trainer", "callbacks", ANYTHING)
+    nodes = [node for _, node in find_nodes([config.get("callbacks"), trainer_callbacks])]
+    num_epochs = min(metadata["num_epochs"] or 1, MAX_EPOCHS)
     callbacks = {str(node.get("_target_")).rpartition(".")[2]: node for node in nodes}
     if "EarlyStopping" in callbacks:  # it might have ended at any of them
-        num_epochs = max(num_epochs, trainer.get("max_epochs") or 1)
-    if type(share := trainer.get("val_check_interval")) is float:
+        most = read_entry(config, "trainer", "max_epochs", count(1, MAX_EPOCHS))
+        num_epochs = max(num_epochs, most or 1)
+    share = read_entry(config, "trainer", "val_check_interval", number(1e-6, 1))
+    if share:
         num_epochs = math.ceil(num_epochs / share)
     if is_last and callbacks.keys() <= BLIND:
         num_epochs = 1
-    elif soup := callbacks.get("Soup"):  # a mean of any so many epochs
-        num_epochs += math.comb(num_epochs, min(soup.get("k") or 1, num_epochs // 2))
+    elif "Soup" in callbacks:  # a mean of any so many epochs
+        most = read_entry(callbacks, "Soup", "k", count(1))
+        num_epochs += math.comb(num_epochs, min(most or 1, num_epochs // 2))
     search = read_search(config)
-    return num_epochs * (search.num_trials if search else 1)
+    return min(num_epochs * (search.num_trials if search else 1), MAX_CANDIDATES)
+
+
+def read_entry(config: Config, node: str, name: str, rule: Rule) -> Any:
+    """An entry of a run's config, anybody's; None where it breaks its rule."""
+    entries = config.get(node)
+    value = entries.get(name) if isinstance(entries, dict) else None
+    return value if rule.holds(value) else None
 
 
 def find_replicates(runs: Iterable[TrainedNetwork]) -> dict[TrainedNetwork, tuple[object, ...]]:

@@ -65,7 +65,7 @@ def find_places(config: Config) -> dict[str, Place]:
 
 def find_place(word: str) -> Place:
     if os.path.isdir(word):
-        return Path(word).absolute()
+        return Path(os.path.abspath(word))  # so that `..` has a name
     own = {path.stem for path in (CONFIGS / "data").glob("*.yaml")} - NOT_WORDS
     of_torchvision = {name.casefold(): name for name in SETS}
     if word in own:
