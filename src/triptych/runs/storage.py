@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import hashlib
 import logging
 import math
 import os
@@ -106,12 +105,6 @@ def check_regular_file(path: Path) -> Path:
     if most and path.is_file() and path.stat().st_size > most:
         raise OSError(f"{path} is longer than {decimal(most)}")
     return path
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def acquire_lock(path: Path, *, wait: bool = False) -> IO[str]:

@@ -1,5 +1,6 @@
 """Where a run's first weights come from: a file, and the run of ours that wrote it, if one did."""
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,6 @@ from triptych.errors import UserError
 from triptych.models.backbone import BackboneFactory
 from triptych.runs.reader import read_finished
 from triptych.runs.record import Record
-from triptych.runs.storage import hash_file
 
 
 def describe_weights(factory: BackboneFactory) -> dict[str, str | None]:
@@ -30,6 +30,8 @@ def describe_weights(factory: BackboneFactory) -> dict[str, str | None]:
         run = None
     if not (path.is_file() and os.access(path, os.R_OK)):  # what it is instead is said by who reads
         return {}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     recorded = str(run.metadata.get("config_hash")) if run else ""
     is_hash = re.fullmatch("[0-9a-f]{64}", recorded)
-    return {"weights_sha256": hash_file(path), "weights_run": recorded if is_hash else None}
+    return {"weights_sha256": digest, "weights_run": recorded if is_hash else None}

@@ -16,7 +16,6 @@ from triptych.config import NAMES, TEXT, Rule, count, number, one_of
 from triptych.errors import UserError
 from triptych.runs.predictions import Predictions, read_predictions
 from triptych.runs.reader import MAPPING, MEASURED, check_entries
-from triptych.runs.storage import hash_file
 from triptych.tools.compare.content import ACCURACY, SIGNIFICANT, Section, Tested
 from triptych.tools.compare.formats import MAX_WORDS, fixed, join_words, p_statement, pluralize
 from triptych.tools.compare.pairs import Adjusted, adjust
@@ -24,6 +23,7 @@ from triptych.tools.compare.runs import (
     Problem,
     TrainedNetwork,
     describe_hardware,
+    hash_file,
     read_entries,
     read_optional,
 )

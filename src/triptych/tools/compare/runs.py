@@ -4,6 +4,7 @@ Shapes: C classes, E epochs. Strings come out of somebody's folder: whoever show
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -36,7 +37,6 @@ from triptych.runs.reader import (
     read_finished,
     sanitize,
 )
-from triptych.runs.storage import hash_file
 from triptych.tools.compare.formats import MAX_WORDS, join_words
 from triptych.tools.evaluate import degradation
 from triptych.tools.evaluate.degradation import Outcomes, VariantAccuracy
@@ -207,6 +207,12 @@ class TrainedNetwork:
         """torch 2.14.1, torchvision 0.29.1."""
         versions = (self.metadata["versions"] or {}).items()
         return ", ".join(f"{name} {version}" for name, version in versions if version)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_runs(

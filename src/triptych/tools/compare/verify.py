@@ -25,11 +25,12 @@ from triptych.runs.reader import (
     read_records,
     sanitize,
 )
-from triptych.runs.storage import check_regular_file, hash_file
+from triptych.runs.storage import check_regular_file
 from triptych.tools.compare.claims import Answer
 from triptych.tools.compare.content import BaseComparison
 from triptych.tools.compare.guests import File, find_files
 from triptych.tools.compare.planned import has_diverged
+from triptych.tools.compare.runs import hash_file
 from triptych.tools.compare.settings import RULES
 from triptych.tools.compare.verdict import SCHEMA, write_outcomes, write_verdict
 

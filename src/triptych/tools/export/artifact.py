@@ -22,7 +22,7 @@ from triptych.errors import UserError
 from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import library_versions, write_arrays
 from triptych.runs.storage import atomic_write, translate_write_errors
-from triptych.tools.compare.runs import read_run
+from triptych.tools.compare.runs import hash_file, read_run
 from triptych.tools.evaluate.rebuild import build_scorer, read_data, rebuild_run
 from triptych.tools.export.card import list_scores, render_card, render_task_card
 from triptych.tools.export.checks import Deployment, Network, check_files
@@ -32,7 +32,6 @@ from triptych.tools.export.hub import (
     CONFIG,
     README,
     Shipped,
-    hash_file,
     list_scores_of_network,
     list_shipped,
     write_head,

@@ -1,7 +1,6 @@
 """What an export folder says to programs: the head of README.md, which model hubs read, and which
 files of which exports lie there."""
 
-import hashlib
 import logging
 import math
 import re
@@ -17,7 +16,13 @@ from triptych.config import NAMES, TEXT, Rule
 from triptych.runs.predictions import Predictions
 from triptych.runs.reader import MAPPING, sanitize
 from triptych.tools.compare.deployments import TEXTS, read_answers, read_record
-from triptych.tools.compare.runs import Problem, TrainedNetwork, read_entries, read_optional
+from triptych.tools.compare.runs import (
+    Problem,
+    TrainedNetwork,
+    hash_file,
+    read_entries,
+    read_optional,
+)
 from triptych.tools.export.checks import Deployment, Network
 from triptych.tools.export.formats import FORMATS
 from triptych.tools.statistics.groups import share_interval
@@ -122,11 +127,6 @@ def read_measured(network: TrainedNetwork, name: str, digests: Sequence[str]) ->
 
 def describe_file(path: Path) -> ShippedFile:
     return ShippedFile(path.name, path.stat().st_size, hash_file(path))
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def measure(

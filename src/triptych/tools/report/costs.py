@@ -138,7 +138,7 @@ def write_labels(axes: Axes, series: Sequence[Series], *, on_lines: bool = False
             if is_inside and not any(overlap(box, other) for other in taken):
                 left_x, base = axes.transData.inverted().transform((box[0], box[1] + 3))
                 axes.text(left_x, base, name, fontsize=12, color=charts.find_colour(each.style))
-                taken.append(box)
+                taken.append((box[0] - 6, box[1], box[2] + 6, box[3]))
                 break
 
 
