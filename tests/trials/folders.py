@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 # Of one command: processor time, memory above this process's, and processes.
 SECONDS, MEGABYTES, PROCESSES = 60, 4000, 20
 FOLDERS = {"HOME": "home", "DATA_DIR": "data", "LOG_DIR": "logs", "TMPDIR": "tmp"}
-FOLDERS |= {"XDG_STATE_HOME": "state", "TORCH_HOME": "data/torch"}
+FOLDERS |= {"XDG_STATE_HOME": "state", "TORCH_HOME": "data/torch", "MPLCONFIGDIR": "tmp/matplotlib"}
 FOLDERS |= {"TORCHINDUCTOR_CACHE_DIR": "tmp/inductor"}
 # What resuming may ask for.
 INSTALLED = ("urllib.Request ('https://download.pytorch.org/models/",)
@@ -138,6 +138,7 @@ class Guard:
         self.readable = [*self.writable, *MACHINE, *map(os.path.realpath, [*own, *FONTS])]
         self.listed = [str(parent) for parent in place.run.parents]
         self.num_processes, self.is_busy = 0, False
+        self.is_export = name == "export"  # opens files by their runtimes, and runs its examples
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.is_busy:
@@ -157,7 +158,8 @@ class Guard:
             return f"{event} {arguments!r:.300}"
         if event in ("os.fork", "subprocess.Popen"):
             self.num_processes += 1
-            if event == "subprocess.Popen" and Path(arguments[0]).name not in PROGRAMS:
+            programs = [*PROGRAMS, Path(sys.executable).name] if self.is_export else PROGRAMS
+            if event == "subprocess.Popen" and Path(arguments[0]).name not in programs:
                 return f"{event} {arguments[:2]!r:.300}"
             return f"{PROCESSES} processes" if self.num_processes > PROCESSES else None
         if event not in ("open", "os.listdir", "os.scandir", *WRITES):

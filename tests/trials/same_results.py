@@ -100,7 +100,7 @@ WRONG = """
     predict run=RUN images=ROOM | images
     predict run=RUN images=ROOM top_k=0 | top_k=0
     export run=RUN format=tflite | format=tflite
-    export run=RUN out=net.bin | out=net.bin
+    export run=RUN out=README.md | out=README.md
     tune num_trials=0 | num_trials=0
     tune data=shapes 'search.optim.lr={low:1,high:0}' | search.optim.lr
     serve runs=RUN port=70000 | port=70000

@@ -100,8 +100,8 @@ def check_choice(group: str, value: str) -> None:
 
 
 def list_groups(lines: Iterable[str]) -> list[str]:
-    groups = {match[1] for line in lines if (match := re.match(r"  - /?(\w+): ", line))}
-    return sorted(groups - {"extensions"})
+    listed = "".join(line for line in lines if line.startswith(("  - ", "defaults: [")))
+    return sorted({*re.findall(r"(?:  - /?|\[)(\w+): ", listed)} - {"extensions"})
 
 
 def describe_topic(command: str, topic: str) -> str:

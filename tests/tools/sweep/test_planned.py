@@ -135,6 +135,7 @@ def imitate(job: Job, skill: float, status: str) -> None:
 def compare_pairs(path: str | None = None) -> content.Tested:
     networks, problems = read_runs(p.parent for p in sorted(Path("logs").rglob("run.json")))
     config = {"metric": "accuracy", "margin": None, "suspects": None, "plan": path, "runs": "logs"}
+    config |= {"coverage": 0.95, "risk": 0.05}
     recipes, question = group_by_recipe(networks), ask(config, networks, problems)
     pairs = compare_recipes(recipes, question)
     return content.Tested(recipes, pairs, pairs, question, problems)

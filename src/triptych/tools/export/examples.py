@@ -61,7 +61,7 @@ def run_examples(
         Image.fromarray(photo[0].permute(1, 2, 0).numpy()).save(file, "png")
     for each in deployments:
         code = ALONE + write_example(each.name, each.files[0].name, config)
-        command = [sys.executable, "-I", "-X", "utf8", "-c", code]
+        command = [sys.executable, "-P", "-X", "utf8", "-c", code]
         done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
         [*_, last] = ["", *done.stderr.splitlines()]
         assert done.returncode == 0, f"{each.name}: {last}"
