@@ -357,6 +357,15 @@ def test_one_run_and_a_folder_are_required(folders: dict[str, Path], tmp_path: P
         run_export(folders["torch"], format="torch", out=str(tmp_path / "a" / "run.json"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_named_before_anything_is_written(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="device=cuda: there is no NVIDIA GPU"):
+        run_export(folders["torch"], format="compiled", device="cuda", out=str(tmp_path / "new"))
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_gpu_times_only_what_runs_there(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"format=torch: .* device=cpu"):
         run_export(folders["torch"], format=["onnx", "torch"], device="cuda", overwrite=True)

@@ -23,7 +23,7 @@ from triptych.runs.reader import read_finished, sanitize
 from triptych.runs.record import library_versions, write_arrays
 from triptych.runs.storage import atomic_write, translate_write_errors
 from triptych.tools.compare.runs import hash_file, read_run
-from triptych.tools.evaluate.rebuild import build_scorer, read_data, rebuild_run
+from triptych.tools.evaluate.rebuild import build_scorer, find_device, read_data, rebuild_run
 from triptych.tools.export.card import list_scores, render_card, render_task_card
 from triptych.tools.export.checks import Deployment, Network, check_files
 from triptych.tools.export.examples import run_examples
@@ -52,6 +52,7 @@ def write_export(folder: Path, out: Path, files: dict[str, list[Path]], config: 
     differ from the network's, or a file cannot be written.
     """
     silence_lightning()
+    find_device(config["device"])  # which may be missing, before hours of answers
     network = read_network(folder, config)
     with translate_write_errors(str(out)), make_staging(out) as staging:
         staged = {name: [staging / path.name for path in paths] for name, paths in files.items()}

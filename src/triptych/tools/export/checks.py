@@ -25,7 +25,7 @@ from triptych.errors import UserError
 from triptych.runs.predictions import Predictions
 from triptych.runs.record import library_versions
 from triptych.tools.compare.formats import percent, pluralize
-from triptych.tools.compare.runs import TrainedNetwork
+from triptych.tools.compare.runs import TrainedNetwork, describe_hardware
 from triptych.tools.evaluate.rebuild import RebuiltRun, find_device
 from triptych.tools.export.formats import FORMATS
 from triptych.tools.export.measurement import (
@@ -118,7 +118,7 @@ def check_files(
         record = describe(process, written.get(name, Written()), files[name]) | shared
         record |= {"num_images": len(own.labels), "agreement": agreement} | costs._asdict()
         record["precision"] = record["precision"] or network.precision  # compiled: as the run's
-        sentences = [words, *write_sentences(agreement, costs, of_network)]
+        sentences = [words, *write_sentences(agreement, costs, of_network, shared)]
         deployments.append(Deployment(name, files[name], sentences, record, own))
     return deployments
 
@@ -143,13 +143,15 @@ def describe(process: FileProcess, written: Written, files: Sequence[Path]) -> d
     }
 
 
-def write_sentences(agreement: float, file: Measures, network: Measures) -> list[str]:
+def write_sentences(
+    agreement: float, file: Measures, network: Measures, machine: Mapping[str, Any]
+) -> list[str]:
     """For the screen and the README."""
-    threads = pluralize(torch.get_num_threads(), "thread")
+    place = describe_hardware(machine["device"], None, machine["num_threads"])
     return [
         f"names the network's class for {percent(agreement)} % of the test images",
         f"an image takes {file.latency_ms_p50:.1f} ms, the network in torch "
-        f"{network.latency_ms_p50:.1f} ms (median, CPU, {threads})",
+        f"{network.latency_ms_p50:.1f} ms (median, {place})",
     ]
 
 
